@@ -1,0 +1,52 @@
+"""The registration table: which classes the Auto classes know. It is never copied with a checkpoint."""
+
+import transformers
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
+
+from .configuration_recurrent import GruConfig, LstmConfig, RnnConfig
+from .modeling_gru import GruForCausalLM, GruForConditionalGeneration, GruModel
+from .modeling_lstm import LstmForCausalLM, LstmForConditionalGeneration, LstmModel
+from .modeling_rnn import RnnForCausalLM, RnnForConditionalGeneration, RnnModel
+
+MODEL_CLASSES: dict[type[PreTrainedConfig], dict[str, type[PreTrainedModel]]] = {
+    RnnConfig: {
+        "AutoModel": RnnModel,
+        "AutoModelForCausalLM": RnnForCausalLM,
+        "AutoModelForSeq2SeqLM": RnnForConditionalGeneration,
+    },
+    LstmConfig: {
+        "AutoModel": LstmModel,
+        "AutoModelForCausalLM": LstmForCausalLM,
+        "AutoModelForSeq2SeqLM": LstmForConditionalGeneration,
+    },
+    GruConfig: {
+        "AutoModel": GruModel,
+        "AutoModelForCausalLM": GruForCausalLM,
+        "AutoModelForSeq2SeqLM": GruForConditionalGeneration,
+    },
+}
+"""Config class to Auto class name to model class."""
+
+# Tables of names that transformers reads beside its class registry: the Trainer shifts smoothed labels of the classes
+# in the causal one and of no others, pipelines check a model against the one of their task.
+NAMES = {
+    "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
+    "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForSeq2SeqLM": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+}
+
+for _config_class, _heads in MODEL_CLASSES.items():
+    AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)
+    # `register_for_auto_class` is what makes `save_pretrained` copy the code beside the weights.
+    _config_class.register_for_auto_class()
+    for _auto_class, _model_class in _heads.items():
+        getattr(transformers, _auto_class).register(_config_class, _model_class, exist_ok=True)
+        _model_class.register_for_auto_class(_auto_class)
+        NAMES[_auto_class][_config_class.model_type] = _model_class.__name__
+
+__all__ = ["MODEL_CLASSES"] + [
+    name
+    for config_class, heads in MODEL_CLASSES.items()
+    for name in (config_class.__name__, *(model_class.__name__ for model_class in heads.values()))
+]

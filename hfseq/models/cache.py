@@ -1,0 +1,126 @@
+"""Decoding state: what a recurrent decoder carries from one call to the next."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
+
+
+class RecurrentCacheLayer(CacheLayerMixin):
+    """State of one layer after the tokens seen so far; its size does not depend on their number.
+
+    Attributes:
+        states: Tensors with the batch first, `[B, ...]`, or None before the first token.
+        memory: Encoder states as the attention wants them, `[B, S, A]`. They belong to `encoder_hidden_states`, which
+            beam search does not reorder, so `reorder_cache` leaves them alone.
+        seen: Number of tokens that led to `states`.
+    """
+
+    supports_early_init = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: tuple[Tensor, ...] | None = None
+        self.memory: Tensor | None = None
+        self.seen = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Do nothing: `update` takes whatever shapes the model has."""
+
+    def update(self, states: tuple[Tensor, ...], num_tokens: int) -> None:  # type: ignore[override]
+        """Replace the states by those after `num_tokens` more tokens."""
+        self.states = states
+        self.seen += num_tokens
+        self.is_initialized = True
+
+    def get_seq_length(self) -> int:
+        """Number of tokens seen."""
+        return self.seen
+
+    def get_max_length(self) -> int:
+        """-1: there is no maximum."""
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of a mask over all tokens so far and `query_length` new ones."""
+        return self.seen + query_length, 0
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.__init__()  # type: ignore[misc]
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Refuse: a recurrent state does not remember how it was earlier.
+
+        Raises:
+            ValueError: If there is anything to remove.
+        """
+        if tokens_to_remove and self.seen:
+            raise ValueError(
+                "a recurrent cache cannot be cropped, because a state does not contain the earlier states; "
+                "generate without assisted decoding, or run the shorter prefix again"
+            )
+
+    def offload(self) -> None:
+        """Move the states to the CPU."""
+        self._apply(lambda tensor: tensor.to("cpu", non_blocking=True), with_memory=True)
+
+    def prefetch(self) -> None:
+        """Do nothing: the model moves what it reads to its own device."""
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Select rows of the states, `beam_idx` `[B]`."""
+        self._apply(lambda tensor: tensor.index_select(0, beam_idx.to(tensor.device)), with_memory=False)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row `repeats` times."""
+        self._apply(lambda tensor: tensor.repeat_interleave(repeats, dim=0), with_memory=True)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep only the rows `indices`."""
+        self._apply(lambda tensor: tensor[indices], with_memory=True)
+
+    def _apply(self, function: Any, with_memory: bool) -> None:
+        if self.states is not None:
+            self.states = tuple(function(state) for state in self.states)
+        if with_memory and self.memory is not None:
+            self.memory = function(self.memory)
+
+
+def cache_layers(cache: Cache, num_layers: int) -> list[RecurrentCacheLayer]:
+    """Layers of whatever cache `generate()` made, replaced by recurrent ones where another kind stands.
+
+    Args:
+        cache: A `DynamicCache`, or an `EncoderDecoderCache`, of which the self-attention part is used.
+        num_layers: Layers that the model has.
+
+    Raises:
+        ValueError: If a layer holds attention keys and values, so that the cache belongs to another model.
+    """
+    if isinstance(cache, EncoderDecoderCache):
+        cache = cache.self_attention_cache
+    layers: list[RecurrentCacheLayer] = []
+    for index in range(num_layers):
+        if index == len(cache.layers):
+            cache.layers.append(RecurrentCacheLayer())
+        layer = cache.layers[index]
+        if not isinstance(layer, RecurrentCacheLayer):
+            if cache.get_seq_length(index):
+                raise ValueError(
+                    f"past_key_values: layer {index} is a filled {type(layer).__name__}, "
+                    "so this cache belongs to another model"
+                )
+            cache.layers[index] = layer = RecurrentCacheLayer()
+        layers.append(layer)
+    return layers
+
+
+def check_states(states: tuple[Tensor, ...], shapes: list[torch.Size], layer: int) -> None:
+    """Raise a `ValueError` if cached states are not of the shapes that layer `layer` needs."""
+    found = [state.shape for state in states]
+    if found != shapes:
+        raise ValueError(
+            f"past_key_values: layer {layer} holds states of shapes {[tuple(s) for s in found]}, this model and batch "
+            f"need {[tuple(s) for s in shapes]}; the cache belongs to another model or batch"
+        )

@@ -1,0 +1,145 @@
+"""Layers against unrolled oracles, with padding anywhere."""
+
+import pytest
+import torch
+from oracles import attend_row, run_row
+
+from hfseq.models.attention import Bridge, CrossAttention
+from hfseq.models.recurrent import RecurrentStack
+
+CELLS = ["rnn", "lstm", "gru"]
+# Left, right and gapped padding, a full row, a row of one step.
+MASK = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 1, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 1, 0]]).bool()
+
+
+def make_stack(cell, bidirectional=False, layers=2, nonlinearity="tanh"):
+    torch.manual_seed(0)
+    stack = RecurrentStack(cell, 3, 6, layers, bidirectional=bidirectional, nonlinearity=nonlinearity).double()
+    for parameter in stack.parameters():
+        torch.nn.init.uniform_(parameter, -0.7, 0.7)
+    return stack
+
+
+def make_states(stack, batch):
+    torch.manual_seed(1)
+    count = len(stack.forward_layers)
+    return [tuple(torch.randn(batch, 6).double() for _ in range(stack.num_states)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["no mask", "mask"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_stack_equals_the_unrolled_rows(cell, bidirectional, mask):
+    stack = make_stack(cell, bidirectional)
+    inputs = torch.randn(5, 5, 3, generator=torch.Generator().manual_seed(2)).double()
+    outputs, _ = stack(inputs, mask)
+    for row in range(5):
+        valid = torch.ones(5).bool() if mask is None else mask[row]
+        expected, _ = run_row(cell, stack.forward_layers, stack.backward_layers, inputs[row, valid])
+        for layer in range(2):
+            torch.testing.assert_close(outputs[layer][row, valid], expected[layer])
+            assert not outputs[layer][row, ~valid].any()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_states_are_those_of_the_last_valid_step(cell):
+    stack = make_stack(cell)
+    initial = make_states(stack, 5)
+    inputs = torch.randn(5, 5, 3, generator=torch.Generator().manual_seed(2)).double()
+    outputs, states = stack(inputs, MASK, initial, return_states=True)
+    for row in range(5):
+        begin = [tuple(part[row] for part in layer) for layer in initial]
+        expected_outputs, expected = run_row(cell, stack.forward_layers, [], inputs[row, MASK[row]], begin)
+        torch.testing.assert_close(outputs[-1][row, MASK[row]], expected_outputs[-1])
+        for layer in range(2):
+            torch.testing.assert_close(tuple(part[row] for part in states[layer]), expected[layer])
+
+
+def test_relu_is_the_other_nonlinearity_of_the_simple_cell():
+    stack = make_stack("rnn", nonlinearity="relu")
+    inputs = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(2)).double()
+    expected, _ = run_row("rnn", stack.forward_layers, [], inputs[0], nonlinearity="relu")
+    torch.testing.assert_close(stack(inputs)[0][-1][0], expected[-1])
+
+
+@pytest.mark.parametrize("length", [1, 4])
+@pytest.mark.parametrize("cell", CELLS)
+def test_an_all_padding_row_keeps_its_state_and_outputs_nothing(cell, length):
+    stack = make_stack(cell)
+    initial = make_states(stack, 2)
+    mask = torch.tensor([[False] * length, [True] * length])
+    outputs, states = stack(torch.randn(2, length, 3).double(), mask, initial, return_states=True)
+    assert not outputs[-1][0].any()
+    for layer in range(2):
+        for before, after in zip(initial[layer], states[layer], strict=True):
+            torch.testing.assert_close(after[0], before[0], rtol=0, atol=0)
+            assert (after[1] != before[1]).any()
+
+
+@pytest.mark.parametrize("return_states", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_padding_gets_no_gradient_and_gives_none(cell, return_states):
+    """Gradients of inputs, states and weights are those of the unpadded rows."""
+    stack = make_stack(cell)
+    initial = [tuple(part.requires_grad_() for part in layer) for layer in make_states(stack, 5)]
+    inputs = torch.randn(5, 5, 3, generator=torch.Generator().manual_seed(2)).double().requires_grad_()
+    leaves = [inputs, *(part for layer in initial for part in layer), *stack.parameters()]
+
+    outputs, states = stack(inputs, MASK, initial, return_states=return_states)
+    total = sum(output.square().sum() for output in outputs)
+    if return_states:
+        total = total + sum(part.pow(3).sum() for layer in states for part in layer)
+    gradients = torch.autograd.grad(total, leaves)
+
+    expected_total = 0
+    for row in range(5):
+        begin = [tuple(part[row] for part in layer) for layer in initial]
+        expected, last = run_row(cell, stack.forward_layers, [], inputs[row, MASK[row]], begin)
+        expected_total = expected_total + sum(output.square().sum() for output in expected)
+        if return_states:
+            expected_total = expected_total + sum(part.pow(3).sum() for layer in last for part in layer)
+    torch.testing.assert_close(gradients, torch.autograd.grad(expected_total, leaves))
+    assert not gradients[0][~MASK].any()
+
+
+@pytest.mark.parametrize("attention_type", ["additive", "dot", "general"])
+def test_attention_equals_the_unrolled_rows(attention_type):
+    torch.manual_seed(0)
+    attention = CrossAttention(4, 4 if attention_type == "dot" else 6, attention_type).double()
+    memory = torch.randn(5, 5, 4 if attention_type == "dot" else 6).double()
+    states = torch.randn(5, 2, 4).double()
+    vectors, weights = attention(states, memory, attention.keys(memory), MASK)
+    for row in range(5):
+        for step in range(2):
+            vector, expected = attend_row(attention, states[row, step], memory[row, MASK[row]])
+            torch.testing.assert_close(vectors[row, step], vector)
+            torch.testing.assert_close(weights[row, step, MASK[row]], expected)
+            assert not weights[row, step, ~MASK[row]].any()
+
+
+def test_attention_over_nothing_has_an_empty_context():
+    attention = CrossAttention(4, 4, "dot").double()
+    memory, states = torch.randn(1, 3, 4).double(), torch.randn(1, 1, 4).double()
+    vector, weights = attention(states, memory, memory, torch.zeros(1, 3).bool())
+    assert not weights.any()
+    expected = torch.tanh(attention.combine.weight @ torch.cat([torch.zeros(4).double(), states[0, 0]]))
+    torch.testing.assert_close(vector[0, 0], expected)
+
+
+def test_dot_attention_refuses_two_widths():
+    with pytest.raises(ValueError, match="attention_type='dot'.*cross_attention_hidden_size=6 and hidden_size=4"):
+        CrossAttention(4, 6, "dot")
+
+
+@pytest.mark.parametrize("mask", [None, MASK], ids=["no mask", "mask"])
+def test_bridge_reads_the_first_and_last_valid_positions(mask):
+    torch.manual_seed(0)
+    bridge = Bridge(3, 4, num_layers=2, num_states=2).double()
+    memory = torch.randn(5, 5, 3).double()
+    states = bridge(memory, mask)
+    for row in range(5):
+        valid = memory[row] if mask is None else memory[row, mask[row]]
+        expected = torch.tanh(bridge.project(torch.cat([valid[0], valid[-1]]))).view(2, 2, 4)
+        for layer in range(2):
+            for part in range(2):
+                torch.testing.assert_close(states[layer][part][row], expected[layer, part])
