@@ -1,0 +1,97 @@
+"""transformers' own `ModelTesterMixin` and `ConfigTester` on every class that hfseq registers.
+
+Not named `test_*`, since it needs the source archive of transformers: `run.py` fetches that and starts this file.
+"""
+
+import unittest
+
+import torch
+from transformers_tests.generation.test_utils import GenerationTesterMixin
+from transformers_tests.test_configuration_common import ConfigTester
+from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor, torch_device
+
+from hfseq.models import MODEL_CLASSES
+
+# hidden_states[0] are the embeddings, and the suite expects them to be as wide as the layers.
+SIZES = {"vocab_size": 99, "hidden_size": 32, "embedding_size": 32, "num_hidden_layers": 2}
+
+
+class ModelTester:
+    """The sizes and inputs that the suite asks a model test for."""
+
+    batch_size = 4
+    seq_length = 7
+    is_training = True
+    vocab_size = SIZES["vocab_size"]
+    hidden_size = SIZES["hidden_size"]
+    num_hidden_layers = SIZES["num_hidden_layers"]
+
+    def __init__(self, config_class, is_encoder_decoder):
+        self.config_class = config_class
+        self.is_encoder_decoder = is_encoder_decoder
+
+    def get_config(self):
+        # A head sets this in its own copy of the config; the suite reads it in the one it made the model from.
+        role = {"is_encoder_decoder": True} if self.is_encoder_decoder else {}
+        return self.config_class(**SIZES, **role)
+
+    def prepare_config_and_inputs_for_common(self):
+        shape = (self.batch_size, self.seq_length)
+        # No padding, on the right, on the left, and a gap.
+        mask = torch.ones(shape, dtype=torch.long, device=torch_device)
+        mask[1, -3:] = 0
+        mask[2, :2] = 0
+        mask[3, 2:4] = 0
+        inputs = {"input_ids": ids_tensor(shape, self.vocab_size), "attention_mask": mask}
+        if self.is_encoder_decoder:
+            inputs["decoder_input_ids"] = ids_tensor(shape, self.vocab_size)
+            inputs["decoder_attention_mask"] = torch.ones(shape, dtype=torch.long, device=torch_device)
+        return self.get_config(), inputs
+
+
+def model_test(config_class, model_class, is_encoder_decoder):
+    """Returns the suite for one class. One suite cannot hold an encoder and a seq2seq model: the suite reads which
+    outputs to look at from the config."""
+
+    def set_up(self):
+        self.model_tester = ModelTester(config_class, is_encoder_decoder)
+
+    # The suite demands this base of whatever generates. It is empty here, for the archive does not contain it:
+    # generate() is tested in hfseq's own tests.
+    generation = (GenerationTesterMixin,) if model_class.can_generate() else ()
+    return type(
+        f"{model_class.__name__}Test",
+        (ModelTesterMixin, *generation, unittest.TestCase),
+        {
+            "__module__": __name__,
+            "setUp": set_up,
+            "all_model_classes": (model_class,),
+            "is_encoder_decoder": is_encoder_decoder,
+            # The suite means self-attention: square maps, one a layer, in encoder and decoder.
+            "has_attentions": False,
+            "test_can_init_all_missing_weights_before_2023": True,
+        },
+    )
+
+
+def config_test(config_class):
+    """Returns the suite for one config."""
+
+    def test_config(self):
+        sizes = {**SIZES, "hidden_size": 48}
+        common = ["hidden_size", "num_hidden_layers"]
+        ConfigTester(self, config_class=config_class, common_properties=common, **sizes).run_common_tests()
+
+    return type(
+        f"{config_class.__name__}Test", (unittest.TestCase,), {"__module__": __name__, "test_config": test_config}
+    )
+
+
+for config, heads in MODEL_CLASSES.items():
+    for test in (
+        config_test(config),
+        *(model_test(config, head, auto_class == "AutoModelForSeq2SeqLM") for auto_class, head in heads.items()),
+    ):
+        globals()[test.__name__] = test
+# pytest would collect the last one a second time under this name.
+del test
