@@ -1,0 +1,1 @@
+"""Data: reading, embedded pairs, batching."""
