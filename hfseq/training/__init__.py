@@ -1,0 +1,1 @@
+"""Training: command lines, checkpoints, callbacks, reports, and what the recipes share."""

@@ -1,0 +1,160 @@
+"""What a run leaves to look at: a learning curve, an alignment, sample outputs.
+
+The plots need matplotlib (the `train` extra), which is imported when one is drawn, and no display.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_GREY = "#666666"
+
+
+def _save(figure: "Figure", path: str | os.PathLike) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        # A script that no installed font has is drawn as boxes; one warning a glyph would bury the output of a run.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+        warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support .* natively")
+        figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
+
+
+def _label(text: str) -> str:
+    """A token as matplotlib draws it literally: no mathematics, nothing that moves the line."""
+    shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return (shown if len(shown) <= 20 else shown[:19] + "…").replace("$", r"\$")
+
+
+def plot_learning_curve(
+    log_history: Sequence[dict[str, Any]], path: str | os.PathLike, metric: str | None = None
+) -> None:
+    """Draw training loss, validation loss, and a validation metric over the steps, as a PNG.
+
+    Args:
+        log_history: as `TrainerState.log_history`: entries with `step` and `loss`, or with `eval_…` values.
+        path: of the PNG.
+        metric: drawn on a second axis, with or without `eval_`; it may be missing from the history.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    def series(key: str) -> tuple[list[int], list[float]]:
+        points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
+        return [step for step, _ in points], [value for _, value in points]
+
+    figure = Figure(figsize=(8, 4.5))
+    losses = figure.add_subplot()
+    lines = []
+    for key, label, colour, marker in (
+        ("loss", "training loss", "#4c78a8", None),
+        ("eval_loss", "validation loss", "#f58518", "o"),
+    ):
+        steps, values = series(key)
+        if steps:
+            # A line needs two points: one alone shows as a dot.
+            lines += losses.plot(
+                steps, values, color=colour, marker=marker or ("o" if len(steps) == 1 else None), ms=4, label=label
+            )
+    losses.set_xlabel("optimizer step")
+    losses.set_ylabel("loss")
+    losses.xaxis.set_major_locator(MaxNLocator(integer=True))
+    losses.grid(color="#e5e5e5", linewidth=0.8)
+    losses.set_axisbelow(True)
+    losses.spines["top"].set_visible(False)
+
+    if metric is not None:
+        name = metric.removeprefix("eval_")
+        steps, values = series(f"eval_{name}")
+        if steps:
+            scores = losses.twinx()
+            lines += scores.plot(steps, values, color="#54a24b", marker="s", ms=4, linestyle="--", label=name)
+            scores.set_ylabel(_label(name), color="#54a24b")
+            scores.tick_params(axis="y", colors="#54a24b")
+            scores.spines["top"].set_visible(False)
+    if lines:
+        losses.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(lines), frameon=False)
+    _save(figure, path)
+
+
+def plot_alignment(
+    attention: np.ndarray | Sequence[Sequence[float]],
+    source_tokens: Sequence[str],
+    target_tokens: Sequence[str],
+    path: str | os.PathLike,
+) -> None:
+    """Draw which source tokens each target token attended to, as a heat map PNG.
+
+    Args:
+        attention: `[target, source]` weights; a row sums to 1.
+        source_tokens: the columns' names, in any script.
+        target_tokens: the rows' names.
+        path: of the PNG.
+
+    Raises:
+        ValueError: the weights are not `[len(target_tokens), len(source_tokens)]`.
+    """
+    from matplotlib.figure import Figure
+
+    weights = np.asarray(attention, dtype=float)
+    if weights.shape != (len(target_tokens), len(source_tokens)):
+        raise ValueError(
+            f"attention is {weights.shape}, not [target, source] = ({len(target_tokens)}, {len(source_tokens)})"
+        )
+    rows, columns = weights.shape
+    # 0.32 inch a cell keeps the names legible; beyond some 60 inches a PNG is too large to open, so cells shrink.
+    cell = min(0.32, 60 / max(rows, columns, 1))
+    figure = Figure(figsize=(max(columns * cell, 1.5), max(rows * cell, 1.5)))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    image = axes.imshow(weights, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
+
+    size = min(10.0, cell * 72 * 0.6)
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(columns), [_label(token) for token in source_tokens], rotation=90, fontsize=size)
+    axes.set_yticks(range(rows), [_label(token) for token in target_tokens], fontsize=size)
+    axes.tick_params(length=0)
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("source", color=_GREY)
+    axes.set_ylabel("target", color=_GREY)
+    axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#e5e5e5", linewidth=0.6)
+    axes.tick_params(which="minor", length=0)
+
+    width, height = figure.get_size_inches()
+    bar = figure.add_axes((1.0 + 0.15 / width, 0.0, 0.12 / width, min(1.0, 2.5 / height)))
+    figure.colorbar(image, cax=bar, label="attention weight")
+    _save(figure, path)
+
+
+def write_samples(
+    path: str | os.PathLike,
+    sources: Sequence[str],
+    references: Sequence[str],
+    predictions: Sequence[str],
+    n: int = 20,
+) -> None:
+    """Write the first `n` examples as text: source, reference, prediction, a blank line between examples.
+
+    Args:
+        path: of the UTF-8 text file.
+        sources: inputs.
+        references: what is right, one for each source.
+        predictions: what the model gave, one for each source.
+        n: how many examples.
+    """
+    rows = list(zip(sources, references, predictions, strict=True))[:n]
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write(
+            "\n".join(
+                f"source:     {source}\nreference:  {reference}\nprediction: {prediction}\n"
+                for source, reference, prediction in rows
+            )
+        )

@@ -1,0 +1,130 @@
+"""`Seq2SeqTrainer` with batches by token budget, and with checkpoints that survive a kill at any moment."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Seq2SeqTrainer
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput
+
+from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+from hfseq.training.callbacks import StopOnNaN, check_finite
+from hfseq.training.checkpoints import find_checkpoint, mark_complete, remove_checkpoint, rotate_checkpoints
+
+
+class SequenceTrainer(Seq2SeqTrainer):
+    """A `Seq2SeqTrainer` that can be killed, and batches by tokens.
+
+    - It batches by `max_tokens` (see `TokenBudgetBatchSampler`) when it is given, else as its arguments say;
+    - It resumes from complete checkpoints only, deletes old ones only when the new one is complete, and goes on
+      exactly where it was, on any number of processes: shuffle, random states, best checkpoint, patience;
+    - It stops at a loss or at weights that are not finite, and never saves them.
+
+    Args:
+        *args: as `Seq2SeqTrainer`.
+        max_tokens: budget of one batch of one process, in tokens, padding counted. None keeps the batches of the
+            training arguments (`per_device_train_batch_size`, `train_sampling_strategy`).
+        **kwargs: as `Seq2SeqTrainer`.
+    """
+
+    def __init__(self, *args: Any, max_tokens: int | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.max_tokens = max_tokens
+        self.stop_on_nan = StopOnNaN()
+        self.add_callback(self.stop_on_nan)
+        self._stopped_early = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        if self.max_tokens is None:
+            return super()._get_train_sampler(train_dataset)
+        return TokenBudgetBatchSampler(
+            row_lengths(self.train_dataset if train_dataset is None else train_dataset),
+            self.max_tokens,
+            num_replicas=self.args.world_size,
+            rank=self.args.process_index,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        )
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
+        # By length, where training is grouped so, the Trainer would return predictions in another order than the rows.
+        return None if self.args.world_size > 1 else torch.utils.data.SequentialSampler(eval_dataset)
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train, from the beginning or from a complete checkpoint.
+
+        Args:
+            resume_from_checkpoint: a directory; `last` or True for the newest complete checkpoint of `output_dir`,
+                or the beginning while there is none; None or False for the beginning.
+            trial: as `Trainer.train`.
+            ignore_keys_for_eval: as `Trainer.train`.
+
+        Raises:
+            InputError: the directory is not a complete checkpoint, or the loss or the weights are not finite.
+        """
+        self._stopped_early = False
+        wanted = "last" if resume_from_checkpoint is True else resume_from_checkpoint or None
+        checkpoint = find_checkpoint(str(self.args.output_dir), wanted)
+        if checkpoint is not None:
+            # Patience is a callback's state, which the Trainer saves but by default does not restore.
+            self.args.restore_callback_states_from_checkpoint = True
+            saved = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+            control: dict[str, Any] = saved.stateful_callbacks["TrainerControl"]
+            self._stopped_early = control["args"]["should_training_stop"] and saved.global_step < saved.max_steps
+        return super().train(checkpoint, trial, ignore_keys_for_eval)
+
+    def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        # Killed between its last checkpoint and its end, the run has nothing left to train; the Trainer would take
+        # one more step before it looked.
+        if self._stopped_early or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        # Before the skipping of a resumed epoch: behind SkipBatchSampler and BatchSamplerShard, on several processes,
+        # the sampler is out of reach and would replay epoch 0.
+        train_dataloader.set_epoch(epoch)
+        super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One forward and backward, as the Trainer's; the loss is watched."""
+        loss = super().training_step(*args, **kwargs)
+        self.stop_on_nan.observe(loss, self.state.global_step + 1)
+        return loss
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # Tied weights are saved under one name, which fills the others when it is loaded.
+        tied = self.model.get_expanded_tied_weights_keys(all_submodels=True)
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
+        super()._issue_warnings_after_load(load_result)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        step = self.state.global_step
+        check_finite(model, step)
+        run_dir = self._get_output_dir(trial=trial)
+        target = Path(run_dir) / f"checkpoint-{step}"
+        # What a killed run left there would mix with the new files.
+        if self.args.should_save and target.exists():
+            remove_checkpoint(target)
+        self.accelerator.wait_for_everyone()
+
+        # The Trainer's own rotation deletes before the new checkpoint is complete, so it is held off.
+        total_limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = total_limit
+
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            torch.save(self.args, target / TRAINING_ARGS_NAME)
+            mark_complete(target)
+            best = self.state.best_model_checkpoint
+            best_step = int(best.rpartition("-")[2]) if best else None
+            rotate_checkpoints(run_dir, total_limit, newest=step, best=best_step)

@@ -1,0 +1,101 @@
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from hfseq.data.errors import InputError
+from hfseq.training.callbacks import StopOnNaN, check_finite
+from hfseq.training.reports import plot_alignment, plot_learning_curve, write_samples
+
+image = pytest.importorskip("matplotlib.image")
+
+
+def read(path):
+    pixels = image.imread(path)[..., :3]
+    return pixels, {tuple((colour * 255).round().astype(int)) for colour in np.unique(pixels.reshape(-1, 3), axis=0)}
+
+
+HISTORY = [{"step": step, "loss": 5 / step} for step in range(1, 30)]
+EVALUATIONS = [{"step": step, "eval_loss": 6 / step, "eval_bleu": float(step)} for step in (10, 20)]
+TRAINING, VALIDATION, METRIC = (76, 120, 168), (245, 133, 24), (84, 162, 75)
+
+
+@pytest.mark.parametrize(
+    ("history", "metric", "drawn"),
+    [
+        (HISTORY + EVALUATIONS, "eval_bleu", {TRAINING, VALIDATION, METRIC}),
+        (HISTORY + EVALUATIONS, None, {TRAINING, VALIDATION}),
+        (HISTORY, "bleu", {TRAINING}),
+        (HISTORY[:1], None, {TRAINING}),
+        ([], "bleu", set()),
+        ([{"step": 1, "loss": float("nan")}, {"step": 3, "train_runtime": 1.0}], None, {TRAINING}),
+    ],
+)
+def test_learning_curve(tmp_path, history, metric, drawn):
+    plot_learning_curve(history, tmp_path / "curve.png", metric)
+    _, colours = read(tmp_path / "curve.png")
+    assert colours & {TRAINING, VALIDATION, METRIC} == drawn
+
+
+def test_alignment_shows_the_weights_where_they_are(tmp_path):
+    plot_alignment([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], ["a", "b", "c"], ["x", "y"], tmp_path / "a.png")
+    pixels, _ = read(tmp_path / "a.png")
+    dark = (pixels[..., 2] < 0.5) & (pixels[..., 0] < 0.1) & (pixels[..., 2] > 0.35)
+    # The colour bar has the dark blue too, but only in a narrow strip on the right.
+    rows, columns = np.nonzero(dark[:, : int(pixels.shape[1] * 0.75)])
+    middle = (columns.min() + columns.max()) / 2
+    assert rows[columns < middle].mean() < rows[columns > middle].mean()
+
+
+@pytest.mark.parametrize(
+    "tokens", [["日本", "😀", "हिन्दी"], ["$x$", "$", "\\alpha_{"], ["", "\n", "\x00"], ["a" * 500, "العربية", "▁w"]]
+)
+def test_any_token_is_drawn_without_a_warning(tmp_path, tokens):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_alignment(np.full((3, 3), 1 / 3), tokens, tokens, tmp_path / "a.png")
+    assert min(read(tmp_path / "a.png")[0].shape[:2]) > 100
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 60), (150, 2)])
+def test_alignment_of_any_size(tmp_path, rows, columns):
+    plot_alignment(np.full((rows, columns), 0.1), ["s"] * columns, ["t"] * rows, tmp_path / "a.png")
+    assert max(read(tmp_path / "a.png")[0].shape) < 20_000
+
+
+def test_alignment_refuses_the_transpose(tmp_path):
+    with pytest.raises(ValueError, match="target, source"):
+        plot_alignment(np.ones((3, 2)), ["a", "b", "c"], ["x", "y"], tmp_path / "a.png")
+
+
+def test_plots_touch_no_global_state(tmp_path):
+    before = "matplotlib.pyplot" in sys.modules
+    plot_learning_curve(HISTORY, tmp_path / "curve.png")
+    assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def test_samples(tmp_path):
+    write_samples(tmp_path / "s.txt", ["Grüße", "b", "c"], ["hi", "e", "f"], ["ho", "h", "i"], n=2)
+    assert (tmp_path / "s.txt").read_text("utf-8") == (
+        "source:     Grüße\nreference:  hi\nprediction: ho\n\nsource:     b\nreference:  e\nprediction: h\n"
+    )
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_nan_on_a_cpu_stops_at_the_step(bad):
+    watch = StopOnNaN()
+    watch.observe(torch.tensor(1.0), 6)
+    with pytest.raises(InputError, match="step 7") as caught:
+        watch.observe(torch.tensor(bad), 7)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_finite_are_refused():
+    model = torch.nn.Linear(2, 2)
+    check_finite(model, 3)
+    with torch.no_grad():
+        model.bias[1] = float("inf")
+    with pytest.raises(InputError, match="step 3"):
+        check_finite(model, 3)
