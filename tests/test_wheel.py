@@ -1,0 +1,66 @@
+"""The wheel: what it contains, and that it works installed outside the checkout."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from hfseq import LstmConfig, LstmForConditionalGeneration
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command, **kwargs) -> str:
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, **kwargs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """A wheel built from the sources alone; in the checkout a build leaves folders behind and picks old ones up."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("hfseq", "recipes", "tests"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    run("-m", "build", "--wheel", "--no-isolation", source, "--outdir", source / "dist")
+    (path,) = (source / "dist").glob("*.whl")
+    return path
+
+
+def test_contents(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hfseq").rglob("*.py")}
+    assert len(modules) > 10
+    assert modules | {"hfseq/py.typed"} <= names
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+    others = {name for name in names if not name.startswith("hfseq/") and ".dist-info/" not in name}
+    assert others == set()
+
+
+def test_installed(wheel, tmp_path):
+    """In an empty folder it registers and loads a checkpoint, and it is the wheel's files that do."""
+    model = LstmForConditionalGeneration(LstmConfig(vocab_size=30, hidden_size=16)).eval()
+    model.save_pretrained(tmp_path / "checkpoint")
+    inputs = {"input_ids": torch.tensor([[4, 5, 6]]), "decoder_input_ids": torch.tensor([[1, 7]])}
+    with torch.no_grad():
+        torch.save((inputs, model(**inputs).logits), tmp_path / "expected.pt")
+    run("-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", tmp_path / "site", wheel)
+    program = """
+import pathlib, torch, hfseq
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
+assert pathlib.Path(hfseq.__file__).parent == pathlib.Path("site/hfseq").resolve(), hfseq.__file__
+assert type(AutoConfig.for_model("hfseq_lstm")) is hfseq.LstmConfig
+inputs, expected = torch.load("expected.pt")
+model = AutoModelForSeq2SeqLM.from_pretrained("checkpoint")
+assert type(model) is hfseq.LstmForConditionalGeneration
+torch.testing.assert_close(model(**inputs).logits, expected)
+"""
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
+    run("-c", program, cwd=tmp_path, env=environment)
