@@ -113,6 +113,10 @@ def cache_layers(cache: Cache, num_layers: int) -> list[RecurrentCacheLayer]:
                 )
             cache.layers[index] = layer = RecurrentCacheLayer()
         layers.append(layer)
+    if any(layer.get_seq_length() for layer in cache.layers[num_layers:]):
+        raise ValueError(
+            f"past_key_values: more than {num_layers} layers are filled, so this cache belongs to another model"
+        )
     return layers
 
 

@@ -20,7 +20,7 @@ from transformers.utils.generic import can_return_tuple
 from .attention import Bridge, CrossAttention
 from .cache import RecurrentCacheLayer, cache_layers, check_states
 from .configuration_recurrent import RecurrentConfig
-from .recurrent import RecurrentStack, State
+from .recurrent import RecurrentStack, State, align
 
 # What makes a config that of one stack: tying is the business of the whole model.
 STACK_FIELDS = {"is_encoder_decoder": False, "tie_word_embeddings": False}
@@ -69,6 +69,13 @@ def valid_steps(mask: Tensor | None, batch: int, length: int, past: int, name: s
         expected = f"({batch}, {length})" + (f" or ({batch}, {past + length})" if past else "")
         raise ValueError(f"{name} has shape {tuple(mask.shape)}, expected {expected}")
     return mask[:, -length:] != 0
+
+
+def next_labels(labels: Tensor, mask: Tensor) -> Tensor:
+    """What each step is to predict, `[B, T]`: the label of the row's next valid step, -100 where there is none."""
+    alignment = align(mask)
+    ordered = labels.gather(1, alignment.order).masked_fill(~alignment.valid, -100)
+    return nn.functional.pad(ordered[:, 1:], (0, 1), value=-100).gather(1, alignment.restore)
 
 
 class RecurrentPreTrainedModel(PreTrainedModel):
@@ -270,7 +277,7 @@ class RecurrentModel(RecurrentPreTrainedModel):
         shape = torch.Size((embeds.shape[0], self.config.hidden_size))
         if layers and layers[0].states is not None:
             for index, layer in enumerate(layers):
-                check_states(layer.states, [shape] * (self.stack.num_states + self._feeds(index)), index)
+                check_states(layer.states or (), [shape] * (self.stack.num_states + self._feeds(index)), index)
             states = [layer.states[: self.stack.num_states] for layer in layers]
             return states, layers[-1].states[-1] if self._feeds(len(layers) - 1) else None
         if memory is None:
@@ -389,6 +396,9 @@ class RecurrentForCausalLM(RecurrentPreTrainedModel, GenerationMixin):
         logits = self.lm_head(self.output(outputs.last_hidden_state[:, keep]))
         loss = None
         if labels is not None:
+            if attention_mask is not None and "shift_labels" not in kwargs:
+                # A shift by one would cross the padding: into a gap, and from left padding onto the first token.
+                kwargs["shift_labels"] = next_labels(labels, attention_mask[:, -labels.shape[1] :] != 0)
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithCrossAttentions(
             loss=loss,
@@ -443,9 +453,9 @@ class RecurrentForConditionalGeneration(RecurrentPreTrainedModel, GenerationMixi
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the source embeddings, and the target embeddings where they are shared."""
-        self.model.embed_tokens = value  # type: ignore[assignment]
+        self.model.embed_tokens = value
         if self.config.share_encoder_decoder_embeddings:
-            self.decoder.embed_tokens = value
+            self.decoder.embed_tokens = value  # type: ignore[assignment]
 
     def _resize_token_embeddings(self, new_num_tokens: int, *args: Any, **kwargs: Any) -> nn.Module:
         if not self.config.share_encoder_decoder_embeddings:

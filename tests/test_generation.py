@@ -1,0 +1,380 @@
+"""Decoding: cached equals uncached in every mode, and a padded batch generates what each row generates alone."""
+
+import pytest
+import torch
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.generation.streamers import BaseStreamer
+
+from hfseq.models import MODEL_CLASSES
+from hfseq.models.cache import RecurrentCacheLayer
+
+EOS = 2
+# Sources and left-padded prompts of uneven length.
+MASK = torch.tensor([[0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1]])
+SOURCE_MASK = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [1, 0, 1, 0, 0, 1]])
+KINDS = {
+    "lm": ("AutoModelForCausalLM", {}),
+    "lm_untied": ("AutoModelForCausalLM", {"tie_word_embeddings": False, "num_hidden_layers": 1}),
+    "seq2seq": ("AutoModelForSeq2SeqLM", {"attention_type": "additive", "encoder_layers": 1}),
+    "seq2seq_fed": ("AutoModelForSeq2SeqLM", {"input_feeding": True, "decoder_layers": 3}),
+}
+MODES = {
+    "greedy": {},
+    "beams": {"num_beams": 3},
+    "beams_returned": {"num_beams": 4, "num_return_sequences": 3, "length_penalty": 0.3},
+    "beams_long": {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True},
+    "beams_constrained": {"num_beams": 3, "no_repeat_ngram_size": 2, "early_stopping": "never"},
+    "sampling": {"do_sample": True, "num_return_sequences": 2, "top_k": 0},
+    "beam_sampling": {"do_sample": True, "num_beams": 3, "top_k": 6},
+}
+NEW = 14
+
+
+def make(config_class, kind):
+    """A model in float64 whose weights are so large that what it generates varies and some rows end early."""
+    auto, fields = KINDS[kind]
+    torch.manual_seed(5)  # one with which they all do
+    tiny = {"vocab_size": 13, "hidden_size": 12, "embedding_size": 10, "num_hidden_layers": 2}
+    model = MODEL_CLASSES[config_class][auto](config_class(**tiny | fields)).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-2.0, 2.0)
+    return model
+
+
+@pytest.fixture(scope="module", params=[(config, kind) for config in MODEL_CLASSES for kind in KINDS], ids=str)
+def model(request):
+    return make(*request.param)
+
+
+@pytest.fixture(scope="module", params=list(MODEL_CLASSES), ids=lambda config: config.__name__)
+def lm(request):
+    return make(request.param, "lm")
+
+
+def is_lm(model):
+    return not model.config.is_encoder_decoder
+
+
+def make_inputs(model):
+    ids = torch.randint(3, 13, MASK.shape, generator=torch.Generator().manual_seed(5))
+    return {"input_ids": ids, "attention_mask": MASK if is_lm(model) else SOURCE_MASK}
+
+
+def generate(model, inputs, **options):
+    torch.manual_seed(3)
+    defaults = {"max_new_tokens": NEW, "return_dict_in_generate": True, "output_scores": True}
+    return model.generate(**inputs, **defaults | options)
+
+
+def rows_alone(inputs):
+    for row, mask in enumerate(inputs["attention_mask"].bool()):
+        yield {"input_ids": inputs["input_ids"][row : row + 1, mask]}
+
+
+def up_to_eos(sequence):
+    tokens = sequence.tolist()
+    return tokens[: tokens.index(EOS) + 1] if EOS in tokens else tokens
+
+
+def new_tokens(model, inputs, sequences):
+    return sequences[:, inputs["input_ids"].shape[1] if is_lm(model) else 1 :]
+
+
+def assert_same_generation(one, other):
+    assert one.sequences.tolist() == other.sequences.tolist()
+    torch.testing.assert_close(one.scores, other.scores)
+    if "sequences_scores" in one:
+        torch.testing.assert_close(one.sequences_scores, other.sequences_scores)
+
+
+# --- generate ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_cached_equals_uncached(model, mode):
+    inputs = make_inputs(model)
+    cached = generate(model, inputs, **MODES[mode], use_cache=True)
+    uncached = generate(model, inputs, **MODES[mode], use_cache=False)
+    assert cached.past_key_values is not None and uncached.past_key_values is None
+    assert_same_generation(cached, uncached)
+
+
+def test_the_models_of_these_tests_tell_something():
+    """What they generate varies along a sequence and between rows; some rows end, others do not."""
+    ended = total = 0
+    for config_class in MODEL_CLASSES:
+        for kind in KINDS:
+            model = make(config_class, kind)
+            inputs = make_inputs(model)
+            for mode in ("greedy", "beams"):
+                sequences = generate(model, inputs, **MODES[mode]).sequences
+                rows = [up_to_eos(row) for row in new_tokens(model, inputs, sequences)]
+                assert len({tuple(row) for row in rows}) >= 3, (config_class, kind, mode, rows)
+                assert len({token for row in rows for token in row}) >= 4, (config_class, kind, mode, rows)
+                ended += sum(row[-1] == EOS for row in rows)
+                total += len(rows)
+    assert 0.1 < ended / total < 0.9, (ended, total)
+
+
+@pytest.mark.parametrize("mode", ["greedy", "beams", "beams_returned", "beams_long"])
+def test_a_batch_generates_what_each_row_generates_alone(model, mode):
+    inputs = make_inputs(model)
+    together = generate(model, inputs, **MODES[mode])
+    count = MODES[mode].get("num_return_sequences", 1)
+    found = [up_to_eos(row) for row in new_tokens(model, inputs, together.sequences)]
+    for row, alone in enumerate(rows_alone(inputs)):
+        expected = generate(model, alone, **MODES[mode])
+        rows = slice(row * count, (row + 1) * count)
+        assert found[rows] == [up_to_eos(one) for one in new_tokens(model, alone, expected.sequences)]
+        if "sequences_scores" in expected:
+            torch.testing.assert_close(together.sequences_scores[rows], expected.sequences_scores)
+
+
+def test_several_returned_sequences_are_those_of_repeated_rows(model):
+    inputs = make_inputs(model)
+    options = {"do_sample": True, "top_k": 0}
+    repeated = {name: value.repeat_interleave(3, dim=0) for name, value in inputs.items()}
+    one = generate(model, inputs, **options, num_return_sequences=3)
+    assert_same_generation(one, generate(model, repeated, **options))
+
+
+def test_a_streamer_gets_the_same_tokens(model):
+    class Collect(BaseStreamer):
+        def __init__(self):
+            self.tokens, self.ended = [], False
+
+        def put(self, value):
+            self.tokens += value.flatten().tolist()
+
+        def end(self):
+            self.ended = True
+
+    streamer = Collect()
+    alone = list(rows_alone(make_inputs(model)))[2]
+    result = generate(model, alone, streamer=streamer)
+    assert streamer.ended and streamer.tokens == result.sequences[0].tolist()
+
+
+def test_generation_goes_on_from_a_returned_cache(model):
+    inputs = make_inputs(model)
+    options = {"eos_token_id": None, "pad_token_id": 0}
+    whole = generate(model, inputs, max_new_tokens=9, **options)
+    begun = generate(model, inputs, max_new_tokens=4, **options)
+    if is_lm(model):
+        mask = torch.cat([inputs["attention_mask"], torch.ones(4, 4).long()], dim=1)
+        more = {"input_ids": begun.sequences, "attention_mask": mask}
+    else:
+        # with a mask of all steps generate() knows that the ids are all too
+        more = inputs | {"decoder_input_ids": begun.sequences, "decoder_attention_mask": torch.ones(4, 5).long()}
+    seen = begun.past_key_values.get_seq_length()
+    assert seen == begun.sequences.shape[1] - 1
+    continued = generate(model, more, max_new_tokens=5, past_key_values=begun.past_key_values, **options)
+    assert continued.sequences.tolist() == whole.sequences.tolist()
+    torch.testing.assert_close(continued.scores, whole.scores[4:])
+    assert continued.past_key_values.get_seq_length() == seen + 5
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("size", [1, 2, 4, 6, 50])
+def test_chunked_prefill(lm, size, num_beams):
+    """In chunks of 2 a row begins with chunks that are all padding."""
+    inputs = make_inputs(lm)
+    expected = generate(lm, inputs, num_beams=num_beams)
+    assert_same_generation(generate(lm, inputs, num_beams=num_beams, prefill_chunk_size=size), expected)
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+def test_generation_from_embeddings(model, num_beams):
+    inputs = make_inputs(model)
+    expected = generate(model, inputs, num_beams=num_beams)
+    embedded = {
+        "inputs_embeds": model.get_input_embeddings()(inputs["input_ids"]),
+        "attention_mask": inputs["attention_mask"],
+    }
+    found = generate(model, embedded, num_beams=num_beams)
+    torch.testing.assert_close(found.scores, expected.scores)
+    new = expected.sequences[:, inputs["input_ids"].shape[1] :] if is_lm(model) else expected.sequences
+    assert found.sequences.tolist() == new.tolist()
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("kind", ["seq2seq", "seq2seq_fed"])
+@pytest.mark.parametrize("config_class", MODEL_CLASSES, ids=lambda config: config.__name__)
+def test_generation_from_encoder_outputs(config_class, kind, num_beams):
+    model = make(config_class, kind)
+    inputs = make_inputs(model)
+    encoder = model.get_encoder()
+    # generate() expands the object that it is given
+    given = {"encoder_outputs": encoder(**inputs), "attention_mask": inputs["attention_mask"]}
+    assert_same_generation(generate(model, given, num_beams=num_beams), generate(model, inputs, num_beams=num_beams))
+    encoded = encoder(**inputs)
+    ids = torch.tensor([[1, 5, 7]] * 4)
+    expected = model(**inputs, decoder_input_ids=ids).logits
+    for outputs in (encoded, encoded.to_tuple(), list(encoded.to_tuple())):
+        logits = model(encoder_outputs=outputs, attention_mask=SOURCE_MASK, decoder_input_ids=ids).logits
+        torch.testing.assert_close(logits, expected, rtol=0, atol=0)
+
+
+def test_alignments_of_generated_tokens(model):
+    if is_lm(model):
+        assert generate(model, make_inputs(model), output_attentions=True).attentions[0] is None
+        return
+    inputs = make_inputs(model)
+    result = generate(model, inputs, output_attentions=True)
+    full = model(**inputs, decoder_input_ids=result.sequences[:, :-1], output_attentions=True).cross_attentions[0]
+    # generate() keeps one tuple of layers for each step
+    torch.testing.assert_close(torch.cat([step[0] for step in result.cross_attentions], dim=2), full)
+
+
+# --- forward with a cache ------------------------------------------------------------------------------------------
+
+STEP_MASK = torch.tensor(
+    [[0, 0, 0, 0, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1], [1, 0, 1, 0, 0, 1, 0], [0, 0, 1, 1, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0]]
+)
+
+
+@pytest.mark.parametrize("full_mask", [True, False], ids=["mask of all steps", "mask of these steps"])
+@pytest.mark.parametrize("chunks", [[1] * 7, [2, 2, 2, 1], [3, 4], [1, 5, 1]], ids=str)
+def test_steps_with_a_cache_equal_one_call(model, chunks, full_mask):
+    """With padding anywhere, so that some rows of some chunks are all padding; logits and states."""
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(0, 13, STEP_MASK.shape, generator=generator)
+    prefix = "" if is_lm(model) else "decoder_"
+    source = {}
+    if not is_lm(model):
+        source = {"input_ids": torch.randint(0, 13, (5, 4), generator=generator), "attention_mask": STEP_MASK[:, -4:]}
+        source["attention_mask"] = source["attention_mask"].clone()
+        source["attention_mask"][4, 1] = 1
+    whole = model(**source, **{f"{prefix}input_ids": ids, f"{prefix}attention_mask": STEP_MASK}, use_cache=True)
+    cache, logits, begin = None, [], 0
+    for size in chunks:
+        end = begin + size
+        mask = STEP_MASK[:, :end] if full_mask else STEP_MASK[:, begin:end]
+        step = {f"{prefix}input_ids": ids[:, begin:end], f"{prefix}attention_mask": mask}
+        outputs = model(**source, **step, past_key_values=cache, use_cache=True)
+        cache = outputs.past_key_values
+        logits.append(outputs.logits)
+        begin = end
+        assert cache.get_seq_length() == end
+    valid = STEP_MASK.bool()
+    torch.testing.assert_close(torch.cat(logits, dim=1)[valid], whole.logits[valid])
+    torch.testing.assert_close(cached_tensors(cache), cached_tensors(whole.past_key_values))
+
+
+def cached_layers(cache):
+    cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    return [layer for layer in cache.layers if isinstance(layer, RecurrentCacheLayer)]
+
+
+def cached_tensors(cache):
+    layers = cached_layers(cache)
+    memory = [layer.memory for layer in layers if layer.memory is not None]
+    return [part for layer in layers for part in layer.states] + memory
+
+
+def test_no_cache_where_none_is_wanted(model):
+    inputs = make_inputs(model)
+    inputs |= {} if is_lm(model) else {"decoder_input_ids": inputs["input_ids"]}
+    assert model(**inputs, use_cache=False).past_key_values is None
+    assert model(**inputs, use_cache=True).past_key_values is not None
+    model.train()
+    assert model(**inputs).past_key_values is None
+    model.eval()
+    torch.testing.assert_close(model(**inputs, use_cache=True).logits, model(**inputs, use_cache=False).logits)
+
+
+@pytest.mark.parametrize("keep", [1, 3, 6, torch.tensor([4, 0])], ids=str)
+def test_logits_to_keep(lm, keep):
+    inputs = make_inputs(lm)
+    whole = lm(**inputs).logits
+    expected = whole[:, -keep:] if isinstance(keep, int) else whole[:, keep]
+    torch.testing.assert_close(lm(**inputs, logits_to_keep=keep).logits, expected)
+
+
+def test_the_cache_does_not_grow_with_the_text(model):
+    inputs = make_inputs(model)
+    options = {"eos_token_id": None, "pad_token_id": 0}
+    sizes = []
+    for length in (3, 40):
+        cache = generate(model, inputs, max_new_tokens=length, **options).past_key_values
+        prompt = MASK.shape[1] if is_lm(model) else 1
+        assert cache.get_seq_length() == prompt + length - 1
+        assert len(cached_layers(cache)) == (model if is_lm(model) else model.decoder).config.num_hidden_layers
+        # views would hold on to something larger than they are
+        sizes.append(sum(part.untyped_storage().nbytes() for part in cached_tensors(cache)))
+    assert sizes[0] == sizes[1] > 0
+
+
+# --- cache methods -------------------------------------------------------------------------------------------------
+
+CACHE_METHODS = {
+    "reorder_cache": (torch.tensor([2, 0, 0, 3]), torch.tensor([2, 0, 0, 3])),
+    "batch_repeat_interleave": (2, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])),
+    "batch_select_indices": (torch.tensor([3, 1]), torch.tensor([3, 1])),
+}
+
+
+@pytest.mark.parametrize("method", CACHE_METHODS)
+def test_cache_methods_choose_rows(model, method):
+    """After each the model goes on as if it had read the chosen rows from the start."""
+    argument, rows = CACHE_METHODS[method]
+    ids = torch.randint(3, 13, (4, 5), generator=torch.Generator().manual_seed(2))
+    after = torch.randint(3, 13, (len(rows), 3), generator=torch.Generator().manual_seed(3))
+    source = make_inputs(model)
+    # `reorder_cache` moves beams of one sentence, whose encoder states are equal.
+    if method == "reorder_cache":
+        source = {name: value[:1].expand(4, -1) for name, value in source.items()}
+    if is_lm(model):
+        cache = model(ids, use_cache=True).past_key_values
+        expected = model(torch.cat([ids[rows], after], dim=1)).logits[:, 5:]
+    else:
+        chosen = {name: value[rows] for name, value in source.items()}
+        cache = model(**source, decoder_input_ids=ids, use_cache=True).past_key_values
+        expected = model(**chosen, decoder_input_ids=torch.cat([ids[rows], after], dim=1)).logits[:, 5:]
+    layers = cached_layers(cache)
+    for layer in layers:
+        getattr(layer, method)(argument)
+    assert cache.get_seq_length() == 5
+    if is_lm(model):
+        logits = model(after, past_key_values=cache).logits
+    else:
+        logits = model(**chosen, decoder_input_ids=after, past_key_values=cache).logits
+    torch.testing.assert_close(logits, expected)
+
+
+def test_a_reset_cache_is_a_new_one(model):
+    inputs = make_inputs(model)
+    inputs |= {} if is_lm(model) else {"decoder_input_ids": inputs["input_ids"]}
+    outputs = model(**inputs, use_cache=True)
+    cache = outputs.past_key_values
+    cache.reset()
+    assert cache.get_seq_length() == 0
+    assert all(layer.states is None and layer.memory is None for layer in cached_layers(cache))
+    for layer in cached_layers(cache):  # nothing there to choose from, nothing to remove
+        layer.reorder_cache(torch.tensor([0]))
+        layer.crop(3)
+    torch.testing.assert_close(model(**inputs, past_key_values=cache).logits, outputs.logits, rtol=0, atol=0)
+
+
+def test_a_cache_cannot_be_cropped(lm):
+    cache = lm(**make_inputs(lm), use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="a recurrent cache cannot be cropped"):
+        cache.crop(-2)
+    with pytest.raises(ValueError, match="a recurrent cache cannot be cropped"):
+        cache.layers[0].crop(2)
+    assert cache.layers[0].get_max_length() == -1
+    assert cache.get_mask_sizes(4, 0) == (10, 0)
+
+
+def test_assisted_decoding_is_refused(lm):
+    with pytest.raises(ValueError, match="assisted generation is not supported with stateful models"):
+        lm.generate(torch.tensor([[4, 5]]), assistant_model=make(type(lm.config), "lm_untied"), max_new_tokens=4)
+
+
+def test_a_cache_of_generate_is_used_as_it_is(lm):
+    inputs = make_inputs(lm)
+    for cache in (DynamicCache(), DynamicCache(config=lm.config)):
+        outputs = lm(**inputs, past_key_values=cache)
+        assert outputs.past_key_values is cache
+        assert cache.get_seq_length() == 6 and len(cached_layers(cache)) == 2
