@@ -14,6 +14,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.cldr import cldr_pairs
 from hfseq.data.errors import InputError
@@ -48,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     set_seed(args.seed)
+    disable_progress_bar()  # of saving and loading models; those of encoding and training stay
     say = PartialState().print  # on the first process only
 
     # 2. Data: pairs of texts in the columns `source_lang` and `target_lang`.

@@ -17,6 +17,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import DataCollatorForSeq2Seq, get_scheduler, set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.cldr import cldr_pairs
 from hfseq.data.errors import InputError
@@ -86,6 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=args.data_seed),
     )
     set_seed(args.seed)
+    disable_progress_bar()  # of saving and loading models; those of encoding and training stay
     say = accelerator.print  # on the first process only
 
     # 2. Data: pairs of texts in the columns `source_lang` and `target_lang`.
@@ -210,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
                 state["log"].append({"step": state["step"], "epoch": state["epoch"], "loss": loss})
                 bar.set_postfix(loss=f"{loss:.3f}")
         state["epoch"] += 1
-        state["running"] = running.item()
+        state["running"] = accelerator.reduce(running, "mean").item()
 
         predictions = generate_texts(plain_model, tokenizer, encoded["validation"], **decoding)
         scores = score(predictions, splits["validation"][target])

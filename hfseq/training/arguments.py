@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 
+import datasets
 import torch
 from transformers import Seq2SeqTrainingArguments
 
@@ -108,3 +109,4 @@ class RecipeArguments(Seq2SeqTrainingArguments):
         # Each process reads the data, one of them reports what it dropped.
         if self.process_index:
             logging.getLogger("hfseq").setLevel(logging.ERROR)
+            datasets.disable_progress_bars()

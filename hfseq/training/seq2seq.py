@@ -261,7 +261,7 @@ def align_texts(
         output_attentions=True,
     )
     weights = outputs.cross_attentions[-1][0].mean(dim=0)  # [T, S]
-    tokens = [tokenizer.convert_ids_to_tokens(ids[0].tolist()) for ids in (encoded["input_ids"], labels)]
+    tokens = [list(tokenizer.convert_ids_to_tokens(ids[0].tolist())) for ids in (encoded["input_ids"], labels)]
     return weights.float().cpu().numpy(), tokens[0], tokens[1]
 
 
@@ -325,6 +325,7 @@ def generate_texts(
         Texts in the order of `encoded`, the same on every process.
     """
     model.eval()
+    generate: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]
     state = PartialState()
     sources = encoded["input_ids"]
     by_length = sorted(range(len(sources)), key=lambda row: len(sources[row]))
@@ -332,7 +333,7 @@ def generate_texts(
     texts: dict[int, str] = {}
     for rows in groups[state.process_index :: state.num_processes]:
         batch = tokenizer.pad({"input_ids": [sources[row] for row in rows]}, return_tensors="pt").to(model.device)
-        texts.update(zip(rows, decode_ids(tokenizer, model.generate(**batch, **generate_kwargs)), strict=True))
+        texts.update(zip(rows, decode_ids(tokenizer, generate(**batch, **generate_kwargs)), strict=True))
     merged = dict(gather_object(list(texts.items())))
     return [merged[row] for row in range(len(sources))]
 

@@ -2,14 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import Seq2SeqTrainer
+from transformers import PreTrainedModel, Seq2SeqTrainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
 from hfseq.training.callbacks import StopOnNaN, check_finite
@@ -48,6 +48,11 @@ class SequenceTrainer(Seq2SeqTrainer):
             rank=self.args.process_index,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate or predict, each row once: `Seq2SeqTrainer` keeps the rows repeated to even out the processes."""
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*args, **kwargs)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
         # By length, where training is grouped so, the Trainer would return predictions in another order than the rows.
@@ -100,7 +105,7 @@ class SequenceTrainer(Seq2SeqTrainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # Tied weights are saved under one name, which fills the others when it is loaded.
-        tied = self.model.get_expanded_tied_weights_keys(all_submodels=True)
+        tied = cast(PreTrainedModel, self.model).get_expanded_tied_weights_keys(all_submodels=True)
         load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result)
 
