@@ -9,11 +9,36 @@ from torch import nn
 from transformers import PreTrainedModel, Seq2SeqTrainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
+from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
 from hfseq.training.callbacks import StopOnNaN, check_finite
 from hfseq.training.checkpoints import find_checkpoint, mark_complete, remove_checkpoint, rotate_checkpoints
+
+
+class SmoothedCrossEntropy(LabelSmoother):
+    """The Trainer's label smoothing (Szegedy et al. 2016, section 7) in torch's one kernel.
+
+    The parent keeps the negative log-probabilities of the whole vocabulary and goes over them several times.
+    """
+
+    def __call__(
+        self,
+        model_output: Any,
+        labels: torch.Tensor,
+        shift_labels: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Mean loss of the labels `[B, T]` that are not -100, or their sum over `num_items_in_batch`."""
+        logits = model_output["logits"] if isinstance(model_output, dict) else model_output[0]
+        if shift_labels:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        loss = nn.functional.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.epsilon, reduction="sum"
+        )
+        count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
+        return loss / (count.to(loss.device) if isinstance(count, torch.Tensor) else count)
 
 
 class SequenceTrainer(Seq2SeqTrainer):
@@ -33,6 +58,8 @@ class SequenceTrainer(Seq2SeqTrainer):
 
     def __init__(self, *args: Any, max_tokens: int | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        if self.label_smoother is not None:
+            self.label_smoother = SmoothedCrossEntropy(epsilon=self.args.label_smoothing_factor)
         self.max_tokens = max_tokens
         self.stop_on_nan = StopOnNaN()
         self.add_callback(self.stop_on_nan)

@@ -1,0 +1,184 @@
+"""Training speed of the translation recipe beside a bare PyTorch loop over the same modules and batches.
+
+    .venv/bin/python benchmarks/training_throughput.py --train_file PREFIX --source_lang de --target_lang en
+
+Each run is a process of its own, the two kinds in turn, so that a machine that slows down slows both. Printed: target
+tokens a second and peak memory of each pair of runs, and the median ratio recipe / bare. Without --train_file the
+embedded pairs are used.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+WARM_UP = 3
+
+
+def prepare(args: argparse.Namespace, folder: Path) -> None:
+    """Encode the pairs once, for all runs."""
+    from hfseq.data.cldr import cldr_pairs
+    from hfseq.data.reading import read_splits
+    from hfseq.tokenization import train_tokenizer
+    from hfseq.training.seq2seq import encode_pairs
+
+    columns = (args.source_lang, args.target_lang)
+    if args.train_file:
+        rows = read_splits(columns=columns, train_file=args.train_file, moses=True)["train"]
+    else:
+        rows = cldr_pairs(*columns)["train"]
+    tokenizer = train_tokenizer((text for column in columns for text in rows[column]), vocab_size=args.vocab_size)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    encoded, _ = encode_pairs(rows, tokenizer, *columns, max_source_length=100, max_target_length=100)
+    encoded.save_to_disk(folder / "rows")
+
+
+def load(args: argparse.Namespace, folder: Path) -> tuple:
+    """Model, rows, collator and sampler, the same for both kinds of run."""
+    import datasets
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, DataCollatorForSeq2Seq, set_seed
+
+    import hfseq  # noqa: F401
+    from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+
+    datasets.disable_progress_bars()
+    rows = datasets.load_from_disk(str(folder / "rows"))
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    set_seed(0)
+    config = AutoConfig.for_model(
+        args.model_type,
+        vocab_size=len(tokenizer),
+        hidden_size=args.hidden_size,
+        embedding_size=args.embedding_size,
+        attention_type="dot",
+        dropout=0.3,
+    )
+    model = AutoModelForSeq2SeqLM.from_config(config)
+    sampler = TokenBudgetBatchSampler(row_lengths(rows), args.max_tokens, seed=0)
+    return model, rows, tokenizer, DataCollatorForSeq2Seq(tokenizer, model=model), sampler
+
+
+def run_bare(args: argparse.Namespace, folder: Path) -> list[float]:
+    """A bare loop; returns the time at the end of each step."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    model, rows, _, collator, sampler = load(args, folder)
+    loader = torch.utils.data.DataLoader(rows, batch_sampler=sampler, collate_fn=collator)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
+    model.train()
+    ends = []
+    for _, batch in zip(range(args.steps), loader, strict=False):
+        labels = batch.pop("labels")
+        logits = model(**batch).logits
+        loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=0.1)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        ends.append(time.perf_counter())
+    return ends
+
+
+def run_recipe(args: argparse.Namespace, folder: Path) -> list[float]:
+    """The recipe's Trainer with the recipe's arguments; returns the time at the end of each step."""
+    from transformers import TrainerCallback
+
+    from hfseq.training.arguments import RecipeArguments
+    from hfseq.training.trainer import SequenceTrainer
+
+    ends = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *args, **kwargs):
+            ends.append(time.perf_counter())
+
+    model, rows, tokenizer, collator, _ = load(args, folder)
+    arguments = RecipeArguments(
+        output_dir=str(folder / "output"),
+        max_steps=args.steps,
+        label_smoothing_factor=0.1,
+        warmup_steps=200,
+        seed=0,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+    )
+    trainer = SequenceTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        data_collator=collator,
+        callbacks=[Clock()],
+        max_tokens=args.max_tokens,
+    )
+    trainer.train()
+    return ends
+
+
+def measure(args: argparse.Namespace, folder: Path) -> None:
+    """One run in this process; prints its figures as JSON."""
+    from itertools import islice
+
+    ends = {"bare": run_bare, "recipe": run_recipe}[args.run](args, folder)
+    _, rows, _, _, sampler = load(args, folder)
+    batches = list(islice(sampler, args.steps))[WARM_UP:]
+    tokens = sum(len(rows[row]["labels"]) for batch in batches for row in batch)
+    figures = {
+        "tokens_per_second": tokens / (ends[-1] - ends[WARM_UP - 1]),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+    print("FIGURES " + json.dumps(figures))
+
+
+def main() -> None:
+    """Prepare, then run the two in turn."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train_file")
+    parser.add_argument("--source_lang", default="en")
+    parser.add_argument("--target_lang", default="de")
+    parser.add_argument("--model_type", default="hfseq_lstm")
+    parser.add_argument("--hidden_size", type=int, default=512)
+    parser.add_argument("--embedding_size", type=int, default=256)
+    parser.add_argument("--vocab_size", type=int, default=8000)
+    parser.add_argument("--max_tokens", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--run", choices=["bare", "recipe"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.run:
+        measure(args, args.folder)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        prepare(args, Path(name))
+        ratios = []
+        print(f"{'pair':>4}{'bare tok/s':>12}{'recipe tok/s':>14}{'ratio':>8}{'bare MiB':>10}{'recipe MiB':>12}")
+        for pair in range(args.pairs):
+            figures = {}
+            for kind in ("bare", "recipe"):
+                command = [sys.executable, __file__, *sys.argv[1:], "--run", kind, "--folder", name]
+                output = subprocess.run(
+                    command, check=True, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
+                ).stdout
+                line = next(line for line in output.splitlines() if line.startswith("FIGURES "))
+                figures[kind] = json.loads(line.removeprefix("FIGURES "))
+            bare, recipe = figures["bare"], figures["recipe"]
+            ratios.append(recipe["tokens_per_second"] / bare["tokens_per_second"])
+            print(
+                f"{pair:4}{bare['tokens_per_second']:12.0f}{recipe['tokens_per_second']:14.0f}{ratios[-1]:8.3f}"
+                f"{bare['peak_mib']:10.0f}{recipe['peak_mib']:12.0f}",
+                flush=True,
+            )
+        print(f"median ratio recipe / bare: {statistics.median(ratios):.3f}")
+
+
+if __name__ == "__main__":
+    main()
