@@ -182,7 +182,7 @@ def score(predictions: Sequence[str], references: Sequence[str]) -> dict[str, fl
 def summarize_scores(
     sources: Sequence[str], references: Sequence[str], predictions: Sequence[str], kinds: Sequence[str] | None
 ) -> tuple[dict[str, float], str]:
-    """Scores of predictions beside those of the sources copied, and a table of them to print.
+    """Scores of predictions beside those of the sources copied, and a table of them and some examples to print.
 
     Args:
         sources: Source texts.
@@ -207,7 +207,10 @@ def summarize_scores(
             label = f"  {kind} ({sum(other == kind for other in kinds)})"
             lines.append(f"{label:24}{by_kind[kind]:8.2f}{copied_by_kind[kind]:8.2f}")
             results[f"exact_match_{kind}"] = by_kind[kind]
-    lines.append(f"sacreBLEU signature: {bleu['signature']}")
+    lines += [f"sacreBLEU signature: {bleu['signature']}", "", "examples"]
+    # One of each kind where there are kinds, the first three else.
+    shown = range(min(3, len(sources))) if kinds is None else sorted(list(kinds).index(kind) for kind in set(kinds))
+    lines += [f"  {sources[row]}  →  {predictions[row]}" for row in shown]
     return results, "\n".join(lines)
 
 
