@@ -19,6 +19,8 @@ from transformers.pipelines.base import Pipeline, PipelineRegistry
 from transformers.pipelines.pt_utils import KeyDataset
 from transformers.utils import ModelOutput, logging
 
+from .data.collation import check_batch, vocabulary_sizes
+
 logger = logging.get_logger(__name__)
 
 # "translation_en_to_de", the way transformers 4 named a pair of languages in the task.
@@ -117,7 +119,7 @@ class _TextToTextPipeline(Pipeline):
             for each. For a string a list of its dicts, for an iterator or `KeyDataset` an iterator over such lists.
 
         Raises:
-            ValueError: if an input is not a string.
+            ValueError: if an input is not a string, or the tokenizer has tokens that the model has not.
         """
         if isinstance(inputs, Sequence) and not isinstance(inputs, str):
             inputs = list(inputs)
@@ -148,6 +150,8 @@ class _TextToTextPipeline(Pipeline):
             # An empty text of a tokenizer that adds nothing: only its end is there.
             encoded["input_ids"] = torch.tensor([[self.tokenizer.eos_token_id]])
             encoded["attention_mask"] = torch.ones(1, 1, dtype=torch.long)
+        # A tokenizer of another model; on a GPU its ids would end the process.
+        check_batch(encoded, **vocabulary_sizes(self.model))
         return encoded
 
     def _encode(self, text: str, **tokenize_kwargs: Any) -> Any:

@@ -17,6 +17,7 @@ from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.cldr import cldr_pairs
+from hfseq.data.collation import CheckedCollator
 from hfseq.data.errors import InputError
 from hfseq.data.reading import hold_out_validation, read_splits
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
@@ -109,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         train_dataset=encoded.get("train"),
         eval_dataset=encoded.get("validation", encoded.get("test")),
         processing_class=tokenizer,
-        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        data_collator=CheckedCollator(DataCollatorForSeq2Seq(tokenizer, model=model), model),
         compute_metrics=lambda output: score(decode(output.predictions), decode(output.label_ids)),
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
         max_tokens=data_args.max_tokens,

@@ -20,6 +20,7 @@ from transformers import DataCollatorForSeq2Seq, get_scheduler, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.cldr import cldr_pairs
+from hfseq.data.collation import CheckedCollator
 from hfseq.data.errors import InputError
 from hfseq.data.reading import hold_out_validation, read_splits
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
@@ -127,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         if cut:
             say(f"{name}: {cut} pairs are longer than --max_source_length or --max_target_length and were cut")
-    collator = DataCollatorForSeq2Seq(tokenizer, model=model)
+    collator = CheckedCollator(DataCollatorForSeq2Seq(tokenizer, model=model), model)
     if data_args.max_tokens is None:
         batches = {"batch_size": args.per_device_train_batch_size, "shuffle": True}
     else:

@@ -26,6 +26,7 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hfseq import metrics
+from hfseq.data.collation import check_batch, vocabulary_sizes
 from hfseq.data.errors import InputError
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import METRICS, ModelArguments
@@ -326,6 +327,9 @@ def generate_texts(
 
     Returns:
         Texts in the order of `encoded`, the same on every process.
+
+    Raises:
+        InputError: If a row is empty, or has an id that the model has not.
     """
     model.eval()
     generate: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]
@@ -335,8 +339,10 @@ def generate_texts(
     groups = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
     texts: dict[int, str] = {}
     for rows in groups[state.process_index :: state.num_processes]:
-        batch = tokenizer.pad({"input_ids": [sources[row] for row in rows]}, return_tensors="pt").to(model.device)
-        texts.update(zip(rows, decode_ids(tokenizer, generate(**batch, **generate_kwargs)), strict=True))
+        batch = tokenizer.pad({"input_ids": [sources[row] for row in rows]}, return_tensors="pt")
+        check_batch(batch, **vocabulary_sizes(model))
+        generated = generate(**batch.to(model.device), **generate_kwargs)
+        texts.update(zip(rows, decode_ids(tokenizer, generated), strict=True))
     merged = dict(gather_object(list(texts.items())))
     return [merged[row] for row in range(len(sources))]
 

@@ -1,0 +1,102 @@
+"""Checks of the values in a batch, where they are still on the CPU; a model's `forward` checks only shapes."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .errors import InputError
+
+
+def check_batch(
+    batch: Mapping[str, Any],
+    vocab_size: int,
+    num_labels: int | None = None,
+    decoder_vocab_size: int | None = None,
+) -> None:
+    """Refuse a batch that would fail deep inside a model, or train it on nonsense in silence.
+
+    Args:
+        batch: What a collator or tokenizer made, tensors or arrays on the CPU: `input_ids` `[B, T]` and
+            `decoder_input_ids` `[B, U]` with their masks of the same shapes, `labels` of any shape. Each may be
+            absent; others are not looked at.
+        vocab_size: Rows of the embeddings of `input_ids`.
+        num_labels: Classes that integer `labels` choose from; None for tokens of the decoder. Labels that are not
+            integers are targets of a regression or of several labels at once, and have no range.
+        decoder_vocab_size: Rows of the embeddings of `decoder_input_ids`; None for `vocab_size`.
+
+    Raises:
+        InputError: An id or a label is out of range (-100, which no loss counts, is a label), a mask has another shape
+            than its ids, a row is all padding, or a label is not finite. It names the argument, the row and the value.
+    """
+    decoder_vocab_size = vocab_size if decoder_vocab_size is None else decoder_vocab_size
+    _check_ids(batch, "input_ids", "attention_mask", vocab_size)
+    # Before decoder_input_ids, which collators make of them.
+    if batch.get("labels") is not None:
+        _check_labels(torch.as_tensor(batch["labels"]), decoder_vocab_size, num_labels)
+    _check_ids(batch, "decoder_input_ids", "decoder_attention_mask", decoder_vocab_size)
+
+
+def _check_ids(batch: Mapping[str, Any], name: str, mask_name: str, size: int) -> None:
+    if batch.get(name) is None:
+        return
+    ids = torch.as_tensor(batch[name])
+    _refuse(name, ids, (ids < 0) | (ids >= size), f"outside the vocabulary, 0 to {size - 1}")
+    if batch.get(mask_name) is None:
+        return
+    mask = torch.as_tensor(batch[mask_name])
+    if mask.shape != ids.shape:
+        raise InputError(
+            f"{mask_name} has shape {tuple(mask.shape)}, but {name} has {tuple(ids.shape)}; they must be the same"
+        )
+    empty = (mask == 0).all(dim=-1)
+    if empty.any():
+        raise InputError(f"{mask_name} of shape {tuple(mask.shape)}: row {int(empty.nonzero()[0])} is all padding")
+
+
+def _check_labels(labels: torch.Tensor, vocab_size: int, num_labels: int | None) -> None:
+    if labels.is_floating_point():
+        _refuse("labels", labels, ~labels.isfinite(), "not a finite number")
+        return
+    kind, size = ("vocabulary", vocab_size) if num_labels is None else ("classes", num_labels)
+    bad = ((labels < 0) | (labels >= size)) & (labels != -100)
+    _refuse("labels", labels, bad, f"outside the {kind}, 0 to {size - 1}, and not -100")
+
+
+def _refuse(name: str, values: torch.Tensor, bad: torch.Tensor, why: str) -> None:
+    if bad.any():
+        row, *rest = bad.nonzero()[0].tolist()
+        column = f", column {', '.join(map(str, rest))}" if rest else ""
+        value = values[bad][0].item()
+        raise InputError(f"{name} of shape {tuple(values.shape)}: row {row}{column} is {value}, {why}")
+
+
+class CheckedCollator:
+    """A collator that passes each batch of another one through `check_batch`.
+
+    Args:
+        collator: Of Hugging Face or one's own; takes a list of rows, returns a batch.
+        model: Says how many tokens and labels there are: a model with an output layer over a vocabulary has tokens for
+            labels, any other the classes of its config. The sizes are read now; resize embeddings before.
+    """
+
+    def __init__(self, collator: Callable[[list[Any]], Any], model: PreTrainedModel) -> None:
+        self.collator = collator
+        self.sizes = vocabulary_sizes(model)
+
+    def __call__(self, features: list[Any]) -> Any:
+        """Collate rows and check the batch; see `check_batch` for what it raises."""
+        batch = self.collator(features)
+        check_batch(batch, **self.sizes)
+        return batch
+
+
+def vocabulary_sizes(model: PreTrainedModel) -> dict[str, int]:
+    """The sizes that `check_batch` takes, of any transformers model with token embeddings."""
+    embeddings: Any = model.get_input_embeddings()
+    output: Any = model.get_output_embeddings()
+    sizes = {"vocab_size": embeddings.weight.shape[0]}
+    if output is None:
+        return sizes | {"num_labels": model.config.num_labels}
+    return sizes | {"decoder_vocab_size": output.weight.shape[0]}
