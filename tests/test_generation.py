@@ -269,7 +269,7 @@ def cached_layers(cache):
 
 def cached_tensors(cache):
     layers = cached_layers(cache)
-    memory = [layer.memory for layer in layers if layer.memory is not None]
+    memory = [part for layer in layers for part in layer.memory or ()]
     return [part for layer in layers for part in layer.states] + memory
 
 

@@ -4,27 +4,71 @@ import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
+from .configuration_base import HEADS
+from .configuration_cnn import CnnConfig
 from .configuration_recurrent import GruConfig, LstmConfig, RnnConfig
-from .modeling_gru import GruForCausalLM, GruForConditionalGeneration, GruModel
-from .modeling_lstm import LstmForCausalLM, LstmForConditionalGeneration, LstmModel
-from .modeling_rnn import RnnForCausalLM, RnnForConditionalGeneration, RnnModel
+from .modeling_cnn import (
+    CnnForCausalLM,
+    CnnForConditionalGeneration,
+    CnnForSequenceClassification,
+    CnnForTokenClassification,
+    CnnModel,
+)
+from .modeling_gru import (
+    GruForCausalLM,
+    GruForConditionalGeneration,
+    GruForSequenceClassification,
+    GruForTokenClassification,
+    GruModel,
+)
+from .modeling_lstm import (
+    LstmForCausalLM,
+    LstmForConditionalGeneration,
+    LstmForSequenceClassification,
+    LstmForTokenClassification,
+    LstmModel,
+)
+from .modeling_rnn import (
+    RnnForCausalLM,
+    RnnForConditionalGeneration,
+    RnnForSequenceClassification,
+    RnnForTokenClassification,
+    RnnModel,
+)
+
+_CLASSES: dict[type[PreTrainedConfig], tuple[type[PreTrainedModel], ...]] = {
+    RnnConfig: (
+        RnnModel,
+        RnnForCausalLM,
+        RnnForConditionalGeneration,
+        RnnForSequenceClassification,
+        RnnForTokenClassification,
+    ),
+    LstmConfig: (
+        LstmModel,
+        LstmForCausalLM,
+        LstmForConditionalGeneration,
+        LstmForSequenceClassification,
+        LstmForTokenClassification,
+    ),
+    GruConfig: (
+        GruModel,
+        GruForCausalLM,
+        GruForConditionalGeneration,
+        GruForSequenceClassification,
+        GruForTokenClassification,
+    ),
+    CnnConfig: (
+        CnnModel,
+        CnnForCausalLM,
+        CnnForConditionalGeneration,
+        CnnForSequenceClassification,
+        CnnForTokenClassification,
+    ),
+}
 
 MODEL_CLASSES: dict[type[PreTrainedConfig], dict[str, type[PreTrainedModel]]] = {
-    RnnConfig: {
-        "AutoModel": RnnModel,
-        "AutoModelForCausalLM": RnnForCausalLM,
-        "AutoModelForSeq2SeqLM": RnnForConditionalGeneration,
-    },
-    LstmConfig: {
-        "AutoModel": LstmModel,
-        "AutoModelForCausalLM": LstmForCausalLM,
-        "AutoModelForSeq2SeqLM": LstmForConditionalGeneration,
-    },
-    GruConfig: {
-        "AutoModel": GruModel,
-        "AutoModelForCausalLM": GruForCausalLM,
-        "AutoModelForSeq2SeqLM": GruForConditionalGeneration,
-    },
+    config_class: dict(zip(HEADS, classes, strict=True)) for config_class, classes in _CLASSES.items()
 }
 """Config class to Auto class name to model class."""
 
@@ -34,6 +78,8 @@ NAMES = {
     "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
     "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     "AutoModelForSeq2SeqLM": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 }
 
 for _config_class, _heads in MODEL_CLASSES.items():

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from .alignment import end_positions
+
 
 class CrossAttention(nn.Module):
     r"""Score, normalise, sum, and combine with the decoder state.
@@ -106,9 +108,7 @@ class Bridge(nn.Module):
         if mask is None:
             ends = torch.cat([memory[:, 0], memory[:, -1]], dim=-1)  # [B, 2 M]
         else:
-            position = torch.arange(memory.shape[1], device=memory.device)
-            last = torch.where(mask, position, 0).amax(dim=1)
-            first = memory.shape[1] - 1 - torch.where(mask, position.flip(0), 0).amax(dim=1)
+            first, last = end_positions(mask)
             row = torch.arange(memory.shape[0], device=memory.device)
             ends = torch.cat([memory[row, first], memory[row, last]], dim=-1)
             ends = ends.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)

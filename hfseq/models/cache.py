@@ -12,8 +12,8 @@ class RecurrentCacheLayer(CacheLayerMixin):
 
     Attributes:
         states: Tensors with the batch first, `[B, ...]`, or None before the first token.
-        memory: Encoder states as the attention wants them, `[B, S, A]`. They belong to `encoder_hidden_states`, which
-            beam search does not reorder, so `reorder_cache` leaves them alone.
+        memory: Encoder states as the attention wants them, tensors `[B, S, A]`. They belong to
+            `encoder_hidden_states`, which beam search does not reorder, so `reorder_cache` leaves them alone.
         seen: Number of tokens that led to `states`.
     """
 
@@ -22,7 +22,7 @@ class RecurrentCacheLayer(CacheLayerMixin):
     def __init__(self) -> None:
         super().__init__()
         self.states: tuple[Tensor, ...] | None = None
-        self.memory: Tensor | None = None
+        self.memory: tuple[Tensor, ...] | None = None
         self.seen = 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -85,7 +85,7 @@ class RecurrentCacheLayer(CacheLayerMixin):
         if self.states is not None:
             self.states = tuple(function(state) for state in self.states)
         if with_memory and self.memory is not None:
-            self.memory = function(self.memory)
+            self.memory = tuple(function(part) for part in self.memory)
 
 
 def cache_layers(cache: Cache, num_layers: int) -> list[RecurrentCacheLayer]:

@@ -1,9 +1,14 @@
 """Stacks of recurrent layers that padding cannot change."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .alignment import Alignment, align, take_steps
+from .dropout import Dropout
 
 State = tuple[Tensor, ...]
 """State of one layer and direction: `(h,)`, or `(h, c)` for LSTM, each `[B, H]`."""
@@ -12,38 +17,95 @@ State = tuple[Tensor, ...]
 SATURATING = 1e4
 
 
-class Alignment(NamedTuple):
-    """Where each row's valid steps go so that a plain kernel meets them first and in a row.
+class RecurrentLayer(GradientCheckpointingLayer, nn.RNNBase):
+    """One layer and direction: torch's kernel, with states batch first, exact at padding, and replaceable weights.
 
-    Attributes:
-        order: Source position of the t-th step after aligning; padding follows the valid steps, `[B, T]`.
-        restore: The inverse of `order`, `[B, T]`.
-        reverse: An involution on aligned steps that turns the valid ones around, `[B, T]`.
-        valid: True at a valid step after aligning, `[B, T]`.
-        lengths: Number of valid steps, `[B, 1]`.
+    Args:
+        cell: `rnn`, `lstm` or `gru`.
+        input_size: Width of the inputs.
+        hidden_size: Width of the output.
+        nonlinearity: `tanh` or `relu`, of the `rnn` cell alone.
     """
 
-    order: Tensor
-    restore: Tensor
-    reverse: Tensor
-    valid: Tensor
-    lengths: Tensor
+    def __init__(self, cell: str, input_size: int, hidden_size: int, nonlinearity: str = "tanh") -> None:
+        mode = f"RNN_{nonlinearity.upper()}" if cell == "rnn" else cell.upper()
+        super().__init__(mode, input_size, hidden_size, batch_first=True)
+
+    def forward(
+        self, values: Tensor, hold: Alignment | None = None, weight: Tensor | None = None, *state: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Run the kernel.
+
+        Args:
+            values: Inputs `[B, T, I]`, each row's valid steps first.
+            hold: The alignment of the inputs if the state wanted is that after each row's last valid step; else it is
+                that after the last column.
+            weight: What to use in place of `weight_hh_l0`, of its shape.
+            state: State before the first step; zeros if there is none.
+
+        Returns:
+            Output `[B, T, H]` and the tensors of the state: flat, as are the arguments, since that is all that
+            gradient checkpointing sees. A row without a valid step keeps its state.
+        """
+        if not state:
+            state = (values.new_zeros(values.shape[0], self.hidden_size),) * (2 if self.mode == "LSTM" else 1)
+        # By name: a list kept aside would miss weights that were put in later, as offloading does.
+        weights = [
+            self.weight_ih_l0,
+            self.weight_hh_l0 if weight is None else weight,
+            self.bias_ih_l0,
+            self.bias_hh_l0,
+        ]
+        if hold is not None and self.mode == "LSTM":
+            values, weights[0] = self._closed_at_padding(values, weights[0], hold)
+        # layers, dropout, whether training, both directions, batch first
+        options = (True, 1, 0.0, self.training, False, True)
+        initial = [part.unsqueeze(0).contiguous() for part in state]
+        if self.mode == "LSTM":
+            output, *last = torch.lstm(values, initial, weights, *options)
+        else:
+            output, *last = KERNELS[self.mode](values, initial[0], weights, *options)
+        new_state = tuple(part.squeeze(0) for part in last)
+        if hold is not None:
+            new_state = (last_output(output, state[0], hold.lengths), *new_state[1:])
+        return output, *new_state
+
+    def _closed_at_padding(self, values: Tensor, weight: Tensor, alignment: Alignment) -> tuple[Tensor, Tensor]:
+        """Inputs and input weights with which the cell state of the last column is that of the last valid step.
+
+        The kernel returns the cell state of the last column only. One more input, 1 at padding and 0 elsewhere, closes
+        the input gate and opens the forget gate there, so that the cell state is carried to that column unchanged.
+        """
+        column = weight.new_zeros(4 * self.hidden_size, 1)  # gates in the order input, forget, cell, output
+        column[: self.hidden_size] = -SATURATING
+        column[self.hidden_size : 2 * self.hidden_size] = SATURATING
+        padding = (~alignment.valid).unsqueeze(-1).to(values.dtype)
+        return torch.cat([values, padding], dim=-1), torch.cat([weight, column], dim=1)
 
 
-def align(mask: Tensor) -> Alignment:
-    """Compute the alignment for a mask that is True at valid steps, `[B, T]`, wherever the padding is."""
-    order = torch.argsort((~mask).long(), dim=1, stable=True)
-    step = torch.arange(mask.shape[1], device=mask.device).expand_as(order)
-    restore = torch.empty_like(order).scatter_(1, order, step)
-    lengths = mask.sum(dim=1, keepdim=True)
-    valid = step < lengths
-    reverse = torch.where(valid, lengths - 1 - step, step)
-    return Alignment(order, restore, reverse, valid, lengths)
+KERNELS: dict[str, Callable[..., Any]] = {
+    "GRU": torch.gru,
+    "RNN_TANH": torch.rnn_tanh,
+    "RNN_RELU": torch.rnn_relu,
+}
 
 
-def take_steps(values: Tensor, index: Tensor) -> Tensor:
-    """Pick steps of `values` `[B, T, D]` by `index` `[B, T]`, row by row."""
-    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+def last_output(output: Tensor, initial: Tensor, lengths: Tensor) -> Tensor:
+    """Output `[B, H]` at each row's last valid step of aligned `output` `[B, T, H]`, `initial` where there is none."""
+    last = take_steps(output, (lengths - 1).clamp(min=0)).squeeze(1)
+    return torch.where(lengths > 0, last, initial)
+
+
+class Noise(NamedTuple):
+    """Random masks that all steps of a batch share, for who runs a stack step by step.
+
+    Attributes:
+        between: Dropout masks `[B, 1, H]` of each layer's input but the first's, or None where each step has its own.
+        weights: Hidden-to-hidden matrices after DropConnect, left-to-right layers first; None: as they are.
+    """
+
+    between: list[Tensor | None]
+    weights: list[Tensor | None]
 
 
 class RecurrentStack(nn.Module):
@@ -60,6 +122,9 @@ class RecurrentStack(nn.Module):
         bidirectional: Whether each layer has a right-to-left direction too.
         dropout: Dropout between layers.
         nonlinearity: `tanh` or `relu`, of the `rnn` cell alone.
+        locked: Whether the dropout between layers has one mask for all steps of a row (Gal & Ghahramani 2016).
+        weight_dropout: DropConnect on the hidden-to-hidden matrices (Merity et al. 2018, section 2).
+        layer_norm: Whether each layer's output is normalised over its features.
     """
 
     def __init__(
@@ -71,21 +136,36 @@ class RecurrentStack(nn.Module):
         bidirectional: bool = False,
         dropout: float = 0.0,
         nonlinearity: str = "tanh",
+        locked: bool = False,
+        weight_dropout: float = 0.0,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         self.num_states = 2 if cell == "lstm" else 1
-        directions = 2 if bidirectional else 1
-        self.hidden_size = hidden_size // directions
-        self.dropout = nn.Dropout(dropout)
+        self.hidden_size = hidden_size // (2 if bidirectional else 1)
+        self.dropout = Dropout(dropout, locked)
+        self.weight_dropout = weight_dropout
 
-        def layer(index: int) -> nn.RNNBase:
-            sizes = (hidden_size if index else input_size, self.hidden_size)
-            if cell == "rnn":
-                return nn.RNN(*sizes, batch_first=True, nonlinearity=nonlinearity)
-            return {"lstm": nn.LSTM, "gru": nn.GRU}[cell](*sizes, batch_first=True)
+        def layers(count: int) -> nn.ModuleList:
+            widths = [input_size] + [hidden_size] * (count - 1)
+            return nn.ModuleList(
+                RecurrentLayer(cell, width, self.hidden_size, nonlinearity) for width in widths[:count]
+            )
 
-        self.forward_layers = nn.ModuleList(layer(index) for index in range(num_layers))
-        self.backward_layers = nn.ModuleList(layer(index) for index in range(num_layers if bidirectional else 0))
+        self.forward_layers = layers(num_layers)
+        self.backward_layers = layers(num_layers if bidirectional else 0)
+        self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in range(num_layers if layer_norm else 0))
+
+    def noise(self, inputs: Tensor) -> Noise:
+        """Draw the masks for a batch of inputs `[B, T, I]`."""
+        size = self.hidden_size * (2 if self.backward_layers else 1)
+        like = inputs.new_empty(inputs.shape[0], 1, size)
+        drops = self.training and self.weight_dropout
+        layers = [*self.forward_layers, *self.backward_layers]
+        return Noise(
+            [self.dropout.mask(like) for _ in self.forward_layers[1:]],
+            [nn.functional.dropout(layer.weight_hh_l0, self.weight_dropout) if drops else None for layer in layers],
+        )
 
     def forward(
         self,
@@ -93,6 +173,7 @@ class RecurrentStack(nn.Module):
         mask: Tensor | None = None,
         states: list[State] | None = None,
         return_states: bool = False,
+        noise: Noise | None = None,
     ) -> tuple[list[Tensor], list[State] | None]:
         """Run all steps.
 
@@ -101,6 +182,7 @@ class RecurrentStack(nn.Module):
             mask: True at valid steps, `[B, T]`; None if all are.
             states: The left-to-right direction's states before the first step, one tuple for each layer.
             return_states: Whether the states after each row's last valid step are wanted (left-to-right stacks).
+            noise: Masks drawn for earlier steps of the same batch; None draws new ones.
 
         Returns:
             The output of each layer, `[B, T, hidden_size]` and zero at padding, and the states or None. A row without
@@ -109,88 +191,40 @@ class RecurrentStack(nn.Module):
         if states is None:
             zeros = inputs.new_zeros(inputs.shape[0], self.hidden_size)
             states = [(zeros,) * self.num_states] * len(self.forward_layers)
+        noise = self.noise(inputs) if noise is None else noise
         # A single step needs no gathering: a row either takes it or keeps its state.
         alignment = align(mask) if mask is not None and mask.shape[1] > 1 else None
         values = inputs if alignment is None else take_steps(inputs, alignment.order)
         outputs, new_states = [], []
-        for index, layer in enumerate(self.forward_layers):
+        for index in range(len(self.forward_layers)):
             if index:
-                values = self.dropout(values)
-            values, new_state = self._run_layer(layer, index, values, states[index], alignment, return_states)
+                values = self.dropout(values, noise.between[index - 1])
+            values, new_state = self._run_layer(index, values, states[index], alignment, return_states, noise.weights)
+            output = values
             if alignment is not None:
-                outputs.append(take_steps(values, alignment.restore).masked_fill(~mask.unsqueeze(-1), 0.0))
+                output = take_steps(values, alignment.restore)
             elif mask is not None:
                 new_state = tuple(
                     torch.where(mask, new, old) for new, old in zip(new_state, states[index], strict=True)
                 )
-                outputs.append(values.masked_fill(~mask.unsqueeze(-1), 0.0))
-            else:
-                outputs.append(values)
+            outputs.append(output if mask is None else output.masked_fill(~mask.unsqueeze(-1), 0.0))
             new_states.append(new_state)
         return outputs, new_states if return_states else None
 
     def _run_layer(
         self,
-        layer: nn.RNNBase,
         index: int,
         values: Tensor,
         state: State,
         alignment: Alignment | None,
         return_states: bool,
+        weights: list[Tensor | None],
     ) -> tuple[Tensor, State]:
-        if alignment is not None and return_states and isinstance(layer, nn.LSTM):
-            output, new_state = run_lstm_holding(layer, values, state, alignment)
-        else:
-            output, new_state = run_cell(layer, values, state)
-            if alignment is not None and return_states:
-                new_state = (last_output(output, state[0], alignment.lengths),)
+        hold = alignment if return_states else None
+        output, *new_state = self.forward_layers[index](values, hold, weights[index], *state)
         if self.backward_layers:
             back = values.flip(1) if alignment is None else take_steps(values, alignment.reverse)
-            back, _ = run_cell(self.backward_layers[index], back, None)
+            back, *_ = self.backward_layers[index](back, None, weights[len(self.forward_layers) + index])
             back = back.flip(1) if alignment is None else take_steps(back, alignment.reverse)
             output = torch.cat([output, back], dim=-1)
-        return output, new_state
-
-
-def run_cell(layer: nn.RNNBase, values: Tensor, state: State | None) -> tuple[Tensor, State]:
-    """Run a one-layer, one-direction kernel over `values` `[B, T, I]` from `state` (None: zeros)."""
-    if state is None:
-        output, last = layer(values)
-    else:
-        initial = tuple(part.unsqueeze(0).contiguous() for part in state)
-        output, last = layer(values, initial if isinstance(layer, nn.LSTM) else initial[0])
-    last = last if isinstance(layer, nn.LSTM) else (last,)
-    return output, tuple(part.squeeze(0) for part in last)
-
-
-def last_output(output: Tensor, initial: Tensor, lengths: Tensor) -> Tensor:
-    """Output `[B, H]` at each row's last valid step of aligned `output` `[B, T, H]`, `initial` where there is none."""
-    last = take_steps(output, (lengths - 1).clamp(min=0)).squeeze(1)
-    return torch.where(lengths > 0, last, initial)
-
-
-def run_lstm_holding(layer: nn.LSTM, values: Tensor, state: State, alignment: Alignment) -> tuple[Tensor, State]:
-    """Run an LSTM so that its cell state is that of each row's last valid step.
-
-    The kernel returns the cell state of the last column only. One more input, 1 at padding and 0 elsewhere, closes the
-    input gate and opens the forget gate there, so that the cell state is carried to that column unchanged.
-    """
-    hidden = layer.hidden_size
-    weight_ih, *others = layer.parameters()
-    column = weight_ih.new_zeros(4 * hidden, 1)  # gates in the order input, forget, cell, output
-    column[:hidden] = -SATURATING
-    column[hidden : 2 * hidden] = SATURATING
-    padding = (~alignment.valid).unsqueeze(-1).to(values.dtype)
-    initial = [part.unsqueeze(0).contiguous() for part in state]
-    output, _, cell = torch.lstm(
-        torch.cat([values, padding], dim=-1),
-        initial,
-        [torch.cat([weight_ih, column], dim=1), *others],
-        has_biases=True,
-        num_layers=1,
-        dropout=0.0,
-        train=layer.training,
-        bidirectional=False,
-        batch_first=True,
-    )
-    return output, (last_output(output, state[0], alignment.lengths), cell.squeeze(0))
+        return self.norms[index](output) if self.norms else output, tuple(new_state)

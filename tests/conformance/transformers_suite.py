@@ -10,7 +10,7 @@ from transformers_tests.generation.test_utils import GenerationTesterMixin
 from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor, torch_device
 
-from hfseq.models import MODEL_CLASSES
+from hfseq.models import MODEL_CLASSES, CnnConfig
 
 # hidden_states[0] are the embeddings, and the suite expects them to be as wide as the layers.
 SIZES = {"vocab_size": 99, "hidden_size": 32, "embedding_size": 32, "num_hidden_layers": 2}
@@ -26,14 +26,21 @@ class ModelTester:
     hidden_size = SIZES["hidden_size"]
     num_hidden_layers = SIZES["num_hidden_layers"]
 
-    def __init__(self, config_class, is_encoder_decoder):
+    def __init__(self, config_class, auto_class):
         self.config_class = config_class
-        self.is_encoder_decoder = is_encoder_decoder
+        self.auto_class = auto_class
+        self.is_encoder_decoder = auto_class == "AutoModelForSeq2SeqLM"
+        if config_class is CnnConfig and auto_class == "AutoModelForSequenceClassification":
+            # Parallel convolutions are one layer.
+            self.expected_num_hidden_layers = 2
 
     def get_config(self):
-        # A head sets this in its own copy of the config; the suite reads it in the one it made the model from.
-        role = {"is_encoder_decoder": True} if self.is_encoder_decoder else {}
-        return self.config_class(**SIZES, **role)
+        # A head sets these in its own copy of the config; the suite makes other heads from this one.
+        role = {
+            "AutoModelForSeq2SeqLM": {"is_encoder_decoder": True},
+            "AutoModelForCausalLM": {"bidirectional": False},
+        }
+        return self.config_class(**SIZES, **role.get(self.auto_class, {}))
 
     def prepare_config_and_inputs_for_common(self):
         shape = (self.batch_size, self.seq_length)
@@ -49,12 +56,12 @@ class ModelTester:
         return self.get_config(), inputs
 
 
-def model_test(config_class, model_class, is_encoder_decoder):
+def model_test(config_class, model_class, auto_class):
     """Returns the suite for one class. One suite cannot hold an encoder and a seq2seq model: the suite reads which
     outputs to look at from the config."""
 
     def set_up(self):
-        self.model_tester = ModelTester(config_class, is_encoder_decoder)
+        self.model_tester = ModelTester(config_class, auto_class)
 
     # The suite demands this base of whatever generates. It is empty here, for the archive does not contain it:
     # generate() is tested in hfseq's own tests.
@@ -66,7 +73,7 @@ def model_test(config_class, model_class, is_encoder_decoder):
             "__module__": __name__,
             "setUp": set_up,
             "all_model_classes": (model_class,),
-            "is_encoder_decoder": is_encoder_decoder,
+            "is_encoder_decoder": auto_class == "AutoModelForSeq2SeqLM",
             # The suite means self-attention: square maps, one a layer, in encoder and decoder.
             "has_attentions": False,
             "test_can_init_all_missing_weights_before_2023": True,
@@ -90,7 +97,7 @@ def config_test(config_class):
 for config, heads in MODEL_CLASSES.items():
     for test in (
         config_test(config),
-        *(model_test(config, head, auto_class == "AutoModelForSeq2SeqLM") for auto_class, head in heads.items()),
+        *(model_test(config, head, auto_class) for auto_class, head in heads.items()),
     ):
         globals()[test.__name__] = test
 # pytest would collect the last one a second time under this name.

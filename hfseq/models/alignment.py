@@ -1,0 +1,69 @@
+"""Padding taken out of the way: each row's valid steps gathered to its left, whatever the mask."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Alignment(NamedTuple):
+    """Where each row's valid steps go so that a plain kernel meets them first and in a row.
+
+    Attributes:
+        order: Source position of the t-th step after aligning; padding follows the valid steps, `[B, T]`.
+        restore: The inverse of `order`, `[B, T]`.
+        reverse: An involution on aligned steps that turns the valid ones around, `[B, T]`.
+        valid: True at a valid step after aligning, `[B, T]`.
+        lengths: Number of valid steps, `[B, 1]`.
+    """
+
+    order: Tensor
+    restore: Tensor
+    reverse: Tensor
+    valid: Tensor
+    lengths: Tensor
+
+
+def align(mask: Tensor) -> Alignment:
+    """Compute the alignment for a mask that is True at valid steps, `[B, T]`, wherever the padding is."""
+    order = torch.argsort((~mask).long(), dim=1, stable=True)
+    step = torch.arange(mask.shape[1], device=mask.device).expand_as(order)
+    restore = torch.empty_like(order).scatter_(1, order, step)
+    lengths = mask.sum(dim=1, keepdim=True)
+    valid = step < lengths
+    reverse = torch.where(valid, lengths - 1 - step, step)
+    return Alignment(order, restore, reverse, valid, lengths)
+
+
+def take_steps(values: Tensor, index: Tensor) -> Tensor:
+    """Pick steps of `values` `[B, T, D]` by `index` `[B, T]`, row by row."""
+    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+
+
+def valid_steps(mask: Tensor | None, batch: int, length: int, past: int, name: str) -> Tensor | None:
+    """Boolean mask `[B, T]` of the current steps from a mask of them, or of all steps so far.
+
+    Raises:
+        ValueError: If the mask has another shape.
+    """
+    if mask is None:
+        return None
+    if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] not in (length, past + length):
+        expected = f"({batch}, {length})" + (f" or ({batch}, {past + length})" if past else "")
+        raise ValueError(f"{name} has shape {tuple(mask.shape)}, expected {expected}")
+    return mask[:, -length:] != 0
+
+
+def end_positions(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions `[B]` of each row's first and last valid step in a mask `[B, T]`; of a row without one, any."""
+    position = torch.arange(mask.shape[1], device=mask.device)
+    last = torch.where(mask, position, 0).amax(dim=1)
+    first = mask.shape[1] - 1 - torch.where(mask, position.flip(0), 0).amax(dim=1)
+    return first, last
+
+
+def next_labels(labels: Tensor, mask: Tensor) -> Tensor:
+    """What each step is to predict, `[B, T]`: the label of the row's next valid step, -100 where there is none."""
+    alignment = align(mask)
+    ordered = labels.gather(1, alignment.order).masked_fill(~alignment.valid, -100)
+    return nn.functional.pad(ordered[:, 1:], (0, 1), value=-100).gather(1, alignment.restore)

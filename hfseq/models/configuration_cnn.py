@@ -1,0 +1,100 @@
+"""Configuration of the convolutional family."""
+
+from typing import Any, ClassVar, Literal, Self
+
+from transformers.configuration_utils import strict
+
+from .configuration_base import SequenceConfig
+
+
+@strict
+class CnnConfig(SequenceConfig):
+    """Configuration of convolutional networks over tokens, of four published architectures.
+
+    `parallel` is Kim (2014), `residual` Bai et al. (2018) and, with convolutions around each step, Strubell et al.
+    (2017), `gated` Dauphin et al. (2017), `convs2s` Gehring et al. (2017). `bidirectional` says whether a convolution
+    lies around its step (True) or ends with it (False). Fields of all families: see `SequenceConfig`.
+
+    Args:
+        architecture: `parallel`, `residual`, `gated` or `convs2s`; of a sequence-to-sequence model its encoder's, as
+            the decoder is always that of `convs2s`. None lets the head decide (`parallel` for sequence classification,
+            `residual` for encoders and taggers, `gated` for causal language models, `convs2s` for
+            sequence-to-sequence models and for what attends over encoder states); a model saves it resolved.
+        kernel_size: Number of steps that a convolution sees; odd if it lies around its step.
+        kernel_sizes: Those of the parallel architecture, which has one layer of them all.
+        dilation_base: In layer l (from 0) of the residual architecture two steps that a convolution sees one after
+            the other are `dilation_base ** l` apart.
+        max_position_embeddings: Number of positions that `convs2s` tells apart. All later ones share the last.
+        max_norm: Bound on the Euclidean norm of each row of the weights over a sequence classifier's pooled features,
+            in the parallel architecture (Kim 2014, section 2.1); None for no bound.
+
+    Raises:
+        ValueError: If a value is impossible.
+    """
+
+    model_type = "hfseq_cnn"
+    family = "Cnn"
+    sizes: ClassVar[tuple[str, ...]] = (
+        *SequenceConfig.sizes,
+        "kernel_size",
+        "dilation_base",
+        "max_position_embeddings",
+    )
+
+    hidden_size: int = 300
+    num_hidden_layers: int = 4
+    pooling: Literal["last", "mean", "max", "attention"] = "max"
+    architecture: Literal["parallel", "residual", "gated", "convs2s"] | None = None
+    kernel_size: int = 3
+    kernel_sizes: list[int] | tuple[int, ...] = (3, 4, 5)
+    dilation_base: int = 1
+    max_position_embeddings: int = 1024
+    max_norm: float | int | None = 3.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Check the values."""
+        if isinstance(self.kernel_sizes, list | tuple):
+            self.kernel_sizes = list(self.kernel_sizes)  # as JSON has it
+            if not self.kernel_sizes or not all(isinstance(size, int) and size > 0 for size in self.kernel_sizes):
+                self.refuse("kernel_sizes", "it must be one or more sizes of at least 1")
+            if isinstance(self.hidden_size, int) and 0 < self.hidden_size < len(self.kernel_sizes):
+                self.refuse("kernel_sizes", f"each needs one of hidden_size={self.hidden_size} filters at least")
+        if isinstance(self.max_norm, int | float) and not self.max_norm > 0:
+            self.refuse("max_norm", "it must be positive, or None for no bound")
+        super().__post_init__(**kwargs)
+
+    def check_directions(self) -> None:
+        """Raise a `ValueError` if a convolution cannot lie around its step."""
+        # The parallel architecture has other sizes, and pads even ones by one more at the end.
+        if self.architecture not in (None, "parallel") and self.kernel_size % 2 == 0:
+            raise ValueError(
+                f"{type(self).__name__}: kernel_size={self.kernel_size} must be odd for a centred convolution "
+                f"(bidirectional=True, architecture={self.architecture!r}), which pads both sides alike; set "
+                "bidirectional=False or an odd size"
+            )
+
+    def is_resolved(self) -> bool:
+        """Whether nothing is left for a head to decide."""
+        return super().is_resolved() and self.architecture is not None
+
+    def resolved(self, head: str, **fields: Any) -> Self:
+        """See `SequenceConfig.resolved`."""
+        attends = fields.get("add_cross_attention", self.add_cross_attention)
+        default = "convs2s" if attends else ARCHITECTURES[head]
+        return super().resolved(head, **{"architecture": self.architecture or default} | fields)
+
+    def decoder_config(self) -> Self:
+        """Config of the decoder of a sequence-to-sequence model."""
+        config = super().decoder_config()
+        config.architecture = "convs2s"
+        return config
+
+
+ARCHITECTURES = {
+    "Model": "residual",
+    "ForCausalLM": "gated",
+    "ForConditionalGeneration": "convs2s",
+    "ForSequenceClassification": "parallel",
+    "ForTokenClassification": "residual",
+}
+"""Ending of a class to its architecture, unless the config names another."""

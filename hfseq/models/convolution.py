@@ -1,0 +1,243 @@
+"""Convolutions that padding cannot change, and what Gehring et al. (2017) put around them."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ROOT_HALF = math.sqrt(0.5)
+
+
+class Convolution(nn.Module):
+    r"""Convolution from `[B, T, in_size]` to `[B, T, out_size]`, with zeros around the steps.
+
+    With weight normalisation the filter of an output channel is $w = g v / \lVert v \rVert$ (Salimans & Kingma 2016,
+    eq. 2), $v$ being `direction` and $g$ `magnitude`. The parameters are the module's own, since transformers renames
+    those of torch's weight norm when it loads them.
+
+    Args:
+        in_size: Width of the inputs.
+        out_size: Width of the outputs.
+        kernel_size: Number of taps k.
+        dilation: Distance of two taps d.
+        causal: Whether all taps but the last lie before the step. Otherwise they lie around it; an even number has
+            one more after it than before it.
+        weight_norm: Whether the filters are normalised.
+        gain: Variance of the initial weights times the number of inputs of a filter.
+    """
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        kernel_size: int,
+        dilation: int = 1,
+        causal: bool = False,
+        weight_norm: bool = True,
+        gain: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.in_size = in_size
+        self.dilation = dilation
+        self.causal = causal
+        self.weight_norm = weight_norm
+        self.reach = (kernel_size - 1) * dilation
+        before = self.reach if causal else (kernel_size - 1) // 2 * dilation
+        self.padding = (before, self.reach - before)
+        self.std = math.sqrt(gain / (in_size * kernel_size))
+        filters = torch.randn(out_size, in_size, kernel_size) * self.std
+        if weight_norm:
+            self.direction = nn.Parameter(filters)
+            self.magnitude = nn.Parameter(self.norms())
+        else:
+            self.weight = nn.Parameter(filters)
+        self.bias = nn.Parameter(torch.zeros(out_size))
+
+    def norms(self) -> Tensor:
+        """Length of each filter's direction, `[out_size]`."""
+        return torch.linalg.vector_norm(self.direction.detach().flatten(1), dim=1)
+
+    def forward(
+        self, values: Tensor, valid: Tensor | None = None, window: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Convolve.
+
+        Args:
+            values: `[B, T, in_size]`, the valid steps first.
+            valid: True at valid steps, `[B, T]`; None if all are.
+            window: The last `(k - 1) d` valid inputs before the first step, `[B, (k - 1) d, in_size]`, for a causal
+                convolution; None stands for zeros.
+
+        Returns:
+            `[B, T, out_size]`, anything at padding, and the window after each row's last valid step if there was one
+            before. A row without a valid step keeps its window.
+        """
+        if window is not None and values.shape[1] == 1:
+            return self._step(values, valid, window)
+        if valid is not None and not self.causal:
+            # A causal convolution of a valid step does not reach the padding, which follows.
+            values = values.masked_fill(~valid.unsqueeze(-1), 0.0)
+        channels = values.transpose(1, 2)
+        if window is None:
+            channels = nn.functional.pad(channels, self.padding)
+        else:
+            channels = torch.cat([window.transpose(1, 2), channels], dim=2)
+        filters = self.direction * self._scale().view(-1, 1, 1) if self.weight_norm else self.weight
+        output = nn.functional.conv1d(channels, filters, self.bias, dilation=self.dilation).transpose(1, 2)
+        if window is None:
+            return output, None
+        if valid is None:
+            last = channels[:, :, values.shape[1] :]
+        else:
+            index = valid.sum(dim=1, keepdim=True) + torch.arange(self.reach, device=values.device)  # [B, reach]
+            last = channels.gather(2, index.unsqueeze(1).expand(-1, self.in_size, -1))
+        # A copy, lest the cache hold on to all steps.
+        return output, last.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+    def _step(self, values: Tensor, valid: Tensor | None, window: Tensor) -> tuple[Tensor, Tensor]:
+        """One step in one matrix product; the outputs are normalised and not the filters, which are more."""
+        steps = torch.cat([window, values], dim=1)  # [B, (k - 1) d + 1, in_size]
+        taps = steps[:, :: self.dilation].transpose(1, 2).flatten(1)  # [B, in_size k]
+        if self.weight_norm:
+            output = nn.functional.linear(taps, self.direction.flatten(1)) * self._scale() + self.bias
+        else:
+            output = nn.functional.linear(taps, self.weight.flatten(1), self.bias)
+        moved = steps[:, 1:]
+        window = moved.clone() if valid is None else torch.where(valid.unsqueeze(-1), moved, window)
+        return output.unsqueeze(1), window
+
+    def _scale(self) -> Tensor:
+        return self.magnitude / torch.linalg.vector_norm(self.direction.flatten(1), dim=1)
+
+
+class PositionEmbedding(nn.Module):
+    """Learned absolute positions (Gehring et al. 2017, section 3.1), counted along each row's valid steps.
+
+    Args:
+        max_positions: Number of positions. All later steps share the last.
+        embedding_size: Width of the embeddings.
+    """
+
+    def __init__(self, max_positions: int, embedding_size: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(max_positions, embedding_size)
+
+    def forward(
+        self, embedded: Tensor, mask: Tensor | None = None, seen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Add positions.
+
+        Args:
+            embedded: Word embeddings `[B, T, E]`.
+            mask: True at valid steps, `[B, T]`, wherever the padding is; None if all are.
+            seen: Number of valid steps before the first, `[B]`; None stands for none.
+
+        Returns:
+            `[B, T, E]`, and the number of valid steps up to the last if that before the first was given.
+        """
+        if mask is None:
+            position = torch.arange(embedded.shape[1], device=embedded.device)
+        else:
+            position = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        after = None
+        if seen is not None:
+            position = position + seen.unsqueeze(1)
+            after = seen + (embedded.shape[1] if mask is None else mask.sum(dim=1))
+        return embedded + self.table(position.clamp(max=self.table.weight.shape[0] - 1)), after
+
+
+class DividedGradient(torch.autograd.Function):
+    """The identity, whose gradient is divided by a number."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, divisor: int) -> Tensor:
+        """Return `values`."""
+        ctx.divisor = divisor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Divide."""
+        return gradient / ctx.divisor, None
+
+
+class SourceMemory(nn.Module):
+    """What all layers of a decoder attend over: computed once for a source, so that a cache can hold it.
+
+    The encoder's outputs are mapped to the width of the embeddings here and not in the encoder, so that any encoder
+    will do. Their gradient is divided by the number of layers that attend, that of the input embeddings is not
+    (Gehring et al. 2017, section 3.5).
+
+    Args:
+        memory_size: Width M of the encoder states.
+        embedding_size: Width E of keys and values.
+        num_layers: Number of layers that attend.
+    """
+
+    def __init__(self, memory_size: int, embedding_size: int, num_layers: int) -> None:
+        super().__init__()
+        self.num_layers = num_layers
+        self.project = nn.Linear(memory_size, embedding_size)
+
+    def forward(self, memory: Tensor, embedded: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Compute keys and values.
+
+        Args:
+            memory: Encoder states `[B, S, M]`.
+            embedded: The encoder's input embeddings `[B, S, E]`, if there are any.
+
+        Returns:
+            Keys and values `[B, S, E]`, one tensor if both are the same.
+        """
+        if memory.requires_grad and torch.is_grad_enabled():
+            memory = DividedGradient.apply(memory, self.num_layers)
+        keys = self.project(memory)
+        return (keys,) if embedded is None else (keys, (keys + embedded) * ROOT_HALF)
+
+
+class StepAttention(nn.Module):
+    r"""Attention of one decoder layer (Gehring et al. 2017, section 3.3).
+
+    The query of step i is $d_i = W_d h_i + b_d + g_i$ (eq. 1) with the target embedding $g_i$ of its input, the
+    weights are $a_{ij} \propto \exp(d_i \cdot z_j)$ and the context is $c_i = \sum_j a_{ij} (z_j + e_j)$ (eq. 2).
+    Mapped to the width of the states it is added to them. Sums of two are multiplied by $\sqrt{0.5}$ and the context
+    by $\sqrt m$ for m source states (section 3.4). The linear maps are plain ones: weight normalisation is for
+    convolutions alone.
+
+    Args:
+        hidden_size: Width H of the decoder states.
+        embedding_size: Width E of the target embeddings, keys and values.
+    """
+
+    def __init__(self, hidden_size: int, embedding_size: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(hidden_size, embedding_size)
+        self.output = nn.Linear(embedding_size, hidden_size)
+
+    def forward(
+        self, states: Tensor, target: Tensor, mask: Tensor | None, keys: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Attend from each step.
+
+        Args:
+            states: Decoder states h `[B, T, H]`.
+            target: Target embeddings g `[B, T, E]`.
+            mask: True where a source state is valid, `[B, S]`. A row with none gets a context of zeros.
+            keys: z, `[B, S, E]`.
+            values: (z + e) times the root of 1/2, or z, `[B, S, E]`.
+
+        Returns:
+            The states with the context added `[B, T, H]`, and weights `[B, T, S]`.
+        """
+        query = (self.query(states) + target) * ROOT_HALF
+        scores = query @ keys.transpose(1, 2)
+        if mask is None:
+            weights = scores.softmax(dim=-1)
+            context = (weights @ values) * math.sqrt(keys.shape[1])
+        else:
+            padding = ~mask.unsqueeze(1)  # [B, 1, S]
+            scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)
+            weights = scores.softmax(dim=-1).masked_fill(padding, 0.0)
+            context = (weights @ values) * mask.sum(dim=1).to(scores.dtype).sqrt().view(-1, 1, 1)
+        return (states + self.output(context)) * ROOT_HALF, weights

@@ -1,0 +1,287 @@
+"""Convolutional models: the backbone, and the heads of all families bound to it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Size, Tensor, nn
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils.generic import can_return_tuple
+
+from .alignment import valid_steps
+from .cache import RecurrentCacheLayer, cache_layers, check_states
+from .configuration_base import SequenceConfig
+from .configuration_cnn import CnnConfig
+from .convolution import Convolution, PositionEmbedding, SourceMemory
+from .convolution_stacks import ConvolutionStack, State
+from .dropout import Dropout
+from .modeling_base import Backbone, SequencePreTrainedModel
+from .modeling_heads import ForCausalLM, ForConditionalGeneration, ForSequenceClassification, ForTokenClassification
+
+
+@dataclass
+class CnnModelOutput(ModelOutput):
+    """What `CnnModel` returns.
+
+    Args:
+        last_hidden_state: `[B, T, H]`, zero at padding.
+        input_embeddings: Word embeddings, with positions where the model has them, before dropout, `[B, T, E]`: what a
+            `convs2s` decoder attends over beside the encoder's outputs. None from a decoder with cross-attention.
+        hidden_states: The embeddings after dropout and each layer's output.
+        past_key_values: The state after the last step.
+        cross_attentions: Attention weights of each layer, `[B, 1, T, S]`.
+    """
+
+    last_hidden_state: Tensor | None = None
+    input_embeddings: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    past_key_values: Cache | None = None
+    cross_attentions: tuple[Tensor, ...] | None = None
+
+
+class CnnPreTrainedModel(SequencePreTrainedModel):
+    """Initialisation of convolutions."""
+
+    config_class = CnnConfig
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Normal filters of the variance that suits what follows, magnitudes that leave them so, biases of 0."""
+        super()._init_weights(module)
+        if not isinstance(module, Convolution):
+            return
+        if module.weight_norm:
+            init.normal_(module.direction, std=module.std)
+            init.copy_(module.magnitude, module.norms())
+        else:
+            init.normal_(module.weight, std=module.std)
+        init.zeros_(module.bias)
+
+
+class CnnModel(CnnPreTrainedModel, Backbone):
+    """Embeddings and a stack of convolutions; with `add_cross_attention` the decoder of Gehring et al. (2017).
+
+    Args:
+        config: The configuration. `bidirectional=None` means True for an encoder, False for a decoder;
+            `architecture=None` means `residual` for an encoder, `convs2s` for a decoder.
+
+    Raises:
+        ValueError: If a decoder is to see later steps or to be of another architecture than `convs2s`, or if an even
+            kernel is to lie around its step.
+    """
+
+    def __init__(self, config: CnnConfig) -> None:
+        if config.is_encoder_decoder:
+            config = config.encoder_config()
+        elif not config.is_resolved():
+            config = config.resolved("Model")
+        if config.add_cross_attention and config.bidirectional:
+            raise ValueError("bidirectional=True is impossible with add_cross_attention=True: a decoder reads forward")
+        if config.add_cross_attention and config.architecture != "convs2s":
+            raise ValueError(
+                f"architecture={config.architecture!r} is impossible with add_cross_attention=True: "
+                "only the layers of 'convs2s' attend over encoder states"
+            )
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.positions = None
+        if config.architecture == "convs2s":
+            self.positions = PositionEmbedding(config.max_position_embeddings, config.embedding_size)
+        self.dropout = Dropout(config.dropout, config.variational_dropout)
+        self.stack = ConvolutionStack(
+            config.architecture,
+            config.embedding_size,
+            config.hidden_size,
+            config.num_hidden_layers,
+            causal=not config.bidirectional,
+            kernel_size=config.kernel_size,
+            kernel_sizes=config.kernel_sizes,
+            dilation_base=config.dilation_base,
+            dropout=config.dropout,
+            locked=config.variational_dropout,
+            attends=config.add_cross_attention,
+        )
+        if config.add_cross_attention:
+            memory = config.cross_attention_hidden_size or config.hidden_size
+            self.source = SourceMemory(memory, config.embedding_size, config.num_hidden_layers)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        encoder_embeddings: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> CnnModelOutput:
+        """Run the stack.
+
+        Args:
+            input_ids: Token ids `[B, T]`.
+            attention_mask: 1 at valid steps, `[B, T]`, or `[B, past + T]` with a cache; padding may stand anywhere.
+            inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`; positions are added to them, too.
+            encoder_hidden_states: `[B, S, M]`, for a decoder with cross-attention.
+            encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
+            encoder_embeddings: The encoder's input embeddings `[B, S, embedding_size]`, which are attended over too if
+                they are given.
+            past_key_values: State after the earlier tokens; updated in place.
+            use_cache: Whether to return the state; never for a bidirectional stack.
+            output_attentions: Whether to return the attention weights.
+            output_hidden_states: Whether to return the embeddings and each layer's output.
+            kwargs: Ignored.
+
+        Returns:
+            See `CnnModelOutput`.
+
+        Raises:
+            ValueError: If shapes do not fit, or both or none of `input_ids` and `inputs_embeds` are given.
+        """
+        inputs_embeds = self.embed(input_ids, inputs_embeds)
+        batch, length, _ = inputs_embeds.shape
+        memory_mask = self.check_memory(encoder_hidden_states, encoder_attention_mask, batch)
+        self._check_encoder_embeddings(encoder_embeddings, encoder_hidden_states)
+        use_cache = self.uses_cache(use_cache, past_key_values)
+        layers: list[RecurrentCacheLayer] = []
+        if use_cache:
+            past_key_values = DynamicCache() if past_key_values is None else past_key_values
+            layers = cache_layers(past_key_values, len(self.stack.layers))
+        past = layers[0].seen if layers else 0
+        mask = valid_steps(attention_mask, batch, length, past, "attention_mask")
+
+        states, seen = self._initial_states(layers, inputs_embeds)
+        if self.positions is not None:
+            inputs_embeds, seen = self.positions(inputs_embeds, mask, seen)
+        embedded = self.dropout(inputs_embeds)
+        source = None
+        if encoder_hidden_states is not None:
+            memory = layers[0].memory if layers else None
+            if memory is None:
+                memory = self.source(encoder_hidden_states, encoder_embeddings)
+            if layers:
+                layers[0].memory = memory
+            source = (memory_mask, memory[0], memory[-1])
+        outputs, states, weights = self.stack(embedded, mask, states, return_states=use_cache, source=source)
+        for index, layer in enumerate(layers):
+            layer.update(states[index] + ((seen,) if index == 0 and seen is not None else ()), length)
+        attentions = self.outputs_of("output_attentions", output_attentions) and source is not None
+        hidden_states = self.outputs_of("output_hidden_states", output_hidden_states)
+        return CnnModelOutput(
+            last_hidden_state=outputs[-1],
+            input_embeddings=inputs_embeds if source is None else None,
+            hidden_states=(embedded, *outputs) if hidden_states else None,
+            past_key_values=past_key_values if use_cache else None,
+            cross_attentions=tuple(layer.unsqueeze(1) for layer in weights) if attentions else None,
+        )
+
+    def _check_encoder_embeddings(self, embedded: Tensor | None, memory: Tensor | None) -> None:
+        if embedded is None:
+            return
+        if memory is None:
+            raise ValueError("encoder_embeddings were passed to a model without add_cross_attention=True")
+        expected = (*memory.shape[:2], self.config.embedding_size)
+        if embedded.shape != expected:
+            raise ValueError(
+                f"encoder_embeddings has shape {tuple(embedded.shape)}, expected {expected}: "
+                "both sides' embeddings must be of one width"
+            )
+
+    def _initial_states(
+        self, layers: list[RecurrentCacheLayer], embeds: Tensor
+    ) -> tuple[list[State] | None, Tensor | None]:
+        """Windows of each layer before the first step, and the number of valid steps before it `[B]`.
+
+        The former are None for zeros, the latter where no cache or no position asks for it.
+        """
+        if not layers:
+            return None, None
+        counts = self.positions is not None
+        if layers[0].states is None:
+            return None, embeds.new_zeros(embeds.shape[0], dtype=torch.long) if counts else None
+        shapes = self.stack.state_shapes(embeds.shape[0])
+        if counts:
+            shapes[0].append(Size((embeds.shape[0],)))
+        for index, layer in enumerate(layers):
+            check_states(layer.states or (), shapes[index], index)
+        states = [layer.states or () for layer in layers]
+        if not counts:
+            return states, None
+        *windows, seen = states[0]
+        return [tuple(windows), *states[1:]], seen
+
+
+class CnnDecoder(CnnModel):
+    """The decoder of a sequence-to-sequence model, which is not its base model."""
+
+
+class BoundedLinear(nn.Linear):
+    """Linear layer whose weight's rows are no longer than a bound (Hinton et al. 2012; Kim 2014, section 2.1).
+
+    A training step begins by shortening the rows that the last update has made too long.
+
+    Args:
+        in_features: Width of the inputs.
+        out_features: Width of the outputs.
+        max_norm: The bound.
+    """
+
+    def __init__(self, in_features: int, out_features: int, max_norm: float) -> None:
+        super().__init__(in_features, out_features)
+        self.max_norm = max_norm
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map `[..., in_features]` to `[..., out_features]`."""
+        norms = torch.linalg.vector_norm(self.weight.detach(), dim=1, keepdim=True)
+        shrink = self.max_norm / norms.clamp(min=self.max_norm)  # [out_features, 1]
+        if not self.training:
+            return nn.functional.linear(values, self.weight * shrink, self.bias)
+        # Past autograd, to which two calls before one backward would be a change of what the first has saved.
+        self.weight.data.mul_(shrink)
+        return super().forward(values)
+
+
+class CnnForCausalLM(CnnPreTrainedModel, ForCausalLM):
+    """Language model of gated causal convolutions (Dauphin et al. 2017); see `ForCausalLM`."""
+
+    backbone_class = CnnModel
+
+
+class CnnForConditionalGeneration(CnnPreTrainedModel, ForConditionalGeneration):
+    """ConvS2S (Gehring et al. 2017); see `ForConditionalGeneration`."""
+
+    backbone_class = CnnModel
+    decoder_class = CnnDecoder
+    encoder_output_class = CnnModelOutput
+
+    def memory_of(self, encoder_outputs: ModelOutput) -> dict[str, Tensor | None]:
+        """See `ForConditionalGeneration.memory_of`; the decoder attends over the input embeddings, too."""
+        return {
+            **super().memory_of(encoder_outputs),
+            "encoder_embeddings": encoder_outputs.get("input_embeddings"),
+        }
+
+
+class CnnForSequenceClassification(CnnPreTrainedModel, ForSequenceClassification):
+    """Classifier or regressor of sequences (Kim 2014); see `ForSequenceClassification`."""
+
+    backbone_class = CnnModel
+
+    def make_classifier(self, config: SequenceConfig) -> nn.Linear:
+        """The layer from `hidden_size` to `num_labels`, bounded as the config says."""
+        if self.config.architecture != "parallel" or self.config.max_norm is None:
+            return super().make_classifier(config)
+        return BoundedLinear(config.hidden_size, config.num_labels, self.config.max_norm)
+
+
+class CnnForTokenClassification(CnnPreTrainedModel, ForTokenClassification):
+    """Tagger by residual convolutions (Strubell et al. 2017); see `ForTokenClassification`."""
+
+    backbone_class = CnnModel

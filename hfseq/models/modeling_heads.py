@@ -1,0 +1,458 @@
+"""The heads of all families, written against a backbone class."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    CausalLMOutputWithCrossAttentions,
+    ModelOutput,
+    Seq2SeqLMOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.utils.generic import can_return_tuple
+
+from .alignment import next_labels, valid_steps
+from .configuration_base import SequenceConfig
+from .dropout import Dropout
+from .modeling_base import Backbone, SequencePreTrainedModel
+from .pooling import Pooling
+
+
+class OutputLayer(nn.Module):
+    """Dropout and, where the tied embeddings have another width, a projection to it, before `lm_head`."""
+
+    def __init__(self, config: SequenceConfig) -> None:
+        super().__init__()
+        self.dropout = Dropout(config.dropout, config.variational_dropout)
+        projects = config.tie_word_embeddings and config.embedding_size != config.hidden_size
+        self.width = config.embedding_size if projects else config.hidden_size
+        self.project = nn.Linear(config.hidden_size, self.width, bias=False) if projects else nn.Identity()
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Map `[B, T, hidden_size]` to what `lm_head` takes; the hidden states after dropout come second."""
+        dropped = self.dropout(hidden)
+        return self.project(dropped), dropped
+
+
+class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
+    """Language model; with `add_cross_attention` the decoder of any encoder, `EncoderDecoderModel` included.
+
+    Args:
+        config: The configuration; it is copied and stays unchanged.
+
+    Raises:
+        ValueError: If `bidirectional=True`.
+    """
+
+    backbone_class: ClassVar[type[Backbone]]
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: SequenceConfig) -> None:
+        if config.bidirectional:
+            raise ValueError("bidirectional=True is impossible for a causal language model: it would see the future")
+        config = config.resolved("ForCausalLM", is_encoder_decoder=False)
+        super().__init__(config)
+        self.model = self.backbone_class(config)
+        self.output = OutputLayer(config)
+        self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithCrossAttentions:
+        """Predict the next token at every step.
+
+        Args:
+            input_ids: See the backbone's `forward`, as for all arguments not named here.
+            attention_mask: See there.
+            inputs_embeds: See there.
+            encoder_hidden_states: See there.
+            encoder_attention_mask: See there.
+            past_key_values: See there.
+            labels: Token ids `[B, T]`, shifted inside; -100 is ignored.
+            use_cache: See there.
+            output_attentions: See there.
+            output_hidden_states: See there.
+            logits_to_keep: Number of last steps to compute logits for, 0 for all, or their indices.
+            kwargs: `num_items_in_batch` and `shift_labels` reach the loss.
+
+        Returns:
+            `logits` `[B, T, vocab_size]`, `loss` if there are labels (in training with `penalty`), and what the model
+            returned.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        raw = outputs.last_hidden_state[:, keep]
+        hidden, dropped = self.output(raw)
+        logits = self.lm_head(hidden)
+        loss = None
+        if labels is not None:
+            check_labels(labels, logits.shape[:2])
+            mask = None if attention_mask is None else attention_mask[:, -labels.shape[1] :] != 0
+            if mask is not None and "shift_labels" not in kwargs:
+                # A shift by one would cross the padding: into a gap, and from left padding onto the first token.
+                kwargs["shift_labels"] = next_labels(labels, mask)
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            if self.training:
+                targets = kwargs.get("shift_labels")
+                targets = nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if targets is None else targets
+                predicts = targets != -100
+                penalty = self.penalty(raw, dropped, predicts, mask)
+                if penalty is not None:
+                    # Divided as the loss is, so that accumulated and distributed batches add up alike.
+                    count = kwargs.get("num_items_in_batch")
+                    loss = loss + penalty / (predicts.sum() if count is None else count)
+        return CausalLMOutputWithCrossAttentions(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            cross_attentions=outputs.cross_attentions,
+        )
+
+    def penalty(self, raw: Tensor, dropped: Tensor, predicts: Tensor, mask: Tensor | None) -> Tensor | None:
+        """What training adds to the summed loss; nothing, unless a family says otherwise.
+
+        Args:
+            raw: The last layer's output `[B, T, H]`.
+            dropped: The same after dropout.
+            predicts: True at steps that have a label to predict, `[B, T]`.
+            mask: True at valid steps, `[B, T]`, or None.
+        """
+        return None
+
+
+class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
+    """Sequence-to-sequence model: an encoder and a decoder that attends over its states.
+
+    Args:
+        config: The configuration; it is copied and stays unchanged. `bidirectional` is about the encoder.
+    """
+
+    backbone_class: ClassVar[type[Backbone]]
+    decoder_class: ClassVar[type[Backbone]]
+    # What a tuple of encoder outputs is read as.
+    encoder_output_class: ClassVar[type[ModelOutput]] = BaseModelOutput
+    # Saving reads which names may share memory here; which do is `get_expanded_tied_weights_keys`'s to say.
+    _tied_weights_keys = {
+        "decoder.embed_tokens.weight": "model.embed_tokens.weight",
+        "lm_head.weight": "model.embed_tokens.weight",
+    }
+
+    def __init__(self, config: SequenceConfig) -> None:
+        config = config.resolved("ForConditionalGeneration", is_encoder_decoder=True, add_cross_attention=False)
+        super().__init__(config)
+        self.model = self.backbone_class(config.encoder_config())
+        self.decoder = self.decoder_class(config.decoder_config())
+        self.output = OutputLayer(config)
+        self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=False)
+        self.post_init()
+
+    @property
+    def encoder(self) -> Backbone:
+        """The encoder. Its weights are named `model`, as in every head, so that each can start from another's."""
+        return self.model
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Which weights stand for which others: target embeddings for the output, source for target embeddings."""
+        source = "model.embed_tokens.weight"
+        target = "decoder.embed_tokens.weight"
+        tied = {}
+        if self.config.share_encoder_decoder_embeddings:
+            tied[target] = source
+        if self.config.tie_word_embeddings:
+            tied["lm_head.weight"] = tied.get(target, target)
+        return tied
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The source embeddings."""
+        return self.model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the source embeddings, and the target embeddings where they are shared."""
+        self.model.embed_tokens = value
+        if self.config.share_encoder_decoder_embeddings:
+            self.decoder.embed_tokens = value  # type: ignore[assignment]
+
+    def _resize_token_embeddings(self, new_num_tokens: int, *args: Any, **kwargs: Any) -> nn.Module:
+        if not self.config.share_encoder_decoder_embeddings:
+            self.decoder.embed_tokens = self._get_resized_embeddings(
+                self.decoder.embed_tokens, new_num_tokens, *args, **kwargs
+            )
+        return super()._resize_token_embeddings(new_num_tokens, *args, **kwargs)
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """Decoder inputs for teacher forcing: labels `[B, T]` moved one to the right, padding for -100."""
+        start = labels.new_full((labels.shape[0], 1), self.config.decoder_start_token_id)
+        shifted = torch.cat([start, labels[:, :-1]], dim=1)
+        return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
+
+    def memory_of(self, encoder_outputs: ModelOutput) -> dict[str, Tensor | None]:
+        """What of the encoder's outputs the decoder takes, by the names of its arguments."""
+        return {"encoder_hidden_states": encoder_outputs["last_hidden_state"]}
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: ModelOutput | tuple[Tensor, ...] | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """Encode the source, if it is not yet, and predict the next target token at every step.
+
+        Args:
+            input_ids: Source ids `[B, S]`.
+            attention_mask: 1 at valid source positions, `[B, S]`; padding may stand anywhere.
+            decoder_input_ids: Target ids `[B, T]`, starting with `decoder_start_token_id`; made of `labels` if absent.
+            decoder_attention_mask: 1 at valid target positions, `[B, T]`, or `[B, past + T]` with a cache.
+            encoder_outputs: The encoder's, in place of the source.
+            past_key_values: Decoder state after the earlier tokens; updated in place.
+            inputs_embeds: `[B, S, embedding_size]` in place of `input_ids`.
+            decoder_inputs_embeds: `[B, T, embedding_size]` in place of `decoder_input_ids`.
+            labels: Token ids `[B, T]`, not shifted; -100 is ignored.
+            use_cache: Whether to return the decoder state.
+            output_attentions: Whether to return the alignments.
+            output_hidden_states: Whether to return the embeddings and each layer's output, of both sides.
+            kwargs: `num_items_in_batch` reaches the loss.
+
+        Returns:
+            `logits` `[B, T, vocab_size]`, `loss` if there are labels, `cross_attentions` a tuple of `[B, 1, T, S]`,
+            and the encoder's outputs.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if encoder_outputs is None:
+            encoded = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                output_hidden_states=output_hidden_states,
+                return_dict=True,
+            )
+        elif isinstance(encoder_outputs, tuple | list):
+            encoded = self.encoder_output_class(*encoder_outputs)
+        else:
+            encoded = encoder_outputs
+        if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        if past_key_values is None and use_cache:
+            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            inputs_embeds=decoder_inputs_embeds,
+            **self.memory_of(encoded),
+            encoder_attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.lm_head(self.output(outputs.last_hidden_state)[0])
+        loss = None
+        if labels is not None:
+            check_labels(labels, logits.shape[:2])
+            # transformers' loss for this class name shifts; these labels are in step with the logits already.
+            loss = self.loss_function(
+                logits=logits, labels=labels, shift_labels=labels, vocab_size=self.config.vocab_size, **kwargs
+            )
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.hidden_states,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=encoded["last_hidden_state"],
+            encoder_hidden_states=encoded.get("hidden_states"),
+        )
+
+
+class Classifier(SequencePreTrainedModel):
+    """A stack without cross-attention, dropout, and a linear layer over `num_labels`."""
+
+    backbone_class: ClassVar[type[Backbone]]
+    # What a language model or translator has beyond its stack.
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^output\.", r"^decoder\."]
+
+    def __init__(self, config: SequenceConfig, head: str) -> None:
+        layers = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers
+        config = config.resolved(
+            head, num_hidden_layers=layers, is_encoder_decoder=False, add_cross_attention=False, use_cache=False
+        )
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = self.backbone_class(config)
+        dropout = config.dropout if config.classifier_dropout is None else config.classifier_dropout
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = self.make_classifier(config)
+
+    def make_classifier(self, config: SequenceConfig) -> nn.Linear:
+        """The layer from `hidden_size` to `num_labels`."""
+        return nn.Linear(config.hidden_size, config.num_labels)
+
+
+class ForSequenceClassification(Classifier):
+    """Classifier, multi-label classifier or regressor of whole sequences: a stack, pooling and a linear layer.
+
+    Args:
+        config: The configuration; it is copied and stays unchanged. `num_labels`, `id2label` and `problem_type` mean
+            what they mean in transformers.
+    """
+
+    def __init__(self, config: SequenceConfig) -> None:
+        super().__init__(config, "ForSequenceClassification")
+        halves = self.backbone_class.has_two_halves and self.config.bidirectional
+        self.pooling = Pooling(self.config.pooling, self.config.hidden_size, two_halves=halves)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> SequenceClassifierOutput:
+        """Score each label for each sequence.
+
+        Args:
+            input_ids: Token ids `[B, T]`.
+            attention_mask: 1 at valid steps, `[B, T]`; padding may stand anywhere.
+            inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`.
+            labels: Class ids `[B]`; floats `[B, num_labels]` for several labels at once (1 where one holds) and for
+                regression, where `[B]` will do if `num_labels` is 1.
+            output_hidden_states: Whether to return the embeddings and each layer's output.
+            kwargs: `num_items_in_batch` reaches the loss.
+
+        Returns:
+            `logits` `[B, num_labels]`, and `loss` if there are labels.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        hidden = outputs.last_hidden_state
+        mask = valid_steps(attention_mask, hidden.shape[0], hidden.shape[1], 0, "attention_mask")
+        logits = self.classifier(self.dropout(self.pooling(hidden, mask)))
+        loss = None
+        if labels is not None:
+            batch = logits.shape[0]
+            if labels.shape not in ((batch,), (batch, self.num_labels)):
+                raise ValueError(
+                    f"labels has shape {tuple(labels.shape)}, expected ({batch},) or ({batch}, {self.num_labels})"
+                )
+            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+class ForTokenClassification(Classifier):
+    """Tagger: a stack and a linear layer at every step.
+
+    Args:
+        config: The configuration; it is copied and stays unchanged.
+    """
+
+    def __init__(self, config: SequenceConfig) -> None:
+        super().__init__(config, "ForTokenClassification")
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> TokenClassifierOutput:
+        """Score each label at each step.
+
+        Args:
+            input_ids: Token ids `[B, T]`.
+            attention_mask: 1 at valid steps, `[B, T]`; padding may stand anywhere.
+            inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`.
+            labels: Label ids `[B, T]`; -100 is ignored.
+            output_hidden_states: Whether to return the embeddings and each layer's output.
+            kwargs: `num_items_in_batch` reaches the loss.
+
+        Returns:
+            `logits` `[B, T, num_labels]`, and `loss` if there are labels.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        loss = None
+        if labels is not None:
+            check_labels(labels, logits.shape[:2])
+            loss = self.loss_function(logits, labels, self.config, **kwargs)
+        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+def check_labels(labels: Tensor, shape: torch.Size) -> None:
+    """Raise a `ValueError` if labels are not one for each step, `[B, T]`."""
+    if labels.shape != shape:
+        raise ValueError(f"labels has shape {tuple(labels.shape)}, expected {tuple(shape)}")
