@@ -238,8 +238,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]
 def _read_vectors(path: str | os.PathLike[str], width: int, model_name: str) -> Iterator[tuple[_Place, str, bytes]]:
     """Place, word and values, separated by spaces, of each line but the header.
 
-    Words, and the number and the characters of the values are checked; whether each is a number shows `_parse`, which
-    takes ten times as long.
+    Every line is checked, needed or not: a broken file is not to depend on the vocabulary.
     """
     promised = None
     count = 0
@@ -261,6 +260,8 @@ def _read_vectors(path: str | os.PathLike[str], width: int, model_name: str) -> 
         word, _, values = line.partition(b" ")
         if values.count(b" ") != width - 1 or values.translate(None, _NUMBER_BYTES):
             word, values = _split_unusual(place, line, width)
+        elif not _are_numbers(values):
+            _parse(place, values, math.inf)  # says which
         if not word:
             raise _broken(place, "no word before the values")
         try:
@@ -325,7 +326,15 @@ def _is_number(field: bytes) -> bool:
         float(field)
     except ValueError:
         return False
-    return True
+    return b"_" not in field  # which Python takes in 1_000
+
+
+def _are_numbers(values: bytes) -> bool:
+    """Whether all are finite numbers, quicker than one by one."""
+    try:
+        return math.isfinite(math.fsum(map(float, values.split(b" "))))
+    except (ValueError, OverflowError):
+        return False
 
 
 def _broken(place: _Place, what: str) -> InputError:

@@ -63,9 +63,8 @@ def layer_row(architecture, layer, inputs, windows, target, source):
     width = inputs.shape[1]
     both = convolve(0, inputs)
     outputs = inputs + both[:, :width] * torch.sigmoid(both[:, width:])
-    if architecture == "gated":
-        return outputs, None, read
-    outputs = outputs * math.sqrt(0.5)
+    if architecture == "convs2s":
+        outputs = outputs * math.sqrt(0.5)
     if layer.attention is None:
         return outputs, None, read
     steps = [attend_step(layer.attention, *step, *source) for step in zip(outputs, target, strict=True)]

@@ -82,9 +82,10 @@ def test_problem_types(heads, num_labels, labels, problem_type, tmp_path):
         expected = -(labels * chance.log() + (1 - labels) * (1 - chance).log()).mean()
     else:
         expected = -logits.log_softmax(-1)[torch.arange(5), labels].mean()
-        half = model(**make_inputs(model), labels=labels, num_items_in_batch=10).loss
-        torch.testing.assert_close(half, expected / 2)
     torch.testing.assert_close(outputs.loss, expected)
+    # What the Trainer adds up over two batches, divided by the labels of both, is the mean over both.
+    doubled = model(**make_inputs(model), labels=labels, num_items_in_batch=2 * labels.numel()).loss
+    torch.testing.assert_close(doubled, expected / 2)
     model.save_pretrained(tmp_path)
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.problem_type == problem_type
 
@@ -106,9 +107,19 @@ def test_loss_of_a_tagger(heads):
 @pytest.mark.parametrize("heads", FAMILIES)
 def test_wrong_labels(heads):
     model = make(heads[SEQUENCE], num_labels=3)
-    for shape in ((4,), (5, 2), (3, 5), (5, 1, 3)):
-        with pytest.raises(ValueError, match=r"labels has shape .*, expected \(5,\) or \(5, 3\)"):
-            model(**make_inputs(model), labels=torch.zeros(shape))
+    inputs = make_inputs(model)
+    for shape in ((4,), (5, 3), (5, 1, 3)):
+        with pytest.raises(ValueError, match=r"labels has shape .*, expected \(5,\) for single_label"):
+            model(**inputs, labels=torch.zeros(shape).long())
+    for kind in ("multi_label_classification", "regression"):
+        several = make(heads[SEQUENCE], num_labels=3, problem_type=kind)
+        for shape in ((5,), (5, 2), (3,)):
+            with pytest.raises(ValueError, match=rf"labels has shape .*, expected \(5, 3\) for {kind}"):
+                several(**inputs, labels=torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"labels has shape .*, expected \(5,\) or \(5, 1\) for regression"):
+        make(heads[SEQUENCE], num_labels=1)(**inputs, labels=torch.zeros(5, 2))
+    with pytest.raises(ValueError, match=r"labels has shape \(5,\), expected \(batch, length\)"):
+        make(heads[SEQ2SEQ])(**inputs, labels=torch.zeros(5).long())
     for auto in (TOKEN, CAUSAL, SEQ2SEQ):
         model = make(heads[auto])
         with pytest.raises(ValueError, match=r"labels has shape \(5, 4\), expected \(5, 5\)"):
@@ -132,6 +143,22 @@ def test_only_the_head_is_new(heads, start, tmp_path):
         assert model.config.bidirectional is (start != CAUSAL)
         torch.testing.assert_close(model.model.state_dict(), original.model.state_dict(), rtol=0, atol=0)
         model(**make_inputs(model)).logits.sum().backward()
+
+
+@pytest.mark.parametrize("heads", FAMILIES)
+def test_every_layer_is_found_again(heads, tmp_path):
+    """Depths that a head does not use do not hide the layers that it has from the next one."""
+    depths = {"num_hidden_layers": 2, "encoder_layers": 1, "decoder_layers": 3, "bidirectional": False}
+    architecture = {"architecture": "gated"} if heads[SEQ2SEQ].config_class.family == "Cnn" else {}
+    for start in (SEQ2SEQ, CAUSAL, TOKEN):
+        original = make(heads[start], **depths, **architecture)
+        original.save_pretrained(tmp_path / start)
+        for auto in (CAUSAL, SEQ2SEQ, SEQUENCE):
+            model, info = heads[auto].from_pretrained(tmp_path / start, output_loading_info=True)
+            assert not [key for key in info["missing_keys"] if key.startswith("model.")], (start, auto, info)
+            torch.testing.assert_close(model.model.state_dict(), original.model.state_dict(), rtol=0, atol=0)
+            assert model.config.use_cache
+            assert auto == SEQUENCE or model.generation_config.use_cache
 
 
 @pytest.mark.parametrize("heads", FAMILIES)

@@ -91,6 +91,10 @@ BAD = {
         {"decoder_attention_mask": [[1], [1]]},
         r"^decoder_attention_mask has shape \(2, 1\), but decoder_in",
     ),
+    "labels padded on the left": (
+        {"labels": [[9, 2], [-100, 2]]},
+        r"labels of shape \(2, 2\): row 1 is padded on the",
+    ),
     "nan": ({"labels": [0.5, float("nan")]}, r"labels of shape \(2,\): row 1 is nan, not a finite number"),
 }
 
@@ -109,6 +113,7 @@ def test_classes():
     check_batch(labels, 10, num_labels=4)
     with pytest.raises(InputError, match=r"labels of shape \(3,\): row 1 is 3, outside the classes, 0 to 2"):
         check_batch(labels, 10, num_labels=3)
+    check_batch(labels, 10, num_labels=1)  # whole numbers to regress to
 
 
 def test_a_row_without_tokens():

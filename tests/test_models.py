@@ -22,8 +22,9 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
-from hfseq import LstmConfig, LstmForCausalLM, LstmForConditionalGeneration, LstmModel, RnnConfig
+from hfseq import GruConfig, LstmConfig, LstmForCausalLM, LstmForConditionalGeneration, LstmModel, RnnConfig
 from hfseq.models import MODEL_CLASSES
+from hfseq.models.alignment import next_labels
 
 CLASSES = [
     pytest.param(auto, model_class, id=model_class.__name__)
@@ -570,6 +571,8 @@ def test_wrong_inputs(auto, model_class):
         model(**inputs | {"input_ids": None})
     with pytest.raises(ValueError, match=r"input_ids has shape \(5,\), expected \(batch, length\)"):
         model(**inputs | {"input_ids": torch.ones(5).long()})
+    with pytest.raises(ValueError, match=r"input_ids has shape \(5, 0\): there is no step to run"):
+        model(**inputs | {"input_ids": torch.ones(5, 0).long(), "attention_mask": None})
     for shape in ((5, 5, 7), (5, 6)):
         with pytest.raises(ValueError, match=r"inputs_embeds has shape .*, expected .*embedding_size=6"):
             model(**inputs | {"input_ids": None, "inputs_embeds": torch.zeros(shape).double()})
@@ -624,6 +627,30 @@ def test_wrong_caches(heads):
         make(heads[MODEL])(ids, past_key_values=cache())
     with pytest.raises(ValueError, match=r"attention_mask has shape \(2, 5\), expected \(2, 1\) or \(2, 4\)"):
         lm(ids[:, :1], attention_mask=torch.ones(2, 5), past_key_values=cache())
+
+
+def test_a_cache_of_another_kind_with_the_same_shapes():
+    ids = torch.ones(2, 3).long()
+    rnn, gru = (make(MODEL_CLASSES[config][CAUSAL]) for config in (RnnConfig, GruConfig))
+    cache = rnn(ids, use_cache=True).past_key_values
+    with pytest.raises(ValueError, match="layer 0 holds states of hfseq_rnn, this model is hfseq_gru"):
+        gru(ids, past_key_values=cache)
+    cache.reset()
+    gru(ids, past_key_values=cache)
+
+
+@pytest.mark.parametrize("keep", [2, torch.tensor([3, 1])], ids=str)
+@pytest.mark.parametrize("heads", FAMILIES)
+def test_loss_of_the_steps_kept(heads, keep):
+    """With a mask, whose columns go with the steps."""
+    model = make(heads[CAUSAL])
+    inputs = make_inputs(model)
+    steps = torch.arange(5)[-keep:] if isinstance(keep, int) else keep
+    labels = torch.randint(0, 17, (5, 2), generator=torch.Generator().manual_seed(1))
+    labels = labels.masked_fill(MASK[:, steps] == 0, -100)
+    loss = model(**inputs, labels=labels, logits_to_keep=keep).loss
+    total, count = by_hand(model(**inputs).logits[:, steps], next_labels(labels, MASK[:, steps] != 0))
+    torch.testing.assert_close(loss, (total / count).float())
 
 
 @pytest.mark.parametrize("heads", FAMILIES)
@@ -694,6 +721,16 @@ def test_wrong_types(field, value):
     assert type(caught.value).__name__ == "StrictDataclassFieldValidationError"
 
 
+@pytest.mark.parametrize("heads", FAMILIES)
+def test_checks_of_fields_set_later(heads):
+    """A config is an ordinary object: what `__post_init__` would have refused can be assigned."""
+    config = heads[MODEL](heads[MODEL].config_class(**TINY)).config
+    recurrent = config.family != "Cnn"
+    setattr(config, "hidden_size" if recurrent else "kernel_size", 7 if recurrent else 4)
+    with pytest.raises(ValueError, match="hidden_size=7 must be even" if recurrent else "kernel_size=4 must be odd"):
+        heads[MODEL](config)
+
+
 # --- beside a pretrained Transformer -------------------------------------------------------------------------------
 
 
@@ -731,3 +768,18 @@ def test_decoder_of_a_transformer(heads, input_feeding, tmp_path):
         assert parameter.grad is not None and parameter.grad.any(), name
     torch.optim.SGD(loaded.parameters(), lr=1e-8).step()
     assert loaded(**inputs, labels=labels).loss < before
+
+
+@pytest.mark.parametrize("heads", FAMILIES)
+def test_encoder_of_encoder_decoder_model_and_lm_as_its_decoder(heads, tmp_path):
+    """Both sides from checkpoints of ours, the decoder from an ordinary language model: only its attention is new."""
+    make(heads[MODEL], hidden_size=8).float().save_pretrained(tmp_path / "encoder")
+    lm = make(heads[CAUSAL]).float()
+    lm.save_pretrained(tmp_path / "lm")
+    model = EncoderDecoderModel.from_encoder_decoder_pretrained(tmp_path / "encoder", tmp_path / "lm")
+    assert type(model.encoder) is heads[MODEL] and type(model.decoder) is heads[CAUSAL]
+    torch.testing.assert_close(model.decoder.model.embed_tokens.weight, lm.model.embed_tokens.weight)
+    ids = torch.randint(3, 17, (2, 4))
+    outputs = model(input_ids=ids, decoder_input_ids=ids, labels=ids)
+    outputs.loss.backward()
+    assert outputs.encoder_last_hidden_state.shape == (2, 4, 8)

@@ -22,13 +22,14 @@ def check_batch(
             `decoder_input_ids` `[B, U]` with their masks of the same shapes, `labels` of any shape. Each may be
             absent; others are not looked at.
         vocab_size: Rows of the embeddings of `input_ids`.
-        num_labels: Classes that integer `labels` choose from; None for tokens of the decoder. Labels that are not
-            integers are targets of a regression or of several labels at once, and have no range.
+        num_labels: Classes that integer `labels` choose from; None for tokens of the decoder. With one class, and
+            where labels are not integers, they are targets of a regression or of several labels, without range.
         decoder_vocab_size: Rows of the embeddings of `decoder_input_ids`; None for `vocab_size`.
 
     Raises:
         InputError: An id or a label is out of range (-100, which no loss counts, is a label), a mask has another shape
-            than its ids, a row is all padding, or a label is not finite. It names the argument, the row and the value.
+            than its ids, a row is all padding, a decoder's labels are padded on the left, or a label is not finite. It
+            names the argument, the row and the value.
     """
     decoder_vocab_size = vocab_size if decoder_vocab_size is None else decoder_vocab_size
     _check_ids(batch, "input_ids", "attention_mask", vocab_size)
@@ -36,6 +37,8 @@ def check_batch(
     if batch.get("labels") is not None:
         _check_labels(torch.as_tensor(batch["labels"]), decoder_vocab_size, num_labels)
     _check_ids(batch, "decoder_input_ids", "decoder_attention_mask", decoder_vocab_size)
+    if batch.get("labels") is not None and batch.get("decoder_input_ids") is not None:
+        _check_side(torch.as_tensor(batch["labels"]))
 
 
 def _check_ids(batch: Mapping[str, Any], name: str, mask_name: str, size: int) -> None:
@@ -59,9 +62,21 @@ def _check_labels(labels: torch.Tensor, vocab_size: int, num_labels: int | None)
     if labels.is_floating_point():
         _refuse("labels", labels, ~labels.isfinite(), "not a finite number")
         return
+    if num_labels == 1:
+        return  # whole numbers are targets of a regression, too
     kind, size = ("vocabulary", vocab_size) if num_labels is None else ("classes", num_labels)
     bad = ((labels < 0) | (labels >= size)) & (labels != -100)
     _refuse("labels", labels, bad, f"outside the {kind}, 0 to {size - 1}, and not -100")
+
+
+def _check_side(labels: torch.Tensor) -> None:
+    """Decoder inputs are the labels moved by one: padding on the left would be read as tokens before the first."""
+    late = (labels[:, 0] == -100) & (labels != -100).any(dim=1)
+    if late.any():
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)}: row {int(late.nonzero()[0])} is padded on the left, which a "
+            "decoder reads as tokens; set tokenizer.padding_side = 'right'"
+        )
 
 
 def _refuse(name: str, values: torch.Tensor, bad: torch.Tensor, why: str) -> None:

@@ -15,6 +15,7 @@ class RecurrentCacheLayer(CacheLayerMixin):
         memory: Encoder states as the attention wants them, tensors `[B, S, A]`. They belong to
             `encoder_hidden_states`, which beam search does not reorder, so `reorder_cache` leaves them alone.
         seen: Number of tokens that led to `states`.
+        model_type: Kind of model that wrote them: states of several kinds have the same shapes.
     """
 
     supports_early_init = False
@@ -24,6 +25,7 @@ class RecurrentCacheLayer(CacheLayerMixin):
         self.states: tuple[Tensor, ...] | None = None
         self.memory: tuple[Tensor, ...] | None = None
         self.seen = 0
+        self.model_type: str | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Do nothing: `update` takes whatever shapes the model has."""
@@ -88,15 +90,17 @@ class RecurrentCacheLayer(CacheLayerMixin):
             self.memory = tuple(function(part) for part in self.memory)
 
 
-def cache_layers(cache: Cache, num_layers: int) -> list[RecurrentCacheLayer]:
+def cache_layers(cache: Cache, num_layers: int, model_type: str) -> list[RecurrentCacheLayer]:
     """Layers of whatever cache `generate()` made, replaced by recurrent ones where another kind stands.
 
     Args:
         cache: A `DynamicCache`, or an `EncoderDecoderCache`, of which the self-attention part is used.
         num_layers: Layers that the model has.
+        model_type: The model's, which its layers are marked with.
 
     Raises:
-        ValueError: If a layer holds attention keys and values, so that the cache belongs to another model.
+        ValueError: If a layer holds attention keys and values or another kind of states, so that the cache belongs to
+            another model.
     """
     if isinstance(cache, EncoderDecoderCache):
         cache = cache.self_attention_cache
@@ -112,6 +116,12 @@ def cache_layers(cache: Cache, num_layers: int) -> list[RecurrentCacheLayer]:
                     "so this cache belongs to another model"
                 )
             cache.layers[index] = layer = RecurrentCacheLayer()
+        if layer.seen and layer.model_type != model_type:
+            raise ValueError(
+                f"past_key_values: layer {index} holds states of {layer.model_type}, this model is {model_type}, "
+                "so this cache belongs to another model"
+            )
+        layer.model_type = model_type
         layers.append(layer)
     if any(layer.get_seq_length() for layer in cache.layers[num_layers:]):
         raise ValueError(

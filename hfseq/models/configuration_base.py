@@ -144,6 +144,9 @@ class SequenceConfig(PreTrainedConfig):
             config.bidirectional = head != "ForCausalLM" and not config.add_cross_attention
         if config.bidirectional:
             config.check_directions()
+        if head != "ForConditionalGeneration":
+            # What starts from this model is to find all its layers.
+            config.encoder_layers = config.num_hidden_layers
         config.auto_map = config.full_auto_map()
         return config
 

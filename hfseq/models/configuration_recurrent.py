@@ -21,9 +21,10 @@ class RecurrentConfig(SequenceConfig):
         weight_dropout: Probability of zeroing an element of the hidden-to-hidden matrices, for all steps of a batch,
             in training (DropConnect; Merity et al. 2018, section 2).
         activation_regularization: Weight of AR in the loss of a causal language model in training (Merity et al. 2018,
-            section 4.3): the mean square of the last layer's output after dropout.
+            section 4.3): the mean square of the last layer's output after dropout, over the steps that predict
+            something. It is part of the model's own loss alone, so not of one that the Trainer smoothes.
         temporal_activation_regularization: Weight of TAR (same place): the mean square of the difference between the
-            last layer's outputs, before dropout, at successive steps.
+            last layer's outputs, before dropout, at successive steps, likewise divided by the steps that predict.
         layer_norm: Whether each layer's output is normalised over its features (Ba et al. 2016, eq. 4).
 
     Raises:

@@ -76,8 +76,9 @@ class ParallelLayer(ConvolutionLayer):
 class ResidualLayer(ConvolutionLayer):
     """Two dilated convolutions, each with weight normalisation, ReLU and dropout, added to the input, and a ReLU.
 
-    The residual block of Bai et al. (2018, section 3.3). Around each step instead of up to it, its convolutions are
-    the dilated ones by which Strubell et al. (2017) label sequences.
+    The residual block of Bai et al. (2018, section 3.3), who drop whole channels: that is a locked dropout. Around
+    each step instead of up to it, its convolutions are the dilated ones by which Strubell et al. (2017) label
+    sequences.
 
     Args:
         hidden_size: Width of inputs and outputs.
@@ -118,6 +119,7 @@ class GatedLayer(ConvolutionLayer):
         causal: Whether a step sees only itself and earlier ones.
         dropout: Dropout before the convolution.
         scaled: Whether the sum is scaled.
+        gain: Variance of the initial weights times the number of inputs of a filter.
         attention: The layer's attention, if it has one.
     """
 
@@ -128,11 +130,10 @@ class GatedLayer(ConvolutionLayer):
         causal: bool,
         dropout: Dropout,
         scaled: bool,
+        gain: float,
         attention: StepAttention | None = None,
     ) -> None:
         super().__init__()
-        # He et al. (2015) as Dauphin et al. initialise; with scaled sums Gehring et al. (2017), section 3.5.
-        gain = 4.0 * (1.0 - dropout.probability) if scaled else 2.0
         self.convolutions = nn.ModuleList(
             [Convolution(hidden_size, 2 * hidden_size, kernel_size, causal=causal, gain=gain)]
         )
@@ -170,7 +171,7 @@ class ConvolutionStack(nn.Module):
         dilation_base: The distance of two taps in layer l (from 0) of the residual architecture is its l-th power.
         dropout: Dropout of the layers.
         locked: Whether all steps of a row share its mask.
-        attends: Whether each layer attends over a source (`convs2s`).
+        attends: Whether each layer attends over a source (`convs2s` and `gated`).
     """
 
     def __init__(
@@ -199,7 +200,10 @@ class ConvolutionStack(nn.Module):
             attention = StepAttention(hidden_size, input_size) if attends else None
             # The embeddings come with elements dropped; once is enough unless a map lies between.
             drop = Dropout(dropout if index or maps else 0.0, locked)
-            return GatedLayer(hidden_size, kernel_size, causal, drop, architecture == "convs2s", attention)
+            # He et al. (2015) as Dauphin et al. initialise; with scaled sums Gehring et al. (2017), section 3.5.
+            scaled = architecture == "convs2s"
+            gain = 4.0 * (1.0 - dropout) if scaled else 2.0
+            return GatedLayer(hidden_size, kernel_size, causal, drop, scaled, gain, attention)
 
         self.layers = nn.ModuleList(layer(index) for index in range(1 if architecture == "parallel" else num_layers))
 

@@ -72,6 +72,8 @@ class Backbone(SequencePreTrainedModel):
             return inputs_embeds
         if input_ids.dim() != 2:
             raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, expected (batch, length)")
+        if input_ids.shape[1] == 0:
+            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: there is no step to run")
         embedded = self.embed_tokens(input_ids)
         if self.training and self.config.embedding_dropout:
             vocab_size = self.embed_tokens.weight.shape[0]

@@ -32,6 +32,7 @@ class CnnModelOutput(ModelOutput):
         hidden_states: The embeddings after dropout and each layer's output.
         past_key_values: The state after the last step.
         cross_attentions: Attention weights of each layer, `[B, 1, T, S]`.
+        attentions: None; `EncoderDecoderModel` asks any encoder for its self-attention.
     """
 
     last_hidden_state: Tensor | None = None
@@ -39,6 +40,7 @@ class CnnModelOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     past_key_values: Cache | None = None
     cross_attentions: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 class CnnPreTrainedModel(SequencePreTrainedModel):
@@ -68,8 +70,8 @@ class CnnModel(CnnPreTrainedModel, Backbone):
             `architecture=None` means `residual` for an encoder, `convs2s` for a decoder.
 
     Raises:
-        ValueError: If a decoder is to see later steps or to be of another architecture than `convs2s`, or if an even
-            kernel is to lie around its step.
+        ValueError: If a decoder is to see later steps or to be of another architecture than `convs2s` or `gated`, or
+            if an even kernel is to lie around its step.
     """
 
     def __init__(self, config: CnnConfig) -> None:
@@ -79,11 +81,13 @@ class CnnModel(CnnPreTrainedModel, Backbone):
             config = config.resolved("Model")
         if config.add_cross_attention and config.bidirectional:
             raise ValueError("bidirectional=True is impossible with add_cross_attention=True: a decoder reads forward")
-        if config.add_cross_attention and config.architecture != "convs2s":
+        if config.add_cross_attention and config.architecture not in ("convs2s", "gated"):
             raise ValueError(
                 f"architecture={config.architecture!r} is impossible with add_cross_attention=True: "
-                "only the layers of 'convs2s' attend over encoder states"
+                "only the layers of 'convs2s' and 'gated' attend over encoder states"
             )
+        if config.bidirectional:
+            config.check_directions()
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
         self.positions = None
@@ -153,7 +157,7 @@ class CnnModel(CnnPreTrainedModel, Backbone):
         layers: list[RecurrentCacheLayer] = []
         if use_cache:
             past_key_values = DynamicCache() if past_key_values is None else past_key_values
-            layers = cache_layers(past_key_values, len(self.stack.layers))
+            layers = cache_layers(past_key_values, len(self.stack.layers), self.config.model_type)
         past = layers[0].seen if layers else 0
         mask = valid_steps(attention_mask, batch, length, past, "attention_mask")
 
@@ -241,7 +245,7 @@ class BoundedLinear(nn.Linear):
         """Map `[..., in_features]` to `[..., out_features]`."""
         norms = torch.linalg.vector_norm(self.weight.detach(), dim=1, keepdim=True)
         shrink = self.max_norm / norms.clamp(min=self.max_norm)  # [out_features, 1]
-        if not self.training:
+        if not (self.training and self.weight.requires_grad):
             return nn.functional.linear(values, self.weight * shrink, self.bias)
         # Past autograd, to which two calls before one backward would be a change of what the first has saved.
         self.weight.data.mul_(shrink)
@@ -263,10 +267,13 @@ class CnnForConditionalGeneration(CnnPreTrainedModel, ForConditionalGeneration):
 
     def memory_of(self, encoder_outputs: ModelOutput) -> dict[str, Tensor | None]:
         """See `ForConditionalGeneration.memory_of`; the decoder attends over the input embeddings, too."""
-        return {
-            **super().memory_of(encoder_outputs),
-            "encoder_embeddings": encoder_outputs.get("input_embeddings"),
-        }
+        embeddings = encoder_outputs.get("input_embeddings")
+        if not isinstance(embeddings, Tensor):
+            raise ValueError(
+                "encoder_outputs must be what the encoder of this model returned, a CnnModelOutput: its "
+                "input_embeddings, which the decoder attends over, are missing"
+            )
+        return super().memory_of(encoder_outputs) | {"encoder_embeddings": embeddings}
 
 
 class CnnForSequenceClassification(CnnPreTrainedModel, ForSequenceClassification):

@@ -55,7 +55,8 @@ class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
     def __init__(self, config: SequenceConfig) -> None:
         if config.bidirectional:
             raise ValueError("bidirectional=True is impossible for a causal language model: it would see the future")
-        config = config.resolved("ForCausalLM", is_encoder_decoder=False)
+        layers = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers
+        config = config.resolved("ForCausalLM", num_hidden_layers=layers, is_encoder_decoder=False)
         super().__init__(config)
         self.model = self.backbone_class(config)
         self.output = OutputLayer(config)
@@ -120,7 +121,11 @@ class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             check_labels(labels, logits.shape[:2])
-            mask = None if attention_mask is None else attention_mask[:, -labels.shape[1] :] != 0
+            mask = (
+                None
+                if attention_mask is None
+                else attention_mask[:, -outputs.last_hidden_state.shape[1] :][:, keep] != 0
+            )
             if mask is not None and "shift_labels" not in kwargs:
                 # A shift by one would cross the padding: into a gap, and from left padding onto the first token.
                 kwargs["shift_labels"] = next_labels(labels, mask)
@@ -279,6 +284,8 @@ class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
             encoded = self.encoder_output_class(*encoder_outputs)
         else:
             encoded = encoder_outputs
+        if labels is not None and labels.dim() != 2:
+            raise ValueError(f"labels has shape {tuple(labels.shape)}, expected (batch, length)")
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if past_key_values is None and use_cache:
@@ -323,9 +330,7 @@ class Classifier(SequencePreTrainedModel):
 
     def __init__(self, config: SequenceConfig, head: str) -> None:
         layers = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers
-        config = config.resolved(
-            head, num_hidden_layers=layers, is_encoder_decoder=False, add_cross_attention=False, use_cache=False
-        )
+        config = config.resolved(head, num_hidden_layers=layers, is_encoder_decoder=False, add_cross_attention=False)
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = self.backbone_class(config)
@@ -383,6 +388,7 @@ class ForSequenceClassification(Classifier):
             input_ids=input_ids,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
+            use_cache=False,
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
@@ -391,13 +397,29 @@ class ForSequenceClassification(Classifier):
         logits = self.classifier(self.dropout(self.pooling(hidden, mask)))
         loss = None
         if labels is not None:
-            batch = logits.shape[0]
-            if labels.shape not in ((batch,), (batch, self.num_labels)):
-                raise ValueError(
-                    f"labels has shape {tuple(labels.shape)}, expected ({batch},) or ({batch}, {self.num_labels})"
-                )
+            self._check_labels(labels, logits.shape[0])
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
+            count = kwargs.get("num_items_in_batch")
+            if count is not None and self.config.problem_type != "single_label_classification":
+                # transformers' losses for these are means of the batch at hand; the Trainer, which has counted the
+                # labels of all the batches that it adds up, does not divide again.
+                loss = loss * labels.numel() / count
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    def _check_labels(self, labels: Tensor, batch: int) -> None:
+        """Raise a `ValueError` if labels have another shape than the kind of problem asks for."""
+        kind: str | None = self.config.problem_type
+        one, several = torch.Size((batch,)), torch.Size((batch, self.num_labels))
+        if kind is None:  # as transformers will find out
+            integers = labels.dtype in (torch.long, torch.int)
+            kind = "regression" if self.num_labels == 1 else "single_label" if integers else "multi_label"
+        if self.num_labels == 1 and kind == "regression":
+            allowed = [one, several]
+        else:
+            allowed = [one if kind.startswith("single_label") else several]
+        if labels.shape not in allowed:
+            expected = " or ".join(str(tuple(shape)) for shape in allowed)
+            raise ValueError(f"labels has shape {tuple(labels.shape)}, expected {expected} for {kind}")
 
 
 class ForTokenClassification(Classifier):
@@ -441,6 +463,7 @@ class ForTokenClassification(Classifier):
             input_ids=input_ids,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
+            use_cache=False,
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )

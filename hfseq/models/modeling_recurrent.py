@@ -63,6 +63,8 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
             config = config.resolved("Model")
         if config.bidirectional and config.add_cross_attention:
             raise ValueError("bidirectional=True is impossible with add_cross_attention=True: a decoder reads forward")
+        if config.bidirectional:
+            config.check_directions()
         super().__init__(config)
         hidden, embedding = config.hidden_size, config.embedding_size
         self.embed_tokens = nn.Embedding(config.vocab_size, embedding)
@@ -127,7 +129,7 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         layers: list[RecurrentCacheLayer] = []
         if use_cache:
             past_key_values = DynamicCache() if past_key_values is None else past_key_values
-            layers = cache_layers(past_key_values, self.config.num_hidden_layers)
+            layers = cache_layers(past_key_values, self.config.num_hidden_layers, self.config.model_type)
         past = layers[0].seen if layers else 0
         mask = valid_steps(attention_mask, batch, length, past, "attention_mask")
 
