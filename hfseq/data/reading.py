@@ -8,7 +8,7 @@ import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import datasets
 import numpy as np
@@ -36,6 +36,7 @@ def read_splits(
     test_file: str | None = None,
     column_names: Sequence[str] | None = None,
     moses: bool = False,
+    label_columns: Sequence[str] = (),
 ) -> datasets.DatasetDict:
     r"""Read the splits that are given and keep `columns` of them, all strings, in the order of the file.
 
@@ -63,6 +64,9 @@ def read_splits(
         test_file: The test data; replaces that of `dataset_name`.
         column_names: The columns of CSV and TSV files without a header.
         moses: Whether a file may be a pair of aligned files.
+        label_columns: Those of `columns` that hold classes. Whole numbers and truth values are read as strings (`1`,
+            `true`), class ids of a data set that has names for them as those names, and lists of any of these as lists
+            of strings, which may be empty.
 
     Returns:
         `train`, `validation` and `test`, as far as they were given or are in `dataset_name`. None is empty.
@@ -74,17 +78,29 @@ def read_splits(
         raise InputError(f"the columns (or languages) must differ, got {', '.join(columns)}")
     if dataset_name and train_file:
         raise InputError("--dataset_name and --train_file exclude each other: give one")
-    splits = _read_hub(dataset_name, dataset_config_name, columns) if dataset_name else {}
+    wanted = _Columns(columns, label_columns)
+    splits = _read_hub(dataset_name, dataset_config_name, wanted) if dataset_name else {}
     for split, name in (("train", train_file), ("validation", validation_file), ("test", test_file)):
         if name is not None:
-            splits[split] = _read_file(name, f"--{split}_file", columns, column_names, moses)
+            splits[split] = _read_file(name, f"--{split}_file", wanted, column_names, moses)
     if not splits:
         raise InputError("no data: give --train_file or --dataset_name")
     return datasets.DatasetDict(splits)
 
 
+class _Columns(tuple[str, ...]):
+    """Names of the columns to keep, with those among them that hold classes."""
+
+    labels: frozenset[str]
+
+    def __new__(cls, names: Sequence[str], labels: Sequence[str]) -> Self:
+        columns = super().__new__(cls, names)
+        columns.labels = frozenset(labels)
+        return columns
+
+
 def _read_file(
-    name: str, flag: str, columns: Sequence[str], column_names: Sequence[str] | None, moses: bool
+    name: str, flag: str, columns: _Columns, column_names: Sequence[str] | None, moses: bool
 ) -> datasets.Dataset:
     path = Path(name)
     reader = _READERS.get(path.suffix.lower())
@@ -104,9 +120,7 @@ def _read_file(
 def _drop_empty(dataset: datasets.Dataset, columns: Sequence[str], name: str, source: str) -> datasets.Dataset:
     """The rows with text in every column; reports the others under `name`, refuses `source` if none is left."""
     table = dataset.with_format("arrow")[:]
-    filled = functools.reduce(
-        operator.and_, (_to_numpy(pc.not_equal(pc.utf8_trim_whitespace(table[column]), "")) for column in columns)
-    )
+    filled = functools.reduce(operator.and_, (_filled(table[column]) for column in columns))
     if not filled.any():
         raise InputError(f"{source}: empty: none of {len(dataset)} rows has text in {' and '.join(columns)}")
     dropped = np.flatnonzero(~filled)
@@ -118,12 +132,22 @@ def _drop_empty(dataset: datasets.Dataset, columns: Sequence[str], name: str, so
     return dataset.select(np.flatnonzero(filled))
 
 
+def _filled(values: pa.ChunkedArray) -> np.ndarray:
+    if pa.types.is_list(values.type):
+        return _to_numpy(pc.is_valid(values))
+    return _to_numpy(pc.not_equal(pc.utf8_trim_whitespace(values), ""))
+
+
 def _to_numpy(mask: pa.ChunkedArray) -> np.ndarray:
     return pc.fill_null(mask, False).to_numpy()
 
 
-def _string_table(values: Mapping[str, Sequence[str | None]]) -> pa.Table:
-    return pa.table({column: pa.array(texts, pa.string()) for column, texts in values.items()})
+def _string_table(values: Mapping[str, Sequence[Any]]) -> pa.Table:
+    return pa.table({column: pa.array(texts, _kind(texts)) for column, texts in values.items()})
+
+
+def _kind(texts: Sequence[Any]) -> pa.DataType:
+    return pa.list_(pa.string()) if any(isinstance(text, list) for text in texts) else pa.string()
 
 
 # Text files
@@ -204,7 +228,7 @@ def _pick(
         if header.count(column) != 1:
             problem = f"{header.count(column)} columns" if column in header else "no column"
             hint = "" if column_names else "; a file without a header needs --column_names"
-            raise InputError(f"{path}: {problem} {column!r}; there are {_list(header)}{hint}")
+            raise InputError(f"{path}: {problem} {column!r}; there are {shorten_list(header)}{hint}")
     for line, row in rows:
         # A blank line is an empty row, to be dropped and counted like one.
         if len(row) != len(header) and any(row):
@@ -217,8 +241,8 @@ def _pick(
     return _string_table(values)
 
 
-def _read_jsonl(path: Path, flag: str, columns: Sequence[str]) -> pa.Table:
-    values: dict[str, list[str | None]] = {column: [] for column in columns}
+def _read_jsonl(path: Path, flag: str, columns: _Columns) -> pa.Table:
+    values: dict[str, list[Any]] = {column: [] for column in columns}
     for number, line in enumerate(_lines(path, flag), 1):
         place = f"{path}:{number}"
         if not line.strip():
@@ -234,12 +258,19 @@ def _read_jsonl(path: Path, flag: str, columns: Sequence[str]) -> pa.Table:
             raise InputError(f"{place}: a JSON {type(row).__name__}; each line must be one object")
         for column in columns:
             if column not in row:
-                raise InputError(f"{place}: no column {column!r}; there are {_list(row)}")
-            value = row[column]
-            if not isinstance(value, str | None):
-                raise InputError(f"{place}: column {column!r} must be a string, not {_short(json.dumps(value))}")
+                raise InputError(f"{place}: no column {column!r}; there are {shorten_list(row)}")
+            value = _class_names(row[column]) if column in columns.labels else row[column]
+            if not isinstance(value, str | None) and not (isinstance(value, list) and column in columns.labels):
+                expected = (
+                    "a class (a string, a whole number, true, false, or a list)" if columns.labels else "a string"
+                )
+                raise InputError(f"{place}: column {column!r} must be {expected}, not {_short(json.dumps(value))}")
+            if values[column] and value is not None:
+                first = next((one for one in values[column] if one is not None), value)
+                if isinstance(first, list) is not isinstance(value, list):
+                    raise InputError(f"{place}: column {column!r} must be a list in all rows or in none")
             try:
-                (value or "").encode()
+                "".join(value or "").encode()
             except UnicodeEncodeError:
                 # JSON can escape half of a surrogate pair.
                 raise InputError(
@@ -249,10 +280,21 @@ def _read_jsonl(path: Path, flag: str, columns: Sequence[str]) -> pa.Table:
     return _string_table(values)
 
 
+def _class_names(value: Any) -> Any:
+    """A class or a list of classes of JSON as strings; what is none as it is."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, list) and all(isinstance(one, str | int) for one in value):
+        return [_class_names(one) for one in value]
+    return value
+
+
 # Arrow
 
 
-def _read_parquet(path: Path, flag: str, columns: Sequence[str]) -> pa.Table:
+def _read_parquet(path: Path, flag: str, columns: _Columns) -> pa.Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file ({flag})")
     try:
@@ -266,12 +308,11 @@ def _read_parquet(path: Path, flag: str, columns: Sequence[str]) -> pa.Table:
         names = [field.name for field in table[_TRANSLATION].type]
         table = pa.table(dict(zip(names, texts, strict=True)))
     _check_columns(f"{flag} {path}", columns, names)
-    for column in columns:
-        _check_strings(f"{flag} {path}", column, table[column].type)
-    return table.select(list(columns)).cast(pa.schema([(column, pa.string()) for column in columns]))
+    kinds = [(name, _check_kind(f"{flag} {path}", columns, name, table[name].type)) for name in columns]
+    return table.select(list(columns)).cast(pa.schema(kinds))
 
 
-def _read_hub(name: str, config: str | None, columns: Sequence[str]) -> dict[str, datasets.Dataset]:
+def _read_hub(name: str, config: str | None, columns: _Columns) -> dict[str, datasets.Dataset]:
     source = f"--dataset_name {name}"
     try:
         if (Path(name) / "dataset_dict.json").is_file():
@@ -287,37 +328,69 @@ def _read_hub(name: str, config: str | None, columns: Sequence[str]) -> dict[str
         if alias is not None:
             splits[split] = _pick_hub(found[alias], columns, f"{name} [{alias}]", f"{source}, split {alias}")
     if not splits:
-        raise InputError(f"{source}: no split train, validation or test; there are {_list(found)}")
+        raise InputError(f"{source}: no split train, validation or test; there are {shorten_list(found)}")
     return splits
 
 
-def _pick_hub(dataset: datasets.Dataset, columns: Sequence[str], name: str, source: str) -> datasets.Dataset:
+def _pick_hub(dataset: datasets.Dataset, columns: _Columns, name: str, source: str) -> datasets.Dataset:
     names = dataset.column_names
     if not set(columns) <= set(names) and _TRANSLATION in names:
         dataset = dataset.select_columns(_TRANSLATION).flatten()
         names = [column.removeprefix(f"{_TRANSLATION}.") for column in dataset.column_names]
         dataset = dataset.rename_columns(dict(zip(dataset.column_names, names, strict=True)))
     _check_columns(source, columns, names)
-    dataset = dataset.select_columns(list(columns))
+    dataset = _name_classes(dataset.select_columns(list(columns)), columns)
+    features: dict[str, Any] = {}
     for column in columns:
-        _check_strings(source, column, dataset.data.schema.field(column).type)
-    dataset = dataset.cast(datasets.Features({column: datasets.Value("string") for column in columns}))
+        kind = _check_kind(source, columns, column, dataset.data.schema.field(column).type)
+        text = datasets.Value("string")
+        features[column] = datasets.List(text) if pa.types.is_list(kind) else text
+    dataset = dataset.cast(datasets.Features(features))
     return _drop_empty(dataset, columns, name, source)
+
+
+def _name_classes(dataset: datasets.Dataset, columns: _Columns) -> datasets.Dataset:
+    """Ids of classes that the data set has names for as these names."""
+    for column in columns.labels:
+        feature = dataset.features[column]
+        kind = getattr(feature, "feature", feature)
+        if not isinstance(kind, datasets.ClassLabel):
+            continue
+        listed = kind is not feature
+        lists = [value if listed else [value] for value in dataset[column]]
+        # -1 stands for no class, and a row may be null.
+        named = [one and [kind.names[id] if id is not None and id >= 0 else None for id in one] for one in lists]
+        values = named if listed else [one for (one,) in named]
+        text = datasets.Value("string")
+        dataset = dataset.remove_columns(column).add_column(
+            column, values, feature=datasets.List(text) if listed else text
+        )
+    return dataset
 
 
 def _check_columns(source: str, columns: Sequence[str], names: Sequence[str]) -> None:
     for column in columns:
         if column not in names:
-            raise InputError(f"{source}: no column {column!r}; there are {_list(names)}")
+            raise InputError(f"{source}: no column {column!r}; there are {shorten_list(names)}")
 
 
-def _check_strings(source: str, column: str, kind: pa.DataType) -> None:
-    value = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not any(check(value) for check in _STRINGS):
-        raise InputError(f"{source}: column {column!r} must hold strings, not {_short(str(kind))}")
+def _check_kind(source: str, columns: _Columns, column: str, kind: pa.DataType) -> pa.DataType:
+    """Type to which a column of strings, or of classes, is cast."""
+    allowed, expected, target = list(_STRINGS), "strings", pa.string()
+    value = kind
+    if column in columns.labels:
+        allowed += [pa.types.is_integer, pa.types.is_boolean]
+        expected = "classes (strings, whole numbers, truth values, or lists of them)"
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            value, target = kind.value_type, pa.list_(pa.string())
+    value = value.value_type if pa.types.is_dictionary(value) else value
+    if not any(check(value) for check in allowed):
+        raise InputError(f"{source}: column {column!r} must hold {expected}, not {_short(str(kind))}")
+    return target
 
 
-def _list(names: Sequence[str] | dict[str, Any]) -> str:
+def shorten_list(names: Sequence[str] | dict[str, Any]) -> str:
+    """Names for an error message, long ones cut; `none` if there are none."""
     return ", ".join(_short(repr(name)) for name in names) or "none"
 
 

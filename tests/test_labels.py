@@ -1,0 +1,131 @@
+"""Class columns: read as strings from every kind of file, numbered by the training rows."""
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from hfseq.data.errors import InputError
+from hfseq.data.labels import encode_labels
+from hfseq.data.reading import read_splits
+
+COLUMNS = {"columns": ["text", "label"], "label_columns": ["label"]}
+TEXTS = ["good", "bad", "so so"]
+
+
+def write(path, values):
+    rows = zip(TEXTS, values, strict=True)
+    if path.suffix == ".csv":
+        path.write_text("text,label\n" + "".join(f"{text},{value}\n" for text, value in rows))
+    elif path.suffix == ".jsonl":
+        import json
+
+        path.write_text("".join(json.dumps({"text": text, "label": value}) + "\n" for text, value in rows))
+    else:
+        pq.write_table(pa.table({"text": TEXTS, "label": values}), path)
+    return str(path)
+
+
+def read(path, **changes):
+    return read_splits(train_file=str(path), **COLUMNS | changes)["train"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [(["pos", "neg", "pos"], ["pos", "neg", "pos"]), ([1, 0, 2], ["1", "0", "2"])],
+    ids=["names", "numbers"],
+)
+def test_classes_are_read_as_strings(tmp_path, suffix, values, expected):
+    rows = read(write(tmp_path / f"train{suffix}", values))
+    assert rows["label"][:] == expected and rows["text"][:] == TEXTS
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([True, False, True], ["true", "false", "true"]),
+        ([["a", "b"], [], ["b"]], [["a", "b"], [], ["b"]]),
+        ([[1, 2], [], [2]], [["1", "2"], [], ["2"]]),
+    ],
+    ids=["truth", "lists", "lists of numbers"],
+)
+def test_truth_values_and_lists(tmp_path, suffix, values, expected):
+    assert read(write(tmp_path / f"train{suffix}", values))["label"][:] == expected
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_rows_without_a_class_are_dropped(tmp_path, suffix, caplog):
+    path = write(tmp_path / f"train{suffix}", ["pos", "", "neg"] if suffix == ".csv" else ["pos", None, "neg"])
+    assert read(path)["label"][:] == ["pos", "neg"]
+    assert "1 empty row dropped of 3: 2" in caplog.text
+
+
+def test_names_of_a_data_set(tmp_path):
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["neg", "pos"]),
+            "topics": datasets.List(datasets.ClassLabel(names=["film", "food"])),
+        }
+    )
+    rows = {"text": [*TEXTS, "none"], "label": [1, 0, 1, -1], "topics": [[0], [], [1, 0], [1]]}
+    datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features)}).save_to_disk(tmp_path / "data")
+    found = read_splits(dataset_name=str(tmp_path / "data"), **COLUMNS)["train"]
+    assert found["label"][:] == ["pos", "neg", "pos"]
+    topics = {"columns": ["text", "topics"], "label_columns": ["topics"]}
+    found = read_splits(dataset_name=str(tmp_path / "data"), **topics)["train"]
+    assert found["topics"][:] == [["film"], [], ["food", "film"], ["food"]]
+
+
+def test_what_is_no_class(tmp_path):
+    with pytest.raises(InputError, match=r"bad.jsonl:2: column 'label' must be a class .*, not 0.5"):
+        read(write(tmp_path / "bad.jsonl", ["pos", 0.5, "neg"]))
+    with pytest.raises(InputError, match=r"list.jsonl:2: column 'label' must be a list in all rows or in none"):
+        read(write(tmp_path / "list.jsonl", [["pos"], "neg", ["neg"]]))
+    with pytest.raises(InputError, match=r"column 'label' must hold classes .*, not double"):
+        read(write(tmp_path / "bad.parquet", [1.0, 0.5, 2.0]))
+    with pytest.raises(InputError, match=r"column 'label' must be a string, not 1"):
+        read(write(tmp_path / "text.jsonl", [1, 2, 3]), label_columns=[])
+
+
+def splits(train, **others):
+    return datasets.DatasetDict(
+        {
+            name: datasets.Dataset.from_dict({"text": [str(row) for row in range(len(values))], "label": values})
+            for name, values in ({"train": train} | others).items()
+        }
+    )
+
+
+def test_names_are_numbered():
+    data, names = encode_labels(splits(["pos", "neg", " pos "], test=["neg"]), "label")
+    assert names == ["neg", "pos"]
+    assert data["train"]["labels"][:] == [1, 0, 1] and data["test"]["labels"][:] == [0]
+    assert data["train"].column_names == ["text", "labels"]
+    _, names = encode_labels(splits(["10", "9", "-1"]), "label")
+    assert names == ["-1", "9", "10"]
+    data, names = encode_labels(splits(["pos", "neg"]), "label", names=["pos", "mixed", "neg"])
+    assert names == ["pos", "mixed", "neg"] and data["train"]["labels"][:] == [0, 2]
+
+
+def test_several_classes_at_once():
+    expected = [[1.0, 1.0], [0.0, 0.0], [0.0, 1.0]]
+    for values, separator in ([["a", "b"], [], ["b"]], None), (["a; b", "", "b"], ";"):
+        data, names = encode_labels(splits(values), "label", separator=separator)
+        assert names == ["a", "b"] and data["train"]["labels"][:] == expected
+
+
+def test_classes_that_training_does_not_have():
+    with pytest.raises(
+        InputError, match="validation, row 2: class 'mixed' of column 'label' is not one of the 2 known"
+    ):
+        encode_labels(splits(["pos", "neg"], validation=["pos", "mixed"]), "label")
+    with pytest.raises(InputError, match=r"the training data has 1 class \('pos'\); there is nothing to learn"):
+        encode_labels(splits(["pos", "pos"]), "label")
+    data = splits(["pos", "neg"])
+    del data["train"]
+    data["test"] = splits(["pos"])["train"]
+    with pytest.raises(InputError, match="no training data to take the classes"):
+        encode_labels(data, "label")
