@@ -35,8 +35,8 @@ def prepare(args: argparse.Namespace, folder: Path) -> None:
         rows = cldr_pairs(*columns)["train"]
     tokenizer = train_tokenizer((text for column in columns for text in rows[column]), vocab_size=args.vocab_size)
     tokenizer.save_pretrained(folder / "tokenizer")
-    encoded, _ = encode_pairs(rows, tokenizer, *columns, max_source_length=100, max_target_length=100)
-    encoded.save_to_disk(folder / "rows")
+    encoded, _ = encode_pairs({"train": rows}, tokenizer, *columns, max_source_length=100, max_target_length=100)
+    encoded["train"].save_to_disk(folder / "rows")
 
 
 def load(args: argparse.Namespace, folder: Path) -> tuple:
@@ -90,8 +90,8 @@ def run_recipe(args: argparse.Namespace, folder: Path) -> list[float]:
     """The recipe's Trainer with the recipe's arguments; returns the time at the end of each step."""
     from transformers import TrainerCallback
 
-    from hfseq.training.arguments import RecipeArguments
-    from hfseq.training.trainer import SequenceTrainer
+    from hfseq.training.arguments import TranslationArguments
+    from hfseq.training.trainer import GenerationTrainer
 
     ends = []
 
@@ -100,7 +100,7 @@ def run_recipe(args: argparse.Namespace, folder: Path) -> list[float]:
             ends.append(time.perf_counter())
 
     model, rows, tokenizer, collator, _ = load(args, folder)
-    arguments = RecipeArguments(
+    arguments = TranslationArguments(
         output_dir=str(folder / "output"),
         max_steps=args.steps,
         label_smoothing_factor=0.1,
@@ -110,7 +110,7 @@ def run_recipe(args: argparse.Namespace, folder: Path) -> list[float]:
         save_strategy="no",
         load_best_model_at_end=False,
     )
-    trainer = SequenceTrainer(
+    trainer = GenerationTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,

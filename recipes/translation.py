@@ -10,41 +10,41 @@ says. Your own data, with every flag of transformers' TrainingArguments; a YAML 
 """
 
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from accelerate import PartialState
-from transformers import DataCollatorForSeq2Seq, EarlyStoppingCallback, set_seed
+from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, EarlyStoppingCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from hfseq import metrics
 from hfseq.data.cldr import cldr_pairs
 from hfseq.data.collation import CheckedCollator
-from hfseq.data.errors import InputError
-from hfseq.data.reading import hold_out_validation, read_splits
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
-from hfseq.training.arguments import ModelArguments, PairArguments, RecipeArguments
+from hfseq.training.arguments import DATA_FLAGS, ModelArguments, PairArguments, TranslationArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
+from hfseq.training.models import load_model
 from hfseq.training.seq2seq import (
+    compare,
     decode_ids,
     encode_pairs,
-    load_model,
+    examples,
     save_results,
-    score,
+    score_translations,
     set_generation,
-    summarize_scores,
     write_reports,
 )
-from hfseq.training.trainer import SequenceTrainer
+from hfseq.training.trainer import GenerationTrainer
 
 DEMO = Path(__file__).parent / "configs" / "translation_demo.yaml"
-DATA_FLAGS = ("--dataset_name", "--train_file", "--validation_file", "--test_file")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe with the arguments `argv`, by default those of the process."""
     # 1. Arguments. Nothing is written before everything that can be checked has been.
     argv = with_default_config(argv, DEMO, unless=("--model_name_or_path", *DATA_FLAGS))
-    model_args, data_args, args = parse_config((ModelArguments, PairArguments, RecipeArguments), argv)
+    model_args, data_args, args = parse_config((ModelArguments, PairArguments, TranslationArguments), argv)
     train, predict = args.do_train or not args.do_predict, args.do_predict or not args.do_train
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
@@ -55,46 +55,29 @@ def main(argv: list[str] | None = None) -> None:
 
     # 2. Data: pairs of texts in the columns `source_lang` and `target_lang`.
     source, target = data_args.source_lang, data_args.target_lang
-    if not any((data_args.dataset_name, data_args.train_file, data_args.validation_file, data_args.test_file)):
-        splits = cldr_pairs(source, target)
-    else:
-        splits = read_splits(
-            columns=(source, target),
-            dataset_name=data_args.dataset_name,
-            dataset_config_name=data_args.dataset_config_name,
-            train_file=data_args.train_file,
-            validation_file=data_args.validation_file,
-            test_file=data_args.test_file,
-            column_names=data_args.column_names.split(",") if data_args.column_names else None,
-            moses=True,
-        )
-    if train:
-        splits = hold_out_validation(splits, seed=args.seed)
-    elif "test" in splits:
-        splits = {"test": splits["test"]}
-    else:
-        raise InputError("--do_predict without --do_train needs --test_file, or a data set with a test split")
+    splits = data_args.read(
+        (source, target), partial(cldr_pairs, source, target), train=train, seed=args.seed, moses=True
+    )
     say(", ".join(f"{len(rows)} {name}" for name, rows in splits.items()), f"pairs {source} → {target}", flush=True)
 
     # 3. Model and tokenizer.
-    model, tokenizer = load_model(model_args, splits.get("train"), (source, target))
+    texts = chain.from_iterable(splits["train"][column] for column in (source, target)) if train else None
+    model, tokenizer = load_model(AutoModelForSeq2SeqLM, model_args, texts, default_type="hfseq_lstm")
     set_generation(model, data_args.num_beams, data_args.max_target_length)
     say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
 
     # 4. Encoding.
-    encoded = {}
-    for name, rows in splits.items():
-        encoded[name], cut = encode_pairs(
-            rows,
-            tokenizer,
-            source,
-            target,
-            max_source_length=data_args.max_source_length,
-            max_target_length=data_args.max_target_length,
-            prefix=data_args.source_prefix,
-        )
-        if cut:
-            say(f"{name}: {cut} pairs are longer than --max_source_length or --max_target_length and were cut")
+    encoded, cut = encode_pairs(
+        splits,
+        tokenizer,
+        source,
+        target,
+        max_source_length=data_args.max_source_length,
+        max_target_length=data_args.max_target_length,
+        prefix=data_args.source_prefix,
+    )
+    for name, count in cut.items():
+        say(f"{name}: {count} pairs are longer than --max_source_length or --max_target_length and were cut")
     if train and data_args.max_tokens is not None:
         # The trainer makes its own; this one refuses a budget too small before anything is written.
         TokenBudgetBatchSampler(row_lengths(encoded["train"]), data_args.max_tokens, num_replicas=args.world_size)
@@ -103,15 +86,15 @@ def main(argv: list[str] | None = None) -> None:
     prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     args.generation_max_length = args.generation_max_length or data_args.max_target_length
     patience = data_args.early_stopping_patience
-    decode = partial(decode_ids, tokenizer)
-    trainer = SequenceTrainer(
+    references = splits["validation"][target] if train else []
+    trainer = GenerationTrainer(
         model=model,
         args=args,
         train_dataset=encoded.get("train"),
         eval_dataset=encoded.get("validation", encoded.get("test")),
         processing_class=tokenizer,
         data_collator=CheckedCollator(DataCollatorForSeq2Seq(tokenizer, model=model), model),
-        compute_metrics=lambda output: score(decode(output.predictions), decode(output.label_ids)),
+        compute_metrics=lambda output: score_translations(decode_ids(tokenizer, output.predictions), references),
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
         max_tokens=data_args.max_tokens,
     )
@@ -127,18 +110,24 @@ def main(argv: list[str] | None = None) -> None:
 
     # 6. The final test: with beams, beside the source copied.
     name = "test" if "test" in encoded else "validation"
+    trainer.compute_metrics = None
     output = trainer.predict(encoded[name], metric_key_prefix=name, num_beams=data_args.num_beams)
-    predictions = decode(output.predictions)
+    predictions = decode_ids(tokenizer, output.predictions)
     rows = splits[name]
+    sources, references = rows[source], rows[target]
     kinds = rows["kind"] if "kind" in rows.column_names else None
-    results, table = summarize_scores(rows[source], rows[target], predictions, kinds)
+    systems = {"model": predictions, "copy": sources}
+    results, table = compare(score_translations, systems, references, kinds=kinds)
+    signature = metrics.load("sacrebleu").compute(predictions=predictions, references=references)["signature"]
 
     # 7. Reports.
     if trainer.is_world_process_zero():
         save_results(args.output_dir, {f"{name}_{key}": value for key, value in results.items()})
-        texts = (rows[source], rows[target], predictions)
-        write_reports(args.output_dir, model, tokenizer, trainer.state.log_history, texts, data_args.source_prefix)
-        print(f"\n{name}: {len(rows)} pairs, beam {data_args.num_beams}\n{table}\n")
+        texts = (sources, references, predictions)
+        log, prefix = trainer.state.log_history, data_args.source_prefix
+        write_reports(args.output_dir, model, tokenizer, log, texts, metric="bleu", prefix=prefix)
+        print(f"\n{name}: {len(rows)} pairs, beam {data_args.num_beams}\n{table}")
+        print(f"sacreBLEU signature: {signature}\n\n{examples(sources, predictions, kinds)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")
 
 

@@ -40,7 +40,7 @@ from hfseq.training.checkpoints import (
     rotate_checkpoints,
     save_checkpoint,
 )
-from hfseq.training.trainer import SequenceTrainer
+from hfseq.training.trainer import GenerationTrainer
 
 # The children are forked from a process that has imported everything and computed nothing: no import for each.
 FORKS = multiprocessing.get_context("forkserver")
@@ -172,7 +172,7 @@ def trainer_run(
     )
     watch = Watch(kill_step)
 
-    class Recording(SequenceTrainer):
+    class Recording(GenerationTrainer):
         def training_step(self, model, inputs, *args, **kwargs):
             watch.seen.append(inputs["input_ids"].tolist())
             return super().training_step(model, inputs, *args, **kwargs)
@@ -416,7 +416,7 @@ def test_no_checkpoint_of_weights_that_are_not_finite(tmp_path):
                 with torch.no_grad():
                     next(model.parameters())[3] = float("inf")
 
-    trainer = SequenceTrainer(
+    trainer = GenerationTrainer(
         model=tiny_model(),
         args=arguments,
         train_dataset=rows(),
@@ -433,7 +433,7 @@ def test_no_checkpoint_of_weights_that_are_not_finite(tmp_path):
 def test_a_loss_that_is_nan_names_the_step(tmp_path):
     arguments = Seq2SeqTrainingArguments(str(tmp_path), max_steps=9, use_cpu=True, disable_tqdm=True, report_to=[])
 
-    class Spoilt(SequenceTrainer):
+    class Spoilt(GenerationTrainer):
         def compute_loss(self, *args, **kwargs):
             return super().compute_loss(*args, **kwargs) * (float("nan") if self.state.global_step == 2 else 1)
 

@@ -26,10 +26,11 @@ from transformers import (
 from hfseq import LstmConfig, LstmForCausalLM
 from hfseq.data.errors import InputError
 from hfseq.tokenization import train_tokenizer
+from hfseq.training import loop
 from hfseq.training.arguments import ModelArguments
 from hfseq.training.checkpoints import MANIFEST, last_complete_checkpoint
-from hfseq.training.seq2seq import load_model
-from hfseq.training.trainer import SequenceTrainer
+from hfseq.training.models import load_model
+from hfseq.training.trainer import GenerationTrainer
 
 ROOT = Path(__file__).parents[1]
 TRAINER, ACCELERATE = DRIVERS = ("translation", "translation_accelerate")
@@ -315,12 +316,11 @@ def test_do_train_alone_leaves_out_the_test(data, tmp_path):
 def test_early_stopping(driver, data, tmp_path, monkeypatch):
     # The score falls from the first epoch on, so patience 2 ends the run after the third of nine.
     falling = iter(range(90, 0, -10))
-    monkeypatch.setattr(
-        RECIPES[driver], "score", lambda *_: dict.fromkeys(("bleu", "chrf", "exact_match"), float(next(falling)))
-    )
+    scores = ("bleu", "chrf", "exact_match")
+    monkeypatch.setattr(RECIPES[driver], "score_translations", lambda *_: dict.fromkeys(scores, float(next(falling))))
     output = start(driver, data, tmp_path / "out", num_train_epochs=9, early_stopping_patience=2)
-    # The Trainer scores its predictions of the test, too.
-    assert next(falling) == (50 if driver == TRAINER else 60)
+    # Three evaluations; in the end the model and the baseline.
+    assert next(falling) == 40
     # Four steps an epoch; the first was the best, stays, and is the result.
     if driver == TRAINER:
         best = weights(output / "checkpoint-4")
@@ -340,7 +340,7 @@ class Killed(Exception):
 def kill_after_checkpoint(monkeypatch, driver, number):
     """The run dies when its `number`-th checkpoint is written."""
     count = 0
-    owner, name = (SequenceTrainer, "_save_checkpoint") if driver == TRAINER else (RECIPES[driver], "save_checkpoint")
+    owner, name = (GenerationTrainer, "_save_checkpoint") if driver == TRAINER else (loop, "save_checkpoint")
     original = getattr(owner, name)
 
     def save(*args, **kwargs):
@@ -423,13 +423,13 @@ def test_the_drivers_agree(flags, data, tmp_path):
             logs[TRAINER] = [(entry["step"], entry["loss"]) for entry in state.log_history if "loss" in entry]
 
     with pytest.MonkeyPatch.context() as patch:
-        original = SequenceTrainer.__init__
+        original = GenerationTrainer.__init__
 
         def init(self, *args, **kwargs):
             original(self, *args, **kwargs)
             self.add_callback(Log())
 
-        patch.setattr(SequenceTrainer, "__init__", init)
+        patch.setattr(GenerationTrainer, "__init__", init)
         one = start(TRAINER, data, tmp_path / TRAINER, **flags)
     other = start(ACCELERATE, data, tmp_path / ACCELERATE, **flags)
     state = json.loads((Path(last_complete_checkpoint(other)) / "loop_state.json").read_text(encoding="utf-8"))
@@ -668,7 +668,7 @@ def test_do_predict_needs_a_test_split(data, tmp_path):
 
 def test_a_prediction_only_model_needs_no_training_rows():
     with pytest.raises(InputError, match="--model_name_or_path names a trained one"):
-        load_model(ModelArguments(), None, ("de", "en"))
+        load_model(AutoModelForSeq2SeqLM, ModelArguments(), None, default_type="hfseq_lstm")
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -1,121 +1,25 @@
 """What the sequence-to-sequence recipes share: encoding pairs, scoring, and the files that a run leaves."""
 
-import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import datasets
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy
-from transformers import (
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq import metrics
 from hfseq.data.collation import check_batch, vocabulary_sizes
-from hfseq.data.errors import InputError
-from hfseq.tokenization import train_tokenizer
-from hfseq.training.arguments import METRICS, ModelArguments
+from hfseq.data.encoding import encode_splits, encode_texts
 from hfseq.training.reports import plot_alignment, plot_learning_curve, write_samples
-
-_TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
-
-
-def load_model(
-    args: ModelArguments, train: datasets.Dataset | None, columns: Sequence[str], default_type: str = "hfseq_lstm"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a checkpoint and its tokenizer, or make a new model of a family and train a joint tokenizer.
-
-    Args:
-        args: Which.
-        train: Rows to train the tokenizer on; None will do for a checkpoint.
-        columns: Columns with their texts.
-        default_type: Family if nothing is said.
-
-    Raises:
-        InputError: If both or an unknown family are named, the checkpoint cannot be loaded or is of another kind, or
-            a config field is unknown or impossible.
-    """
-    overrides = dict(args.config_overrides or {})
-    if args.model_name_or_path is not None:
-        if args.model_type is not None:
-            raise InputError("--model_type is for a new model; leave it out with --model_name_or_path")
-        return _load_checkpoint(args.model_name_or_path, overrides)
-    model_type = args.model_type or default_type
-    ours = ", ".join(sorted(name for name in CONFIG_MAPPING.keys() if name.startswith("hfseq_")))
-    if model_type not in CONFIG_MAPPING:
-        raise InputError(f"unknown --model_type {model_type!r}; hfseq has {ours}")
-    if CONFIG_MAPPING[model_type] not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
-        raise InputError(f"--model_type {model_type} has no sequence-to-sequence model; hfseq has {ours}")
-    if taken := sorted(overrides.keys() & {"vocab_size", *_TOKEN_IDS}):
-        raise InputError(f"--config_overrides: {taken[0]} comes from the tokenizer; --vocab_size sets its size")
-    try:
-        # Made once before the tokenizer, so that an impossible size does not wait for its training.
-        _check_fields(AutoConfig.for_model(model_type), overrides)
-        AutoConfig.for_model(model_type, **overrides)
-        if train is None:
-            raise InputError("a new model needs training data; --model_name_or_path names a trained one")
-        tokenizer = train_tokenizer(
-            (text for column in columns for text in train[column]),
-            model=args.tokenizer_model,
-            vocab_size=args.vocab_size,
-            normalization=args.normalization,
-            lowercase=args.lowercase,
-        )
-        ids = {name: getattr(tokenizer, name) for name in _TOKEN_IDS[:-1]}
-        ids["decoder_start_token_id"] = tokenizer.bos_token_id
-        config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **ids, **overrides)
-        return AutoModelForSeq2SeqLM.from_config(config), tokenizer
-    except InputError:
-        raise
-    except (TypeError, ValueError, StrictDataclassError) as error:
-        raise InputError(f"--config_overrides: {shorten(str(error), 300)}") from error
-
-
-def _load_checkpoint(name: str, overrides: dict[str, Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    flag = f"--model_name_or_path {name}"
-    try:
-        config = AutoConfig.from_pretrained(name)
-        _check_fields(config, overrides)
-        if not config.is_encoder_decoder or type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
-            kind = ", ".join(config.architectures or [config.model_type])
-            raise InputError(f"{flag}: {kind} is not a sequence-to-sequence model (an encoder and a decoder)")
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        config = AutoConfig.from_pretrained(name, **overrides)
-        return AutoModelForSeq2SeqLM.from_pretrained(name, config=config), tokenizer
-    except InputError:
-        raise
-    except (OSError, TypeError, ValueError, RuntimeError, StrictDataclassError, SafetensorError) as error:
-        there = "" if Path(name).is_dir() else "no such directory, nor a model that the Hub or its cache gives: "
-        raise InputError(f"{flag}: {there}{shorten(str(error), 300)}") from error
-
-
-def _check_fields(config: PreTrainedConfig, overrides: dict[str, Any]) -> None:
-    """A config takes any name, so a misspelt one would be forgotten in silence."""
-    known = {*config.to_dict(), *config.attribute_map}
-    for name in overrides:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
-            raise InputError(f"--config_overrides: {type(config).__name__} has no field {name!r}; {hint}")
 
 
 def encode_pairs(
-    rows: datasets.Dataset,
+    splits: Mapping[str, datasets.Dataset],
     tokenizer: PreTrainedTokenizerBase,
     source: str,
     target: str,
@@ -123,11 +27,11 @@ def encode_pairs(
     max_source_length: int,
     max_target_length: int,
     prefix: str = "",
-) -> tuple[datasets.Dataset, int]:
+) -> tuple[dict[str, datasets.Dataset], dict[str, int]]:
     """Encode pairs of texts for a sequence-to-sequence model.
 
     Args:
-        rows: With text columns `source` and `target`.
+        splits: Rows with text columns `source` and `target`, by the name of their split.
         tokenizer: Of the model.
         source: Name of the source column.
         target: Name of the target column.
@@ -136,32 +40,23 @@ def encode_pairs(
         prefix: Text before every source.
 
     Returns:
-        Columns `input_ids`, `attention_mask`, `labels` in the order of `rows`, and how many rows were cut.
+        Columns `input_ids`, `attention_mask`, `labels` in the order of the rows, and how many rows of which splits
+        were cut.
     """
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list]:
         texts = [prefix + text for text in batch[source]]
-        encoded = tokenizer(texts, max_length=max_source_length, truncation=True)
-        labels = tokenizer(text_target=batch[target], max_length=max_target_length, truncation=True)["input_ids"]
-        cut = [
-            len(ids) == max_source_length or len(label) == max_target_length
-            for ids, label in zip(encoded["input_ids"], labels, strict=True)
-        ]
-        # A row that just fits is told from one that was cut by its length without truncation.
-        for index in [index for index, full in enumerate(cut) if full]:
-            long_source = len(tokenizer(texts[index])["input_ids"]) > max_source_length
-            cut[index] = (
-                long_source or len(tokenizer(text_target=batch[target][index])["input_ids"]) > max_target_length
-            )
+        encoded, long = encode_texts(tokenizer, texts, max_source_length)
+        labels, long_labels = encode_texts(tokenizer, batch[target], max_target_length, target=True)
+        cut = [one or other for one, other in zip(long, long_labels, strict=True)]
         return {
             "input_ids": encoded["input_ids"],
             "attention_mask": encoded["attention_mask"],
-            "labels": labels,
+            "labels": labels["input_ids"],
             "cut": cut,
         }
 
-    encoded = rows.map(encode, batched=True, remove_columns=rows.column_names, keep_in_memory=True, desc="Encoding")
-    return encoded.remove_columns("cut"), sum(encoded["cut"])
+    return encode_splits(splits, encode)
 
 
 def decode_ids(tokenizer: PreTrainedTokenizerBase, ids: Any) -> list[str]:
@@ -172,47 +67,62 @@ def decode_ids(tokenizer: PreTrainedTokenizerBase, ids: Any) -> list[str]:
     return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
-def score(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """BLEU (cased, 13a), chrF and exact match, all from 0 to 100."""
+def score_translations(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """`bleu` (cased, 13a), `chrf` and `exact_match`, all from 0 to 100."""
+    names = {"bleu": "sacrebleu", "chrf": "chrf", "exact_match": "exact_match"}
     return {
         name: metrics.load(metric).compute(predictions=predictions, references=references)["score"]
-        for name, metric in METRICS.items()
+        for name, metric in names.items()
     }
 
 
-def summarize_scores(
-    sources: Sequence[str], references: Sequence[str], predictions: Sequence[str], kinds: Sequence[str] | None
+def compare(
+    score: Callable[[Sequence[str], Any], dict[str, float]],
+    systems: Mapping[str, Sequence[str]],
+    references: Sequence[str] | Sequence[Sequence[str]],
+    *,
+    kinds: Sequence[str] | None = None,
+    kind_metric: str = "exact_match",
 ) -> tuple[dict[str, float], str]:
-    """Scores of predictions beside those of the sources copied, and a table of them and some examples to print.
+    """Scores of a model beside those of baselines on the same rows, and a table of them to print.
 
     Args:
-        sources: Source texts.
-        references: Right translations.
-        predictions: Translations.
-        kinds: What kind of pair each is, for a row of exact match per kind; None for no such rows.
+        score: Gives the scores of texts, such as `score_translations`.
+        systems: Name to texts; the model's come first.
+        references: What is right, one text or a list of texts a row.
+        kinds: What kind of row each is, for a line of scores per kind; None for no such lines.
+        kind_metric: Metric of those lines.
 
     Returns:
-        `bleu`, `chrf`, `exact_match`, each also with `copy_` before it and, per kind, `exact_match_<kind>`; the table.
+        The model's scores by their names, those of a baseline with its name and `_` before them, and the model's per
+        kind as `<kind_metric>_<kind>`; the table.
     """
-    ours, copied = score(predictions, references), score(sources, references)
-    bleu = metrics.load("sacrebleu").compute(predictions=predictions, references=references)
-    lines = [f"{'':24}{'model':>8}{'copied':>8}"]
-    lines += [f"{name:24}{ours[name]:8.2f}{copied[name]:8.2f}" for name in METRICS]
-    results = ours | {f"copy_{name}": value for name, value in copied.items()}
+    scores = {system: score(texts, references) for system, texts in systems.items()}
+    model, *baselines = systems
+    results = dict(scores[model])
+    for system in baselines:
+        results |= {f"{system}_{name}": value for name, value in scores[system].items()}
+    width = max(8, *(len(system) + 2 for system in systems))
+    lines = [" " * 24 + "".join(f"{system:>{width}}" for system in systems)]
+    for name in scores[model]:
+        lines.append(f"{name:24}" + "".join(f"{scores[system][name]:{width}.2f}" for system in systems))
     if kinds is not None:
-        exact = metrics.load("exact_match")
-        by_kind = metrics.scores_by_group(exact, predictions, references, kinds)
-        copied_by_kind = metrics.scores_by_group(exact, sources, references, kinds)
-        lines.append("exact match by kind of pair")
-        for kind in sorted(by_kind):
+        metric = metrics.load(kind_metric)
+        by_kind = {
+            system: metrics.scores_by_group(metric, texts, references, kinds) for system, texts in systems.items()
+        }
+        lines.append(f"{kind_metric} by kind")
+        for kind in sorted(set(kinds)):
             label = f"  {kind} ({sum(other == kind for other in kinds)})"
-            lines.append(f"{label:24}{by_kind[kind]:8.2f}{copied_by_kind[kind]:8.2f}")
-            results[f"exact_match_{kind}"] = by_kind[kind]
-    lines += [f"sacreBLEU signature: {bleu['signature']}", "", "examples"]
-    # One of each kind where there are kinds, the first three else.
-    shown = range(min(3, len(sources))) if kinds is None else sorted(list(kinds).index(kind) for kind in set(kinds))
-    lines += [f"  {sources[row]}  →  {predictions[row]}" for row in shown]
+            lines.append(f"{label:24}" + "".join(f"{by_kind[system][kind]:{width}.2f}" for system in systems))
+            results[f"{kind_metric}_{kind}"] = by_kind[model][kind]
     return results, "\n".join(lines)
+
+
+def examples(sources: Sequence[str], predictions: Sequence[str], kinds: Sequence[str] | None = None) -> str:
+    """Lines with some sources and their predictions: one of each kind where there are kinds, else the first three."""
+    rows = range(min(3, len(sources))) if kinds is None else sorted(list(kinds).index(kind) for kind in set(kinds))
+    return "\n".join(["examples", *(f"  {sources[row]}  →  {predictions[row]}" for row in rows)])
 
 
 def write_reports(
@@ -221,6 +131,8 @@ def write_reports(
     tokenizer: PreTrainedTokenizerBase,
     log_history: list[dict[str, Any]],
     texts: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    *,
+    metric: str,
     prefix: str = "",
 ) -> None:
     """Write `samples.txt`, `predictions.txt`, `learning_curve.png` and `alignment.png` into `output_dir`.
@@ -231,6 +143,7 @@ def write_reports(
         tokenizer: Its tokenizer.
         log_history: As the Trainer keeps it; empty for no learning curve.
         texts: Sources, references and predictions.
+        metric: Drawn beside the losses.
         prefix: Text before every source.
     """
     root = Path(output_dir)
@@ -238,7 +151,7 @@ def write_reports(
     write_samples(root / "samples.txt", sources, references, predictions)
     (root / "predictions.txt").write_text("".join(f"{line}\n" for line in predictions), encoding="utf-8")
     if log_history:
-        plot_learning_curve(log_history, root / "learning_curve.png", metric="bleu")
+        plot_learning_curve(log_history, root / "learning_curve.png", metric=metric)
     row = next((i for i, text in enumerate(predictions) if 20 <= len(text) <= 80), 0)
     weights, source_tokens, target_tokens = align_texts(model, tokenizer, prefix + sources[row], predictions[row])
     plot_alignment(weights, source_tokens, target_tokens, root / "alignment.png")

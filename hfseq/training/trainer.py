@@ -1,4 +1,4 @@
-"""`Seq2SeqTrainer` with batches by token budget, and with checkpoints that survive a kill at any moment."""
+"""Trainers with batches by token budget, and with checkpoints that survive a kill at any moment."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, Seq2SeqTrainer
+from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LabelSmoother
@@ -41,8 +41,8 @@ class SmoothedCrossEntropy(LabelSmoother):
         return loss / (count.to(loss.device) if isinstance(count, torch.Tensor) else count)
 
 
-class SequenceTrainer(Seq2SeqTrainer):
-    """A `Seq2SeqTrainer` that can be killed, and batches by tokens.
+class SequenceTrainer(Trainer):
+    """A `Trainer` that can be killed, and batches by tokens.
 
     - It batches by `max_tokens` (see `TokenBudgetBatchSampler`) when it is given, else as its arguments say;
     - It resumes from complete checkpoints only, deletes old ones only when the new one is complete, and goes on
@@ -50,10 +50,10 @@ class SequenceTrainer(Seq2SeqTrainer):
     - It stops at a loss or at weights that are not finite, and never saves them.
 
     Args:
-        *args: as `Seq2SeqTrainer`.
+        *args: as `Trainer`.
         max_tokens: budget of one batch of one process, in tokens, padding counted. None keeps the batches of the
             training arguments (`per_device_train_batch_size`, `train_sampling_strategy`).
-        **kwargs: as `Seq2SeqTrainer`.
+        **kwargs: as `Trainer`.
     """
 
     def __init__(self, *args: Any, max_tokens: int | None = None, **kwargs: Any):
@@ -75,11 +75,6 @@ class SequenceTrainer(Seq2SeqTrainer):
             rank=self.args.process_index,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
-
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate or predict, each row once: `Seq2SeqTrainer` keeps the rows repeated to even out the processes."""
-        self.gather_function = self.accelerator.gather_for_metrics
-        return super().evaluation_loop(*args, **kwargs)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
         # By length, where training is grouped so, the Trainer would return predictions in another order than the rows.
@@ -160,3 +155,12 @@ class SequenceTrainer(Seq2SeqTrainer):
             best = self.state.best_model_checkpoint
             best_step = int(best.rpartition("-")[2]) if best else None
             rotate_checkpoints(run_dir, total_limit, newest=step, best=best_step)
+
+
+class GenerationTrainer(SequenceTrainer, Seq2SeqTrainer):
+    """A `SequenceTrainer` for sequence-to-sequence models, which evaluates by generating."""
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate or predict, each row once: `Seq2SeqTrainer` keeps the rows repeated to even out the processes."""
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*args, **kwargs)

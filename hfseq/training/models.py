@@ -1,0 +1,129 @@
+"""Models and tokenizers as a recipe's flags name them: a checkpoint, or a new model of a family."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from hfseq.data.errors import InputError
+from hfseq.tokenization import train_tokenizer
+from hfseq.training.arguments import ModelArguments
+
+_HEADS: dict[Any, tuple[Any, str]] = {
+    AutoModelForCausalLM: (MODEL_FOR_CAUSAL_LM_MAPPING, "language model"),
+    AutoModelForSeq2SeqLM: (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, "sequence-to-sequence model"),
+    AutoModelForSequenceClassification: (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, "sequence classifier"),
+    AutoModelForTokenClassification: (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, "token classifier"),
+}
+
+_TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+
+
+def load_model(
+    auto_class: Any, args: ModelArguments, texts: Iterable[str] | None, *, default_type: str, **fields: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a checkpoint and its tokenizer, or make a new model of a family and train a tokenizer.
+
+    Args:
+        auto_class: `AutoModelForSeq2SeqLM` or another Auto class of a head.
+        args: Which.
+        texts: Texts to train the tokenizer on; None will do for a checkpoint.
+        default_type: Family if nothing is said.
+        fields: Config fields that the data decide, such as `id2label`. A checkpoint whose output layer has another
+            size gets a new one.
+
+    Raises:
+        InputError: If both or an unknown family are named, the checkpoint cannot be loaded or is of another kind, or
+            a config field is unknown or impossible.
+    """
+    overrides = dict(args.config_overrides or {})
+    mapping, kind = _HEADS[auto_class]
+    decided = {*fields, "num_labels", "label2id"} if fields else set()
+    if taken := sorted(overrides.keys() & decided):
+        raise InputError(f"--config_overrides: {taken[0]} comes from the data")
+    if args.model_name_or_path is not None:
+        if args.model_type is not None:
+            raise InputError("--model_type is for a new model; leave it out with --model_name_or_path")
+        return _load_checkpoint(auto_class, args.model_name_or_path, overrides, fields)
+    model_type = args.model_type or default_type
+    ours = ", ".join(sorted(name for name in CONFIG_MAPPING.keys() if name.startswith("hfseq_")))
+    if model_type not in CONFIG_MAPPING:
+        raise InputError(f"unknown --model_type {model_type!r}; hfseq has {ours}")
+    if CONFIG_MAPPING[model_type] not in mapping:
+        raise InputError(f"--model_type {model_type} has no {kind}; hfseq has {ours}")
+    if taken := sorted(overrides.keys() & {"vocab_size", *_TOKEN_IDS}):
+        raise InputError(f"--config_overrides: {taken[0]} comes from the tokenizer; --vocab_size sets its size")
+    try:
+        # Made once before the tokenizer, so that an impossible size does not wait for its training.
+        _check_fields(AutoConfig.for_model(model_type), overrides)
+        AutoConfig.for_model(model_type, **fields, **overrides)
+        if texts is None:
+            raise InputError("a new model needs training data; --model_name_or_path names a trained one")
+        tokenizer = train_tokenizer(
+            texts,
+            model=args.tokenizer_model,
+            vocab_size=args.vocab_size,
+            normalization=args.normalization,
+            lowercase=args.lowercase,
+        )
+        ids = {name: getattr(tokenizer, name) for name in _TOKEN_IDS[:-1]}
+        ids["decoder_start_token_id"] = tokenizer.bos_token_id
+        config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **ids, **fields, **overrides)
+        return auto_class.from_config(config), tokenizer
+    except InputError:
+        raise
+    except (TypeError, ValueError, StrictDataclassError) as error:
+        raise InputError(f"--config_overrides: {shorten(str(error), 300)}") from error
+
+
+def _load_checkpoint(
+    auto_class: Any, name: str, overrides: dict[str, Any], fields: dict[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    flag = f"--model_name_or_path {name}"
+    mapping, kind = _HEADS[auto_class]
+    try:
+        config = AutoConfig.from_pretrained(name)
+        _check_fields(config, overrides)
+        wrong_side = auto_class is AutoModelForSeq2SeqLM and not config.is_encoder_decoder
+        if wrong_side or type(config) not in mapping:
+            found = ", ".join(config.architectures or [config.model_type])
+            note = " (an encoder and a decoder)" if auto_class is AutoModelForSeq2SeqLM else ""
+            raise InputError(f"{flag}: {found} is not a {kind}{note}")
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, **fields, **overrides)
+        return auto_class.from_pretrained(name, config=config, ignore_mismatched_sizes=bool(fields)), tokenizer
+    except InputError:
+        raise
+    except (OSError, TypeError, ValueError, RuntimeError, StrictDataclassError, SafetensorError) as error:
+        there = "" if Path(name).is_dir() else "no such directory, nor a model that the Hub or its cache gives: "
+        raise InputError(f"{flag}: {there}{shorten(str(error), 300)}") from error
+
+
+def _check_fields(config: PreTrainedConfig, overrides: dict[str, Any]) -> None:
+    """A config takes any name, so a misspelt one would be forgotten in silence."""
+    known = {*config.to_dict(), *config.attribute_map}
+    for name in overrides:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
+            raise InputError(f"--config_overrides: {type(config).__name__} has no field {name!r}; {hint}")
