@@ -25,12 +25,10 @@ from hfseq.training.arguments import DATA_FLAGS, ModelArguments, PairArguments, 
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
 from hfseq.training.models import load_model
+from hfseq.training.results import compare, examples, save_results
 from hfseq.training.seq2seq import (
-    compare,
     decode_ids,
     encode_pairs,
-    examples,
-    save_results,
     score_translations,
     set_generation,
     write_reports,

@@ -26,12 +26,10 @@ from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
 from hfseq.training.loop import Progress, make_optimizer, make_schedule, refuse_other_fields
 from hfseq.training.models import load_model
+from hfseq.training.results import compare, examples, save_results
 from hfseq.training.seq2seq import (
-    compare,
     encode_pairs,
-    examples,
     generate_texts,
-    save_results,
     score_translations,
     set_generation,
     summed_loss,

@@ -13,6 +13,7 @@ def encode_labels(
     column: str,
     *,
     names: Sequence[str] | None = None,
+    replace_names: bool = False,
     separator: str | None = None,
 ) -> tuple[datasets.DatasetDict, list[str]]:
     """Number the classes of each row.
@@ -23,6 +24,7 @@ def encode_labels(
         column: That column; it becomes `labels` in the result.
         names: The classes in the order of their numbers, as a trained model has them; None takes those of the training
             rows, whole numbers in their order, others alphabetically.
+        replace_names: Whether training rows with a class that is not in `names` make these give way, as for None.
         separator: What stands between the classes of one row, where they are written in one string; an empty string is
             then no class. None: a string is one class.
 
@@ -36,6 +38,8 @@ def encode_labels(
     """
     classes = {split: _classes(rows, column, separator) for split, rows in splits.items()}
     several = separator is not None or isinstance(next(iter(splits.values()))[column][0], list)
+    if names is not None and replace_names and not {name for row in classes["train"] for name in row} <= set(names):
+        names = None
     if names is None:
         if "train" not in classes:
             raise InputError(f"no training data to take the classes of column {column!r} from")

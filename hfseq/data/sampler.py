@@ -20,7 +20,8 @@ def row_lengths(dataset: Any, columns: Sequence[str] = ("input_ids", "labels")) 
 
     Args:
         dataset: a `datasets.Dataset`, or a sequence of mappings, with a list of ids in each column.
-        columns: the columns that a batch pads; those that the data lacks are left out.
+        columns: the columns that a batch pads; those that the data lacks, and those that hold something else than
+            lists of ids (classes, say), are left out.
 
     Returns:
         `[rows]` int64, in tokens.
@@ -29,7 +30,7 @@ def row_lengths(dataset: Any, columns: Sequence[str] = ("input_ids", "labels")) 
         InputError: the data has none of the columns.
     """
     first = dataset[0] if len(dataset) else {}
-    names = [name for name in columns if isinstance(first, Mapping) and name in first]
+    names = [name for name in columns if isinstance(first, Mapping) and name in first and _are_ids(first[name])]
     if not names:
         raise InputError(f"max_tokens needs rows with {' or '.join(columns)}; the training set has {', '.join(first)}")
     if isinstance(dataset, datasets.Dataset):
@@ -39,6 +40,11 @@ def row_lengths(dataset: Any, columns: Sequence[str] = ("input_ids", "labels")) 
     else:
         sides = [np.array([len(row[name]) for row in dataset]) for name in names]
     return np.maximum.reduce(sides)
+
+
+def _are_ids(value: Any) -> bool:
+    array = np.asarray(value)
+    return array.ndim == 1 and (array.size == 0 or array.dtype.kind in "iu")
 
 
 class TokenBudgetBatchSampler(BatchRebalanceSampler):

@@ -127,6 +127,21 @@ class PairArguments(DataArguments):
 
 
 @dataclass
+class ClassArguments(DataArguments):
+    """Which texts and classes."""
+
+    text_column: str = field(default="text", metadata={"help": "Column with the texts."})
+    label_column: str = field(default="label", metadata={"help": "Column with the class of each, or a list of them."})
+    label_separator: str | None = field(
+        default=None, metadata={"help": "What stands between the classes of a row, if it may have several: ';'."}
+    )
+    max_length: int = field(default=256, metadata={"help": "Longer texts lose their end, in tokens."})
+    class_weights: dict | str | None = field(
+        default=None, metadata={"help": "Weights of the classes in the loss: balanced, or {class: weight}."}
+    )
+
+
+@dataclass
 class RecipeArguments(TrainingArguments):
     """Transformers' training arguments, with defaults for a model from scratch that is evaluated every epoch."""
 
@@ -193,3 +208,10 @@ class TranslationArguments(GenerationArguments):
     """Training arguments of a translator."""
 
     metrics = ("bleu", "chrf", "exact_match")
+
+
+@dataclass
+class ClassificationArguments(RecipeArguments):
+    """Training arguments of a classifier."""
+
+    metrics = ("accuracy", "f1")

@@ -115,8 +115,12 @@ def _load_checkpoint(
     except InputError:
         raise
     except (OSError, TypeError, ValueError, RuntimeError, StrictDataclassError, SafetensorError) as error:
-        there = "" if Path(name).is_dir() else "no such directory, nor a model that the Hub or its cache gives: "
-        raise InputError(f"{flag}: {there}{shorten(str(error), 300)}") from error
+        raise _not_loaded(name, error) from error
+
+
+def _not_loaded(name: str, error: Exception) -> InputError:
+    there = "" if Path(name).is_dir() else "no such directory, nor a model that the Hub or its cache gives: "
+    return InputError(f"--model_name_or_path {name}: {there}{shorten(str(error), 300)}")
 
 
 def _check_fields(config: PreTrainedConfig, overrides: dict[str, Any]) -> None:
@@ -127,3 +131,20 @@ def _check_fields(config: PreTrainedConfig, overrides: dict[str, Any]) -> None:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
             raise InputError(f"--config_overrides: {type(config).__name__} has no field {name!r}; {hint}")
+
+
+def checkpoint_classes(args: ModelArguments) -> list[str] | None:
+    """The class names that a checkpoint was trained with; None for a new model, and for one that has no names.
+
+    Raises:
+        InputError: If the checkpoint cannot be loaded.
+    """
+    if args.model_name_or_path is None:
+        return None
+    try:
+        config = AutoConfig.from_pretrained(args.model_name_or_path)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise _not_loaded(args.model_name_or_path, error) from error
+    names = [config.id2label[index] for index in range(config.num_labels)]
+    trained = any(name.endswith("Classification") for name in config.architectures or ())
+    return None if not trained or names == [f"LABEL_{index}" for index in range(len(names))] else names

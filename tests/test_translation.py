@@ -1,17 +1,24 @@
 """The translation recipes, both drivers, run end to end on a few made-up pairs."""
 
-import importlib.util
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import recipe_runs
 import torch
-from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
+from recipe_runs import (
+    ROOT,
+    Killed,
+    assert_close,
+    assert_equal,
+    kill_after_checkpoint,
+    load,
+    results,
+    run,
+    run_two,
+    weights,
+)
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
@@ -26,13 +33,11 @@ from transformers import (
 from hfseq import LstmConfig, LstmForCausalLM
 from hfseq.data.errors import InputError
 from hfseq.tokenization import train_tokenizer
-from hfseq.training import loop
 from hfseq.training.arguments import ModelArguments
 from hfseq.training.checkpoints import MANIFEST, last_complete_checkpoint
 from hfseq.training.models import load_model
 from hfseq.training.trainer import GenerationTrainer
 
-ROOT = Path(__file__).parents[1]
 TRAINER, ACCELERATE = DRIVERS = ("translation", "translation_accelerate")
 CONFIG = """\
 source_lang: de
@@ -51,13 +56,6 @@ disable_tqdm: true
 """
 COLOURS = {"rot": "red", "blau": "blue", "grün": "green", "gelb": "yellow"}
 THINGS = {"Hund": "dog", "Haus": "house", "Baum": "tree", "Vogel": "bird"}
-
-
-def load(driver):
-    spec = importlib.util.spec_from_file_location(driver, ROOT / "recipes" / f"{driver}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 RECIPES = {driver: load(driver) for driver in DRIVERS}
@@ -106,35 +104,12 @@ def arguments(data, output_dir, **flags):
         "test_file": data / "test",
         "output_dir": output_dir,
     } | flags
-    given = [(f"--{name}", str(value)) for name, value in flags.items() if value is not None]
-    return [str(data / "config.yaml"), *(part for pair in given for part in pair)]
+    return recipe_runs.arguments(data / "config.yaml", **flags)
 
 
 def start(driver, data, output_dir, **flags):
-    # Accelerate keeps what its first call in a process said.
-    AcceleratorState._reset_state(reset_partial_state=True)
-    RECIPES[driver].main(arguments(data, output_dir, **flags))
+    recipe_runs.start(RECIPES[driver], arguments(data, output_dir, **flags))
     return Path(output_dir)
-
-
-def weights(directory):
-    return load_file(Path(directory) / "model.safetensors")
-
-
-def assert_equal(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
-
-
-def assert_close(one, other, tolerance=1e-5):
-    assert one.keys() == other.keys()
-    for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
-
-
-def results(directory):
-    return json.loads((Path(directory) / "all_results.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session", params=DRIVERS)
@@ -333,27 +308,6 @@ def test_early_stopping(driver, data, tmp_path, monkeypatch):
 # Resuming
 
 
-class Killed(Exception):
-    pass
-
-
-def kill_after_checkpoint(monkeypatch, driver, number):
-    """The run dies when its `number`-th checkpoint is written."""
-    count = 0
-    owner, name = (GenerationTrainer, "_save_checkpoint") if driver == TRAINER else (loop, "save_checkpoint")
-    original = getattr(owner, name)
-
-    def save(*args, **kwargs):
-        nonlocal count
-        result = original(*args, **kwargs)
-        count += 1
-        if count == number:
-            raise Killed
-        return result
-
-    monkeypatch.setattr(owner, name, save)
-
-
 @pytest.mark.parametrize("max_tokens", [None, 40], ids=["rows", "tokens"])
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_resume_is_exact(driver, max_tokens, data, tmp_path, monkeypatch):
@@ -444,18 +398,11 @@ def test_the_drivers_agree(flags, data, tmp_path):
         assert results(one)[f"test_{name}"] == pytest.approx(results(other)[f"test_{name}"])
 
 
-def run(*command):
-    # As a user's shell: nothing of pytest's own process.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, timeout=240)
-
-
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_two_processes_train_the_same_model_as_one(driver, data, tmp_path):
-    script = str(ROOT / "recipes" / f"{driver}.py")
     flags = {"metric_for_best_model": "loss", "num_train_epochs": 3}
     argv = arguments(data, tmp_path / "two", per_device_train_batch_size=4, **flags)
-    done = run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *argv)
+    done = run_two(driver, argv)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 process(es), 4 batches an epoch") == 1
     assert done.stdout.count("test: 6 pairs") == done.stdout.count("pairs de → en") == 1

@@ -1,0 +1,90 @@
+"""What the tests of all recipes share: running one in this process or in its own, and comparing what it left."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from hfseq.training import loop
+from hfseq.training.trainer import SequenceTrainer
+
+ROOT = Path(__file__).parents[1]
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def arguments(config, **flags):
+    """A YAML file and flags; a flag that is None is left out."""
+    given = [(f"--{name}", str(value)) for name, value in flags.items() if value is not None]
+    return [str(config), *(part for pair in given for part in pair)]
+
+
+def start(recipe, argv):
+    # Accelerate keeps what its first call in a process said.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    recipe.main([str(argument) for argument in argv])
+
+
+def run(*command):
+    # As a user's shell: nothing of pytest's own process.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, timeout=240)
+
+
+def run_two(name, argv):
+    """Runs a recipe in two processes."""
+    script = str(ROOT / "recipes" / f"{name}.py")
+    return run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *map(str, argv))
+
+
+def weights(directory):
+    return load_file(Path(directory) / "model.safetensors")
+
+
+def results(directory):
+    return json.loads((Path(directory) / "all_results.json").read_text(encoding="utf-8"))
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+def assert_close(one, other, tolerance=1e-5):
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+class Killed(Exception):
+    pass
+
+
+def kill_after_checkpoint(monkeypatch, driver, number):
+    """The run of a driver dies when its `number`-th checkpoint is written."""
+    count = 0
+    accelerate = driver.endswith("_accelerate")
+    owner, name = (loop, "save_checkpoint") if accelerate else (SequenceTrainer, "_save_checkpoint")
+    original = getattr(owner, name)
+
+    def save(*args, **kwargs):
+        nonlocal count
+        result = original(*args, **kwargs)
+        count += 1
+        if count == number:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(owner, name, save)
