@@ -20,6 +20,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 from transformers.utils import ModelOutput, logging
 
 from .data.collation import check_batch, vocabulary_sizes
+from .data.copying import copy_sources, decode_copies
 
 logger = logging.get_logger(__name__)
 
@@ -137,7 +138,10 @@ class _TextToTextPipeline(Pipeline):
     def preprocess(  # type: ignore[override]
         self, input_: Any, *, prefix: str = "", **tokenize_kwargs: Any
     ) -> Any:
-        """Encodes one text to `input_ids` and `attention_mask` of shape (1, length), length at least 1."""
+        """Encodes one text to `input_ids` and `attention_mask` of shape (1, length), length at least 1.
+
+        For a model that copies words beyond its vocabulary, to `copy_ids` and `copy_words`, too.
+        """
         if not isinstance(input_, str):
             raise ValueError(
                 f"{type(self).__name__} takes strings, not {type(input_).__name__} ({input_!r:.80}); give a string, a "
@@ -150,6 +154,11 @@ class _TextToTextPipeline(Pipeline):
             # An empty text of a tokenizer that adds nothing: only its end is there.
             encoded["input_ids"] = torch.tensor([[self.tokenizer.eos_token_id]])
             encoded["attention_mask"] = torch.ones(1, 1, dtype=torch.long)
+        config = self.model.config
+        if getattr(config, "pointer_generator", False) and config.unk_token_id is not None:
+            ids, words = copy_sources(self.tokenizer, [prefix + input_], encoded, config.vocab_size)
+            encoded["copy_ids"] = torch.tensor(ids) if ids[0] else encoded["input_ids"]
+            encoded["copy_words"] = words[0]
         # A tokenizer of another model; on a GPU its ids would end the process.
         check_batch(encoded, **vocabulary_sizes(self.model))
         return encoded
@@ -159,7 +168,7 @@ class _TextToTextPipeline(Pipeline):
 
     def _forward(  # type: ignore[override]
         self, input_tensors: Any, **generate_kwargs: Any
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         limited = self._limited or not _LIMITS.isdisjoint(generate_kwargs)
         kwargs = self._prepare_generate_kwargs(generate_kwargs)
         if "max_new_tokens" in generate_kwargs and "max_length" not in generate_kwargs:
@@ -168,6 +177,7 @@ class _TextToTextPipeline(Pipeline):
         if "stop_strings" in kwargs:
             kwargs.setdefault("tokenizer", self.tokenizer)
         inputs = dict(input_tensors)
+        words = inputs.pop("copy_words", None)
         if "forced_bos_token_id" in inputs:
             # The target language, the same for the whole batch; collated, it is a list.
             forced = inputs.pop("forced_bos_token_id")
@@ -177,7 +187,8 @@ class _TextToTextPipeline(Pipeline):
         if not limited:
             self._warn_of_cut(sequences)
         batch_size = inputs["input_ids"].shape[0]
-        return {"output_ids": sequences.reshape(batch_size, -1, sequences.shape[-1])}  # [B, num_return_sequences, T]
+        output_ids = sequences.reshape(batch_size, -1, sequences.shape[-1])  # [B, num_return_sequences, T]
+        return {"output_ids": output_ids} | ({} if words is None else {"copy_words": words})
 
     def _warn_of_cut(self, sequences: torch.Tensor) -> None:
         """Says so when a sequence ended for lack of room and the caller did not set the room."""
@@ -195,7 +206,7 @@ class _TextToTextPipeline(Pipeline):
 
     def postprocess(  # type: ignore[override]
         self,
-        model_outputs: dict[str, torch.Tensor],
+        model_outputs: dict[str, Any],
         return_tensors: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
     ) -> list[dict[str, Any]]:
@@ -203,12 +214,12 @@ class _TextToTextPipeline(Pipeline):
         sequences = model_outputs["output_ids"][0]
         if return_tensors:
             return [{f"{self.result_name}_token_ids": sequence} for sequence in sequences]
-        texts = (
-            self.tokenizer.decode(
-                sequence, skip_special_tokens=True, clean_up_tokenization_spaces=clean_up_tokenization_spaces
-            )
-            for sequence in sequences
-        )
+        cleans: Any = {"clean_up_tokenization_spaces": clean_up_tokenization_spaces}
+        if "copy_words" in model_outputs:
+            words = [model_outputs["copy_words"]] * len(sequences)
+            texts = decode_copies(self.tokenizer, sequences, words, self.model.config.vocab_size, **cleans)
+        else:
+            texts = [self.tokenizer.decode(sequence, skip_special_tokens=True, **cleans) for sequence in sequences]
         return [{f"{self.result_name}_text": text} for text in texts]
 
 

@@ -12,14 +12,14 @@ says. Your own data, with every flag of transformers' TrainingArguments; a YAML 
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
-from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, EarlyStoppingCallback, set_seed
+from transformers import AutoModelForSeq2SeqLM, EarlyStoppingCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq import metrics
 from hfseq.data.cldr import cldr_pairs
-from hfseq.data.collation import CheckedCollator
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
 from hfseq.training.arguments import DATA_FLAGS, ModelArguments, PairArguments, TranslationArguments
 from hfseq.training.checkpoints import find_checkpoint
@@ -27,10 +27,13 @@ from hfseq.training.cli import check_output_dir, parse_config, prepare_output_di
 from hfseq.training.models import load_model
 from hfseq.training.results import compare, examples, save_results
 from hfseq.training.seq2seq import (
-    decode_ids,
+    copied_vocabulary,
+    decode_outputs,
     encode_pairs,
+    make_collator,
     score_translations,
     set_generation,
+    trainer_loss,
     write_reports,
 )
 from hfseq.training.trainer import GenerationTrainer
@@ -65,6 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
 
     # 4. Encoding.
+    copied, prefix = copied_vocabulary(model), data_args.source_prefix
     encoded, cut = encode_pairs(
         splits,
         tokenizer,
@@ -72,27 +76,36 @@ def main(argv: list[str] | None = None) -> None:
         target,
         max_source_length=data_args.max_source_length,
         max_target_length=data_args.max_target_length,
-        prefix=data_args.source_prefix,
+        prefix=prefix,
+        copy_vocabulary=copied,
     )
     for name, count in cut.items():
         say(f"{name}: {count} pairs are longer than --max_source_length or --max_target_length and were cut")
     if train and data_args.max_tokens is not None:
         # The trainer makes its own; this one refuses a budget too small before anything is written.
         TokenBudgetBatchSampler(row_lengths(encoded["train"]), data_args.max_tokens, num_replicas=args.world_size)
+    sources = {name: [prefix + text for text in rows[source]] for name, rows in splits.items()}
+    references = {name: list(rows[target]) for name, rows in splits.items()}
+
+    def decode(name: str, ids: Any) -> list[str]:
+        limit = data_args.max_source_length
+        return decode_outputs(tokenizer, ids, sources[name], max_source_length=limit, copy_vocabulary=copied)
 
     # 5. Training.
     prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     args.generation_max_length = args.generation_max_length or data_args.max_target_length
     patience = data_args.early_stopping_patience
-    references = splits["validation"][target] if train else []
     trainer = GenerationTrainer(
         model=model,
         args=args,
         train_dataset=encoded.get("train"),
         eval_dataset=encoded.get("validation", encoded.get("test")),
         processing_class=tokenizer,
-        data_collator=CheckedCollator(DataCollatorForSeq2Seq(tokenizer, model=model), model),
-        compute_metrics=lambda output: score_translations(decode_ids(tokenizer, output.predictions), references),
+        data_collator=make_collator(model, tokenizer),
+        compute_loss_func=trainer_loss(model, args.label_smoothing_factor),
+        compute_metrics=lambda output: score_translations(
+            decode("validation", output.predictions), references["validation"]
+        ),
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
         max_tokens=data_args.max_tokens,
     )
@@ -110,22 +123,20 @@ def main(argv: list[str] | None = None) -> None:
     name = "test" if "test" in encoded else "validation"
     trainer.compute_metrics = None
     output = trainer.predict(encoded[name], metric_key_prefix=name, num_beams=data_args.num_beams)
-    predictions = decode_ids(tokenizer, output.predictions)
-    rows = splits[name]
-    sources, references = rows[source], rows[target]
+    predictions = decode(name, output.predictions)
+    rows, right = splits[name], references[name]
     kinds = rows["kind"] if "kind" in rows.column_names else None
-    systems = {"model": predictions, "copy": sources}
-    results, table = compare(score_translations, systems, references, kinds=kinds)
-    signature = metrics.load("sacrebleu").compute(predictions=predictions, references=references)["signature"]
+    systems = {"model": predictions, "copy": rows[source]}
+    results, table = compare(score_translations, systems, right, kinds=kinds)
+    signature = metrics.load("sacrebleu").compute(predictions=predictions, references=right)["signature"]
 
     # 7. Reports.
     if trainer.is_world_process_zero():
         save_results(args.output_dir, {f"{name}_{key}": value for key, value in results.items()})
-        texts = (sources, references, predictions)
-        log, prefix = trainer.state.log_history, data_args.source_prefix
+        log, texts = trainer.state.log_history, (rows[source], right, predictions)
         write_reports(args.output_dir, model, tokenizer, log, texts, metric="bleu", prefix=prefix)
         print(f"\n{name}: {len(rows)} pairs, beam {data_args.num_beams}\n{table}")
-        print(f"sacreBLEU signature: {signature}\n\n{examples(sources, predictions, kinds)}\n")
+        print(f"sacreBLEU signature: {signature}\n\n{examples(rows[source], predictions, kinds)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")
 
 

@@ -14,12 +14,11 @@ from pathlib import Path
 
 from accelerate import Accelerator, DataLoaderConfiguration
 from torch.utils.data import DataLoader
-from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, set_seed
+from transformers import AutoModelForSeq2SeqLM, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq import metrics
 from hfseq.data.cldr import cldr_pairs
-from hfseq.data.collation import CheckedCollator
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
 from hfseq.training.arguments import DATA_FLAGS, ModelArguments, PairArguments, TranslationArguments
 from hfseq.training.checkpoints import find_checkpoint
@@ -28,11 +27,15 @@ from hfseq.training.loop import Progress, make_optimizer, make_schedule, refuse_
 from hfseq.training.models import load_model
 from hfseq.training.results import compare, examples, save_results
 from hfseq.training.seq2seq import (
+    batch_loss,
+    copied_vocabulary,
+    decode_outputs,
     encode_pairs,
-    generate_texts,
+    generate_ids,
+    has_own_loss,
+    make_collator,
     score_translations,
     set_generation,
-    summed_loss,
     validation_loss,
     write_reports,
 )
@@ -73,6 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
 
     # 4. Encoding and batches.
+    copied, prefix = copied_vocabulary(model), data_args.source_prefix
     encoded, cut = encode_pairs(
         splits,
         tokenizer,
@@ -80,11 +84,12 @@ def main(argv: list[str] | None = None) -> None:
         target,
         max_source_length=data_args.max_source_length,
         max_target_length=data_args.max_target_length,
-        prefix=data_args.source_prefix,
+        prefix=prefix,
+        copy_vocabulary=copied,
     )
     for name, count in cut.items():
         say(f"{name}: {count} pairs are longer than --max_source_length or --max_target_length and were cut")
-    collator = CheckedCollator(DataCollatorForSeq2Seq(tokenizer, model=model), model)
+    collator = make_collator(model, tokenizer)
     if data_args.max_tokens is None:
         batches = {"batch_size": args.per_device_train_batch_size, "shuffle": True}
     else:
@@ -111,11 +116,19 @@ def main(argv: list[str] | None = None) -> None:
     progress = Progress(accelerator, args, total_steps=total_steps, patience=data_args.early_stopping_patience)
     if checkpoint is not None:
         progress.resume(checkpoint)
+    smoothing = args.label_smoothing_factor
+    loss_options = {"own": has_own_loss(plain_model, smoothing), "label_smoothing": smoothing}
     decoding = {
         "batch_size": args.per_device_eval_batch_size,
         "num_beams": args.generation_num_beams,
         "max_length": args.generation_max_length or data_args.max_target_length,
     }
+
+    def translate(name: str) -> list[str]:
+        ids = generate_ids(plain_model, encoded[name], collator, **decoding)
+        sources, limit = [prefix + text for text in splits[name][source]], data_args.max_source_length
+        return decode_outputs(tokenizer, ids, sources, max_source_length=limit, copy_vocabulary=copied)
+
     while not progress.done:
         model.train()
         for batches in progress.steps(loader):
@@ -124,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
             tokens = accelerator.reduce(tokens, "sum") / accelerator.num_processes
             for batch in batches:
                 with accelerator.autocast():
-                    loss = summed_loss(model, batch, args.label_smoothing_factor) / tokens
+                    loss = batch_loss(model, batch, count=tokens, **loss_options)
                 accelerator.backward(loss)
                 progress.observe(loss)
             if args.max_grad_norm > 0:
@@ -132,14 +145,13 @@ def main(argv: list[str] | None = None) -> None:
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        predictions = generate_texts(plain_model, tokenizer, encoded["validation"], **decoding)
-        scores = score_translations(predictions, splits["validation"][target])
+        scores = score_translations(translate("validation"), splits["validation"][target])
         scores["loss"] = validation_loss(
             plain_model,
             encoded["validation"],
             collator,
             batch_size=args.per_device_eval_batch_size,
-            label_smoothing=args.label_smoothing_factor,
+            label_smoothing=smoothing,
         )
         progress.end_epoch(model, scores)
     progress.load_best()
@@ -147,8 +159,7 @@ def main(argv: list[str] | None = None) -> None:
     # 7. The final test: with beams, beside the source copied.
     name = "test" if "test" in encoded else "validation"
     decoding["num_beams"] = data_args.num_beams
-    predictions = generate_texts(plain_model, tokenizer, encoded[name], **decoding)
-    rows = splits[name]
+    predictions, rows = translate(name), splits[name]
     sources, references = rows[source], rows[target]
     kinds_of_pairs = rows["kind"] if "kind" in rows.column_names else None
     systems = {"model": predictions, "copy": sources}
@@ -160,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
         plain_model.save_pretrained(args.output_dir)
         tokenizer.save_pretrained(args.output_dir)
         save_results(args.output_dir, {f"{name}_{key}": value for key, value in results.items()})
-        texts, prefix = (sources, references, predictions), data_args.source_prefix
+        texts = (sources, references, predictions)
         write_reports(args.output_dir, plain_model, tokenizer, progress.log, texts, metric="bleu", prefix=prefix)
         print(f"\n{name}: {len(rows)} pairs, beam {data_args.num_beams}\n{table}")
         print(f"sacreBLEU signature: {signature}\n\n{examples(sources, predictions, kinds_of_pairs)}\n")

@@ -1,5 +1,7 @@
 """Naive, unrolled versions of the layers: one row, one step, one equation at a time."""
 
+import math
+
 import torch
 
 
@@ -46,16 +48,21 @@ def run_row(kind, layers, backward_layers, values, states=None, nonlinearity="ta
     return outputs, last_states
 
 
-def attend_row(attention, state, memory):
-    """Attentional vector and weights of one decoder state [H] over one row's valid encoder states [S, M]."""
+def attend_row(attention, state, memory, coverage=None):
+    """Attentional vector and weights of one decoder state [H] over one row's valid encoder states [S, M].
+
+    With coverage [S] as in See et al. (2017), eq. 11.
+    """
     scores = []
-    for encoded in memory:
+    for position, encoded in enumerate(memory):
         if attention.attention_type == "dot":
             scores.append(sum(a * b for a, b in zip(state, encoded, strict=True)))
         elif attention.attention_type == "general":
             scores.append(encoded @ (attention.query.weight @ state))
         else:
             inner = attention.query.weight @ state + attention.query.bias + attention.key.weight @ encoded
+            if coverage is not None:
+                inner = inner + attention.coverage.weight[:, 0] * coverage[position]
             scores.append(attention.energy.weight[0] @ torch.tanh(inner))
     exponentials = [torch.exp(score) for score in scores]
     weights = torch.stack([value / sum(exponentials) for value in exponentials])
@@ -79,6 +86,7 @@ def decode_row(kind, decoder, ids, memory):
     initial = torch.tanh(project.weight @ torch.cat([memory[0], memory[-1]]) + project.bias)
     states = [tuple(layer) for layer in initial.view(len(layers), count, width)]
     feed = initial.new_zeros(width)
+    coverage = initial.new_zeros(len(memory)) if decoder.config.coverage else None
     vectors, alignments, hidden = [], [], [[] for _ in layers]
     for value in embedded:
         if decoder.config.input_feeding:
@@ -87,7 +95,8 @@ def decode_row(kind, decoder, ids, memory):
             states[index] = cell_step(kind, layer, value, states[index], nonlinearity)
             value = states[index][0]
             hidden[index].append(value)
-        feed, weights = attend_row(decoder.attention, value, memory)
+        feed, weights = attend_row(decoder.attention, value, memory, coverage)
+        coverage = None if coverage is None else coverage + weights
         vectors.append(feed)
         alignments.append(weights)
     return torch.stack(vectors), torch.stack(alignments), [torch.stack(layer) for layer in hidden]
@@ -99,3 +108,54 @@ def logits_row(model, hidden):
     if config.tie_word_embeddings and config.embedding_size != config.hidden_size:
         hidden = hidden @ model.output.project.weight.T
     return hidden @ model.lm_head.weight.T
+
+
+def encode_row(kind, encoder, ids):
+    """What `RecurrentModel` as an encoder makes of one row without padding: `ids` [S] to [S, M]."""
+    layers = (encoder.stack.forward_layers, encoder.stack.backward_layers)
+    nonlinearity = getattr(encoder.config, "hidden_act", "tanh")
+    return run_row(kind, *layers, encoder.embed_tokens.weight[ids], nonlinearity=nonlinearity)[0][-1]
+
+
+def point_row(model, source, target, copy_ids, size):
+    """A pointer-generator on one row without padding (See et al. 2017, eq. 8, 9 and 12).
+
+    `source` and `copy_ids` are lists of ids, `target` one of decoder inputs, which may be beyond the vocabulary.
+    Returns for each step the probabilities of all `size` words, and the coverage loss.
+    """
+    kind, vocab_size = model.config.family.lower(), model.config.vocab_size
+    memory = encode_row(kind, model.model, source)
+    known = [model.config.unk_token_id if token >= vocab_size else token for token in target]
+    vectors, alignments, hidden = decode_row(kind, model.decoder, known, memory)
+    gate, (bias,) = model.pointer.gate.weight[0], model.pointer.gate.bias
+    coverage, steps, losses = [0.0] * len(source), [], []
+    for step, token in enumerate(known):
+        weights = alignments[step]
+        context = sum(weight * encoded for weight, encoded in zip(weights, memory, strict=True))
+        inputs = torch.cat([context, hidden[-1][step], model.decoder.embed_tokens.weight[token]])
+        write = 1 / (1 + torch.exp(-(gate @ inputs + bias)))
+        exponentials = torch.exp(logits_row(model, vectors[step]))
+        probabilities = [write * value / exponentials.sum() for value in exponentials]
+        probabilities += [torch.zeros(()).to(write)] * (size - vocab_size)
+        for weight, word in zip(weights, copy_ids, strict=True):
+            probabilities[word] = probabilities[word] + (1 - write) * weight
+        steps.append(torch.stack(probabilities))
+        losses.append(sum(torch.minimum(a, c + 0 * a) for a, c in zip(weights, coverage, strict=True)))
+        coverage = [before + weight for before, weight in zip(coverage, weights, strict=True)]
+    return torch.stack(steps), torch.stack(losses)
+
+
+def search_row(probabilities_after, start, length, beams):
+    """The best of `length` words after `start`, keeping `beams` hypotheses: the words and the sum of the logarithms.
+
+    `probabilities_after` gives those of all next words after a list of words; a word of probability 0 is never taken.
+    """
+    hypotheses = [(0.0, [start])]
+    for _ in range(length):
+        longer = []
+        for score, words in hypotheses:
+            for word, probability in enumerate(probabilities_after(words).tolist()):
+                if probability > 0:
+                    longer.append((score + math.log(probability), [*words, word]))
+        hypotheses = sorted(longer, reverse=True)[:beams]
+    return hypotheses[0]

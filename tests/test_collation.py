@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -26,7 +27,7 @@ from hfseq.data.collation import CheckedCollator, check_batch, vocabulary_sizes
 from hfseq.data.errors import InputError
 from hfseq.pipelines import TranslationPipeline
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.seq2seq import generate_texts
+from hfseq.training.seq2seq import generate_ids, make_collator
 
 BERT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 12}
 LSTM = {"hidden_size": 8, "vocab_size": 12}
@@ -223,12 +224,16 @@ def test_pipeline_with_the_tokenizer_of_another_model(tokenizer):
 
 def test_generated_texts(tokenizer):
     model = LstmForConditionalGeneration(LstmConfig(hidden_size=8, vocab_size=len(tokenizer)))
-    generate = {"batch_size": 2, "max_length": 4}
-    assert len(generate_texts(model, tokenizer, {"input_ids": [[4, 2], [5, 5, 2]]}, **generate)) == 2
+
+    def generate(*ids):
+        rows = datasets.Dataset.from_dict({"input_ids": ids, "labels": ids})
+        return generate_ids(model, rows, make_collator(model, tokenizer), batch_size=2, max_length=4)
+
+    assert len(generate([4, 2], [5, 5, 2])) == 2
     with pytest.raises(InputError, match="input_ids .* row 1, column 1 is 99"):
-        generate_texts(model, tokenizer, {"input_ids": [[4, 2], [5, 99]]}, **generate)
+        generate([4, 2], [5, 99])
     with pytest.raises(InputError, match="row 0 is all padding"):
-        generate_texts(model, tokenizer, {"input_ids": [[4, 2], []]}, **generate)
+        generate([4, 2], [])
 
 
 @pytest.mark.parametrize("driver", ["translation", "translation_accelerate"])

@@ -1,4 +1,4 @@
-"""Metrics: sacrebleu's own numbers through `evaluate`, with no network."""
+"""Metrics: the libraries' own numbers through `evaluate`, with no network."""
 
 import os
 import subprocess
@@ -7,10 +7,14 @@ import textwrap
 
 import datasets
 import evaluate
+import numpy as np
 import pytest
+import torch
+from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from hfseq.metrics import ChrF, ExactMatch, SacreBleu, load, scores_by_group
+from hfseq.data.errors import InputError
+from hfseq.metrics import F1, Accuracy, ChrF, ExactMatch, Rouge, SacreBleu, load, scores_by_group
 
 PREDICTIONS = ["The cat sat on the mat.", "A dog barks loudly in the yard!", "Nothing to see here", ""]
 REFERENCES = ["The cat is on the mat.", "a dog barks loudly in the garden!", "Nothing to see here", "Well."]
@@ -73,6 +77,166 @@ def test_exact_match_is_a_percentage_of_equal_texts():
         assert ExactMatch().compute(predictions=["10\u00a0€"], references=[other]) == {"score": 0.0}
 
 
+ROUGE_TYPES = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
+# One sentence a line, as rouge-score takes them.
+SUMMARIES = ["Tests are running.\nWe ran them all.", "Nothing.", "", "A dog barked.\nThe cat sat."]
+SUMMARY_REFERENCES = [
+    ["We ran a test.", "All tests ran.\nThey were run by us."],
+    ["Something."],
+    ["Well.", "Well then."],
+    ["The cat sat.\nA dog barked.", "A dog sat.", "Cats bark."],
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"use_stemmer": False}])
+def test_rouge_equals_rouge_score(options):
+    scorer = RougeScorer(ROUGE_TYPES, use_stemmer=options.get("use_stemmer", True))
+    expected = dict.fromkeys(ROUGE_TYPES, 0.0)
+    for summary, own in zip(SUMMARIES, SUMMARY_REFERENCES, strict=True):
+        rows = [scorer.score(reference, summary) for reference in own]
+        for name in ROUGE_TYPES:
+            expected[name] += max(row[name].fmeasure for row in rows) / len(SUMMARIES) * 100
+    result = Rouge().compute(
+        predictions=[text.replace("\n", " ") for text in SUMMARIES],
+        references=[[text.replace("\n", " ") for text in own] for own in SUMMARY_REFERENCES],
+        **options,
+    )
+    assert result == pytest.approx(expected | {"score": expected["rouge1"]})
+    assert 0 < result["rouge2"] < result["rougeL"] < result["rougeLsum"] < 100
+
+
+def test_rouge_by_hand():
+    def rouge(prediction, reference, **options):
+        return Rouge().compute(predictions=[prediction], references=[reference], **options)
+
+    # 2 of 3 words of the one and of 4 of the other; 1 of 2 and of 3 pairs.
+    result = rouge("the old dogs", "the old dog barked", use_stemmer=False)
+    assert result == pytest.approx(
+        {"rouge1": 400 / 7, "rouge2": 40, "rougeL": 400 / 7, "rougeLsum": 400 / 7, "score": 400 / 7}
+    )
+    assert rouge("the old dogs", "the old dog barked")["rouge1"] == pytest.approx(600 / 7)
+    # Two sentences that changed places: in order one of them, each for itself both.
+    result = rouge("A dog barked. The cat sat.", "The cat sat. A dog barked.")
+    assert (result["rouge1"], result["rougeL"], result["rougeLsum"]) == pytest.approx((100, 50, 100))
+    # Each type has its own best reference: the same words in another order, or two pairs of words.
+    result = rouge("a b c d", ["d c b a", "a b x y c d"])
+    assert (result["rouge1"], result["rouge2"]) == pytest.approx((100, 50))
+
+
+SINGLE = ([0, 2, 1, 0, 2, 2], [0, 1, 1, 2, 2, 0])
+SEVERAL = ([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]], [[1, 0, 0], [0, 1, 1], [1, 0, 0], [0, 0, 0]])
+
+
+def naive_counts(predictions, references):
+    """True positives, predicted and references of each class that occurs, or of each column."""
+    if isinstance(predictions[0], list):
+        columns = range(len(predictions[0]))
+        hits = {k: ([row[k] for row in predictions], [row[k] for row in references]) for k in columns}
+    else:
+        classes = sorted({*predictions, *references})
+        hits = {k: ([row == k for row in predictions], [row == k for row in references]) for k in classes}
+    return {k: (sum(map(min, given, right)), sum(given), sum(right)) for k, (given, right) in hits.items()}
+
+
+def naive_f1(true, given, right):
+    return 200 * true / (given + right) if given + right else 0.0
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references"),
+    [SINGLE, SEVERAL, ([1, 1, 0], [1, 0, 0]), ([5, 5], [5, 7]), ([[1], [0], [1]], [[1], [1], [1]])],
+)
+def test_classes(predictions, references):
+    counts = naive_counts(predictions, references)
+    f1 = {k: naive_f1(*three) for k, three in counts.items()}
+    support = {k: right for k, (_, _, right) in counts.items()}
+    result = F1().compute(predictions=predictions, references=references)
+    assert {k: own["f1"] for k, own in result["by_class"].items()} == pytest.approx(f1)
+    assert {k: own["support"] for k, own in result["by_class"].items()} == support
+    for k, (true, given, right) in counts.items():
+        assert result["by_class"][k]["precision"] == pytest.approx(100 * true / given if given else 0)
+        assert result["by_class"][k]["recall"] == pytest.approx(100 * true / right if right else 0)
+    assert result["score"] == result["f1"] == pytest.approx(sum(f1.values()) / len(f1))
+    assert result["f1_micro"] == pytest.approx(naive_f1(*map(sum, zip(*counts.values(), strict=True))))
+    weighted = sum(f1[k] * support[k] for k in counts) / sum(support.values())
+    assert result["f1_weighted"] == pytest.approx(weighted)
+    for name in ("precision", "recall"):
+        assert result[name] == pytest.approx(np.mean([own[name] for own in result["by_class"].values()]))
+
+    right = sum(given == own for given, own in zip(predictions, references, strict=True))
+    accuracy = pytest.approx(100 * right / len(references))
+    assert Accuracy().compute(predictions=predictions, references=references) == {
+        "score": accuracy,
+        "accuracy": accuracy,
+    }
+
+
+@pytest.mark.parametrize("convert", [np.array, torch.tensor, lambda rows: [np.array(row) for row in rows]])
+@pytest.mark.parametrize("rows", [SINGLE, SEVERAL])
+def test_classes_in_arrays(convert, rows):
+    predictions, references = map(convert, rows)
+    expected = F1().compute(predictions=rows[0], references=rows[1])
+    metric = F1()
+    metric.add(prediction=rows[0][0], reference=rows[1][0])
+    assert metric.compute(predictions=predictions[1:], references=references[1:]) == expected
+    columns = datasets.Dataset.from_dict({"given": rows[0], "right": rows[1]})
+    assert F1().compute(predictions=columns["given"], references=columns["right"]) == expected
+
+
+def test_float_labels_as_the_data_has_them():
+    references = np.array(SEVERAL[1], dtype=np.float32)
+    assert Accuracy().compute(predictions=np.array(SEVERAL[0]) > 0, references=references)["score"] == 50
+
+
+def test_metrics_of_classes_combine():
+    combined = evaluate.combine([load("accuracy"), load("f1")])
+    for prediction, reference in zip(*SINGLE, strict=True):
+        combined.add(prediction, reference)
+    result = combined.compute()
+    assert (result["accuracy"], result["f1_micro"]) == pytest.approx((50, 50))
+    assert {"accuracy_score", "f1_score"} <= set(result)
+
+
+@pytest.mark.parametrize("metric", [Accuracy, F1])
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        ([1], [1, 2], "1 predictions but 2 references"),
+        ([], [], "nothing to score"),
+        (None, None, "nothing to score"),
+        ([1], None, "given together"),
+        (["positive"], [1], "prediction 0 is 'positive', not a class number"),
+        ([1, 0], [1, -100], "reference 1 is -100, not a class number"),
+        ([0.7], [1], "prediction 0 is 0.7, not"),
+        ([None], [1], "prediction 0 is None, not"),
+        ([[0, 2]], [[0, 1]], r"prediction 0 is \[0, 2\], not a class number or a list of 0 and 1"),
+        ([[]], [[]], r"prediction 0 is \[\], not"),
+        (["01"], ["01"], "prediction 0 is '01', not"),
+        ([1, [0, 1]], [1, [0, 1]], "prediction 1 is .* and reference 1 is .*class numbers only, or only lists"),
+        ([1], [[0, 1]], "prediction 0 is 1 and reference 0 is"),
+        ([[0, 1]], [[0, 1, 0]], "of the same length"),
+        ([[0, 1], [0]], [[0, 1], [0]], "different lengths"),
+    ],
+)
+def test_bad_classes(metric, predictions, references, message):
+    metric = metric()
+    with pytest.raises(ValueError, match=message) as caught:
+        metric.compute(predictions=predictions, references=references)
+    assert "\n" not in str(caught.value)
+    assert metric.compute(predictions=[1], references=[1])["score"] == 100
+    metric.add(prediction=[0, 1], reference=[0, 1])
+    with pytest.raises(ValueError, match="not scored together"):
+        metric.add(prediction=1, reference=1)
+    assert metric.compute()["score"] > 0
+
+
+def test_without_scikit_learn(monkeypatch):
+    monkeypatch.setattr("hfseq.metrics.classification.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"f1 needs scikit-learn: pip install 'hfseq\[train\]'$"):
+        load("f1")
+    assert load("rouge").metric_name == "rouge"
+
+
 @pytest.mark.parametrize("keep_in_memory", [True, False])
 @pytest.mark.parametrize("references", [REFERENCES, UNEVEN])
 def test_adding_bit_by_bit(references, keep_in_memory, tmp_path):
@@ -118,7 +282,7 @@ def test_combine():
     assert combined.compute() == result
 
 
-@pytest.mark.parametrize("metric", [SacreBleu, ChrF, ExactMatch])
+@pytest.mark.parametrize("metric", [SacreBleu, ChrF, ExactMatch, Rouge])
 @pytest.mark.parametrize(
     "predictions,references,message",
     [
@@ -149,7 +313,7 @@ def test_bad_options():
         SacreBleu().compute(predictions=["a"], references=["a"], tokenize="klingon")
     with pytest.raises(TypeError, match="lower_case"):
         ChrF().compute(predictions=["a"], references=["a"], lower_case=True)
-    with pytest.raises(ValueError, match="'bleurt'.*sacrebleu, chrf, exact_match"):
+    with pytest.raises(ValueError, match="'bleurt'.*sacrebleu, chrf, exact_match, rouge, accuracy, f1"):
         load("bleurt")
 
 
@@ -160,6 +324,13 @@ def test_scores_by_group():
     assert list(scores) == ["date", "money", "name"]
     dates = {"predictions": PREDICTIONS[::2], "references": UNEVEN[::2]}
     assert scores["date"] == ChrF().compute(**dates)["score"] < 100
+    assert scores_by_group(Accuracy(), [0, 1, 1, 0], np.array([0, 1, 0, 1]), groups) == {
+        "date": 50.0,
+        "money": 100.0,
+        "name": 0.0,
+    }
+    several = scores_by_group(F1(), *map(np.array, SEVERAL), groups)
+    assert several == pytest.approx({"date": 100 / 3, "money": 100 / 3, "name": 0})
     with pytest.raises(ValueError, match="4 predictions, 4 references and 2 groups"):
         scores_by_group(ExactMatch(), PREDICTIONS, REFERENCES, groups[:2])
 
@@ -181,15 +352,23 @@ def test_no_network_is_tried(tmp_path):
         from hfseq.metrics import load, scores_by_group
 
         texts = {"predictions": ["a b c d e"], "references": [["a b c d e", "f"]]}
-        for name in ("sacrebleu", "chrf", "exact_match"):
+        for name in ("sacrebleu", "chrf", "exact_match", "rouge"):
             metric = load(name)
             metric.add_batch(**texts)
             assert round(metric.compute()["score"], 6) == 100, name
             scores_by_group(metric, *texts.values(), ["kind"])
         evaluate.combine([load("sacrebleu"), load("chrf")]).compute(**texts)
+        assert load("f1").compute(predictions=[1, 0], references=[1, 0])["score"] == 100
         assert not attempts, attempts
     """
     offline = {"HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE"}
     env = {key: value for key, value in os.environ.items() if key not in offline} | {"HF_HOME": str(tmp_path)}
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_importing_is_cheap():
+    """What takes seconds, or may not be installed, is imported where it scores."""
+    code = "import sys, hfseq.metrics; hfseq.metrics.load('f1'); print({'sklearn', 'nltk'} & {*sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout == "set()\n", result.stderr

@@ -29,6 +29,7 @@ from transformers.pipelines import PIPELINE_REGISTRY, check_task
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hfseq import GruConfig, LstmConfig, RnnConfig
+from hfseq.data.copying import copy_sources, decode_copies
 from hfseq.pipelines import SummarizationPipeline, TranslationPipeline
 from hfseq.tokenization import train_tokenizer
 
@@ -426,3 +427,67 @@ def test_import_is_cheap():
     code = f"import sys, hfseq, hfseq.pipelines; print([name for name in {heavy} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+COPIED = ["the Quux sat on Zork", "a dog (Blah), the cat Blah Krzys and Blah", "Quux!", "the cat sat on the mat"]
+
+
+@pytest.fixture(scope="module")
+def copier():
+    """A pointer-generator that says much of what it reads, and its tokenizer of few words."""
+    words = train_tokenizer(TEXTS, model="word", vocab_size=30)
+    torch.manual_seed(2)
+    fields = {"pointer_generator": True, "coverage": True, "attention_type": "additive", "unk_token_id": 3}
+    model = AutoModelForSeq2SeqLM.from_config(GruConfig(vocab_size=40, hidden_size=16, **fields)).eval()
+    stir(model)
+    with torch.no_grad():
+        model.pointer.gate.bias.fill_(-8.0)
+    model.generation_config.update(**IDS, max_length=12)
+    return model, words
+
+
+def copied_by_hand(model, words, text, **kwargs):
+    encoded = words([text], return_tensors="pt")
+    ids, found = copy_sources(words, [text], encoded, model.config.vocab_size)
+    sequences = model.generate(**encoded, copy_ids=torch.tensor(ids), **kwargs)
+    return sequences, decode_copies(words, sequences, found * len(sequences), model.config.vocab_size)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("task,key", [("translation", "translation_text"), ("summarization", "summary_text")])
+def test_unknown_words_are_copied(task, key, side, copier, monkeypatch):
+    model, words = copier
+    monkeypatch.setattr(words, "padding_side", side)
+    pipe = pipeline(task, model=model, tokenizer=words, device="cpu", prefix="")
+    for kwargs in ({}, {"num_beams": 3, "num_return_sequences": 2, "no_repeat_ngram_size": 2}):
+        expected = [copied_by_hand(model, words, text, **kwargs)[1] for text in COPIED]
+        for word, texts in zip(["Zork", "Blah", "Quux"], expected, strict=False):
+            assert all(word in text for text in texts), texts
+        nested = [[{key: text} for text in texts] for texts in expected]
+        for batch_size in (1, 3):
+            found = pipe(COPIED, batch_size=batch_size, **kwargs)
+            assert found == ([result[0] for result in nested] if not kwargs else nested)
+            assert list(pipe((text for text in COPIED), batch_size=batch_size, **kwargs)) == nested
+    assert pipe(COPIED[0]) == [{key: copied_by_hand(model, words, COPIED[0])[1][0]}]
+
+
+def test_what_is_copied_as_ids_with_a_prefix_and_cut(copier, monkeypatch):
+    model, words = copier
+    pipe = pipeline("summarization", model=model, tokenizer=words, device="cpu")
+    (result,) = pipe(COPIED[1], return_tensors=True)
+    expected = copied_by_hand(model, words, COPIED[1])[0][0]
+    assert result["summary_token_ids"].tolist() == expected.tolist() and expected.max() >= 40
+    assert (
+        pipe(COPIED[1], prefix="Zork: ")[0]["summary_text"] == copied_by_hand(model, words, "Zork: " + COPIED[1])[1][0]
+    )
+    monkeypatch.setattr(words, "model_max_length", 4)
+    (cut,) = pipe([COPIED[1]], truncation=True)
+    assert "Krzys" not in cut["summary_text"]
+    assert isinstance(pipe("")[0]["summary_text"], str)
+
+
+def test_without_an_unknown_token_only_what_is_known_is_copied(copier, monkeypatch):
+    model, words = copier
+    monkeypatch.setattr(model.config, "unk_token_id", None)
+    pipe = pipeline("summarization", model=model, tokenizer=words, device="cpu")
+    assert pipe(COPIED[0])[0]["summary_text"] == by_hand(model, words, COPIED[:1])[0][0]

@@ -7,7 +7,7 @@ import torch
 
 from hfseq.data.errors import InputError
 from hfseq.training.callbacks import StopOnNaN, check_finite
-from hfseq.training.reports import plot_alignment, plot_learning_curve, write_samples
+from hfseq.training.reports import plot_alignment, plot_confusion_matrix, plot_learning_curve, write_samples
 
 image = pytest.importorskip("matplotlib.image")
 
@@ -70,9 +70,47 @@ def test_alignment_refuses_the_transpose(tmp_path):
         plot_alignment(np.ones((3, 2)), ["a", "b", "c"], ["x", "y"], tmp_path / "a.png")
 
 
+def test_confusion_matrix_shows_shares_of_the_true_class(tmp_path):
+    """Of many rows of class 0 a fifth are taken for 1, of few of class 1 all for 2; of class 2 there are none."""
+    plot_confusion_matrix([0] * 500 + [1] * 2, [0] * 400 + [1] * 100 + [2] * 2, ["", "", ""], tmp_path / "c.png")
+    pixels, _ = read(tmp_path / "c.png")
+    dark = (pixels * 255).round().astype(int) == (8, 48, 107)  # the end of the colour map
+    rows, columns = np.nonzero(dark.all(-1)[:, : int(pixels.shape[1] * 0.6)])
+    # A share of 1 is in the one cell, right of the middle and at half the height; .8 is not as dark.
+    assert len(rows) > 1_000
+    assert np.ptp(columns) < pixels.shape[1] / 3 and np.ptp(rows) < pixels.shape[0] / 2
+
+
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [(1, ""), (2, "$x_$ with a very long name of a class"), (15, "日本"), (16, "\n"), (150, "a" * 99)],
+)
+def test_confusion_matrix_of_any_size(tmp_path, size, name):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot_confusion_matrix(np.arange(size), np.arange(size)[::-1], [name] * size, tmp_path / "c.png")
+    assert 100 < max(image.imread(tmp_path / "c.png").shape) < 5_000
+
+
+@pytest.mark.parametrize(
+    ("labels", "predictions", "message"),
+    [
+        ([0, 1], [0], r"labels are \(2,\) and predictions \(1,\)"),
+        ([[0, 1]], [[0, 1]], "not \\[rows\\]"),
+        ([0, 2], [0, 1], "a label is not the number of one of 2 classes"),
+        ([0, 1], [0, -1], "a prediction is not"),
+        ([0.0, 1.0], [0, 1], "a label is not"),
+    ],
+)
+def test_confusion_matrix_refuses(tmp_path, labels, predictions, message):
+    with pytest.raises(ValueError, match=message):
+        plot_confusion_matrix(labels, predictions, ["a", "b"], tmp_path / "c.png")
+
+
 def test_plots_touch_no_global_state(tmp_path):
     before = "matplotlib.pyplot" in sys.modules
     plot_learning_curve(HISTORY, tmp_path / "curve.png")
+    plot_confusion_matrix([], [], ["a", "b"], tmp_path / "c.png")
     assert ("matplotlib.pyplot" in sys.modules) == before
 
 

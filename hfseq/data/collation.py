@@ -20,7 +20,8 @@ def check_batch(
     Args:
         batch: What a collator or tokenizer made, tensors or arrays on the CPU: `input_ids` `[B, T]` and
             `decoder_input_ids` `[B, U]` with their masks of the same shapes, `labels` of any shape. Each may be
-            absent; others are not looked at.
+            absent; others are not looked at. `copy_ids` of the shape of `input_ids` are what a pointer-generator
+            copies, ids up to the vocabulary's size + T - 1; labels may have those of their row.
         vocab_size: Rows of the embeddings of `input_ids`.
         num_labels: Classes that integer `labels` choose from; None for tokens of the decoder. With one class, and
             where labels are not integers, they are targets of a regression or of several labels, without range.
@@ -28,14 +29,15 @@ def check_batch(
 
     Raises:
         InputError: An id or a label is out of range (-100, which no loss counts, is a label), a mask has another shape
-            than its ids, a row is all padding, a decoder's labels are padded on the left, or a label is not finite. It
-            names the argument, the row and the value.
+            than its ids, a row is all padding, a decoder's labels are padded on the left, a label is to be copied
+            from a row that has none such, or is not finite. It names the argument, the row and the value.
     """
     decoder_vocab_size = vocab_size if decoder_vocab_size is None else decoder_vocab_size
     _check_ids(batch, "input_ids", "attention_mask", vocab_size)
+    copied = _check_copies(batch, decoder_vocab_size)
     # Before decoder_input_ids, which collators make of them.
     if batch.get("labels") is not None:
-        _check_labels(torch.as_tensor(batch["labels"]), decoder_vocab_size, num_labels)
+        _check_labels(torch.as_tensor(batch["labels"]), decoder_vocab_size, num_labels, copied)
     _check_ids(batch, "decoder_input_ids", "decoder_attention_mask", decoder_vocab_size)
     if batch.get("labels") is not None and batch.get("decoder_input_ids") is not None:
         _check_side(torch.as_tensor(batch["labels"]))
@@ -58,7 +60,21 @@ def _check_ids(batch: Mapping[str, Any], name: str, mask_name: str, size: int) -
         raise InputError(f"{mask_name} of shape {tuple(mask.shape)}: row {int(empty.nonzero()[0])} is all padding")
 
 
-def _check_labels(labels: torch.Tensor, vocab_size: int, num_labels: int | None) -> None:
+def _check_copies(batch: Mapping[str, Any], vocab_size: int) -> torch.Tensor | None:
+    """The `copy_ids`, if there are some."""
+    if batch.get("copy_ids") is None:
+        return None
+    ids, inputs = torch.as_tensor(batch["copy_ids"]), torch.as_tensor(batch["input_ids"])
+    if ids.shape != inputs.shape:
+        raise InputError(
+            f"copy_ids has shape {tuple(ids.shape)}, but input_ids has {tuple(inputs.shape)}; they must be the same"
+        )
+    size = vocab_size + ids.shape[-1]
+    _refuse("copy_ids", ids, (ids < 0) | (ids >= size), f"outside the vocabulary and what is copied, 0 to {size - 1}")
+    return ids
+
+
+def _check_labels(labels: torch.Tensor, vocab_size: int, num_labels: int | None, copied: torch.Tensor | None) -> None:
     if labels.is_floating_point():
         _refuse("labels", labels, ~labels.isfinite(), "not a finite number")
         return
@@ -66,7 +82,11 @@ def _check_labels(labels: torch.Tensor, vocab_size: int, num_labels: int | None)
         return  # whole numbers are targets of a regression, too
     kind, size = ("vocabulary", vocab_size) if num_labels is None else ("classes", num_labels)
     bad = ((labels < 0) | (labels >= size)) & (labels != -100)
-    _refuse("labels", labels, bad, f"outside the {kind}, 0 to {size - 1}, and not -100")
+    why = f"outside the {kind}, 0 to {size - 1}, and not -100"
+    if copied is not None:
+        bad &= ~(labels.unsqueeze(-1) == copied.unsqueeze(-2)).any(dim=-1)
+        why += " or in the row's copy_ids"
+    _refuse("labels", labels, bad, why)
 
 
 def _check_side(labels: torch.Tensor) -> None:

@@ -2,11 +2,11 @@
 
 import csv
 import functools
-import io
+import itertools
 import json
 import logging
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -74,50 +74,83 @@ def read_splits(
     Raises:
         InputError: For anything wrong with the flags, a file, a line, a column or a value.
     """
-    if len(set(columns)) < len(columns):
-        raise InputError(f"the columns (or languages) must differ, got {', '.join(columns)}")
-    if dataset_name and train_file:
-        raise InputError("--dataset_name and --train_file exclude each other: give one")
-    wanted = _Columns(columns, label_columns)
+    wanted = Columns(columns, label_columns)
+    check_sources(columns, dataset_name, train_file)
     splits = _read_hub(dataset_name, dataset_config_name, wanted) if dataset_name else {}
     for split, name in (("train", train_file), ("validation", validation_file), ("test", test_file)):
         if name is not None:
-            splits[split] = _read_file(name, f"--{split}_file", wanted, column_names, moses)
+            splits[split] = read_file(name, f"--{split}_file", wanted, column_names, moses)
     if not splits:
         raise InputError("no data: give --train_file or --dataset_name")
     return datasets.DatasetDict(splits)
 
 
-class _Columns(tuple[str, ...]):
+class Columns(tuple[str, ...]):
     """Names of the columns to keep, with those among them that hold classes."""
 
     labels: frozenset[str]
 
     def __new__(cls, names: Sequence[str], labels: Sequence[str]) -> Self:
+        """Names of all, and those of the columns of classes."""
         columns = super().__new__(cls, names)
         columns.labels = frozenset(labels)
         return columns
 
+    def __getnewargs__(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return tuple(self), tuple(sorted(self.labels))
 
-def _read_file(
-    name: str, flag: str, columns: _Columns, column_names: Sequence[str] | None, moses: bool
+
+def check_sources(columns: Sequence[str], dataset_name: str | None, train_file: str | None) -> None:
+    """Refuse columns of one name, and two sources of training data."""
+    if len(set(columns)) < len(columns):
+        raise InputError(f"the columns (or languages) must differ, got {', '.join(columns)}")
+    if dataset_name and train_file:
+        raise InputError("--dataset_name and --train_file exclude each other: give one")
+
+
+def read_file(
+    name: str, flag: str, columns: Columns, column_names: Sequence[str] | None, moses: bool
 ) -> datasets.Dataset:
+    """One file as a whole, without its empty rows; see `read_splits`."""
     path = Path(name)
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None and not moses:
-        raise InputError(f"{flag} {name}: unknown extension {path.suffix!r}; known are {', '.join(_READERS)}")
-    if column_names and reader not in (_read_csv, _read_tsv):
-        raise InputError(f"--column_names names the columns of CSV and TSV files; {flag} {name} is neither")
-    if reader is None:
-        table = _read_moses(path, flag, columns)
-    elif reader in (_read_csv, _read_tsv):
-        table = reader(path, flag, columns, column_names)
+    if path.suffix.lower() == ".parquet" and not column_names:
+        table = _read_parquet(path, flag, columns)
     else:
-        table = reader(path, flag, columns)
-    return _drop_empty(datasets.Dataset(table), columns, name, f"{flag} {name}")
+        table = string_table(file_rows(name, flag, columns, column_names, moses), columns)
+    return drop_empty(datasets.Dataset(table), columns, name, f"{flag} {name}")
 
 
-def _drop_empty(dataset: datasets.Dataset, columns: Sequence[str], name: str, source: str) -> datasets.Dataset:
+def file_rows(
+    name: str, flag: str, columns: Columns, column_names: Sequence[str] | None, moses: bool
+) -> Iterator[list[Any]]:
+    """The rows of a file, one after the other, as `read_splits` checks them and with the same errors.
+
+    Args:
+        name: The file.
+        flag: Names it in errors.
+        columns: As `read_splits`.
+        column_names: As `read_splits`.
+        moses: As `read_splits`.
+
+    Returns:
+        The values of `columns` in each row, empty ones too: strings, None, or lists of strings in columns of classes.
+    """
+    path = Path(name)
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES and not moses:
+        raise InputError(f"{flag} {name}: unknown extension {path.suffix!r}; known are {', '.join(_SUFFIXES)}")
+    if column_names and suffix not in (".csv", ".tsv"):
+        raise InputError(f"--column_names names the columns of CSV and TSV files; {flag} {name} is neither")
+    if suffix == ".csv":
+        return _pick(path, _csv_fields(path, flag), columns, column_names)
+    if suffix == ".tsv":
+        return _pick(path, _tsv_fields(path, flag), columns, column_names)
+    if suffix in (".jsonl", ".json"):
+        return _json_rows(path, flag, columns)
+    return _parquet_rows(path, flag, columns) if suffix == ".parquet" else _moses_rows(path, flag, columns)
+
+
+def drop_empty(dataset: datasets.Dataset, columns: Sequence[str], name: str, source: str) -> datasets.Dataset:
     """The rows with text in every column; reports the others under `name`, refuses `source` if none is left."""
     table = dataset.with_format("arrow")[:]
     filled = functools.reduce(operator.and_, (_filled(table[column]) for column in columns))
@@ -126,10 +159,14 @@ def _drop_empty(dataset: datasets.Dataset, columns: Sequence[str], name: str, so
     dropped = np.flatnonzero(~filled)
     if len(dropped) == 0:
         return dataset
-    count = len(dropped)
-    first = ", ".join(str(row + 1) for row in dropped[:5]) + ", ..." * (count > 5)
-    logger.warning("%s: %d empty row%s dropped of %d: %s", name, count, "s" * (count > 1), len(dataset), first)
+    report_dropped(name, len(dropped), dropped[:5] + 1, len(dataset))
     return dataset.select(np.flatnonzero(filled))
+
+
+def report_dropped(name: str, count: int, first: Iterable[int], rows: int) -> None:
+    """Warn that `count` empty rows of `rows` were dropped, with the numbers of the first of them."""
+    numbers = ", ".join(map(str, first)) + ", ..." * (count > 5)
+    logger.warning("%s: %d empty row%s dropped of %d: %s", name, count, "s" * (count > 1), rows, numbers)
 
 
 def _filled(values: pa.ChunkedArray) -> np.ndarray:
@@ -142,7 +179,10 @@ def _to_numpy(mask: pa.ChunkedArray) -> np.ndarray:
     return pc.fill_null(mask, False).to_numpy()
 
 
-def _string_table(values: Mapping[str, Sequence[Any]]) -> pa.Table:
+def string_table(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> pa.Table:
+    """A table of rows of strings, None, or lists of strings."""
+    listed = list(rows)
+    values = {column: [row[index] for row in listed] for index, column in enumerate(columns)}
     return pa.table({column: pa.array(texts, _kind(texts)) for column, texts in values.items()})
 
 
@@ -153,75 +193,88 @@ def _kind(texts: Sequence[Any]) -> pa.DataType:
 # Text files
 
 
-def _text(path: Path, flag: str) -> str:
+def _lines(path: Path, flag: str, newline: str = "\n") -> Iterator[str]:
+    r"""Lines with their ends, `\n` alone or those that `newline` means to `open`.
+
+    `str.splitlines` would also split at U+2028, U+0085 and others.
+    """
     try:
-        data = path.read_bytes()
+        with open(path, encoding="utf-8-sig", newline=newline) as file:
+            yield from file
     except FileNotFoundError:
         raise InputError(f"{path}: no such file ({flag})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror} ({flag})") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path}:{line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file"
-        ) from None
+    except UnicodeDecodeError:
+        line, byte = _first_bad_byte(path)
+        raise InputError(f"{path}:{line}: not UTF-8 (byte 0x{byte:02x}); convert the file") from None
 
 
-def _lines(path: Path, flag: str) -> list[str]:
-    r"""Lines as `\n` or `\r\n` ends them; `str.splitlines` would also split at U+2028, U+0085 and others."""
-    lines = _text(path, flag).split("\n")
-    if lines[-1] == "":
-        del lines[-1]
-    return [line.removesuffix("\r") for line in lines]
+def _first_bad_byte(path: Path) -> tuple[int, int]:
+    """Line and value of the first byte that is not UTF-8."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                return number, line[error.start]
+    raise ValueError(f"{path} is UTF-8")
 
 
-def _read_moses(prefix: Path, flag: str, columns: Sequence[str]) -> pa.Table:
+def _without_end(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")
+
+
+def _moses_rows(prefix: Path, flag: str, columns: Sequence[str]) -> Iterator[list[Any]]:
     paths = [Path(f"{prefix}.{column}") for column in columns]
     if not any(path.exists() for path in paths):
         raise InputError(
             f"{flag} {prefix}: no files {' and '.join(map(str, paths))}, and no extension that is known: "
-            f"{', '.join(_READERS)}"
+            f"{', '.join(_SUFFIXES)}"
         )
-    lines = [_lines(path, flag) for path in paths]
-    if len({len(texts) for texts in lines}) > 1:
-        counts = ", ".join(f"{path} has {len(texts)} lines" for path, texts in zip(paths, lines, strict=True))
-        raise InputError(f"{counts}: line n of one must be the translation of line n of the other")
-    return _string_table(dict(zip(columns, lines, strict=True)))
+    files = [_lines(path, flag) for path in paths]
+    for number, lines in enumerate(itertools.zip_longest(*files)):
+        if None in lines:
+            lengths = [
+                number + (line is not None) + sum(1 for _ in rest) for line, rest in zip(lines, files, strict=True)
+            ]
+            counts = ", ".join(f"{path} has {length} lines" for path, length in zip(paths, lengths, strict=True))
+            raise InputError(f"{counts}: line n of one must be the translation of line n of the other")
+        yield [_without_end(line) for line in lines]
 
 
-def _read_csv(path: Path, flag: str, columns: Sequence[str], column_names: Sequence[str] | None) -> pa.Table:
-    reader = csv.reader(io.StringIO(_text(path, flag), newline=""), strict=True)
-    rows: list[tuple[int, list[str]]] = []
+def _csv_fields(path: Path, flag: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(_lines(path, flag, newline=""), strict=True)
     line = 1
-    # The limit, 131072 characters, is one for the whole process.
-    limit = csv.field_size_limit(2**31 - 1)
-    try:
-        for row in reader:
-            rows.append((line, row))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{path}:{line}: malformed CSV row ({error})") from None
-    finally:
-        csv.field_size_limit(limit)
-    return _pick(path, rows, columns, column_names)
+    while True:
+        # The limit, 131072 characters, is one for the whole process.
+        limit = csv.field_size_limit(2**31 - 1)
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise InputError(f"{path}:{line}: malformed CSV row ({error})") from None
+        finally:
+            csv.field_size_limit(limit)
+        if row is None:
+            return
+        yield line, row
+        line = reader.line_num + 1
 
 
-def _read_tsv(path: Path, flag: str, columns: Sequence[str], column_names: Sequence[str] | None) -> pa.Table:
-    rows = [(number, line.split("\t")) for number, line in enumerate(_lines(path, flag), 1)]
-    return _pick(path, rows, columns, column_names)
+def _tsv_fields(path: Path, flag: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(_lines(path, flag), 1):
+        yield number, _without_end(line).split("\t")
 
 
 def _pick(
-    path: Path, rows: list[tuple[int, list[str]]], columns: Sequence[str], column_names: Sequence[str] | None
-) -> pa.Table:
+    path: Path, rows: Iterator[tuple[int, list[str]]], columns: Sequence[str], column_names: Sequence[str] | None
+) -> Iterator[list[Any]]:
     """The wanted columns of rows of fields, each with its line number; the first names them unless they are named."""
     if column_names is None:
-        if not rows:
+        first = next(rows, None)
+        if first is None:
             raise InputError(f"{path}: empty; the first line must name the columns")
-        header = [field.strip() for field in rows[0][1]]
-        rows = rows[1:]
+        header = [field.strip() for field in first[1]]
     else:
         header = list(column_names)
     for column in columns:
@@ -229,20 +282,20 @@ def _pick(
             problem = f"{header.count(column)} columns" if column in header else "no column"
             hint = "" if column_names else "; a file without a header needs --column_names"
             raise InputError(f"{path}: {problem} {column!r}; there are {shorten_list(header)}{hint}")
+    places = [header.index(column) for column in columns]
     for line, row in rows:
-        # A blank line is an empty row, to be dropped and counted like one.
-        if len(row) != len(header) and any(row):
+        if len(row) == len(header):
+            yield [row[place] for place in places]
+        elif any(row):
             expected = "--column_names names" if column_names else "the header names"
             raise InputError(f"{path}:{line}: {len(row)} fields, but {expected} {len(header)}")
-    values: dict[str, list[str | None]] = {}
-    for column in columns:
-        index = header.index(column)
-        values[column] = [row[index] if len(row) == len(header) else None for _, row in rows]
-    return _string_table(values)
+        else:
+            # A blank line is an empty row, to be dropped and counted like one.
+            yield [None] * len(places)
 
 
-def _read_jsonl(path: Path, flag: str, columns: _Columns) -> pa.Table:
-    values: dict[str, list[Any]] = {column: [] for column in columns}
+def _json_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]]:
+    listed: dict[str, bool] = {}
     for number, line in enumerate(_lines(path, flag), 1):
         place = f"{path}:{number}"
         if not line.strip():
@@ -252,32 +305,46 @@ def _read_jsonl(path: Path, flag: str, columns: _Columns) -> pa.Table:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise InputError(f"{place}: not JSON ({error}); each line must be one object") from None
-        if isinstance(row, dict) and isinstance(row.get(_TRANSLATION), dict) and not set(columns) <= row.keys():
-            row = row[_TRANSLATION]
         if not isinstance(row, dict):
             raise InputError(f"{place}: a JSON {type(row).__name__}; each line must be one object")
-        for column in columns:
-            if column not in row:
-                raise InputError(f"{place}: no column {column!r}; there are {shorten_list(row)}")
-            value = _class_names(row[column]) if column in columns.labels else row[column]
-            if not isinstance(value, str | None) and not (isinstance(value, list) and column in columns.labels):
-                expected = (
-                    "a class (a string, a whole number, true, false, or a list)" if columns.labels else "a string"
-                )
-                raise InputError(f"{place}: column {column!r} must be {expected}, not {_short(json.dumps(value))}")
-            if values[column] and value is not None:
-                first = next((one for one in values[column] if one is not None), value)
-                if isinstance(first, list) is not isinstance(value, list):
-                    raise InputError(f"{place}: column {column!r} must be a list in all rows or in none")
-            try:
-                "".join(value or "").encode()
-            except UnicodeEncodeError:
-                # JSON can escape half of a surrogate pair.
-                raise InputError(
-                    f"{place}: column {column!r} has half of a surrogate pair, which is no text"
-                ) from None
-            values[column].append(value)
-    return _string_table(values)
+        yield check_row(place, row, columns, listed)
+
+
+def check_row(place: str, row: dict[str, Any], columns: Columns, listed: dict[str, bool]) -> list[Any]:
+    """Check a row of Python values and take what is wanted of it.
+
+    Args:
+        place: Where it stands, for errors.
+        row: Column names and values, or `translation` with a dict of them.
+        columns: What is wanted.
+        listed: Which columns of classes hold lists; filled by the first rows and to be passed on to the next.
+
+    Returns:
+        The values of `columns`.
+
+    Raises:
+        InputError: A column is missing, or its value is neither text nor, where it may be, a class.
+    """
+    if isinstance(row.get(_TRANSLATION), dict) and not set(columns) <= row.keys():
+        row = row[_TRANSLATION]
+    values = []
+    for column in columns:
+        if column not in row:
+            raise InputError(f"{place}: no column {column!r}; there are {shorten_list(row)}")
+        value = _class_names(row[column]) if column in columns.labels else row[column]
+        if not isinstance(value, str | None) and not (isinstance(value, list) and column in columns.labels):
+            expected = "a class (a string, a whole number, true, false, or a list)" if columns.labels else "a string"
+            shown = _short(json.dumps(value, default=repr))
+            raise InputError(f"{place}: column {column!r} must be {expected}, not {shown}")
+        if value is not None and listed.setdefault(column, isinstance(value, list)) is not isinstance(value, list):
+            raise InputError(f"{place}: column {column!r} must be a list in all rows or in none")
+        try:
+            "".join(value or "").encode()
+        except UnicodeEncodeError:
+            # JSON can escape half of a surrogate pair.
+            raise InputError(f"{place}: column {column!r} has half of a surrogate pair, which is no text") from None
+        values.append(value)
+    return values
 
 
 def _class_names(value: Any) -> Any:
@@ -294,7 +361,7 @@ def _class_names(value: Any) -> Any:
 # Arrow
 
 
-def _read_parquet(path: Path, flag: str, columns: _Columns) -> pa.Table:
+def _read_parquet(path: Path, flag: str, columns: Columns) -> pa.Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file ({flag})")
     try:
@@ -302,37 +369,80 @@ def _read_parquet(path: Path, flag: str, columns: _Columns) -> pa.Table:
         table = pq.read_table(path, columns=[name for name in (*columns, _TRANSLATION) if name in names])
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{flag} {path}: not a valid Parquet file ({_one_line(error)})") from None
+        raise InputError(f"{flag} {path}: not a valid Parquet file ({one_line(error)})") from None
+    return _pick_arrow(f"{flag} {path}", table, names, columns)
+
+
+def _parquet_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file ({flag})")
+    try:
+        # Buffered, so that a group of rows is not in memory as a whole.
+        with pq.ParquetFile(path, buffer_size=2**20) as file:
+            names = file.schema_arrow.names
+            wanted = [name for name in (*columns, _TRANSLATION) if name in names]
+            empty = pa.schema([file.schema_arrow.field(name) for name in wanted]).empty_table()
+            _pick_arrow(f"{flag} {path}", empty, names, columns)
+            for batch in file.iter_batches(batch_size=1000, columns=wanted):
+                batch.validate(full=True)
+                table = _pick_arrow(f"{flag} {path}", pa.Table.from_batches([batch]), names, columns)
+                yield from map(list, zip(*(table[column].to_pylist() for column in columns), strict=True))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{flag} {path}: not a valid Parquet file ({one_line(error)})") from None
+
+
+def _pick_arrow(source: str, table: pa.Table, names: Sequence[str], columns: Columns) -> pa.Table:
+    """The wanted columns as strings; `names` are all that there are."""
     if not set(columns) <= set(names) and _TRANSLATION in names and pa.types.is_struct(table[_TRANSLATION].type):
         texts = table[_TRANSLATION].combine_chunks().flatten()
         names = [field.name for field in table[_TRANSLATION].type]
         table = pa.table(dict(zip(names, texts, strict=True)))
-    _check_columns(f"{flag} {path}", columns, names)
-    kinds = [(name, _check_kind(f"{flag} {path}", columns, name, table[name].type)) for name in columns]
+    _check_columns(source, columns, names)
+    kinds = [(name, _check_kind(source, columns, name, table[name].type)) for name in columns]
     return table.select(list(columns)).cast(pa.schema(kinds))
 
 
-def _read_hub(name: str, config: str | None, columns: _Columns) -> dict[str, datasets.Dataset]:
+def _read_hub(name: str, config: str | None, columns: Columns) -> dict[str, datasets.Dataset]:
+    return {
+        split: _pick_hub(data, columns, f"{name} [{alias}]", f"--dataset_name {name}, split {alias}")
+        for split, (alias, data) in load_hub(name, config, streaming=False).items()
+    }
+
+
+def load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tuple[str, Any]]:
+    """Load a data set of the Hub or a local one.
+
+    Args:
+        name: As `dataset_name` of `read_splits`.
+        config: As `dataset_config_name` of `read_splits`.
+        streaming: Whether for iteration alone; what `save_to_disk` wrote is mapped into memory in either case.
+
+    Returns:
+        The name in the data set, and the data, of `train`, `validation` and `test`, as far as they are there.
+
+    Raises:
+        InputError: It cannot be loaded, or has none of these splits.
+    """
     source = f"--dataset_name {name}"
     try:
         if (Path(name) / "dataset_dict.json").is_file():
             found = datasets.load_from_disk(name)
         else:
-            found = datasets.load_dataset(name, config)
+            found = datasets.load_dataset(name, config, streaming=streaming)
     # Whatever a server, a network, a cache or somebody's data files can raise.
     except Exception as error:
-        raise InputError(f"{source}: cannot be loaded ({_one_line(error.__cause__ or error)})") from error
+        raise InputError(f"{source}: cannot be loaded ({one_line(error.__cause__ or error)})") from error
     splits = {}
     for split, aliases in _HUB_SPLITS.items():
         alias = next((alias for alias in aliases if alias in found), None)
         if alias is not None:
-            splits[split] = _pick_hub(found[alias], columns, f"{name} [{alias}]", f"{source}, split {alias}")
+            splits[split] = (alias, found[alias])
     if not splits:
         raise InputError(f"{source}: no split train, validation or test; there are {shorten_list(found)}")
     return splits
 
 
-def _pick_hub(dataset: datasets.Dataset, columns: _Columns, name: str, source: str) -> datasets.Dataset:
+def _pick_hub(dataset: datasets.Dataset, columns: Columns, name: str, source: str) -> datasets.Dataset:
     names = dataset.column_names
     if not set(columns) <= set(names) and _TRANSLATION in names:
         dataset = dataset.select_columns(_TRANSLATION).flatten()
@@ -346,10 +456,10 @@ def _pick_hub(dataset: datasets.Dataset, columns: _Columns, name: str, source: s
         text = datasets.Value("string")
         features[column] = datasets.List(text) if pa.types.is_list(kind) else text
     dataset = dataset.cast(datasets.Features(features))
-    return _drop_empty(dataset, columns, name, source)
+    return drop_empty(dataset, columns, name, source)
 
 
-def _name_classes(dataset: datasets.Dataset, columns: _Columns) -> datasets.Dataset:
+def _name_classes(dataset: datasets.Dataset, columns: Columns) -> datasets.Dataset:
     """Ids of classes that the data set has names for as these names."""
     for column in columns.labels:
         feature = dataset.features[column]
@@ -374,7 +484,7 @@ def _check_columns(source: str, columns: Sequence[str], names: Sequence[str]) ->
             raise InputError(f"{source}: no column {column!r}; there are {shorten_list(names)}")
 
 
-def _check_kind(source: str, columns: _Columns, column: str, kind: pa.DataType) -> pa.DataType:
+def _check_kind(source: str, columns: Columns, column: str, kind: pa.DataType) -> pa.DataType:
     """Type to which a column of strings, or of classes, is cast."""
     allowed, expected, target = list(_STRINGS), "strings", pa.string()
     value = kind
@@ -398,18 +508,13 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """An exception's type and message on one line, cut."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-_READERS: dict[str, Callable[..., pa.Table]] = {
-    ".csv": _read_csv,
-    ".tsv": _read_tsv,
-    ".jsonl": _read_jsonl,
-    ".json": _read_jsonl,
-    ".parquet": _read_parquet,
-}
+_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def hold_out_validation(splits: datasets.DatasetDict, seed: int) -> datasets.DatasetDict:

@@ -5,19 +5,39 @@ is an `evaluate.Metric` like any other, with `add`, `add_batch` and `compute`, a
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from .text import ChrF, ExactMatch, References, SacreBleu, TextMetric
+from .base import Metric
+from .classification import F1, Accuracy
+from .rouge import Rouge
+from .text import ChrF, ExactMatch, SacreBleu, TextMetric
 
-__all__ = ["ChrF", "ExactMatch", "SacreBleu", "TextMetric", "load", "scores_by_group"]
+__all__ = [
+    "F1",
+    "Accuracy",
+    "ChrF",
+    "ExactMatch",
+    "Metric",
+    "Rouge",
+    "SacreBleu",
+    "TextMetric",
+    "load",
+    "scores_by_group",
+]
 
-_METRICS: dict[str, type[TextMetric]] = {metric.metric_name: metric for metric in (SacreBleu, ChrF, ExactMatch)}
+_METRICS: dict[str, type[Metric]] = {
+    metric.metric_name: metric for metric in (SacreBleu, ChrF, ExactMatch, Rouge, Accuracy, F1)
+}
 
 
-def load(name: str) -> TextMetric:
-    """Returns a new metric by its name: "sacrebleu", "chrf" or "exact_match".
+def load(name: str) -> Metric:
+    """Returns a new metric by its name.
+
+    Of texts: "sacrebleu", "chrf", "exact_match", "rouge". Of classes, with scikit-learn: "accuracy", "f1".
 
     Raises:
         ValueError: if there is no metric of this name here.
+        InputError: if it needs a package that is not installed.
     """
     if name not in _METRICS:
         raise ValueError(f"hfseq has no metric {name!r}; it has {', '.join(_METRICS)}")
@@ -25,17 +45,17 @@ def load(name: str) -> TextMetric:
 
 
 def scores_by_group(
-    metric: TextMetric,
-    predictions: Sequence[str],
-    references: References,
+    metric: Metric,
+    predictions: Sequence[Any],
+    references: Sequence[Any],
     groups: Sequence[str],
 ) -> dict[str, float]:
     """Computes a metric's `score` for each group apart, for example for each kind of pair in a test set.
 
     Args:
         metric: any metric of this module.
-        predictions: one text a row.
-        references: one text, or one list of texts, a row.
+        predictions: one a row, such as the metric takes them.
+        references: one a row, or, of texts, one list of references.
         groups: the name of the group that each row belongs to.
 
     Returns:
@@ -54,7 +74,8 @@ def scores_by_group(
         rows.setdefault(group, []).append(row)
     scores = {}
     for group, members in rows.items():
-        for row in members:
-            metric.add(prediction=predictions[row], reference=references[row])
+        metric.add_batch(
+            predictions=[predictions[row] for row in members], references=[references[row] for row in members]
+        )
         scores[group] = metric.compute()["score"]
     return scores

@@ -1,62 +1,31 @@
 """Metrics that compare generated text with reference text, as `evaluate` modules that need no network."""
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import datasets
-import evaluate
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
+from .base import Metric
+
 References = Sequence[str] | Sequence[Sequence[str]]
 
-_INPUTS = """
+
+class TextMetric(Metric):
+    """Base of the metrics of texts: there may be several references for one prediction."""
+
+    inputs_text = """
 Args:
     predictions: list of strings.
     references: list of strings, one for each prediction, or list of lists of strings: `references[i]` are those of
         `predictions[i]`. There may be more for one prediction than for another, at least one for each.
 """
+    formats = datasets.Features(
+        {"predictions": datasets.Value("string"), "references": datasets.List(datasets.Value("string"))}
+    )
 
-
-class TextMetric(evaluate.Metric):
-    """Base of the metrics here: checks what is added and keeps it in memory.
-
-    Everything else is `evaluate`'s own: `add`, `add_batch`, `compute` and `evaluate.combine`. Unlike `evaluate`, the
-    predictions are kept in memory unless `keep_in_memory=False`: no lock and no file in the user's cache, and two
-    processes that score at the same time do not meet.
-    """
-
-    metric_name: ClassVar[str]
-    description_text: ClassVar[str]
-    citation_text: ClassVar[str] = ""
-    homepage_url: ClassVar[str] = ""
-
-    def __init__(self, config_name: str | None = None, keep_in_memory: bool = True, **kwargs: Any) -> None:
-        super().__init__(config_name, keep_in_memory=keep_in_memory, **kwargs)
-        # `evaluate` derives a name from the class's ("sacre_bleu"); `combine` prefixes results with it.
-        self.info.module_name = self.metric_name
-
-    def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=self.description_text,
-            citation=self.citation_text,
-            inputs_description=_INPUTS,
-            homepage=self.homepage_url,
-            features=datasets.Features({"predictions": text, "references": datasets.List(text)}),
-        )
-
-    def add_batch(self, *, predictions: Sequence[str], references: References) -> None:
-        """Adds predictions and their references; an empty batch adds nothing.
-
-        Raises:
-            ValueError: if the two lengths differ, a prediction has no reference, or something is not a string.
-        """
-        if len(predictions) != len(references):
-            raise ValueError(
-                f"{self.metric_name}: {len(predictions)} predictions but {len(references)} references; "
-                "give one reference, or one list of references, for each prediction"
-            )
+    def _check(self, predictions: Sequence[str], references: References) -> tuple[list[str], list[list[str]]]:
         # Left to Arrow, None would pass as a missing string and a number or a list as the string of it.
         lists = [[own] if isinstance(own, str) else own for own in references]
         for index, (prediction, own) in enumerate(zip(predictions, lists, strict=True)):
@@ -64,48 +33,7 @@ class TextMetric(evaluate.Metric):
                 raise ValueError(f"{self.metric_name}: prediction {index} is {prediction!r}, not a string")
             if not own or not all(isinstance(text, str) for text in own):
                 raise ValueError(f"{self.metric_name}: reference {index} is {own!r}, not a string or a list of them")
-        if lists:
-            super().add_batch(predictions=predictions, references=lists)
-
-    def add(
-        self,
-        *,
-        prediction: str | None = None,
-        reference: str | Sequence[str] | None = None,
-        predictions: str | None = None,
-        references: str | Sequence[str] | None = None,
-    ) -> None:
-        """Adds one prediction and its reference or list of references.
-
-        The plural names mean the same: `evaluate.combine` calls them so.
-
-        Raises:
-            ValueError: as `add_batch`.
-        """
-        one_prediction = predictions if prediction is None else prediction
-        one_reference = references if reference is None else reference
-        self.add_batch(predictions=[one_prediction], references=[one_reference])  # type: ignore[list-item]
-
-    def compute(
-        self, *, predictions: Sequence[str] | None = None, references: References | None = None, **options: Any
-    ) -> dict[str, Any]:
-        """Scores what was added before together with `predictions` and `references`, then forgets it.
-
-        Args:
-            predictions: list of strings, or None to score only what was added before.
-            references: list of strings, or list of lists of strings, one for each prediction.
-            options: those of the metric.
-
-        Raises:
-            ValueError: if there is nothing to score, or the inputs do not match.
-        """
-        if (predictions is None) != (references is None):
-            raise ValueError(f"{self.metric_name}: predictions and references must be given together")
-        if predictions is not None and references is not None:
-            self.add_batch(predictions=predictions, references=references)
-        if not len(self):
-            raise ValueError(f"{self.metric_name}: nothing to score, there are no predictions")
-        return super().compute(**options)
+        return list(predictions), [list(own) for own in lists]
 
 
 def _streams(references: list[list[str]]) -> list[list[Any]]:

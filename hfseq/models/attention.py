@@ -18,17 +18,24 @@ class CrossAttention(nn.Module):
     In all three $s_t$ is the state of the step being predicted and the result is the attentional vector
     $\tanh(W_c [c_t; s_t])$ (Luong et al. 2015, eq. 5).
 
+    With coverage the additive score is $v^\top \tanh(W_a s_t + U_a h_j + w_c c_j^t)$, where $c^t$ is the sum of the
+    weights of the earlier steps (See et al. 2017, eq. 10-11).
+
     Args:
         hidden_size: Width of decoder states and of the attentional vector.
         memory_size: Width of encoder states.
         attention_type: `additive`, `dot` or `general`.
+        coverage: Whether to attend with coverage: then with `cover`, else with `forward`.
 
     Raises:
-        ValueError: If `dot` is to compare states of different widths.
+        ValueError: If `dot` is to compare states of different widths, or coverage is to enter another score than
+            `additive`.
     """
 
-    def __init__(self, hidden_size: int, memory_size: int, attention_type: str) -> None:
+    def __init__(self, hidden_size: int, memory_size: int, attention_type: str, coverage: bool = False) -> None:
         super().__init__()
+        if coverage and attention_type != "additive":
+            raise ValueError(f"coverage=True needs attention_type='additive', not {attention_type!r}")
         if attention_type == "dot" and hidden_size != memory_size:
             raise ValueError(
                 f"attention_type='dot' needs encoder and decoder states of one width, but cross_attention_hidden_size="
@@ -41,6 +48,8 @@ class CrossAttention(nn.Module):
             self.query = nn.Linear(hidden_size, hidden_size)
             self.key = nn.Linear(memory_size, hidden_size, bias=False)
             self.energy = nn.Linear(hidden_size, 1, bias=False)
+        if coverage:
+            self.coverage = nn.Linear(1, hidden_size, bias=False)
         self.combine = nn.Linear(memory_size + hidden_size, hidden_size, bias=False)
 
     def keys(self, memory: Tensor) -> Tensor:
@@ -65,14 +74,56 @@ class CrossAttention(nn.Module):
         else:
             query = states if self.attention_type == "dot" else self.query(states)
             scores = query @ keys.transpose(1, 2)
+        weights = self._normalise(scores, mask)
+        return self._combine(weights, memory, states), weights
+
+    def cover(
+        self,
+        states: Tensor,
+        coverage: Tensor,
+        steps: Tensor | None,
+        memory: Tensor,
+        keys: Tensor,
+        mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Attend from one decoder state after the other, each knowing what the earlier ones have attended to.
+
+        Args:
+            states: Decoder states `[B, T, H]`.
+            coverage: Sum of the weights of the steps before the first, `[B, S]`.
+            steps: True at valid steps `[B, T]`; the others add nothing to the coverage.
+            memory: See `forward`.
+            keys: See there.
+            mask: See there.
+
+        Returns:
+            Attentional vectors `[B, T, H]`; weights `[B, T, S]`; how much of each step's weights falls on what was
+            covered before it, the coverage loss (See et al. 2017, eq. 12), `[B, T]`; coverage after the last `[B, S]`.
+        """
+        queries = self.query(states)
+        weights, overlaps = [], []
+        for step in range(states.shape[1]):
+            seen = self.coverage(coverage.to(queries.dtype).unsqueeze(-1))  # [B, S, H]
+            scores = self.energy(torch.tanh(queries[:, step : step + 1] + keys + seen)).transpose(1, 2)
+            step_weights = self._normalise(scores, mask)  # [B, 1, S]
+            weights.append(step_weights)
+            added = step_weights.squeeze(1)
+            overlaps.append(torch.minimum(added, coverage).sum(dim=-1))
+            if steps is not None:
+                added = added.masked_fill(~steps[:, step : step + 1], 0.0)
+            coverage = coverage + added
+        all_weights = torch.cat(weights, dim=1)
+        return self._combine(all_weights, memory, states), all_weights, torch.stack(overlaps, dim=1), coverage
+
+    def _normalise(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         if mask is None:
-            weights = scores.softmax(dim=-1)
-        else:
-            padding = ~mask.unsqueeze(1)  # [B, 1, S]
-            scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)
-            weights = scores.softmax(dim=-1).masked_fill(padding, 0.0)
-        context = weights @ memory
-        return torch.tanh(self.combine(torch.cat([context, states], dim=-1))), weights
+            return scores.softmax(dim=-1)
+        padding = ~mask.unsqueeze(1)  # [B, 1, S]
+        scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)
+        return scores.softmax(dim=-1).masked_fill(padding, 0.0)
+
+    def _combine(self, weights: Tensor, memory: Tensor, states: Tensor) -> Tensor:
+        return torch.tanh(self.combine(torch.cat([weights @ memory, states], dim=-1)))
 
 
 class Bridge(nn.Module):

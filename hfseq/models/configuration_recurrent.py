@@ -26,9 +26,18 @@ class RecurrentConfig(SequenceConfig):
         temporal_activation_regularization: Weight of TAR (same place): the mean square of the difference between the
             last layer's outputs, before dropout, at successive steps, likewise divided by the steps that predict.
         layer_norm: Whether each layer's output is normalised over its features (Ba et al. 2016, eq. 4).
+        pointer_generator: Whether the sequence-to-sequence model copies words of its source, too (See et al. 2017,
+            section 2.2). Its logits are then log-probabilities.
+        coverage: Whether a decoder's attention sees what it has attended to so far (See et al. 2017, eq. 10-11). It
+            needs `attention_type="additive"` and forces the attention, not the recurrent layers, to go step by step.
+        coverage_loss_weight: Weight of the coverage loss (See et al. 2017, eq. 12-13) in the loss of a
+            sequence-to-sequence model in training. As AR, it is not part of a loss that the Trainer smoothes.
+        unk_token_id: Id of the unknown token, which a word beyond the vocabulary is to a decoder that has copied it;
+            None where a pointer-generator copies words of the vocabulary alone.
 
     Raises:
-        ValueError: If a size, a depth, a weight or a probability is impossible.
+        ValueError: If a size, a depth, a weight or a probability is impossible, or `coverage` has no additive
+            attention to enter.
     """
 
     probabilities: ClassVar[tuple[str, ...]] = (*SequenceConfig.probabilities, "weight_dropout")
@@ -39,12 +48,18 @@ class RecurrentConfig(SequenceConfig):
     activation_regularization: float | int = 0.0
     temporal_activation_regularization: float | int = 0.0
     layer_norm: bool = False
+    pointer_generator: bool = False
+    coverage: bool = False
+    coverage_loss_weight: float | int = 1.0
+    unk_token_id: int | None = None
 
     def __post_init__(self, **kwargs: object) -> None:
         """Check the values."""
-        for name in ("activation_regularization", "temporal_activation_regularization"):
+        for name in ("activation_regularization", "temporal_activation_regularization", "coverage_loss_weight"):
             if isinstance(getattr(self, name), int | float) and not getattr(self, name) >= 0:
                 self.refuse(name, "it must not be negative")
+        if self.coverage and self.attention_type != "additive":
+            self.refuse("coverage", f"it needs attention_type='additive', not {self.attention_type!r}")
         super().__post_init__(**kwargs)
 
     def check_directions(self) -> None:

@@ -20,6 +20,7 @@ from .alignment import next_labels, valid_steps
 from .configuration_base import SequenceConfig
 from .dropout import Dropout
 from .modeling_base import Backbone, SequencePreTrainedModel
+from .pointer import Pointer
 from .pooling import Pooling
 
 
@@ -183,6 +184,7 @@ class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
         self.decoder = self.decoder_class(config.decoder_config())
         self.output = OutputLayer(config)
         self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=False)
+        self.pointer = self.make_pointer(config)
         self.post_init()
 
     @property
@@ -224,6 +226,10 @@ class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
         shifted = torch.cat([start, labels[:, :-1]], dim=1)
         return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
 
+    def make_pointer(self, config: SequenceConfig) -> Pointer | None:
+        """What copies from the source: nothing, unless a family says otherwise."""
+        return None
+
     def memory_of(self, encoder_outputs: ModelOutput) -> dict[str, Tensor | None]:
         """What of the encoder's outputs the decoder takes, by the names of its arguments."""
         return {"encoder_hidden_states": encoder_outputs["last_hidden_state"]}
@@ -240,6 +246,7 @@ class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        copy_ids: Tensor | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -256,15 +263,18 @@ class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
             past_key_values: Decoder state after the earlier tokens; updated in place.
             inputs_embeds: `[B, S, embedding_size]` in place of `input_ids`.
             decoder_inputs_embeds: `[B, T, embedding_size]` in place of `decoder_input_ids`.
-            labels: Token ids `[B, T]`, not shifted; -100 is ignored.
+            labels: Token ids `[B, T]`, not shifted; -100 is ignored. With `copy_ids` an id may be one of theirs.
+            copy_ids: What a pointer-generator copies from each source position, `[B, S]`: the id of its word or, for
+                the j-th position with an unknown word or an earlier one with the same, `vocab_size` + j. None copies
+                `input_ids`.
             use_cache: Whether to return the decoder state.
             output_attentions: Whether to return the alignments.
             output_hidden_states: Whether to return the embeddings and each layer's output, of both sides.
             kwargs: `num_items_in_batch` reaches the loss.
 
         Returns:
-            `logits` `[B, T, vocab_size]`, `loss` if there are labels, `cross_attentions` a tuple of `[B, 1, T, S]`,
-            and the encoder's outputs.
+            `logits` `[B, T, vocab_size]`, with `copy_ids` `[B, T, vocab_size + S]`, `loss` if there are labels (in
+            training with `penalty`), `cross_attentions` a tuple of `[B, 1, T, S]`, and the encoder's outputs.
 
         Raises:
             ValueError: If shapes do not fit.
@@ -298,27 +308,45 @@ class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
             encoder_attention_mask=attention_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions or self.pointer is not None,
+            output_hidden_states=output_hidden_states or self.pointer is not None,
             return_dict=True,
         )
         logits = self.lm_head(self.output(outputs.last_hidden_state)[0])
+        if self.pointer is not None:
+            logits = self.pointer(logits, outputs, encoded, input_ids, copy_ids)
+        elif copy_ids is not None:
+            raise ValueError("copy_ids were passed to a model without pointer_generator=True")
         loss = None
         if labels is not None:
             check_labels(labels, logits.shape[:2])
             # transformers' loss for this class name shifts; these labels are in step with the logits already.
             loss = self.loss_function(
-                logits=logits, labels=labels, shift_labels=labels, vocab_size=self.config.vocab_size, **kwargs
+                logits=logits, labels=labels, shift_labels=labels, vocab_size=logits.shape[-1], **kwargs
             )
+            penalty = self.penalty(outputs, labels != -100) if self.training else None
+            if penalty is not None:
+                # Divided as the loss is, so that accumulated and distributed batches add up alike.
+                count = kwargs.get("num_items_in_batch")
+                loss = loss + penalty / ((labels != -100).sum() if count is None else count)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
-            decoder_hidden_states=outputs.hidden_states,
-            cross_attentions=outputs.cross_attentions,
+            decoder_hidden_states=outputs.hidden_states if output_hidden_states else None,
+            cross_attentions=outputs.cross_attentions if output_attentions else None,
             encoder_last_hidden_state=encoded["last_hidden_state"],
             encoder_hidden_states=encoded.get("hidden_states"),
         )
+
+    def penalty(self, outputs: ModelOutput, predicts: Tensor) -> Tensor | None:
+        """What training adds to the summed loss; nothing, unless a family says otherwise.
+
+        Args:
+            outputs: The decoder's.
+            predicts: True at steps that have a label, `[B, T]`.
+        """
+        return None
 
 
 class Classifier(SequencePreTrainedModel):
@@ -326,7 +354,7 @@ class Classifier(SequencePreTrainedModel):
 
     backbone_class: ClassVar[type[Backbone]]
     # What a language model or translator has beyond its stack.
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^output\.", r"^decoder\."]
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^output\.", r"^decoder\.", r"^pointer\."]
 
     def __init__(self, config: SequenceConfig, head: str) -> None:
         layers = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers

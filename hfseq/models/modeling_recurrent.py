@@ -6,16 +6,18 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .alignment import align, take_steps, valid_steps
 from .attention import Bridge, CrossAttention
 from .cache import RecurrentCacheLayer, cache_layers, check_states
+from .configuration_base import SequenceConfig
 from .configuration_recurrent import RecurrentConfig
 from .dropout import Dropout
 from .modeling_base import Backbone, SequencePreTrainedModel
 from .modeling_heads import ForCausalLM, ForConditionalGeneration, ForSequenceClassification, ForTokenClassification
+from .pointer import CopiedEncoderOutput, Pointer, RecurrentModelOutput, transition_scores
 from .recurrent import RecurrentLayer, RecurrentStack, State
 
 
@@ -83,7 +85,7 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         )
         if config.add_cross_attention:
             memory = config.cross_attention_hidden_size or hidden
-            self.attention = CrossAttention(hidden, memory, config.attention_type)
+            self.attention = CrossAttention(hidden, memory, config.attention_type, config.coverage)
             self.bridge = Bridge(memory, hidden, config.num_hidden_layers, self.stack.num_states)
         self.post_init()
 
@@ -100,7 +102,7 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutputWithPastAndCrossAttentions:
+    ) -> RecurrentModelOutput:
         """Run the stack.
 
         Args:
@@ -117,7 +119,8 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
 
         Returns:
             `last_hidden_state` `[B, T, H]` (with cross-attention: the attentional vectors), zero at padding;
-            `cross_attentions` a tuple of one tensor `[B, 1, T, S]`; `hidden_states` of `num_hidden_layers + 1`.
+            `cross_attentions` a tuple of one tensor `[B, 1, T, S]`; `hidden_states` of `num_hidden_layers + 1`; and
+            what a pointer-generator and coverage need.
 
         Raises:
             ValueError: If shapes do not fit, or both or none of `input_ids` and `inputs_embeds` are given.
@@ -133,9 +136,9 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         past = layers[0].seen if layers else 0
         mask = valid_steps(attention_mask, batch, length, past, "attention_mask")
 
-        states, feed = self._initial_states(layers, inputs_embeds, encoder_hidden_states, memory_mask)
+        states, carried = self._initial_states(layers, inputs_embeds, encoder_hidden_states, memory_mask)
         embedded = self.dropout(inputs_embeds)
-        weights = None
+        weights = overlaps = None
         if encoder_hidden_states is None:
             outputs, states = self.stack(embedded, mask, states, return_states=use_cache)
             last = outputs[-1]
@@ -145,58 +148,88 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
                 memory = (self.attention.keys(encoder_hidden_states),)
             attend = (encoder_hidden_states, *memory, memory_mask)
             if self.config.input_feeding:
-                outputs, last, weights, states, feed = self._feed_steps(embedded, mask, states, feed, attend)
+                outputs, last, weights, overlaps, states = self._feed_steps(embedded, mask, states, carried, attend)
             else:
                 outputs, states = self.stack(embedded, mask, states, return_states=use_cache)
-                last, weights = self.attention(self.dropout(outputs[-1]), *attend)
+                last, weights, overlaps = self._attend(self.dropout(outputs[-1]), mask, carried, attend)
                 if mask is not None:
                     last = last.masked_fill(~mask.unsqueeze(-1), 0.0)
             if use_cache:
                 layers[0].memory = memory
         for index, layer in enumerate(layers):
-            extra = (feed,) if self._feeds(index) else ()
-            layer.update(states[index] + extra, length)
+            layer.update(states[index] + (tuple(carried.values()) if index == len(layers) - 1 else ()), length)
         attentions = self.outputs_of("output_attentions", output_attentions) and weights is not None
         hidden_states = self.outputs_of("output_hidden_states", output_hidden_states)
-        return BaseModelOutputWithPastAndCrossAttentions(
+        copied = self.config.pointer_generator and not self.config.add_cross_attention
+        return RecurrentModelOutput(
             last_hidden_state=last,
+            input_ids=input_ids if copied else None,
             past_key_values=past_key_values if use_cache else None,
             hidden_states=(embedded, *outputs) if hidden_states else None,
             cross_attentions=(weights.unsqueeze(1),) if attentions else None,
+            overlaps=overlaps,
         )
 
-    def _feeds(self, layer: int) -> bool:
-        """Whether a layer's cached tuple ends with the attentional vector: the top one, with input feeding."""
-        config = self.config
-        return config.add_cross_attention and config.input_feeding and layer == config.num_hidden_layers - 1
+    def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """See `Backbone.embed`; a word beyond the vocabulary, which only a decoder meets, is the unknown token."""
+        return super().embed(None if input_ids is None else self.known_ids(input_ids), inputs_embeds)
+
+    def known_ids(self, ids: Tensor) -> Tensor:
+        """The unknown token in place of what a pointer-generator's decoder has copied from beyond the vocabulary."""
+        unknown = self.config.unk_token_id
+        if unknown is None or not (self.config.pointer_generator and self.config.add_cross_attention):
+            return ids
+        return ids.masked_fill(ids >= self.embed_tokens.num_embeddings, unknown)
 
     def _initial_states(
         self, layers: list[RecurrentCacheLayer], embeds: Tensor, memory: Tensor | None, memory_mask: Tensor | None
-    ) -> tuple[list[State] | None, Tensor | None]:
-        """States and attentional vector before the first step: from the cache, else the bridge, else zeros (None)."""
-        shape = torch.Size((embeds.shape[0], self.config.hidden_size))
-        if layers and layers[0].states is not None:
-            for index, layer in enumerate(layers):
-                check_states(layer.states or (), [shape] * (self.stack.num_states + self._feeds(index)), index)
-            states = [layer.states[: self.stack.num_states] for layer in layers]
-            return states, layers[-1].states[-1] if self._feeds(len(layers) - 1) else None
-        if memory is None:
-            return None, None
-        feed = embeds.new_zeros(shape) if self.config.input_feeding else None
-        return self.bridge(memory, memory_mask), feed
+    ) -> tuple[list[State] | None, dict[str, Tensor]]:
+        """States before the first step, from the cache, else the bridge, else zeros (None).
+
+        And what a decoder carries from step to step beside them, at the end of the top layer's cached tuple: with
+        input feeding the attentional vector, with coverage the sum of all weights.
+        """
+        batch = embeds.shape[0]
+        carried = {}
+        if memory is not None and self.config.input_feeding:
+            carried["feed"] = embeds.new_zeros(batch, self.config.hidden_size)
+        if memory is not None and self.config.coverage:
+            # A sum of small parts, even where the model computes with fewer bits.
+            wide = torch.promote_types(embeds.dtype, torch.float32)
+            carried["coverage"] = embeds.new_zeros(batch, memory.shape[1], dtype=wide)
+        if not layers or layers[0].states is None:
+            return None if memory is None else self.bridge(memory, memory_mask), carried
+        count, shape = self.stack.num_states, torch.Size((batch, self.config.hidden_size))
+        for index, layer in enumerate(layers):
+            extra = [value.shape for value in carried.values()] if index == len(layers) - 1 else []
+            check_states(layer.states or (), [shape] * count + extra, index)
+        states = [(layer.states or ())[:count] for layer in layers]
+        return states, dict(zip(carried, (layers[-1].states or ())[count:], strict=True))
+
+    def _attend(
+        self, states: Tensor, steps: Tensor | None, carried: dict[str, Tensor], attend: tuple
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Attentional vectors, weights and, with coverage, which is brought up to date, the coverage loss."""
+        if not self.config.coverage:
+            return *self.attention(states, *attend), None
+        before = carried["coverage"]
+        vectors, weights, overlaps, carried["coverage"] = self.attention.cover(states, before, steps, *attend)
+        return vectors, weights, overlaps
 
     def _feed_steps(
-        self, embedded: Tensor, mask: Tensor | None, states: list[State], feed: Tensor, attend: tuple
-    ) -> tuple[list[Tensor], Tensor, Tensor, list[State], Tensor]:
+        self, embedded: Tensor, mask: Tensor | None, states: list[State], carried: dict[str, Tensor], attend: tuple
+    ) -> tuple[list[Tensor], Tensor, Tensor, Tensor | None, list[State]]:
         """Step by step, each attentional vector entering the next input (Luong et al. 2015, section 3.3)."""
         outputs: list[list[Tensor]] = []
-        vectors, weights = [], []
+        vectors, weights, overlaps = [], [], []
+        feed = carried["feed"]
         noise, drop = self.stack.noise(embedded), self.dropout.mask(feed.unsqueeze(1))
         for step in range(embedded.shape[1]):
             inputs = torch.cat([embedded[:, step], feed], dim=-1).unsqueeze(1)
             step_mask = None if mask is None else mask[:, step : step + 1]
             step_outputs, states = self.stack(inputs, step_mask, states, return_states=True, noise=noise)
-            vector, step_weights = self.attention(self.dropout(step_outputs[-1], drop), *attend)
+            top = self.dropout(step_outputs[-1], drop)
+            vector, step_weights, step_overlaps = self._attend(top, step_mask, carried, attend)
             if step_mask is None:
                 feed = vector.squeeze(1)
             else:
@@ -205,8 +238,11 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
             outputs.append(step_outputs)
             vectors.append(vector)
             weights.append(step_weights)
+            overlaps.append(step_overlaps)
+        carried["feed"] = feed
         layer_outputs = [torch.cat(layer, dim=1) for layer in zip(*outputs, strict=True)]
-        return layer_outputs, torch.cat(vectors, dim=1), torch.cat(weights, dim=1), states, feed
+        covered = torch.cat(overlaps, dim=1) if self.config.coverage else None
+        return layer_outputs, torch.cat(vectors, dim=1), torch.cat(weights, dim=1), covered, states
 
 
 class RecurrentForCausalLM(RecurrentPreTrainedModel, ForCausalLM):
@@ -228,9 +264,43 @@ class RecurrentForCausalLM(RecurrentPreTrainedModel, ForCausalLM):
 
 
 class RecurrentForConditionalGeneration(RecurrentPreTrainedModel, ForConditionalGeneration):
-    """Encoder and attending decoder (Bahdanau et al. 2015; Luong et al. 2015); see `ForConditionalGeneration`."""
+    """Encoder and attending decoder (Bahdanau et al. 2015; Luong et al. 2015); see `ForConditionalGeneration`.
+
+    With `pointer_generator` it copies, with `coverage` it learns not to repeat itself (See et al. 2017).
+    """
 
     decoder_class = RecurrentModel
+
+    @property
+    def encoder_output_class(self) -> type[ModelOutput]:  # type: ignore[override]
+        """What a tuple of encoder outputs is read as."""
+        return CopiedEncoderOutput if self.config.pointer_generator else BaseModelOutput
+
+    def make_pointer(self, config: SequenceConfig) -> Pointer | None:
+        """The pointer, if the config says so."""
+        return Pointer(self.config) if self.config.pointer_generator else None
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """See `ForConditionalGeneration`; labels beyond the vocabulary become the unknown token."""
+        return self.decoder.known_ids(super().prepare_decoder_input_ids_from_labels(labels))
+
+    def penalty(self, outputs: ModelOutput, predicts: Tensor) -> Tensor | None:
+        """The weighted coverage loss (See et al. 2017, eq. 13); see `ForConditionalGeneration.penalty`."""
+        if not self.config.coverage:
+            return None
+        return self.config.coverage_loss_weight * (outputs["overlaps"] * predicts).sum()
+
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: tuple[Tensor, ...],
+        beam_indices: Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """See `GenerationMixin`; a pointer-generator's scores may be wider than the vocabulary."""
+        if self.pointer is None:
+            return super().compute_transition_scores(sequences, scores, beam_indices, normalize_logits)  # type: ignore[misc]
+        return transition_scores(sequences, scores, beam_indices, normalize_logits)
 
 
 class RecurrentForSequenceClassification(RecurrentPreTrainedModel, ForSequenceClassification):

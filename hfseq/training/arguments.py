@@ -9,6 +9,7 @@ import datasets
 import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 
+from hfseq.data.cldr import SPLITS
 from hfseq.data.errors import InputError
 from hfseq.data.reading import hold_out_validation, read_splits
 from hfseq.tokenization import MODELS, NORMALIZATIONS
@@ -102,7 +103,8 @@ class DataArguments:
                 label_columns=label_columns,
             )
         if train:
-            return hold_out_validation(splits, seed=seed)
+            splits = hold_out_validation(splits, seed=seed)
+            return datasets.DatasetDict({name: splits[name] for name in SPLITS if name in splits})
         if "test" not in splits:
             raise InputError("--do_predict without --do_train needs --test_file, or a data set with a test split")
         return datasets.DatasetDict(test=splits["test"])
@@ -124,6 +126,26 @@ class PairArguments(DataArguments):
     max_source_length: int = field(default=256, metadata={"help": "Longer sources lose their end, in tokens."})
     max_target_length: int = field(default=256, metadata={"help": "Longer targets lose their end, in tokens."})
     num_beams: int = field(default=5, metadata={"help": "Beams of the final test and of the saved model."})
+
+
+@dataclass
+class SummaryArguments(DataArguments):
+    """Which texts and summaries, how long, and how they are decoded."""
+
+    text_column: str = field(default="document", metadata={"help": "Column with the texts."})
+    summary_column: str = field(
+        default="summary", metadata={"help": "Column with the summary of each, or a list of several."}
+    )
+    source_prefix: str = field(default="", metadata={"help": "Text before every source: 'summarize: ' for T5."})
+    max_source_length: int = field(default=400, metadata={"help": "Longer texts lose their end, in tokens."})
+    max_target_length: int = field(default=100, metadata={"help": "Longer summaries lose their end, in tokens."})
+    num_beams: int = field(default=4, metadata={"help": "Beams of the final test and of the saved model."})
+    lead: int = field(default=1, metadata={"help": "Sentences of the baseline, which are the first of each text."})
+
+    def __post_init__(self) -> None:
+        """Refuse a baseline of no sentences."""
+        if self.lead < 1:
+            raise ValueError(f"--lead {self.lead}: give the number of sentences, 1 or more")
 
 
 @dataclass
@@ -208,6 +230,13 @@ class TranslationArguments(GenerationArguments):
     """Training arguments of a translator."""
 
     metrics = ("bleu", "chrf", "exact_match")
+
+
+@dataclass
+class SummarizationArguments(GenerationArguments):
+    """Training arguments of a summarizer."""
+
+    metrics = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 @dataclass

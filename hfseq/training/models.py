@@ -71,7 +71,7 @@ def load_model(
         raise InputError(f"unknown --model_type {model_type!r}; hfseq has {ours}")
     if CONFIG_MAPPING[model_type] not in mapping:
         raise InputError(f"--model_type {model_type} has no {kind}; hfseq has {ours}")
-    if taken := sorted(overrides.keys() & {"vocab_size", *_TOKEN_IDS}):
+    if taken := sorted(overrides.keys() & {"vocab_size", "unk_token_id", *_TOKEN_IDS}):
         raise InputError(f"--config_overrides: {taken[0]} comes from the tokenizer; --vocab_size sets its size")
     try:
         # Made once before the tokenizer, so that an impossible size does not wait for its training.
@@ -87,6 +87,8 @@ def load_model(
             lowercase=args.lowercase,
         )
         ids = {name: getattr(tokenizer, name) for name in _TOKEN_IDS[:-1]}
+        if "unk_token_id" in AutoConfig.for_model(model_type).to_dict():
+            ids["unk_token_id"] = tokenizer.unk_token_id
         ids["decoder_start_token_id"] = tokenizer.bos_token_id
         config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **ids, **fields, **overrides)
         return auto_class.from_config(config), tokenizer

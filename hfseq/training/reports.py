@@ -1,4 +1,4 @@
-"""What a run leaves to look at: a learning curve, an alignment, sample outputs.
+"""What a run leaves to look at: a learning curve, an alignment, a confusion matrix, sample outputs.
 
 The plots need matplotlib (the `train` extra), which is imported when one is drawn, and no display.
 """
@@ -27,10 +27,10 @@ def _save(figure: "Figure", path: str | os.PathLike) -> None:
         figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
 
 
-def _label(text: str) -> str:
-    """A token as matplotlib draws it literally: no mathematics, nothing that moves the line."""
+def _label(text: str, longest: int = 20) -> str:
+    """A token or name as matplotlib draws it literally: no mathematics, nothing that moves the line."""
     shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-    return (shown if len(shown) <= 20 else shown[:19] + "…").replace("$", r"\$")
+    return (shown if len(shown) <= longest else shown[: longest - 1] + "…").replace("$", r"\$")
 
 
 def plot_learning_curve(
@@ -131,6 +131,72 @@ def plot_alignment(
     width, height = figure.get_size_inches()
     bar = figure.add_axes((1.0 + 0.15 / width, 0.0, 0.12 / width, min(1.0, 2.5 / height)))
     figure.colorbar(image, cax=bar, label="attention weight")
+    _save(figure, path)
+
+
+def plot_confusion_matrix(
+    labels: Sequence[int] | np.ndarray,
+    predictions: Sequence[int] | np.ndarray,
+    names: Sequence[str],
+    path: str | os.PathLike,
+) -> None:
+    """Draw which classes a classifier takes for which, as a heat map PNG.
+
+    A cell's colour is its share of the rows of that class, so that a rare class is as legible as a frequent one; up to
+    15 classes it also has the number of rows in it. Classes stand in the order of their numbers.
+
+    Args:
+        labels: `[rows]`, the number of each row's class.
+        predictions: `[rows]`, the number of the class that the model gave.
+        names: the classes' names.
+        path: of the PNG.
+
+    Raises:
+        ValueError: the two are not class numbers below `len(names)`, one of each for every row. (Rows of which
+            several classes hold have no such matrix.)
+    """
+    from matplotlib.figure import Figure
+
+    right, given = np.asarray(labels), np.asarray(predictions)
+    size = len(names)
+    if right.shape != given.shape or right.ndim != 1:
+        raise ValueError(f"labels are {right.shape} and predictions {given.shape}, not [rows] and [rows]")
+    for name, numbers in (("label", right), ("prediction", given)):
+        if len(numbers) and (numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= size):
+            raise ValueError(f"a {name} is not the number of one of {size} classes")
+    counts = np.zeros((size, size), dtype=int)
+    np.add.at(counts, (right.astype(int), given.astype(int)), 1)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+
+    numbered = size <= 15
+    widest = len(str(counts.max(initial=0)))
+    # The widest number sets the width of a cell; without numbers it is that of a line of names.
+    cell = max(0.5, 0.09 * widest + 0.15) if numbered else min(0.24, 20 / size)
+    side = max(size * cell, 1.6)
+    figure = Figure(figsize=(side, side))
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, interpolation="nearest")
+    if numbered:
+        for row, column in np.ndindex(size, size):
+            colour = "white" if shares[row, column] > 0.5 else "#222222"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
+
+    ticks = [_label(name, 32) for name in names]
+    fontsize = min(10.0, cell * 72 * 0.6)
+    axes.xaxis.tick_top()
+    axes.set_xticks(range(size), ticks, rotation=90, fontsize=fontsize)
+    axes.set_yticks(range(size), ticks, fontsize=fontsize)
+    axes.tick_params(length=0)
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("predicted", color=_GREY)
+    axes.set_ylabel("true", color=_GREY)
+    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="#e5e5e5", linewidth=0.6)
+    axes.tick_params(which="minor", length=0)
+
+    bar = figure.add_axes((1.0 + 0.15 / side, 0.0, 0.12 / side, min(1.0, 2.5 / side)))
+    figure.colorbar(image, cax=bar, label="share of the true class")
     _save(figure, path)
 
 

@@ -7,13 +7,16 @@ from typing import Any
 import datasets
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, reduce
+from accelerate.utils import reduce
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq import metrics
-from hfseq.data.collation import check_batch, vocabulary_sizes
+from hfseq.data.collation import CheckedCollator
+from hfseq.data.copying import CopyCollator, copy_sources, copy_targets, decode_copies
 from hfseq.data.encoding import encode_splits, encode_texts
+from hfseq.data.errors import InputError
+from hfseq.training.batches import run_by_length
 from hfseq.training.reports import plot_alignment, plot_learning_curve, write_samples
 
 
@@ -26,6 +29,7 @@ def encode_pairs(
     max_source_length: int,
     max_target_length: int,
     prefix: str = "",
+    copy_vocabulary: int | None = None,
 ) -> tuple[dict[str, datasets.Dataset], dict[str, int]]:
     """Encode pairs of texts for a sequence-to-sequence model.
 
@@ -37,23 +41,24 @@ def encode_pairs(
         max_source_length: Tokens of a source, the end mark counted; the rest of the text is cut off.
         max_target_length: The same for a target.
         prefix: Text before every source.
+        copy_vocabulary: The vocabulary's size of a model that copies unknown words; None for any other.
 
     Returns:
-        Columns `input_ids`, `attention_mask`, `labels` in the order of the rows, and how many rows of which splits
-        were cut.
+        Columns `input_ids`, `attention_mask`, `labels` and, for a model that copies, `copy_ids`, in the order of the
+        rows, and how many rows of which splits were cut.
     """
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list]:
         texts = [prefix + text for text in batch[source]]
         encoded, long = encode_texts(tokenizer, texts, max_source_length)
         labels, long_labels = encode_texts(tokenizer, batch[target], max_target_length, target=True)
-        cut = [one or other for one, other in zip(long, long_labels, strict=True)]
-        return {
-            "input_ids": encoded["input_ids"],
-            "attention_mask": encoded["attention_mask"],
-            "labels": labels["input_ids"],
-            "cut": cut,
-        }
+        columns = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        columns["labels"] = labels["input_ids"]
+        columns["cut"] = [one or other for one, other in zip(long, long_labels, strict=True)]
+        if copy_vocabulary is not None:
+            columns["copy_ids"], words = copy_sources(tokenizer, texts, encoded, copy_vocabulary)
+            columns["labels"] = copy_targets(tokenizer, batch[target], labels, words, copy_vocabulary)
+        return columns
 
     return encode_splits(splits, encode)
 
@@ -73,6 +78,47 @@ def score_translations(predictions: Sequence[str], references: Sequence[str]) ->
         name: metrics.load(metric).compute(predictions=predictions, references=references)["score"]
         for name, metric in names.items()
     }
+
+
+def score_summaries(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """`rouge1`, `rouge2`, `rougeL`, `rougeLsum`, F1 from 0 to 100, each with the best of a row's references."""
+    scores = metrics.load("rouge").compute(predictions=predictions, references=references)
+    return {name: scores[name] for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")}
+
+
+def split_references(
+    splits: Mapping[str, datasets.Dataset], target: str
+) -> tuple[dict[str, datasets.Dataset], dict[str, list[list[str]]]]:
+    """Rows with one target each, of rows that may have several.
+
+    Args:
+        splits: Rows in which `target` holds a text, or a list of texts.
+        target: That column.
+
+    Returns:
+        The splits with one text a row: of `train` a row for each target, of the others the first one. And all targets
+        of each row of the others.
+
+    Raises:
+        InputError: A row has no target that is more than spaces.
+    """
+    rows_of, references = {}, {}
+    for name, rows in splits.items():
+        several = [
+            [text for text in ([value] if isinstance(value, str) else value) if text and text.strip()]
+            for value in rows[target]
+        ]
+        if [] in several:
+            raise InputError(f"{name}, row {several.index([]) + 1}: column {target!r} is an empty list; give a text")
+        if name == "train":
+            rows = rows.select([row for row, texts in enumerate(several) for _ in texts])
+            first = [text for texts in several for text in texts]
+        else:
+            references[name] = several
+            first = [texts[0] for texts in several]
+        feature = datasets.Value("string")
+        rows_of[name] = rows.remove_columns(target).add_column(target, first, feature=feature)
+    return rows_of, references
 
 
 def write_reports(
@@ -132,21 +178,69 @@ def align_texts(
     return weights.float().cpu().numpy(), tokens[0], tokens[1]
 
 
-def summed_loss(model: torch.nn.Module, batch: Mapping[str, torch.Tensor], label_smoothing: float) -> torch.Tensor:
-    """Cross-entropy (Szegedy et al. 2016, section 7, if smoothed) summed over the target tokens of a batch.
+def token_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    count: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """Cross-entropy of target tokens (Szegedy et al. 2016, section 7, if smoothed).
+
+    Args:
+        logits: `[B, T, V]`.
+        labels: Token ids `[B, T]`, -100 for padding.
+        label_smoothing: Share of the probability that all tokens get alike.
+        count: What the sum is divided by, None for the number of tokens here: a batch in parts, or on several
+            processes, is divided by the number of all its tokens.
+    """
+    total = cross_entropy(
+        logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=label_smoothing, reduction="sum"
+    )
+    return total / ((labels != -100).sum() if count is None else count)
+
+
+def has_own_loss(model: PreTrainedModel, label_smoothing: float) -> bool:
+    """Whether a model's loss in training is more than the cross-entropy of its logits: with coverage, not smoothed."""
+    return getattr(model.config, "coverage", False) and not label_smoothing
+
+
+def trainer_loss(model: PreTrainedModel, label_smoothing: float) -> Callable[..., torch.Tensor] | None:
+    """The Trainer's `compute_loss_func`, None for the model's own.
+
+    T5, BART and others take the number of tokens of all accumulated batches and ignore it, so that their own losses
+    would add up to too much.
+    """
+    if has_own_loss(model, label_smoothing):
+        return None
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:
+        return token_loss(outputs.logits, labels, label_smoothing=label_smoothing, count=num_items_in_batch)
+
+    return loss
+
+
+def batch_loss(
+    model: torch.nn.Module,
+    batch: Mapping[str, torch.Tensor],
+    *,
+    own: bool,
+    label_smoothing: float,
+    count: torch.Tensor | int,
+) -> torch.Tensor:
+    """Loss of a batch in an explicit loop.
 
     Args:
         model: A sequence-to-sequence model, wrapped or not.
-        batch: From `DataCollatorForSeq2Seq`: its inputs, decoder inputs and `labels` with -100 for padding.
-        label_smoothing: Share of the probability that all tokens get alike.
-
-    Returns:
-        A scalar; divide it by the number of labels that are not -100.
+        batch: From `make_collator`.
+        own: Whether it is the model's own, as `has_own_loss` says.
+        label_smoothing: See `token_loss`.
+        count: See there.
     """
+    if own:
+        return model(**batch, num_items_in_batch=count).loss
     inputs = {key: value for key, value in batch.items() if key != "labels"}
-    logits = model(**inputs).logits  # [B, T, V]
-    labels = batch["labels"].flatten()
-    return cross_entropy(logits.flatten(0, 1).float(), labels, label_smoothing=label_smoothing, reduction="sum")
+    return token_loss(model(**inputs).logits, batch["labels"], label_smoothing=label_smoothing, count=count)
 
 
 @torch.no_grad()
@@ -158,56 +252,89 @@ def validation_loss(
     batch_size: int,
     label_smoothing: float,
 ) -> float:
-    """Mean loss of a target token of `encoded`, on all processes together; see `summed_loss`."""
+    """Mean loss of a target token of `encoded`, on all processes together; see `token_loss`."""
     model.eval()
     state = PartialState()
     total = torch.zeros(2, device=model.device)
     for start in range(state.process_index * batch_size, len(encoded), state.num_processes * batch_size):
         rows = encoded.select(range(start, min(start + batch_size, len(encoded))))
         batch = collator(list(rows)).to(model.device)
-        total += torch.stack([summed_loss(model, batch, label_smoothing), (batch["labels"] != -100).sum()])
-    loss, tokens = reduce(total, "sum")
-    return (loss / tokens).item()
+        tokens = (batch["labels"] != -100).sum()
+        loss = batch_loss(model, batch, own=False, label_smoothing=label_smoothing, count=1)
+        total += torch.stack([loss, tokens])
+    total = reduce(total, "sum")
+    return (total[0] / total[1]).item()
 
 
 @torch.no_grad()
-def generate_texts(
+def generate_ids(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     encoded: datasets.Dataset,
+    collator: Callable[[list[dict[str, Any]]], Any],
     *,
     batch_size: int,
     **generate_kwargs: Any,
-) -> list[str]:
+) -> list[list[int]]:
     """Generate a text for each row, on all processes together.
 
     Args:
         model: The model, on its device.
-        tokenizer: Its tokenizer.
         encoded: Rows with `input_ids`.
+        collator: Makes batches of them.
         batch_size: Rows generated at once; rows of one length go together.
         generate_kwargs: Passed on to `generate`.
 
     Returns:
-        Texts in the order of `encoded`, the same on every process.
+        Token ids of each text in the order of `encoded`, the same on every process.
 
     Raises:
         InputError: If a row is empty, or has an id that the model has not.
     """
     model.eval()
     generate: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]
-    state = PartialState()
-    sources = encoded["input_ids"]
-    by_length = sorted(range(len(sources)), key=lambda row: len(sources[row]))
-    groups = [by_length[start : start + batch_size] for start in range(0, len(by_length), batch_size)]
-    texts: dict[int, str] = {}
-    for rows in groups[state.process_index :: state.num_processes]:
-        batch = tokenizer.pad({"input_ids": [sources[row] for row in rows]}, return_tensors="pt")
-        check_batch(batch, **vocabulary_sizes(model))
-        generated = generate(**batch.to(model.device), **generate_kwargs)
-        texts.update(zip(rows, decode_ids(tokenizer, generated), strict=True))
-    merged = dict(gather_object(list(texts.items())))
-    return [merged[row] for row in range(len(sources))]
+    sources = encoded.remove_columns([name for name in encoded.column_names if name == "labels"])
+
+    def run(rows: list[int]) -> list[list[int]]:
+        batch = collator(list(sources.select(rows))).to(model.device)
+        return generate(**batch, **generate_kwargs).tolist()
+
+    return run_by_length([len(ids) for ids in encoded["input_ids"]], batch_size, run)
+
+
+def decode_outputs(
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Any,
+    sources: Sequence[str],
+    *,
+    max_source_length: int,
+    copy_vocabulary: int | None,
+) -> list[str]:
+    """Texts of generated rows of token ids, with the words that were copied.
+
+    Args:
+        tokenizer: Of the model.
+        ids: Rows of ids, in which -100 stands for padding.
+        sources: What each was generated from, with its prefix.
+        max_source_length: As of `encode_pairs`.
+        copy_vocabulary: Likewise.
+    """
+    if copy_vocabulary is None:
+        return decode_ids(tokenizer, ids)
+    encoded, _ = encode_texts(tokenizer, sources, max_source_length)
+    _, words = copy_sources(tokenizer, sources, encoded, copy_vocabulary)
+    return [text.strip() for text in decode_copies(tokenizer, ids, words, copy_vocabulary)]
+
+
+def copied_vocabulary(model: PreTrainedModel) -> int | None:
+    """The vocabulary's size of a model that copies unknown words of its source; None for any other."""
+    copies = getattr(model.config, "pointer_generator", False) and model.config.unk_token_id is not None
+    return model.config.vocab_size if copies else None
+
+
+def make_collator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> CheckedCollator:
+    """Collator of rows that `encode_pairs` made for this model."""
+    collator: Any = DataCollatorForSeq2Seq(tokenizer, model=model)
+    return CheckedCollator(collator if copied_vocabulary(model) is None else CopyCollator(collator), model)
 
 
 def set_generation(model: PreTrainedModel, num_beams: int, max_length: int) -> None:

@@ -1,0 +1,179 @@
+"""Words beyond the vocabulary for models that copy from their source (See et al. 2017, section 2.2).
+
+Of a text's unknown words each has an id of its own beyond the vocabulary: `vocab_size` + j, where j is the position of
+its first occurrence in the encoded source, padding not counted. `copy_ids` are the source's ids with those in place of
+the unknown token's, labels may have them, `generate` gives them back, and `decode_copies` makes text of them.
+
+Word for word it goes with tokenizers of words (`train_tokenizer(model="word")`); of those of subwords it copies the
+characters that they do not know.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tokenizers import Encoding, models
+from transformers import BatchEncoding, DataCollatorForSeq2Seq, PreTrainedTokenizerBase
+
+from .errors import InputError
+
+
+def copy_sources(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], encoded: BatchEncoding, vocab_size: int
+) -> tuple[list[list[int]], list[list[str]]]:
+    """Find what can be copied from source texts.
+
+    A word has the form that the tokenizer looks up: normalised as it does (case, Unicode form), with its mark of a
+    space before it. Words that truncation has cut off are not there to be copied.
+
+    Args:
+        tokenizer: A fast tokenizer with an unknown token.
+        texts: The texts.
+        encoded: What the tokenizer has made of them, truncated or padded or neither.
+        vocab_size: The model's.
+
+    Returns:
+        `copy_ids` in the shape of `encoded["input_ids"]`; and for each position of each text the unknown word that
+        first occurs there, else "".
+
+    Raises:
+        InputError: If the tokenizer is not fast or has no unknown token.
+    """
+    all_ids, all_words = [], []
+    for text, encoding in zip(texts, _encodings(tokenizer, encoded), strict=True):
+        ids, words, first = list(encoding.ids), [""] * len(encoding.ids), {}
+        for position, piece in _unknown_pieces(tokenizer, text, encoding):
+            if piece not in first:
+                first[piece], words[position] = position, piece
+            ids[position] = vocab_size + first[piece]
+        all_ids.append(ids)
+        all_words.append(words)
+    return all_ids, all_words
+
+
+def copy_targets(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    encoded: BatchEncoding,
+    words: Sequence[Sequence[str]],
+    vocab_size: int,
+) -> list[list[int]]:
+    """Make labels of target texts, in which an unknown word that the row's source has is copied from it.
+
+    Args:
+        tokenizer: See `copy_sources`.
+        texts: The texts.
+        encoded: What the tokenizer has made of them.
+        words: What each row can copy, from `copy_sources`.
+        vocab_size: The model's.
+
+    Returns:
+        `encoded["input_ids"]` with ids of `copy_sources` in place of the unknown token's where there are such.
+
+    Raises:
+        InputError: If the tokenizer is not fast or has no unknown token.
+    """
+    labels = []
+    for text, encoding, row in zip(texts, _encodings(tokenizer, encoded), words, strict=True):
+        ids = list(encoding.ids)
+        places = {word: vocab_size + position for position, word in enumerate(row) if word}
+        for position, piece in _unknown_pieces(tokenizer, text, encoding):
+            ids[position] = places.get(piece, ids[position])
+        labels.append(ids)
+    return labels
+
+
+def decode_copies(
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Any,
+    words: Sequence[Sequence[str]],
+    vocab_size: int,
+    *,
+    skip_special_tokens: bool = True,
+    clean_up_tokenization_spaces: bool | None = None,
+) -> list[str]:
+    """Make text of generated ids, as the tokenizer does, with the words that were copied.
+
+    Args:
+        tokenizer: See `copy_sources`.
+        sequences: Rows of ids, a tensor, an array or lists; negative ones, as labels have at padding, are skipped.
+        words: What each row could copy, from `copy_sources`.
+        vocab_size: The model's.
+        skip_special_tokens: As of `decode`.
+        clean_up_tokenization_spaces: As of `decode`.
+    """
+    skipped = set(tokenizer.all_special_ids) if skip_special_tokens else set()
+    cleans = clean_up_tokenization_spaces
+    cleans = tokenizer.clean_up_tokenization_spaces if cleans is None else cleans
+    texts = []
+    for sequence, row in zip(sequences, words, strict=True):
+        tokens: list[str] = []
+        for token in (int(token) for token in sequence):
+            if token >= vocab_size:
+                # An id that stands for no word of this row is most improbable, but sampling may hit upon it.
+                tokens += [word for word in row[token - vocab_size : token - vocab_size + 1] if word]
+            elif token >= 0 and token not in skipped:
+                # A model may have more tokens than its tokenizer.
+                tokens += [name for name in tokenizer.convert_ids_to_tokens([token]) if name is not None]
+        text = tokenizer.convert_tokens_to_string(tokens)
+        texts.append(tokenizer.clean_up_tokenization(text) if cleans else text)
+    return texts
+
+
+class CopyCollator:
+    """`DataCollatorForSeq2Seq` for rows with `copy_ids`, which it pads as it does `input_ids`.
+
+    Args:
+        collator: The collator.
+    """
+
+    def __init__(self, collator: DataCollatorForSeq2Seq) -> None:
+        self.collator = collator
+
+    def __call__(self, features: list[dict[str, Any]]) -> Any:
+        """Pad rows of `input_ids`, `copy_ids` of the same lengths and what else they have."""
+        rows = [list(feature["copy_ids"]) for feature in features]
+        others = [{name: value for name, value in feature.items() if name != "copy_ids"} for feature in features]
+        batch = self.collator(others)
+        tokenizer, width = self.collator.tokenizer, batch["input_ids"].shape[1]
+        padded = []
+        for row in rows:
+            padding = [tokenizer.pad_token_id] * (width - len(row))
+            padded.append(padding + row if tokenizer.padding_side == "left" else row + padding)
+        batch["copy_ids"] = torch.tensor(padded)
+        return batch
+
+
+def _encodings(tokenizer: PreTrainedTokenizerBase, encoded: BatchEncoding) -> list[Encoding]:
+    name = type(tokenizer).__name__
+    if not tokenizer.is_fast or encoded.encodings is None:
+        raise InputError(f"{name} does not say which text a token stands for; copying words needs a fast tokenizer")
+    if tokenizer.unk_token_id is None:
+        raise InputError(f"{name} has no unknown token, so there are no unknown words to copy")
+    return encoded.encodings
+
+
+def _unknown_pieces(tokenizer: Any, text: str, encoding: Encoding) -> list[tuple[int, str]]:
+    """Positions of the unknown tokens of an encoded text, and what stands there."""
+    backend, unknown = tokenizer.backend_tokenizer, tokenizer.unk_token_id
+    # These know a whole word or nothing of it.
+    whole = isinstance(backend.model, models.WordLevel | models.WordPiece) and backend.pre_tokenizer is not None
+
+    def normalise(part: str) -> str:
+        return part if backend.normalizer is None else backend.normalizer.normalize_str(part)
+
+    pieces = []
+    for position, (token, (start, end)) in enumerate(zip(encoding.ids, encoding.offsets, strict=True)):
+        # A text may have the mark itself, which stands for no word; and padding may be unknown, too.
+        if token != unknown or start == end or text[start:end].strip() == tokenizer.unk_token:
+            continue
+        # The offsets of what is composed of several characters are those of the first.
+        length = len(normalise(text[start:end]))
+        while end < len(text) and not text[end].isspace() and len(normalise(text[start : end + 1])) == length:
+            end += 1
+        # With what is before it: whether a space or the start of the text is, can be part of the word.
+        piece = normalise(text[max(start - 1, 0) if whole else start : end])
+        if whole:
+            piece = backend.pre_tokenizer.pre_tokenize_str(piece)[-1][0]
+        pieces.append((position, piece))
+    return pieces

@@ -1,0 +1,28 @@
+"""Rows in batches of one length, shared by all processes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+
+def run_by_length(lengths: Sequence[int], batch_size: int, run: Callable[[list[int]], Sequence[Any]]) -> list[Any]:
+    """Run batches of rows of similar lengths, on all processes together.
+
+    Args:
+        lengths: Of the rows.
+        batch_size: Rows at once.
+        run: Takes numbers of rows, gives a result for each.
+
+    Returns:
+        The results in the order of the rows, the same on every process.
+    """
+    state = PartialState()
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    found: list[tuple[int, Any]] = []
+    for group in groups[state.process_index :: state.num_processes]:
+        found += zip(group, run(group), strict=True)
+    merged = dict(gather_object(found))
+    return [merged[row] for row in range(len(lengths))]
