@@ -1,0 +1,156 @@
+"""Warnings when a run's curves say that it overfits, or that it does not learn."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
+
+_RISE = 0.05
+_RISE_OF_FIRST = 0.01
+_FLAT_LOSS = 0.02
+_FLAT_SCORE = 0.10
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    step: int
+    train_loss: float | None
+    eval_loss: float
+    score: float | None
+
+
+def curve_warnings(
+    log_history: Sequence[Mapping[str, Any]], metric: str | None = None, greater_is_better: bool = True
+) -> list[str]:
+    """What is wrong with the curves of a run as they stand, one line with the figures each; mostly nothing.
+
+    Only trends are compared, never the two losses with each other: dropout and label smoothing put them on different
+    scales. The training loss of an evaluation is the mean of what was logged since the one before.
+
+    - Overfitting: the last two evaluations both have a validation loss more than 5 % above the lowest one before
+      them, while the training loss is lower than it was at that lowest point. 5 % is the generalization loss
+      GL_5 of Prechelt 1998 ("Early stopping - but when?"), and some three times the sampling error of a mean over
+      a thousand rows; two in a row are asked for since one may be chance, as his UP_2 does. The rise must also pass
+      1 % of the first validation loss, for near zero any change is a large share.
+    - Underfitting: after three evaluations or more, the best of neither loss is 2 % below its first value. A model
+      that learns anything at all falls further in its first epoch, and the noise of a mean over fifty batches is
+      below that. A metric that rose by 10 % of its first value says that something was learnt after all.
+
+    Args:
+        log_history: as `TrainerState.log_history`: entries with `step` and `loss`, or with `step` and `eval_…`.
+        metric: a score of the evaluations, with or without `eval_`; `loss` and None stand for no other.
+        greater_is_better: whether more of it is better.
+
+    Returns:
+        Lines that begin with `overfitting:` or `underfitting:`.
+    """
+    return list(_findings(*_evaluations(log_history, metric), metric, greater_is_better).values())
+
+
+def new_curve_warnings(
+    log_history: Sequence[Mapping[str, Any]], metric: str | None = None, greater_is_better: bool = True
+) -> list[str]:
+    """Those of `curve_warnings` that came with the last evaluation, and were never due before it.
+
+    An explicit loop calls it with its log after each evaluation; nothing need be remembered, and a resumed run
+    does not repeat itself.
+    """
+    first_loss, evaluations = _evaluations(log_history, metric)
+    now = _findings(first_loss, evaluations, metric, greater_is_better)
+    for end in range(len(evaluations)):
+        for kind in _findings(first_loss, evaluations[:end], metric, greater_is_better):
+            now.pop(kind, None)
+    return list(now.values())
+
+
+class CurveWarnings(TrainerCallback):
+    """Logs each of `curve_warnings` once, at the evaluation at which it first holds, on the first process."""
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look at the history, which has the evaluation just done."""
+        if state.is_world_process_zero:
+            metric, greater = args.metric_for_best_model, bool(args.greater_is_better)
+            for message in new_curve_warnings(state.log_history, metric, greater):
+                logger.warning(message)
+
+
+def _evaluations(
+    log_history: Sequence[Mapping[str, Any]], metric: str | None
+) -> tuple[float | None, list[_Evaluation]]:
+    """The first training loss, and the evaluations in order."""
+    name = f"eval_{(metric or 'loss').removeprefix('eval_')}"
+    first_loss = train_loss = None
+    losses: list[float] = []
+    evaluations: list[_Evaluation] = []
+    for entry in log_history:
+        if "loss" in entry:
+            losses.append(entry["loss"])
+            first_loss = entry["loss"] if first_loss is None else first_loss
+        if "eval_loss" in entry:
+            # Without a log in between, the last one known.
+            train_loss = sum(losses) / len(losses) if losses else train_loss
+            losses = []
+            if evaluations and evaluations[-1].step == entry["step"]:
+                evaluations.pop()
+            score = None if name == "eval_loss" else entry.get(name)
+            evaluations.append(_Evaluation(entry["step"], train_loss, entry["eval_loss"], score))
+    return first_loss, evaluations
+
+
+def _findings(
+    first_loss: float | None, evaluations: list[_Evaluation], metric: str | None, greater_is_better: bool
+) -> dict[str, str]:
+    if len(evaluations) < 3 or first_loss is None:
+        return {}
+    name = "" if metric is None else metric.removeprefix("eval_")
+    found = {
+        "overfitting": _overfitting(evaluations, name),
+        "underfitting": _underfitting(first_loss, evaluations, name, greater_is_better),
+    }
+    return {kind: message for kind, message in found.items() if message}
+
+
+def _overfitting(evaluations: list[_Evaluation], name: str) -> str:
+    first, now = evaluations[0], evaluations[-1]
+    best = min(evaluations, key=lambda evaluation: evaluation.eval_loss)
+    rise = max(_RISE * abs(best.eval_loss), _RISE_OF_FIRST * abs(first.eval_loss))
+    risen = all(late.eval_loss > best.eval_loss + rise for late in evaluations[-2:])
+    if not risen or best.train_loss is None or now.train_loss is None or now.train_loss >= best.train_loss:
+        return ""
+    return (
+        f"overfitting: the validation loss was lowest at step {best.step} ({best.eval_loss:.4g}) and is "
+        f"{now.eval_loss:.4g} at step {now.step}, while the training loss fell from {best.train_loss:.4g} to "
+        f"{now.train_loss:.4g}{_scores(name, best, now)}; more dropout, --weight_decay or data, a smaller model or "
+        "fewer epochs help"
+    )
+
+
+def _underfitting(first_loss: float, evaluations: list[_Evaluation], name: str, greater_is_better: bool) -> str:
+    first, now = evaluations[0], evaluations[-1]
+    if now.train_loss is None:
+        return ""
+    train_loss = min(each.train_loss for each in evaluations if each.train_loss is not None)
+    eval_loss = min(each.eval_loss for each in evaluations)
+    fallen = train_loss <= (1 - _FLAT_LOSS) * first_loss or eval_loss <= (1 - _FLAT_LOSS) * first.eval_loss
+    scores = [each.score for each in evaluations if each.score is not None]
+    gained = any((s - scores[0]) * (1 if greater_is_better else -1) > _FLAT_SCORE * abs(scores[0]) for s in scores)
+    if fallen or gained:
+        return ""
+    return (
+        f"underfitting: after {len(evaluations)} evaluations neither loss has fallen by {_FLAT_LOSS:.0%}: training "
+        f"{first_loss:.4g} at first, {now.train_loss:.4g} at step {now.step}, validation {first.eval_loss:.4g} at "
+        f"step {first.step}, {now.eval_loss:.4g} now{_scores(name, first, now)}; try another --learning_rate or a "
+        "larger model, and look at the data"
+    )
+
+
+def _scores(name: str, then: _Evaluation, now: _Evaluation) -> str:
+    if then.score is None or now.score is None:
+        return ""
+    return f"; {name} {then.score:.4g} then, {now.score:.4g} now"
