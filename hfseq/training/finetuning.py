@@ -1,0 +1,161 @@
+"""Fine-tuning part by part: a learning rate for each layer, a slanted triangle, gradual unfreezing, the head alone.
+
+The method is that of Howard & Ruder 2018 (ULMFiT), for any model of transformers, hfseq's among them.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hfseq.data.errors import InputError
+from hfseq.training.layers import Named, model_parts
+
+
+def optimizer_groups(
+    model: PreTrainedModel,
+    groups: Sequence[Named],
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    decay: float = 2.6,
+) -> list[dict[str, Any]]:
+    r"""Discriminative learning rates: $\eta^{l-1} = \eta^l / 2.6$ (Howard & Ruder 2018, section 3.1).
+
+    That divisor is for four layers; with it the lower half of a Transformer stays as it was. Clark et al. 2020
+    fine-tune Transformers with 1.1 to 1.25.
+
+    Args:
+        model: The model whose groups they are.
+        groups: From `layer_groups`.
+        learning_rate: Of the first group.
+        weight_decay: Of all but biases and norms, by the Trainer's rule.
+        decay: What each group's learning rate is divided by for the next; 1 for one learning rate.
+
+    Returns:
+        Parameter groups for an optimizer, two for each layer at most. A schedule multiplies each one's learning rate.
+
+    Raises:
+        InputError: If `decay` is not positive.
+    """
+    if decay <= 0:
+        raise InputError(f"the learning rate of a layer cannot be divided by {decay}; give 1 or more")
+    # The method uses nothing of a trainer.
+    decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]
+    result = []
+    for depth, group in enumerate(groups):
+        for wanted, value in ((True, weight_decay), (False, 0.0)):
+            parameters = [parameter for name, parameter in group if (name in decayed) is wanted]
+            if parameters:
+                rate = learning_rate / decay**depth
+                result.append({"params": parameters, "lr": rate, "weight_decay": value})
+    return result
+
+
+def slanted_triangular(
+    optimizer: torch.optim.Optimizer, total_steps: int, cut_frac: float = 0.1, ratio: float = 32.0
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Slanted triangular learning rates: a short rise, a long fall (Howard & Ruder 2018, eq. 3).
+
+    It ends at `1 / ratio` of the peak, as the paper's does where `cut_frac * total_steps` is a whole number; elsewhere
+    that would fall lower, and even below zero.
+
+    Args:
+        optimizer: Each of its groups has its own peak, its learning rate now.
+        total_steps: Optimizer steps of the whole training.
+        cut_frac: Share of the steps that the rise takes.
+        ratio: How much smaller the lowest learning rate is than the peak.
+
+    Raises:
+        ValueError: If `cut_frac` is not between 0 and 1, or `ratio` below 1.
+    """
+    if not 0 <= cut_frac < 1 or ratio < 1:
+        raise ValueError(f"cut_frac={cut_frac} must be from 0 to 1, ratio={ratio} at least 1")
+    cut = int(total_steps * cut_frac)
+
+    def factor(step: int) -> float:
+        share = step / cut if step < cut else max(0.0, 1 - (step - cut) / max(1, total_steps - cut))
+        return (1 + share * (ratio - 1)) / ratio
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def unfreeze(groups: Sequence[Named], count: int) -> None:
+    """Let the first `count` of the groups train, and freeze the others.
+
+    A frozen parameter gets no gradient, so that neither clipping nor an optimizer sees it, momentum and weight decay
+    included. On several processes the model must be wrapped while all groups are trainable and with
+    `find_unused_parameters=True`, else gradients are not exchanged, or awaited in vain.
+    """
+    for depth, group in enumerate(groups):
+        for _, parameter in group:
+            parameter.requires_grad_(depth < count)
+
+
+class GradualUnfreezing(TrainerCallback):
+    """Trains the top group in the first epoch and one more below in each that follows (Howard & Ruder 2018, 3.3).
+
+    What trains depends on the epoch alone, so that a resumed run goes on as it would have. The optimizer must know all
+    groups from the start.
+
+    Args:
+        groups: From `layer_groups`.
+    """
+
+    def __init__(self, groups: Sequence[Named]) -> None:
+        self.groups = groups
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Refuse what would leave several processes waiting for each other.
+
+        Raises:
+            InputError: If they are not to look for parameters without a gradient.
+        """
+        looks = args.ddp_find_unused_parameters
+        if args.world_size > 1 and not (not args.activation_checkpointing if looks is None else looks):
+            raise InputError("gradual unfreezing on several processes needs --ddp_find_unused_parameters true")
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Unfreeze the groups of this epoch."""
+        unfreeze(self.groups, int(state.epoch or 0) + 1)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave all groups trainable."""
+        unfreeze(self.groups, len(self.groups))
+
+
+def train_head_only(model: PreTrainedModel, new: Collection[str] = ()) -> None:
+    """Freeze all but the head, for good; call it before the optimizer is made and the model wrapped.
+
+    Args:
+        model: The model.
+        new: As for `model_parts`.
+
+    Raises:
+        InputError: If the model has no head of its own.
+    """
+    parts = model_parts(model, new)
+    if not parts.head:
+        raise InputError(
+            f"{type(model).__name__} has no output layer of its own to train alone: it shares the embeddings' weights"
+        )
+    for _, parameter in (*parts.embeddings, *(pair for block in parts.blocks for pair in block)):
+        parameter.requires_grad_(False)
+
+
+def count_trainable(model: nn.Module) -> tuple[int, int]:
+    """Number of trainable parameters, and of all, without what peft keeps of modules that train whole."""
+    sizes = [
+        (parameter.requires_grad, parameter.numel())
+        for name, parameter in model.named_parameters()
+        if ".original_module." not in name
+    ]
+    return sum(size for trainable, size in sizes if trainable), sum(size for _, size in sizes)

@@ -1,0 +1,150 @@
+"""LoRA (Hu et al. 2022) through peft, for any model of transformers and for recurrent layers."""
+
+import warnings
+from collections.abc import Collection
+
+from peft import LoraConfig, PeftMixedModel, PeftModel, TaskType, get_peft_model
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from hfseq.data.errors import InputError
+from hfseq.training.layers import model_parts, stacks
+
+TASKS = {
+    "classification": TaskType.SEQ_CLS,
+    "tagging": TaskType.TOKEN_CLS,
+    "language_modeling": TaskType.CAUSAL_LM,
+    "seq2seq": TaskType.SEQ_2_SEQ_LM,
+}
+"""peft's names of the tasks."""
+
+
+def apply_lora(
+    model: PreTrainedModel,
+    task: str,
+    *,
+    r: int,
+    alpha: float,
+    dropout: float = 0.0,
+    target_modules: Collection[str] | str | None = None,
+    new: Collection[str] = (),
+) -> PeftModel | PeftMixedModel:
+    """Freeze a model and add low-rank adapters, which train together with the head of a classifier or tagger.
+
+    After training `merge_and_unload` gives the model back, the adapters added to its weights; before that
+    `save_pretrained` saves the adapters alone.
+
+    Adapted is what peft proposes for the type of model, else every linear map and recurrent weight inside and outside
+    of the blocks, else the embeddings; never the output layer, or a table that it shares.
+
+    Args:
+        model: The model, changed in place.
+        task: A key of `TASKS`.
+        r: Rank.
+        alpha: Scale: the adapters' product is multiplied by `alpha / r`.
+        dropout: Of what goes into an adapter; recurrent weights have none.
+        target_modules: Names of modules, or their ends, to adapt in place of the above; or peft's `all-linear`.
+        new: Names of parameters that no checkpoint has trained; they train whole.
+
+    Raises:
+        InputError: If there is nothing to adapt, a name is unknown, or the model or a value does not allow it.
+    """
+    if r < 1 or not 0 <= dropout < 1:
+        raise InputError(f"LoRA of rank {r} with dropout {dropout}: the rank is 1 or more, the dropout from 0 to 1")
+    saved = _trained_whole(model, task, new)
+    names: Collection[str] | str | None = target_modules
+    recurrent: list[str] = []
+    if target_modules is None and model.config.model_type not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+        names, recurrent = _targets(model, saved)
+    if target_modules is not None and not isinstance(target_modules, str):
+        modules = [f".{name}" for name, _ in model.named_modules()]
+        for name in target_modules:
+            if not any(module.endswith(f".{name}") for module in modules):
+                raise InputError(f"LoRA cannot adapt {name!r}: {type(model).__name__} has no module of that name")
+    if recurrent and dropout:
+        raise InputError(f"LoRA of recurrent weights has no dropout; set it from {dropout} to 0")
+    config = LoraConfig(
+        # A masked language model does not generate, which peft asks of a causal one.
+        task_type=None if task == "language_modeling" and not model.can_generate() else TASKS[task],
+        r=r,
+        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_dropout=dropout,
+        target_modules=names if names is None or isinstance(names, str) else list(names),
+        target_parameters=recurrent or None,
+        modules_to_save=saved or None,
+    )
+    if recurrent:
+        # It would run layers again without their adapters.
+        model.supports_gradient_checkpointing = False
+    try:
+        with warnings.catch_warnings():
+            if target_modules is None:
+                # Of tied embeddings, which are left out, and of how GPT-2 stores its linear maps, which peft sees.
+                warnings.filterwarnings("ignore", module=r"peft\.")
+            return get_peft_model(model, config)
+    except ValueError as error:
+        raise InputError(f"LoRA cannot adapt {type(model).__name__}: {' '.join(str(error).split())}") from None
+
+
+def _trained_whole(model: PreTrainedModel, task: str, new: Collection[str]) -> list[str]:
+    """Names of the modules that train whole: the head of a classifier or tagger, and what is new.
+
+    Raises:
+        InputError: If something new is no module of its own on top of the blocks.
+    """
+    parts = model_parts(model)
+    wanted = [pair for pair in model.named_parameters() if pair[0] in new]
+    low = {name for name, _ in parts.embeddings}
+    lists = [f"{path}." for stack in stacks(model) for path in stack.lists]
+    for name, _ in wanted:
+        if name in low or name.startswith(tuple(lists)):
+            raise InputError(f"LoRA adapts weights that are trained, but {name} is new; train all weights")
+    if task in ("classification", "tagging"):
+        wanted += parts.head
+    whole = {id(parameter) for _, parameter in wanted}
+    modules = dict(model.named_modules())
+    found: dict[str, None] = {}
+    for name, _ in wanted:
+        steps = name.split(".")[:-1]
+        owners = (".".join(steps[:depth]) for depth in range(1, len(steps) + 1))
+        complete = (owner for owner in owners if all(id(weight) in whole for weight in modules[owner].parameters()))
+        owner = next(complete, None)
+        if owner is None:
+            raise InputError(f"LoRA cannot train {name} beside its adapters; train all weights")
+        found[owner] = None
+    return list(found)
+
+
+def _targets(model: PreTrainedModel, saved: Collection[str]) -> tuple[list[str], list[str]]:
+    """Names of modules and of recurrent weights to adapt.
+
+    Raises:
+        InputError: If there are none, or recurrent weights cannot be adapted.
+    """
+    output = model.get_output_embeddings()
+    excluded = set() if output is None else {id(weight) for weight in output.parameters()}
+    linear: list[str] = []
+    tables: list[str] = []
+    recurrent: list[str] = []
+    for name, module in model.named_modules():
+        if any(f"{name}.".startswith(f"{path}.") for path in saved):
+            continue
+        # torch's own recurrent layers read a list kept aside, in which an adapter would be missed.
+        if isinstance(module, nn.RNNBase) and type(module) not in (nn.RNN, nn.LSTM, nn.GRU):
+            recurrent += [f"{name}.{weight}" for weight, _ in module.named_parameters() if weight.startswith("weight")]
+        elif isinstance(module, nn.Linear | Conv1D | nn.Embedding) and id(module.weight) not in excluded:
+            (tables if isinstance(module, nn.Embedding) else linear).append(name)
+    # DropConnect takes the weights out of their layer, where the adapter is not added yet.
+    if recurrent and any(getattr(module, "weight_dropout", 0.0) for module in model.modules()):
+        raise InputError("LoRA needs recurrent weights as they are: set the config field weight_dropout to 0")
+    lists = tuple(f"{path}." for stack in stacks(model) for path in stack.lists)
+    if not recurrent and not any(name.startswith(lists) for name in linear):
+        linear += tables
+    if not linear and not recurrent:
+        raise InputError(
+            f"LoRA has nothing to adapt in {type(model).__name__}: below its head it has no linear map, no recurrent "
+            "layer, no embedding table of its own"
+        )
+    return linear, recurrent
