@@ -354,6 +354,8 @@ def test_workers_of_a_data_loader_read_each_row_once(kind, tmp_path, cache):
         texts = [next(loader)[0] for _ in range(2 * count)]
         assert set(texts) == {row["de"] for row in stream.rows}
         seen += set(texts)
+        # The workers read, not this process.
+        assert stream.state_dict(2 * count)["start"] is None
     assert sorted(seen) == sorted(de for de, _ in ROWS)
 
 
