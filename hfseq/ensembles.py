@@ -500,6 +500,8 @@ def load_ensemble(names: Sequence[str], auto_class: Any) -> tuple[PreTrainedMode
         InputError: If there is none, one cannot be loaded or is of another kind, or two differ in their vocabulary,
             special tokens or classes.
     """
+    if auto_class not in _CLASSES:
+        raise InputError(f"--ensemble: models of {auto_class.__name__} do not predict together")
     ensemble_class = _CLASSES[auto_class]
     loaded = [load_model(auto_class, ModelArguments(model_name_or_path=name), None, default_type="") for name in names]
     models = [model for model, _ in loaded]

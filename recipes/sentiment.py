@@ -9,14 +9,16 @@ come first:
     python recipes/sentiment.py recipes/configs/sentiment_sst2.yaml --train_file data/train.tsv \
         --validation_file data/dev.tsv --test_file data/test.tsv --column_names text,label --output_dir outputs/sst2
 
-Two classes or many; several at once where a row holds a list, or names with --label_separator between them.
+Two classes or many; several at once where a row holds a list, or names with --label_separator between them. A trained
+model, or several with --ensemble, classifies a file with --do_predict --test_file texts.txt --output_file classes.tsv;
+--hp_search 20 searches the hp_space of the YAML file; --streaming reads data larger than memory.
 """
 
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import (
@@ -31,7 +33,8 @@ from hfseq.data.collation import CheckedCollator
 from hfseq.data.errors import InputError
 from hfseq.data.labels import encode_labels
 from hfseq.data.reviews import review_rows
-from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+from hfseq.data.sampler import check_budget
+from hfseq.data.streaming import encode_stream_labels, tokenizer_texts
 from hfseq.training.arguments import DATA_FLAGS, ClassArguments, ClassificationArguments, ModelArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.classification import (
@@ -40,40 +43,56 @@ from hfseq.training.classification import (
     classification_loss,
     decide,
     encode_classified,
+    label_array,
     majority,
     score_classes,
     write_class_reports,
 )
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
+from hfseq.training.curves import CurveWarnings
+from hfseq.training.files import check_ensemble, classify_file, load_predictor
+from hfseq.training.lengths import LengthScores, sample_split
 from hfseq.training.models import checkpoint_classes, load_model
 from hfseq.training.results import compare, examples, save_results
+from hfseq.training.search import parse_space, report_search, search
 from hfseq.training.trainer import SequenceTrainer
 
 DEMO = Path(__file__).parent / "configs" / "sentiment_demo.yaml"
+KINDS = (ModelArguments, ClassArguments, ClassificationArguments)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe with the arguments `argv`, by default those of the process."""
     # 1. Arguments. Nothing is written before everything that can be checked has been.
     argv = with_default_config(argv, DEMO, unless=("--model_name_or_path", *DATA_FLAGS))
-    model_args, data_args, args = parse_config((ModelArguments, ClassArguments, ClassificationArguments), argv)
+    model_args, data_args, args = parse_config(KINDS, argv)
     train, predict = args.do_train or not args.do_predict, args.do_predict or not args.do_train
+    text, label, separator = data_args.text_column, data_args.label_column, data_args.label_separator
+    say = partial(PartialState().print, flush=True)  # on the first process only
+    disable_progress_bar()  # of saving and loading models; those of encoding and training stay
+    if data_args.output_file is not None:
+        options = {"max_length": data_args.max_length, "separator": separator}
+        return classify_file(model_args, data_args, args, text, say=say, **options)
+    check_ensemble(model_args, train=train)
+    streaming = data_args.streaming and train
+    if streaming:
+        args.evaluate_by_steps()
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
-    checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
+    checkpoint = None if args.hp_search else find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     set_seed(args.seed)
-    disable_progress_bar()  # of saving and loading models; those of encoding and training stay
-    say = PartialState().print  # on the first process only
 
     # 2. Data: texts, and their classes as numbers.
-    text, label = data_args.text_column, data_args.label_column
-    splits = data_args.read((text, label), review_rows, train=train, seed=args.seed, label_columns=(label,))
+    parts = args.world_size * max(1, args.dataloader_num_workers)
+    reading = {"train": train, "seed": args.seed, "label_columns": (label,), "num_parts": parts}
+    splits = data_args.read((text, label), review_rows, **reading)
     known = checkpoint_classes(model_args)
-    splits, names = encode_labels(splits, label, names=known, replace_names=train, separator=data_args.label_separator)
-    class_numbers = {name: np.array(rows["labels"]) for name, rows in splits.items()}
+    encode = encode_stream_labels if streaming else encode_labels
+    splits, names = encode(splits, label, names=known, replace_names=train, separator=separator)
+    class_numbers = {name: label_array(rows) for name, rows in splits.items()}
     several = next(iter(class_numbers.values())).ndim == 2
-    counts = ", ".join(f"{len(rows)} {name}" for name, rows in splits.items())
-    say(f"{counts} texts of {len(names)} classes: {shorten(', '.join(names), 300)}", flush=True)
+    counts = ", ".join(f"{len(numbers)} {name}" for name, numbers in class_numbers.items())
+    say(f"{counts} texts of {len(names)} classes: {shorten(', '.join(names), 300)}")
     weights = class_weights(data_args.class_weights, class_numbers["train"], names) if train else None
     if several and args.label_smoothing_factor:
         raise InputError("--label_smoothing_factor is for one class a row; these rows may have several")
@@ -81,26 +100,31 @@ def main(argv: list[str] | None = None) -> None:
     # 3. Model and tokenizer. What a checkpoint knows of other classes gives way to a new output layer.
     if known is not None and names != known:
         say(f"{model_args.model_name_or_path} knows other classes: {', '.join(known)}; its output layer is new")
-    model, tokenizer = load_model(
+    make_model = partial(
+        load_model,
         AutoModelForSequenceClassification,
         model_args,
-        splits["train"][text] if train else None,
+        tokenizer_texts(splits["train"], (text,)) if train else None,
         default_type="hfseq_lstm",
         id2label=dict(enumerate(names)),
         label2id={name: index for index, name in enumerate(names)},
         problem_type="multi_label_classification" if several else "single_label_classification",
     )
-    say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
+    model, tokenizer = make_model() if train else load_predictor(AutoModelForSequenceClassification, model_args)
+    say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
+    space = parse_space(args.hp_space, args, model.config, max_tokens=data_args.max_tokens) if args.hp_search else {}
 
-    # 4. Encoding.
+    # 4. Encoding; some training rows are scored beside the validation rows, by their length.
+    if train:
+        splits["train_sample"] = sample_split(splits["train"], len(splits["validation"]), args.seed)
     encoded, cut = encode_classified(splits, tokenizer, text, max_length=data_args.max_length)
+    cut.pop("train_sample", None)
     for name, count in cut.items():
         say(f"{name}: {count} texts are longer than --max_length and were cut")
-    if train and data_args.max_tokens is not None:
-        # The trainer makes its own; this one refuses a budget too small before anything is written.
-        TokenBudgetBatchSampler(row_lengths(encoded["train"]), data_args.max_tokens, num_replicas=args.world_size)
+    if train:
+        check_budget(encoded["train"], data_args.max_tokens, args.world_size)
 
-    # 5. Training.
+    # 5. Training, or a search for the best way to train.
     prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     patience = data_args.early_stopping_patience
 
@@ -110,6 +134,9 @@ def main(argv: list[str] | None = None) -> None:
             output.logits, labels, weights=weights, label_smoothing=smoothing, count=num_items_in_batch
         )
 
+    def score(output: Any) -> dict[str, float]:
+        return score_classes(decide(output.predictions, several=several), output.label_ids)
+
     trainer = SequenceTrainer(
         model=model,
         args=args,
@@ -118,17 +145,22 @@ def main(argv: list[str] | None = None) -> None:
         processing_class=tokenizer,
         data_collator=CheckedCollator(DataCollatorWithPadding(tokenizer), model),
         compute_loss_func=loss,
-        compute_metrics=lambda output: score_classes(decide(output.predictions, several=several), output.label_ids),
+        compute_metrics=score,
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
         max_tokens=data_args.max_tokens,
     )
+    if args.hp_search:
+        new = partial(make_model, tokenizer=tokenizer)
+        trials = search(
+            trainer, lambda fields: new(overrides=fields)[0], space, n_trials=args.hp_search, resume=resume, say=say
+        )
+        return say(report_search(trials, args, KINDS, argv))
     if train:
-        say(f"{args.world_size} process(es), {len(trainer.get_train_dataloader())} batches an epoch", flush=True)
-        training = trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model()
-        trainer.save_metrics("train", training.metrics)
-        if args.push_to_hub:
-            trainer.push_to_hub()
+        trainer.add_callback(CurveWarnings())
+        by_length = {"score": lambda split, rows, output: score(output)["accuracy"], "say": say}
+        trainer.add_callback(LengthScores(trainer, encoded["train_sample"], "accuracy", **by_length))
+        say(trainer.describe_batches())
+        trainer.train_and_save(checkpoint, args.average_checkpoints, say)
     if not predict:
         return
 

@@ -8,21 +8,21 @@ any other is refused. Several CPU processes:
     torchrun --nproc_per_node 2 recipes/sentiment_accelerate.py --use_cpu
 """
 
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
-from torch.utils.data import DataLoader
-from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, set_seed
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.errors import InputError
 from hfseq.data.labels import encode_labels
 from hfseq.data.reviews import review_rows
-from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+from hfseq.data.sampler import check_budget
+from hfseq.data.streaming import encode_stream_labels, tokenizer_texts
 from hfseq.training.arguments import DATA_FLAGS, ClassArguments, ClassificationArguments, ModelArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.classification import (
@@ -31,47 +31,57 @@ from hfseq.training.classification import (
     classification_loss,
     decide,
     encode_classified,
+    label_array,
     majority,
     predict_logits,
     score_classes,
     write_class_reports,
 )
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
-from hfseq.training.loop import Progress, make_optimizer, make_schedule, refuse_other_fields
+from hfseq.training.lengths import report_by_length, sample_split
+from hfseq.training.loop import (
+    Progress,
+    describe_batches,
+    make_loader,
+    make_optimizer,
+    make_schedule,
+    refuse_other_fields,
+    start_accelerator,
+    stream_of,
+)
 from hfseq.training.models import checkpoint_classes, load_model
 from hfseq.training.results import compare, examples, save_results
 
 DEMO = Path(__file__).parent / "configs" / "sentiment_demo.yaml"
+KINDS = (ModelArguments, ClassArguments, ClassificationArguments)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe with the arguments `argv`, by default those of the process."""
     # 1. Arguments. Nothing is written before everything that can be checked has been.
     argv = with_default_config(argv, DEMO, unless=("--model_name_or_path", *DATA_FLAGS))
-    kinds = (ModelArguments, ClassArguments, ClassificationArguments)
-    model_args, data_args, args = parse_config(kinds, argv)
-    refuse_other_fields(kinds, argv, args, other_driver="sentiment.py")
+    model_args, data_args, args = parse_config(KINDS, argv)
+    if data_args.streaming:
+        args.evaluate_by_steps()
+    refuse_other_fields(KINDS, argv, args, other_driver="sentiment.py", streaming=data_args.streaming)
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
-    accelerator = Accelerator(
-        cpu=args.use_cpu,
-        mixed_precision="bf16" if args.bf16 else "no",
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=args.data_seed),
-    )
-    set_seed(args.seed)
+    accelerator = start_accelerator(args)
     disable_progress_bar()  # of saving and loading models; those of encoding and training stay
-    say = accelerator.print  # on the first process only
+    say = partial(accelerator.print, flush=True)  # on the first process only
 
     # 2. Data: texts, and their classes as numbers.
     text, label = data_args.text_column, data_args.label_column
-    splits = data_args.read((text, label), review_rows, train=True, seed=args.seed, label_columns=(label,))
+    reading = {"train": True, "seed": args.seed, "label_columns": (label,), "num_parts": accelerator.num_processes}
+    splits = data_args.read((text, label), review_rows, **reading)
     known = checkpoint_classes(model_args)
-    splits, names = encode_labels(splits, label, names=known, replace_names=True, separator=data_args.label_separator)
-    class_numbers = {name: np.array(rows["labels"]) for name, rows in splits.items()}
+    encode = encode_stream_labels if data_args.streaming else encode_labels
+    splits, names = encode(splits, label, names=known, replace_names=True, separator=data_args.label_separator)
+    class_numbers = {name: label_array(rows) for name, rows in splits.items()}
     several = next(iter(class_numbers.values())).ndim == 2
-    counts = ", ".join(f"{len(rows)} {name}" for name, rows in splits.items())
-    say(f"{counts} texts of {len(names)} classes: {shorten(', '.join(names), 300)}", flush=True)
+    counts = ", ".join(f"{len(numbers)} {name}" for name, numbers in class_numbers.items())
+    say(f"{counts} texts of {len(names)} classes: {shorten(', '.join(names), 300)}")
     weights = class_weights(data_args.class_weights, class_numbers["train"], names)
     if several and args.label_smoothing_factor:
         raise InputError("--label_smoothing_factor is for one class a row; these rows may have several")
@@ -82,47 +92,57 @@ def main(argv: list[str] | None = None) -> None:
     model, tokenizer = load_model(
         AutoModelForSequenceClassification,
         model_args,
-        splits["train"][text],
+        tokenizer_texts(splits["train"], (text,)),
         default_type="hfseq_lstm",
         id2label=dict(enumerate(names)),
         label2id={name: index for index, name in enumerate(names)},
         problem_type="multi_label_classification" if several else "single_label_classification",
     )
-    say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
+    say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 
-    # 4. Encoding and batches.
+    # 4. Encoding and batches; some training rows are scored beside the validation rows, by their length.
+    splits["train_sample"] = sample_split(splits["train"], len(splits["validation"]), args.seed)
+    class_numbers["train_sample"] = label_array(splits["train_sample"])
     encoded, cut = encode_classified(splits, tokenizer, text, max_length=data_args.max_length)
+    cut.pop("train_sample", None)
     for name, count in cut.items():
         say(f"{name}: {count} texts are longer than --max_length and were cut")
+    check_budget(encoded["train"], data_args.max_tokens, accelerator.num_processes)
     collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
-    if data_args.max_tokens is None:
-        batches = {"batch_size": args.per_device_train_batch_size, "shuffle": True}
-    else:
-        sampler = TokenBudgetBatchSampler(
-            row_lengths(encoded["train"]),
-            data_args.max_tokens,
-            num_replicas=accelerator.num_processes,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-        )
-        batches = {"batch_sampler": sampler}
-    loader = DataLoader(encoded["train"], collate_fn=collator, **batches)
+    loader = make_loader(accelerator, encoded["train"], collator, args, max_tokens=data_args.max_tokens)
 
     # 5. Optimizer and schedule: those of the Trainer.
     plain_model = model
-    model, optimizer, loader = accelerator.prepare(model, make_optimizer(model, args), loader)
-    scheduler, total_steps = make_schedule(optimizer, args, len(loader))
-    accelerator.register_for_checkpointing(scheduler)
+    if args.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    model, optimizer = accelerator.prepare(model, make_optimizer(model, args))
+    scheduler, total_steps = make_schedule(accelerator, optimizer, args, loader)
 
     # 6. Training: an epoch, an evaluation, a checkpoint.
     if accelerator.is_main_process:
         prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     accelerator.wait_for_everyone()
-    say(f"{accelerator.num_processes} process(es), {len(loader)} batches an epoch", flush=True)
+    say(describe_batches(accelerator, loader))
     progress = Progress(accelerator, args, total_steps=total_steps, patience=data_args.early_stopping_patience)
     if checkpoint is not None:
-        progress.resume(checkpoint)
+        progress.resume(checkpoint, stream_of(loader))
     loss_options = {"weights": weights, "label_smoothing": args.label_smoothing_factor}
-    predicting = {"collator": collator, "batch_size": args.per_device_eval_batch_size}
+
+    def predict(name: str) -> np.ndarray:
+        return predict_logits(plain_model, encoded[name], collator, batch_size=args.per_device_eval_batch_size)
+
+    def evaluate() -> dict[str, float]:
+        logits, labels = predict("validation"), class_numbers["validation"]
+        decisions = decide(logits, several=several)
+        train_sample = decide(predict("train_sample"), several=several)
+        sides = (
+            (encoded["train_sample"], train_sample, class_numbers["train_sample"]),
+            (encoded["validation"], decisions, labels),
+        )
+        progress.say(report_by_length("accuracy", score_classes, *sides))
+        loss = classification_loss(torch.tensor(logits), torch.tensor(labels), **loss_options)
+        return score_classes(decisions, labels) | {"loss": loss.item()}
+
     while not progress.done:
         model.train()
         for batches in progress.steps(loader):
@@ -141,16 +161,14 @@ def main(argv: list[str] | None = None) -> None:
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        logits = predict_logits(plain_model, encoded["validation"], **predicting)
-        right = class_numbers["validation"]
-        scores = score_classes(decide(logits, several=several), right)
-        scores["loss"] = classification_loss(torch.tensor(logits), torch.tensor(right), **loss_options).item()
-        progress.end_epoch(model, scores)
-    progress.load_best()
+        progress.end_epoch(model, evaluate(), stream_of(loader))
+    progress.load_result(model)
+    if args.average_checkpoints:
+        say(f"mean of the last {args.average_checkpoints} checkpoints: accuracy {evaluate()['accuracy']:.4g}")
 
     # 7. The final test, beside the most frequent class.
     name = "test" if "test" in encoded else "validation"
-    decisions = decide(predict_logits(plain_model, encoded[name], **predicting), several=several)
+    decisions = decide(predict(name), several=several)
     rows, right = splits[name], class_numbers[name]
     kinds_of_texts = rows["kind"] if "kind" in rows.column_names else None
     systems = {"model": decisions, "majority": majority(class_numbers["train"], len(rows))}

@@ -8,22 +8,31 @@ names; any other is refused. Several CPU processes:
     torchrun --nproc_per_node 2 recipes/summarization_accelerate.py --use_cpu
 """
 
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 
-from accelerate import Accelerator, DataLoaderConfiguration
-from torch.utils.data import DataLoader
-from transformers import AutoModelForSeq2SeqLM, set_seed
+from transformers import AutoModelForSeq2SeqLM
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.docstrings import docstring_rows
-from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+from hfseq.data.sampler import check_budget
+from hfseq.data.streaming import count_rows, tokenizer_texts
 from hfseq.data.summaries import lead_n
 from hfseq.training.arguments import DATA_FLAGS, ModelArguments, SummarizationArguments, SummaryArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
-from hfseq.training.loop import Progress, make_optimizer, make_schedule, refuse_other_fields
+from hfseq.training.lengths import report_by_length, sample_split
+from hfseq.training.loop import (
+    Progress,
+    describe_batches,
+    make_loader,
+    make_optimizer,
+    make_schedule,
+    refuse_other_fields,
+    start_accelerator,
+    stream_of,
+)
 from hfseq.training.models import load_model
 from hfseq.training.results import compare, examples, save_results
 from hfseq.training.seq2seq import (
@@ -42,41 +51,41 @@ from hfseq.training.seq2seq import (
 )
 
 DEMO = Path(__file__).parent / "configs" / "summarization_demo.yaml"
+KINDS = (ModelArguments, SummaryArguments, SummarizationArguments)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe with the arguments `argv`, by default those of the process."""
     # 1. Arguments. Nothing is written before everything that can be checked has been.
     argv = with_default_config(argv, DEMO, unless=("--model_name_or_path", *DATA_FLAGS))
-    kinds = (ModelArguments, SummaryArguments, SummarizationArguments)
-    model_args, data_args, args = parse_config(kinds, argv)
+    model_args, data_args, args = parse_config(KINDS, argv)
+    if data_args.streaming:
+        args.evaluate_by_steps()
     own = {"honoured": ("generation_num_beams", "generation_max_length"), "fixed": {"predict_with_generate": True}}
-    refuse_other_fields(kinds, argv, args, other_driver="summarization.py", **own)
+    refuse_other_fields(KINDS, argv, args, other_driver="summarization.py", streaming=data_args.streaming, **own)
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
-    accelerator = Accelerator(
-        cpu=args.use_cpu,
-        mixed_precision="bf16" if args.bf16 else "no",
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=args.data_seed),
-    )
-    set_seed(args.seed)
+    accelerator = start_accelerator(args)
     disable_progress_bar()  # of saving and loading models; those of encoding and training stay
-    say = accelerator.print  # on the first process only
+    say = partial(accelerator.print, flush=True)  # on the first process only
 
     # 2. Data: texts with one summary or several.
     source, target = data_args.text_column, data_args.summary_column
-    splits = data_args.read((source, target), docstring_rows, train=True, seed=args.seed, label_columns=(target,))
+    reading = {"train": True, "seed": args.seed, "label_columns": (target,), "num_parts": accelerator.num_processes}
+    splits = data_args.read((source, target), docstring_rows, **reading)
     splits, references = split_references(splits, target)
-    say(", ".join(f"{len(rows)} {name}" for name, rows in splits.items()), "texts with a summary", flush=True)
+    say(f"{count_rows(splits)} texts with a summary")
 
     # 3. Model and tokenizer.
-    texts = chain(splits["train"][source], splits["train"][target])
+    texts = tokenizer_texts(splits["train"], (source, target))
     model, tokenizer = load_model(AutoModelForSeq2SeqLM, model_args, texts, default_type="hfseq_lstm")
     set_generation(model, data_args.num_beams, data_args.max_target_length)
-    say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
+    say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 
-    # 4. Encoding and batches.
+    # 4. Encoding and batches; some training rows are scored beside the validation rows, by their length.
+    splits["train_sample"] = sample_split(splits["train"], len(splits["validation"]), args.seed)
+    references["train_sample"] = [[text] for text in splits["train_sample"][target]]
     copied, prefix = copied_vocabulary(model), data_args.source_prefix
     encoded, cut = encode_pairs(
         splits,
@@ -88,35 +97,28 @@ def main(argv: list[str] | None = None) -> None:
         prefix=prefix,
         copy_vocabulary=copied,
     )
+    cut.pop("train_sample", None)
     for name, count in cut.items():
         say(f"{name}: {count} rows are longer than --max_source_length or --max_target_length and were cut")
+    check_budget(encoded["train"], data_args.max_tokens, accelerator.num_processes)
     collator = make_collator(model, tokenizer)
-    if data_args.max_tokens is None:
-        batches = {"batch_size": args.per_device_train_batch_size, "shuffle": True}
-    else:
-        sampler = TokenBudgetBatchSampler(
-            row_lengths(encoded["train"]),
-            data_args.max_tokens,
-            num_replicas=accelerator.num_processes,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-        )
-        batches = {"batch_sampler": sampler}
-    loader = DataLoader(encoded["train"], collate_fn=collator, **batches)
+    loader = make_loader(accelerator, encoded["train"], collator, args, max_tokens=data_args.max_tokens)
 
     # 5. Optimizer and schedule: those of the Trainer.
     plain_model = model
-    model, optimizer, loader = accelerator.prepare(model, make_optimizer(model, args), loader)
-    scheduler, total_steps = make_schedule(optimizer, args, len(loader))
-    accelerator.register_for_checkpointing(scheduler)
+    if args.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    model, optimizer = accelerator.prepare(model, make_optimizer(model, args))
+    scheduler, total_steps = make_schedule(accelerator, optimizer, args, loader)
 
     # 6. Training: an epoch, an evaluation by generation, a checkpoint.
     if accelerator.is_main_process:
         prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     accelerator.wait_for_everyone()
-    say(f"{accelerator.num_processes} process(es), {len(loader)} batches an epoch", flush=True)
+    say(describe_batches(accelerator, loader))
     progress = Progress(accelerator, args, total_steps=total_steps, patience=data_args.early_stopping_patience)
     if checkpoint is not None:
-        progress.resume(checkpoint)
+        progress.resume(checkpoint, stream_of(loader))
     smoothing = args.label_smoothing_factor
     loss_options = {"own": has_own_loss(plain_model, smoothing), "label_smoothing": smoothing}
     decoding = {
@@ -129,6 +131,16 @@ def main(argv: list[str] | None = None) -> None:
         ids = generate_ids(plain_model, encoded[name], collator, **decoding)
         sources, limit = [prefix + text for text in splits[name][source]], data_args.max_source_length
         return decode_outputs(tokenizer, ids, sources, max_source_length=limit, copy_vocabulary=copied)
+
+    def evaluate() -> dict[str, float]:
+        found = {name: summarize(name) for name in ("train_sample", "validation")}
+        sides = [(encoded[name], texts, references[name]) for name, texts in found.items()]
+        progress.say(report_by_length("rouge1", score_summaries, *sides))
+        size = args.per_device_eval_batch_size
+        loss = validation_loss(
+            plain_model, encoded["validation"], collator, batch_size=size, label_smoothing=smoothing
+        )
+        return score_summaries(*sides[1][1:]) | {"loss": loss}
 
     while not progress.done:
         model.train()
@@ -146,16 +158,10 @@ def main(argv: list[str] | None = None) -> None:
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        scores = score_summaries(summarize("validation"), references["validation"])
-        scores["loss"] = validation_loss(
-            plain_model,
-            encoded["validation"],
-            collator,
-            batch_size=args.per_device_eval_batch_size,
-            label_smoothing=smoothing,
-        )
-        progress.end_epoch(model, scores)
-    progress.load_best()
+        progress.end_epoch(model, evaluate(), stream_of(loader))
+    progress.load_result(model)
+    if args.average_checkpoints:
+        say(f"mean of the last {args.average_checkpoints} checkpoints: rouge1 {evaluate()['rouge1']:.4g}")
 
     # 7. The final test: with beams, beside the first sentences of each text.
     name = "test" if "test" in encoded else "validation"

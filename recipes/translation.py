@@ -7,25 +7,33 @@ says. Your own data, with every flag of transformers' TrainingArguments; a YAML 
 
     python recipes/translation.py recipes/configs/translation_multi30k.yaml --train_file data/train \
         --validation_file data/val --test_file data/test --source_lang de --target_lang en --output_dir outputs/de-en
+
+A trained model, or several with --ensemble, translates a file with --do_predict --test_file texts.txt --output_file
+translations.txt; --hp_search 20 searches the hp_space of the YAML file; --streaming reads data larger than memory.
 """
 
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import datasets
 from accelerate import PartialState
 from transformers import AutoModelForSeq2SeqLM, EarlyStoppingCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq import metrics
 from hfseq.data.cldr import cldr_pairs
-from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+from hfseq.data.sampler import check_budget
+from hfseq.data.streaming import count_rows, tokenizer_texts
 from hfseq.training.arguments import DATA_FLAGS, ModelArguments, PairArguments, TranslationArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
+from hfseq.training.curves import CurveWarnings
+from hfseq.training.files import check_ensemble, generate_file, load_predictor
+from hfseq.training.lengths import LengthScores, sample_split
 from hfseq.training.models import load_model
 from hfseq.training.results import compare, examples, save_results
+from hfseq.training.search import parse_space, report_search, search
 from hfseq.training.seq2seq import (
     copied_vocabulary,
     decode_outputs,
@@ -39,35 +47,45 @@ from hfseq.training.seq2seq import (
 from hfseq.training.trainer import GenerationTrainer
 
 DEMO = Path(__file__).parent / "configs" / "translation_demo.yaml"
+KINDS = (ModelArguments, PairArguments, TranslationArguments)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe with the arguments `argv`, by default those of the process."""
     # 1. Arguments. Nothing is written before everything that can be checked has been.
     argv = with_default_config(argv, DEMO, unless=("--model_name_or_path", *DATA_FLAGS))
-    model_args, data_args, args = parse_config((ModelArguments, PairArguments, TranslationArguments), argv)
+    model_args, data_args, args = parse_config(KINDS, argv)
     train, predict = args.do_train or not args.do_predict, args.do_predict or not args.do_train
+    source, target = data_args.source_lang, data_args.target_lang
+    say = partial(PartialState().print, flush=True)  # on the first process only
+    disable_progress_bar()  # of saving and loading models; those of encoding and training stay
+    if data_args.output_file is not None:
+        return generate_file(model_args, data_args, args, source, target, say)
+    check_ensemble(model_args, train=train)
+    if data_args.streaming and train:
+        args.evaluate_by_steps()
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
-    checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
+    checkpoint = None if args.hp_search else find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     set_seed(args.seed)
-    disable_progress_bar()  # of saving and loading models; those of encoding and training stay
-    say = PartialState().print  # on the first process only
 
     # 2. Data: pairs of texts in the columns `source_lang` and `target_lang`.
-    source, target = data_args.source_lang, data_args.target_lang
-    splits = data_args.read(
-        (source, target), partial(cldr_pairs, source, target), train=train, seed=args.seed, moses=True
-    )
-    say(", ".join(f"{len(rows)} {name}" for name, rows in splits.items()), f"pairs {source} → {target}", flush=True)
+    parts = args.world_size * max(1, args.dataloader_num_workers)
+    reading = {"train": train, "seed": args.seed, "moses": True, "num_parts": parts}
+    splits = data_args.read((source, target), partial(cldr_pairs, source, target), **reading)
+    say(f"{count_rows(splits)} pairs {source} → {target}")
 
     # 3. Model and tokenizer.
-    texts = chain.from_iterable(splits["train"][column] for column in (source, target)) if train else None
-    model, tokenizer = load_model(AutoModelForSeq2SeqLM, model_args, texts, default_type="hfseq_lstm")
+    texts = tokenizer_texts(splits["train"], (source, target)) if train else None
+    make_model = partial(load_model, AutoModelForSeq2SeqLM, model_args, texts, default_type="hfseq_lstm")
+    model, tokenizer = make_model() if train else load_predictor(AutoModelForSeq2SeqLM, model_args)
     set_generation(model, data_args.num_beams, data_args.max_target_length)
-    say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
+    say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
+    space = parse_space(args.hp_space, args, model.config, max_tokens=data_args.max_tokens) if args.hp_search else {}
 
-    # 4. Encoding.
+    # 4. Encoding; some training rows are scored beside the validation rows, by their length.
+    if train:
+        splits["train_sample"] = sample_split(splits["train"], len(splits["validation"]), args.seed)
     copied, prefix = copied_vocabulary(model), data_args.source_prefix
     encoded, cut = encode_pairs(
         splits,
@@ -79,19 +97,20 @@ def main(argv: list[str] | None = None) -> None:
         prefix=prefix,
         copy_vocabulary=copied,
     )
+    cut.pop("train_sample", None)
     for name, count in cut.items():
         say(f"{name}: {count} pairs are longer than --max_source_length or --max_target_length and were cut")
-    if train and data_args.max_tokens is not None:
-        # The trainer makes its own; this one refuses a budget too small before anything is written.
-        TokenBudgetBatchSampler(row_lengths(encoded["train"]), data_args.max_tokens, num_replicas=args.world_size)
-    sources = {name: [prefix + text for text in rows[source]] for name, rows in splits.items()}
-    references = {name: list(rows[target]) for name, rows in splits.items()}
+    if train:
+        check_budget(encoded["train"], data_args.max_tokens, args.world_size)
 
-    def decode(name: str, ids: Any) -> list[str]:
-        limit = data_args.max_source_length
-        return decode_outputs(tokenizer, ids, sources[name], max_source_length=limit, copy_vocabulary=copied)
+    def decode(rows: datasets.Dataset, ids: Any) -> list[str]:
+        texts, limit = [prefix + text for text in rows[source]], data_args.max_source_length
+        return decode_outputs(tokenizer, ids, texts, max_source_length=limit, copy_vocabulary=copied)
 
-    # 5. Training.
+    def score(rows: datasets.Dataset, output: Any) -> dict[str, float]:
+        return score_translations(decode(rows, output.predictions), rows[target])
+
+    # 5. Training, or a search for the best way to train.
     prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     args.generation_max_length = args.generation_max_length or data_args.max_target_length
     patience = data_args.early_stopping_patience
@@ -103,19 +122,29 @@ def main(argv: list[str] | None = None) -> None:
         processing_class=tokenizer,
         data_collator=make_collator(model, tokenizer),
         compute_loss_func=trainer_loss(model, args.label_smoothing_factor),
-        compute_metrics=lambda output: score_translations(
-            decode("validation", output.predictions), references["validation"]
-        ),
+        compute_metrics=lambda output: score(splits["validation"], output),
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
         max_tokens=data_args.max_tokens,
     )
+    if args.hp_search:
+
+        def new_model(overrides: dict[str, Any]) -> Any:
+            new, _ = make_model(tokenizer=tokenizer, overrides=overrides)
+            set_generation(new, data_args.num_beams, data_args.max_target_length)
+            trainer.compute_loss_func = trainer_loss(new, args.label_smoothing_factor)
+            return new
+
+        trials = search(trainer, new_model, space, n_trials=args.hp_search, resume=resume, say=say)
+        return say(report_search(trials, args, KINDS, argv))
     if train:
-        say(f"{args.world_size} process(es), {len(trainer.get_train_dataloader())} batches an epoch", flush=True)
-        training = trainer.train(resume_from_checkpoint=checkpoint)
-        trainer.save_model()
-        trainer.save_metrics("train", training.metrics)
-        if args.push_to_hub:
-            trainer.push_to_hub()
+        trainer.add_callback(CurveWarnings())
+
+        def bleu(split: str, rows: list[int], output: Any) -> float:
+            return score(splits["train_sample" if split == "train" else split].select(rows), output)["bleu"]
+
+        trainer.add_callback(LengthScores(trainer, encoded["train_sample"], "bleu", bleu, say))
+        say(trainer.describe_batches())
+        trainer.train_and_save(checkpoint, args.average_checkpoints, say)
     if not predict:
         return
 
@@ -123,8 +152,8 @@ def main(argv: list[str] | None = None) -> None:
     name = "test" if "test" in encoded else "validation"
     trainer.compute_metrics = None
     output = trainer.predict(encoded[name], metric_key_prefix=name, num_beams=data_args.num_beams)
-    predictions = decode(name, output.predictions)
-    rows, right = splits[name], references[name]
+    rows, right = splits[name], list(splits[name][target])
+    predictions = decode(rows, output.predictions)
     kinds = rows["kind"] if "kind" in rows.column_names else None
     systems = {"model": predictions, "copy": rows[source]}
     results, table = compare(score_translations, systems, right, kinds=kinds)

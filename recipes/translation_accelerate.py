@@ -9,21 +9,29 @@ names; any other is refused. Several CPU processes:
 """
 
 from functools import partial
-from itertools import chain
 from pathlib import Path
 
-from accelerate import Accelerator, DataLoaderConfiguration
-from torch.utils.data import DataLoader
-from transformers import AutoModelForSeq2SeqLM, set_seed
+from transformers import AutoModelForSeq2SeqLM
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq import metrics
 from hfseq.data.cldr import cldr_pairs
-from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+from hfseq.data.sampler import check_budget
+from hfseq.data.streaming import count_rows, tokenizer_texts
 from hfseq.training.arguments import DATA_FLAGS, ModelArguments, PairArguments, TranslationArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
-from hfseq.training.loop import Progress, make_optimizer, make_schedule, refuse_other_fields
+from hfseq.training.lengths import report_by_length, sample_split
+from hfseq.training.loop import (
+    Progress,
+    describe_batches,
+    make_loader,
+    make_optimizer,
+    make_schedule,
+    refuse_other_fields,
+    start_accelerator,
+    stream_of,
+)
 from hfseq.training.models import load_model
 from hfseq.training.results import compare, examples, save_results
 from hfseq.training.seq2seq import (
@@ -41,41 +49,39 @@ from hfseq.training.seq2seq import (
 )
 
 DEMO = Path(__file__).parent / "configs" / "translation_demo.yaml"
+KINDS = (ModelArguments, PairArguments, TranslationArguments)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe with the arguments `argv`, by default those of the process."""
     # 1. Arguments. Nothing is written before everything that can be checked has been.
     argv = with_default_config(argv, DEMO, unless=("--model_name_or_path", *DATA_FLAGS))
-    kinds = (ModelArguments, PairArguments, TranslationArguments)
-    model_args, data_args, args = parse_config(kinds, argv)
+    model_args, data_args, args = parse_config(KINDS, argv)
+    if data_args.streaming:
+        args.evaluate_by_steps()
     own = {"honoured": ("generation_num_beams", "generation_max_length"), "fixed": {"predict_with_generate": True}}
-    refuse_other_fields(kinds, argv, args, other_driver="translation.py", **own)
+    refuse_other_fields(KINDS, argv, args, other_driver="translation.py", streaming=data_args.streaming, **own)
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
-    accelerator = Accelerator(
-        cpu=args.use_cpu,
-        mixed_precision="bf16" if args.bf16 else "no",
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=args.data_seed),
-    )
-    set_seed(args.seed)
+    accelerator = start_accelerator(args)
     disable_progress_bar()  # of saving and loading models; those of encoding and training stay
-    say = accelerator.print  # on the first process only
+    say = partial(accelerator.print, flush=True)  # on the first process only
 
     # 2. Data: pairs of texts in the columns `source_lang` and `target_lang`.
     source, target = data_args.source_lang, data_args.target_lang
-    embedded = partial(cldr_pairs, source, target)
-    splits = data_args.read((source, target), embedded, train=True, seed=args.seed, moses=True)
-    say(", ".join(f"{len(rows)} {name}" for name, rows in splits.items()), f"pairs {source} → {target}", flush=True)
+    reading = {"train": True, "seed": args.seed, "moses": True, "num_parts": accelerator.num_processes}
+    splits = data_args.read((source, target), partial(cldr_pairs, source, target), **reading)
+    say(f"{count_rows(splits)} pairs {source} → {target}")
 
     # 3. Model and tokenizer.
-    texts = chain.from_iterable(splits["train"][column] for column in (source, target))
+    texts = tokenizer_texts(splits["train"], (source, target))
     model, tokenizer = load_model(AutoModelForSeq2SeqLM, model_args, texts, default_type="hfseq_lstm")
     set_generation(model, data_args.num_beams, data_args.max_target_length)
-    say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens", flush=True)
+    say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 
-    # 4. Encoding and batches.
+    # 4. Encoding and batches; some training rows are scored beside the validation rows, by their length.
+    splits["train_sample"] = sample_split(splits["train"], len(splits["validation"]), args.seed)
     copied, prefix = copied_vocabulary(model), data_args.source_prefix
     encoded, cut = encode_pairs(
         splits,
@@ -87,35 +93,28 @@ def main(argv: list[str] | None = None) -> None:
         prefix=prefix,
         copy_vocabulary=copied,
     )
+    cut.pop("train_sample", None)
     for name, count in cut.items():
         say(f"{name}: {count} pairs are longer than --max_source_length or --max_target_length and were cut")
+    check_budget(encoded["train"], data_args.max_tokens, accelerator.num_processes)
     collator = make_collator(model, tokenizer)
-    if data_args.max_tokens is None:
-        batches = {"batch_size": args.per_device_train_batch_size, "shuffle": True}
-    else:
-        sampler = TokenBudgetBatchSampler(
-            row_lengths(encoded["train"]),
-            data_args.max_tokens,
-            num_replicas=accelerator.num_processes,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-        )
-        batches = {"batch_sampler": sampler}
-    loader = DataLoader(encoded["train"], collate_fn=collator, **batches)
+    loader = make_loader(accelerator, encoded["train"], collator, args, max_tokens=data_args.max_tokens)
 
     # 5. Optimizer and schedule: those of the Trainer.
     plain_model = model
-    model, optimizer, loader = accelerator.prepare(model, make_optimizer(model, args), loader)
-    scheduler, total_steps = make_schedule(optimizer, args, len(loader))
-    accelerator.register_for_checkpointing(scheduler)
+    if args.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    model, optimizer = accelerator.prepare(model, make_optimizer(model, args))
+    scheduler, total_steps = make_schedule(accelerator, optimizer, args, loader)
 
     # 6. Training: an epoch, an evaluation by generation, a checkpoint.
     if accelerator.is_main_process:
         prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     accelerator.wait_for_everyone()
-    say(f"{accelerator.num_processes} process(es), {len(loader)} batches an epoch", flush=True)
+    say(describe_batches(accelerator, loader))
     progress = Progress(accelerator, args, total_steps=total_steps, patience=data_args.early_stopping_patience)
     if checkpoint is not None:
-        progress.resume(checkpoint)
+        progress.resume(checkpoint, stream_of(loader))
     smoothing = args.label_smoothing_factor
     loss_options = {"own": has_own_loss(plain_model, smoothing), "label_smoothing": smoothing}
     decoding = {
@@ -128,6 +127,16 @@ def main(argv: list[str] | None = None) -> None:
         ids = generate_ids(plain_model, encoded[name], collator, **decoding)
         sources, limit = [prefix + text for text in splits[name][source]], data_args.max_source_length
         return decode_outputs(tokenizer, ids, sources, max_source_length=limit, copy_vocabulary=copied)
+
+    def evaluate() -> dict[str, float]:
+        found = {name: translate(name) for name in ("train_sample", "validation")}
+        sides = [(encoded[name], texts, splits[name][target]) for name, texts in found.items()]
+        progress.say(report_by_length("bleu", score_translations, *sides))
+        size = args.per_device_eval_batch_size
+        loss = validation_loss(
+            plain_model, encoded["validation"], collator, batch_size=size, label_smoothing=smoothing
+        )
+        return score_translations(*sides[1][1:]) | {"loss": loss}
 
     while not progress.done:
         model.train()
@@ -145,16 +154,10 @@ def main(argv: list[str] | None = None) -> None:
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        scores = score_translations(translate("validation"), splits["validation"][target])
-        scores["loss"] = validation_loss(
-            plain_model,
-            encoded["validation"],
-            collator,
-            batch_size=args.per_device_eval_batch_size,
-            label_smoothing=smoothing,
-        )
-        progress.end_epoch(model, scores)
-    progress.load_best()
+        progress.end_epoch(model, evaluate(), stream_of(loader))
+    progress.load_result(model)
+    if args.average_checkpoints:
+        say(f"mean of the last {args.average_checkpoints} checkpoints: bleu {evaluate()['bleu']:.4g}")
 
     # 7. The final test: with beams, beside the source copied.
     name = "test" if "test" in encoded else "validation"

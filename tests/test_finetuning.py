@@ -345,7 +345,7 @@ def tuner(
         optimizer_cls_and_kwargs=None if strategy == "lora" else (optimizer_class, settings),
         schedule=partial(slanted_triangular, cut_frac=CUT),
         callbacks=[
-            *([GradualUnfreezing(groups)] if strategy == "gradual" else []),
+            *([GradualUnfreezing(new)] if strategy == "gradual" else []),
             *([StopAt(kill_step)] if kill_step else []),
             *callbacks,
         ],
@@ -477,7 +477,8 @@ def test_two_processes_must_look_for_frozen_parameters(tmp_path, monkeypatch):
         ({"ddp_find_unused_parameters": False}, False),
         ({"activation_checkpointing": True, "ddp_find_unused_parameters": True}, True),
     ):
-        begin = partial(GradualUnfreezing([]).on_train_begin, TrainingArguments(str(tmp_path), **options), None, None)
+        args, model = TrainingArguments(str(tmp_path), **options), build(next(iter(KINDS.values())), num_labels=3)
+        begin = partial(GradualUnfreezing().on_train_begin, args, None, None, model=model)
         if fine:
             begin()
         else:

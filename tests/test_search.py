@@ -35,7 +35,6 @@ from hfseq.training.trainer import SequenceTrainer
 
 @dataclass
 class Options:
-    hp_space: dict | None = None
     hp_trials: int = 5
     patience: int | None = None
 
@@ -97,7 +96,7 @@ def recipe(argv, spoil=None, say=lambda line: None):
         return {"accuracy": right, "worst": -output.predictions.max()}
 
     model = make_model({})
-    space = options.hp_space and parse_space(options.hp_space, args, model.config)
+    space = args.hp_space and parse_space(args.hp_space, args, model.config)
     trainer = SequenceTrainer(
         model=model,
         args=args,

@@ -31,19 +31,22 @@ def encode_texts(
 
 
 def encode_splits(
-    splits: Mapping[str, datasets.Dataset], encode: Callable[[dict[str, list[Any]]], dict[str, Any]]
-) -> tuple[dict[str, datasets.Dataset], dict[str, int]]:
-    """Encode the rows of each split.
+    splits: Mapping[str, Any], encode: Callable[[dict[str, list[Any]]], dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Encode the rows of each split, those of a stream when they are read.
 
     Args:
         splits: Split name to rows.
         encode: Takes columns of a batch of rows and gives those of the result, with `cut`, whether a row was cut.
 
     Returns:
-        The result without `cut`, and how many rows of which splits were cut.
+        The result without `cut`, and how many rows of which splits were cut; those of a stream are not counted.
     """
     encoded, counts = {}, {}
     for name, rows in splits.items():
+        if isinstance(rows, datasets.IterableDataset):
+            encoded[name] = rows.map(encode, batched=True, remove_columns=rows.column_names).remove_columns("cut")
+            continue
         result = rows.map(
             encode, batched=True, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Encoding {name}"
         )

@@ -50,7 +50,8 @@ def read_splits(
     - `.jsonl`, `.json`: one object a line;
     - `.parquet`;
     - with `moses`, any other: the common prefix of aligned plain text files, one for each column (`train` with columns
-      `de`, `en` stands for `train.de`, `train.en`), a text a line. Only `\n` and `\r\n` end a line.
+      `de`, `en` stands for `train.de`, `train.en`), a text a line; with a single column, that file
+      itself if there is one. Only `\n` and `\r\n` end a line.
 
     JSON lines, Parquet and Hub data may also hold one column `translation` of `{"de": ..., "en": ...}`.
 
@@ -227,6 +228,8 @@ def _without_end(line: str) -> str:
 
 def _moses_rows(prefix: Path, flag: str, columns: Sequence[str]) -> Iterator[list[Any]]:
     paths = [Path(f"{prefix}.{column}") for column in columns]
+    if len(paths) == 1 and prefix.is_file():
+        paths = [prefix]
     if not any(path.exists() for path in paths):
         raise InputError(
             f"{flag} {prefix}: no files {' and '.join(map(str, paths))}, and no extension that is known: "

@@ -126,6 +126,21 @@ class TokenBudgetBatchSampler(BatchRebalanceSampler):
             yield order[self._bounds[batch] : self._bounds[batch + 1]].tolist()
 
 
+def check_budget(rows: Any, max_tokens: int | None, num_replicas: int) -> None:
+    """Refuse a budget that the rows do not fit, before anything is written.
+
+    Args:
+        rows: Encoded training rows; those of a stream are not looked at.
+        max_tokens: The budget; None for none.
+        num_replicas: How many processes share the batches.
+
+    Raises:
+        InputError: As `TokenBudgetBatchSampler`.
+    """
+    if max_tokens is not None and not isinstance(rows, datasets.IterableDataset):
+        TokenBudgetBatchSampler(row_lengths(rows), max_tokens, num_replicas=num_replicas)
+
+
 def _group(sizes: np.ndarray, max_tokens: int) -> tuple[list[int], list[int]]:
     """Cut sorted lengths into groups: their bounds, and the longest length in each (at least 1)."""
     values, first = np.unique(sizes, return_index=True)

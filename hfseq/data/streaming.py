@@ -202,6 +202,14 @@ def _filled(rows: Iterator[list[Any]], columns: Columns, name: str | None, sourc
         report_dropped(name, dropped, first, number)
 
 
+def count_rows(splits: Mapping[str, datasets.Dataset | datasets.IterableDataset]) -> str:
+    """How many rows each split has, to print; those of a stream are not counted."""
+    return ", ".join(
+        f"{'streamed' if isinstance(rows, datasets.IterableDataset) else len(rows)} {name}"
+        for name, rows in splits.items()
+    )
+
+
 def first_texts(rows: datasets.IterableDataset, columns: Sequence[str], limit: int = TOKENIZER_ROWS) -> Iterator[str]:
     """The texts of the first `limit` rows, to train a tokenizer on: each row's `columns`, one after the other.
 
@@ -210,6 +218,13 @@ def first_texts(rows: datasets.IterableDataset, columns: Sequence[str], limit: i
     for row in rows.take(limit):
         for column in columns:
             yield row[column]
+
+
+def tokenizer_texts(rows: datasets.Dataset | datasets.IterableDataset, columns: Sequence[str]) -> Iterator[str]:
+    """The texts of training rows that a new tokenizer is trained on: all, or those of the first rows of a stream."""
+    if isinstance(rows, datasets.IterableDataset):
+        return first_texts(rows, columns)
+    return itertools.chain.from_iterable(rows[column] for column in columns)
 
 
 def encode_stream_labels(splits: Mapping[str, Any], column: str, **options: Any) -> tuple[dict[str, Any], list[str]]:

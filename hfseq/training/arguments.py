@@ -1,18 +1,31 @@
 """Command-line fields that recipes share, as dataclasses for `parse_config`."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import datasets
 import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hfseq.data.cldr import SPLITS
 from hfseq.data.errors import InputError
 from hfseq.data.reading import hold_out_validation, read_splits
+from hfseq.data.streaming import read_stream
 from hfseq.tokenization import MODELS, NORMALIZATIONS
+
+TASK_METRICS = {
+    "classification": ("accuracy", "f1"),
+    "tagging": ("accuracy", "f1"),
+    "language_modeling": ("loss", "perplexity"),
+    "seq2seq": ("rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf", "exact_match"),
+}
+"""Tasks of fine-tuning, and their scores, the usual one for the best model first."""
+METHODS = ("all", "head", "gradual", "lora")
+"""What fine-tuning trains."""
 
 
 @dataclass
@@ -36,6 +49,15 @@ class ModelArguments:
         default="nfc", metadata={"help": f"Unicode form of a new tokenizer: {', '.join(NORMALIZATIONS)}."}
     )
     lowercase: bool = field(default=False, metadata={"help": "Whether a new tokenizer lowercases."})
+    ensemble: list[str] | None = field(
+        default=None,
+        metadata={"help": "Checkpoints that predict together with --model_name_or_path, by their mean probabilities."},
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse an ensemble without its first member."""
+        if self.ensemble and self.model_name_or_path is None:
+            raise ValueError("--ensemble names further members; --model_name_or_path names the first")
 
 
 DATA_FLAGS = ("--dataset_name", "--train_file", "--validation_file", "--test_file")
@@ -60,9 +82,20 @@ class DataArguments:
         default=None,
         metadata={"help": "Tokens a batch and process, padding counted, in place of per_device_train_batch_size."},
     )
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the training rows as they are needed; for data larger than memory."}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Evaluations without a better score after which training stops."}
     )
+    output_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "With --do_predict: predict each text of --test_file, which needs no answers, into this file "
+            "(.tsv and .jsonl with scores, else plain text); nothing is written to output_dir."
+        },
+    )
+    overwrite_output_file: bool = field(default=False, metadata={"help": "Whether output_file may exist."})
 
     def read(
         self,
@@ -73,7 +106,8 @@ class DataArguments:
         seed: int,
         moses: bool = False,
         label_columns: Sequence[str] = (),
-    ) -> datasets.DatasetDict:
+        num_parts: int = 1,
+    ) -> dict[str, Any]:
         """Read the data that these flags name, or make the embedded data if they name none.
 
         Args:
@@ -84,24 +118,29 @@ class DataArguments:
             seed: Of the holding out.
             moses: As for `read_splits`.
             label_columns: As for `read_splits`.
+            num_parts: As for `read_stream`.
+
+        Returns:
+            Split to rows; with `streaming` the training rows are a `datasets.IterableDataset`.
 
         Raises:
-            InputError: As `read_splits`, and for a split that is missing.
+            InputError: As `read_splits` and `read_stream`, and for a split that is missing.
         """
-        if not any((self.dataset_name, self.train_file, self.validation_file, self.test_file)):
-            splits = embedded()
-        else:
-            splits = read_splits(
-                columns=columns,
-                dataset_name=self.dataset_name,
-                dataset_config_name=self.dataset_config_name,
-                train_file=self.train_file,
-                validation_file=self.validation_file,
-                test_file=self.test_file,
-                column_names=self.column_names.split(",") if self.column_names else None,
-                moses=moses,
-                label_columns=label_columns,
-            )
+        named = any((self.dataset_name, self.train_file, self.validation_file, self.test_file))
+        sources: dict[str, Any] = {
+            "columns": columns,
+            "dataset_name": self.dataset_name,
+            "dataset_config_name": self.dataset_config_name,
+            "train_file": self.train_file,
+            "validation_file": self.validation_file,
+            "test_file": self.test_file,
+            "column_names": self.column_names.split(",") if self.column_names else None,
+            "moses": moses,
+            "label_columns": label_columns,
+        }
+        if train and self.streaming:
+            return read_stream(**sources, num_parts=num_parts)
+        splits = read_splits(**sources) if named else embedded()
         if train:
             splits = hold_out_validation(splits, seed=seed)
             return datasets.DatasetDict({name: splits[name] for name in SPLITS if name in splits})
@@ -111,8 +150,44 @@ class DataArguments:
 
 
 @dataclass
-class PairArguments(DataArguments):
+class DecodingArguments(DataArguments):
     """Which pairs of texts, how long, and how they are decoded."""
+
+    source_prefix: str = field(default="", metadata={"help": "Text before every source: 'summarize: ' for T5."})
+    max_source_length: int = field(default=256, metadata={"help": "Longer sources lose their end, in tokens."})
+    max_target_length: int = field(default=256, metadata={"help": "Longer targets lose their end, in tokens."})
+    num_beams: int = field(default=5, metadata={"help": "Beams of the final test and of the saved model."})
+    length_penalty: float | None = field(
+        default=None, metadata={"help": "Of --output_file: scores of beams are divided by the length to this power."}
+    )
+    num_return_sequences: int = field(default=1, metadata={"help": "Of --output_file: texts for each source."})
+    do_sample: bool = field(default=False, metadata={"help": "Of --output_file: whether to draw texts."})
+    temperature: float | None = field(default=None, metadata={"help": "Of the drawing."})
+    top_k: int | None = field(default=None, metadata={"help": "Likeliest tokens that the drawing is from."})
+    top_p: float | None = field(default=None, metadata={"help": "Share of the probability that it is from."})
+    replace_unknown: bool = field(
+        default=False,
+        metadata={"help": "Of --output_file: put the source word attended to most where a word is unknown."},
+    )
+    score_targets: bool = field(
+        default=False,
+        metadata={"help": "Of --output_file: log-probabilities of the targets in --test_file, not generated texts."},
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse flags that would have no effect."""
+        names = ("length_penalty", "num_return_sequences", "do_sample", "temperature", "top_k", "top_p")
+        fields = type(self).__dataclass_fields__
+        given = [name for name in (*names, "replace_unknown") if getattr(self, name) != fields[name].default]
+        if self.score_targets and given:
+            raise ValueError(f"--score_targets generates nothing; leave --{given[0]} out")
+        if self.output_file is None and (given or self.score_targets):
+            raise ValueError(f"--{(*given, 'score_targets')[0]} goes with --output_file")
+
+
+@dataclass
+class PairArguments(DecodingArguments):
+    """Which translations, how long, and how they are decoded."""
 
     source_lang: str = field(default="en", metadata={"help": "Source language: the column, or the file's ending."})
     target_lang: str = field(default="de", metadata={"help": "Target language: the column, or the file's ending."})
@@ -122,21 +197,16 @@ class PairArguments(DataArguments):
             "help": "CSV, TSV, JSON lines or Parquet file, or prefix of aligned text files: train.de, train.en."
         },
     )
-    source_prefix: str = field(default="", metadata={"help": "Text before every source, for T5."})
-    max_source_length: int = field(default=256, metadata={"help": "Longer sources lose their end, in tokens."})
-    max_target_length: int = field(default=256, metadata={"help": "Longer targets lose their end, in tokens."})
-    num_beams: int = field(default=5, metadata={"help": "Beams of the final test and of the saved model."})
 
 
 @dataclass
-class SummaryArguments(DataArguments):
+class SummaryArguments(DecodingArguments):
     """Which texts and summaries, how long, and how they are decoded."""
 
     text_column: str = field(default="document", metadata={"help": "Column with the texts."})
     summary_column: str = field(
         default="summary", metadata={"help": "Column with the summary of each, or a list of several."}
     )
-    source_prefix: str = field(default="", metadata={"help": "Text before every source: 'summarize: ' for T5."})
     max_source_length: int = field(default=400, metadata={"help": "Longer texts lose their end, in tokens."})
     max_target_length: int = field(default=100, metadata={"help": "Longer summaries lose their end, in tokens."})
     num_beams: int = field(default=4, metadata={"help": "Beams of the final test and of the saved model."})
@@ -146,6 +216,7 @@ class SummaryArguments(DataArguments):
         """Refuse a baseline of no sentences."""
         if self.lead < 1:
             raise ValueError(f"--lead {self.lead}: give the number of sentences, 1 or more")
+        super().__post_init__()
 
 
 @dataclass
@@ -161,6 +232,58 @@ class ClassArguments(DataArguments):
     class_weights: dict | str | None = field(
         default=None, metadata={"help": "Weights of the classes in the loss: balanced, or {class: weight}."}
     )
+
+
+@dataclass
+class TaskArguments(ClassArguments, DecodingArguments):
+    """Which task, which rows, and what of the model is trained."""
+
+    task: str = field(default="classification", metadata={"help": f"What to learn: {', '.join(TASK_METRICS)}."})
+    method: str = field(
+        default="all",
+        metadata={
+            "help": "What trains: all weights; the head alone; gradual: one layer more each epoch, from the top "
+            "(Howard & Ruder 2018); lora: low-rank adapters (Hu et al. 2022), merged in the end."
+        },
+    )
+    layer_decay: float | None = field(
+        default=None,
+        metadata={"help": "Divisor of the learning rate from each layer to the one below; gradual: 2.6, else 1."},
+    )
+    slanted_triangular: bool | None = field(
+        default=None, metadata={"help": "Slanted triangular learning rates; by default with --method gradual."}
+    )
+    lora_r: int = field(default=8, metadata={"help": "Rank of the adapters."})
+    lora_alpha: float = field(default=16.0, metadata={"help": "Scale of the adapters, divided by their rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Modules to adapt, in place of those usual for the type of model."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many rows alone."})
+    text_column: str | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "Column with the texts: by default text, tokens (tagging), document (seq2seq)."},
+    )
+    label_column: str | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Column with what is learnt: by default label, tags, summary."}
+    )
+    block_size: int = field(default=128, metadata={"help": "Language modelling: tokens of a row."})
+    max_length: int = field(
+        default=256, metadata={"help": "Classification and tagging: longer texts lose their end, in tokens."}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what no task or method has."""
+        super().__post_init__()
+        for name, known in (("task", TASK_METRICS), ("method", METHODS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown --{name} {getattr(self, name)!r}; there are {', '.join(known)}")
+        if self.block_size < 2:
+            raise ValueError(f"--block_size {self.block_size}: give 2 or more")
+        if self.max_train_samples is not None and self.max_train_samples < 1:
+            raise ValueError(f"--max_train_samples {self.max_train_samples}: give 1 or more")
+        if self.method == "gradual" and self.streaming:
+            raise ValueError("--method gradual unfreezes a layer each epoch, and --streaming has no epochs")
 
 
 @dataclass
@@ -191,6 +314,20 @@ class RecipeArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Whether logs hide a loss that is no number; such a loss stops the run."}
     )
+    average_checkpoints: int | None = field(
+        default=None,
+        metadata={"help": "The result is the mean of the weights of so many checkpoints, the last ones of the run."},
+    )
+    hp_search: int | None = field(
+        default=None, metadata={"help": "Search hp_space with so many trials of optuna, in place of one training."}
+    )
+    hp_space: dict | None = field(
+        default=None,
+        metadata={
+            "help": "What is searched: {learning_rate: {low: 1e-4, high: 1e-2, log: true}, "
+            "config_overrides.hidden_size: [128, 256]}."
+        },
+    )
 
     def __post_init__(self) -> None:
         """Refuse what would stop a run only after its first epoch, or have it do something unasked."""
@@ -204,11 +341,42 @@ class RecipeArguments(TrainingArguments):
             raise ValueError(f"--num_train_epochs {self.num_train_epochs} trains nothing; give more than 0")
         if self.do_eval and not (self.do_train or self.do_predict):
             raise ValueError("--do_eval goes with --do_train; to score a model, give --do_predict and --test_file")
+        if self.average_checkpoints is not None:
+            if self.average_checkpoints < 2:
+                raise ValueError(f"--average_checkpoints {self.average_checkpoints}: give 2 or more")
+            if self.save_total_limit and self.save_total_limit < self.average_checkpoints:
+                raise ValueError(
+                    f"--average_checkpoints {self.average_checkpoints} needs as many checkpoints; raise "
+                    f"--save_total_limit from {self.save_total_limit}"
+                )
+        if self.hp_search is not None and self.hp_search < 1:
+            raise ValueError(f"--hp_search {self.hp_search}: give the number of trials, 1 or more")
+        if self.hp_search is not None and self.do_predict and not self.do_train:
+            raise ValueError("--hp_search trains; leave --do_predict out")
         super().__post_init__()
         # Each process reads the data, one of them reports what it dropped.
         if self.process_index:
             logging.getLogger("hfseq").setLevel(logging.ERROR)
             datasets.disable_progress_bars()
+
+    def evaluate_by_steps(self) -> None:
+        """Have a run on a stream, which has no epochs, evaluate and save by steps: by default ten times.
+
+        Raises:
+            InputError: There is no number of steps, or an impossible one.
+        """
+        if self.max_steps <= 0:
+            raise InputError("--streaming does not know how many rows there are; give --max_steps")
+        every = self.eval_steps or max(1, self.max_steps // 10)
+        if every < 0:
+            raise InputError(f"--eval_steps {every} is below 0")
+        # Below 1 it is a share of all steps.
+        every = int(every) if every >= 1 else math.ceil(every * self.max_steps)
+        if self.eval_strategy == IntervalStrategy.EPOCH:
+            self.eval_strategy = IntervalStrategy.STEPS
+        self.eval_steps = every
+        if self.save_strategy == SaveStrategy.EPOCH:
+            self.save_strategy, self.save_steps = SaveStrategy.STEPS, every
 
 
 @dataclass
@@ -244,3 +412,33 @@ class ClassificationArguments(RecipeArguments):
     """Training arguments of a classifier."""
 
     metrics = ("accuracy", "f1")
+
+
+@dataclass
+class FinetuningArguments(GenerationArguments):
+    """Training arguments of fine-tuning."""
+
+    metrics = tuple(dict.fromkeys(name for names in TASK_METRICS.values() for name in names if name != "loss"))
+
+    learning_rate: float = field(
+        default=5e-5, metadata={"help": "Peak learning rate; the default is for a pretrained Transformer."}
+    )
+
+    def __post_init__(self) -> None:
+        """Remember what was asked for, since the task decides the rest."""
+        self._asked = (self.metric_for_best_model, self.greater_is_better)
+        super().__post_init__()
+
+    def choose_metric(self, task: str) -> None:
+        """Let the task say what the best model is, unless the user did.
+
+        Raises:
+            InputError: The task has no such score.
+        """
+        metric, greater = self._asked
+        names = TASK_METRICS[task]
+        metric = metric or names[0]
+        if metric.removeprefix("eval_") not in (*names, "loss"):
+            raise InputError(f"--task {task} has no --metric_for_best_model {metric}; there are {', '.join(names)}")
+        lower = metric.removeprefix("eval_") in ("loss", "perplexity")
+        self.metric_for_best_model, self.greater_is_better = metric, not lower if greater is None else greater

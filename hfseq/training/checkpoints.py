@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 
 from hfseq.data.errors import InputError
+from hfseq.data.streaming import BatchStream
 
 MANIFEST = "complete.json"
 LOOP_STATE = "loop_state.json"
@@ -122,6 +123,23 @@ def rotate_checkpoints(
             remove_checkpoint(path)
 
 
+def save_stream(stream: BatchStream, checkpoint: str | os.PathLike, rank: int, batches: int) -> None:
+    """Write where a process's stream stood after `batches` batches, into a checkpoint that is not complete yet."""
+    (Path(checkpoint) / f"stream_{rank}.json").write_text(json.dumps(stream.state_dict(batches)), encoding="utf-8")
+
+
+def load_stream(stream: BatchStream, checkpoint: str | os.PathLike, rank: int) -> None:
+    """Let a process's stream go on where `save_stream` says.
+
+    Raises:
+        InputError: The checkpoint is of a run without a stream, or of other processes.
+    """
+    path = Path(checkpoint) / f"stream_{rank}.json"
+    if not path.is_file():
+        raise InputError(f"{checkpoint} is not of a run with --streaming on as many processes; start afresh")
+    stream.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
+
+
 def save_checkpoint(
     accelerator: Accelerator,
     output_dir: str | os.PathLike,
@@ -130,6 +148,8 @@ def save_checkpoint(
     *,
     total_limit: int | None = None,
     best_step: int | None = None,
+    stream: BatchStream | None = None,
+    batches: int = 0,
 ) -> Path:
     """Write `checkpoint-<step>` of a loop on every rank, then delete what passes `total_limit`.
 
@@ -143,6 +163,8 @@ def save_checkpoint(
         state: what else the loop needs to go on, JSON values: epoch, batches done in it, best metric, patience, log.
         total_limit: how many checkpoints stay.
         best_step: the step of the best checkpoint, which always stays.
+        stream: what this rank reads its rows from, if it is one.
+        batches: of it, done so far.
 
     Returns:
         The checkpoint's directory.
@@ -155,6 +177,8 @@ def save_checkpoint(
     accelerator.wait_for_everyone()
     # Accelerate's safetensors drop one of two tied weights and warn of it at every save.
     accelerator.save_state(str(partial), safe_serialization=False)
+    if stream is not None:
+        save_stream(stream, partial, accelerator.process_index, batches)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         (partial / LOOP_STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")

@@ -39,6 +39,15 @@ def encode_classified(
     return encode_splits(splits, encode)
 
 
+def label_array(rows: datasets.Dataset | datasets.IterableDataset) -> np.ndarray:
+    """The labels of rows that `encode_labels` numbered, `[N]` or `[N, num_labels]`; a stream is read once for them."""
+    if isinstance(rows, datasets.Dataset):
+        return np.array(rows["labels"])
+    first = np.array(next(iter(rows))["labels"])
+    kind = np.dtype((np.float32, first.shape)) if first.ndim else np.dtype(np.int64)
+    return np.fromiter((tuple(value) if first.ndim else value for value in rows["labels"]), dtype=kind)
+
+
 def class_weights(given: str | Mapping[str, float] | None, labels: Any, names: Sequence[str]) -> torch.Tensor | None:
     """Weights of the classes in the loss, `[num_labels]`.
 

@@ -3,7 +3,7 @@
 The method is that of Howard & Ruder 2018 (ULMFiT), for any model of transformers, hfseq's among them.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hfseq.data.errors import InputError
-from hfseq.training.layers import Named, model_parts
+from hfseq.training.arguments import TaskArguments
+from hfseq.training.layers import Named, layer_groups, model_parts
 
 
 def optimizer_groups(
@@ -101,20 +102,23 @@ class GradualUnfreezing(TrainerCallback):
     groups from the start.
 
     Args:
-        groups: From `layer_groups`.
+        new: As for `layer_groups`, which says what is on top of what.
     """
 
-    def __init__(self, groups: Sequence[Named]) -> None:
-        self.groups = groups
+    def __init__(self, new: Collection[str] = ()) -> None:
+        self.new = new
+        self.groups: Sequence[Named] = ()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Refuse what would leave several processes waiting for each other.
+        """Sort the layers; refuse what would leave several processes waiting for each other.
 
         Raises:
             InputError: If they are not to look for parameters without a gradient.
         """
+        # Each trial of a search has a model of its own.
+        self.groups = layer_groups(kwargs["model"], self.new)
         looks = args.ddp_find_unused_parameters
         if args.world_size > 1 and not (not args.activation_checkpointing if looks is None else looks):
             raise InputError("gradual unfreezing on several processes needs --ddp_find_unused_parameters true")
@@ -149,6 +153,72 @@ def train_head_only(model: PreTrainedModel, new: Collection[str] = ()) -> None:
         )
     for _, parameter in (*parts.embeddings, *(pair for block in parts.blocks for pair in block)):
         parameter.requires_grad_(False)
+
+
+def check_method(args: TaskArguments, average: int | None) -> None:
+    """Refuse flags that the method does not have.
+
+    Args:
+        args: The flags.
+        average: Checkpoints to be averaged.
+
+    Raises:
+        InputError: One is of another method.
+    """
+    if args.layer_decay is not None and args.method in ("head", "lora"):
+        raise InputError(f"--layer_decay has layers to divide with --method all or gradual, not {args.method}")
+    if args.method == "lora" and average:
+        raise InputError("--average_checkpoints averages whole models, and --method lora saves adapters alone")
+
+
+def apply_method(model: PreTrainedModel, args: TaskArguments, new: Collection[str]) -> Any:
+    """Leave trainable what `--method` says; the result is the model, or with LoRA the model with its adapters.
+
+    Args:
+        model: The model, changed in place.
+        args: The flags.
+        new: As for `model_parts`.
+
+    Raises:
+        InputError: As `train_head_only` and `apply_lora`.
+    """
+    if args.method == "head":
+        train_head_only(model, new)
+    if args.method != "lora":
+        return model
+    # peft takes a second to import, and comes with an extra.
+    from hfseq.training.lora import apply_lora
+
+    targets, rank = args.lora_target_modules, args.lora_r
+    options = {"alpha": args.lora_alpha, "dropout": args.lora_dropout, "target_modules": targets, "new": new}
+    return apply_lora(model, args.task, r=rank, **options)  # type: ignore[arg-type]
+
+
+def method_groups(
+    args: TaskArguments, training_args: TrainingArguments, new: Collection[str]
+) -> Callable[[Any], list[dict[str, Any]]] | None:
+    """Makes an optimizer's groups from a model where layers have learning rates of their own, else None.
+
+    Args:
+        args: The flags.
+        training_args: Learning rate and weight decay, as they are when the optimizer is made.
+        new: As for `layer_groups`.
+    """
+    decay = args.layer_decay if args.layer_decay is not None else (2.6 if args.method == "gradual" else 1.0)
+    if decay == 1.0:
+        return None
+
+    def groups(model: PreTrainedModel) -> list[dict[str, Any]]:
+        rates = {"learning_rate": training_args.learning_rate, "weight_decay": training_args.weight_decay}
+        return optimizer_groups(model, layer_groups(model, new), decay=decay, **rates)
+
+    return groups
+
+
+def method_schedule(args: TaskArguments) -> Callable[[torch.optim.Optimizer, int], Any] | None:
+    """The slanted triangle where it is wanted, by default with gradual unfreezing; None for another schedule."""
+    wanted = args.method == "gradual" if args.slanted_triangular is None else args.slanted_triangular
+    return slanted_triangular if wanted else None
 
 
 def count_trainable(model: nn.Module) -> tuple[int, int]:

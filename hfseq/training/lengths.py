@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hfseq.data.sampler import row_lengths
@@ -19,6 +19,14 @@ def sample_rows(n_rows: int, size: int, seed: int) -> list[int]:
     """Indices of `size` of `n_rows` rows (of all, if there are no more), in order; `seed` alone decides which."""
     rows = np.random.default_rng(seed).choice(n_rows, min(size, n_rows), replace=False)
     return sorted(rows.tolist())
+
+
+def sample_split(rows: Dataset | IterableDataset, size: int, seed: int) -> Dataset:
+    """Some training rows to score beside the validation rows: `size`, 500 at most; the first ones of a stream."""
+    size = min(size, 500)
+    if isinstance(rows, IterableDataset):
+        return Dataset.from_list(list(rows.take(size)), features=rows.features)
+    return rows.select(sample_rows(len(rows), size, seed))
 
 
 def quartile_edges(lengths: Sequence[int]) -> list[int]:
@@ -86,6 +94,32 @@ def length_report(
         values = "".join(f"{side[name]:>12.4g}" if name in side else f"{'-':>12}" for side in scores)
         lines.append(f"  {name:30}{rows:>14}{values}")
     return "\n".join(lines)
+
+
+def report_by_length(
+    metric: str,
+    score: Callable[[Any, Any], Mapping[str, float]],
+    train: tuple[Dataset, Sequence[Any], Sequence[Any]],
+    validation: tuple[Dataset, Sequence[Any], Sequence[Any]],
+) -> str:
+    """The table of `length_report`, from the rows themselves.
+
+    Args:
+        metric: Which of the scores.
+        score: Gives scores of predictions and references.
+        train: Encoded training rows, the predictions of them, and what is right.
+        validation: The same of the validation rows.
+    """
+    sides: list[Any] = []
+    for rows, predictions, references in (train, validation):
+
+        def score_of(
+            chosen: list[int], found: Sequence[Any] = predictions, right: Sequence[Any] = references
+        ) -> float:
+            return score([found[row] for row in chosen], [right[row] for row in chosen])[metric]
+
+        sides += [row_lengths(rows, ("input_ids",)).tolist(), score_of]
+    return length_report(metric, *sides)
 
 
 class LengthScores(TrainerCallback):

@@ -1,7 +1,7 @@
 """Models and tokenizers as a recipe's flags name them: a checkpoint, or a new model of a family."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
@@ -40,8 +41,22 @@ _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_tok
 
 
 def load_model(
-    auto_class: Any, args: ModelArguments, texts: Iterable[str] | None, *, default_type: str, **fields: Any
+    auto_class: Any, args: ModelArguments, texts: Iterable[str] | None, **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model and tokenizer of `load_with_new`, which takes the same."""
+    return load_with_new(auto_class, args, texts, **options)[:2]
+
+
+def load_with_new(
+    auto_class: Any,
+    args: ModelArguments,
+    texts: Iterable[str] | None,
+    *,
+    default_type: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    **fields: Any,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[str]]:
     """Load a checkpoint and its tokenizer, or make a new model of a family and train a tokenizer.
 
     Args:
@@ -49,14 +64,20 @@ def load_model(
         args: Which.
         texts: Texts to train the tokenizer on; None will do for a checkpoint.
         default_type: Family if nothing is said.
+        tokenizer: Of a new model, in place of one trained on `texts`.
+        overrides: Config fields beyond those of `args`.
         fields: Config fields that the data decide, such as `id2label`. A checkpoint whose output layer has another
             size gets a new one.
+
+    Returns:
+        The model, the tokenizer, and the names of the parameters that the checkpoint has not trained, such as those of
+        a new head; of a new model none is named.
 
     Raises:
         InputError: If both or an unknown family are named, the checkpoint cannot be loaded or is of another kind, or
             a config field is unknown or impossible.
     """
-    overrides = dict(args.config_overrides or {})
+    overrides = {**(args.config_overrides or {}), **(overrides or {})}
     mapping, kind = _HEADS[auto_class]
     decided = {*fields, "num_labels", "label2id"} if fields else set()
     if taken := sorted(overrides.keys() & decided):
@@ -77,21 +98,22 @@ def load_model(
         # Made once before the tokenizer, so that an impossible size does not wait for its training.
         _check_fields(AutoConfig.for_model(model_type), overrides)
         AutoConfig.for_model(model_type, **fields, **overrides)
-        if texts is None:
-            raise InputError("a new model needs training data; --model_name_or_path names a trained one")
-        tokenizer = train_tokenizer(
-            texts,
-            model=args.tokenizer_model,
-            vocab_size=args.vocab_size,
-            normalization=args.normalization,
-            lowercase=args.lowercase,
-        )
+        if tokenizer is None:
+            if texts is None:
+                raise InputError("a new model needs training data; --model_name_or_path names a trained one")
+            tokenizer = train_tokenizer(
+                texts,
+                model=args.tokenizer_model,
+                vocab_size=args.vocab_size,
+                normalization=args.normalization,
+                lowercase=args.lowercase,
+            )
         ids = {name: getattr(tokenizer, name) for name in _TOKEN_IDS[:-1]}
         if "unk_token_id" in AutoConfig.for_model(model_type).to_dict():
             ids["unk_token_id"] = tokenizer.unk_token_id
         ids["decoder_start_token_id"] = tokenizer.bos_token_id
         config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **ids, **fields, **overrides)
-        return auto_class.from_config(config), tokenizer
+        return auto_class.from_config(config), tokenizer, set()
     except InputError:
         raise
     except (TypeError, ValueError, StrictDataclassError) as error:
@@ -100,7 +122,7 @@ def load_model(
 
 def _load_checkpoint(
     auto_class: Any, name: str, overrides: dict[str, Any], fields: dict[str, Any]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[str]]:
     flag = f"--model_name_or_path {name}"
     mapping, kind = _HEADS[auto_class]
     try:
@@ -111,9 +133,20 @@ def _load_checkpoint(
             found = ", ".join(config.architectures or [config.model_type])
             note = " (an encoder and a decoder)" if auto_class is AutoModelForSeq2SeqLM else ""
             raise InputError(f"{flag}: {found} is not a {kind}{note}")
+        if (
+            auto_class is AutoModelForCausalLM
+            and type(config) in MODEL_FOR_MASKED_LM_MAPPING
+            and not config.is_decoder
+        ):
+            raise InputError(
+                f"{flag}: {config.model_type} reads in both directions, so it is no causal language model"
+            )
         tokenizer = AutoTokenizer.from_pretrained(name)
         config = AutoConfig.from_pretrained(name, **fields, **overrides)
-        return auto_class.from_pretrained(name, config=config, ignore_mismatched_sizes=bool(fields)), tokenizer
+        options = {"ignore_mismatched_sizes": bool(fields), "output_loading_info": True}
+        model, info = auto_class.from_pretrained(name, config=config, **options)
+        resized = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+        return model, tokenizer, set(info["missing_keys"]) | resized
     except InputError:
         raise
     except (OSError, TypeError, ValueError, RuntimeError, StrictDataclassError, SafetensorError) as error:

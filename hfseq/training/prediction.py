@@ -574,6 +574,26 @@ def write_decisions(name: str, decisions: Sequence[Decision], *, overwrite: bool
     _write(name, _lines(name, [["row", "label", *classes], *rows], objects, plain), overwrite)
 
 
+def write_scores(name: str, scores: Sequence[Score], *, overwrite: bool = False) -> None:
+    """Write log-probabilities of given texts; to be called on one process.
+
+    The ending of the name says how: `.tsv` and `.jsonl` have `row`, counted from 1, `log_probability` and `tokens`;
+    any other file is plain text with the log-probability, line n for row n.
+
+    Args:
+        name: The file.
+        scores: One of each row.
+        overwrite: Whether it may exist.
+
+    Raises:
+        InputError: If it exists or cannot be written.
+    """
+    rows = [[row, *score] for row, score in enumerate(scores, 1)]
+    objects = ({"row": row} | score._asdict() for row, score in enumerate(scores, 1))
+    plain = [f"{score.log_probability:.6g}" for score in scores]
+    _write(name, _lines(name, [["row", *Score._fields], *rows], objects, plain), overwrite)
+
+
 def _lines(
     name: str, table: Iterable[Sequence[Any]], objects: Iterable[dict[str, Any]], plain: Iterable[str]
 ) -> Iterable[str]:

@@ -121,6 +121,7 @@ def parse_space(
         "num_train_epochs": args.max_steps > 0 and "--max_steps is given",
         "per_device_train_batch_size": max_tokens is not None and "--max_tokens makes the batches",
         "label_smoothing_factor": _metric(args) == "eval_loss" and "losses of different smoothing cannot be compared",
+        f"{_CONFIG}pointer_generator": "the rows are encoded for it before the first trial",
     }
     fields = {*config.to_dict(), *config.attribute_map}
     parsed = {}

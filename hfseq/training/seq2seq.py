@@ -1,7 +1,9 @@
 """What the sequence-to-sequence recipes share: encoding pairs, scoring, and the files that a run leaves."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import datasets
@@ -86,13 +88,12 @@ def score_summaries(predictions: Sequence[str], references: Sequence[Sequence[st
     return {name: scores[name] for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")}
 
 
-def split_references(
-    splits: Mapping[str, datasets.Dataset], target: str
-) -> tuple[dict[str, datasets.Dataset], dict[str, list[list[str]]]]:
+def split_references(splits: Mapping[str, Any], target: str) -> tuple[dict[str, Any], dict[str, list[list[str]]]]:
     """Rows with one target each, of rows that may have several.
 
     Args:
-        splits: Rows in which `target` holds a text, or a list of texts.
+        splits: Rows in which `target` holds a text, or a list of texts; `train` may be a stream, whose errors come
+            when its rows do.
         target: That column.
 
     Returns:
@@ -104,10 +105,11 @@ def split_references(
     """
     rows_of, references = {}, {}
     for name, rows in splits.items():
-        several = [
-            [text for text in ([value] if isinstance(value, str) else value) if text and text.strip()]
-            for value in rows[target]
-        ]
+        if isinstance(rows, datasets.IterableDataset):
+            features = datasets.Features({**rows.features, target: datasets.Value("string")})
+            rows_of[name] = rows.map(partial(_row_of_each, target=target), batched=True, features=features)
+            continue
+        several = [_targets(value) for value in rows[target]]
         if [] in several:
             raise InputError(f"{name}, row {several.index([]) + 1}: column {target!r} is an empty list; give a text")
         if name == "train":
@@ -119,6 +121,24 @@ def split_references(
         feature = datasets.Value("string")
         rows_of[name] = rows.remove_columns(target).add_column(target, first, feature=feature)
     return rows_of, references
+
+
+def _targets(value: str | list[str]) -> list[str]:
+    return [text for text in ([value] if isinstance(value, str) else value) if text and text.strip()]
+
+
+def _row_of_each(batch: dict[str, list[Any]], target: str) -> dict[str, list[Any]]:
+    """A row for each target of each row of a stream, of which no process knows all, so that numbers say nothing."""
+    several = [_targets(value) for value in batch[target]]
+    if [] in several:
+        row = several.index([])
+        texts = " ".join(repr(shorten(values[row], 60)) for name, values in batch.items() if name != target)
+        raise InputError(f"train, the row of {texts}: column {target!r} is an empty list; give a text")
+    columns = {
+        name: [value for value, texts in zip(values, several, strict=True) for _ in texts]
+        for name, values in batch.items()
+    }
+    return columns | {target: [text for texts in several for text in texts]}
 
 
 def write_reports(

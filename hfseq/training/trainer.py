@@ -1,9 +1,11 @@
 """Trainers with batches by token budget, and with checkpoints that survive a kill at any moment."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import datasets
 import torch
 from torch import nn
 from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
@@ -13,8 +15,17 @@ from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+from hfseq.data.streaming import BatchStream, stream_loader
+from hfseq.training.averaging import last_checkpoints, load_average
 from hfseq.training.callbacks import StopOnNaN, check_finite
-from hfseq.training.checkpoints import find_checkpoint, mark_complete, remove_checkpoint, rotate_checkpoints
+from hfseq.training.checkpoints import (
+    find_checkpoint,
+    load_stream,
+    mark_complete,
+    remove_checkpoint,
+    rotate_checkpoints,
+    save_stream,
+)
 
 
 class SmoothedCrossEntropy(LabelSmoother):
@@ -49,18 +60,32 @@ class SequenceTrainer(Trainer):
       exactly where it was, on any number of processes: shuffle, random states, best checkpoint, patience;
     - It stops at a loss or at weights that are not finite, and never saves them.
 
+    Training rows may be a `datasets.IterableDataset`, read as they are needed (see `BatchStream`).
+
     Args:
         *args: as `Trainer`.
         max_tokens: budget of one batch of one process, in tokens, padding counted. None keeps the batches of the
             training arguments (`per_device_train_batch_size`, `train_sampling_strategy`).
+        parameter_groups: makes the optimizer's groups from the model; None for those of the Trainer.
+        schedule: makes the learning rate schedule from the optimizer and the number of steps; None for that of the
+            training arguments.
         **kwargs: as `Trainer`.
     """
 
-    def __init__(self, *args: Any, max_tokens: int | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        max_tokens: int | None = None,
+        parameter_groups: Callable[[nn.Module], list[dict[str, Any]]] | None = None,
+        schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         if self.label_smoother is not None:
             self.label_smoother = SmoothedCrossEntropy(epsilon=self.args.label_smoothing_factor)
-        self.max_tokens = max_tokens
+        self.max_tokens, self.parameter_groups, self.schedule = max_tokens, parameter_groups, schedule
+        self._stream: BatchStream | None = None
+        self._checkpoint: str | None = None
         self.stop_on_nan = StopOnNaN()
         self.add_callback(self.stop_on_nan)
         self._stopped_early = False
@@ -75,6 +100,41 @@ class SequenceTrainer(Trainer):
             rank=self.args.process_index,
             seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
         )
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """The Trainer's, or that of a stream: the rows of this process, from where a resumed run stood."""
+        if not isinstance(self.train_dataset, datasets.IterableDataset):
+            return super().get_train_dataloader()
+        args = self.args
+        self._stream = BatchStream(
+            self.train_dataset,
+            max_tokens=self.max_tokens,
+            batch_size=self._train_batch_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            rank=args.process_index,
+            num_replicas=args.world_size,
+            num_workers=args.dataloader_num_workers,
+        )
+        if self._checkpoint is not None:
+            load_stream(self._stream, self._checkpoint, args.process_index)
+        return stream_loader(self._stream, self.data_collator, args.device, pin_memory=args.dataloader_pin_memory)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The Trainer's, or that of `parameter_groups`."""
+        if self.parameter_groups is not None and self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(self.parameter_groups(model), **settings)
+        return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The Trainer's, or `schedule`."""
+        if self.schedule is not None and self.lr_scheduler is None:
+            self.lr_scheduler = self.schedule(
+                optimizer or cast(torch.optim.Optimizer, self.optimizer), num_training_steps
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
         # By length, where training is grouped so, the Trainer would return predictions in another order than the rows.
@@ -99,7 +159,7 @@ class SequenceTrainer(Trainer):
         """
         self._stopped_early = False
         wanted = "last" if resume_from_checkpoint is True else resume_from_checkpoint or None
-        checkpoint = find_checkpoint(str(self.args.output_dir), wanted)
+        self._checkpoint = checkpoint = find_checkpoint(str(self.args.output_dir), wanted)
         if checkpoint is not None:
             # Patience is a callback's state, which the Trainer saves but by default does not restore.
             self.args.restore_callback_states_from_checkpoint = True
@@ -125,11 +185,56 @@ class SequenceTrainer(Trainer):
         self.stop_on_nan.observe(loss, self.state.global_step + 1)
         return loss
 
+    def describe_batches(self) -> str:
+        """How many processes and batches there are, to print."""
+        loader = self.get_train_dataloader()
+        what = "batches of a stream" if self._stream is not None else f"{len(loader)} batches an epoch"
+        return f"{self.args.world_size} process(es), {what}"
+
+    def train_and_save(
+        self,
+        checkpoint: str | None,
+        average: int | None,
+        say: Callable[..., Any],
+        finish: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Train, average checkpoints if that is wanted, save the result, and push it if the arguments say so.
+
+        Args:
+            checkpoint: where to go on from, None for the beginning.
+            average: of how many checkpoints, the last ones, the result is the mean; None for the best one.
+            say: prints, on the first process.
+            finish: makes of the trained model the one that is kept: without adapters, say.
+
+        Raises:
+            InputError: as `train`, and if there are fewer checkpoints.
+        """
+        training = self.train(resume_from_checkpoint=checkpoint)
+        if average:
+            directories = last_checkpoints(str(self.args.output_dir), average)
+            load_average(self.accelerator.unwrap_model(self.model), directories)
+            scores = self.evaluate()
+            name = str(self.args.metric_for_best_model).removeprefix("eval_")
+            best = "" if self.state.best_metric is None else f"; the best one has {self.state.best_metric:.4g}"
+            say(f"mean of the last {average} checkpoints: {name} {scores[f'eval_{name}']:.4g}{best}")
+        if finish is not None:
+            self.model = self.model_wrapped = finish(self.accelerator.unwrap_model(self.model))
+        self.save_model()
+        self.save_metrics("train", training.metrics)
+        if self.args.push_to_hub:
+            self.push_to_hub()
+
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # Tied weights are saved under one name, which fills the others when it is loaded.
         tied = cast(PreTrainedModel, self.model).get_expanded_tied_weights_keys(all_submodels=True)
         load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self._stream is not None:
+            batches = self.state.global_step * self.args.gradient_accumulation_steps
+            save_stream(self._stream, output_dir, self.args.process_index, batches)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         step = self.state.global_step

@@ -1,0 +1,385 @@
+"""The fine-tuning recipes, both drivers, run end to end: every task, every method, from several kinds of models."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import recipe_runs
+import torch
+from recipe_runs import (
+    Killed,
+    assert_close,
+    assert_equal,
+    kill_after_checkpoint,
+    load,
+    results,
+    run_two,
+    weights,
+)
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    GPT2Config,
+    T5Config,
+    pipeline,
+)
+
+from hfseq import GruConfig, LstmConfig
+from hfseq.data.errors import InputError
+from hfseq.tokenization import train_tokenizer
+
+TRAINER, ACCELERATE = DRIVERS = ("finetuning", "finetuning_accelerate")
+RECIPES = {driver: load(driver) for driver in DRIVERS}
+NOUNS = ("plot", "cast", "song", "room")
+WORDS = {"good": ("fine", "great", "superb"), "bad": ("poor", "awful", "dull")}
+TASKS = ("classification", "tagging", "language_modeling", "seq2seq")
+IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+def sentences(count, seed):
+    """Words, tags and a class of each sentence."""
+    rng = random.Random(seed)
+    for row in range(count):
+        name = ("bad", "good")[row % 2]
+        words = ["the", rng.choice(NOUNS), "is", *rng.choices(WORDS[name], k=row % 3 + 1)]
+        yield words, ["DET", "NOUN", "VERB", *["ADJ"] * (len(words) - 3)], name
+
+
+def write_rows(path, count, seed):
+    """JSON lines that every task reads its columns of."""
+    lines = [
+        json.dumps(
+            {"text": " ".join(words), "label": name, "tokens": words, "tags": tags}
+            | {"document": " ".join(words), "summary": [f"{words[1]} {name}"]}
+        )
+        for words, tags, name in sentences(count, seed)
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder with train (48), val (10) and test (8) rows, a YAML file, and small checkpoints of several kinds."""
+    root = tmp_path_factory.mktemp("rows")
+    for seed, (name, count) in enumerate((("train", 48), ("val", 10), ("test", 8))):
+        write_rows(root / f"{name}.jsonl", count, seed)
+    (root / "config.yaml").write_text(
+        "num_train_epochs: 2\nlearning_rate: 1e-2\nlogging_steps: 2\nper_device_train_batch_size: 8\n"
+        "block_size: 16\nmax_target_length: 6\nuse_cpu: true\ndisable_tqdm: true\n",
+        encoding="utf-8",
+    )
+    texts = [" ".join(words) for words, _, _ in sentences(60, 9)]
+    tokenizer = train_tokenizer([*texts, "good bad"], model="word", vocab_size=60)
+    size = {"vocab_size": len(tokenizer), **IDS}
+    bert = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    t5 = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    quiet = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
+    rnn = {"hidden_size": 16, "embedding_size": 16, "num_hidden_layers": 2, "dropout": 0.0}
+    kinds = {
+        "bert": (AutoModelForMaskedLM, BertConfig(**size, **bert)),
+        "gpt2": (AutoModelForCausalLM, GPT2Config(**size, n_embd=16, n_layer=2, n_head=2, **quiet)),
+        "t5": (AutoModelForSeq2SeqLM, T5Config(**size, **t5)),
+        "lm": (AutoModelForCausalLM, LstmConfig(**size, **rnn)),
+        "translator": (AutoModelForSeq2SeqLM, GruConfig(**size, **rnn, decoder_start_token_id=1)),
+    }
+    for name, (auto_class, config) in kinds.items():
+        torch.manual_seed(0)
+        auto_class.from_config(config).save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    return root
+
+
+def arguments(data, output_dir, **flags):
+    files = {f"{split}_file": data / f"{name}.jsonl" for split, name in zip(SPLITS, FILES, strict=True)}
+    return recipe_runs.arguments(data / "config.yaml", **(files | {"output_dir": output_dir} | flags))
+
+
+SPLITS, FILES = ("train", "validation", "test"), ("train", "val", "test")
+
+
+def start(driver, data, output_dir, **flags):
+    recipe_runs.start(RECIPES[driver], arguments(data, output_dir, **flags))
+    return Path(output_dir)
+
+
+# Every task, from hfseq and from Transformers
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    ("task", "model", "score", "baseline"),
+    [
+        ("classification", "lm", "accuracy", "majority"),
+        ("classification", "bert", "accuracy", "majority"),
+        ("tagging", "lm", "accuracy", "majority"),
+        ("tagging", "bert", "accuracy", "majority"),
+        ("language_modeling", "lm", "perplexity", "unigram"),
+        ("language_modeling", "gpt2", "perplexity", "unigram"),
+        ("seq2seq", "translator", "rouge1", "lead_1"),
+        ("seq2seq", "t5", "rouge1", "lead_1"),
+    ],
+)
+def test_a_checkpoint_learns_a_task(driver, task, model, score, baseline, data, tmp_path, capsys):
+    flags = {
+        "model_name_or_path": data / model,
+        "num_train_epochs": {"seq2seq": 20, "language_modeling": 40}.get(task, 10),
+    }
+    output = start(driver, data, tmp_path / "run", task=task, learning_rate=2e-2, **flags)
+    found = results(output)
+    own, simple = found[f"test_{score}"], found[f"test_{baseline}_{score}"]
+    assert own < simple if score == "perplexity" else own > simple
+    printed = capsys.readouterr().out
+    assert f"{score} by source length" in printed
+    assert baseline in printed
+    assert len((output / "predictions.txt").read_text(encoding="utf-8").splitlines()) >= 2
+    assert (output / "learning_curve.png").is_file()
+    AutoTokenizer.from_pretrained(output)
+
+
+def test_a_tagger_shows_its_tags_in_a_pipeline(data, tmp_path):
+    output = start(
+        TRAINER, data, tmp_path / "run", task="tagging", model_name_or_path=data / "lm", num_train_epochs=15
+    )
+    tag = pipeline("token-classification", model=str(output), device="cpu")
+    assert [found["entity"] for found in tag("the plot is great")] == ["DET", "NOUN", "VERB", "ADJ"]
+    assert (output / "predictions.txt").read_text(encoding="utf-8").split("\n")[0].split()[:3] == [
+        "DET",
+        "NOUN",
+        "VERB",
+    ]
+
+
+def test_words_of_several_tokens_have_one_tag(data, tmp_path):
+    """Longer words than the tokenizer's, and rows cut by --max_length, keep the scores those of words."""
+    flags = {"task": "tagging", "model_type": "hfseq_gru", "tokenizer_model": "character", "vocab_size": 60}
+    sizes = '{"hidden_size": 8, "embedding_size": 8}'
+    output = start(TRAINER, data, tmp_path / "run", **flags, config_overrides=sizes, max_length=12)
+    lines = (output / "predictions.txt").read_text(encoding="utf-8").splitlines()
+    # "the plot is" has 11 characters, spaces in front of words counted 12; the end mark takes one more.
+    assert all(1 <= len(line.split()) <= 3 for line in lines)
+
+
+def test_perplexity_is_that_of_a_loop_over_the_blocks(data, tmp_path):
+    output = start(TRAINER, data, tmp_path / "run", task="language_modeling", model_name_or_path=data / "lm")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(output).eval(), AutoTokenizer.from_pretrained(output)
+    ids = []
+    for line in (data / "test.jsonl").read_text(encoding="utf-8").splitlines():
+        ids += [*tokenizer(json.loads(line)["text"], add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    total, count = 0.0, 0
+    for begin in range(0, len(ids) - 1, 15):
+        block = torch.tensor([ids[begin : begin + 16]])
+        loss = torch.nn.functional.cross_entropy(model(block).logits[0, :-1], block[0, 1:], reduction="sum")
+        total, count = total + loss.item(), count + block.shape[1] - 1
+    assert count == len(ids) - 1
+    assert results(output)["test_perplexity"] == pytest.approx(math.exp(total / count), rel=1e-5)
+
+
+def test_plain_text_is_read_for_a_language_model(data, tmp_path):
+    for name in FILES:
+        texts = [json.loads(line)["text"] for line in (data / f"{name}.jsonl").read_text("utf-8").splitlines()]
+        (tmp_path / f"{name}.tokens").write_text("\n".join(texts), encoding="utf-8")
+    files = {f"{split}_file": tmp_path / f"{name}.tokens" for split, name in zip(SPLITS, FILES, strict=True)}
+    flags = {"task": "language_modeling", "model_name_or_path": data / "lm"}
+    plain = start(TRAINER, data, tmp_path / "plain", **flags, **files)
+    rows = start(TRAINER, data, tmp_path / "rows", **flags)
+    assert_equal(weights(plain), weights(rows))
+
+
+# Methods
+
+
+PARTS = ("classifier", "layers.1", "layers.0", "embed")
+
+
+def changed(before, after):
+    return {name for name in after if name not in before or not torch.equal(before[name], after[name])}
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_the_head_alone(driver, data, tmp_path, capsys):
+    output = start(driver, data, tmp_path / "run", model_name_or_path=data / "bert", method="head")
+    moved = changed(weights(data / "bert"), weights(output))
+    # A masked language model has no pooler: it is new, so it trains.
+    assert moved == {f"{name}.{part}" for name in ("classifier", "bert.pooler.dense") for part in ("weight", "bias")}
+    assert "parameters train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_gradual_unfreezing_reaches_one_layer_more_each_epoch(driver, data, tmp_path):
+    before = weights(data / "lm")
+    reached = []
+    for epochs in (1, 2, 3, 4):
+        flags = {"method": "gradual", "num_train_epochs": epochs, "layer_decay": 1.5, "save_total_limit": 9}
+        output = start(driver, data, tmp_path / str(epochs), model_name_or_path=data / "lm", **flags)
+        # The last epoch, and not the best, since that may be an earlier one.
+        last = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))[-1]
+        saved = weights(last) if (last / "model.safetensors").is_file() else torch.load(last / "pytorch_model.bin")
+        moved = changed(before, saved)
+        reached.append([any(part in name for name in moved) for part in PARTS])
+    assert reached == [[part <= epoch for part in range(4)] for epoch in range(4)]
+
+
+@pytest.mark.parametrize("model", ["bert", "lm"])
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_adapters_are_merged_into_an_ordinary_model(driver, model, data, tmp_path, capsys):
+    flags = {"method": "lora", "lora_r": 2, "num_train_epochs": 12, "learning_rate": 3e-2}
+    output = start(driver, data, tmp_path / "run", model_name_or_path=data / model, **flags)
+    classifier = AutoModelForSequenceClassification.from_pretrained(output)
+    assert not any("lora" in name for name in weights(output))
+    lines = (output / "predictions.txt").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in (data / "test.jsonl").read_text("utf-8").splitlines()]
+    classify = pipeline("text-classification", model=classifier, tokenizer=AutoTokenizer.from_pretrained(output))
+    assert [found["label"] for found in classify(texts)] == lines
+    assert results(output)["test_accuracy"] > 60
+    assert " of " in next(line for line in capsys.readouterr().out.splitlines() if "parameters train" in line)
+
+
+@pytest.mark.parametrize("method", ["all", "gradual", "lora"])
+@pytest.mark.parametrize("task", ["classification", "language_modeling"])
+def test_both_drivers_give_the_same_weights(task, method, data, tmp_path):
+    if method == "lora" and task == "language_modeling":
+        flags = {"task": task, "method": method, "model_name_or_path": data / "gpt2"}
+    else:
+        flags = {"task": task, "method": method, "model_name_or_path": data / "lm"}
+    outputs = [start(driver, data, tmp_path / driver, **flags) for driver in DRIVERS]
+    assert_close(*map(weights, outputs))
+
+
+def test_ulmfit_in_three_steps(data, tmp_path):
+    """A language model from scratch, the same on other texts, then a classifier that starts from it."""
+    sizes = '{"hidden_size": 16, "embedding_size": 16, "dropout": 0.0}'
+    flags = {"task": "language_modeling", "tokenizer_model": "word", "vocab_size": 60}
+    first = start(TRAINER, data, tmp_path / "1", model_type="hfseq_lstm", config_overrides=sizes, **flags)
+    second = start(TRAINER, data, tmp_path / "2", task="language_modeling", model_name_or_path=first)
+    third = start(
+        TRAINER, data, tmp_path / "3", model_name_or_path=second, method="gradual", num_train_epochs=6, layer_decay=1.2
+    )
+    config = AutoConfig.from_pretrained(third)
+    assert config.bidirectional is False
+    assert config.id2label == {0: "bad", 1: "good"}
+    assert results(third)["test_accuracy"] > 60
+
+
+# What the recipes share
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("method", ["gradual", "lora"])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(driver, method, data, tmp_path, monkeypatch):
+    flags = {"method": method, "model_name_or_path": data / "lm", "num_train_epochs": 3}
+    whole = start(driver, data, tmp_path / "whole", **flags)
+    with monkeypatch.context() as patch:
+        kill_after_checkpoint(patch, driver, 2)
+        with pytest.raises(Killed):
+            start(driver, data, tmp_path / "broken", **flags)
+    broken = start(driver, data, tmp_path / "broken", **flags, resume_from_checkpoint="last")
+    assert_equal(weights(whole), weights(broken))
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("method", ["gradual", "lora"])
+def test_two_processes_train_the_same_model_as_one(driver, method, data, tmp_path):
+    flags = {"method": method, "model_name_or_path": data / "lm", "test_file": None}
+    one = start(driver, data, tmp_path / "one", **flags)
+    argv = arguments(data, tmp_path / "two", **(flags | {"per_device_train_batch_size": 4}))
+    process = run_two(driver, argv)
+    assert process.returncode == 0, process.stderr
+    assert "2 process(es)" in process.stdout
+    assert_close(weights(one), weights(tmp_path / "two"))
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("task", ["classification", "language_modeling", "seq2seq"])
+def test_a_stream_of_rows(driver, task, data, tmp_path):
+    model = "translator" if task == "seq2seq" else "lm"
+    flags = {"task": task, "model_name_or_path": data / model, "streaming": True, "max_steps": 6, "eval_steps": 3}
+    flags["save_total_limit"] = 9
+    output = start(driver, data, tmp_path / "run", **flags)
+    assert {path.name for path in output.glob("checkpoint-*")} == {"checkpoint-3", "checkpoint-6"}
+    assert "test_" in " ".join(results(output))
+
+
+def test_a_search_of_what_a_method_trains(data, tmp_path, capsys):
+    space = '{"learning_rate": {"low": 1e-3, "high": 1e-1, "log": true}, "config_overrides.dropout": [0.0, 0.2]}'
+    flags = {"model_name_or_path": data / "lm", "method": "gradual", "hp_search": 2, "hp_space": space}
+    output = start(TRAINER, data, tmp_path / "run", **flags)
+    assert "the best is" in capsys.readouterr().out
+    best = max(
+        float(line.split()[1]) for line in (output / "trials.csv").read_text().replace(",", " ").splitlines()[1:]
+    )
+    recipe_runs.start(RECIPES[TRAINER], [output / "best_trial.yaml"])
+    state = json.loads(next((output / "best_trial").glob("checkpoint-*/trainer_state.json")).read_text())
+    assert state["best_metric"] == pytest.approx(best)
+
+
+@pytest.mark.parametrize("task", ["classification", "seq2seq"])
+def test_a_file_in_a_file_out(task, data, tmp_path):
+    model = "translator" if task == "seq2seq" else "lm"
+    trained = start(TRAINER, data, tmp_path / "run", task=task, model_name_or_path=data / model, num_train_epochs=4)
+    column = "document" if task == "seq2seq" else "text"
+    (tmp_path / "in.txt").write_text("the plot is fine\n\nthe cast is dull\n", encoding="utf-8")
+    flags = {"train_file": None, "validation_file": None, "test_file": tmp_path / "in.txt", "text_column": column}
+    options = {"task": task, "model_name_or_path": trained, "do_predict": True, "output_file": tmp_path / "out.txt"}
+    start(TRAINER, data, tmp_path / "none", **flags, **options)
+    lines = (tmp_path / "out.txt").read_text(encoding="utf-8").split("\n")
+    assert len(lines) == 4
+    assert lines[1] == lines[3] == ""
+    assert lines[0]
+    assert not (tmp_path / "none").exists()
+
+
+BAD = {
+    "no model": ({}, "give --model_name_or_path, a checkpoint to fine-tune, or --model_type"),
+    "task": ({"task": "parsing"}, "unknown --task 'parsing'; there are classification, tagging"),
+    "method": ({"method": "half"}, "unknown --method 'half'; there are all, head, gradual, lora"),
+    "both directions": ({"task": "language_modeling", "model": "bert"}, "bert reads in both directions"),
+    "no decoder": ({"task": "seq2seq", "model": "lm"}, "is not a sequence-to-sequence model"),
+    "metric": ({"model": "lm", "metric_for_best_model": "rouge1"}, "--task classification has no .* rouge1"),
+    "decay": ({"model": "lm", "method": "lora", "layer_decay": 2}, "--layer_decay has layers to divide with"),
+    "average": ({"model": "lm", "method": "lora", "average_checkpoints": 2, "save_total_limit": 2}, "averages whole"),
+    "block": ({"model": "lm", "task": "language_modeling", "block_size": 1}, "--block_size 1: give 2 or more"),
+    "rank": ({"model": "lm", "method": "lora", "lora_r": 0}, "the rank is 1 or more"),
+    "tags": ({"task": "tagging", "model": "lm", "label_column": "summary"}, "5 tokens and 1 summary|each word needs"),
+    "embedded": ({"task": "tagging", "model": "lm", "files": False}, "has no embedded data"),
+    "column": ({"model": "lm", "text_column": "body"}, "body"),
+    "steps": ({"model": "lm", "streaming": True}, "give --max_steps"),
+    "epochs": ({"model": "lm", "streaming": True, "method": "gradual"}, "--streaming has no epochs"),
+    "no head": ({"task": "language_modeling", "model": "gpt2", "method": "head"}, "has no output layer of its own"),
+}
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(driver, case, data, tmp_path):
+    flags, message = dict(BAD[case][0]), BAD[case][1]
+    if not flags.pop("files", True):
+        flags |= {"train_file": None, "validation_file": None, "test_file": None}
+    if "model" in flags:
+        flags["model_name_or_path"] = data / flags.pop("model")
+    with pytest.raises(InputError, match=message) as caught:
+        start(driver, data, tmp_path / "run", **flags)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_output_directory_stays(data, tmp_path):
+    (tmp_path / "kept.txt").write_text("mine")
+    with pytest.raises(InputError, match="is not empty"):
+        start(TRAINER, data, tmp_path, model_name_or_path=data / "lm")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
