@@ -80,7 +80,13 @@ def main(argv: list[str] | None = None) -> None:
     # 3. Model and tokenizer.
     texts = tokenizer_texts(splits["train"], (source, target))
     model, tokenizer = load_model(AutoModelForSeq2SeqLM, model_args, texts, default_type="hfseq_lstm")
-    set_generation(model, data_args.num_beams, data_args.max_target_length)
+    generation = {
+        "num_beams": data_args.num_beams,
+        "max_length": data_args.max_target_length,
+        "length_penalty": data_args.length_penalty,
+        "unknown": tokenizer.unk_token_id,  # never written: no text has it
+    }
+    set_generation(model, **generation)
     say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
 
     # 4. Encoding and batches; some training rows are scored beside the validation rows, by their length.

@@ -79,7 +79,12 @@ def main(argv: list[str] | None = None) -> None:
     texts = tokenizer_texts(splits["train"], (source, target)) if train else None
     make_model = partial(load_model, AutoModelForSeq2SeqLM, model_args, texts, default_type="hfseq_lstm")
     model, tokenizer = make_model() if train else load_predictor(AutoModelForSeq2SeqLM, model_args)
-    set_generation(model, data_args.num_beams, data_args.max_target_length)
+    generation = {
+        "num_beams": data_args.num_beams,
+        "max_length": data_args.max_target_length,
+        "length_penalty": data_args.length_penalty,
+    }
+    set_generation(model, **generation)
     say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
     space = parse_space(args.hp_space, args, model.config, max_tokens=data_args.max_tokens) if args.hp_search else {}
 
@@ -130,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
 
         def new_model(overrides: dict[str, Any]) -> Any:
             new, _ = make_model(tokenizer=tokenizer, overrides=overrides)
-            set_generation(new, data_args.num_beams, data_args.max_target_length)
+            set_generation(new, **generation)
             trainer.compute_loss_func = trainer_loss(new, args.label_smoothing_factor)
             return new
 

@@ -1,6 +1,10 @@
 import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM
 
+from hfseq import LstmConfig
 from hfseq.data.summaries import lead_n, split_sentences
+from hfseq.training.seq2seq import set_generation
 
 
 @pytest.mark.parametrize(
@@ -44,3 +48,30 @@ def test_lead():
     assert lead_n(iter(documents), 9) == ["One. Two. Three.", "Only this", "A. B. is one! Two?"]
     with pytest.raises(ValueError, match="n is 0"):
         lead_n(documents, 0)
+
+
+def generating(**ids):
+    config = LstmConfig(vocab_size=12, hidden_size=8, num_hidden_layers=1, **ids)
+    return AutoModelForSeq2SeqLM.from_config(config)
+
+
+def test_an_unknown_word_is_never_written():
+    torch.manual_seed(0)
+    model = generating()
+    inputs = torch.randint(4, 12, (4, 5))
+    # The likeliest token of the first step, until it is forbidden.
+    likeliest = int(model.generate(inputs, max_new_tokens=3)[0, 1])
+    assert likeliest > 2
+    set_generation(model, 2, 9, length_penalty=1.5, unknown=likeliest)
+    for beams in (1, 2):
+        assert not (model.generate(inputs, num_beams=beams) == likeliest).any()
+    assert (model.generation_config.length_penalty, model.generation_config.max_length) == (1.5, 9)
+
+
+def test_a_token_that_decoding_needs_stays():
+    model = generating()
+    for needed in (0, 1, 2):
+        set_generation(model, 1, 9, length_penalty=1.5, unknown=needed)
+        assert model.generation_config.suppress_tokens is None
+    # Without beams it would have no effect, of which transformers warns.
+    assert model.generation_config.length_penalty is None

@@ -158,7 +158,8 @@ class DecodingArguments(DataArguments):
     max_target_length: int = field(default=256, metadata={"help": "Longer targets lose their end, in tokens."})
     num_beams: int = field(default=5, metadata={"help": "Beams of the final test and of the saved model."})
     length_penalty: float | None = field(
-        default=None, metadata={"help": "Of --output_file: scores of beams are divided by the length to this power."}
+        default=None,
+        metadata={"help": "Scores of beams are divided by the length to this power: more, longer texts."},
     )
     num_return_sequences: int = field(default=1, metadata={"help": "Of --output_file: texts for each source."})
     do_sample: bool = field(default=False, metadata={"help": "Of --output_file: whether to draw texts."})
@@ -176,11 +177,11 @@ class DecodingArguments(DataArguments):
 
     def __post_init__(self) -> None:
         """Refuse flags that would have no effect."""
-        names = ("length_penalty", "num_return_sequences", "do_sample", "temperature", "top_k", "top_p")
+        names = ("num_return_sequences", "do_sample", "temperature", "top_k", "top_p")
         fields = type(self).__dataclass_fields__
         given = [name for name in (*names, "replace_unknown") if getattr(self, name) != fields[name].default]
-        if self.score_targets and given:
-            raise ValueError(f"--score_targets generates nothing; leave --{given[0]} out")
+        if self.score_targets and (given or self.length_penalty is not None):
+            raise ValueError(f"--score_targets generates nothing; leave --{(*given, 'length_penalty')[0]} out")
         if self.output_file is None and (given or self.score_targets):
             raise ValueError(f"--{(*given, 'score_targets')[0]} goes with --output_file")
 

@@ -194,6 +194,8 @@ def decode_texts(
         if copied is not None:
             raise InputError("--replace_unknown: the model copies unknown words itself; leave it out")
         check_replaceable(tokenizer)
+        # A model that was told never to write unknown words has none to replace.
+        options["suppress_tokens"] = []
         model.set_attn_implementation("eager")
     model.eval()
     generate: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]

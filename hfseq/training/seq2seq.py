@@ -357,8 +357,32 @@ def make_collator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return CheckedCollator(collator if copied_vocabulary(model) is None else CopyCollator(collator), model)
 
 
-def set_generation(model: PreTrainedModel, num_beams: int, max_length: int) -> None:
-    """Make `num_beams` and `max_length` (in tokens) what the saved model does when it is not told otherwise."""
-    model.generation_config.num_beams = num_beams
-    model.generation_config.max_length = max_length
-    model.generation_config.early_stopping = True if num_beams > 1 else None
+def set_generation(
+    model: PreTrainedModel,
+    num_beams: int,
+    max_length: int,
+    *,
+    length_penalty: float | None = None,
+    unknown: int | None = None,
+) -> None:
+    """Make these what the saved model does when it is not told otherwise.
+
+    Args:
+        model: The model.
+        num_beams: Beams.
+        max_length: In tokens.
+        length_penalty: Beams are ranked by their log-probability over their length to this power; None for the power
+            that the model has.
+        unknown: Id of the unknown token, which is never written, as no text has it: a model of words would begin many
+            a summary with it, and decoding skips it. None, or the id of another special token, forbids nothing.
+    """
+    config = model.generation_config
+    config.num_beams = num_beams
+    config.max_length = max_length
+    config.early_stopping = True if num_beams > 1 else None
+    if length_penalty is not None:
+        config.length_penalty = length_penalty if num_beams > 1 else None
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    needed = (*ends, config.bos_token_id, config.pad_token_id, config.decoder_start_token_id)
+    if unknown is not None and unknown not in needed:
+        config.suppress_tokens = sorted({*(config.suppress_tokens or ()), unknown})

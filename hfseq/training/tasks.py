@@ -512,7 +512,8 @@ class Seq2Seq(Task):
         self.tokenizer, self.copied = tokenizer, copied_vocabulary(model)
         self.collator = make_collator(model, tokenizer)
         self.own_loss = has_own_loss(model, self.args.label_smoothing_factor)
-        set_generation(model, self.data_args.num_beams, self.data_args.max_target_length)
+        penalty = self.data_args.length_penalty
+        set_generation(model, self.data_args.num_beams, self.data_args.max_target_length, length_penalty=penalty)
         if "train_sample" in self.splits:
             self.references["train_sample"] = [[text] for text in self.splits["train_sample"][target]]
         return encode_pairs(
