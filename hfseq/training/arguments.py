@@ -97,6 +97,11 @@ class DataArguments:
     )
     overwrite_output_file: bool = field(default=False, metadata={"help": "Whether output_file may exist."})
 
+    @property
+    def file_columns(self) -> list[str] | None:
+        """The columns of files without a header; None where they have one."""
+        return self.column_names.split(",") if self.column_names else None
+
     def read(
         self,
         columns: Sequence[str],
@@ -134,7 +139,7 @@ class DataArguments:
             "train_file": self.train_file,
             "validation_file": self.validation_file,
             "test_file": self.test_file,
-            "column_names": self.column_names.split(",") if self.column_names else None,
+            "column_names": self.file_columns,
             "moses": moses,
             "label_columns": label_columns,
         }

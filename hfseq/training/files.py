@@ -85,7 +85,7 @@ def generate_file(
     """
     test_file, output_file = _files(data_args, args, data_args.num_return_sequences)
     lengths: dict[str, Any] = {"max_source_length": data_args.max_source_length, "prefix": data_args.source_prefix}
-    column_names = data_args.column_names.split(",") if data_args.column_names else None
+    column_names = data_args.file_columns
     options = generation_options(
         num_beams=data_args.num_beams,
         length_penalty=data_args.length_penalty,
@@ -154,8 +154,7 @@ def classify_file(
         InputError: If flags, files or models are not what is needed; nothing is written then.
     """
     test_file, output_file = _files(data_args, args)
-    column_names = data_args.column_names.split(",") if data_args.column_names else None
-    texts = read_texts(test_file, text, column_names=column_names)
+    texts = read_texts(test_file, text, column_names=data_args.file_columns)
     model, tokenizer = load_predictor(AutoModelForSequenceClassification, model_args)
     model.to(args.device)  # type: ignore[arg-type]
     decisions, counts = classify_texts(

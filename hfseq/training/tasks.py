@@ -322,7 +322,6 @@ class Tagging(Task):
         words, tags = self.names
         if self.streaming:
             raise InputError("--task tagging does not read --streaming; leave it out")
-        found = {}
         for split, rows in splits.items():
             pairs = zip(map(_words, rows[words]), map(_words, rows[tags]), strict=True)
             for number, (row_words, row_tags) in enumerate(pairs, 1):
@@ -331,7 +330,6 @@ class Tagging(Task):
                         f"{split}, row {number}: {len(row_words)} {words} and {len(row_tags)} {tags}; each word needs "
                         "one tag"
                     )
-            found[split] = rows
         names = known
         seen = set(chain.from_iterable(map(_words, splits["train"][tags]))) if train else set(known or ())
         if names is None or not seen <= set(names):
@@ -340,14 +338,14 @@ class Tagging(Task):
             raise InputError(f"column {tags!r} of the training data has {len(names)} tag; there is nothing to learn")
         self.classes, self.fields = names, _class_fields(names)
         number_of = {name: index for index, name in enumerate(names)}
-        for split, rows in found.items():
+        for split, rows in splits.items():
             unknown = next((tag for tag in chain.from_iterable(map(_words, rows[tags])) if tag not in number_of), None)
             if unknown is not None:
                 raise InputError(
                     f"{split}: tag {unknown!r} is not one of the {len(names)} known: {shorten_list(names)}"
                 )
         self.number_of = number_of
-        return found
+        return splits
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Encoded, dict[str, int]]:
         words, tags = self.names
@@ -359,7 +357,7 @@ class Tagging(Task):
             labels, cut = [], []
             for index, row_tags in enumerate(map(_words, batch[tags])):
                 places = encoded.word_ids(index)
-                first = [place is not None and place not in places[:at] for at, place in enumerate(places)]
+                first = [place is not None and (at == 0 or place != places[at - 1]) for at, place in enumerate(places)]
                 pairs = zip(first, places, strict=True)
                 numbers = [self.number_of[row_tags[place]] if new else -100 for new, place in pairs]
                 labels.append(numbers)
