@@ -1,25 +1,35 @@
-"""Memory of training on a file of millions of lines that is streamed, beside that of the same run on a tiny file.
+"""Memory of a recipe that streams a file of millions of lines, beside that of the same run on a tiny file.
 
     .venv/bin/python benchmarks/streaming_memory.py
 
-Two aligned text files of `--lines` made-up pairs are written to a temporary folder, and two of a thousand. On each, a
-process of its own reads the rows once from the first to the last, trains a tokenizer on the first of them, and a small
-LSTM translator for `--steps` steps with the Trainer. Printed, as a Markdown table: the size of the files, the rows
-read, and the peak of the process's resident memory. It exits with 1 if the two peaks are 1 GB or more apart.
+Two aligned text files of `--lines` made-up pairs are written to a temporary folder, and two of a thousand. On each,
+one process reads the rows from the first to the last, and another runs `recipes/translation.py --streaming` for
+`--steps` steps, with its tokenizer, evaluations, checkpoints and reports. Printed, as a Markdown table: the size of
+the files, the rows read, and the peaks of the resident memory of both. It exits with 1 if a peak is 1 GB or more
+above that of the tiny file.
 """
 
 import argparse
-import json
+import os
 import platform
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "translation.py"
+FLAGS = """--streaming true --source_lang de --target_lang en --model_type hfseq_lstm --tokenizer_model bpe
+--vocab_size 2000 --max_tokens 1000 --use_cpu true --disable_tqdm true""".split()
+SIZES = '{"hidden_size": 32, "embedding_size": 32}'
+READ = """
+from sys import argv
+from hfseq.data.streaming import read_stream
+rows = read_stream(columns=("de", "en"), train_file=argv[1], validation_file=argv[2], moses=True)["train"]
+print(sum(1 for _ in rows))
+"""
 WORDS = [
     start + middle + end for start in "bdfgklmnprst" for middle in "aeiou" for end in ("n", "r", "st", "la", "mi")
 ]
@@ -37,48 +47,16 @@ def write_pairs(prefix: Path, lines: int) -> int:
     return sum(Path(f"{prefix}.{side}").stat().st_size for side in ("de", "en"))
 
 
-def measure(prefix: Path, steps: int) -> dict[str, Any]:
-    """Read and train; the rows and tokens read, and the peak of this process's memory in MB."""
-    # Here, so that the process that starts this one stays small: a child's peak counts that of its parent.
-    import torch
-    from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, TrainingArguments, set_seed
-
-    from hfseq import LstmConfig
-    from hfseq.data.streaming import BatchStream, first_texts, read_stream, stream_loader
-    from hfseq.tokenization import train_tokenizer
-    from hfseq.training.trainer import SequenceTrainer
-
-    set_seed(0)
-    rows = read_stream(
-        columns=("de", "en"), train_file=str(prefix), validation_file=str(prefix.with_name("tiny")), moses=True
-    )["train"]
-    begin = time.perf_counter()
-    count = sum(1 for _ in rows)
-    seconds = time.perf_counter() - begin
-    tokenizer = train_tokenizer(first_texts(rows, ("de", "en")), model="bpe", vocab_size=2000)
-
-    def encode(batch: dict[str, list[str]]) -> dict[str, list]:
-        return {**tokenizer(batch["de"]), "labels": tokenizer(batch["en"])["input_ids"]}
-
-    class StreamTrainer(SequenceTrainer):
-        def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-            stream = BatchStream(self.train_dataset, max_tokens=1000)
-            return stream_loader(stream, self.data_collator, self.args.device)
-
-    config = LstmConfig(vocab_size=len(tokenizer), hidden_size=32, embedding_size=32, num_hidden_layers=1)
-    model = AutoModelForSeq2SeqLM.from_config(config)
-    with tempfile.TemporaryDirectory() as output_dir:
-        trainer = StreamTrainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir, max_steps=steps, use_cpu=True, report_to=[], disable_tqdm=True, save_strategy="no"
-            ),
-            train_dataset=rows.map(encode, batched=True, remove_columns=rows.column_names),
-            data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        )
-        trainer.train()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"rows": count, "seconds": seconds, "peak": peak / (2**20 if sys.platform == "darwin" else 2**10)}
+def peak_memory(command: Sequence[str], log: Path) -> tuple[str, float]:
+    """Run a command; the last line of what it printed, and the peak of its resident memory in MB."""
+    with open(log, "w+") as output:
+        process = subprocess.Popen([sys.executable, *command], stdout=output, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(process.pid, 0)
+        output.seek(0)
+        text = output.read()
+    if status:
+        sys.exit(f"{' '.join(command)} failed:\n{text[-2000:]}")
+    return text.splitlines()[-1], usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def main() -> int:
@@ -86,26 +64,29 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lines", type=int, default=5_000_000)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.measure is not None:
-        print(json.dumps(measure(args.measure, args.steps)))
-        return 0
     print(f"Python {platform.python_version()}, {args.steps} steps\n")
-    print("| lines | files, MB | rows read | seconds to read them | peak memory, MB |")
-    print("|--:|--:|--:|--:|--:|")
+    print("| lines | files, MB | rows read | seconds to read them | peak, reading, MB | peak, recipe, MB |")
+    print("|--:|--:|--:|--:|--:|--:|")
     peaks = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, lines in (("tiny", 1000), ("large", args.lines)):
-            size = write_pairs(Path(folder) / name, lines)
-            command = [sys.executable, __file__, "--measure", f"{folder}/{name}", "--steps", str(args.steps)]
-            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            result = json.loads(output.splitlines()[-1])
-            peaks.append(result["peak"])
-            columns = f"{size / 2**20:,.0f} | {result['rows']:,} | {result['seconds']:.0f} | {peaks[-1]:,.0f}"
-            print(f"| {lines:,} | {columns} |", flush=True)
-    print(f"\ndifference {peaks[1] - peaks[0]:,.0f} MB")
-    return int(peaks[1] - peaks[0] >= LIMIT_MB)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tiny = str(folder / "tiny")
+        for kind, lines in (("tiny", 1000), ("large", args.lines)):
+            prefix = str(folder / kind)
+            size = write_pairs(folder / kind, lines)
+            begin = time.perf_counter()
+            rows, reading = peak_memory(["-c", READ, prefix, tiny], folder / "log")
+            seconds = time.perf_counter() - begin
+            files = ["--train_file", prefix, "--validation_file", tiny, "--output_dir", f"{prefix}_out"]
+            steps = ["--max_steps", str(args.steps), "--config_overrides", SIZES]
+            _, recipe = peak_memory([str(RECIPE), *FLAGS, *files, *steps], folder / "log")
+            peaks.append((reading, recipe))
+            found = f"{lines:,} | {size / 2**20:,.0f} | {int(rows):,} | {seconds:.0f} | {reading:,.0f} | {recipe:,.0f}"
+            print(f"| {found} |", flush=True)
+    more = [large - tiny for tiny, large in zip(*peaks, strict=True)]
+    print(f"\nmore than with the tiny file: {more[0]:,.0f} MB, {more[1]:,.0f} MB")
+    return int(max(more) >= LIMIT_MB)
 
 
 if __name__ == "__main__":
