@@ -35,8 +35,8 @@ def prepare(args: argparse.Namespace, folder: Path) -> None:
         rows = cldr_pairs(*columns)["train"]
     tokenizer = train_tokenizer((text for column in columns for text in rows[column]), vocab_size=args.vocab_size)
     tokenizer.save_pretrained(folder / "tokenizer")
-    encoded, _ = encode_pairs({"train": rows}, tokenizer, *columns, max_source_length=100, max_target_length=100)
-    encoded["train"].save_to_disk(folder / "rows")
+    encoded = encode_pairs({"train": rows}, tokenizer, *columns, max_source_length=100, max_target_length=100)
+    encoded.rows["train"].save_to_disk(folder / "rows")
 
 
 def load(args: argparse.Namespace, folder: Path) -> tuple:

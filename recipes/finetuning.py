@@ -154,8 +154,9 @@ def tune(argv: list[str]) -> None:
         metric = task.metric
         sides = {"train": "train_sample", "validation": "validation"}
         by_length = {"score": lambda split, rows, output: score(sides[split], rows, output.predictions)[metric]}
+        by_length |= {"lengths": task.lengths, "say": say}
         trainer.add_callback(CurveWarnings())
-        trainer.add_callback(LengthScores(trainer, task.encoded["train_sample"], metric, say=say, **by_length))
+        trainer.add_callback(LengthScores(trainer, task.encoded["train_sample"], metric=metric, **by_length))
         say(trainer.describe_batches())
         merge = (lambda adapted: adapted.merge_and_unload()) if data_args.method == "lora" else None
         trainer.train_and_save(checkpoint, args.average_checkpoints, say, merge)

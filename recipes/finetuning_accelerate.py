@@ -117,7 +117,7 @@ def tune(argv: list[str]) -> None:
         sides, losses = [], {}
         for name in ("train_sample", "validation"):
             raw, losses[name] = task.predict(plain_model, name)
-            sides.append((task.encoded[name], task.decide(name, raw), task.references[name]))
+            sides.append((task.lengths[name], task.decide(name, raw), task.references[name]))
         progress.say(report_by_length(task.metric, task.score, *sides))
         _, decisions, right = sides[1]
         return task.score(decisions, right) | {"loss": losses["validation"]}

@@ -117,10 +117,9 @@ def main(argv: list[str] | None = None) -> None:
     # 4. Encoding; some training rows are scored beside the validation rows, by their length.
     if train:
         splits["train_sample"] = sample_split(splits["train"], len(splits["validation"]), args.seed)
-    encoded, cut = encode_classified(splits, tokenizer, text, max_length=data_args.max_length)
-    cut.pop("train_sample", None)
-    for name, count in cut.items():
-        say(f"{name}: {count} texts are longer than --max_length and were cut")
+    encoded, lengths, notes = encode_classified(splits, tokenizer, text, max_length=data_args.max_length)
+    for note in notes:
+        say(note)
     if train:
         check_budget(encoded["train"], data_args.max_tokens, args.world_size)
 
@@ -158,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     if train:
         trainer.add_callback(CurveWarnings())
         by_length = {"score": lambda split, rows, output: score(output)["accuracy"], "say": say}
-        trainer.add_callback(LengthScores(trainer, encoded["train_sample"], "accuracy", **by_length))
+        trainer.add_callback(LengthScores(trainer, encoded["train_sample"], lengths, "accuracy", **by_length))
         say(trainer.describe_batches())
         trainer.train_and_save(checkpoint, args.average_checkpoints, say)
     if not predict:

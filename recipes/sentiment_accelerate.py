@@ -103,10 +103,9 @@ def main(argv: list[str] | None = None) -> None:
     # 4. Encoding and batches; some training rows are scored beside the validation rows, by their length.
     splits["train_sample"] = sample_split(splits["train"], len(splits["validation"]), args.seed)
     class_numbers["train_sample"] = label_array(splits["train_sample"])
-    encoded, cut = encode_classified(splits, tokenizer, text, max_length=data_args.max_length)
-    cut.pop("train_sample", None)
-    for name, count in cut.items():
-        say(f"{name}: {count} texts are longer than --max_length and were cut")
+    encoded, lengths, notes = encode_classified(splits, tokenizer, text, max_length=data_args.max_length)
+    for note in notes:
+        say(note)
     check_budget(encoded["train"], data_args.max_tokens, accelerator.num_processes)
     collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
     loader = make_loader(accelerator, encoded["train"], collator, args, max_tokens=data_args.max_tokens)
@@ -136,8 +135,8 @@ def main(argv: list[str] | None = None) -> None:
         decisions = decide(logits, several=several)
         train_sample = decide(predict("train_sample"), several=several)
         sides = (
-            (encoded["train_sample"], train_sample, class_numbers["train_sample"]),
-            (encoded["validation"], decisions, labels),
+            (lengths["train_sample"], train_sample, class_numbers["train_sample"]),
+            (lengths["validation"], decisions, labels),
         )
         progress.say(report_by_length("accuracy", score_classes, *sides))
         loss = classification_loss(torch.tensor(logits), torch.tensor(labels), **loss_options)

@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
         splits["train_sample"] = sample_split(splits["train"], len(splits["validation"]), args.seed)
         references["train_sample"] = [[text] for text in splits["train_sample"][target]]
     copied, prefix = copied_vocabulary(model), data_args.source_prefix
-    encoded, cut = encode_pairs(
+    encoded, lengths, notes = encode_pairs(
         splits,
         tokenizer,
         source,
@@ -109,9 +109,8 @@ def main(argv: list[str] | None = None) -> None:
         prefix=prefix,
         copy_vocabulary=copied,
     )
-    cut.pop("train_sample", None)
-    for name, count in cut.items():
-        say(f"{name}: {count} rows are longer than --max_source_length or --max_target_length and were cut")
+    for note in notes:
+        say(note)
     if train:
         check_budget(encoded["train"], data_args.max_tokens, args.world_size)
 
@@ -155,7 +154,7 @@ def main(argv: list[str] | None = None) -> None:
             right = [references[name][row] for row in rows]
             return score_summaries(decode(splits[name].select(rows), output.predictions), right)["rouge1"]
 
-        trainer.add_callback(LengthScores(trainer, encoded["train_sample"], "rouge1", rouge, say))
+        trainer.add_callback(LengthScores(trainer, encoded["train_sample"], lengths, "rouge1", rouge, say))
         say(trainer.describe_batches())
         trainer.train_and_save(checkpoint, args.average_checkpoints, say)
     if not predict:

@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
     splits["train_sample"] = sample_split(splits["train"], len(splits["validation"]), args.seed)
     references["train_sample"] = [[text] for text in splits["train_sample"][target]]
     copied, prefix = copied_vocabulary(model), data_args.source_prefix
-    encoded, cut = encode_pairs(
+    encoded, lengths, notes = encode_pairs(
         splits,
         tokenizer,
         source,
@@ -103,9 +103,8 @@ def main(argv: list[str] | None = None) -> None:
         prefix=prefix,
         copy_vocabulary=copied,
     )
-    cut.pop("train_sample", None)
-    for name, count in cut.items():
-        say(f"{name}: {count} rows are longer than --max_source_length or --max_target_length and were cut")
+    for note in notes:
+        say(note)
     check_budget(encoded["train"], data_args.max_tokens, accelerator.num_processes)
     collator = make_collator(model, tokenizer)
     loader = make_loader(accelerator, encoded["train"], collator, args, max_tokens=data_args.max_tokens)
@@ -140,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def evaluate() -> dict[str, float]:
         found = {name: summarize(name) for name in ("train_sample", "validation")}
-        sides = [(encoded[name], texts, references[name]) for name, texts in found.items()]
+        sides = [(lengths[name], texts, references[name]) for name, texts in found.items()]
         progress.say(report_by_length("rouge1", score_summaries, *sides))
         size = args.per_device_eval_batch_size
         loss = validation_loss(

@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     if train:
         splits["train_sample"] = sample_split(splits["train"], len(splits["validation"]), args.seed)
     copied, prefix = copied_vocabulary(model), data_args.source_prefix
-    encoded, cut = encode_pairs(
+    encoded, lengths, notes = encode_pairs(
         splits,
         tokenizer,
         source,
@@ -102,9 +102,8 @@ def main(argv: list[str] | None = None) -> None:
         prefix=prefix,
         copy_vocabulary=copied,
     )
-    cut.pop("train_sample", None)
-    for name, count in cut.items():
-        say(f"{name}: {count} pairs are longer than --max_source_length or --max_target_length and were cut")
+    for note in notes:
+        say(note)
     if train:
         check_budget(encoded["train"], data_args.max_tokens, args.world_size)
 
@@ -147,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
         def bleu(split: str, rows: list[int], output: Any) -> float:
             return score(splits["train_sample" if split == "train" else split].select(rows), output)["bleu"]
 
-        trainer.add_callback(LengthScores(trainer, encoded["train_sample"], "bleu", bleu, say))
+        trainer.add_callback(LengthScores(trainer, encoded["train_sample"], lengths, "bleu", bleu, say))
         say(trainer.describe_batches())
         trainer.train_and_save(checkpoint, args.average_checkpoints, say)
     if not predict:

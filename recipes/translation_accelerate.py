@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     # 4. Encoding and batches; some training rows are scored beside the validation rows, by their length.
     splits["train_sample"] = sample_split(splits["train"], len(splits["validation"]), args.seed)
     copied, prefix = copied_vocabulary(model), data_args.source_prefix
-    encoded, cut = encode_pairs(
+    encoded, lengths, notes = encode_pairs(
         splits,
         tokenizer,
         source,
@@ -98,9 +98,8 @@ def main(argv: list[str] | None = None) -> None:
         prefix=prefix,
         copy_vocabulary=copied,
     )
-    cut.pop("train_sample", None)
-    for name, count in cut.items():
-        say(f"{name}: {count} pairs are longer than --max_source_length or --max_target_length and were cut")
+    for note in notes:
+        say(note)
     check_budget(encoded["train"], data_args.max_tokens, accelerator.num_processes)
     collator = make_collator(model, tokenizer)
     loader = make_loader(accelerator, encoded["train"], collator, args, max_tokens=data_args.max_tokens)
@@ -135,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
 
     def evaluate() -> dict[str, float]:
         found = {name: translate(name) for name in ("train_sample", "validation")}
-        sides = [(encoded[name], texts, splits[name][target]) for name, texts in found.items()]
+        sides = [(lengths[name], texts, splits[name][target]) for name, texts in found.items()]
         progress.say(report_by_length("bleu", score_translations, *sides))
         size = args.per_device_eval_batch_size
         loss = validation_loss(

@@ -147,7 +147,9 @@ def test_every_evaluation_prints_both_sides_and_changes_nothing(tmp_path, kind):
         asked.append((split, rows, output.label_ids))
         return score_of(kind, output)
 
-    trainer.add_callback(LengthScores(trainer, train, "score", score, said.append))
+    sides = {"train_sample": train, "validation": validation}
+    lengths = {name: [len(row) for row in rows["input_ids"]] for name, rows in sides.items()}
+    trainer.add_callback(LengthScores(trainer, train, lengths, "score", score, said.append))
     trainer.train()
     assert len(said) == 2
     timed = ("runtime", "per_second")
@@ -201,4 +203,4 @@ def test_without_scores_there_is_nothing_to_show(tmp_path):
     trainer = make_trainer(tmp_path, "classification", tokenizer)
     trainer.compute_metrics = None
     with pytest.raises(ValueError, match="compute_metrics"):
-        LengthScores(trainer, trainer.train_dataset, "score", lambda split, rows, output: 0.0)
+        LengthScores(trainer, trainer.train_dataset, {}, "score", lambda split, rows, output: 0.0)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import datasets
@@ -132,13 +133,17 @@ def test_the_pipeline_gives_what_the_final_test_gave(trained):
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_columns_and_what_is_printed(driver, data, tmp_path, capsys):
-    (tmp_path / "rows.csv").write_text("body,head\nA b c. D e f.,A d\nG h i. J k l.,G j\n", encoding="utf-8")
+    (tmp_path / "rows.csv").write_text("body,head\nA b c. D e f.,A d\nG h i. J k l. M.,G j\n", encoding="utf-8")
     files = dict.fromkeys(("train_file", "validation_file", "test_file"), tmp_path / "rows.csv")
     flags = {"text_column": "body", "summary_column": "head", "lead": 2, "max_steps": 1, "max_source_length": 5}
     output = start(driver, data, tmp_path / "out", **files, **flags)
     printed = capsys.readouterr().out
     assert "2 train, 2 validation, 2 test texts with a summary" in printed
-    assert "test: 2 rows are longer than --max_source_length or --max_target_length and were cut" in printed
+    assert "test: 2 of 2 sources are longer than --max_source_length 5 and were cut" in printed
+    assert "targets are longer" not in printed
+    # The lengths are those of the texts, all of which were cut to one length.
+    shorter = re.search(r"up to (\d+) tokens +1 / 1 ", printed)
+    assert shorter is not None and int(shorter[1]) > 5
     assert "lead_2" in printed and "test_lead_2_rouge1" in results(output)
 
 

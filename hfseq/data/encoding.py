@@ -1,16 +1,45 @@
 """Texts of a data set as token ids, cut to a length that is counted."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 
+class Limit(NamedTuple):
+    """How long texts may be.
+
+    Attributes:
+        texts: What they are, for a message: `sources`.
+        flag: What sets the limit, likewise.
+        tokens: The limit.
+    """
+
+    texts: str
+    flag: str
+    tokens: int
+
+
+class EncodedSplits(NamedTuple):
+    """The rows of each split, encoded.
+
+    Attributes:
+        rows: Split name to encoded rows.
+        lengths: Tokens of the source of each row before it was cut, but for a stream.
+        notes: A line for each split and limit that some of its rows passed; those of a stream are not counted, nor
+            those of `train_sample`, which are training rows.
+    """
+
+    rows: dict[str, Any]
+    lengths: dict[str, list[int]]
+    notes: list[str]
+
+
 def encode_texts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, *, target: bool = False
-) -> tuple[BatchEncoding, list[bool]]:
-    """Encode texts, and say which of them lost their end.
+) -> tuple[BatchEncoding, list[int]]:
+    """Encode texts, and say how long they were.
 
     Args:
         tokenizer: Of the model.
@@ -19,38 +48,48 @@ def encode_texts(
         target: Whether they are targets, which some tokenizers encode in another way.
 
     Returns:
-        The encoding, not padded, and for each text whether it was cut.
+        The encoding, not padded, and for each text the number of its tokens without truncation.
     """
     key = "text_target" if target else "text"
     encoded = tokenizer(**{key: list(texts)}, max_length=max_length, truncation=True)
-    cut = [len(ids) == max_length for ids in encoded["input_ids"]]
-    # One that just fits is told from one that was cut by its length without truncation.
-    for row in [row for row, full in enumerate(cut) if full]:
-        cut[row] = len(tokenizer(**{key: texts[row]}, verbose=False)["input_ids"]) > max_length
-    return encoded, cut
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    for row in [row for row, length in enumerate(lengths) if length == max_length]:
+        lengths[row] = len(tokenizer(**{key: texts[row]}, verbose=False)["input_ids"])
+    return encoded, lengths
 
 
 def encode_splits(
-    splits: Mapping[str, Any], encode: Callable[[dict[str, list[Any]]], dict[str, Any]]
-) -> tuple[dict[str, Any], dict[str, int]]:
+    splits: Mapping[str, Any],
+    encode: Callable[[dict[str, list[Any]]], dict[str, Any]],
+    limits: Mapping[str, Limit],
+) -> EncodedSplits:
     """Encode the rows of each split, those of a stream when they are read.
 
     Args:
         splits: Split name to rows.
-        encode: Takes columns of a batch of rows and gives those of the result, with `cut`, whether a row was cut.
+        encode: Takes columns of a batch of rows and gives those of the result, with `length`, the tokens of a source
+            before it was cut, and more such columns if `limits` has them.
+        limits: Column of lengths to their limit.
 
     Returns:
-        The result without `cut`, and how many rows of which splits were cut; those of a stream are not counted.
+        The result without those columns, and what they say.
     """
-    encoded, counts = {}, {}
+    encoded = EncodedSplits({}, {}, [])
+    counted = ["length", *(limits.keys() - {"length"})]
     for name, rows in splits.items():
         if isinstance(rows, datasets.IterableDataset):
-            encoded[name] = rows.map(encode, batched=True, remove_columns=rows.column_names).remove_columns("cut")
+            encoded.rows[name] = rows.map(encode, batched=True, remove_columns=rows.column_names).remove_columns(
+                counted
+            )
             continue
         result = rows.map(
             encode, batched=True, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Encoding {name}"
         )
-        if count := sum(result["cut"]):
-            counts[name] = count
-        encoded[name] = result.remove_columns("cut")
-    return encoded, counts
+        encoded.rows[name], encoded.lengths[name] = result.remove_columns(counted), list(result["length"])
+        for column, limit in limits.items() if name != "train_sample" else ():
+            if count := sum(length > limit.tokens for length in result[column]):
+                encoded.notes.append(
+                    f"{name}: {count} of {len(result)} {limit.texts} are longer than {limit.flag} {limit.tokens} and "
+                    "were cut"
+                )
+    return encoded

@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq import metrics
-from hfseq.data.encoding import encode_splits, encode_texts
+from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
 from hfseq.data.errors import InputError
 from hfseq.training.batches import run_by_length
 from hfseq.training.reports import plot_confusion_matrix, plot_learning_curve, write_samples
@@ -19,7 +19,7 @@ from hfseq.training.reports import plot_confusion_matrix, plot_learning_curve, w
 
 def encode_classified(
     splits: Mapping[str, datasets.Dataset], tokenizer: PreTrainedTokenizerBase, text: str, *, max_length: int
-) -> tuple[dict[str, datasets.Dataset], dict[str, int]]:
+) -> EncodedSplits:
     """Encode texts with their classes.
 
     Args:
@@ -29,14 +29,14 @@ def encode_classified(
         max_length: Tokens of a text, special ones counted; the rest of it is cut off.
 
     Returns:
-        What the tokenizer gives and `labels`, in the order of the rows, and how many rows of which splits were cut.
+        What the tokenizer gives and `labels`, in the order of the rows.
     """
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        encoded, cut = encode_texts(tokenizer, batch[text], max_length)
-        return {**encoded, "labels": batch["labels"], "cut": cut}
+        encoded, lengths = encode_texts(tokenizer, batch[text], max_length)
+        return {**encoded, "labels": batch["labels"], "length": lengths}
 
-    return encode_splits(splits, encode)
+    return encode_splits(splits, encode, {"length": Limit("texts", "--max_length", max_length)})
 
 
 def label_array(rows: datasets.Dataset | datasets.IterableDataset) -> np.ndarray:

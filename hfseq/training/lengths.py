@@ -9,8 +9,6 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers import EvalPrediction, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hfseq.data.sampler import row_lengths
-
 RowScore = Callable[[list[int]], float]
 """Gives the score of some rows, by their indices."""
 
@@ -99,26 +97,26 @@ def length_report(
 def report_by_length(
     metric: str,
     score: Callable[[Any, Any], Mapping[str, float]],
-    train: tuple[Dataset, Sequence[Any], Sequence[Any]],
-    validation: tuple[Dataset, Sequence[Any], Sequence[Any]],
+    train: tuple[Sequence[int], Sequence[Any], Sequence[Any]],
+    validation: tuple[Sequence[int], Sequence[Any], Sequence[Any]],
 ) -> str:
     """The table of `length_report`, from the rows themselves.
 
     Args:
         metric: Which of the scores.
         score: Gives scores of predictions and references.
-        train: Encoded training rows, the predictions of them, and what is right.
+        train: Source lengths of training rows, the predictions of them, and what is right.
         validation: The same of the validation rows.
     """
     sides: list[Any] = []
-    for rows, predictions, references in (train, validation):
+    for lengths, predictions, references in (train, validation):
 
         def score_of(
             chosen: list[int], found: Sequence[Any] = predictions, right: Sequence[Any] = references
         ) -> float:
             return score([found[row] for row in chosen], [right[row] for row in chosen])[metric]
 
-        sides += [row_lengths(rows, ("input_ids",)).tolist(), score_of]
+        sides += [lengths, score_of]
     return length_report(metric, *sides)
 
 
@@ -131,9 +129,10 @@ class LengthScores(TrainerCallback):
     generator is put back.
 
     Args:
-        trainer: with `compute_metrics`, and an `eval_dataset` with `input_ids`. Its evaluations keep the order of the
-            rows, as those of `SequenceTrainer` do.
+        trainer: with `compute_metrics` and an `eval_dataset`. Its evaluations keep the order of the rows, as those of
+            `SequenceTrainer` do.
         train_sample: encoded training rows, such as `train.select(sample_rows(len(train), len(validation), seed))`.
+        lengths: source lengths of the rows of `train_sample`, and of the `validation` rows.
         metric: the score's name, for the heading.
         score: gives it, from `train` or `validation`, indices into `train_sample` or `eval_dataset`, and the
             predictions and label ids of those rows.
@@ -144,6 +143,7 @@ class LengthScores(TrainerCallback):
         self,
         trainer: Trainer,
         train_sample: Dataset,
+        lengths: Mapping[str, Sequence[int]],
         metric: str,
         score: Callable[[str, list[int], EvalPrediction], float],
         say: Callable[[str], Any] = print,
@@ -154,8 +154,7 @@ class LengthScores(TrainerCallback):
         self._compute_metrics: Callable[[EvalPrediction], dict] = trainer.compute_metrics
         self._seen: EvalPrediction | None = None
         trainer.compute_metrics = self._remember
-        self._train_lengths = row_lengths(train_sample, ("input_ids",)).tolist()
-        self._validation_lengths = row_lengths(trainer.eval_dataset, ("input_ids",)).tolist()
+        self._train_lengths, self._validation_lengths = lengths["train_sample"], lengths["validation"]
 
     def _remember(self, output: EvalPrediction) -> dict:
         self._seen = output

@@ -283,8 +283,8 @@ def score_texts(
         return [], {}
     model.eval()
     texts = [prefix + source for source in sources]
-    encoded, long = encode_texts(tokenizer, texts, max_source_length)
-    encoded_targets, long_targets = encode_texts(tokenizer, targets, max_target_length, target=True)
+    encoded, source_lengths = encode_texts(tokenizer, texts, max_source_length)
+    encoded_targets, target_lengths = encode_texts(tokenizer, targets, max_target_length, target=True)
     ids, labels = encoded["input_ids"], encoded_targets["input_ids"]
     copy_ids = None
     if (copied := copied_vocabulary(model)) is not None:
@@ -303,7 +303,10 @@ def score_texts(
         return [Score(*pair) for pair in zip(totals.tolist(), valid.sum(dim=1).tolist(), strict=True)]
 
     lengths = [len(one) + len(other) for one, other in zip(ids, labels, strict=True)]
-    cut = sum(one or other for one, other in zip(long, long_targets, strict=True))
+    cut = sum(
+        source > max_source_length or target > max_target_length
+        for source, target in zip(source_lengths, target_lengths, strict=True)
+    )
     return run_by_length(lengths, batch_size, score), {"cut": cut} if cut else {}
 
 
@@ -369,12 +372,12 @@ def _encode_filled(
     """The numbers of the texts that are not empty, their ids, and how many were `empty` or `cut`, if some were."""
     rows = [row for row, text in enumerate(texts) if text.strip()]
     encoded: Any = {"input_ids": []}
-    cut: list[bool] = []
+    lengths: list[int] = []
     if rows:
-        encoded, cut = encode_texts(tokenizer, [prefix + texts[row] for row in rows], max_length)
+        encoded, lengths = encode_texts(tokenizer, [prefix + texts[row] for row in rows], max_length)
     # Some tokenizers add no end mark, and leave nothing of a text of control characters.
     filled = [(row, ids) for row, ids in zip(rows, encoded["input_ids"], strict=True) if ids]
-    counts = {"empty": len(texts) - len(filled), "cut": sum(cut)}
+    counts = {"empty": len(texts) - len(filled), "cut": sum(length > max_length for length in lengths)}
     counts = {name: count for name, count in counts.items() if count}
     return [row for row, _ in filled], [ids for _, ids in filled], counts
 

@@ -16,7 +16,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedToke
 from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.copying import CopyCollator, copy_sources, copy_targets, decode_copies
-from hfseq.data.encoding import encode_splits, encode_texts
+from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
 from hfseq.data.errors import InputError
 from hfseq.training.batches import run_by_length
 from hfseq.training.reports import plot_alignment, plot_learning_curve, write_samples
@@ -32,7 +32,7 @@ def encode_pairs(
     max_target_length: int,
     prefix: str = "",
     copy_vocabulary: int | None = None,
-) -> tuple[dict[str, datasets.Dataset], dict[str, int]]:
+) -> EncodedSplits:
     """Encode pairs of texts for a sequence-to-sequence model.
 
     Args:
@@ -47,22 +47,25 @@ def encode_pairs(
 
     Returns:
         Columns `input_ids`, `attention_mask`, `labels` and, for a model that copies, `copy_ids`, in the order of the
-        rows, and how many rows of which splits were cut.
+        rows.
     """
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list]:
         texts = [prefix + text for text in batch[source]]
-        encoded, long = encode_texts(tokenizer, texts, max_source_length)
-        labels, long_labels = encode_texts(tokenizer, batch[target], max_target_length, target=True)
+        encoded, lengths = encode_texts(tokenizer, texts, max_source_length)
+        labels, target_lengths = encode_texts(tokenizer, batch[target], max_target_length, target=True)
         columns = {name: encoded[name] for name in ("input_ids", "attention_mask")}
-        columns["labels"] = labels["input_ids"]
-        columns["cut"] = [one or other for one, other in zip(long, long_labels, strict=True)]
+        columns |= {"labels": labels["input_ids"], "length": lengths, "target_length": target_lengths}
         if copy_vocabulary is not None:
             columns["copy_ids"], words = copy_sources(tokenizer, texts, encoded, copy_vocabulary)
             columns["labels"] = copy_targets(tokenizer, batch[target], labels, words, copy_vocabulary)
         return columns
 
-    return encode_splits(splits, encode)
+    limits = {
+        "length": Limit("sources", "--max_source_length", max_source_length),
+        "target_length": Limit("targets", "--max_target_length", max_target_length),
+    }
+    return encode_splits(splits, encode, limits)
 
 
 def decode_ids(tokenizer: PreTrainedTokenizerBase, ids: Any) -> list[str]:

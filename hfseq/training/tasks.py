@@ -25,7 +25,7 @@ from transformers import (
 
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.docstrings import docstring_rows
-from hfseq.data.encoding import encode_splits
+from hfseq.data.encoding import EncodedSplits, Limit, encode_splits
 from hfseq.data.errors import InputError
 from hfseq.data.labels import encode_labels
 from hfseq.data.reading import shorten_list
@@ -62,9 +62,6 @@ from hfseq.training.seq2seq import (
     write_reports,
 )
 
-Encoded = dict[str, Any]
-"""Split to encoded rows: `datasets.Dataset`, or a stream."""
-
 
 class Task(ABC):
     """Rows of a task, and what a model makes of them.
@@ -83,7 +80,8 @@ class Task(ABC):
         splits: Split to rows; `train_sample` are training rows to be scored beside the validation rows.
         fields: Config fields that the data decide.
         metric: The score that is shown beside the loss.
-        encoded: The encoded rows, once there is a model.
+        encoded: Split to encoded rows, `datasets.Dataset` or a stream, once there is a model.
+        lengths: Split to the tokens of its sources before they were cut, likewise.
         references: What is right, for each row of a split but `train`.
         collator: Makes batches of encoded rows.
         own_loss: Whether the model's own loss is more than that of its logits.
@@ -144,8 +142,8 @@ class Task(ABC):
         """Check the rows, and set `fields`."""
 
     @abstractmethod
-    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Encoded, dict[str, int]]:
-        """Encoded rows and how many were cut; sets `collator` and `references`."""
+    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
+        """Encoded rows; sets `collator` and `references`."""
 
     @abstractmethod
     def decide(self, split: str, raw: Any, rows: Sequence[int] | None = None) -> Sequence[Any]:
@@ -191,10 +189,9 @@ class Task(ABC):
 
     def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, say: Callable[..., Any]) -> None:
         """Encode the rows for a model, and say how many lose their end."""
-        self.encoded, cut = self._encode(model, tokenizer)
-        for name, count in cut.items():
-            if name != "train_sample":
-                say(f"{name}: {count} rows are longer than the limits and were cut")
+        self.encoded, self.lengths, notes = self._encode(model, tokenizer)
+        for note in notes:
+            say(note)
 
     def loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
         """Cross-entropy of the labels, a mean over `num_items_in_batch` of them, or over those here."""
@@ -266,7 +263,7 @@ class Classification(Task):
         self.fields["problem_type"] = "multi_label_classification" if self.several else "single_label_classification"
         return splits
 
-    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Encoded, dict[str, int]]:
+    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         self.collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
         self.references = {split: label_array(rows) for split, rows in self.splits.items() if split != "train"}
         return encode_classified(self.splits, tokenizer, self.names[0], max_length=self.data_args.max_length)
@@ -347,30 +344,31 @@ class Tagging(Task):
         self.number_of = number_of
         return splits
 
-    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Encoded, dict[str, int]]:
-        words, tags = self.names
+    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
+        (words, tags), limit = self.names, self.data_args.max_length
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
             rows = [_words(value) for value in batch[words]]
-            limit = self.data_args.max_length
-            encoded = tokenizer(rows, is_split_into_words=True, truncation=True, max_length=limit)
-            labels, cut = [], []
+            options = {"is_split_into_words": True, "verbose": False}
+            encoded = tokenizer(rows, truncation=True, max_length=limit, **options)
+            labels, lengths = [], [len(ids) for ids in encoded["input_ids"]]
+            for row in [row for row, length in enumerate(lengths) if length == limit]:
+                lengths[row] = len(tokenizer(rows[row], **options)["input_ids"])
             for index, row_tags in enumerate(map(_words, batch[tags])):
                 places = encoded.word_ids(index)
                 first = [place is not None and (at == 0 or place != places[at - 1]) for at, place in enumerate(places)]
                 pairs = zip(first, places, strict=True)
                 numbers = [self.number_of[row_tags[place]] if new else -100 for new, place in pairs]
                 labels.append(numbers)
-                cut.append(sum(first) < len(row_tags))
-            return {**encoded, "labels": labels, "cut": cut}
+            return {**encoded, "labels": labels, "length": lengths}
 
         self.collator = CheckedCollator(DataCollatorForTokenClassification(tokenizer), model)
-        encoded, counts = encode_splits(self.splits, encode)
+        encoded = encode_splits(self.splits, encode, {"length": Limit("rows", "--max_length", limit)})
         self.references = {
             split: [[label for label in row if label != -100] for row in rows["labels"]]
-            for split, rows in encoded.items()
+            for split, rows in encoded.rows.items()
         }
-        return encoded, counts
+        return encoded
 
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """The likeliest tag of each token."""
@@ -421,7 +419,7 @@ class LanguageModeling(Task):
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         return splits
 
-    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Encoded, dict[str, int]]:
+    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         text, size, end = self.names[0], self.data_args.block_size, tokenizer.eos_token_id
         if end is None:
             raise InputError("--task language_modeling needs a tokenizer with an end mark (eos_token)")
@@ -436,7 +434,7 @@ class LanguageModeling(Task):
                 "input_ids": blocks,
                 "attention_mask": [[1] * len(block) for block in blocks],
                 "labels": [[-100, *block[1:]] for block in blocks],
-                "cut": [False] * len(blocks),
+                "length": [len(block) for block in blocks],
             }
 
         # Pads labels as the tokens of a tagger's rows are.
@@ -445,9 +443,9 @@ class LanguageModeling(Task):
         names = ("activation_regularization", "temporal_activation_regularization")
         self.own_loss = any(getattr(config, name, 0) for name in names) and not self.args.label_smoothing_factor
         self.vocab_size = len(tokenizer)
-        encoded, _ = encode_splits(self.splits, encode)
-        self.references = {split: rows["labels"] for split, rows in encoded.items() if split != "train"}
-        return encoded, {}
+        encoded = encode_splits(self.splits, encode, {})
+        self.references = {split: rows["labels"] for split, rows in encoded.rows.items() if split != "train"}
+        return encoded
 
     def loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
         """Of the logits of the token before."""
@@ -505,7 +503,7 @@ class Seq2Seq(Task):
         """Texts of both sides."""
         return tokenizer_texts(self.splits["train"], self.names)
 
-    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[Encoded, dict[str, int]]:
+    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         source, target = self.names
         self.tokenizer, self.copied = tokenizer, copied_vocabulary(model)
         self.collator = make_collator(model, tokenizer)
