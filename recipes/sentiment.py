@@ -43,6 +43,7 @@ from hfseq.training.classification import (
     classification_loss,
     decide,
     encode_classified,
+    first_output,
     label_array,
     majority,
     score_classes,
@@ -145,6 +146,7 @@ def main(argv: list[str] | None = None) -> None:
         data_collator=CheckedCollator(DataCollatorWithPadding(tokenizer), model),
         compute_loss_func=loss,
         compute_metrics=score,
+        preprocess_logits_for_metrics=first_output,
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
         max_tokens=data_args.max_tokens,
     )

@@ -21,7 +21,7 @@ from recipe_runs import (
     weights,
 )
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
-from transformers import AutoModelForSequenceClassification, BertConfig, pipeline
+from transformers import AutoModelForSequenceClassification, BartConfig, BertConfig, pipeline
 
 from hfseq import GruConfig
 from hfseq.data.errors import InputError
@@ -180,6 +180,11 @@ def checkpoint(directory, kind, classes):
     if kind == "bert":
         sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
         config = BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes, **common)
+    elif kind == "bart":  # gives more than logits
+        sizes = {f"{side}_{name}": 1 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
+        ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+        sizes |= {"encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "max_position_embeddings": 64, "dropout": 0.0}
+        config = BartConfig(d_model=8, **sizes, **ids, **common)
     else:
         config = GruConfig(hidden_size=8, dropout=0.0, **common)
     torch.manual_seed(0)
@@ -188,7 +193,7 @@ def checkpoint(directory, kind, classes):
     return directory
 
 
-@pytest.mark.parametrize("kind", ["bert", "gru"])
+@pytest.mark.parametrize("kind", ["bert", "bart", "gru"])
 def test_from_a_checkpoint_both_drivers_agree(kind, data, tmp_path):
     # Its own order of the classes stays.
     model = checkpoint(tmp_path / "start", kind, ["so-so", "good", "bad"])

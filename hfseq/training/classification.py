@@ -142,6 +142,11 @@ def predict_logits(
     return np.array(run_by_length([len(ids) for ids in encoded["input_ids"]], batch_size, run))
 
 
+def first_output(outputs: Any, labels: Any = None) -> Any:
+    """The logits of what a Trainer keeps of a model's outputs: the first, where there are more, as of BART."""
+    return outputs[0] if isinstance(outputs, tuple) else outputs
+
+
 def decide(logits: np.ndarray, *, several: bool) -> np.ndarray:
     """The class of each row, or `[N, num_labels]` with 1 where a class holds, if several may: where it is likelier so.
 

@@ -40,6 +40,7 @@ from hfseq.training.classification import (
     classification_loss,
     decide,
     encode_classified,
+    first_output,
     label_array,
     majority,
     score_classes,
@@ -213,7 +214,7 @@ class Task(ABC):
 
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """What of a batch's logits is kept for the scores."""
-        return logits[0] if isinstance(logits, tuple) else logits
+        return first_output(logits)
 
     @torch.no_grad()
     def predict(self, model: PreTrainedModel, split: str) -> tuple[Sequence[Any], float]:
