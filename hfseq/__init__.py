@@ -30,6 +30,7 @@ from .models import (
     RnnForTokenClassification,
     RnnModel,
 )
+from .states import load_state, save_state
 from .version import __version__
 from .word_vectors import load_word_vectors
 
@@ -59,5 +60,7 @@ __all__ = [
     "RnnForTokenClassification",
     "RnnModel",
     "__version__",
+    "load_state",
     "load_word_vectors",
+    "save_state",
 ]

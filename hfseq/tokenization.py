@@ -29,6 +29,7 @@ _UNITS = {
     "bpe": rf"{_SPACE}?(?:[\w&&[^\d]]+|[^{_SPACE}])",
     "wordpiece": rf"{_SPACE}?(?:[\w&&[^\d{_UNSPACED}]]+|[^{_SPACE}])",
     "word": rf"{_SPACE}?(?:[\w&&[^{_UNSPACED}]]+|[^{_SPACE}])",
+    "whitespace": rf"{_SPACE}?[^{_SPACE}]+",
     "character": ".",
 }
 MODELS = tuple(_UNITS)
@@ -59,8 +60,9 @@ def train_tokenizer(
     Args:
         texts: The training texts, for one joint vocabulary of all languages. Read once; blank ones are ignored.
         model: `unigram` (Kudo 2018), `bpe` (Sennrich et al. 2016), `wordpiece` (Schuster & Nakajima 2012), `word` (the
-            most frequent words; punctuation apart, a word remembers whether a space came before it: `▁Hut`, `,`) or
-            `character` (the most frequent code points).
+            most frequent words; punctuation apart, a word remembers whether a space came before it: `▁Hut`, `,`),
+            `whitespace` (the same of what stands between spaces, for text that is tokenized already) or `character`
+            (the most frequent code points).
         vocab_size: The largest number of entries, the four special ones counted; few texts give fewer.
         normalization: `nfc`, `nfkc` or `none`.
         lowercase: Whether to lowercase.

@@ -18,6 +18,7 @@ import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -133,13 +134,19 @@ def docstring_rows(
 @cache
 def _rows() -> dict[str, list[tuple[str, str, str]]]:
     """Reads all rows (document, summary, kind) of each split; takes many seconds, once a process."""
+    with parsing():
+        return _distinct(_docstrings())
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """Inside it, syntax trees are made quickly and without warnings of sources with escapes that Python dislikes."""
     # Looking for cycles among the millions of nodes, which have none, would take longer than all the rest.
     collecting = gc.isenabled()
     gc.disable()
     try:
-        # Of sources with escapes that Python dislikes.
         with warnings.catch_warnings(action="ignore"):
-            return _distinct(_docstrings())
+            yield
     finally:
         if collecting:
             gc.enable()
@@ -175,32 +182,42 @@ def _distinct(docstrings: Iterable[tuple[str, str, str]]) -> dict[str, list[tupl
 
 def _docstrings() -> Iterator[tuple[str, str, str]]:
     """Parses the sources in order: kind, path of the source in the package, one of its docstrings."""
-    roots = {_STANDARD_LIBRARY: Path(sysconfig.get_path("stdlib"))}
+    roots = {_STANDARD_LIBRARY: standard_library()}
     for package in _PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.submodule_search_locations:
             roots[package] = Path(spec.submodule_search_locations[0])
     for kind, root in roots.items():
-        names = [path.relative_to(root) for path in root.rglob("*.py")]
-        for name in sorted(name.as_posix() for name in names if _NOT_READ.isdisjoint(name.parts)):
-            try:
-                tree = ast.parse((root / name).read_text("utf-8"))
-            except (SyntaxError, ValueError):  # a template, or another encoding
-                continue
-            for docstring in _below(tree.body):
+        for name, tree in syntax_trees(root):
+            for docstring in docstrings_below(tree.body):
                 yield kind, name, docstring
 
 
-def _below(body: Sequence[ast.stmt]) -> Iterator[str]:
+def standard_library() -> Path:
+    """Where the standard library's sources are."""
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def syntax_trees(root: Path) -> Iterator[tuple[str, ast.Module]]:
+    """Parses the sources below a folder, but tests: their paths in it, in order, and trees."""
+    names = [path.relative_to(root) for path in root.rglob("*.py")]
+    for name in sorted(name.as_posix() for name in names if _NOT_READ.isdisjoint(name.parts)):
+        try:
+            yield name, ast.parse((root / name).read_text("utf-8"))
+        except (SyntaxError, ValueError):  # a template, or another encoding
+            continue
+
+
+def docstrings_below(body: Sequence[ast.stmt]) -> Iterator[str]:
     """Gives the docstrings of the classes and functions in `body`, those inside them too, in their order."""
     for node in body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node)
             if docstring:
                 yield docstring
-            yield from _below(node.body)
+            yield from docstrings_below(node.body)
         elif isinstance(node, ast.If | ast.Try | ast.With):
-            yield from _below(node.body)
+            yield from docstrings_below(node.body)
 
 
 def _document_and_summary(docstring: str) -> tuple[str, str]:

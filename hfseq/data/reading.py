@@ -37,6 +37,7 @@ def read_splits(
     column_names: Sequence[str] | None = None,
     moses: bool = False,
     label_columns: Sequence[str] = (),
+    keep_empty: bool = False,
 ) -> datasets.DatasetDict:
     r"""Read the splits that are given and keep `columns` of them, all strings, in the order of the file.
 
@@ -68,6 +69,7 @@ def read_splits(
         label_columns: Those of `columns` that hold classes. Whole numbers and truth values are read as strings (`1`,
             `true`), class ids of a data set that has names for them as those names, and lists of any of these as lists
             of strings, which may be empty.
+        keep_empty: Whether empty rows stay: running text has empty lines.
 
     Returns:
         `train`, `validation` and `test`, as far as they were given or are in `dataset_name`. None is empty.
@@ -75,7 +77,7 @@ def read_splits(
     Raises:
         InputError: For anything wrong with the flags, a file, a line, a column or a value.
     """
-    wanted = Columns(columns, label_columns)
+    wanted = Columns(columns, label_columns, keep_empty)
     check_sources(columns, dataset_name, train_file)
     splits = _read_hub(dataset_name, dataset_config_name, wanted) if dataset_name else {}
     for split, name in (("train", train_file), ("validation", validation_file), ("test", test_file)):
@@ -87,18 +89,19 @@ def read_splits(
 
 
 class Columns(tuple[str, ...]):
-    """Names of the columns to keep, with those among them that hold classes."""
+    """Names of the columns to keep, with those among them that hold classes, and whether empty rows stay."""
 
     labels: frozenset[str]
+    keep_empty: bool
 
-    def __new__(cls, names: Sequence[str], labels: Sequence[str]) -> Self:
-        """Names of all, and those of the columns of classes."""
+    def __new__(cls, names: Sequence[str], labels: Sequence[str], keep_empty: bool = False) -> Self:
+        """Names of all, those of the columns of classes, and whether empty rows stay."""
         columns = super().__new__(cls, names)
-        columns.labels = frozenset(labels)
+        columns.labels, columns.keep_empty = frozenset(labels), keep_empty
         return columns
 
-    def __getnewargs__(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        return tuple(self), tuple(sorted(self.labels))
+    def __getnewargs__(self) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+        return tuple(self), tuple(sorted(self.labels)), self.keep_empty
 
 
 def check_sources(columns: Sequence[str], dataset_name: str | None, train_file: str | None) -> None:
@@ -151,14 +154,14 @@ def file_rows(
     return _parquet_rows(path, flag, columns) if suffix == ".parquet" else _moses_rows(path, flag, columns)
 
 
-def drop_empty(dataset: datasets.Dataset, columns: Sequence[str], name: str, source: str) -> datasets.Dataset:
-    """The rows with text in every column; reports the others under `name`, refuses `source` if none is left."""
+def drop_empty(dataset: datasets.Dataset, columns: Columns, name: str, source: str) -> datasets.Dataset:
+    """The rows with text in every column, or all; reports the others as `name`, refuses `source` if none is left."""
     table = dataset.with_format("arrow")[:]
     filled = functools.reduce(operator.and_, (_filled(table[column]) for column in columns))
     if not filled.any():
         raise InputError(f"{source}: empty: none of {len(dataset)} rows has text in {' and '.join(columns)}")
     dropped = np.flatnonzero(~filled)
-    if len(dropped) == 0:
+    if len(dropped) == 0 or columns.keep_empty:
         return dataset
     report_dropped(name, len(dropped), dropped[:5] + 1, len(dataset))
     return dataset.select(np.flatnonzero(filled))
@@ -520,12 +523,13 @@ _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_vie
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
-def hold_out_validation(splits: datasets.DatasetDict, seed: int) -> datasets.DatasetDict:
+def hold_out_validation(splits: datasets.DatasetDict, seed: int, *, in_order: bool = False) -> datasets.DatasetDict:
     """Give data without a validation split one: a twentieth of the training rows, at most 1000, drawn by `seed`.
 
     Args:
         splits: With `train`; returned as they are if they have `validation`.
         seed: Of the drawing.
+        in_order: Whether the last twentieth is taken instead, of running text, which goes on from row to row.
 
     Raises:
         InputError: There is no training split, or only one row in it.
@@ -537,6 +541,7 @@ def hold_out_validation(splits: datasets.DatasetDict, seed: int) -> datasets.Dat
     rows = len(splits["train"])
     if rows < 2:
         raise InputError("one training row cannot be shared with validation; give --validation_file, or more rows")
-    held = splits["train"].train_test_split(test_size=max(1, min(1000, rows // 20)), seed=seed)
+    size = max(1, rows // 20 if in_order else min(1000, rows // 20))
+    held = splits["train"].train_test_split(test_size=size, seed=seed, shuffle=not in_order)
     logger.warning("no validation data: %d of %d training rows are held out for it", len(held["test"]), rows)
     return datasets.DatasetDict({**splits, "train": held["train"], "validation": held["test"]})

@@ -49,6 +49,7 @@ def read_stream(
     moses: bool = False,
     label_columns: Sequence[str] = (),
     num_parts: int = 1,
+    keep_empty: bool = False,
 ) -> dict[str, Any]:
     """Read what `read_splits` reads, the training rows one after the other each time they are iterated over.
 
@@ -70,6 +71,7 @@ def read_stream(
         moses: As `read_splits`.
         label_columns: As `read_splits`.
         num_parts: Shards of the training rows: processes times workers of the data loader of each.
+        keep_empty: As `read_splits`.
 
     Returns:
         `train`, a `datasets.IterableDataset`, and `validation` and `test` as `read_splits` returns them.
@@ -78,7 +80,7 @@ def read_stream(
         InputError: As `read_splits`, or there is no split `train` or `validation`.
     """
     check_sources(columns, dataset_name, train_file)
-    wanted = Columns(columns, label_columns)
+    wanted = Columns(columns, label_columns, keep_empty)
     splits: dict[str, Any] = {}
     if dataset_name:
         splits |= _read_hub(dataset_name, dataset_config_name, wanted, num_parts)
@@ -187,18 +189,20 @@ def _class_name(value: Any, names: list[str]) -> Any:
 
 
 def _filled(rows: Iterator[list[Any]], columns: Columns, name: str | None, source: str) -> Iterator[list[Any]]:
-    """The rows with text in every column; at the end the others are reported under `name`, unless that is None."""
+    """The rows with text in every column, or all; at the end the others are reported under `name`, if it is one."""
     number, dropped, first = 0, 0, []
     for number, row in enumerate(rows, 1):
-        if all(isinstance(value, list) or (value is not None and value.strip()) for value in row):
+        filled = all(isinstance(value, list) or (value is not None and value.strip()) for value in row)
+        if filled or columns.keep_empty:
             yield row
+        if filled:
             continue
         dropped += 1
         if dropped <= 5:
             first.append(number)
     if dropped == number:
         raise InputError(f"{source}: empty: none of {number} rows has text in {' and '.join(columns)}")
-    if dropped and name is not None:
+    if dropped and name is not None and not columns.keep_empty:
         report_dropped(name, dropped, first, number)
 
 

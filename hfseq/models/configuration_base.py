@@ -40,6 +40,9 @@ class SequenceConfig(PreTrainedConfig):
         cross_attention_hidden_size: Width of `encoder_hidden_states`; None means `hidden_size`.
         tie_word_embeddings: Whether the output layer is the (target) embedding matrix.
         share_encoder_decoder_embeddings: Whether source and target use one embedding matrix.
+        adaptive_softmax_cutoffs: First word of each cluster after the first, of a causal language model whose
+            vocabulary is sorted by frequency; see `AdaptiveSoftmax`. Its logits are then log-probabilities, and in
+            training with labels there are none. None for an ordinary output layer.
         initializer_range: Standard deviation of the initial embeddings.
         use_cache: Whether a decoder returns its state for the next step.
         pad_token_id: Id of the padding.
@@ -80,6 +83,7 @@ class SequenceConfig(PreTrainedConfig):
     cross_attention_hidden_size: int | None = None
     tie_word_embeddings: bool = True
     share_encoder_decoder_embeddings: bool = True
+    adaptive_softmax_cutoffs: list[int] | None = None
     initializer_range: float = 0.05
     use_cache: bool = True
     pad_token_id: int | None = 0
@@ -105,6 +109,11 @@ class SequenceConfig(PreTrainedConfig):
             value = getattr(self, name)
             if isinstance(value, int | float) and not 0 <= value < 1:
                 self.refuse(name, "it must lie in [0, 1)")
+        cutoffs = self.adaptive_softmax_cutoffs
+        if cutoffs is not None and not (cutoffs and 0 < cutoffs[0] and cutoffs[-1] < self.vocab_size):
+            self.refuse("adaptive_softmax_cutoffs", f"they must lie between 0 and vocab_size={self.vocab_size}")
+        if cutoffs is not None and cutoffs != sorted(set(cutoffs)):
+            self.refuse("adaptive_softmax_cutoffs", "they must increase")
         if self.bidirectional:
             self.check_directions()
         kwargs["auto_map"] = self.full_auto_map()

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from .adaptive import AdaptiveSoftmax
 from .alignment import next_labels, valid_steps
 from .configuration_base import SequenceConfig
 from .dropout import Dropout
@@ -62,6 +63,8 @@ class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
         self.model = self.backbone_class(config)
         self.output = OutputLayer(config)
         self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=False)
+        cutoffs = config.adaptive_softmax_cutoffs
+        self.adaptive_softmax = None if cutoffs is None else AdaptiveSoftmax(self.output.width, cutoffs)
         self.post_init()
 
     @can_return_tuple
@@ -97,8 +100,8 @@ class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
             kwargs: `num_items_in_batch` and `shift_labels` reach the loss.
 
         Returns:
-            `logits` `[B, T, vocab_size]`, `loss` if there are labels (in training with `penalty`), and what the model
-            returned.
+            `logits` `[B, T, vocab_size]`, but for an adaptive softmax in training with labels; `loss` if there are
+            labels (in training with `penalty`), and what the model returned.
 
         Raises:
             ValueError: If shapes do not fit.
@@ -118,10 +121,14 @@ class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         raw = outputs.last_hidden_state[:, keep]
         hidden, dropped = self.output(raw)
-        logits = self.lm_head(hidden)
+        logits = None
+        if self.adaptive_softmax is None:
+            logits = self.lm_head(hidden)
+        elif not self.training or labels is None:
+            logits = self.adaptive_softmax(hidden, self.lm_head.weight)
         loss = None
         if labels is not None:
-            check_labels(labels, logits.shape[:2])
+            check_labels(labels, raw.shape[:2])
             mask = (
                 None
                 if attention_mask is None
@@ -130,16 +137,20 @@ class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
             if mask is not None and "shift_labels" not in kwargs:
                 # A shift by one would cross the padding: into a gap, and from left padding onto the first token.
                 kwargs["shift_labels"] = next_labels(labels, mask)
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            targets = kwargs.get("shift_labels")
+            targets = nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if targets is None else targets
+            predicts = targets != -100
+            count = kwargs.get("num_items_in_batch")
+            count = predicts.sum() if count is None else count
+            if logits is None:
+                loss = self.adaptive_softmax.loss(hidden, self.lm_head.weight, targets) / count
+            else:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
             if self.training:
-                targets = kwargs.get("shift_labels")
-                targets = nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if targets is None else targets
-                predicts = targets != -100
                 penalty = self.penalty(raw, dropped, predicts, mask)
                 if penalty is not None:
                     # Divided as the loss is, so that accumulated and distributed batches add up alike.
-                    count = kwargs.get("num_items_in_batch")
-                    loss = loss + penalty / (predicts.sum() if count is None else count)
+                    loss = loss + penalty / count
         return CausalLMOutputWithCrossAttentions(
             loss=loss,
             logits=logits,
@@ -178,6 +189,8 @@ class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
     }
 
     def __init__(self, config: SequenceConfig) -> None:
+        if config.adaptive_softmax_cutoffs is not None:
+            raise ValueError("adaptive_softmax_cutoffs are those of a causal language model; leave them out")
         config = config.resolved("ForConditionalGeneration", is_encoder_decoder=True, add_cross_attention=False)
         super().__init__(config)
         self.model = self.backbone_class(config.encoder_config())
@@ -354,7 +367,13 @@ class Classifier(SequencePreTrainedModel):
 
     backbone_class: ClassVar[type[Backbone]]
     # What a language model or translator has beyond its stack.
-    _keys_to_ignore_on_load_unexpected = [r"^lm_head\.", r"^output\.", r"^decoder\.", r"^pointer\."]
+    _keys_to_ignore_on_load_unexpected = [
+        r"^lm_head\.",
+        r"^adaptive_softmax\.",
+        r"^output\.",
+        r"^decoder\.",
+        r"^pointer\.",
+    ]
 
     def __init__(self, config: SequenceConfig, head: str) -> None:
         layers = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers

@@ -112,6 +112,7 @@ class DataArguments:
         moses: bool = False,
         label_columns: Sequence[str] = (),
         num_parts: int = 1,
+        running: bool = False,
     ) -> dict[str, Any]:
         """Read the data that these flags name, or make the embedded data if they name none.
 
@@ -124,6 +125,7 @@ class DataArguments:
             moses: As for `read_splits`.
             label_columns: As for `read_splits`.
             num_parts: As for `read_stream`.
+            running: Whether the rows are running text: empty ones stay, and the last ones are held out.
 
         Returns:
             Split to rows; with `streaming` the training rows are a `datasets.IterableDataset`.
@@ -142,12 +144,13 @@ class DataArguments:
             "column_names": self.file_columns,
             "moses": moses,
             "label_columns": label_columns,
+            "keep_empty": running,
         }
         if train and self.streaming:
             return read_stream(**sources, num_parts=num_parts)
         splits = read_splits(**sources) if named else embedded()
         if train:
-            splits = hold_out_validation(splits, seed=seed)
+            splits = hold_out_validation(splits, seed=seed, in_order=running)
             return datasets.DatasetDict({name: splits[name] for name in SPLITS if name in splits})
         if "test" not in splits:
             raise InputError("--do_predict without --do_train needs --test_file, or a data set with a test split")
@@ -293,6 +296,43 @@ class TaskArguments(ClassArguments, DecodingArguments):
 
 
 @dataclass
+class TextArguments(DataArguments):
+    """Which running text, how it is read, and what is written after a prompt."""
+
+    text_column: str = field(
+        default="text", metadata={"help": "Column with the text, a line or more a row; a file may also be plain text."}
+    )
+    block_size: int = field(
+        default=70, metadata={"help": "Tokens of a window, through which gradients go back (truncated BPTT)."}
+    )
+    vary_block_size: bool = field(
+        default=True, metadata={"help": "Whether windows vary in length in training (Merity et al. 2018, 4.1)."}
+    )
+    carry_state: bool = field(
+        default=True, metadata={"help": "Whether each window starts from the state after the one before."}
+    )
+    prompt: str | None = field(
+        default=None, metadata={"help": "With --do_predict: a text to go on with, as it is written."}
+    )
+    max_new_tokens: int = field(default=50, metadata={"help": "Of --prompt: tokens to write."})
+    next_words: int = field(default=10, metadata={"help": "Of --prompt: likeliest next tokens to show."})
+    do_sample: bool = field(default=False, metadata={"help": "Of --prompt: whether to draw tokens."})
+    temperature: float | None = field(default=None, metadata={"help": "Of the drawing."})
+    top_k: int | None = field(default=None, metadata={"help": "Likeliest tokens that the drawing is from."})
+    top_p: float | None = field(default=None, metadata={"help": "Share of the probability that it is from."})
+
+    def __post_init__(self) -> None:
+        """Refuse what a language model does not have, and impossible sizes."""
+        for name in ("block_size", "max_new_tokens", "next_words"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: give 1 or more")
+        if self.max_tokens is not None:
+            raise ValueError("--max_tokens: batches are --per_device_train_batch_size windows of --block_size tokens")
+        if self.output_file is not None:
+            raise ValueError("--output_file: a language model scores a text, or goes on with --prompt")
+
+
+@dataclass
 class RecipeArguments(TrainingArguments):
     """Transformers' training arguments, with defaults for a model from scratch that is evaluated every epoch."""
 
@@ -411,6 +451,18 @@ class SummarizationArguments(GenerationArguments):
     """Training arguments of a summarizer."""
 
     metrics = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+
+
+@dataclass
+class LanguageModelingArguments(RecipeArguments):
+    """Training arguments of a language model; the best one has the smallest loss."""
+
+    metrics = ("perplexity", "word_perplexity")
+
+    def __post_init__(self) -> None:
+        """Less of each of the scores is better."""
+        super().__post_init__()
+        self.greater_is_better = False
 
 
 @dataclass
