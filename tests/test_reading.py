@@ -253,7 +253,9 @@ def test_no_rows(file, tmp_path):
 
 def test_unknown_extension(file):
     message = error(file("a.xlsx", "x"))
-    assert message.endswith("unknown extension '.xlsx'; known are .csv, .tsv, .jsonl, .json, .parquet")
+    assert message.endswith(
+        "unknown extension '.xlsx'; known are .csv, .tsv, .jsonl, .json, .parquet, .conllu, .conll"
+    )
     assert "--train_file" in message
 
 

@@ -142,7 +142,7 @@ def test_errors_are_those_of_the_whole_file(name, content, tmp_path):
         ({"dataset_name": "x"}, "exclude each other"),
         ({"train_file": None}, "without training data"),
         ({"validation_file": None}, "give --validation_file"),
-        ({"column_names": ["de", "en"]}, "is neither"),
+        ({"column_names": ["de", "en"]}, "is none of them"),
         ({"train_file": "nowhere.csv"}, r"nowhere.csv: no such file \(--train_file\)"),
     ],
 )

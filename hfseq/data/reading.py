@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from . import conll
 from .errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ def read_splits(
     - `.tsv`: tabs and nothing else, quotes are text; lines end with `\n` or `\r\n`;
     - `.jsonl`, `.json`: one object a line;
     - `.parquet`;
+    - `.conllu`, `.conll`: a word a line, for columns of lists; see `conll_rows`;
     - with `moses`, any other: the common prefix of aligned plain text files, one for each column (`train` with columns
       `de`, `en` stands for `train.de`, `train.en`), a text a line; with a single column, that file
       itself if there is one. Only `\n` and `\r\n` end a line.
@@ -143,14 +145,20 @@ def file_rows(
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES and not moses:
         raise InputError(f"{flag} {name}: unknown extension {path.suffix!r}; known are {', '.join(_SUFFIXES)}")
-    if column_names and suffix not in (".csv", ".tsv"):
-        raise InputError(f"--column_names names the columns of CSV and TSV files; {flag} {name} is neither")
+    if column_names and suffix not in (".csv", ".tsv", ".conll"):
+        raise InputError(
+            f"--column_names names the columns of CSV, TSV and CoNLL files; {flag} {name} is none of them"
+        )
     if suffix == ".csv":
         return _pick(path, _csv_fields(path, flag), columns, column_names)
     if suffix == ".tsv":
         return _pick(path, _tsv_fields(path, flag), columns, column_names)
     if suffix in (".jsonl", ".json"):
         return _json_rows(path, flag, columns)
+    if suffix in conll.SUFFIXES:
+        if not columns.labels.issuperset(columns):
+            raise InputError(f"{flag} {name}: a word a line is for tagging, not for texts")
+        return conll.conll_rows(_lines(path, flag), path, f"{flag} {name}", columns, column_names)
     return _parquet_rows(path, flag, columns) if suffix == ".parquet" else _moses_rows(path, flag, columns)
 
 
@@ -520,7 +528,7 @@ def one_line(error: BaseException) -> str:
 
 
 _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", *conll.SUFFIXES)
 
 
 def hold_out_validation(splits: datasets.DatasetDict, seed: int, *, in_order: bool = False) -> datasets.DatasetDict:

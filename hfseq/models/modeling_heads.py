@@ -19,6 +19,7 @@ from transformers.utils.generic import can_return_tuple
 from .adaptive import AdaptiveSoftmax
 from .alignment import next_labels, valid_steps
 from .configuration_base import SequenceConfig
+from .crf import LinearChainCrf
 from .dropout import Dropout
 from .modeling_base import Backbone, SequencePreTrainedModel
 from .pointer import Pointer
@@ -373,6 +374,7 @@ class Classifier(SequencePreTrainedModel):
         r"^output\.",
         r"^decoder\.",
         r"^pointer\.",
+        r"^crf\.",
     ]
 
     def __init__(self, config: SequenceConfig, head: str) -> None:
@@ -472,12 +474,18 @@ class ForSequenceClassification(Classifier):
 class ForTokenClassification(Classifier):
     """Tagger: a stack and a linear layer at every step.
 
+    With `crf` a conditional random field on top of it learns which labels follow each other, at the steps that are
+    neither padding nor special tokens (`pad_token_id`, `bos_token_id`, `eos_token_id`). Its logits, but in training,
+    are then the scores of the best label sequence through each label, so that the largest one of each step is the
+    label that Viterbi finds, and whatever takes the largest logit decodes exactly.
+
     Args:
         config: The configuration; it is copied and stays unchanged.
     """
 
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__(config, "ForTokenClassification")
+        self.crf = LinearChainCrf(config.num_labels) if config.crf else None
         self.post_init()
 
     @can_return_tuple
@@ -496,12 +504,13 @@ class ForTokenClassification(Classifier):
             input_ids: Token ids `[B, T]`.
             attention_mask: 1 at valid steps, `[B, T]`; padding may stand anywhere.
             inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`.
-            labels: Label ids `[B, T]`; -100 is ignored.
+            labels: Label ids `[B, T]`; -100 is ignored, by a CRF as if the step were not there.
             output_hidden_states: Whether to return the embeddings and each layer's output.
             kwargs: `num_items_in_batch` reaches the loss.
 
         Returns:
-            `logits` `[B, T, num_labels]`, and `loss` if there are labels.
+            `logits` `[B, T, num_labels]`, and `loss` if there are labels: the negative log-likelihood of a label, or
+            with a CRF that of the label sequences divided by the number of labels.
 
         Raises:
             ValueError: If shapes do not fit.
@@ -518,8 +527,28 @@ class ForTokenClassification(Classifier):
         loss = None
         if labels is not None:
             check_labels(labels, logits.shape[:2])
-            loss = self.loss_function(logits, labels, self.config, **kwargs)
+            if self.crf is None:
+                loss = self.loss_function(logits, labels, self.config, **kwargs)
+            else:
+                labelled = self._chain(logits, input_ids, attention_mask) & (labels != -100)
+                count = kwargs.get("num_items_in_batch")
+                total = self.crf.log_likelihood(logits, labels, labelled).sum()
+                loss = -total / (labelled.sum() if count is None else count)
+        if self.crf is not None and not self.training:
+            logits = self.crf.max_marginals(logits, self._chain(logits, input_ids, attention_mask))
         return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+    def _chain(self, logits: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
+        """True at the steps that the CRF goes through, `[B, T]`."""
+        mask = valid_steps(attention_mask, logits.shape[0], logits.shape[1], 0, "attention_mask")
+        chain = logits.new_ones(logits.shape[:2], dtype=torch.bool) if mask is None else mask
+        if input_ids is None:
+            return chain
+        for special in (self.config.pad_token_id, self.config.bos_token_id, self.config.eos_token_id):
+            for token in special if isinstance(special, list) else [special]:
+                if token is not None:
+                    chain = chain & (input_ids != token)
+        return chain
 
 
 def check_labels(labels: Tensor, shape: torch.Size) -> None:
