@@ -146,9 +146,7 @@ def file_rows(
     if suffix not in _SUFFIXES and not moses:
         raise InputError(f"{flag} {name}: unknown extension {path.suffix!r}; known are {', '.join(_SUFFIXES)}")
     if column_names and suffix not in (".csv", ".tsv", ".conll"):
-        raise InputError(
-            f"--column_names names the columns of CSV, TSV and CoNLL files; {flag} {name} is none of them"
-        )
+        raise InputError(f"--column_names is for CSV, TSV and CoNLL files; {flag} {name} is none of them")
     if suffix == ".csv":
         return _pick(path, _csv_fields(path, flag), columns, column_names)
     if suffix == ".tsv":
