@@ -356,7 +356,6 @@ BAD = {
     "block": ({"model": "lm", "task": "language_modeling", "block_size": 1}, "--block_size 1: give 2 or more"),
     "rank": ({"model": "lm", "method": "lora", "lora_r": 0}, "the rank is 1 or more"),
     "tags": ({"task": "tagging", "model": "lm", "label_column": "summary"}, "5 tokens and 1 summary|each word needs"),
-    "embedded": ({"task": "tagging", "model": "lm", "files": False}, "has no embedded data"),
     "column": ({"model": "lm", "text_column": "body"}, "body"),
     "steps": ({"model": "lm", "streaming": True}, "give --max_steps"),
     "epochs": ({"model": "lm", "streaming": True, "method": "gradual"}, "--streaming has no epochs"),

@@ -198,10 +198,15 @@ def standard_library() -> Path:
     return Path(sysconfig.get_path("stdlib"))
 
 
-def syntax_trees(root: Path) -> Iterator[tuple[str, ast.Module]]:
-    """Parses the sources below a folder, but tests: their paths in it, in order, and trees."""
+def source_files(root: Path) -> list[str]:
+    """Python sources below a folder, but tests: their paths in it, in order."""
     names = [path.relative_to(root) for path in root.rglob("*.py")]
-    for name in sorted(name.as_posix() for name in names if _NOT_READ.isdisjoint(name.parts)):
+    return sorted(name.as_posix() for name in names if _NOT_READ.isdisjoint(name.parts))
+
+
+def syntax_trees(root: Path) -> Iterator[tuple[str, ast.Module]]:
+    """Parses the sources below a folder: their paths in it, in order, and trees."""
+    for name in source_files(root):
         try:
             yield name, ast.parse((root / name).read_text("utf-8"))
         except (SyntaxError, ValueError):  # a template, or another encoding

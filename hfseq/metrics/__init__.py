@@ -10,6 +10,7 @@ from typing import Any
 from .base import Metric
 from .classification import F1, Accuracy
 from .rouge import Rouge
+from .tagging import Seqeval
 from .text import ChrF, ExactMatch, SacreBleu, TextMetric
 
 __all__ = [
@@ -20,13 +21,14 @@ __all__ = [
     "Metric",
     "Rouge",
     "SacreBleu",
+    "Seqeval",
     "TextMetric",
     "load",
     "scores_by_group",
 ]
 
 _METRICS: dict[str, type[Metric]] = {
-    metric.metric_name: metric for metric in (SacreBleu, ChrF, ExactMatch, Rouge, Accuracy, F1)
+    metric.metric_name: metric for metric in (SacreBleu, ChrF, ExactMatch, Rouge, Accuracy, F1, Seqeval)
 }
 
 
@@ -34,6 +36,7 @@ def load(name: str) -> Metric:
     """Returns a new metric by its name.
 
     Of texts: "sacrebleu", "chrf", "exact_match", "rouge". Of classes, with scikit-learn: "accuracy", "f1".
+    Of entities, with seqeval: "seqeval".
 
     Raises:
         ValueError: if there is no metric of this name here.

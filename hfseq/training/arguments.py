@@ -19,7 +19,7 @@ from hfseq.tokenization import MODELS, NORMALIZATIONS
 
 TASK_METRICS = {
     "classification": ("accuracy", "f1"),
-    "tagging": ("accuracy", "f1"),
+    "tagging": ("accuracy", "f1", "entity_f1"),
     "language_modeling": ("loss", "perplexity"),
     "seq2seq": ("rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf", "exact_match"),
 }
@@ -296,6 +296,21 @@ class TaskArguments(ClassArguments, DecodingArguments):
 
 
 @dataclass
+class TaggingArguments(TaskArguments):
+    """Which words and tags."""
+
+    task: str = field(default="tagging", metadata={"help": "Always tagging."})
+
+    def __post_init__(self) -> None:
+        """Refuse what a tagger does not do."""
+        super().__post_init__()
+        if self.task != "tagging" or self.method != "all":
+            raise ValueError("recipes/finetuning.py has other tasks and methods than a tagger of which all trains")
+        if self.output_file is not None:
+            raise ValueError("--output_file: pipeline('token-classification') tags texts; leave it out")
+
+
+@dataclass
 class TextArguments(DataArguments):
     """Which running text, how it is read, and what is written after a prompt."""
 
@@ -500,3 +515,14 @@ class FinetuningArguments(GenerationArguments):
             raise InputError(f"--task {task} has no --metric_for_best_model {metric}; there are {', '.join(names)}")
         lower = metric.removeprefix("eval_") in ("loss", "perplexity")
         self.metric_for_best_model, self.greater_is_better = metric, not lower if greater is None else greater
+
+
+@dataclass
+class TaggingTrainingArguments(FinetuningArguments):
+    """Training arguments of a tagger."""
+
+    metrics = TASK_METRICS["tagging"]
+
+    learning_rate: float = field(
+        default=1e-3, metadata={"help": "Peak learning rate; the default is for a model from scratch."}
+    )

@@ -23,15 +23,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.docstrings import docstring_rows
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits
 from hfseq.data.errors import InputError
 from hfseq.data.labels import encode_labels
+from hfseq.data.python_tokens import python_token_rows
 from hfseq.data.reading import shorten_list
 from hfseq.data.reviews import review_rows
 from hfseq.data.streaming import encode_stream_labels, tokenizer_texts
 from hfseq.data.summaries import lead_n
+from hfseq.metrics.tagging import are_entities
 from hfseq.training.arguments import TASK_METRICS, FinetuningArguments, TaskArguments
 from hfseq.training.batches import run_by_length
 from hfseq.training.classification import (
@@ -229,8 +232,9 @@ class Task(ABC):
         def run(numbers: list[int]) -> list[tuple[Any, float, int]]:
             batch = self.collator(list(rows.select(numbers))).to(model.device)
             labels = batch.pop("labels")
-            outputs = model(**batch)
-            total, count = self.loss(outputs, labels, 1).item(), int(self.count({"labels": labels}))
+            outputs = model(**batch, labels=labels, num_items_in_batch=1) if self.own_loss else model(**batch)
+            total = (outputs.loss if self.own_loss else self.loss(outputs, labels, 1)).item()
+            count = int(self.count({"labels": labels}))
             kept = self.reduce(outputs.logits, labels).tolist()
             # The first row stands for the batch in the sums.
             return [(raw, total * (not row), count * (not row)) for row, raw in enumerate(kept)]
@@ -301,20 +305,19 @@ class Classification(Task):
 
 
 class Tagging(Task):
-    """A tag for each word of a list of words; a word of several tokens has its tag at the first."""
+    """A tag for each word of a list of words.
+
+    A word of several tokens has its tag at the first. A CRF, which does not know where words begin when it decodes, is
+    trained on all of them: the others have the same tag, or after the beginning of an entity that of its inside.
+
+    Attributes:
+        firsts: Split to the numbers of the tokens that words begin with, for each row.
+    """
 
     columns = ("tokens", "tags")
     label_columns = slice(0, 2)
     auto_class = AutoModelForTokenClassification
-
-    @staticmethod
-    def embedded() -> datasets.DatasetDict:
-        """Refuse: there is none.
-
-        Raises:
-            InputError: Always.
-        """
-        raise InputError("--task tagging has no embedded data; give --train_file or --dataset_name")
+    embedded = staticmethod(python_token_rows)
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         words, tags = self.names
@@ -334,6 +337,8 @@ class Tagging(Task):
             names = sorted(seen)
         if len(names) < 2:
             raise InputError(f"column {tags!r} of the training data has {len(names)} tag; there is nothing to learn")
+        if str(self.args.metric_for_best_model).endswith("entity_f1") and not are_entities(names):
+            raise InputError(f"--metric_for_best_model entity_f1: these are no entities: {shorten_list(names)}")
         self.classes, self.fields = names, _class_fields(names)
         number_of = {name: index for index, name in enumerate(names)}
         for split, rows in splits.items():
@@ -347,28 +352,35 @@ class Tagging(Task):
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         (words, tags), limit = self.names, self.data_args.max_length
+        self.own_loss = every = getattr(model.config, "crf", False)
+        inside = [self.number_of.get(f"I-{name[2:]}" if name[:2] == "B-" else name) for name in self.classes]
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
             rows = [_words(value) for value in batch[words]]
             options = {"is_split_into_words": True, "verbose": False}
             encoded = tokenizer(rows, truncation=True, max_length=limit, **options)
-            labels, lengths = [], [len(ids) for ids in encoded["input_ids"]]
+            labels, firsts, lengths = [], [], [len(ids) for ids in encoded["input_ids"]]
             for row in [row for row, length in enumerate(lengths) if length == limit]:
                 lengths[row] = len(tokenizer(rows[row], **options)["input_ids"])
             for index, row_tags in enumerate(map(_words, batch[tags])):
                 places = encoded.word_ids(index)
+                numbers = [-100 if place is None else self.number_of[row_tags[place]] for place in places]
                 first = [place is not None and (at == 0 or place != places[at - 1]) for at, place in enumerate(places)]
-                pairs = zip(first, places, strict=True)
-                numbers = [self.number_of[row_tags[place]] if new else -100 for new, place in pairs]
+                for at, new in enumerate(first):
+                    if not new and places[at] is not None:
+                        later = inside[numbers[at]] if every else None
+                        numbers[at] = -100 if later is None else later
                 labels.append(numbers)
-            return {**encoded, "labels": labels, "length": lengths}
+                firsts.append([at for at, new in enumerate(first) if new])
+            return {**encoded, "labels": labels, "firsts": firsts, "length": lengths}
 
         self.collator = CheckedCollator(DataCollatorForTokenClassification(tokenizer), model)
         encoded = encode_splits(self.splits, encode, {"length": Limit("rows", "--max_length", limit)})
-        self.references = {
-            split: [[label for label in row if label != -100] for row in rows["labels"]]
-            for split, rows in encoded.rows.items()
-        }
+        self.firsts = {split: list(rows["firsts"]) for split, rows in encoded.rows.items()}
+        for split, rows in encoded.rows.items():
+            pairs = zip(rows["labels"], self.firsts[split], strict=True)
+            self.references[split] = [[labels[at] for at in first] for labels, first in pairs]
+            encoded.rows[split] = rows.remove_columns("firsts")
         return encoded
 
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
@@ -377,16 +389,18 @@ class Tagging(Task):
 
     def decide(self, split: str, raw: Any, rows: Sequence[int] | None = None) -> Sequence[Any]:
         """The tags of words."""
-        labels = self.encoded[split]["labels"]
-        numbers = range(len(labels)) if rows is None else rows
-        return [
-            [int(tag) for tag, label in zip(found, labels[number], strict=False) if label != -100]
-            for found, number in zip(raw, numbers, strict=True)
-        ]
+        firsts = self.firsts[split]
+        numbers = range(len(firsts)) if rows is None else rows
+        return [[int(found[at]) for at in firsts[number]] for found, number in zip(raw, numbers, strict=True)]
 
     def score(self, decisions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        """Accuracy and macro F1 of words."""
-        return score_classes(np.array([*chain.from_iterable(decisions)]), [*chain.from_iterable(references)])
+        """Accuracy and macro F1 of words, and of entities F1, precision and recall."""
+        scores = score_classes(np.array([*chain.from_iterable(decisions)]), [*chain.from_iterable(references)])
+        if not are_entities(self.classes):
+            return scores
+        tags = [[[self.classes[tag] for tag in row] for row in side] for side in (decisions, references)]
+        found = metrics.load("seqeval").compute(predictions=tags[0], references=tags[1])
+        return scores | {f"entity_{name}": found[name] for name in ("f1", "precision", "recall")}
 
     def baseline(self, split: str) -> tuple[str, Sequence[Any]]:
         """The most frequent tag."""
@@ -397,9 +411,13 @@ class Tagging(Task):
         """Names of tags, with spaces between them."""
         return [" ".join(self.classes[tag] for tag in row) for row in decisions]
 
+    def words(self, split: str) -> list[Sequence[str]]:
+        """The words of each row."""
+        return [_words(row) for row in self.splits[split][self.names[0]]]
+
     def sources(self, split: str) -> list[str]:
         """Words with spaces between them."""
-        return [" ".join(_words(row)) for row in self.splits[split][self.names[0]]]
+        return [" ".join(words) for words in self.words(split)]
 
     def texts(self) -> Any:
         """All words, a row at a time."""

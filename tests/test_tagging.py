@@ -1,0 +1,194 @@
+"""The tagging recipe, its embedded data, and the metric of entities."""
+
+import random
+from pathlib import Path
+
+import pytest
+import recipe_runs
+import torch
+from recipe_runs import Killed, assert_close, assert_equal, kill_after_checkpoint, load, results, run_two, weights
+from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
+
+from hfseq import metrics
+from hfseq.data.errors import InputError
+from hfseq.data.python_tokens import python_token_rows
+from hfseq.metrics.tagging import are_entities
+
+RECIPE, FINETUNING = load("tagging"), load("finetuning_accelerate")
+CONFIG = """\
+config_overrides: {hidden_size: 16, embedding_size: 12, dropout: 0.0, crf: true}
+tokenizer_model: character
+num_train_epochs: 2
+learning_rate: 2e-2
+logging_steps: 5
+per_device_train_batch_size: 8
+use_cpu: true
+disable_tqdm: true
+"""
+NAMES = {"PER": ("Ann Lee", "Bob", "Eve Ray Fox"), "ORG": ("Acme", "Max Co")}
+
+
+def sentences(count, seed):
+    """Lines of CoNLL: entities of one to three words, whose type the verb before them says."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        kind = rng.choice(sorted(NAMES))
+        name = rng.choice(NAMES[kind]).split()
+        tags = [f"{'I' if place else 'B'}-{kind}" for place in range(len(name))]
+        yield [("we", "O"), ("met" if kind == "PER" else "sold", "O"), *zip(name, tags, strict=True), (".", "O")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("entities")
+    (root / "config.yaml").write_text(CONFIG, encoding="utf-8")
+    for seed, (name, count) in enumerate((("train", 64), ("val", 16), ("test", 16))):
+        rows = ("".join(f"{word} {tag}\n" for word, tag in sentence) + "\n" for sentence in sentences(count, seed))
+        (root / f"{name}.conll").write_text("".join(rows), encoding="utf-8")
+    return root
+
+
+def arguments(data, output_dir, **flags):
+    files = {f"{name}_file": data / f"{short}.conll" for name, short in (("train", "train"), ("test", "test"))}
+    files["validation_file"] = data / "val.conll"
+    return recipe_runs.arguments(data / "config.yaml", **(files | {"output_dir": output_dir} | flags))
+
+
+def start(data, output_dir, **flags):
+    recipe_runs.start(RECIPE, arguments(data, output_dir, **flags))
+    return Path(output_dir)
+
+
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory):
+    return start(data, tmp_path_factory.mktemp("runs") / "trained", num_train_epochs=25, max_tokens=300)
+
+
+def test_scores_and_files_of_a_run(trained):
+    found = results(trained)
+    assert found["test_accuracy"] > 95 and found["test_entity_f1"] > 90
+    assert found["test_majority_accuracy"] < found["test_by_word_accuracy"] <= 100
+    assert (trained / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    predicted = (trained / "predictions.txt").read_text(encoding="utf-8").splitlines()
+    right = [[tag for _, tag in sentence] for sentence in sentences(16, 2)]
+    entities = metrics.load("seqeval").compute(predictions=[line.split() for line in predicted], references=right)
+    assert entities["f1"] == pytest.approx(found["test_entity_f1"])
+    tags = [tag for line in predicted for tag in line.split()]
+    words = [tag == other for tag, other in zip(tags, (tag for row in right for tag in row), strict=True)]
+    assert 100 * sum(words) / len(words) == pytest.approx(found["test_accuracy"])
+
+
+def test_the_pipeline_shows_entities_found_by_viterbi(trained):
+    model, tokenizer = AutoModelForTokenClassification.from_pretrained(trained), AutoTokenizer.from_pretrained(trained)
+    inputs = tokenizer("we met Ann Lee .", return_tensors="pt")
+    chain = inputs["input_ids"] != tokenizer.eos_token_id
+    emissions = model.classifier(model.model(**inputs).last_hidden_state)
+    best = model.crf.decode(emissions, chain)[0][chain[0]].tolist()
+    tag = pipeline("token-classification", model=str(trained), device="cpu", ignore_labels=[])
+    shown = tag("we met Ann Lee .")
+    assert [piece["entity"] for piece in shown][: len(best)] == [model.config.id2label[label] for label in best]
+    (entity,) = pipeline("token-classification", model=str(trained), device="cpu", aggregation_strategy="simple")(
+        "we met Ann Lee ."
+    )
+    assert entity["entity_group"] == "PER" and "we met Ann Lee ."[entity["start"] : entity["end"]].strip() == "Ann Lee"
+
+
+def test_an_explicit_loop_trains_a_crf_alike(data, tmp_path):
+    flags = {"metric_for_best_model": "loss"}
+    one = start(data, tmp_path / "one", **flags)
+    argv = arguments(data, tmp_path / "two", task="tagging", model_type="hfseq_lstm", **flags)
+    recipe_runs.start(FINETUNING, argv)
+    assert_close(weights(one), weights(tmp_path / "two"))
+    assert results(one)["test_entity_f1"] == results(tmp_path / "two")["test_entity_f1"]
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(data, tmp_path, monkeypatch):
+    flags = {"config_overrides": '{"hidden_size": 16, "crf": true, "dropout": 0.3}', "num_train_epochs": 3}
+    whole = start(data, tmp_path / "whole", **flags)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after_checkpoint(patch, "tagging", 1)
+        start(data, tmp_path / "parts", **flags)
+    parts = start(data, tmp_path / "parts", resume_from_checkpoint="last", **flags)
+    assert_equal(weights(whole), weights(parts))
+
+
+def test_two_processes_train_the_same_model_as_one(data, tmp_path):
+    done = run_two("tagging", arguments(data, tmp_path / "two", per_device_train_batch_size=4))
+    assert done.returncode == 0, done.stderr
+    one = start(data, tmp_path / "one")
+    assert_close(weights(one), weights(tmp_path / "two"))
+    assert results(one)["test_accuracy"] == results(tmp_path / "two")["test_accuracy"]
+
+
+def test_a_trained_tagger_is_scored(data, trained, tmp_path):
+    flags = {"model_name_or_path": trained, "config_overrides": "{}", "train_file": None, "validation_file": None}
+    recipe_runs.start(RECIPE, [*arguments(data, tmp_path / "scored", **flags), "--do_predict"])
+    assert results(tmp_path / "scored")["test_entity_f1"] == pytest.approx(results(trained)["test_entity_f1"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"task": "classification"}, "recipes/finetuning.py has other tasks"),
+        ({"method": "lora"}, "recipes/finetuning.py has other tasks"),
+        ({"output_file": "x"}, "--output_file"),
+        ({"label_column": "upos", "column_names": "form,xpos"}, "no column 'tokens'"),
+        ({"metric_for_best_model": "bleu"}, "bleu"),
+        ({"streaming": True}, "does not read --streaming"),
+    ],
+)
+def test_bad_input(flags, message, data, tmp_path):
+    with pytest.raises(InputError, match=message):
+        start(data, tmp_path / "run", **flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_entities_need_tags_of_entities(tmp_path, data):
+    path = tmp_path / "words.conll"
+    path.write_text("a X\nb Y\n\nb Y\n\n", encoding="utf-8")
+    files = dict.fromkeys(("train_file", "validation_file", "test_file"), path)
+    with pytest.raises(InputError, match="these are no entities"):
+        start(data, tmp_path / "run", metric_for_best_model="entity_f1", **files)
+    start(data, tmp_path / "run", max_steps=1, **files)
+    assert "test_entity_f1" not in results(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [(["O", "B-PER", "I-PER"], True), (["B-PER"], False), (["O", "NOUN"], False), (["O", "B-"], False), (["O"], True)],
+)
+def test_which_tags_are_entities(tags, expected):
+    assert are_entities(tags) is expected
+
+
+def test_seqeval():
+    metric = metrics.load("seqeval")
+    found = metric.compute(predictions=[["B-A", "I-A", "O"], ["B-B"]], references=[["B-A", "I-A", "O"], ["B-A"]])
+    assert found["f1"] == found["precision"] == found["recall"] == found["score"] == 50
+    assert found["accuracy"] == 75 and found["by_type"]["A"]["support"] == 2
+    assert metric.compute(predictions=[["O"]], references=[["O"]])["f1"] == 0
+    with pytest.raises(ValueError, match="row 0 has 1 predicted tags and 2 right ones"):
+        metric.compute(predictions=[["O"]], references=[["O", "O"]])
+
+
+def test_embedded_rows_are_what_tokenize_finds():
+    splits = python_token_rows(train_size=300, validation_size=20, test_size=30)
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 300, "validation": 20, "test": 30}
+    pairs = [pair for row in splits["train"] for pair in zip(row["tokens"], row["tags"], strict=True)]
+    assert {tag for _, tag in pairs} >= {"KEYWORD", "NAME", "OP", "CALLED", "ATTRIBUTE", "STRING"}
+    assert all(tag == "KEYWORD" for word, tag in pairs if word in ("def", "return", "if"))
+    assert all(tag == "OP" for word, tag in pairs if word in ("(", ")", "="))
+    assert {tag for word, tag in pairs if word == "self"} <= {"NAME", "ATTRIBUTE"}
+    assert (
+        splits["test"].to_list() == python_token_rows(train_size=1, validation_size=1, test_size=30)["test"].to_list()
+    )
+    with pytest.raises(InputError, match="train size: 0 is not one of"):
+        python_token_rows(train_size=0)
