@@ -8,11 +8,14 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from hfseq.models.pooling import Pooling
 from hfseq.tokenization import train_tokenizer
 
-POOLINGS = ["last", "mean", "max", "attention"]
+POOLINGS = ["last", "mean", "max", "concat", "attention"]
 
 
 def pool_row(pooling, values):
     """One row's valid steps [T, H], feature by feature and step by step."""
+    if pooling.kind == "concat":
+        parts = [Pooling(kind, values.shape[1], pooling.two_halves) for kind in ("last", "max", "mean")]
+        return torch.cat([pool_row(part, values) for part in parts])
     if pooling.kind == "max":
         return torch.stack([max(step[feature] for step in values) for feature in range(values.shape[1])])
     if pooling.kind == "mean":

@@ -394,6 +394,7 @@ FIELDS = [
     {"pooling": "max"},
     {"pooling": "mean"},
     {"pooling": "attention"},
+    {"pooling": "concat"},
     {"weight_dropout": 0.4, "layer_norm": True},
     {"weight_dropout": 0.4, "layer_norm": True, "variational_dropout": True, "input_feeding": True, "dropout": 0.2},
     {"activation_regularization": 2.0, "temporal_activation_regularization": 1.0},

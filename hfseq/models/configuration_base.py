@@ -35,7 +35,7 @@ class SequenceConfig(PreTrainedConfig):
         embedding_dropout: Probability of dropping a word, all its occurrences in a batch together, in training (Gal &
             Ghahramani 2016, section 4.2). It needs `input_ids`: `inputs_embeds` are left as they are.
         classifier_dropout: Dropout before the output layer of a classifier or tagger; None means `dropout`.
-        pooling: How a sequence classifier pools steps: `last`, `mean`, `max` or `attention`; see `Pooling`.
+        pooling: How a sequence classifier pools steps: `last`, `mean`, `max`, `concat` or `attention`; see `Pooling`.
         crf: Whether a tagger scores whole sequences of labels (Lample et al. 2016); see `ForTokenClassification`.
         add_cross_attention: Whether a causal language model attends over `encoder_hidden_states`.
         cross_attention_hidden_size: Width of `encoder_hidden_states`; None means `hidden_size`.
@@ -79,7 +79,7 @@ class SequenceConfig(PreTrainedConfig):
     variational_dropout: bool = False
     embedding_dropout: float | int = 0.0
     classifier_dropout: float | int | None = None
-    pooling: Literal["last", "mean", "max", "attention"] = "last"
+    pooling: Literal["last", "mean", "max", "concat", "attention"] = "last"
     crf: bool = False
     add_cross_attention: bool = False
     cross_attention_hidden_size: int | None = None

@@ -12,7 +12,6 @@ from transformers.utils.generic import can_return_tuple
 
 from .alignment import valid_steps
 from .cache import RecurrentCacheLayer, cache_layers, check_states
-from .configuration_base import SequenceConfig
 from .configuration_cnn import CnnConfig
 from .convolution import Convolution, PositionEmbedding, SourceMemory
 from .convolution_stacks import ConvolutionStack, State
@@ -281,11 +280,11 @@ class CnnForSequenceClassification(CnnPreTrainedModel, ForSequenceClassification
 
     backbone_class = CnnModel
 
-    def make_classifier(self, config: SequenceConfig) -> nn.Linear:
-        """The layer from `hidden_size` to `num_labels`, bounded as the config says."""
+    def make_classifier(self, width: int, num_labels: int) -> nn.Linear:
+        """The layer from `width` to `num_labels`, bounded as the config says."""
         if self.config.architecture != "parallel" or self.config.max_norm is None:
-            return super().make_classifier(config)
-        return BoundedLinear(config.hidden_size, config.num_labels, self.config.max_norm)
+            return super().make_classifier(width, num_labels)
+        return BoundedLinear(width, num_labels, self.config.max_norm)
 
 
 class CnnForTokenClassification(CnnPreTrainedModel, ForTokenClassification):

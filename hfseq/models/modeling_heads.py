@@ -385,11 +385,10 @@ class Classifier(SequencePreTrainedModel):
         self.model = self.backbone_class(config)
         dropout = config.dropout if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = nn.Dropout(dropout)
-        self.classifier = self.make_classifier(config)
 
-    def make_classifier(self, config: SequenceConfig) -> nn.Linear:
-        """The layer from `hidden_size` to `num_labels`."""
-        return nn.Linear(config.hidden_size, config.num_labels)
+    def make_classifier(self, width: int, num_labels: int) -> nn.Linear:
+        """The layer from the width of what is classified to `num_labels`."""
+        return nn.Linear(width, num_labels)
 
 
 class ForSequenceClassification(Classifier):
@@ -404,6 +403,7 @@ class ForSequenceClassification(Classifier):
         super().__init__(config, "ForSequenceClassification")
         halves = self.backbone_class.has_two_halves and self.config.bidirectional
         self.pooling = Pooling(self.config.pooling, self.config.hidden_size, two_halves=halves)
+        self.classifier = self.make_classifier(self.pooling.width, self.config.num_labels)
         self.post_init()
 
     @can_return_tuple
@@ -485,6 +485,7 @@ class ForTokenClassification(Classifier):
 
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__(config, "ForTokenClassification")
+        self.classifier = self.make_classifier(config.hidden_size, config.num_labels)
         self.crf = LinearChainCrf(config.num_labels) if config.crf else None
         self.post_init()
 
