@@ -244,6 +244,53 @@ class ClassArguments(DataArguments):
 
 
 @dataclass
+class DistillationArguments(ClassArguments):
+    """Which texts and classes, who teaches, and how."""
+
+    teacher: str | None = field(
+        default=None, metadata={"help": "Classifier that teaches: a directory or a Hub name; by default a new one."}
+    )
+    teacher_type: str = field(default="bert", metadata={"help": "Family of a new teacher."})
+    teacher_overrides: dict | None = field(default=None, metadata={"help": "Config fields of a new teacher."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Rows whose classes the student sees; of the others it sees the text alone."}
+    )
+    augmentations: int = field(
+        default=20, metadata={"help": "Variants made of each training text, for the teacher to label."}
+    )
+    mask_probability: float = field(default=0.1, metadata={"help": "Of each word of a variant, to be masked."})
+    ngram_probability: float = field(
+        default=0.25, metadata={"help": "Of a variant, to be a run of one to five words alone."}
+    )
+    distillation_loss: str = field(
+        default="mse", metadata={"help": "mse of the logits (Tang et al. 2019), or kl (Hinton et al. 2015)."}
+    )
+    temperature: float = field(default=1.0, metadata={"help": "Of kl."})
+    hard_weight: float = field(default=0.0, metadata={"help": "Weight of the right class beside the teacher's."})
+    distillation_epochs: float = field(
+        default=3.0, metadata={"help": "Epochs of texts and variants; --num_train_epochs are those of texts alone."}
+    )
+    speed_texts: int = field(default=200, metadata={"help": "Texts of the test that speed is measured on."})
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values, and what distillation does not have."""
+        if self.distillation_loss not in ("mse", "kl"):
+            raise ValueError(f"unknown --distillation_loss {self.distillation_loss!r}; there are mse, kl")
+        for name in ("mask_probability", "ngram_probability", "hard_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name} {getattr(self, name)} is not between 0 and 1")
+        for name, least in (("augmentations", 0), ("max_train_samples", 1), ("speed_texts", 1)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ValueError(f"--{name} {getattr(self, name)}: give {least} or more")
+        if self.temperature <= 0 or self.distillation_epochs <= 0:
+            raise ValueError("--temperature and --distillation_epochs must be more than 0")
+        given = {"streaming": self.streaming, "output_file": self.output_file, "class_weights": self.class_weights}
+        for name, value in (given | {"label_separator": self.label_separator}).items():
+            if value:
+                raise ValueError(f"--{name} is not of distillation; leave it out")
+
+
+@dataclass
 class TaskArguments(ClassArguments, DecodingArguments):
     """Which task, which rows, and what of the model is trained."""
 

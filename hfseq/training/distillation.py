@@ -1,0 +1,207 @@
+"""Distillation: a classifier learns what a larger one says (Hinton et al. 2015; Tang et al. 2019)."""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from torch.nn.functional import kl_div, log_softmax, mse_loss
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+
+from hfseq.data.collation import CheckedCollator
+from hfseq.data.encoding import encode_texts
+from hfseq.training.classification import classification_loss, predict_logits
+
+MASK = None
+"""Stands for a masked word."""
+
+
+def augment(
+    texts: Sequence[str], count: int, *, masked: float = 0.1, ngram: float = 0.25, seed: int = 42
+) -> Iterator[list[str | None]]:
+    """Variants of texts, to be labelled by a teacher (Tang et al. 2019, section 3.2).
+
+    Of each word, one is masked with probability `masked`. Then, with probability `ngram`, all but a run of one to five
+    words is dropped. (The paper also replaces words by others of the same part of speech, which needs a tagger.)
+    A variant that was there before, a text itself among them, is left out.
+
+    Args:
+        texts: Texts with spaces between words.
+        count: Variants made of each text, those left out counted.
+        masked: A word's probability of being masked.
+        ngram: A text's probability of being cut to a run of words.
+        seed: Of the choices.
+
+    Yields:
+        Words, `MASK` for a masked one.
+    """
+    rng = random.Random(seed)
+    seen: set[tuple[str | None, ...]] = {tuple(text.split()) for text in texts}
+    for text in texts:
+        for _ in range(count):
+            words = [MASK if rng.random() < masked else word for word in text.split()]
+            if words and rng.random() < ngram:
+                length = min(rng.randint(1, 5), len(words))
+                start = rng.randint(0, len(words) - length)
+                words = words[start : start + length]
+            if tuple(words) not in seen and any(word is not MASK for word in words):
+                seen.add(tuple(words))
+                yield words
+
+
+def write_words(words: Sequence[str | None], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Words as a text of a tokenizer, masked ones as its mask token or, where it has none, its unknown token."""
+    mask = tokenizer.mask_token or tokenizer.unk_token or ""
+    return " ".join(mask if word is MASK else word for word in words)
+
+
+def encode_variants(
+    variants: Sequence[Sequence[str | None]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> datasets.Dataset:
+    """Variants as rows of a model's tokens, in order; special tokens in them are read as such."""
+    texts = [write_words(words, tokenizer) for words in variants]
+    columns: dict[str, list[Any]] = {}
+    # Chunks, so that a text that a mask is missing from is not held as a whole beside its tokens.
+    for start in range(0, len(texts), 10_000):
+        encoded = tokenizer(
+            texts[start : start + 10_000], truncation=True, max_length=max_length, split_special_tokens=False
+        )
+        for name, values in encoded.items():
+            columns.setdefault(name, []).extend(values)
+    return datasets.Dataset.from_dict(columns)
+
+
+def teacher_logits(
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    variants: Sequence[Sequence[str | None]],
+    *,
+    max_length: int,
+    batch_size: int,
+) -> np.ndarray:
+    """What a teacher says of texts and, after them, of variants, `[N, num_labels]`, on all processes together."""
+    plain, _ = encode_texts(tokenizer, texts, max_length)
+    rows = [datasets.Dataset.from_dict(dict(plain))]
+    if variants:
+        rows.append(encode_variants(variants, tokenizer, max_length))
+    collator = CheckedCollator(DataCollatorWithPadding(tokenizer), teacher)
+    return predict_logits(teacher, datasets.concatenate_datasets(rows), collator, batch_size=batch_size)
+
+
+def student_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    labels: Sequence[int],
+    variants: Sequence[Sequence[str | None]],
+    logits: np.ndarray,
+    max_length: int,
+) -> datasets.Dataset:
+    """Rows to train a student on, whose `labels` are the teacher's logits and, last, the right class.
+
+    Args:
+        tokenizer: The student's.
+        texts: Texts.
+        labels: Their class numbers, -1 where none is known; fewer than texts if the last ones have none.
+        variants: More rows, whose classes nobody knows.
+        logits: The teacher's, of texts and variants, `[N, num_labels]`.
+        max_length: Tokens of a text; the rest of it is cut off.
+    """
+    plain, _ = encode_texts(tokenizer, texts, max_length)
+    parts = [datasets.Dataset.from_dict(dict(plain))]
+    if variants:
+        parts.append(encode_variants(variants, tokenizer, max_length))
+    rows = datasets.concatenate_datasets(parts)
+    right = [*labels, *[-1] * (len(rows) - len(labels))]
+    return rows.add_column("labels", [[*line, number] for line, number in zip(logits.tolist(), right, strict=True)])
+
+
+def distillation_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    kind: str = "mse",
+    temperature: float = 1.0,
+    hard_weight: float = 0.0,
+    count: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    r"""Loss of a student: how far its logits are from the teacher's, and how wrong its class.
+
+    $(1 - \alpha)\,L_{soft} + \alpha\,L_{hard}$ with the cross-entropy of the right class, where one is known, and
+
+    - `mse`: $\|z^{(T)} - z^{(S)}\|^2_2$, a mean over the classes (Tang et al. 2019, section 3.1);
+    - `kl`: $\tau^2\,KL(p^{(T)} \| p^{(S)})$ of the softmax at temperature $\tau$ (Hinton et al. 2015, section 2).
+
+    Args:
+        logits: The student's, `[B, K]`.
+        labels: As `student_rows` makes them, `[B, K + 1]`; or class numbers `[B]`, whose cross-entropy is the loss.
+        kind: `mse` or `kl`.
+        temperature: Of `kl`.
+        hard_weight: The weight alpha.
+        count: Number of values in the labels of all the batches that are added up, on all processes, as a Trainer
+            counts them; None for those here.
+    """
+    if not labels.is_floating_point():
+        return classification_loss(logits, labels, count=count)
+    teacher, right, logits = labels[:, :-1].float(), labels[:, -1].long(), logits.float()
+    if kind == "mse":
+        soft = mse_loss(logits, teacher, reduction="none").mean(dim=-1).sum()
+    else:
+        ours, theirs = (log_softmax(values / temperature, dim=-1) for values in (logits, teacher))
+        soft = temperature**2 * kl_div(ours, theirs, reduction="sum", log_target=True)
+    total = (1 - hard_weight) * soft
+    if hard_weight:
+        known = right >= 0
+        total = total + hard_weight * classification_loss(logits[known], right[known], count=1)
+    return total / (len(labels) if count is None else count / labels.shape[1])
+
+
+def seconds_a_text(
+    classify: Sequence[Callable[[Sequence[str]], Any]], texts: Sequence[str], *, batch_size: int, rounds: int = 5
+) -> list[float]:
+    """Median time of each of some classifiers for a text, in batches, in turns so that all meet the same machine.
+
+    Args:
+        classify: Take texts.
+        texts: Texts, at least `batch_size`.
+        batch_size: Texts at once.
+        rounds: How many turns there are.
+
+    Returns:
+        Seconds for a text; with a `batch_size` of 1 the latency.
+    """
+    batches = [texts[start : start + batch_size] for start in range(0, len(texts) - batch_size + 1, batch_size)]
+    times: list[list[float]] = [[] for _ in classify]
+    for number in range(rounds + 1):
+        for index, run in enumerate(classify):
+            for batch in batches:
+                begin = time.perf_counter()
+                run(batch)
+                # The first turn warms up.
+                if number:
+                    times[index].append((time.perf_counter() - begin) / batch_size)
+    return [statistics.median(found) for found in times]
+
+
+def text_classifier(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Callable[[Sequence[str]], torch.Tensor]:
+    """A function from texts to logits, tokenizing included."""
+    model.eval()
+
+    @torch.inference_mode()
+    def classify(texts: Sequence[str]) -> torch.Tensor:
+        inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+        return model(**inputs.to(model.device)).logits
+
+    return classify
+
+
+def file_size(directory: str | Path) -> float:
+    """Megabytes of the weights in a model's directory."""
+    return sum(path.stat().st_size for path in Path(directory).glob("*.safetensors")) / 1e6

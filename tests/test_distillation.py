@@ -1,0 +1,266 @@
+"""Distillation: variants, losses, and the recipe."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import recipe_runs
+import torch
+from recipe_runs import Killed, assert_equal, kill_after_checkpoint, load, results, run_two, weights
+from torch.nn.functional import cross_entropy
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    pipeline,
+)
+
+from hfseq.data.errors import InputError
+from hfseq.tokenization import train_tokenizer
+from hfseq.training.distillation import (
+    MASK,
+    augment,
+    distillation_loss,
+    encode_variants,
+    seconds_a_text,
+    student_rows,
+    teacher_logits,
+)
+
+RECIPE = load("distillation")
+CONFIG = """\
+config_overrides: {hidden_size: 16, embedding_size: 12, dropout: 0.0, pooling: max}
+tokenizer_model: word
+num_train_epochs: 2
+distillation_epochs: 2
+augmentations: 3
+learning_rate: 1e-2
+logging_steps: 5
+per_device_train_batch_size: 8
+speed_texts: 4
+use_cpu: true
+disable_tqdm: true
+"""
+WORDS = {"good": ("fine", "great", "superb"), "bad": ("poor", "awful", "dull")}
+
+
+def reviews(count, seed):
+    rng = random.Random(seed)
+    for row in range(count):
+        name = ("bad", "good")[row % 2]
+        yield (
+            f"the {rng.choice(('plot', 'cast', 'song'))} is {' '.join(rng.choices(WORDS[name], k=row % 3 + 1))}",
+            name,
+        )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """A folder with config.yaml, rows of train (40), val (10), test (10), and `teacher`, a BERT with fixed weights."""
+    root = tmp_path_factory.mktemp("reviews")
+    (root / "config.yaml").write_text(CONFIG, encoding="utf-8")
+    for seed, (name, count) in enumerate((("train", 40), ("val", 10), ("test", 10))):
+        rows = "".join(f"{text},{label}\n" for text, label in reviews(count, seed))
+        (root / f"{name}.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
+    tokenizer = train_tokenizer((text for text, _ in reviews(40, 0)), model="word")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    classes = {"id2label": {0: "good", 1: "bad"}, "label2id": {"good": 0, "bad": 1}}
+    torch.manual_seed(1)
+    teacher = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **sizes, **classes))
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=5e-3)
+    texts, names = zip(*reviews(40, 0), strict=True)
+    batch = tokenizer(list(texts), padding=True, return_tensors="pt")
+    labels = torch.tensor([int(name == "bad") for name in names])
+    for _ in range(30):
+        optimizer.zero_grad()
+        cross_entropy(teacher(**batch).logits, labels).backward()
+        optimizer.step()
+    teacher.save_pretrained(root / "teacher")
+    tokenizer.save_pretrained(root / "teacher")
+    return root
+
+
+def arguments(data, output_dir, **flags):
+    files = {"train_file": data / "train.csv", "validation_file": data / "val.csv", "test_file": data / "test.csv"}
+    given = files | {"teacher": data / "teacher", "output_dir": output_dir} | flags
+    return recipe_runs.arguments(data / "config.yaml", **given)
+
+
+def start(data, output_dir, **flags):
+    recipe_runs.start(RECIPE, arguments(data, output_dir, **flags))
+    return Path(output_dir)
+
+
+# Variants
+
+
+def test_variants_are_the_texts_with_words_masked_or_gone():
+    texts = ["a b c d e f g h", "i j", "k", ""] * 50
+    variants = list(augment(texts, 20, masked=0.2, ngram=0.5, seed=3))
+    assert variants == list(augment(texts, 20, masked=0.2, ngram=0.5, seed=3))
+    keys = [tuple(words) for words in variants]
+    assert len(set(keys)) == len(keys) and not set(keys) & {tuple(text.split()) for text in texts}
+    longest = "a b c d e f g h".split()
+    whole = [words for words in variants if len(words) == 8]
+    runs = [words for words in variants if len(words) < 8 and words[0] not in ("i", "j", "k") and words[-1] != "j"]
+    assert whole and runs
+    for words in whole:
+        assert all(word in (MASK, other) for word, other in zip(words, longest, strict=True))
+    for words in runs:
+        assert len(words) <= 5 and any(
+            all(word in (MASK, other) for word, other in zip(words, longest[start:], strict=False))
+            for start in range(9 - len(words))
+        )
+    assert all(any(word is not MASK for word in words) for words in variants)
+    # The share of masked words, of texts too long to come twice.
+    long = " ".join(map(str, range(2000)))
+    masked = [sum(word is MASK for word in words) / 2000 for words in augment([long], 20, masked=0.1, ngram=0.0)]
+    assert sum(masked) / 20 == pytest.approx(0.1, abs=0.01)
+    assert list(augment(texts, 5, masked=0.0, ngram=0.0)) == []
+    assert all(len(words) <= 5 for words in augment([long], 50, masked=0.0, ngram=1.0))
+
+
+def test_a_masked_word_is_the_mask_token_or_else_unknown(data):
+    words = train_tokenizer(["a b c"], model="word")
+    rows = encode_variants([["a", MASK, "c"], ["b"]], words, 9)
+    assert rows["input_ids"] == [words("a <unk> c", split_special_tokens=False)["input_ids"], words("b")["input_ids"]]
+    assert words.unk_token_id in rows["input_ids"][0]
+    words.add_special_tokens({"mask_token": "<mask>"})
+    (row,) = encode_variants([["a", MASK]], words, 9)["input_ids"]
+    assert row == [words.convert_tokens_to_ids("▁a"), words.mask_token_id, words.eos_token_id]
+
+
+def test_a_teacher_says_of_each_row_what_it_says_of_it_alone(data):
+    teacher = AutoModelForSequenceClassification.from_pretrained(data / "teacher").eval()
+    tokenizer = AutoTokenizer.from_pretrained(data / "teacher")
+    texts, variants = ["the plot is fine", "the cast is dull and awful"], [["plot"], ["the", MASK, "is", "fine"]]
+    found = teacher_logits(teacher, tokenizer, texts, variants, max_length=20, batch_size=3)
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    ids += list(encode_variants(variants, tokenizer, 20)["input_ids"])
+    alone = torch.cat([teacher(torch.tensor([row])).logits for row in ids])
+    torch.testing.assert_close(torch.tensor(found, dtype=torch.float32), alone)
+    rows = student_rows(tokenizer, texts, [1], variants, found, 20)
+    assert list(rows["input_ids"]) == ids
+    assert [row[-1] for row in rows["labels"]] == [1, -1, -1, -1]
+    np.testing.assert_allclose([row[:-1] for row in rows["labels"]], found, rtol=1e-6)
+
+
+# Losses
+
+
+def test_losses_are_those_of_the_papers():
+    torch.manual_seed(0)
+    student, teacher, right = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([2, -1, 0, -1])
+    labels = torch.cat([teacher, right[:, None].float()], dim=1)
+    mse = sum((one - other) ** 2 for one, other in zip(student.flatten(), teacher.flatten(), strict=True)) / 12
+    torch.testing.assert_close(distillation_loss(student, labels), mse)
+    p, q = (teacher / 2).softmax(-1), (student / 2).softmax(-1)
+    kl = 4 * (p * (p / q).log()).sum() / 4
+    torch.testing.assert_close(distillation_loss(student, labels, kind="kl", temperature=2.0), kl)
+    hard = cross_entropy(student[[0, 2]], right[[0, 2]], reduction="sum") / 4
+    mixed = distillation_loss(student, labels, hard_weight=0.3)
+    torch.testing.assert_close(mixed, 0.7 * mse + 0.3 * hard)
+    # Two batches that a Trainer adds up, with the number of all their values.
+    parts = [distillation_loss(student[part], labels[part], count=16) for part in (slice(0, 1), slice(1, 4))]
+    torch.testing.assert_close(sum(parts), mse)
+    classes = torch.tensor([0, 1, 2, 2])
+    torch.testing.assert_close(distillation_loss(student, classes), cross_entropy(student, classes))
+
+
+def test_times_are_those_of_each_in_turn():
+    calls = []
+    runs = [lambda texts, name=name: calls.append((name, len(texts))) for name in "ab"]
+    times = seconds_a_text(runs, ["x"] * 5, batch_size=2, rounds=1)
+    assert len(times) == 2 and all(time > 0 for time in times)
+    assert calls == [("a", 2), ("a", 2), ("b", 2), ("b", 2)] * 2
+
+
+# The recipe
+
+
+def test_three_models_side_by_side(data, tmp_path, capsys):
+    output = start(data, tmp_path / "run", num_train_epochs=4, distillation_epochs=6, max_train_samples=8)
+    printed = capsys.readouterr().out
+    assert "8 texts with their classes, 40 in all: good, bad" in printed
+    found = results(output)
+    teacher, student = found["test_teacher_accuracy"], found["test_student_accuracy"]
+    assert teacher >= 90 and student >= 90 and found["test_majority_accuracy"] == 50
+    assert (
+        found["test_student_parameters"] == found["test_student_alone_parameters"] < found["test_teacher_parameters"]
+    )
+    assert found["test_student_file_mb"] == pytest.approx((output / "model.safetensors").stat().st_size / 1e6)
+    table = (output / "table.md").read_text(encoding="utf-8").splitlines()
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["teacher", "student", "student alone", "majority"]
+    classify = pipeline("text-classification", model=str(output), device="cpu")
+    texts, names = zip(*reviews(10, 2), strict=True)
+    right = [result["label"] == name for result, name in zip(classify(list(texts)), names, strict=True)]
+    assert 10 * sum(right) == pytest.approx(student)
+    # Both students start alike.
+    assert weights(output).keys() == weights(output / "alone").keys()
+
+
+def test_without_a_teacher_one_is_trained(data, tmp_path, capsys):
+    sizes = '{"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}'
+    output = start(data, tmp_path / "run", teacher=None, teacher_overrides=sizes, augmentations=0, max_steps=2)
+    assert "a new BertForSequenceClassification" in capsys.readouterr().out
+    loaded = AutoModelForSequenceClassification.from_pretrained(output / "teacher")
+    assert type(loaded).__name__ == "BertForSequenceClassification"
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(number, data, tmp_path, monkeypatch):
+    """While the student learns alone, and while it is taught."""
+    flags = {"config_overrides": '{"hidden_size": 16, "embedding_size": 12, "dropout": 0.3}'}
+    whole = start(data, tmp_path / "whole", **flags)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after_checkpoint(patch, "distillation", number)
+        start(data, tmp_path / "parts", **flags)
+    parts = start(data, tmp_path / "parts", resume_from_checkpoint="last", **flags)
+    for place in (".", "alone"):
+        assert_equal(weights(whole / place), weights(parts / place))
+
+
+def test_two_processes_train_the_same_student_as_one(data, tmp_path):
+    # So many rows that no batch lacks some, which a second process would fill up.
+    flags = {"metric_for_best_model": "loss", "augmentations": 0, "hard_weight": 0.3}
+    done = run_two("distillation", arguments(data, tmp_path / "two", per_device_train_batch_size=4, **flags))
+    assert done.returncode == 0, done.stderr
+    one = start(data, tmp_path / "one", **flags)
+    recipe_runs.assert_close(weights(one), weights(tmp_path / "two"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"distillation_loss": "mae"}, "unknown --distillation_loss 'mae'; there are mse, kl"),
+        ({"mask_probability": 1.5}, "--mask_probability 1.5 is not between 0 and 1"),
+        ({"augmentations": -1}, "--augmentations -1: give 0 or more"),
+        ({"temperature": 0}, "--temperature and --distillation_epochs must be more than 0"),
+        ({"streaming": True}, "--streaming is not of distillation"),
+        ({"label_separator": ";"}, "--label_separator is not of distillation"),
+        ({"hp_search": 2}, "recipes/sentiment.py searches"),
+        ({"teacher": "nowhere"}, "nowhere: no such directory"),
+        ({"model_name_or_path": "x", "model_type": "hfseq_gru"}, "leave it out with --model_name_or_path"),
+    ],
+)
+def test_bad_input(flags, message, data, tmp_path):
+    with pytest.raises(InputError, match=message):
+        start(data, tmp_path / "run", **flags)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_teacher_of_other_classes_is_refused(data, tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\na b,x\nc d,y\ne f,x\n", encoding="utf-8")
+    files = dict.fromkeys(("train_file", "validation_file", "test_file"), tmp_path / "rows.csv")
+    with pytest.raises(InputError, match="x"):
+        start(data, tmp_path / "run", **files)
