@@ -15,56 +15,26 @@ few are missing; the student learns that. The same student trained on the classe
 it in one table: score, parameters, size of the file, time of one text, texts a second.
 """
 
-import copy
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
-import datasets
 import numpy as np
 from accelerate import PartialState
-from transformers import (
-    AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    set_seed,
-)
+from transformers import AutoModelForSequenceClassification, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.collation import CheckedCollator
 from hfseq.data.errors import InputError
 from hfseq.data.labels import encode_labels
 from hfseq.data.reviews import review_rows
-from hfseq.data.sampler import check_budget
 from hfseq.data.streaming import tokenizer_texts
 from hfseq.training.arguments import DATA_FLAGS, ClassificationArguments, DistillationArguments, ModelArguments
-from hfseq.training.checkpoints import find_checkpoint
-from hfseq.training.classification import (
-    decide,
-    encode_classified,
-    first_output,
-    label_array,
-    majority,
-    predict_logits,
-    score_classes,
-)
+from hfseq.training.classification import label_array, majority, score_classes
+from hfseq.training.classifiers import measure_classifiers, score_classifier, train_classifier
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
-from hfseq.training.curves import CurveWarnings
-from hfseq.training.distillation import (
-    augment,
-    distillation_loss,
-    file_size,
-    seconds_a_text,
-    student_rows,
-    teacher_logits,
-    text_classifier,
-)
+from hfseq.training.distillation import augment, distillation_loss, student_rows, teacher_logits
 from hfseq.training.models import checkpoint_classes, load_model
 from hfseq.training.results import save_results
-from hfseq.training.trainer import SequenceTrainer
 
 DEMO = Path(__file__).parent / "configs" / "distillation_demo.yaml"
 KINDS = (ModelArguments, DistillationArguments, ClassificationArguments)
@@ -105,13 +75,13 @@ def main(argv: list[str] | None = None) -> None:
         "problem_type": "single_label_classification",
     }
     make = partial(load_model, AutoModelForSequenceClassification, default_type="hfseq_lstm", **fields)
-    root, length = Path(args.output_dir), data_args.max_length
+    root, length, given = Path(args.output_dir), data_args.max_length, (args, data_args)
     if data_args.teacher is None:
         options = {"model_type": data_args.teacher_type, "config_overrides": data_args.teacher_overrides}
         new_args = ModelArguments(**options, tokenizer_model="word", vocab_size=model_args.vocab_size, lowercase=True)
         teacher, its_tokenizer = make(new_args, tokenizer_texts(everything, (text,)))
         say(f"teacher: a new {type(teacher).__name__}")
-        learn(root / "teacher", teacher, its_tokenizer, args, data_args, {**splits, "train": everything}, say=say)
+        train_classifier(root / "teacher", teacher, its_tokenizer, *given, {**splits, "train": everything}, say=say)
         its_directory = root / "teacher"
     else:
         teacher, its_tokenizer = make(teacher_args, None)
@@ -124,27 +94,27 @@ def main(argv: list[str] | None = None) -> None:
     variants = list(augment(texts, data_args.augmentations, seed=args.seed, **probabilities))
     say(f"the teacher labels {len(texts)} texts and {len(variants)} variants of them")
     kept = root / "teacher_logits.npy"
-    if resume and kept.is_file():
-        logits = np.load(kept)
-    else:
+    logits = np.load(kept) if resume and kept.is_file() else np.empty(0)
+    if len(logits) != len(texts) + len(variants):
         reading = {"max_length": length, "batch_size": args.per_device_eval_batch_size}
         logits = teacher_logits(teacher, its_tokenizer, texts, variants, **reading)
         if PartialState().is_main_process:
-            np.save(kept, logits)
+            np.save(root / "teacher_logits.partial.npy", logits)
+            (root / "teacher_logits.partial.npy").replace(kept)
 
     # 5. The student twice, from the same start: by itself, and taught.
     make_student = partial(make, model_args, tokenizer_texts(everything, (text,)))
     student, tokenizer = make_student()
     say(f"student: {type(student).__name__}, {student.num_parameters():,} parameters, {len(tokenizer)} tokens")
-    learn(root / "alone", student, tokenizer, args, data_args, splits, say=say)
+    train_classifier(root / "alone", student, tokenizer, *given, splits, say=say)
     alone = student
     set_seed(args.seed)
     student, _ = make_student(tokenizer=tokenizer)
     rows = student_rows(tokenizer, texts, splits["train"]["labels"], variants, logits, length)
     loss = {"kind": data_args.distillation_loss, "temperature": data_args.temperature}
     taught = partial(distillation_loss, hard_weight=data_args.hard_weight, **loss)
-    epochs = data_args.distillation_epochs
-    learn(root, student, tokenizer, args, data_args, splits, say=say, rows=rows, loss=taught, epochs=epochs)
+    taught_for = {"num_train_epochs": data_args.distillation_epochs}
+    train_classifier(root, student, tokenizer, *given, splits, say=say, rows=rows, loss=taught, **taught_for)
 
     # 6. The final test: all three side by side.
     name = "test" if "test" in splits else "validation"
@@ -153,88 +123,31 @@ def main(argv: list[str] | None = None) -> None:
         "student": (student, tokenizer, root),
         "student alone": (alone, tokenizer, root / "alone"),
     }
-    scores = {}
-    for system, (model, its, _) in models.items():
-        encoded, _, _ = encode_classified({name: splits[name]}, its, text, max_length=length)
-        collator = CheckedCollator(DataCollatorWithPadding(its), model)
-        found = predict_logits(model.to(args.device), encoded[name], collator, batch_size=64)
-        scores[system] = score_classes(decide(found, several=False), label_array(splits[name]))
+    scores = {
+        system: score_classifier(model.to(args.device), its, splits[name], data_args, args.per_device_eval_batch_size)
+        for system, (model, its, _) in models.items()
+    }
     guesses = majority(splits["train"]["labels"], len(splits[name]))
-    scores["majority"] = score_classes(guesses, label_array(splits[name]))
+    scores["majority"] = score_classes(guesses, splits[name]["labels"])
 
     # 7. Reports, speed among them.
     if PartialState().is_main_process:
-        some = list(splits[name][text])[: data_args.speed_texts]
-        run_all = [text_classifier(model, its, length) for model, its, _ in models.values()]
-        latency = seconds_a_text(run_all, some, batch_size=1)
-        bulk = seconds_a_text(run_all, some, batch_size=min(32, len(some)))
-        print(f"\n{name}: {len(splits[name])} texts")
+        costs = measure_classifiers(models, list(splits[name][text])[: data_args.speed_texts], length)
         lines = ["| | accuracy | macro F1 | parameters | file, MB | ms a text | texts a second |", "|---" * 7 + "|"]
-        results: dict[str, Any] = {}
-        for number, (system, (model, _, directory)) in enumerate(models.items()):
-            row = {
-                **scores[system],
-                "parameters": model.num_parameters(),
-                "file_mb": file_size(directory),
-                "ms_a_text": 1000 * latency[number],
-                "texts_a_second": 1 / bulk[number],
-            }
-            lines.append(
-                f"| {system} | {row['accuracy']:.2f} | {row['f1']:.2f} | {row['parameters']:,} | {row['file_mb']:.1f} "
-                f"| {row['ms_a_text']:.2f} | {row['texts_a_second']:.0f} |"
-            )
-            results |= {f"{name}_{system.replace(' ', '_')}_{key}": value for key, value in row.items()}
-        lines.append(f"| majority | {scores['majority']['accuracy']:.2f} | {scores['majority']['f1']:.2f} | | | | |")
-        results |= {f"{name}_majority_{key}": value for key, value in scores["majority"].items()}
+        results = {}
+        for system, found in scores.items():
+            cost = costs.get(system, {})
+            columns = [f"{found['accuracy']:.2f}", f"{found['f1']:.2f}", *[""] * 4]
+            if cost:
+                columns[2:] = [f"{cost['parameters']:,}", *(f"{value:.4g}" for value in list(cost.values())[1:])]
+            lines.append(f"| {' | '.join([system, *columns])} |")
+            results |= {f"{name}_{system.replace(' ', '_')}_{key}": value for key, value in (found | cost).items()}
         (root / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
         save_results(args.output_dir, results)
-        print("\n".join(lines))
-        print(f"\nthe student is {latency[0] / latency[1]:.1f} times as fast as the teacher for one text")
+        print("\n".join([f"\n{name}: {len(splits[name])} texts", *lines]))
+        faster = costs["teacher"]["ms_a_text"] / costs["student"]["ms_a_text"]
+        print(f"\nthe student is {faster:.1f} times as fast as the teacher for one text")
         print(f"model, scores and table are in {args.output_dir}")
-
-
-def learn(
-    directory: Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    args: ClassificationArguments,
-    data_args: DistillationArguments,
-    splits: dict[str, datasets.Dataset],
-    *,
-    say: Any,
-    rows: datasets.Dataset | None = None,
-    loss: Any = distillation_loss,
-    epochs: float | None = None,
-) -> None:
-    """Train a classifier: on the classes, or on encoded rows with a loss of their own."""
-    own = copy.copy(args)
-    own.output_dir = str(directory)
-    own.num_train_epochs = args.num_train_epochs if epochs is None else epochs
-    encoded, _, notes = encode_classified(splits, tokenizer, data_args.text_column, max_length=data_args.max_length)
-    for note in notes:
-        say(note)
-    rows = encoded["train"] if rows is None else rows
-    check_budget(rows, data_args.max_tokens, args.world_size)
-    patience = data_args.early_stopping_patience
-    trainer = SequenceTrainer(
-        model=model,
-        args=own,
-        train_dataset=rows,
-        eval_dataset=encoded["validation"],
-        processing_class=tokenizer,
-        data_collator=CheckedCollator(DataCollatorWithPadding(tokenizer), model),
-        compute_loss_func=lambda output, labels, num_items_in_batch=None: loss(
-            output.logits, labels, count=num_items_in_batch
-        ),
-        compute_metrics=lambda output: score_classes(decide(output.predictions, several=False), output.label_ids),
-        preprocess_logits_for_metrics=first_output,
-        callbacks=[EarlyStoppingCallback(patience)] if patience else None,
-        max_tokens=data_args.max_tokens,
-    )
-    trainer.add_callback(CurveWarnings())
-    say(f"{directory}: {trainer.describe_batches()}")
-    checkpoint = find_checkpoint(str(directory), args.resume_from_checkpoint)
-    trainer.train_and_save(checkpoint, args.average_checkpoints, say)
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from transformers import (
 
 from hfseq.data.errors import InputError
 from hfseq.tokenization import train_tokenizer
+from hfseq.training.classifiers import seconds_a_text
 from hfseq.training.distillation import (
     MASK,
     augment,
     distillation_loss,
     encode_variants,
-    seconds_a_text,
     student_rows,
     teacher_logits,
 )

@@ -1,10 +1,7 @@
 """Distillation: a classifier learns what a larger one says (Hinton et al. 2015; Tang et al. 2019)."""
 
 import random
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import datasets
@@ -159,49 +156,3 @@ def distillation_loss(
         known = right >= 0
         total = total + hard_weight * classification_loss(logits[known], right[known], count=1)
     return total / (len(labels) if count is None else count / labels.shape[1])
-
-
-def seconds_a_text(
-    classify: Sequence[Callable[[Sequence[str]], Any]], texts: Sequence[str], *, batch_size: int, rounds: int = 5
-) -> list[float]:
-    """Median time of each of some classifiers for a text, in batches, in turns so that all meet the same machine.
-
-    Args:
-        classify: Take texts.
-        texts: Texts, at least `batch_size`.
-        batch_size: Texts at once.
-        rounds: How many turns there are.
-
-    Returns:
-        Seconds for a text; with a `batch_size` of 1 the latency.
-    """
-    batches = [texts[start : start + batch_size] for start in range(0, len(texts) - batch_size + 1, batch_size)]
-    times: list[list[float]] = [[] for _ in classify]
-    for number in range(rounds + 1):
-        for index, run in enumerate(classify):
-            for batch in batches:
-                begin = time.perf_counter()
-                run(batch)
-                # The first turn warms up.
-                if number:
-                    times[index].append((time.perf_counter() - begin) / batch_size)
-    return [statistics.median(found) for found in times]
-
-
-def text_classifier(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> Callable[[Sequence[str]], torch.Tensor]:
-    """A function from texts to logits, tokenizing included."""
-    model.eval()
-
-    @torch.inference_mode()
-    def classify(texts: Sequence[str]) -> torch.Tensor:
-        inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-        return model(**inputs.to(model.device)).logits
-
-    return classify
-
-
-def file_size(directory: str | Path) -> float:
-    """Megabytes of the weights in a model's directory."""
-    return sum(path.stat().st_size for path in Path(directory).glob("*.safetensors")) / 1e6

@@ -1,0 +1,177 @@
+"""Training a classifier as one of several in a run, and what it costs to use it."""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from transformers import DataCollatorWithPadding, EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase
+
+from hfseq.data.collation import CheckedCollator
+from hfseq.data.sampler import check_budget
+from hfseq.training.arguments import ClassArguments, RecipeArguments
+from hfseq.training.checkpoints import find_checkpoint
+from hfseq.training.classification import (
+    classification_loss,
+    decide,
+    encode_classified,
+    first_output,
+    predict_logits,
+    score_classes,
+)
+from hfseq.training.curves import CurveWarnings
+from hfseq.training.trainer import SequenceTrainer
+
+
+def train_classifier(
+    directory: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    args: RecipeArguments,
+    data_args: ClassArguments,
+    splits: Mapping[str, datasets.Dataset],
+    *,
+    say: Callable[[str], Any],
+    rows: datasets.Dataset | None = None,
+    loss: Callable[..., torch.Tensor] = classification_loss,
+    **settings: Any,
+) -> float:
+    """Train a classifier of one class a text, evaluate it as the arguments say, and save it.
+
+    Args:
+        directory: Where it and its checkpoints go; a run that was interrupted goes on there if `args` say so.
+        model: The model, trained in place.
+        tokenizer: Its tokenizer.
+        args: The training arguments.
+        data_args: Text column, lengths, budget of batches, patience.
+        splits: `train` and `validation` with texts and `labels`, as `encode_labels` makes them.
+        say: Prints.
+        rows: Encoded rows to train on in place of the texts of `train`.
+        loss: Takes logits, labels and `count`.
+        settings: Training arguments of this run alone.
+
+    Returns:
+        Seconds that the training took.
+    """
+    own = copy.copy(args)
+    for name, value in {"output_dir": str(directory), **settings}.items():
+        setattr(own, name, value)
+    wanted = {name: splits[name] for name in ("train", "validation") if rows is None or name != "train"}
+    encoded, _, notes = encode_classified(wanted, tokenizer, data_args.text_column, max_length=data_args.max_length)
+    for note in notes:
+        say(note)
+    rows = encoded["train"] if rows is None else rows
+    check_budget(rows, data_args.max_tokens, args.world_size)
+    patience = data_args.early_stopping_patience
+    trainer = SequenceTrainer(
+        model=model,
+        args=own,
+        train_dataset=rows,
+        eval_dataset=encoded["validation"],
+        processing_class=tokenizer,
+        data_collator=CheckedCollator(DataCollatorWithPadding(tokenizer), model),
+        compute_loss_func=lambda output, labels, num_items_in_batch=None: loss(
+            output.logits, labels, count=num_items_in_batch
+        ),
+        compute_metrics=lambda output: score_classes(decide(output.predictions, several=False), output.label_ids),
+        preprocess_logits_for_metrics=first_output,
+        callbacks=[EarlyStoppingCallback(patience)] if patience else None,
+        max_tokens=data_args.max_tokens,
+    )
+    trainer.add_callback(CurveWarnings())
+    say(f"{directory}: {trainer.describe_batches()}")
+    begin = time.perf_counter()
+    trainer.train_and_save(find_checkpoint(str(directory), args.resume_from_checkpoint), args.average_checkpoints, say)
+    return time.perf_counter() - begin
+
+
+def score_classifier(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: datasets.Dataset,
+    data_args: ClassArguments,
+    batch_size: int,
+) -> dict[str, float]:
+    """Accuracy and macro F1 of a model, on its device, on texts with `labels`."""
+    encoded, _, _ = encode_classified(
+        {"test": rows}, tokenizer, data_args.text_column, max_length=data_args.max_length
+    )
+    collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
+    found = predict_logits(model, encoded["test"], collator, batch_size=batch_size)
+    return score_classes(decide(found, several=False), rows["labels"])
+
+
+def seconds_a_text(
+    classify: Sequence[Callable[[Sequence[str]], Any]], texts: Sequence[str], *, batch_size: int, rounds: int = 5
+) -> list[float]:
+    """Median time of each of some classifiers for a text, in batches, in turns so that all meet the same machine.
+
+    Args:
+        classify: Take texts.
+        texts: Texts, at least `batch_size`.
+        batch_size: Texts at once.
+        rounds: How many turns there are.
+
+    Returns:
+        Seconds for a text; with a `batch_size` of 1 the latency.
+    """
+    batches = [texts[start : start + batch_size] for start in range(0, len(texts) - batch_size + 1, batch_size)]
+    times: list[list[float]] = [[] for _ in classify]
+    for number in range(rounds + 1):
+        for index, run in enumerate(classify):
+            for batch in batches:
+                begin = time.perf_counter()
+                run(batch)
+                # The first turn warms up.
+                if number:
+                    times[index].append((time.perf_counter() - begin) / batch_size)
+    return [statistics.median(found) for found in times]
+
+
+def text_classifier(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Callable[[Sequence[str]], torch.Tensor]:
+    """A function from texts to logits, tokenizing included."""
+    model.eval()
+
+    @torch.inference_mode()
+    def classify(texts: Sequence[str]) -> torch.Tensor:
+        inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+        return model(**inputs.to(model.device)).logits
+
+    return classify
+
+
+def file_size(directory: str | Path) -> float:
+    """Megabytes of the weights in a model's directory."""
+    return sum(path.stat().st_size for path in Path(directory).glob("*.safetensors")) / 1e6
+
+
+def measure_classifiers(
+    models: Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase, str | Path]],
+    texts: Sequence[str],
+    max_length: int,
+) -> dict[str, dict[str, float]]:
+    """What each of some classifiers costs: `parameters`, `file_mb`, `ms_a_text` alone, `texts_a_second` 32 at once.
+
+    Args:
+        models: Name to model, tokenizer and directory.
+        texts: What the times are measured on, in turns.
+        max_length: Tokens of a text.
+    """
+    runs = [text_classifier(model, tokenizer, max_length) for model, tokenizer, _ in models.values()]
+    latency = seconds_a_text(runs, texts, batch_size=1)
+    bulk = seconds_a_text(runs, texts, batch_size=min(32, len(texts)))
+    return {
+        name: {
+            "parameters": model.num_parameters(),
+            "file_mb": file_size(directory),
+            "ms_a_text": 1000 * latency[number],
+            "texts_a_second": 1 / bulk[number],
+        }
+        for number, (name, (model, _, directory)) in enumerate(models.items())
+    }
