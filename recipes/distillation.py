@@ -21,6 +21,7 @@ from textwrap import shorten
 
 import numpy as np
 from accelerate import PartialState
+from datasets import disable_progress_bars
 from transformers import AutoModelForSequenceClassification, set_seed
 from transformers.utils.logging import disable_progress_bar
 
@@ -47,7 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     model_args, data_args, args = parse_config(KINDS, argv)
     text, label = data_args.text_column, data_args.label_column
     say = partial(PartialState().print, flush=True)  # on the first process only
-    disable_progress_bar()  # of saving and loading models; those of encoding and training stay
+    disable_progress_bar()  # of saving and loading models, and of encoding, which comes often; that of training stays
+    disable_progress_bars()
     if args.hp_search or args.do_predict:
         raise InputError("--hp_search and --do_predict: recipes/sentiment.py searches, and predicts with a student")
     resume = args.resume_from_checkpoint is not None

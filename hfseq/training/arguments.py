@@ -24,6 +24,10 @@ TASK_METRICS = {
     "seq2seq": ("rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf", "exact_match"),
 }
 """Tasks of fine-tuning, and their scores, the usual one for the best model first."""
+MADE_BY = ("model_type", "model_name_or_path", "config_overrides", "tokenizer_model", "vocab_size", "lowercase")
+TRAINED_BY = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps")
+COMPARED = (*MADE_BY, *TRAINED_BY)
+"""What a comparison says of each model: how it is made, and how it is trained."""
 METHODS = ("all", "head", "gradual", "lora")
 """What fine-tuning trains."""
 
@@ -288,6 +292,49 @@ class DistillationArguments(ClassArguments):
         for name, value in (given | {"label_separator": self.label_separator}).items():
             if value:
                 raise ValueError(f"--{name} is not of distillation; leave it out")
+
+
+@dataclass
+class ComparisonArguments(ClassArguments):
+    """Which texts and classes, and which models are compared."""
+
+    models: dict | None = field(
+        default=None,
+        metadata={
+            "help": "Name to model: {LSTM: {model_type: hfseq_lstm, learning_rate: 2e-3}, MiniLM: "
+            "{model_name_or_path: DIR}}, with any of model_type, model_name_or_path, config_overrides, "
+            "tokenizer_model, vocab_size, lowercase, learning_rate, num_train_epochs, weight_decay, warmup_steps."
+        },
+    )
+    pretrained: list[str] | None = field(
+        default=None, metadata={"help": "Checkpoints to compare, too, with --pretrained_learning_rate."}
+    )
+    pretrained_learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of --pretrained."})
+    num_seeds: int = field(
+        default=3, metadata={"help": "Runs of each model; their seeds are --seed and the next ones."}
+    )
+    speed_texts: int = field(default=200, metadata={"help": "Texts of the test that speed is measured on."})
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values, and what a comparison does not have."""
+        for name in ("num_seeds", "speed_texts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: give 1 or more")
+        for name, model in (self.models or {}).items():
+            if not isinstance(model, dict) or not ("model_type" in model) ^ ("model_name_or_path" in model):
+                raise ValueError(f"models: {name} needs a model_type or a model_name_or_path")
+            if unknown := sorted(model.keys() - set(COMPARED)):
+                raise ValueError(f"models: {name} has an unknown {unknown[0]}; there are {', '.join(COMPARED)}")
+            for setting in model.keys() & set(TRAINED_BY):
+                try:
+                    # YAML takes 1e-3 for a string.
+                    model[setting] = float(model[setting])
+                except (TypeError, ValueError):
+                    raise ValueError(f"models: {name}: {setting} {model[setting]!r} is not a number") from None
+        given = {"streaming": self.streaming, "output_file": self.output_file, "class_weights": self.class_weights}
+        for name, value in (given | {"label_separator": self.label_separator}).items():
+            if value:
+                raise ValueError(f"--{name} is not of a comparison; leave it out")
 
 
 @dataclass

@@ -200,6 +200,47 @@ def plot_confusion_matrix(
     _save(figure, path)
 
 
+def plot_trade_off(
+    names: Sequence[str],
+    scores: Sequence[float],
+    latencies: Sequence[float],
+    sizes: Sequence[float],
+    path: str | os.PathLike,
+    metric: str = "accuracy",
+) -> None:
+    """Draw what several models score against the time that they take for a text, as a PNG.
+
+    Args:
+        names: of the models.
+        scores: theirs.
+        latencies: milliseconds for one text, on a logarithmic axis.
+        sizes: of the models, such as their parameters; the areas of the circles are in proportion.
+        path: of the PNG.
+        metric: name of the score.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    figure = Figure(figsize=(7, 4.5))
+    axes = figure.add_subplot()
+    largest = max(sizes)
+    for number, (name, score, latency, size) in enumerate(zip(names, scores, latencies, sizes, strict=True)):
+        # The smallest circle can be seen, and the largest one leaves room for names.
+        axes.scatter(latency, score, s=max(12.0, 1500 * size / largest), color=f"C{number % 10}", alpha=0.6)
+        axes.annotate(
+            _label(name), (latency, score), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9
+        )
+    axes.set_xscale("log")
+    for side in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        side(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("milliseconds for one text (area: parameters)")
+    axes.set_ylabel(_label(metric))
+    axes.margins(0.15)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, path)
+
+
 def write_samples(
     path: str | os.PathLike,
     sources: Sequence[str],
