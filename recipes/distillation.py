@@ -83,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
         new_args = ModelArguments(**options, tokenizer_model="word", vocab_size=model_args.vocab_size, lowercase=True)
         teacher, its_tokenizer = make(new_args, tokenizer_texts(everything, (text,)))
         say(f"teacher: a new {type(teacher).__name__}")
-        train_classifier(root / "teacher", teacher, its_tokenizer, *given, {**splits, "train": everything}, say=say)
+        its = {"learning_rate": data_args.teacher_learning_rate, "num_train_epochs": data_args.teacher_epochs}
+        rows = {**splits, "train": everything}
+        train_classifier(root / "teacher", teacher, its_tokenizer, *given, rows, say=say, **its)
         its_directory = root / "teacher"
     else:
         teacher, its_tokenizer = make(teacher_args, None)

@@ -210,12 +210,13 @@ def test_empty_lines_are_dropped_and_counted_once(driver, data, tmp_path, caplog
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_rows_that_are_cut_are_counted(driver, data, tmp_path, capsys):
-    # One line where none, either or both sides are too long.
     rows = [("Hund " * 9, "dog"), ("Hund", "dog " * 9), ("Hund " * 9, "dog " * 9), ("Hund", "dog"), ("rot", "red")]
     prefix = write_pairs(tmp_path / "long", rows)
     flags = {"max_source_length": 6, "max_target_length": 6, "max_steps": 1}
     start(driver, data, tmp_path / "out", train_file=prefix, **flags)
-    assert "train: 3 pairs are longer" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "train: 2 of 5 sources are longer than --max_source_length 6 and were cut" in printed
+    assert "train: 2 of 5 targets are longer than --max_target_length 6 and were cut" in printed
 
 
 def pretrained(kind, directory):

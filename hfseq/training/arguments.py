@@ -256,6 +256,8 @@ class DistillationArguments(ClassArguments):
     )
     teacher_type: str = field(default="bert", metadata={"help": "Family of a new teacher."})
     teacher_overrides: dict | None = field(default=None, metadata={"help": "Config fields of a new teacher."})
+    teacher_learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of a new teacher."})
+    teacher_epochs: float = field(default=4.0, metadata={"help": "Epochs of a new teacher, with all classes."})
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Rows whose classes the student sees; of the others it sees the text alone."}
     )
