@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,25 @@ def weights(directory):
 
 def results(directory):
     return json.loads((Path(directory) / "all_results.json").read_text(encoding="utf-8"))
+
+
+WORDS = {"good": ("fine", "great", "superb"), "bad": ("poor", "awful", "dull")}
+
+
+def reviews(count, seed):
+    """Texts and their classes, `bad` and `good` in turns, which a word of each says."""
+    rng = random.Random(seed)
+    for row in range(count):
+        name = ("bad", "good")[row % 2]
+        words = " ".join(rng.choices(WORDS[name], k=row % 3 + 1))
+        yield f"the {rng.choice(('plot', 'cast', 'song'))} is {words}", name
+
+
+def write_reviews(root):
+    """Writes train.csv (40 rows), val.csv and test.csv (10)."""
+    for seed, (name, count) in enumerate((("train", 40), ("val", 10), ("test", 10))):
+        rows = "".join(f"{text},{label}\n" for text, label in reviews(count, seed))
+        (root / f"{name}.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
 
 
 def assert_equal(one, other):

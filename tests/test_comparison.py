@@ -1,13 +1,12 @@
 """The comparison recipe and its plot."""
 
 import csv
-import random
 from pathlib import Path
 
 import pytest
 import recipe_runs
 import torch
-from recipe_runs import Killed, assert_equal, kill_after_checkpoint, load, results, weights
+from recipe_runs import Killed, assert_equal, kill_after_checkpoint, load, results, weights, write_reviews
 from transformers import AutoModelForSequenceClassification
 
 from hfseq.data.errors import InputError
@@ -28,15 +27,6 @@ speed_texts: 4
 use_cpu: true
 disable_tqdm: true
 """
-WORDS = {"good": ("fine", "great", "superb"), "bad": ("poor", "awful", "dull")}
-
-
-def reviews(count, seed):
-    rng = random.Random(seed)
-    for row in range(count):
-        name = ("bad", "good")[row % 2]
-        words = " ".join(rng.choices(WORDS[name], k=row % 3 + 1))
-        yield f"the {rng.choice(('plot', 'cast', 'song'))} is {words}", name
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,9 +41,7 @@ def one_thread():
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("reviews")
     (root / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    for seed, (name, count) in enumerate((("train", 40), ("val", 10), ("test", 10))):
-        rows = "".join(f"{text},{label}\n" for text, label in reviews(count, seed))
-        (root / f"{name}.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
+    write_reviews(root)
     return root
 
 

@@ -1,13 +1,22 @@
 """Distillation: variants, losses, and the recipe."""
 
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import recipe_runs
 import torch
-from recipe_runs import Killed, assert_equal, kill_after_checkpoint, load, results, run_two, weights
+from recipe_runs import (
+    Killed,
+    assert_equal,
+    kill_after_checkpoint,
+    load,
+    results,
+    reviews,
+    run_two,
+    weights,
+    write_reviews,
+)
 from torch.nn.functional import cross_entropy
 from transformers import (
     AutoModelForSequenceClassification,
@@ -43,17 +52,6 @@ speed_texts: 4
 use_cpu: true
 disable_tqdm: true
 """
-WORDS = {"good": ("fine", "great", "superb"), "bad": ("poor", "awful", "dull")}
-
-
-def reviews(count, seed):
-    rng = random.Random(seed)
-    for row in range(count):
-        name = ("bad", "good")[row % 2]
-        yield (
-            f"the {rng.choice(('plot', 'cast', 'song'))} is {' '.join(rng.choices(WORDS[name], k=row % 3 + 1))}",
-            name,
-        )
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,9 +67,7 @@ def data(tmp_path_factory):
     """A folder with config.yaml, rows of train (40), val (10), test (10), and `teacher`, a BERT with fixed weights."""
     root = tmp_path_factory.mktemp("reviews")
     (root / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    for seed, (name, count) in enumerate((("train", 40), ("val", 10), ("test", 10))):
-        rows = "".join(f"{text},{label}\n" for text, label in reviews(count, seed))
-        (root / f"{name}.csv").write_text(f"text,label\n{rows}", encoding="utf-8")
+    write_reviews(root)
     tokenizer = train_tokenizer((text for text, _ in reviews(40, 0)), model="word")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     classes = {"id2label": {0: "good", 1: "bad"}, "label2id": {"good": 0, "bad": 1}}

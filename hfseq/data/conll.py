@@ -37,7 +37,6 @@ def conll_rows(
     places = _places(source, columns, CONLLU if universal else column_names, universal)
     expected = len(CONLLU) if universal else len(column_names) if column_names else None
     words: list[list[str]] = []
-    number = 0
     for number, line in enumerate(lines, 1):
         text = line.rstrip("\r\n")
         if not text.strip():

@@ -138,16 +138,16 @@ class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
             if mask is not None and "shift_labels" not in kwargs:
                 # A shift by one would cross the padding: into a gap, and from left padding onto the first token.
                 kwargs["shift_labels"] = next_labels(labels, mask)
-            targets = kwargs.get("shift_labels")
-            targets = nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if targets is None else targets
-            predicts = targets != -100
-            count = kwargs.get("num_items_in_batch")
-            count = predicts.sum() if count is None else count
-            if logits is None:
-                loss = self.adaptive_softmax.loss(hidden, self.lm_head.weight, targets) / count
-            else:
+            if logits is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
             if self.training:
+                targets = kwargs.get("shift_labels")
+                targets = nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if targets is None else targets
+                predicts = targets != -100
+                count = kwargs.get("num_items_in_batch")
+                count = predicts.sum() if count is None else count
+                if logits is None:
+                    loss = self.adaptive_softmax.loss(hidden, self.lm_head.weight, targets) / count
                 penalty = self.penalty(raw, dropped, predicts, mask)
                 if penalty is not None:
                     # Divided as the loss is, so that accumulated and distributed batches add up alike.
