@@ -29,6 +29,7 @@ from .models import (
     RnnForSequenceClassification,
     RnnForTokenClassification,
     RnnModel,
+    WordCharacterTokenizer,
 )
 from .states import load_state, save_state
 from .version import __version__
@@ -59,6 +60,7 @@ __all__ = [
     "RnnForSequenceClassification",
     "RnnForTokenClassification",
     "RnnModel",
+    "WordCharacterTokenizer",
     "__version__",
     "load_state",
     "load_word_vectors",

@@ -8,6 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from .data.errors import InputError
+from .models.tokenization_characters import WordCharacterTokenizer, known_characters
 
 # Their order is their ids: 0, 1, 2, 3.
 PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -42,6 +43,7 @@ def train_tokenizer(
     vocab_size: int = 8000,
     normalization: str = "nfc",
     lowercase: bool = False,
+    characters: bool = False,
 ) -> PreTrainedTokenizerFast:
     r"""Train a tokenizer on `texts`.
 
@@ -66,6 +68,8 @@ def train_tokenizer(
         vocab_size: The largest number of entries, the four special ones counted; few texts give fewer.
         normalization: `nfc`, `nfkc` or `none`.
         lowercase: Whether to lowercase.
+        characters: Whether encodings have the characters of each token, too, upper and lower case apart; see
+            `WordCharacterTokenizer`.
 
     Returns:
         The tokenizer, with pad `<pad>` 0, bos `<s>` 1, eos `</s>` 2 and unk `<unk>` 3, padding on the right.
@@ -103,16 +107,21 @@ def train_tokenizer(
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, SPECIAL_TOKENS.index(EOS))]
     )
-    return PreTrainedTokenizerFast(
+    kind, more = PreTrainedTokenizerFast, {}
+    if characters:
+        kind, more = WordCharacterTokenizer, {"characters": known_characters(texts)}
+    names = ["input_ids", "attention_mask", *(["char_ids"] if characters else [])]
+    return kind(
         tokenizer_object=tokenizer,
         pad_token=PAD,
         bos_token=BOS,
         eos_token=EOS,
         unk_token=UNK,
         padding_side="right",
-        model_input_names=["input_ids", "attention_mask"],
+        model_input_names=names,
         clean_up_tokenization_spaces=False,
         split_special_tokens=True,
+        **more,
     )
 
 

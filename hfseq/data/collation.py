@@ -14,6 +14,7 @@ def check_batch(
     vocab_size: int,
     num_labels: int | None = None,
     decoder_vocab_size: int | None = None,
+    char_vocab_size: int | None = None,
 ) -> None:
     """Refuse a batch that would fail deep inside a model, or train it on nonsense in silence.
 
@@ -26,6 +27,7 @@ def check_batch(
         num_labels: Classes that integer `labels` choose from; None for tokens of the decoder. With one class, and
             where labels are not integers, they are targets of a regression or of several labels, without range.
         decoder_vocab_size: Rows of the embeddings of `decoder_input_ids`; None for `vocab_size`.
+        char_vocab_size: Rows of the embeddings of `char_ids` `[B, T, L]`; None where a model reads none.
 
     Raises:
         InputError: An id or a label is out of range (-100, which no loss counts, is a label), a mask has another shape
@@ -34,6 +36,10 @@ def check_batch(
     """
     decoder_vocab_size = vocab_size if decoder_vocab_size is None else decoder_vocab_size
     _check_ids(batch, "input_ids", "attention_mask", vocab_size)
+    if char_vocab_size is not None and batch.get("char_ids") is not None:
+        chars = torch.as_tensor(batch["char_ids"])
+        bad = (chars < 0) | (chars >= char_vocab_size)
+        _refuse("char_ids", chars, bad, f"outside the characters, 0 to {char_vocab_size - 1}")
     copied = _check_copies(batch, decoder_vocab_size)
     # Before decoder_input_ids, which collators make of them.
     if batch.get("labels") is not None:
@@ -132,6 +138,8 @@ def vocabulary_sizes(model: PreTrainedModel) -> dict[str, int]:
     embeddings: Any = model.get_input_embeddings()
     output: Any = model.get_output_embeddings()
     sizes = {"vocab_size": embeddings.weight.shape[0]}
+    if getattr(model.config, "char_encoder", None) is not None:
+        sizes["char_vocab_size"] = model.config.char_vocab_size
     if output is None:
         return sizes | {"num_labels": model.config.num_labels}
     return sizes | {"decoder_vocab_size": output.weight.shape[0]}

@@ -3,6 +3,7 @@
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
+from transformers.models.auto.tokenization_auto import REGISTERED_TOKENIZER_CLASSES
 
 from .configuration_base import HEADS
 from .configuration_cnn import CnnConfig
@@ -35,6 +36,7 @@ from .modeling_rnn import (
     RnnForTokenClassification,
     RnnModel,
 )
+from .tokenization_characters import WordCharacterTokenizer
 
 _CLASSES: dict[type[PreTrainedConfig], tuple[type[PreTrainedModel], ...]] = {
     RnnConfig: (
@@ -91,7 +93,11 @@ for _config_class, _heads in MODEL_CLASSES.items():
         _model_class.register_for_auto_class(_auto_class)
         NAMES[_auto_class][_config_class.model_type] = _model_class.__name__
 
-__all__ = ["MODEL_CLASSES"] + [
+# By its name alone: `AutoTokenizer.register` would make it that of every checkpoint of a family.
+REGISTERED_TOKENIZER_CLASSES[WordCharacterTokenizer.__name__] = WordCharacterTokenizer
+WordCharacterTokenizer.register_for_auto_class()
+
+__all__ = ["MODEL_CLASSES", "WordCharacterTokenizer"] + [
     name
     for config_class, heads in MODEL_CLASSES.items()
     for name in (config_class.__name__, *(model_class.__name__ for model_class in heads.values()))

@@ -31,9 +31,10 @@ class AdaptiveSoftmax(nn.Module):
 
     def forward(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """Log-probabilities `[B, T, V]` from hidden states `[B, T, D]` and the output matrix `[V, D]`."""
-        head = self._head(hidden, weight).float().log_softmax(dim=-1)
+        first, *later = self._rows(weight)
+        head = self._head(hidden, first).float().log_softmax(dim=-1)
         parts = [head[..., : self.cutoffs[0]]]
-        for index, rows in enumerate(self._rows(weight)):
+        for index, rows in enumerate(later):
             inside = linear(hidden, rows).float().log_softmax(dim=-1)
             parts.append(inside + head[..., self.cutoffs[0] + index, None])
         return torch.cat(parts, dim=-1)
@@ -45,15 +46,17 @@ class AdaptiveSoftmax(nn.Module):
         # Cluster 0 is the head.
         cluster = torch.bucketize(targets, torch.tensor(self.cutoffs, device=targets.device), right=True)
         entries = torch.where(cluster == 0, targets, self.cutoffs[0] + cluster - 1)
-        total = cross_entropy(self._head(hidden, weight).float(), entries, reduction="sum")
-        for index, rows in enumerate(self._rows(weight)):
+        first, *later = self._rows(weight)
+        total = cross_entropy(self._head(hidden, first).float(), entries, reduction="sum")
+        for index, rows in enumerate(later):
             inside = cluster == index + 1
             logits = linear(hidden[inside], rows).float()
             total = total + cross_entropy(logits, targets[inside] - self.cutoffs[index], reduction="sum")
         return total
 
-    def _head(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        return torch.cat([linear(hidden, weight[: self.cutoffs[0]]), self.clusters(hidden)], dim=-1)
+    def _head(self, hidden: Tensor, rows: Tensor) -> Tensor:
+        return torch.cat([linear(hidden, rows), self.clusters(hidden)], dim=-1)
 
-    def _rows(self, weight: Tensor) -> list[Tensor]:
-        return [weight[start:end] for start, end in pairwise((*self.cutoffs, len(weight)))]
+    def _rows(self, weight: Tensor) -> tuple[Tensor, ...]:
+        # One split, since each slice of its own would have a gradient of the whole matrix, most of it zeros.
+        return weight.split([end - start for start, end in pairwise((0, *self.cutoffs, len(weight)))])

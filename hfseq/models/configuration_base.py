@@ -41,6 +41,13 @@ class SequenceConfig(PreTrainedConfig):
         cross_attention_hidden_size: Width of `encoder_hidden_states`; None means `hidden_size`.
         tie_word_embeddings: Whether the output layer is the (target) embedding matrix.
         share_encoder_decoder_embeddings: Whether source and target use one embedding matrix.
+        char_encoder: What makes features of a word's characters, beside its embedding: `cnn` (Ma & Hovy 2016), `lstm`
+            (Lample et al. 2016); None for no such features. Encoders, classifiers and taggers can have them, and then
+            take `char_ids` beside `input_ids`, as a `WordCharacterTokenizer` gives them.
+        char_vocab_size: Number of characters, those of none (0) and of an unknown character (1) counted.
+        char_embedding_size: Width of the embedding of a character.
+        char_hidden_size: Width of the features of a word's characters; of `lstm` both directions together.
+        char_kernel_size: Number of characters that the convolution of `cnn` sees.
         adaptive_softmax_cutoffs: First word of each cluster after the first, of a causal language model whose
             vocabulary is sorted by frequency; see `AdaptiveSoftmax`. Its logits are then log-probabilities, and in
             training with labels there are none. None for an ordinary output layer.
@@ -65,6 +72,10 @@ class SequenceConfig(PreTrainedConfig):
         "encoder_layers",
         "decoder_layers",
         "cross_attention_hidden_size",
+        "char_vocab_size",
+        "char_embedding_size",
+        "char_hidden_size",
+        "char_kernel_size",
     )
     probabilities: ClassVar[tuple[str, ...]] = ("dropout", "embedding_dropout", "classifier_dropout")
 
@@ -81,6 +92,11 @@ class SequenceConfig(PreTrainedConfig):
     classifier_dropout: float | int | None = None
     pooling: Literal["last", "mean", "max", "concat", "attention"] = "last"
     crf: bool = False
+    char_encoder: Literal["cnn", "lstm"] | None = None
+    char_vocab_size: int = 256
+    char_embedding_size: int = 30
+    char_hidden_size: int = 50
+    char_kernel_size: int = 3
     add_cross_attention: bool = False
     cross_attention_hidden_size: int | None = None
     tie_word_embeddings: bool = True
@@ -116,6 +132,9 @@ class SequenceConfig(PreTrainedConfig):
             self.refuse("adaptive_softmax_cutoffs", f"they must lie between 0 and vocab_size={self.vocab_size}")
         if cutoffs is not None and cutoffs != sorted(set(cutoffs)):
             self.refuse("adaptive_softmax_cutoffs", "they must increase")
+        if self.char_encoder == "lstm" and self.char_hidden_size % 2:
+            self.refuse("char_hidden_size", "it must be even: each direction of char_encoder='lstm' has half of it")
+        self._check_characters("Model")
         if self.bidirectional:
             self.check_directions()
         kwargs["auto_map"] = self.full_auto_map()
@@ -129,10 +148,23 @@ class SequenceConfig(PreTrainedConfig):
         """Where a published checkpoint finds the code of each Auto class: of all heads, not only of the one saved."""
         classes = {"AutoConfig": f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"}
         for auto_class, head in HEADS.items():
-            # A stack that sees what is to come cannot be a language model.
-            if not (self.bidirectional and head == "ForCausalLM"):
+            # A stack that sees what is to come cannot be a language model, nor can one that writes no characters.
+            writes = head in ("ForCausalLM", "ForConditionalGeneration")
+            if not (self.bidirectional and head == "ForCausalLM" or self.char_encoder and writes):
                 classes[auto_class] = f"modeling_{self.family.lower()}.{self.family}{head}"
         return classes
+
+    def input_width(self) -> int:
+        """Width of what enters a stack: a word's embedding and the features of its characters."""
+        return (self.embedding_size or 0) + (self.char_hidden_size if self.char_encoder else 0)
+
+    def _check_characters(self, head: str) -> None:
+        """Raise a `ValueError` if a model that generates is to read characters."""
+        generates = head in ("ForCausalLM", "ForConditionalGeneration")
+        if self.char_encoder and (generates or self.is_encoder_decoder or self.add_cross_attention):
+            self.refuse(
+                "char_encoder", "it is for encoders, classifiers and taggers: a generated word has no characters"
+            )
 
     def check_directions(self) -> None:
         """Raise a `ValueError` if the stack cannot read in both directions."""
@@ -151,6 +183,7 @@ class SequenceConfig(PreTrainedConfig):
         config = copy.deepcopy(self)
         for name, value in fields.items():
             setattr(config, name, value)
+        config._check_characters(head)
         if config.bidirectional is None:
             config.bidirectional = head != "ForCausalLM" and not config.add_cross_attention
         if config.bidirectional:

@@ -9,8 +9,11 @@ from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
 from .alignment import valid_steps
+from .characters import CharacterEncoder
 from .configuration_base import SequenceConfig
+from .convolution import Convolution
 from .dropout import Dropout, drop_words
+from .recurrent import RecurrentLayer
 
 
 class SequencePreTrainedModel(PreTrainedModel):
@@ -31,7 +34,7 @@ class SequencePreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Xavier matrices (Glorot & Bengio 2010), biases of 0; a family adds its own layers."""
+        """Xavier matrices (Glorot & Bengio 2010), biases of 0; recurrent layers and convolutions as they need it."""
         if isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
@@ -41,26 +44,76 @@ class SequencePreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
+        elif isinstance(module, RecurrentLayer):
+            init_recurrent(module)
+        elif isinstance(module, Convolution):
+            init_convolution(module)
+
+
+def init_recurrent(layer: RecurrentLayer) -> None:
+    """Orthogonal recurrent and Xavier input matrices gate by gate, forget-gate bias 1 (Jozefowicz et al. 2015)."""
+    gates = layer.weight_hh_l0.shape[0] // layer.hidden_size
+    for name, parameter in layer.named_parameters(recurse=False):
+        # The parts are views, which do not carry the mark of a loaded parameter.
+        if getattr(parameter, "_is_hf_initialized", False):
+            continue
+        if name.startswith("bias"):
+            init.zeros_(parameter)
+            if layer.mode == "LSTM" and name.startswith("bias_ih"):
+                init.ones_(parameter.chunk(gates)[1])
+            continue
+        for gate in parameter.chunk(gates):
+            (init.orthogonal_ if name.startswith("weight_hh") else init.xavier_uniform_)(gate)
+
+
+def init_convolution(layer: Convolution) -> None:
+    """Normal filters of the variance that suits what follows, magnitudes that leave them so, biases of 0."""
+    if layer.weight_norm:
+        init.normal_(layer.direction, std=layer.std)
+        init.copy_(layer.magnitude, layer.norms())
+    else:
+        init.normal_(layer.weight, std=layer.std)
+    init.zeros_(layer.bias)
 
 
 class Backbone(SequencePreTrainedModel):
     """Embeddings and a stack: what the `…Model` of every family begins with.
 
-    Subclasses have `embed_tokens` and `dropout`.
+    Subclasses have `embed_tokens`, `characters` and `dropout`.
     """
 
     # Whether the second half of a bidirectional stack's features runs from right to left.
     has_two_halves: ClassVar[bool] = False
 
     embed_tokens: nn.Embedding
+    characters: CharacterEncoder | None
     dropout: Dropout
 
-    def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        """Embeddings `[B, T, E]` of ids, or those given, after a check of their shape.
+    def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, char_ids: Tensor | None) -> Tensor:
+        """Embeddings `[B, T, E]` of ids, or those given, with the features of characters `[B, T, L]` after them.
 
         Raises:
-            ValueError: If both or none are given, or of a wrong shape.
+            ValueError: If both or none of ids and embeddings are given, characters where none are read or none where
+                they are, or one of a wrong shape.
         """
+        embedded = self._embed_words(input_ids, inputs_embeds)
+        if self.characters is None:
+            if char_ids is not None:
+                raise ValueError("char_ids were passed to a model without char_encoder")
+            return embedded
+        if char_ids is None:
+            raise ValueError(
+                f"a model with char_encoder={self.config.char_encoder!r} needs char_ids, which the tokenizer saved "
+                "beside it, a WordCharacterTokenizer, gives"
+            )
+        if char_ids.dim() != 3 or char_ids.shape[:2] != embedded.shape[:2] or char_ids.shape[2] == 0:
+            batch, length, _ = embedded.shape
+            raise ValueError(
+                f"char_ids has shape {tuple(char_ids.shape)}, expected ({batch}, {length}, characters of a word)"
+            )
+        return torch.cat([embedded, self.characters(char_ids)], dim=-1)
+
+    def _embed_words(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("specify exactly one of input_ids and inputs_embeds")
         if inputs_embeds is not None:

@@ -5,15 +5,15 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
-from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .alignment import valid_steps
 from .cache import RecurrentCacheLayer, cache_layers, check_states
+from .characters import CharacterEncoder
 from .configuration_cnn import CnnConfig
-from .convolution import Convolution, PositionEmbedding, SourceMemory
+from .convolution import PositionEmbedding, SourceMemory
 from .convolution_stacks import ConvolutionStack, State
 from .dropout import Dropout
 from .modeling_base import Backbone, SequencePreTrainedModel
@@ -43,22 +43,9 @@ class CnnModelOutput(ModelOutput):
 
 
 class CnnPreTrainedModel(SequencePreTrainedModel):
-    """Initialisation of convolutions."""
+    """Bound to the configuration of convolutional models."""
 
     config_class = CnnConfig
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Normal filters of the variance that suits what follows, magnitudes that leave them so, biases of 0."""
-        super()._init_weights(module)
-        if not isinstance(module, Convolution):
-            return
-        if module.weight_norm:
-            init.normal_(module.direction, std=module.std)
-            init.copy_(module.magnitude, module.norms())
-        else:
-            init.normal_(module.weight, std=module.std)
-        init.zeros_(module.bias)
 
 
 class CnnModel(CnnPreTrainedModel, Backbone):
@@ -89,13 +76,14 @@ class CnnModel(CnnPreTrainedModel, Backbone):
             config.check_directions()
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.characters = CharacterEncoder(config) if config.char_encoder else None
         self.positions = None
         if config.architecture == "convs2s":
-            self.positions = PositionEmbedding(config.max_position_embeddings, config.embedding_size)
+            self.positions = PositionEmbedding(config.max_position_embeddings, config.input_width())
         self.dropout = Dropout(config.dropout, config.variational_dropout)
         self.stack = ConvolutionStack(
             config.architecture,
-            config.embedding_size,
+            config.input_width(),
             config.hidden_size,
             config.num_hidden_layers,
             causal=not config.bidirectional,
@@ -117,6 +105,7 @@ class CnnModel(CnnPreTrainedModel, Backbone):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        char_ids: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         encoder_embeddings: Tensor | None = None,
@@ -132,6 +121,7 @@ class CnnModel(CnnPreTrainedModel, Backbone):
             input_ids: Token ids `[B, T]`.
             attention_mask: 1 at valid steps, `[B, T]`, or `[B, past + T]` with a cache; padding may stand anywhere.
             inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`; positions are added to them, too.
+            char_ids: Characters of each token, `[B, T, L]`, 0 after the last of each, if `char_encoder` says so.
             encoder_hidden_states: `[B, S, M]`, for a decoder with cross-attention.
             encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
             encoder_embeddings: The encoder's input embeddings `[B, S, embedding_size]`, which are attended over too if
@@ -148,7 +138,7 @@ class CnnModel(CnnPreTrainedModel, Backbone):
         Raises:
             ValueError: If shapes do not fit, or both or none of `input_ids` and `inputs_embeds` are given.
         """
-        inputs_embeds = self.embed(input_ids, inputs_embeds)
+        inputs_embeds = self.embed(input_ids, inputs_embeds, char_ids)
         batch, length, _ = inputs_embeds.shape
         memory_mask = self.check_memory(encoder_hidden_states, encoder_attention_mask, batch)
         self._check_encoder_embeddings(encoder_embeddings, encoder_hidden_states)

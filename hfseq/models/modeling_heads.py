@@ -412,6 +412,7 @@ class ForSequenceClassification(Classifier):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        char_ids: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Any,
@@ -422,6 +423,7 @@ class ForSequenceClassification(Classifier):
             input_ids: Token ids `[B, T]`.
             attention_mask: 1 at valid steps, `[B, T]`; padding may stand anywhere.
             inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`.
+            char_ids: Characters of each token, `[B, T, L]`, 0 after the last of each, if `char_encoder` says so.
             labels: Class ids `[B]`; floats `[B, num_labels]` for several labels at once (1 where one holds) and for
                 regression, where `[B]` will do if `num_labels` is 1.
             output_hidden_states: Whether to return the embeddings and each layer's output.
@@ -437,6 +439,7 @@ class ForSequenceClassification(Classifier):
             input_ids=input_ids,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
+            char_ids=char_ids,
             use_cache=False,
             output_hidden_states=output_hidden_states,
             return_dict=True,
@@ -495,6 +498,7 @@ class ForTokenClassification(Classifier):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        char_ids: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Any,
@@ -505,6 +509,7 @@ class ForTokenClassification(Classifier):
             input_ids: Token ids `[B, T]`.
             attention_mask: 1 at valid steps, `[B, T]`; padding may stand anywhere.
             inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`.
+            char_ids: Characters of each token, `[B, T, L]`, 0 after the last of each, if `char_encoder` says so.
             labels: Label ids `[B, T]`; -100 is ignored, by a CRF as if the step were not there.
             output_hidden_states: Whether to return the embeddings and each layer's output.
             kwargs: `num_items_in_batch` reaches the loss.
@@ -520,6 +525,7 @@ class ForTokenClassification(Classifier):
             input_ids=input_ids,
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
+            char_ids=char_ids,
             use_cache=False,
             output_hidden_states=output_hidden_states,
             return_dict=True,

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 from transformers.utils.generic import can_return_tuple
@@ -12,38 +11,20 @@ from transformers.utils.generic import can_return_tuple
 from .alignment import align, take_steps, valid_steps
 from .attention import Bridge, CrossAttention
 from .cache import RecurrentCacheLayer, cache_layers, check_states
+from .characters import CharacterEncoder
 from .configuration_base import SequenceConfig
 from .configuration_recurrent import RecurrentConfig
 from .dropout import Dropout
 from .modeling_base import Backbone, SequencePreTrainedModel
 from .modeling_heads import ForCausalLM, ForConditionalGeneration, ForSequenceClassification, ForTokenClassification
 from .pointer import CopiedEncoderOutput, Pointer, RecurrentModelOutput, transition_scores
-from .recurrent import RecurrentLayer, RecurrentStack, State
+from .recurrent import RecurrentStack, State
 
 
 class RecurrentPreTrainedModel(SequencePreTrainedModel):
-    """Initialisation of recurrent layers."""
+    """Bound to the configuration of recurrent models."""
 
     config_class = RecurrentConfig
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Orthogonal recurrent and Xavier input matrices gate by gate, forget-gate bias 1 (Jozefowicz et al. 2015)."""
-        super()._init_weights(module)
-        if not isinstance(module, RecurrentLayer):
-            return
-        gates = module.weight_hh_l0.shape[0] // module.hidden_size
-        for name, parameter in module.named_parameters(recurse=False):
-            # The parts are views, which do not carry the mark of a loaded parameter.
-            if getattr(parameter, "_is_hf_initialized", False):
-                continue
-            if name.startswith("bias"):
-                init.zeros_(parameter)
-                if module.mode == "LSTM" and name.startswith("bias_ih"):
-                    init.ones_(parameter.chunk(gates)[1])
-                continue
-            for gate in parameter.chunk(gates):
-                (init.orthogonal_ if name.startswith("weight_hh") else init.xavier_uniform_)(gate)
 
 
 class RecurrentModel(RecurrentPreTrainedModel, Backbone):
@@ -68,12 +49,13 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         if config.bidirectional:
             config.check_directions()
         super().__init__(config)
-        hidden, embedding = config.hidden_size, config.embedding_size
-        self.embed_tokens = nn.Embedding(config.vocab_size, embedding)
+        hidden = config.hidden_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.characters = CharacterEncoder(config) if config.char_encoder else None
         self.dropout = Dropout(config.dropout, config.variational_dropout)
         self.stack = RecurrentStack(
             config.family.lower(),
-            embedding + (hidden if config.add_cross_attention and config.input_feeding else 0),
+            config.input_width() + (hidden if config.add_cross_attention and config.input_feeding else 0),
             hidden,
             config.num_hidden_layers,
             bidirectional=config.bidirectional,
@@ -95,6 +77,7 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        char_ids: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
@@ -109,6 +92,7 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
             input_ids: Token ids `[B, T]`.
             attention_mask: 1 at valid steps, `[B, T]`, or `[B, past + T]` with a cache; padding may stand anywhere.
             inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`.
+            char_ids: Characters of each token, `[B, T, L]`, 0 after the last of each, if `char_encoder` says so.
             encoder_hidden_states: `[B, S, M]`, for a decoder with cross-attention.
             encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
             past_key_values: State after the earlier tokens; updated in place.
@@ -125,7 +109,7 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         Raises:
             ValueError: If shapes do not fit, or both or none of `input_ids` and `inputs_embeds` are given.
         """
-        inputs_embeds = self.embed(input_ids, inputs_embeds)
+        inputs_embeds = self.embed(input_ids, inputs_embeds, char_ids)
         batch, length, _ = inputs_embeds.shape
         memory_mask = self.check_memory(encoder_hidden_states, encoder_attention_mask, batch)
         use_cache = self.uses_cache(use_cache, past_key_values)
@@ -170,9 +154,9 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
             overlaps=overlaps,
         )
 
-    def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+    def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, char_ids: Tensor | None) -> Tensor:
         """See `Backbone.embed`; a word beyond the vocabulary, which only a decoder meets, is the unknown token."""
-        return super().embed(None if input_ids is None else self.known_ids(input_ids), inputs_embeds)
+        return super().embed(None if input_ids is None else self.known_ids(input_ids), inputs_embeds, char_ids)
 
     def known_ids(self, ids: Tensor) -> Tensor:
         """The unknown token in place of what a pointer-generator's decoder has copied from beyond the vocabulary."""

@@ -92,12 +92,12 @@ def load_with_new(
         raise InputError(f"unknown --model_type {model_type!r}; hfseq has {ours}")
     if CONFIG_MAPPING[model_type] not in mapping:
         raise InputError(f"--model_type {model_type} has no {kind}; hfseq has {ours}")
-    if taken := sorted(overrides.keys() & {"vocab_size", "unk_token_id", *_TOKEN_IDS}):
+    if taken := sorted(overrides.keys() & {"vocab_size", "char_vocab_size", "unk_token_id", *_TOKEN_IDS}):
         raise InputError(f"--config_overrides: {taken[0]} comes from the tokenizer; --vocab_size sets its size")
     try:
         # Made once before the tokenizer, so that an impossible size does not wait for its training.
         _check_fields(AutoConfig.for_model(model_type), overrides)
-        AutoConfig.for_model(model_type, **fields, **overrides)
+        AutoConfig.for_model(model_type, vocab_size=args.vocab_size, **fields, **overrides)
         if tokenizer is None:
             if texts is None:
                 raise InputError("a new model needs training data; --model_name_or_path names a trained one")
@@ -107,11 +107,14 @@ def load_with_new(
                 vocab_size=args.vocab_size,
                 normalization=args.normalization,
                 lowercase=args.lowercase,
+                characters=overrides.get("char_encoder") is not None,
             )
         ids = {name: getattr(tokenizer, name) for name in _TOKEN_IDS[:-1]}
         if "unk_token_id" in AutoConfig.for_model(model_type).to_dict():
             ids["unk_token_id"] = tokenizer.unk_token_id
         ids["decoder_start_token_id"] = tokenizer.bos_token_id
+        if overrides.get("char_encoder") is not None:
+            ids["char_vocab_size"] = tokenizer.char_vocab_size
         config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **ids, **fields, **overrides)
         return auto_class.from_config(config), tokenizer, set()
     except InputError:
