@@ -39,8 +39,9 @@ from hfseq.training.arguments import (
     ModelArguments,
 )
 from hfseq.training.classification import label_array, majority, score_classes
-from hfseq.training.classifiers import measure_classifiers, score_classifier, train_classifier
+from hfseq.training.classifiers import score_classifier, text_classifier, train_classifier
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
+from hfseq.training.costs import measure_costs
 from hfseq.training.models import load_model
 from hfseq.training.reports import plot_trade_off
 from hfseq.training.results import save_results
@@ -117,8 +118,9 @@ def main(argv: list[str] | None = None) -> None:
     for system in models:
         directory = root / "runs" / f"{system}-{args.seed}"
         model, tokenizer = make(ModelArguments(model_name_or_path=str(directory)), None)
-        trained[system] = (model.to(args.device), tokenizer, directory)
-    costs = measure_classifiers(trained, list(splits[name][text])[: data_args.speed_texts], data_args.max_length)
+        classify = text_classifier(model.to(args.device), tokenizer, data_args.max_length)
+        trained[system] = (classify, model, directory)
+    costs = measure_costs(trained, list(splits[name][text])[: data_args.speed_texts])
 
     # 5. Reports.
     table = {

@@ -1,4 +1,4 @@
-"""Distil a classifier: a fine-tuned Transformer, or any other, teaches an LSTM, GRU, RNN or CNN (Tang et al. 2019).
+"""Distil a classifier or translator: a fine-tuned Transformer, or any other, teaches an LSTM, GRU, RNN or CNN.
 
     python recipes/distillation.py
 
@@ -11,10 +11,17 @@ TrainingArguments; a YAML file may come first:
         --output_dir outputs/student
 
 The teacher says what it thinks of the training texts and of variants of them, in which words are masked or all but a
-few are missing; the student learns that. The same student trained on the classes alone, and the teacher, stand beside
-it in one table: score, parameters, size of the file, time of one text, texts a second.
+few are missing; the student learns that (Tang et al. 2019). The same student trained on the classes alone, and the
+teacher, stand beside it in one table: score, parameters, size of the file, time of one text, texts a second.
+
+A translator teaches with --task translation (Kim & Rush 2016): the student learns the teacher's translations of the
+training texts in place of the ones that are there.
+
+    python recipes/translation.py
+    python recipes/distillation.py recipes/configs/distillation_cldr.yaml --teacher outputs/translation_demo
 """
 
+import json
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
@@ -22,34 +29,56 @@ from textwrap import shorten
 import numpy as np
 from accelerate import PartialState
 from datasets import disable_progress_bars
-from transformers import AutoModelForSequenceClassification, set_seed
+from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from hfseq.data.cldr import cldr_pairs
 from hfseq.data.errors import InputError
 from hfseq.data.labels import encode_labels
 from hfseq.data.reviews import review_rows
 from hfseq.data.streaming import tokenizer_texts
-from hfseq.training.arguments import DATA_FLAGS, ClassificationArguments, DistillationArguments, ModelArguments
+from hfseq.training.arguments import (
+    DATA_FLAGS,
+    ClassificationArguments,
+    DistillationArguments,
+    ModelArguments,
+    TranslationArguments,
+    TranslationDistillationArguments,
+)
 from hfseq.training.classification import label_array, majority, score_classes
-from hfseq.training.classifiers import measure_classifiers, score_classifier, train_classifier
-from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
+from hfseq.training.classifiers import score_classifier, text_classifier, train_classifier
+from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, value_of, with_default_config
+from hfseq.training.costs import cost_table, measure_costs
 from hfseq.training.distillation import augment, distillation_loss, student_rows, teacher_logits
 from hfseq.training.models import checkpoint_classes, load_model
+from hfseq.training.prediction import decode_texts
 from hfseq.training.results import save_results
+from hfseq.training.seq2seq import score_translations
+from hfseq.training.translators import text_translator, train_translator
 
 DEMO = Path(__file__).parent / "configs" / "distillation_demo.yaml"
 KINDS = (ModelArguments, DistillationArguments, ClassificationArguments)
+TRANSLATION_KINDS = (ModelArguments, TranslationDistillationArguments, TranslationArguments)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe with the arguments `argv`, by default those of the process."""
-    # 1. Arguments. Nothing is written before everything that can be checked has been.
     argv = with_default_config(argv, DEMO, unless=("--teacher", *DATA_FLAGS))
+    tasks = {"classification": distil_classifier, "translation": distil_translator}
+    task = value_of(argv, "task", "classification")
+    if task not in tasks:
+        raise InputError(f"unknown --task {task!r}; there are {', '.join(tasks)}")
+    disable_progress_bar()  # of saving and loading models, and of encoding, which comes often; that of training stays
+    disable_progress_bars()
+    tasks[task](argv)
+
+
+def distil_classifier(argv: list[str]) -> None:
+    """Distil a classifier (Tang et al. 2019)."""
+    # 1. Arguments. Nothing is written before everything that can be checked has been.
     model_args, data_args, args = parse_config(KINDS, argv)
     text, label = data_args.text_column, data_args.label_column
     say = partial(PartialState().print, flush=True)  # on the first process only
-    disable_progress_bar()  # of saving and loading models, and of encoding, which comes often; that of training stays
-    disable_progress_bars()
     if args.hp_search or args.do_predict:
         raise InputError("--hp_search and --do_predict: recipes/sentiment.py searches, and predicts with a student")
     resume = args.resume_from_checkpoint is not None
@@ -100,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     kept = root / "teacher_logits.npy"
     logits = np.load(kept) if resume and kept.is_file() else np.empty(0)
     if len(logits) != len(texts) + len(variants):
-        reading = {"max_length": length, "batch_size": args.per_device_eval_batch_size}
+        reading = {"max_length": length, "batch_size": args.per_device_eval_batch_size, "progress": "Labelling"}
         logits = teacher_logits(teacher, its_tokenizer, texts, variants, **reading)
         if PartialState().is_main_process:
             np.save(root / "teacher_logits.partial.npy", logits)
@@ -136,22 +165,120 @@ def main(argv: list[str] | None = None) -> None:
 
     # 7. Reports, speed among them.
     if PartialState().is_main_process:
-        costs = measure_classifiers(models, list(splits[name][text])[: data_args.speed_texts], length)
-        lines = ["| | accuracy | macro F1 | parameters | file, MB | ms a text | texts a second |", "|---" * 7 + "|"]
-        results = {}
-        for system, found in scores.items():
-            cost = costs.get(system, {})
-            columns = [f"{found['accuracy']:.2f}", f"{found['f1']:.2f}", *[""] * 4]
-            if cost:
-                columns[2:] = [f"{cost['parameters']:,}", *(f"{value:.4g}" for value in list(cost.values())[1:])]
-            lines.append(f"| {' | '.join([system, *columns])} |")
-            results |= {f"{name}_{system.replace(' ', '_')}_{key}": value for key, value in (found | cost).items()}
-        (root / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        save_results(args.output_dir, results)
-        print("\n".join([f"\n{name}: {len(splits[name])} texts", *lines]))
-        faster = costs["teacher"]["ms_a_text"] / costs["student"]["ms_a_text"]
-        print(f"\nthe student is {faster:.1f} times as fast as the teacher for one text")
-        print(f"model, scores and table are in {args.output_dir}")
+        runs = {
+            system: (text_classifier(model, its, length), model, directory)
+            for system, (model, its, directory) in models.items()
+        }
+        costs = measure_costs(runs, list(splits[name][text])[: data_args.speed_texts])
+        titles = {"accuracy": "accuracy", "f1": "macro F1"}
+        report(args.output_dir, f"{name}: {len(splits[name])} texts", name, scores, costs, titles)
+
+
+def distil_translator(argv: list[str]) -> None:
+    """Distil a translator, sequence by sequence (Kim & Rush 2016, section 3.2)."""
+    # 1. Arguments. Nothing is written before everything that can be checked has been.
+    model_args, data_args, args = parse_config(TRANSLATION_KINDS, argv)
+    source, target = data_args.source_lang, data_args.target_lang
+    say = partial(PartialState().print, flush=True)  # on the first process only
+    if args.hp_search or args.do_predict:
+        raise InputError("--hp_search and --do_predict: recipes/translation.py searches, and predicts with a student")
+    resume = args.resume_from_checkpoint is not None
+    check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
+    set_seed(args.seed)
+
+    # 2. Data: pairs of texts in the columns `source_lang` and `target_lang`.
+    pairs = partial(cldr_pairs, source, target)
+    splits = data_args.read((source, target), pairs, train=True, seed=args.seed, moses=True)
+    counts = ", ".join(f"{len(rows)} {name}" for name, rows in splits.items())
+    say(f"{counts} pairs {source} → {target}")
+
+    # 3. The teacher.
+    make = partial(load_model, AutoModelForSeq2SeqLM, default_type="hfseq_lstm")
+    teacher, its_tokenizer = make(ModelArguments(model_name_or_path=data_args.teacher), None)
+    teacher.to(args.device)
+    say(f"teacher: {type(teacher).__name__}, {teacher.num_parameters():,} parameters")
+
+    # 4. What the teacher makes of the training texts; what is there after an interruption stays.
+    prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
+    root, train = Path(args.output_dir), splits["train"]
+    reading = {
+        "batch_size": args.per_device_eval_batch_size,
+        "max_source_length": data_args.max_source_length,
+        "prefix": data_args.source_prefix,
+        "max_length": data_args.max_target_length,
+    }
+    kept = root / "teacher_translations.json"
+    texts = json.loads(kept.read_text(encoding="utf-8")) if resume and kept.is_file() else []
+    if len(texts) != len(train):
+        beams = {"num_beams": data_args.teacher_num_beams, "progress": "Translating"}
+        nbest, _ = decode_texts(teacher, its_tokenizer, list(train[source]), **reading, **beams)
+        texts = [best[0].text for best in nbest]
+        if PartialState().is_main_process:
+            part = root / "teacher_translations.partial.json"
+            part.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
+            part.replace(kept)
+    # A text that the teacher has no words for is no lesson.
+    taught = train.select_columns(source).add_column(target, texts).filter(lambda row: bool(row[target].strip()))
+    same = sum(one == other for one, other in zip(texts, train[target], strict=True))
+    say(f"the teacher has translated {len(taught)} texts, {same} of them as they were")
+
+    # 5. The student twice, from the same start: by itself, and taught.
+    make_student = partial(make, model_args, [*tokenizer_texts(train, (source, target)), *texts])
+    student, tokenizer = make_student()
+    say(f"student: {type(student).__name__}, {student.num_parameters():,} parameters, {len(tokenizer)} tokens")
+    train_translator(root / "alone", student, tokenizer, args, data_args, splits, say=say)
+    alone = student
+    set_seed(args.seed)
+    student, _ = make_student(tokenizer=tokenizer)
+    train_translator(root, student, tokenizer, args, data_args, {**splits, "train": taught}, say=say)
+
+    # 6. The final test: all three side by side, and the source copied; greedy, too, which distillation is good for.
+    name = "test" if "test" in splits else "validation"
+    models = {
+        "teacher": (teacher, its_tokenizer, Path(data_args.teacher)),
+        "student": (student, tokenizer, root),
+        "student alone": (alone, tokenizer, root / "alone"),
+    }
+    sources, right = list(splits[name][source]), list(splits[name][target])
+    scores = {}
+    for system, (model, its, _) in models.items():
+        model.to(args.device)
+        found = {}
+        for beams in {1, data_args.num_beams}:
+            best, _ = decode_texts(model, its, sources, **reading, num_beams=beams)
+            found[beams] = score_translations([row[0].text for row in best], right)
+        scores[system] = found[data_args.num_beams] | {"greedy_bleu": found[1]["bleu"]}
+    copied = score_translations(sources, right)
+    scores["copy"] = copied | {"greedy_bleu": copied["bleu"]}
+
+    # 7. Reports, speed among them.
+    if PartialState().is_main_process:
+        limits = {"num_beams": data_args.num_beams, "max_length": data_args.max_target_length}
+        runs = {
+            system: (text_translator(model, its, data_args.max_source_length, **limits), model, directory)
+            for system, (model, its, directory) in models.items()
+        }
+        prefixed = [data_args.source_prefix + text for text in sources[: data_args.speed_texts]]
+        costs = measure_costs(runs, prefixed, rounds=1)
+        titles = {"bleu": "BLEU", "chrf": "chrF", "greedy_bleu": "greedy BLEU"}
+        heading = f"{name}: {len(sources)} pairs, beam {data_args.num_beams}"
+        report(args.output_dir, heading, name, scores, costs, titles)
+
+
+def report(output_dir: str, heading: str, split: str, scores: dict, costs: dict, titles: dict[str, str]) -> None:
+    """Print and save the table of all models, and how much faster than its teacher the student is."""
+    results = {
+        f"{split}_{system.replace(' ', '_')}_{key}": value
+        for system, found in scores.items()
+        for key, value in (found | costs.get(system, {})).items()
+    }
+    lines = cost_table(scores, costs, titles)
+    (Path(output_dir) / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    save_results(output_dir, results)
+    print("\n".join([f"\n{heading}", *lines]))
+    faster = costs["teacher"]["ms_a_text"] / costs["student"]["ms_a_text"]
+    print(f"\nthe student is {faster:.1f} times as fast as the teacher for one text")
+    print(f"model, scores and table are in {output_dir}")
 
 
 if __name__ == "__main__":

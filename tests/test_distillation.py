@@ -1,5 +1,7 @@
 """Distillation: variants, losses, and the recipe."""
 
+import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +28,10 @@ from transformers import (
     pipeline,
 )
 
+from hfseq import metrics
 from hfseq.data.errors import InputError
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.classifiers import seconds_a_text
+from hfseq.training.costs import seconds_a_text
 from hfseq.training.distillation import (
     MASK,
     augment,
@@ -37,6 +40,7 @@ from hfseq.training.distillation import (
     student_rows,
     teacher_logits,
 )
+from hfseq.training.prediction import decode_texts
 
 RECIPE = load("distillation")
 CONFIG = """\
@@ -260,3 +264,143 @@ def test_a_teacher_of_other_classes_is_refused(data, tmp_path):
     files = dict.fromkeys(("train_file", "validation_file", "test_file"), tmp_path / "rows.csv")
     with pytest.raises(InputError, match="x"):
         start(data, tmp_path / "run", **files)
+
+
+# Translators: capitals; the teacher has learnt a Z for each h.
+
+
+PAIRS = """\
+task: translation
+source_lang: de
+target_lang: en
+model_type: hfseq_gru
+config_overrides: {hidden_size: 64, embedding_size: 32, dropout: 0.0}
+tokenizer_model: whitespace
+max_source_length: 12
+max_target_length: 12
+per_device_train_batch_size: 8
+num_train_epochs: 2
+learning_rate: 1e-2
+num_beams: 2
+teacher_num_beams: 3
+speed_texts: 2
+logging_steps: 5
+metric_for_best_model: exact_match
+use_cpu: true
+disable_tqdm: true
+"""
+
+
+def capitals(count, seed):
+    rng = random.Random(seed)
+    for _ in range(count):
+        text = " ".join(rng.choices("abcdefhh", k=rng.randint(1, 4)))
+        yield text, text.upper()
+
+
+def write_pairs(path, count, seed, of_teacher=False):
+    rows = ((de, en.replace("H", "Z") if of_teacher else en) for de, en in capitals(count, seed))
+    path.write_text("de,en\n" + "".join(f"{de},{en}\n" for de, en in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory):
+    """A folder with pairs.yaml, pairs of train (160), val (10), test (10), and `teacher`, an LSTM."""
+    root = tmp_path_factory.mktemp("pairs")
+    (root / "pairs.yaml").write_text(PAIRS, encoding="utf-8")
+    own = [line for line in PAIRS.splitlines(True) if not line.startswith(("task", "teacher", "speed"))]
+    (root / "teacher.yaml").write_text("".join(own), encoding="utf-8")
+    for seed, (name, count) in enumerate((("train", 160), ("val", 10), ("test", 10))):
+        write_pairs(root / f"{name}.csv", count, seed)
+        write_pairs(root / f"teacher_{name}.csv", count, seed, of_teacher=True)
+    files = {f"{split}_file": root / f"teacher_{name}.csv" for split, name in (("train", "train"), ("test", "test"))}
+    files |= {"validation_file": root / "teacher_val.csv", "model_type": "hfseq_lstm", "num_train_epochs": 10}
+    recipe_runs.start(load("translation"), pair_arguments(root, "teacher.yaml", output_dir=root / "teacher", **files))
+    return root
+
+
+def pair_arguments(root, config="pairs.yaml", **flags):
+    files = {"train_file": root / "train.csv", "validation_file": root / "val.csv", "test_file": root / "test.csv"}
+    return recipe_runs.arguments(root / config, **(files | flags))
+
+
+def distil_pairs(root, output_dir, **flags):
+    given = {"teacher": root / "teacher", "output_dir": output_dir} | flags
+    recipe_runs.start(RECIPE, pair_arguments(root, **given))
+    return Path(output_dir)
+
+
+@pytest.fixture(scope="session")
+def distilled(pairs, tmp_path_factory):
+    return distil_pairs(pairs, tmp_path_factory.mktemp("distilled") / "run", num_train_epochs=10)
+
+
+def test_the_student_learns_what_the_teacher_says(pairs, distilled):
+    sources = [de for de, _ in capitals(160, 0)]
+    taught = json.loads((distilled / "teacher_translations.json").read_text(encoding="utf-8"))
+    translate = pipeline("translation", model=str(pairs / "teacher"), device="cpu", num_beams=3, max_length=12)
+    assert taught == [found["translation_text"] for found in translate(sources)]
+    assert "H" not in " ".join(taught) and "Z" in " ".join(taught)
+    for place, said, not_said in ((".", "Z", "H"), ("alone", "H", "Z")):
+        student = pipeline("translation", model=str(distilled / place), device="cpu", max_length=12)
+        texts = " ".join(found["translation_text"] for found in student(sources))
+        assert said in texts and not_said not in texts
+
+
+def test_the_table_of_translators(distilled):
+    found = results(distilled)
+    lines = (distilled / "table.md").read_text(encoding="utf-8").splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["teacher", "student", "student alone", "copy"]
+    assert f" {found['test_student_bleu']:.2f} " in lines[3] and lines[5].endswith("|  |  |  |  |")
+    assert found["test_student_parameters"] < found["test_teacher_parameters"]
+    assert found["test_student_alone_exact_match"] > 80 > found["test_student_exact_match"] > 0
+    assert found["test_copy_exact_match"] == 0
+    greedy = pipeline("translation", model=str(distilled), device="cpu", num_beams=1, max_length=12)
+    sources, right = zip(*capitals(10, 2), strict=True)
+    texts = [text["translation_text"] for text in greedy(list(sources))]
+    score = metrics.load("sacrebleu").compute(predictions=texts, references=list(right))["score"]
+    assert found["test_student_greedy_bleu"] == pytest.approx(score)
+
+
+def _only_the_test(model, tokenizer, sources, **options):
+    """Of a run that goes on, which has the translations of the 160 training texts."""
+    assert len(sources) == 10
+    return decode_texts(model, tokenizer, sources, **options)
+
+
+def test_a_killed_translator_goes_on(pairs, tmp_path, monkeypatch):
+    whole = distil_pairs(pairs, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_after_checkpoint(patch, "distillation", 3)
+        distil_pairs(pairs, tmp_path / "parts")
+    with monkeypatch.context() as patch:
+        patch.setattr(RECIPE, "decode_texts", _only_the_test)
+        parts = distil_pairs(pairs, tmp_path / "parts", resume_from_checkpoint="last")
+    for place in (".", "alone"):
+        assert_equal(weights(whole / place), weights(parts / place))
+
+
+def test_two_processes_teach_the_same_translator_as_one(pairs, tmp_path):
+    flags = {"teacher": pairs / "teacher", "metric_for_best_model": "loss"}
+    argv = pair_arguments(pairs, output_dir=tmp_path / "two", per_device_train_batch_size=4, **flags)
+    done = run_two("distillation", argv)
+    assert done.returncode == 0, done.stderr
+    one = distil_pairs(pairs, tmp_path / "one", metric_for_best_model="loss")
+    recipe_runs.assert_close(weights(one), weights(tmp_path / "two"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"teacher": None}, "--task translation needs --teacher"),
+        ({"teacher": "nowhere"}, "nowhere: no such directory"),
+        ({"teacher_num_beams": 0}, "--teacher_num_beams 0: give 1 or more"),
+        ({"streaming": True}, "--streaming is not of distillation"),
+        ({"hp_search": 2}, "recipes/translation.py searches"),
+        ({"task": "tagging"}, "unknown --task 'tagging'; there are classification, translation"),
+    ],
+)
+def test_bad_input_of_translators(flags, message, pairs, tmp_path):
+    with pytest.raises(InputError, match=message):
+        distil_pairs(pairs, tmp_path / "run", **flags)
+    assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -251,6 +251,7 @@ class ClassArguments(DataArguments):
 class DistillationArguments(ClassArguments):
     """Which texts and classes, who teaches, and how."""
 
+    task: str = field(default="classification", metadata={"help": "What is distilled: classification, translation."})
     teacher: str | None = field(
         default=None, metadata={"help": "Classifier that teaches: a directory or a Hub name; by default a new one."}
     )
@@ -292,6 +293,30 @@ class DistillationArguments(ClassArguments):
             raise ValueError("--temperature and --distillation_epochs must be more than 0")
         given = {"streaming": self.streaming, "output_file": self.output_file, "class_weights": self.class_weights}
         for name, value in (given | {"label_separator": self.label_separator}).items():
+            if value:
+                raise ValueError(f"--{name} is not of distillation; leave it out")
+
+
+@dataclass
+class TranslationDistillationArguments(PairArguments):
+    """Which pairs of texts, who teaches, and how."""
+
+    task: str = field(default="translation", metadata={"help": "What is distilled: classification, translation."})
+    teacher: str | None = field(
+        default=None, metadata={"help": "Translator that teaches: a directory or a Hub name; it must be given."}
+    )
+    teacher_num_beams: int = field(default=5, metadata={"help": "Beams with which it translates the training texts."})
+    speed_texts: int = field(default=50, metadata={"help": "Texts of the test that speed is measured on."})
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values, and what distillation does not have."""
+        super().__post_init__()
+        if self.teacher is None:
+            raise ValueError("--task translation needs --teacher, such as what recipes/translation.py has trained")
+        for name in ("teacher_num_beams", "speed_texts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} {getattr(self, name)}: give 1 or more")
+        for name, value in {"streaming": self.streaming, "output_file": self.output_file}.items():
             if value:
                 raise ValueError(f"--{name} is not of distillation; leave it out")
 

@@ -5,15 +5,19 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from tqdm.auto import tqdm
 
 
-def run_by_length(lengths: Sequence[int], batch_size: int, run: Callable[[list[int]], Sequence[Any]]) -> list[Any]:
+def run_by_length(
+    lengths: Sequence[int], batch_size: int, run: Callable[[list[int]], Sequence[Any]], progress: str | None = None
+) -> list[Any]:
     """Run batches of rows of similar lengths, on all processes together.
 
     Args:
         lengths: Of the rows.
         batch_size: Rows at once.
         run: Takes numbers of rows, gives a result for each.
+        progress: Title of a progress bar, if there is to be one.
 
     Returns:
         The results in the order of the rows, the same on every process.
@@ -22,7 +26,8 @@ def run_by_length(lengths: Sequence[int], batch_size: int, run: Callable[[list[i
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     groups = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     found: list[tuple[int, Any]] = []
-    for group in groups[state.process_index :: state.num_processes]:
+    own = groups[state.process_index :: state.num_processes]
+    for group in tqdm(own, desc=progress, disable=progress is None or not state.is_main_process):
         found += zip(group, run(group), strict=True)
     merged = dict(gather_object(found))
     return [merged[row] for row in range(len(lengths))]

@@ -120,6 +120,7 @@ def predict_logits(
     collator: Callable[[list[dict[str, Any]]], Any],
     *,
     batch_size: int,
+    progress: str | None = None,
 ) -> np.ndarray:
     """Scores of each class for each row, on all processes together.
 
@@ -128,6 +129,7 @@ def predict_logits(
         encoded: Rows as `encode_classified` makes them.
         collator: Makes batches of them.
         batch_size: Rows at once; rows of one length go together.
+        progress: Title of a progress bar, if there is to be one.
 
     Returns:
         `[N, num_labels]` in the order of `encoded`, the same on every process.
@@ -139,7 +141,7 @@ def predict_logits(
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         return model(**inputs).logits.float().tolist()
 
-    return np.array(run_by_length([len(ids) for ids in encoded["input_ids"]], batch_size, run))
+    return np.array(run_by_length([len(ids) for ids in encoded["input_ids"]], batch_size, run, progress))
 
 
 def first_output(outputs: Any, labels: Any = None) -> Any:

@@ -1,7 +1,6 @@
-"""Training a classifier as one of several in a run, and what it costs to use it."""
+"""Training a classifier as one of several in a run, and using it on texts."""
 
 import copy
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -105,33 +104,6 @@ def score_classifier(
     return score_classes(decide(found, several=False), rows["labels"])
 
 
-def seconds_a_text(
-    classify: Sequence[Callable[[Sequence[str]], Any]], texts: Sequence[str], *, batch_size: int, rounds: int = 5
-) -> list[float]:
-    """Median time of each of some classifiers for a text, in batches, in turns so that all meet the same machine.
-
-    Args:
-        classify: Take texts.
-        texts: Texts, at least `batch_size`.
-        batch_size: Texts at once.
-        rounds: How many turns there are.
-
-    Returns:
-        Seconds for a text; with a `batch_size` of 1 the latency.
-    """
-    batches = [texts[start : start + batch_size] for start in range(0, len(texts) - batch_size + 1, batch_size)]
-    times: list[list[float]] = [[] for _ in classify]
-    for number in range(rounds + 1):
-        for index, run in enumerate(classify):
-            for batch in batches:
-                begin = time.perf_counter()
-                run(batch)
-                # The first turn warms up.
-                if number:
-                    times[index].append((time.perf_counter() - begin) / batch_size)
-    return [statistics.median(found) for found in times]
-
-
 def text_classifier(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Callable[[Sequence[str]], torch.Tensor]:
@@ -144,34 +116,3 @@ def text_classifier(
         return model(**inputs.to(model.device)).logits
 
     return classify
-
-
-def file_size(directory: str | Path) -> float:
-    """Megabytes of the weights in a model's directory."""
-    return sum(path.stat().st_size for path in Path(directory).glob("*.safetensors")) / 1e6
-
-
-def measure_classifiers(
-    models: Mapping[str, tuple[PreTrainedModel, PreTrainedTokenizerBase, str | Path]],
-    texts: Sequence[str],
-    max_length: int,
-) -> dict[str, dict[str, float]]:
-    """What each of some classifiers costs: `parameters`, `file_mb`, `ms_a_text` alone, `texts_a_second` 32 at once.
-
-    Args:
-        models: Name to model, tokenizer and directory.
-        texts: What the times are measured on, in turns.
-        max_length: Tokens of a text.
-    """
-    runs = [text_classifier(model, tokenizer, max_length) for model, tokenizer, _ in models.values()]
-    latency = seconds_a_text(runs, texts, batch_size=1)
-    bulk = seconds_a_text(runs, texts, batch_size=min(32, len(texts)))
-    return {
-        name: {
-            "parameters": model.num_parameters(),
-            "file_mb": file_size(directory),
-            "ms_a_text": 1000 * latency[number],
-            "texts_a_second": 1 / bulk[number],
-        }
-        for number, (name, (model, _, directory)) in enumerate(models.items())
-    }

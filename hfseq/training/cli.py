@@ -204,8 +204,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _read_yaml(parser: _Parser, path: str) -> None:
-    """Makes the values of a YAML file the parser's defaults."""
+def _load_yaml(path: str) -> tuple[dict[str, Any], Any]:
+    """The values of a YAML file, and its nodes."""
     try:
         loader = _Loader(Path(path).read_bytes())
         root = loader.get_single_node()
@@ -216,6 +216,12 @@ def _read_yaml(parser: _Parser, path: str) -> None:
         raise InputError(f"{path}: not YAML in UTF-8: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: not a mapping; give lines such as `learning_rate: 1e-3`")
+    return values, root
+
+
+def _read_yaml(parser: _Parser, path: str) -> None:
+    """Makes the values of a YAML file the parser's defaults."""
+    values, root = _load_yaml(path)
     for key, node in root.value if root else ():
         name, where = key.value, f"{path}, line {key.start_mark.line + 1}"
         if name not in parser.fields:
@@ -264,6 +270,28 @@ def _convert(parser: _Parser, action: argparse.Action, text: str) -> Any:
     value = parser._get_value(action, text)
     parser._check_value(action, value)
     return value
+
+
+def value_of(args: Sequence[str], name: str, default: str) -> str:
+    """What the arguments say of one field, before it is known which dataclasses they fill.
+
+    Args:
+        args: As of `parse_config`.
+        name: The field's.
+        default: Where they say nothing.
+
+    Raises:
+        InputError: If a YAML file cannot be read.
+    """
+    value = default
+    if args and args[0].endswith((".yaml", ".yml")):
+        value = _load_yaml(args[0])[0].get(name, default)
+    for number, flag in enumerate(args):
+        if flag.startswith(f"--{name}="):
+            value = flag.partition("=")[2]
+        elif flag == f"--{name}" and number + 1 < len(args):
+            value = args[number + 1]
+    return str(value)
 
 
 def with_default_config(args: Sequence[str] | None, config: str | Path, unless: Sequence[str]) -> list[str]:

@@ -81,6 +81,7 @@ def teacher_logits(
     *,
     max_length: int,
     batch_size: int,
+    progress: str | None = None,
 ) -> np.ndarray:
     """What a teacher says of texts and, after them, of variants, `[N, num_labels]`, on all processes together."""
     plain, _ = encode_texts(tokenizer, texts, max_length)
@@ -88,7 +89,9 @@ def teacher_logits(
     if variants:
         rows.append(encode_variants(variants, tokenizer, max_length))
     collator = CheckedCollator(DataCollatorWithPadding(tokenizer), teacher)
-    return predict_logits(teacher, datasets.concatenate_datasets(rows), collator, batch_size=batch_size)
+    return predict_logits(
+        teacher, datasets.concatenate_datasets(rows), collator, batch_size=batch_size, progress=progress
+    )
 
 
 def student_rows(

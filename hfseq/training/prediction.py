@@ -163,6 +163,7 @@ def decode_texts(
     scores: bool = False,
     replace_unknown: bool = False,
     seed: int = 42,
+    progress: str | None = None,
     **options: Any,
 ) -> tuple[list[list[Hypothesis]], dict[str, int]]:
     """Generate texts for each source, on all processes together.
@@ -179,6 +180,7 @@ def decode_texts(
             (Luong et al. 2015, "Addressing the rare word problem"; Jean et al. 2015, section 3.3). It turns the
             attention of a Transformer to the eager kind, which alone returns its weights.
         seed: Of sampling; results depend on it and on `batch_size`, not on the number of processes.
+        progress: Title of a progress bar, if there is to be one.
         options: Passed on to `generate`, as `generation_options` gives them.
 
     Returns:
@@ -240,7 +242,7 @@ def decode_texts(
                 found.append(Hypothesis(text.strip(), value))
         return hypotheses
 
-    decoded = run_by_length([len(row) for row in ids], batch_size, decode)
+    decoded = run_by_length([len(row) for row in ids], batch_size, decode, progress)
     nbest = [[Hypothesis("", 0.0 if scores else None)] for _ in sources]
     for row, found in zip(rows, decoded, strict=True):
         nbest[row] = found

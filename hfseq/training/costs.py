@@ -1,0 +1,93 @@
+"""What it costs to use a model: its size, the time of a text alone, and of many at once; and tables with scores."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+Run = Callable[[Sequence[str]], Any]
+"""What a model does with texts, tokenizing included."""
+COSTS = {
+    "parameters": "parameters",
+    "file_mb": "file, MB",
+    "ms_a_text": "ms a text",
+    "texts_a_second": "texts a second",
+}
+"""The costs that `measure_costs` gives, and their titles."""
+
+
+def seconds_a_text(runs: Sequence[Run], texts: Sequence[str], *, batch_size: int, rounds: int = 5) -> list[float]:
+    """Median time of each of some models for a text, in batches, in turns so that all meet the same machine.
+
+    Args:
+        runs: Take texts.
+        texts: Texts, at least `batch_size`.
+        batch_size: Texts at once.
+        rounds: How many turns there are.
+
+    Returns:
+        Seconds for a text; with a `batch_size` of 1 the latency.
+    """
+    batches = [texts[start : start + batch_size] for start in range(0, len(texts) - batch_size + 1, batch_size)]
+    times: list[list[float]] = [[] for _ in runs]
+    for number in range(rounds + 1):
+        for index, run in enumerate(runs):
+            for batch in batches:
+                begin = time.perf_counter()
+                run(batch)
+                # The first turn warms up.
+                if number:
+                    times[index].append((time.perf_counter() - begin) / batch_size)
+    return [statistics.median(found) for found in times]
+
+
+def file_size(directory: str | Path) -> float:
+    """Megabytes of the weights in a model's directory."""
+    return sum(path.stat().st_size for path in Path(directory).glob("*.safetensors")) / 1e6
+
+
+def measure_costs(
+    models: Mapping[str, tuple[Run, PreTrainedModel, str | Path]], texts: Sequence[str], *, rounds: int = 5
+) -> dict[str, dict[str, float]]:
+    """What each of some models costs: `parameters`, `file_mb`, `ms_a_text` alone, `texts_a_second` 32 at once.
+
+    Args:
+        models: Name to what runs the model, the model, and its directory.
+        texts: What the times are measured on, in turns.
+        rounds: As of `seconds_a_text`.
+    """
+    runs = [run for run, _, _ in models.values()]
+    latency = seconds_a_text(runs, texts, batch_size=1, rounds=rounds)
+    bulk = seconds_a_text(runs, texts, batch_size=min(32, len(texts)), rounds=rounds)
+    return {
+        name: {
+            "parameters": model.num_parameters(),
+            "file_mb": file_size(directory),
+            "ms_a_text": 1000 * latency[number],
+            "texts_a_second": 1 / bulk[number],
+        }
+        for number, (name, (_, model, directory)) in enumerate(models.items())
+    }
+
+
+def cost_table(
+    scores: Mapping[str, Mapping[str, float]], costs: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]
+) -> list[str]:
+    """Lines of a Markdown table with a row for each system: its scores, and what it costs.
+
+    Args:
+        scores: System to its scores.
+        costs: System to its costs, as `measure_costs` gives them; a baseline has none.
+        titles: Score to the title of its column.
+    """
+    lines = [f"| | {' | '.join([*titles.values(), *COSTS.values()])} |", "|---" * (1 + len(titles) + len(COSTS)) + "|"]
+    for system, found in scores.items():
+        cells = [f"{found[name]:.2f}" for name in titles]
+        for name in COSTS:
+            value = costs.get(system, {}).get(name)
+            cells.append("" if value is None else f"{value:,}" if name == "parameters" else f"{value:.4g}")
+        lines.append(f"| {' | '.join([system, *cells])} |")
+    return lines
