@@ -8,8 +8,10 @@ CoNLL, JSON lines or Parquet files, with every flag of transformers' TrainingArg
     python recipes/tagging.py recipes/configs/tagging_ud_ewt.yaml --train_file en_ewt-ud-train.conllu \
         --validation_file en_ewt-ud-dev.conllu --test_file en_ewt-ud-test.conllu --output_dir outputs/ud
 
---config_overrides '{"crf": true}' puts a conditional random field on top (Lample et al. 2016), which
-pipeline("token-classification") decodes by Viterbi. Entities are scored by seqeval.
+--config_overrides '{"char_encoder": "cnn", "crf": true}': a convolution (Ma & Hovy 2016), or as "lstm" an LSTM, reads the
+characters of each word, and with --tokenizer_model whitespace a word is what the file separates; a conditional random
+field on top (Lample et al. 2016) is decoded by Viterbi, in pipeline("token-classification"), too. Entities are scored
+by seqeval.
 """
 
 from collections import Counter, defaultdict
