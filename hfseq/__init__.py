@@ -31,6 +31,7 @@ from .models import (
     RnnModel,
     WordCharacterTokenizer,
 )
+from .publishing import publish
 from .states import load_state, save_state
 from .version import __version__
 from .word_vectors import load_word_vectors
@@ -64,5 +65,6 @@ __all__ = [
     "__version__",
     "load_state",
     "load_word_vectors",
+    "publish",
     "save_state",
 ]

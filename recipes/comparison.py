@@ -62,6 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     disable_progress_bars()
     if args.hp_search or args.do_predict or model_args.ensemble or model_args.model_name_or_path:
         raise InputError("--hp_search, --do_predict, --ensemble, --model_name_or_path: a comparison trains `models`")
+    if args.push_to_hub:
+        raise InputError("--push_to_hub: a comparison has many models; hfseq.publish(DIRECTORY, NAME) publishes one")
     models = dict(data_args.models or {})
     for name in data_args.pretrained or ():
         fields = {"model_name_or_path": name, "learning_rate": data_args.pretrained_learning_rate}

@@ -50,6 +50,7 @@ from hfseq.training.classifiers import score_classifier, text_classifier, train_
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, value_of, with_default_config
 from hfseq.training.costs import cost_table, measure_costs
 from hfseq.training.distillation import augment, distillation_loss, student_rows, teacher_logits
+from hfseq.training.hub import open_repository, publish_run
 from hfseq.training.models import checkpoint_classes, load_model
 from hfseq.training.prediction import decode_texts
 from hfseq.training.results import save_results
@@ -99,6 +100,7 @@ def distil_classifier(argv: list[str]) -> None:
     say(f"{len(splits['train'])} texts with their classes, {len(everything)} in all: {shorten(', '.join(names), 300)}")
 
     # 3. The teacher: a checkpoint, or a new model that learns all classes.
+    open_repository(args)
     prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     fields = {
         "id2label": dict(enumerate(names)),
@@ -172,6 +174,8 @@ def distil_classifier(argv: list[str]) -> None:
         costs = measure_costs(runs, list(splits[name][text])[: data_args.speed_texts])
         titles = {"accuracy": "accuracy", "f1": "macro F1"}
         report(args.output_dir, f"{name}: {len(splits[name])} texts", name, scores, costs, titles)
+        about = {"task": "text-classification", "embedded": "synthetic reviews", "example": splits[name][text][0]}
+        publish_run(args, KINDS, argv, splits, split=name, **about)
 
 
 def distil_translator(argv: list[str]) -> None:
@@ -199,6 +203,7 @@ def distil_translator(argv: list[str]) -> None:
     say(f"teacher: {type(teacher).__name__}, {teacher.num_parameters():,} parameters")
 
     # 4. What the teacher makes of the training texts; what is there after an interruption stays.
+    open_repository(args)
     prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     root, train = Path(args.output_dir), splits["train"]
     reading = {
@@ -247,9 +252,9 @@ def distil_translator(argv: list[str]) -> None:
         for beams in {1, data_args.num_beams}:
             best, _ = decode_texts(model, its, sources, **reading, num_beams=beams)
             found[beams] = score_translations([row[0].text for row in best], right)
-        scores[system] = found[data_args.num_beams] | {"greedy_bleu": found[1]["bleu"]}
+        scores[system] = found[data_args.num_beams] | {"bleu_greedy": found[1]["bleu"]}
     copied = score_translations(sources, right)
-    scores["copy"] = copied | {"greedy_bleu": copied["bleu"]}
+    scores["copy"] = copied | {"bleu_greedy": copied["bleu"]}
 
     # 7. Reports, speed among them.
     if PartialState().is_main_process:
@@ -260,9 +265,12 @@ def distil_translator(argv: list[str]) -> None:
         }
         prefixed = [data_args.source_prefix + text for text in sources[: data_args.speed_texts]]
         costs = measure_costs(runs, prefixed, rounds=1)
-        titles = {"bleu": "BLEU", "chrf": "chrF", "greedy_bleu": "greedy BLEU"}
+        titles = {"bleu": "BLEU", "chrf": "chrF", "bleu_greedy": "greedy BLEU"}
         heading = f"{name}: {len(sources)} pairs, beam {data_args.num_beams}"
         report(args.output_dir, heading, name, scores, costs, titles)
+        about = {"task": "translation", "languages": [source, target], "example": sources[0]}
+        about |= {"embedded": "dates, amounts, names … of Babel's CLDR data"}
+        publish_run(args, TRANSLATION_KINDS, argv, splits, split=name, **about)
 
 
 def report(output_dir: str, heading: str, split: str, scores: dict, costs: dict, titles: dict[str, str]) -> None:
@@ -272,6 +280,7 @@ def report(output_dir: str, heading: str, split: str, scores: dict, costs: dict,
         for system, found in scores.items()
         for key, value in (found | costs.get(system, {})).items()
     }
+    results |= {f"{split}_{key}": value for key, value in scores["student"].items()}
     lines = cost_table(scores, costs, titles)
     (Path(output_dir) / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     save_results(output_dir, results)

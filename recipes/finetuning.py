@@ -38,6 +38,7 @@ from hfseq.training.finetuning import (
     method_groups,
     method_schedule,
 )
+from hfseq.training.hub import publish_run
 from hfseq.training.lengths import LengthScores
 from hfseq.training.models import checkpoint_classes, load_with_new
 from hfseq.training.results import compare, examples, save_results
@@ -182,6 +183,8 @@ def tune(argv: list[str]) -> None:
         print(f"\n{name}: {len(sources)} rows\n{table}\n")
         print(f"{examples([shorten(text, 200) for text in sources], shown)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")
+        about = {"task": task.hub_task, "embedded": task.embedded_name, "example": task.example(name)}
+        publish_run(args, KINDS, argv, task.splits, split=name, **about)
 
 
 if __name__ == "__main__":

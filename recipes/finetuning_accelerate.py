@@ -27,6 +27,7 @@ from hfseq.training.finetuning import (
     method_schedule,
     unfreeze,
 )
+from hfseq.training.hub import publish_run
 from hfseq.training.layers import layer_groups
 from hfseq.training.lengths import report_by_length
 from hfseq.training.loop import (
@@ -165,6 +166,8 @@ def tune(argv: list[str]) -> None:
         print(f"\n{name}: {len(sources)} rows\n{table}\n")
         print(f"{examples([shorten(text, 200) for text in sources], shown)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")
+        about = {"task": task.hub_task, "embedded": task.embedded_name, "example": task.example(name)}
+        publish_run(args, KINDS, argv, task.splits, split=name, **about)
     accelerator.end_training()
 
 

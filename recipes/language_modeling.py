@@ -33,6 +33,7 @@ from hfseq.training.arguments import DATA_FLAGS, LanguageModelingArguments, Mode
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
 from hfseq.training.curves import CurveWarnings
+from hfseq.training.hub import publish_run
 from hfseq.training.language_modeling import (
     LanguageModelingTrainer,
     carries_state,
@@ -144,6 +145,9 @@ def main(argv: list[str] | None = None) -> None:
             plot_learning_curve(log, Path(args.output_dir) / "learning_curve.png", metric="word_perplexity")
         print(f"\n{name}: {count:,} tokens, {text.words:,} words\n{table}\n")
         print(f"model, scores and plots are in {args.output_dir}")
+        about = {"task": "text-generation", "embedded": "the documentation of Python's standard library"}
+        first = next((line for line in splits[name][column] if line.strip()), "")
+        publish_run(args, KINDS, argv, splits, split=name, example=" ".join(first.split()[:8]), **about)
 
 
 def go_on(model_args: ModelArguments, data_args: TextArguments, args: LanguageModelingArguments) -> None:

@@ -52,6 +52,7 @@ from hfseq.training.classification import (
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
 from hfseq.training.curves import CurveWarnings
 from hfseq.training.files import check_ensemble, classify_file, load_predictor
+from hfseq.training.hub import publish_run
 from hfseq.training.lengths import LengthScores, sample_split
 from hfseq.training.models import checkpoint_classes, load_model
 from hfseq.training.results import compare, examples, save_results
@@ -183,6 +184,8 @@ def main(argv: list[str] | None = None) -> None:
         write_class_reports(args.output_dir, log, rows[text], class_numbers[name], decisions, names)
         print(f"\n{name}: {len(rows)} texts\n{table}\n\n{examples(rows[text], class_names(decisions, names))}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")
+        about = {"task": "text-classification", "embedded": "synthetic reviews", "example": rows[text][0]}
+        publish_run(args, KINDS, argv, splits, split=name, **about)
 
 
 if __name__ == "__main__":

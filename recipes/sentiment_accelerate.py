@@ -38,6 +38,7 @@ from hfseq.training.classification import (
     write_class_reports,
 )
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
+from hfseq.training.hub import publish_run
 from hfseq.training.lengths import report_by_length, sample_split
 from hfseq.training.loop import (
     Progress,
@@ -181,6 +182,8 @@ def main(argv: list[str] | None = None) -> None:
         write_class_reports(args.output_dir, progress.log, rows[text], right, decisions, names)
         print(f"\n{name}: {len(rows)} texts\n{table}\n\n{examples(rows[text], class_names(decisions, names))}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")
+        about = {"task": "text-classification", "embedded": "synthetic reviews", "example": rows[text][0]}
+        publish_run(args, KINDS, argv, splits, split=name, **about)
     accelerator.end_training()
 
 

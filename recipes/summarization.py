@@ -33,6 +33,7 @@ from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
 from hfseq.training.curves import CurveWarnings
 from hfseq.training.files import check_ensemble, generate_file, load_predictor
+from hfseq.training.hub import publish_run
 from hfseq.training.lengths import LengthScores, sample_split
 from hfseq.training.models import load_model
 from hfseq.training.results import compare, examples, save_results
@@ -178,6 +179,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{name}: {len(rows)} texts, beam {data_args.num_beams}\n{table}\n")
         print(f"{examples([shorten(text, 200) for text in rows[source]], predictions)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")
+        about = {"task": "summarization", "embedded": "docstrings of Python packages", "example": rows[source][0]}
+        publish_run(args, KINDS, argv, splits, split=name, **about)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from hfseq.data.summaries import lead_n
 from hfseq.training.arguments import DATA_FLAGS, ModelArguments, SummarizationArguments, SummaryArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
+from hfseq.training.hub import publish_run
 from hfseq.training.lengths import report_by_length, sample_split
 from hfseq.training.loop import (
     Progress,
@@ -186,6 +187,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{name}: {len(rows)} texts, beam {data_args.num_beams}\n{table}\n")
         print(f"{examples([shorten(text, 200) for text in rows[source]], predictions)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")
+        about = {"task": "summarization", "embedded": "docstrings of Python packages", "example": rows[source][0]}
+        publish_run(args, KINDS, argv, splits, split=name, **about)
     accelerator.end_training()
 
 

@@ -8,10 +8,10 @@ CoNLL, JSON lines or Parquet files, with every flag of transformers' TrainingArg
     python recipes/tagging.py recipes/configs/tagging_ud_ewt.yaml --train_file en_ewt-ud-train.conllu \
         --validation_file en_ewt-ud-dev.conllu --test_file en_ewt-ud-test.conllu --output_dir outputs/ud
 
---config_overrides '{"char_encoder": "cnn", "crf": true}': a convolution (Ma & Hovy 2016), or as "lstm" an LSTM, reads the
-characters of each word, and with --tokenizer_model whitespace a word is what the file separates; a conditional random
-field on top (Lample et al. 2016) is decoded by Viterbi, in pipeline("token-classification"), too. Entities are scored
-by seqeval.
+--config_overrides '{"char_encoder": "cnn", "crf": true}': a convolution (Ma & Hovy 2016), or an LSTM ("lstm"), reads
+the characters of each word, and with --tokenizer_model whitespace a word is what the file separates; a conditional
+random field on top (Lample et al. 2016) is decoded by Viterbi, in pipeline("token-classification"), too. Entities are
+scored by seqeval.
 """
 
 from collections import Counter, defaultdict
@@ -30,6 +30,7 @@ from hfseq.training.arguments import DATA_FLAGS, ModelArguments, TaggingArgument
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
 from hfseq.training.curves import CurveWarnings
+from hfseq.training.hub import publish_run
 from hfseq.training.lengths import LengthScores
 from hfseq.training.models import checkpoint_classes, load_model
 from hfseq.training.results import compare, examples, save_results
@@ -136,6 +137,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{name}: {len(sources)} rows, {sum(map(len, decisions))} words\n{table}\n")
         print(f"{examples([shorten(text, 200) for text in sources], shown)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")
+        about = {"task": task.hub_task, "embedded": task.embedded_name, "example": task.example(name)}
+        publish_run(args, KINDS, argv, task.splits, split=name, **about)
 
 
 def most_frequent(task: Tagging, name: str) -> list[list[int]]:

@@ -30,6 +30,7 @@ from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
 from hfseq.training.curves import CurveWarnings
 from hfseq.training.files import check_ensemble, generate_file, load_predictor
+from hfseq.training.hub import publish_run
 from hfseq.training.lengths import LengthScores, sample_split
 from hfseq.training.models import load_model
 from hfseq.training.results import compare, examples, save_results
@@ -171,6 +172,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{name}: {len(rows)} pairs, beam {data_args.num_beams}\n{table}")
         print(f"sacreBLEU signature: {signature}\n\n{examples(rows[source], predictions, kinds)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")
+        about = {"task": "translation", "languages": [source, target], "signatures": {"bleu": signature}}
+        about |= {"embedded": "dates, amounts, names … of Babel's CLDR data", "example": rows[source][0]}
+        publish_run(args, KINDS, argv, splits, split=name, **about)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from hfseq.data.streaming import count_rows, tokenizer_texts
 from hfseq.training.arguments import DATA_FLAGS, ModelArguments, PairArguments, TranslationArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
+from hfseq.training.hub import publish_run
 from hfseq.training.lengths import report_by_length, sample_split
 from hfseq.training.loop import (
     Progress,
@@ -183,6 +184,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{name}: {len(rows)} pairs, beam {data_args.num_beams}\n{table}")
         print(f"sacreBLEU signature: {signature}\n\n{examples(sources, predictions, kinds_of_pairs)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")
+        about = {"task": "translation", "languages": [source, target], "signatures": {"bleu": signature}}
+        about |= {"embedded": "dates, amounts, names … of Babel's CLDR data", "example": sources[0]}
+        publish_run(args, KINDS, argv, splits, split=name, **about)
     accelerator.end_training()
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 import datasets
 import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 
 from hfseq.data.cldr import SPLITS
 from hfseq.data.errors import InputError
@@ -511,8 +512,19 @@ class RecipeArguments(TrainingArguments):
         },
     )
 
+    license: str | None = field(
+        default=None, metadata={"help": "The Hub's name of the licence of the weights, for the card: apache-2.0."}
+    )
+
     def __post_init__(self) -> None:
         """Refuse what would stop a run only after its first epoch, or have it do something unasked."""
+        if self.hub_token is not None:
+            # For this process alone: the arguments are saved beside each checkpoint.
+            os.environ["HF_TOKEN"], self.hub_token = self.hub_token, None
+        if self.push_to_hub and (self.hp_search or (self.do_predict and not self.do_train)):
+            raise ValueError("--push_to_hub publishes what a run trains; hfseq.publish(DIRECTORY, NAME) any model")
+        if self.push_to_hub and "checkpoint" in str(getattr(self.hub_strategy, "value", self.hub_strategy)):
+            raise ValueError("--hub_strategy: a run is published at its end, with its scores; leave it out")
         self.metric_for_best_model = self.metric_for_best_model or (*self.metrics, "loss")[0]
         metric = self.metric_for_best_model.removeprefix("eval_")
         if metric not in (*self.metrics, "loss"):
@@ -536,6 +548,7 @@ class RecipeArguments(TrainingArguments):
         if self.hp_search is not None and self.do_predict and not self.do_train:
             raise ValueError("--hp_search trains; leave --do_predict out")
         super().__post_init__()
+        self.hub_strategy = HubStrategy.END
         # Each process reads the data, one of them reports what it dropped.
         if self.process_index:
             logging.getLogger("hfseq").setLevel(logging.ERROR)

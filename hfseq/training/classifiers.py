@@ -57,7 +57,8 @@ def train_classifier(
         Seconds that the training took.
     """
     own = copy.copy(args)
-    for name, value in {"output_dir": str(directory), **settings}.items():
+    # What goes to the Hub is for the recipe to say.
+    for name, value in {"output_dir": str(directory), "push_to_hub": False, **settings}.items():
         setattr(own, name, value)
     wanted = {name: splits[name] for name in ("train", "validation") if rows is None or name != "train"}
     encoded, _, notes = encode_classified(wanted, tokenizer, data_args.text_column, max_length=data_args.max_length)

@@ -64,11 +64,16 @@ def explicit_fields(dataclass_types: Sequence[type], args: Sequence[str] | None 
     Takes what `parse_config` takes. A driver that honours only some fields of
     `TrainingArguments` refuses the others by these.
     """
+    return set(explicit_values(dataclass_types, args))
+
+
+def explicit_values(dataclass_types: Sequence[type], args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Returns the fields that the user set, in the YAML file or by a flag, and their values."""
     parser, flags = _parser(dataclass_types, args)
     for action in parser._actions:
         if action.dest not in parser.from_file:
             action.default, action.required = argparse.SUPPRESS, False
-    return set(vars(_parse(parser, flags)))
+    return vars(_parse(parser, flags))
 
 
 def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:

@@ -24,6 +24,7 @@ from hfseq.training.callbacks import StopOnNaN, check_finite
 from hfseq.training.checkpoints import epoch_batches, load_checkpoint, load_stream, save_checkpoint
 from hfseq.training.cli import explicit_fields
 from hfseq.training.curves import new_curve_warnings
+from hfseq.training.hub import open_repository
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ HONOURED = frozenset(
         *("max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "label_smoothing_factor"),
         *("logging_steps", "save_total_limit", "metric_for_best_model", "greater_is_better", "disable_tqdm"),
         *("average_checkpoints", "gradient_checkpointing", "activation_checkpointing", "report_to"),
+        *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_token", "hub_strategy", "license"),
         "hp_space",
     }
 )
@@ -90,6 +92,8 @@ def refuse_other_fields(
 def start_accelerator(args: RecipeArguments, *, unused_parameters: bool = False) -> Accelerator:
     """An Accelerator that does what the training arguments say, with all random numbers seeded.
 
+    With --push_to_hub it makes the repository; see `open_repository`.
+
     Args:
         args: The training arguments.
         unused_parameters: Whether some trainable parameters get no gradient in some steps.
@@ -103,6 +107,7 @@ def start_accelerator(args: RecipeArguments, *, unused_parameters: bool = False)
         project_dir=args.output_dir if args.report_to else None,
         kwargs_handlers=[ddp] if unused_parameters else None,
     )
+    open_repository(args)
     set_seed(args.seed)
     return accelerator
 

@@ -1,11 +1,14 @@
-"""Results of a run: scores beside baselines, examples, and the file that keeps them."""
+"""Results of a run: scores beside baselines, examples, and the files that keep them."""
 
+import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hfseq import metrics
+from hfseq.model_card import RUN_FILE
+from hfseq.training.cli import explicit_values
 
 
 def compare(
@@ -63,3 +66,69 @@ def save_results(output_dir: str, results: dict[str, Any]) -> None:
     path = Path(output_dir) / "all_results.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     path.write_text(json.dumps(known | results, indent=4, sort_keys=True) + "\n", encoding="utf-8")
+
+
+# Nothing that says who or where one is.
+_PRIVATE = {"hub_token", "hub_model_id", "output_dir", "output_file", "logging_dir", "run_name", "push_to_hub"}
+_PATHS = ("dataset_name", "train_file", "validation_file", "test_file", "model_name_or_path", "teacher")
+
+
+def save_run(
+    output_dir: str,
+    kinds: Sequence[type],
+    argv: Sequence[str] | None,
+    splits: Mapping[str, Any],
+    *,
+    task: str,
+    split: str,
+    embedded: str,
+    example: str | None,
+    languages: Sequence[str] = (),
+    signatures: Mapping[str, str] | None = None,
+) -> None:
+    """Write `run.json`, of which the card of a published model is made: task, data, arguments, versions.
+
+    Args:
+        output_dir: Where.
+        kinds: The dataclasses of the arguments.
+        argv: The arguments, a YAML file among them or not.
+        splits: Split to rows.
+        task: The Hub's name of the task, such as `translation`.
+        split: The split that was scored.
+        embedded: What the data are where the arguments name none.
+        example: A text to show the model with.
+        languages: Codes of the languages, of the source first.
+        signatures: Metric to what says how it was computed.
+    """
+    given = explicit_values(kinds, argv)
+    dataset = given.get("dataset_name")
+    local = dataset is not None and Path(str(dataset)).exists()
+    base = given.get("model_name_or_path")
+    # A file or folder by its name alone: where it lies is nobody's business. Moses files have endings of their own.
+    names = {name: str(given[name]) for name in _PATHS if given.get(name)}
+    name_of = {
+        name: Path(value).name if name.endswith("file") or Path(value).exists() else value
+        for name, value in names.items()
+    }
+    shown = {name: name_of.get(name, value) for name, value in given.items() if name not in _PRIVATE}
+    counts = {name: len(rows) for name, rows in splits.items() if hasattr(rows, "__len__") and name != "train_sample"}
+    run = {
+        "task": task,
+        "split": split,
+        "rows": counts,
+        "data": str(name_of.get("dataset_name") or name_of.get("train_file") or embedded),
+        "tested_on": str(name_of.get("dataset_name") or name_of.get(f"{split}_file") or embedded),
+        "dataset": None if dataset is None or local else dataset,
+        "base_model": None if base is None or Path(str(base)).exists() else base,
+        "languages": list(languages),
+        "license": given.get("license"),
+        "max_length": given.get("max_source_length", given.get("max_length")),
+        "signatures": dict(signatures or {}),
+        "example": example,
+        "arguments": shown,
+        "versions": {
+            name: importlib.metadata.version(name) for name in ("hfseq", "transformers", "torch", "datasets")
+        },
+    }
+    text = json.dumps(run, indent=4, ensure_ascii=False, default=str)
+    (Path(output_dir) / RUN_FILE).write_text(text + "\n", encoding="utf-8")

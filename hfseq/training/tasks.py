@@ -98,6 +98,10 @@ class Task(ABC):
     """Names of the columns where the flags say nothing."""
     label_columns: ClassVar[slice] = slice(0, 0)
     """Those of `columns` that hold classes, or lists."""
+    hub_task: ClassVar[str]
+    """Its name on the Hub."""
+    embedded_name: ClassVar[str]
+    """What the data of a run are that names none."""
     auto_class: ClassVar[Any]
     generates: ClassVar[bool] = False
     """Whether an evaluation generates."""
@@ -168,6 +172,10 @@ class Task(ABC):
     def sources(self, split: str) -> list[str]:
         """A line of text for each row: what the model reads."""
         return list(self.splits[split][self.names[0]])
+
+    def example(self, split: str) -> str | None:
+        """A text to show the model with."""
+        return self.sources(split)[0]
 
     def report(self, model: PreTrainedModel, log: list[dict[str, Any]], split: str, decisions: Sequence[Any]) -> None:
         """Write `samples.txt`, `predictions.txt` and plots into the output directory; `log` is as the Trainer's."""
@@ -250,6 +258,8 @@ class Classification(Task):
 
     columns = ("text", "label")
     label_columns = slice(1, 2)
+    hub_task = "text-classification"
+    embedded_name = "synthetic reviews"
     auto_class = AutoModelForSequenceClassification
     embedded = staticmethod(review_rows)
 
@@ -316,6 +326,8 @@ class Tagging(Task):
 
     columns = ("tokens", "tags")
     label_columns = slice(0, 2)
+    hub_task = "token-classification"
+    embedded_name = "tokens of Python sources"
     auto_class = AutoModelForTokenClassification
     embedded = staticmethod(python_token_rows)
 
@@ -432,6 +444,8 @@ class LanguageModeling(Task):
     """
 
     columns = ("text",)
+    hub_task = "text-generation"
+    embedded_name = "synthetic reviews"
     auto_class = AutoModelForCausalLM
     embedded = staticmethod(review_rows)
 
@@ -504,12 +518,18 @@ class LanguageModeling(Task):
         """The blocks as ids are no texts; their numbers stand for them."""
         return [f"block {number}" for number in range(1, len(self.encoded[split]) + 1)]
 
+    def example(self, split: str) -> str | None:
+        """None, since the texts are blocks."""
+        return None
+
 
 class Seq2Seq(Task):
     """A text for each text."""
 
     columns = ("document", "summary")
     label_columns = slice(1, 2)
+    hub_task = "summarization"
+    embedded_name = "docstrings of Python packages"
     auto_class = AutoModelForSeq2SeqLM
     generates = True
     embedded = staticmethod(docstring_rows)

@@ -16,6 +16,8 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
 from hfseq.data.streaming import BatchStream, stream_loader
+from hfseq.publishing import hub_errors
+from hfseq.training.arguments import RecipeArguments
 from hfseq.training.averaging import last_checkpoints, load_average
 from hfseq.training.callbacks import StopOnNaN, check_finite
 from hfseq.training.checkpoints import (
@@ -26,6 +28,7 @@ from hfseq.training.checkpoints import (
     rotate_checkpoints,
     save_stream,
 )
+from hfseq.training.hub import publish_directory, repository_of
 
 
 class SmoothedCrossEntropy(LabelSmoother):
@@ -198,7 +201,7 @@ class SequenceTrainer(Trainer):
         say: Callable[..., Any],
         finish: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Train, average checkpoints if that is wanted, save the result, and push it if the arguments say so.
+        """Train, average checkpoints if that is wanted, and save the result.
 
         Args:
             checkpoint: where to go on from, None for the beginning.
@@ -221,8 +224,21 @@ class SequenceTrainer(Trainer):
             self.model = self.model_wrapped = finish(self.accelerator.unwrap_model(self.model))
         self.save_model()
         self.save_metrics("train", training.metrics)
-        if self.args.push_to_hub:
-            self.push_to_hub()
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository before the training, so that a bad name or token does not wait for its end.
+
+        Raises:
+            InputError: As `publish`.
+        """
+        with hub_errors(repository_of(cast(RecipeArguments, self.args))):
+            super().init_hf_repo(token, private)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Publish what is in the output directory, as `hfseq.publish` does; the arguments say where."""
+        if self.is_world_process_zero():
+            return publish_directory(cast(RecipeArguments, self.args))
+        return None
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # Tied weights are saved under one name, which fills the others when it is loaded.

@@ -47,7 +47,7 @@ def train_translator(
         say: Prints.
     """
     own = copy.copy(args)
-    own.output_dir = str(directory)
+    own.output_dir, own.push_to_hub = str(directory), False  # what goes to the Hub is for the recipe to say
     own.generation_max_length = args.generation_max_length or data_args.max_target_length
     source, target, prefix = data_args.source_lang, data_args.target_lang, data_args.source_prefix
     set_generation(model, data_args.num_beams, data_args.max_target_length, length_penalty=data_args.length_penalty)
