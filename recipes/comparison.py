@@ -153,8 +153,10 @@ def main(argv: list[str] | None = None) -> None:
         writer = csv.writer(file)
         writer.writerow(["model", *COLUMNS])
         writer.writerows([system, *(row[column] for column in COLUMNS)] for system, row in table.items())
-    columns = ([row[column] for row in table.values()] for column in ("accuracy", "ms_a_text", "parameters"))
-    plot_trade_off(list(table), *columns, root / "trade_off.png")
+    columns = {column: [row[column] for row in table.values()] for column in COLUMNS}
+    shown = (columns[column] for column in ("accuracy", "ms_a_text", "parameters"))
+    spreads = columns["accuracy_std"] if data_args.num_seeds > 1 else None
+    plot_trade_off(list(table), *shown, root / "trade_off.png", spreads=spreads)
     results = {f"{name}_{system}_{key}": value for system, row in table.items() for key, value in row.items()}
     save_results(args.output_dir, results | {f"{name}_majority_accuracy": baseline["accuracy"]})
     runs_each = f"{data_args.num_seeds} seed{'s' * (data_args.num_seeds > 1)} each"

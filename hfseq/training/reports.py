@@ -207,6 +207,7 @@ def plot_trade_off(
     sizes: Sequence[float],
     path: str | os.PathLike,
     metric: str = "accuracy",
+    spreads: Sequence[float] | None = None,
 ) -> None:
     """Draw what several models score against the time that they take for a text, as a PNG.
 
@@ -217,12 +218,16 @@ def plot_trade_off(
         sizes: of the models, such as their parameters; the areas of the circles are in proportion.
         path: of the PNG.
         metric: name of the score.
+        spreads: standard deviations of the scores, drawn as bars; None for no bars.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
     figure = Figure(figsize=(7, 4.5))
     axes = figure.add_subplot()
+    axes.set_axisbelow(True)
+    if spreads is not None:
+        axes.errorbar(latencies, scores, yerr=spreads, fmt="none", ecolor="#555555", elinewidth=1, capsize=3)
     largest = max(sizes)
     for number, (name, score, latency, size) in enumerate(zip(names, scores, latencies, sizes, strict=True)):
         # The smallest circle can be seen, and the largest one leaves room for names.
