@@ -4,6 +4,7 @@ Importing this package registers its models with the Auto classes of transformer
 """
 
 from . import pipelines as pipelines  # registers the translation and summarization pipelines
+from .export import export_onnx
 from .models import (
     CnnConfig,
     CnnForCausalLM,
@@ -63,6 +64,7 @@ __all__ = [
     "RnnModel",
     "WordCharacterTokenizer",
     "__version__",
+    "export_onnx",
     "load_state",
     "load_word_vectors",
     "publish",

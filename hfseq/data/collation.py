@@ -134,7 +134,10 @@ class CheckedCollator:
 
 
 def vocabulary_sizes(model: PreTrainedModel) -> dict[str, int]:
-    """The sizes that `check_batch` takes, of any transformers model with token embeddings."""
+    """The sizes that `check_batch` takes, of a model with token embeddings, or of one that says them itself."""
+    own: Any = getattr(model, "vocabulary_sizes", None)
+    if own is not None:
+        return own()
     embeddings: Any = model.get_input_embeddings()
     output: Any = model.get_output_embeddings()
     sizes = {"vocab_size": embeddings.weight.shape[0]}

@@ -26,10 +26,12 @@ class Alignment(NamedTuple):
 
 def align(mask: Tensor) -> Alignment:
     """Compute the alignment for a mask that is True at valid steps, `[B, T]`, wherever the padding is."""
-    order = torch.argsort((~mask).long(), dim=1, stable=True)
-    step = torch.arange(mask.shape[1], device=mask.device).expand_as(order)
-    restore = torch.empty_like(order).scatter_(1, order, step)
-    lengths = mask.sum(dim=1, keepdim=True)
+    step = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+    # Counted and not sorted: that is quick, and every runtime of an exported graph does it alike.
+    before = mask.long().cumsum(dim=1)
+    lengths = before[:, -1:]
+    restore = torch.where(mask, before - 1, lengths + step - before)
+    order = torch.zeros_like(restore).scatter(1, restore, step)
     valid = step < lengths
     reverse = torch.where(valid, lengths - 1 - step, step)
     return Alignment(order, restore, reverse, valid, lengths)

@@ -40,9 +40,10 @@ class CharacterEncoder(nn.Module):
 
         What has no character, as padding and special tokens, gives zeros.
         """
-        words = char_ids.flatten(0, 1)  # [B T, L]
+        words = char_ids.reshape(-1, char_ids.shape[2])  # [B T, L]
         mask = words != 0
         embedded = self.dropout(self.embed_characters(words))
         outputs, _ = self.layer(embedded, mask)
         values = outputs[-1] if self.recurrent else outputs.relu()
-        return self.pooling(values, mask).unflatten(0, char_ids.shape[:2])
+        features = self.pooling(values, mask)
+        return features.reshape(char_ids.shape[0], char_ids.shape[1], features.shape[1])

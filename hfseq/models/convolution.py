@@ -139,7 +139,7 @@ class PositionEmbedding(nn.Module):
         if mask is None:
             position = torch.arange(embedded.shape[1], device=embedded.device)
         else:
-            position = (mask.cumsum(dim=1) - 1).clamp(min=0)
+            position = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
         after = None
         if seen is not None:
             position = position + seen.unsqueeze(1)

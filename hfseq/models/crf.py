@@ -54,14 +54,8 @@ class LinearChainCrf(nn.Module):
         """
         emissions = emissions.float()
         forward = self._forward(emissions, mask, best=True)
-        # Best score of what comes after a label: from the end, through the steps of the chain.
-        after = self.end.expand(emissions.shape[0], -1)
-        backward = [after]
-        for step in range(emissions.shape[1] - 1, 0, -1):
-            through = (self.transitions + (emissions[:, step] + after).unsqueeze(1)).amax(dim=-1)
-            after = torch.where(mask[:, step, None], through, after)
-            backward.append(after)
-        return (forward + torch.stack(backward[::-1], dim=1)).masked_fill(~mask.unsqueeze(-1), 0.0)
+        backward = best_after(emissions, mask, self.transitions, self.end)
+        return (forward + backward).masked_fill(~mask.unsqueeze(-1), 0.0)
 
     def decode(self, emissions: Tensor, mask: Tensor) -> Tensor:
         """Labels of the best sequence, `[B, T]`; 0 beside the chain."""
@@ -72,17 +66,39 @@ class LinearChainCrf(nn.Module):
 
         A step beside the chain repeats the one before; ahead of the chain there are zeros.
         """
-        reached = torch.zeros_like(emissions[:, 0])
-        started = torch.zeros_like(mask[:, 0])
-        steps = []
-        for step in range(emissions.shape[1]):
-            through = reached.unsqueeze(-1) + self.transitions
-            inner = through.amax(dim=1) if best else through.logsumexp(dim=1)
-            new = torch.where(started.unsqueeze(-1), inner, self.start) + emissions[:, step]
-            reached = torch.where(mask[:, step, None], new, reached)
-            started = started | mask[:, step]
-            steps.append(reached)
-        return torch.stack(steps, dim=1)
+        return sums_before(emissions, mask, self.transitions, self.start, best)
+
+
+# Loops of their own, since an exporter that traces can keep a loop only of what is compiled; see `script_if_tracing`.
+
+
+@torch.jit.script_if_tracing
+def sums_before(emissions: Tensor, mask: Tensor, transitions: Tensor, start: Tensor, best: bool) -> Tensor:
+    """What `LinearChainCrf._forward` gives."""
+    reached = torch.zeros_like(emissions[:, 0])
+    started = torch.zeros_like(mask[:, 0])
+    steps: list[Tensor] = []
+    for step in range(emissions.shape[1]):
+        through = reached.unsqueeze(-1) + transitions
+        inner = through.amax(dim=1) if best else through.logsumexp(dim=1)
+        new = torch.where(started.unsqueeze(-1), inner, start) + emissions[:, step]
+        reached = torch.where(mask[:, step].unsqueeze(-1), new, reached)
+        started = started | mask[:, step]
+        steps.append(reached)
+    return torch.stack(steps, dim=1)
+
+
+@torch.jit.script_if_tracing
+def best_after(emissions: Tensor, mask: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
+    """The best score of what comes after each label of each step, `[B, T, K]`, through the steps of the chain."""
+    after = end.expand(emissions.shape[0], -1)
+    steps: list[Tensor] = [after]
+    for back in range(emissions.shape[1] - 1):
+        step = emissions.shape[1] - 1 - back
+        through = (transitions + (emissions[:, step] + after).unsqueeze(1)).amax(dim=-1)
+        after = torch.where(mask[:, step].unsqueeze(-1), through, after)
+        steps.append(after)
+    return torch.stack(steps, dim=1).flip(1)
 
 
 def _label_before(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -175,6 +175,25 @@ class CnnModel(CnnPreTrainedModel, Backbone):
             cross_attentions=tuple(layer.unsqueeze(1) for layer in weights) if attentions else None,
         )
 
+    def first_states(
+        self,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None,
+        encoder_embeddings: Tensor | None = None,
+    ) -> tuple[list[State], tuple[Tensor, ...]]:
+        """What the cache of a decoder holds before its first token: each layer's windows, and what it attends over.
+
+        Args:
+            encoder_hidden_states: `[B, S, M]`.
+            encoder_attention_mask: Not needed; other families' are.
+            encoder_embeddings: As of `forward`.
+        """
+        like, batch = encoder_hidden_states, encoder_hidden_states.shape[0]
+        layers = [tuple(like.new_zeros(shape) for shape in shapes) for shapes in self.stack.state_shapes(batch)]
+        if self.positions is not None:
+            layers[0] += (like.new_zeros(batch, dtype=torch.long),)
+        return layers, self.source(encoder_hidden_states, encoder_embeddings)
+
     def _check_encoder_embeddings(self, embedded: Tensor | None, memory: Tensor | None) -> None:
         if embedded is None:
             return

@@ -190,6 +190,20 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         states = [(layer.states or ())[:count] for layer in layers]
         return states, dict(zip(carried, (layers[-1].states or ())[count:], strict=True))
 
+    def first_states(
+        self, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor | None
+    ) -> tuple[list[State], tuple[Tensor, ...]]:
+        """What the cache of a decoder holds before its first token: each layer's states, and the attention's keys.
+
+        Args:
+            encoder_hidden_states: `[B, S, M]`.
+            encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
+        """
+        mask = self.check_memory(encoder_hidden_states, encoder_attention_mask, encoder_hidden_states.shape[0])
+        states, carried = self._initial_states([], encoder_hidden_states, encoder_hidden_states, mask)
+        layers = [tuple(state) for state in states or ()]
+        return [*layers[:-1], layers[-1] + tuple(carried.values())], (self.attention.keys(encoder_hidden_states),)
+
     def _attend(
         self, states: Tensor, steps: Tensor | None, carried: dict[str, Tensor], attend: tuple
     ) -> tuple[Tensor, Tensor, Tensor | None]:

@@ -1,0 +1,365 @@
+"""Export to ONNX: graphs that run without PyTorch, with any batch and length, masks honoured."""
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+
+from .data.errors import InputError
+from .models.cache import RecurrentCacheLayer
+from .publishing import load_published
+
+GRAPHS_FILE = "onnx.json"
+"""What the graphs of a folder are, beside them."""
+TOLERANCE = 1e-4
+"""Largest difference between a graph and the model, of any output."""
+
+
+class Graph(NamedTuple):
+    """A graph to export.
+
+    Attributes:
+        module: Takes tensors, gives tensors.
+        inputs: Name to an example; those of a batch of 2, and of different lengths.
+        outputs: Their names.
+        axes: Name of an input or output to its dynamic axes.
+    """
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: list[str]
+    axes: dict[str, dict[int, str]]
+
+
+def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> Path:
+    """Export a trained model of hfseq to ONNX, and compare every graph with it.
+
+    - An encoder (`…Model`), classifier or tagger becomes `model.onnx`: `input_ids` and `attention_mask` `[B, T]`, and
+      `char_ids` where the model reads them, to `logits` or `last_hidden_state`.
+    - A language model becomes `decoder.onnx`: tokens `[B, T]`, mask and the states before them, to `logits` and the
+      states after them. The states before the first token are zeros.
+    - A sequence-to-sequence model becomes `encoder.onnx`, `start.onnx` (the decoder's first states, and what its
+      attention reads) and `decoder.onnx`, one token a step.
+
+    `hfseq.onnx_runtime.load_onnx` runs what is written, `generate()` included. What was there before is replaced only
+    when the new graphs are as they should be.
+
+    Args:
+        model_dir: A trained model with its tokenizer.
+        out: Folder for the graphs, the configuration and the tokenizer; it must be empty or of an earlier export.
+        opset: Version of ONNX's operators.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: If there is no such model, the kind cannot be exported, the folder has other files, or the packages
+            `onnx` and `onnxruntime` are not installed.
+        RuntimeError: If a graph differs from the model by more than 1e-4.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError("export needs onnx and onnxruntime: pip install 'hfseq[onnx]'") from error
+    target = Path(out)
+    if target.exists() and any(target.iterdir()) and not (target / GRAPHS_FILE).is_file():
+        raise InputError(f"{target} has other files; name an empty folder")
+    model, tokenizer = load_published(Path(model_dir))
+    model.eval()
+    with tempfile.TemporaryDirectory(prefix="hfseq-") as temporary:
+        folder = Path(temporary)
+        graphs, about = graphs_of(model)
+        for name, graph in graphs.items():
+            path = folder / f"{name}.onnx"
+            write_graph(graph, path, opset)
+            check_graph(graph, onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]), name)
+        model.config.save_pretrained(folder)
+        if model.can_generate():
+            model.generation_config.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / GRAPHS_FILE).write_text(json.dumps(about, indent=4) + "\n", encoding="utf-8")
+        if target.exists():
+            shutil.rmtree(target)
+        shutil.copytree(folder, target)
+    return target
+
+
+def graphs_of(model: PreTrainedModel) -> tuple[dict[str, Graph], dict[str, Any]]:
+    """The graphs of a model, and what `load_onnx` needs to know about them.
+
+    Raises:
+        InputError: If there are none for this kind of model.
+    """
+    kind, config = type(model).__name__, model.config
+    if not config.model_type.startswith("hfseq_"):
+        raise InputError(f"{kind} is not a model of hfseq; optimum exports those of transformers")
+    if getattr(config, "pointer_generator", False):
+        raise InputError("a pointer-generator cannot be exported: its vocabulary grows with each source")
+    head = kind.removeprefix(next(family for family in ("Rnn", "Lstm", "Gru", "Cnn") if kind.startswith(family)))
+    if head == "ForConditionalGeneration":
+        graphs = _translator_graphs(model)
+    elif head == "ForCausalLM":
+        if config.add_cross_attention:
+            raise InputError("a decoder alone, with add_cross_attention, cannot be exported")
+        graphs = {"decoder": _language_model_graph(model)}
+    else:
+        output = "last_hidden_state" if head == "Model" else "logits"
+        graphs = {"model": _whole_graph(model, output)}
+    states = [name for name in graphs["decoder"].inputs if name.startswith("state_")] if "decoder" in graphs else []
+    memories = [name for name in graphs["decoder"].inputs if name.startswith("memory_")] if "decoder" in graphs else []
+    shapes = {
+        name: {
+            "shape": list(graphs["decoder"].inputs[name].shape[1:]),
+            "dtype": str(graphs["decoder"].inputs[name].numpy().dtype),
+        }
+        for name in states
+    }
+    return graphs, {"head": head, "graphs": list(graphs), "states": shapes, "memories": memories}
+
+
+def write_graph(graph: Graph, path: str | Path, opset: int) -> None:
+    """Trace a graph into a file."""
+    with warnings.catch_warnings():
+        # Of the tracer, about checks of shapes, which are not part of the graph; and of its age: the newer exporter
+        # fixes the length of a simple recurrent network.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            graph.module.eval(),
+            tuple(graph.inputs.values()),
+            str(path),
+            input_names=list(graph.inputs),
+            output_names=graph.outputs,
+            dynamic_axes=graph.axes,
+            opset_version=opset,
+            dynamo=False,
+        )
+
+
+@torch.no_grad()
+def check_graph(graph: Graph, session: Any, name: str) -> float:
+    """Compare a graph with the model: on the example, on its first row, and on longer rows.
+
+    Returns:
+        The largest difference of an output.
+
+    Raises:
+        RuntimeError: If it is more than 1e-4.
+    """
+    worst = 0.0
+    for inputs in _variants(graph):
+        expected = graph.module(*inputs.values())
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        found = run_session(session, {key: value.numpy() for key, value in inputs.items()})
+        for output, tensor in zip(graph.outputs, expected, strict=True):
+            difference = np.abs(found[output].astype(np.float64) - tensor.numpy().astype(np.float64))
+            worst = max(worst, float(difference.max(initial=0.0)))
+    if not worst <= TOLERANCE:
+        raise RuntimeError(f"the graph {name} differs from the model by {worst:.2g}, more than {TOLERANCE}")
+    return worst
+
+
+def run_session(session: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs of an onnxruntime session by their names; inputs that its graph has no use for are left out."""
+    names = [output.name for output in session.get_outputs()]
+    given = {needed.name: np.ascontiguousarray(inputs[needed.name]) for needed in session.get_inputs()}
+    return dict(zip(names, session.run(names, given), strict=True))
+
+
+def _variants(graph: Graph) -> list[dict[str, Tensor]]:
+    """The example, one row of it, and one twice as long along every dynamic axis but the batch."""
+
+    def doubled(name: str, tensor: Tensor) -> Tensor:
+        for axis in graph.axes.get(name, {}):
+            if axis:
+                tensor = torch.cat([tensor, tensor], dim=axis)
+        return tensor
+
+    rows = {name: tensor[:1] for name, tensor in graph.inputs.items()}
+    return [graph.inputs, rows, {name: doubled(name, tensor) for name, tensor in graph.inputs.items()}]
+
+
+class _Whole(nn.Module):
+    """A model as a function of tensors."""
+
+    def __init__(self, model: PreTrainedModel, names: Sequence[str], output: str) -> None:
+        super().__init__()
+        self.model, self.names, self.output = model, names, output
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.model(**dict(zip(self.names, tensors, strict=True)), use_cache=False, return_dict=True)[
+            self.output
+        ]
+
+
+def _example(model: PreTrainedModel, length: int = 5) -> dict[str, Tensor]:
+    """Two rows of tokens, one of them shorter and with a gap."""
+    size = model.config.vocab_size
+    ids = torch.arange(2 * length).view(2, length) % size
+    mask = torch.ones_like(ids)
+    mask[1, 0] = mask[1, -1] = mask[1, length // 2] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _batch(*names: str) -> dict[str, dict[int, str]]:
+    return {name: {0: "batch", 1: "length"} for name in names}
+
+
+def _whole_graph(model: PreTrainedModel, output: str) -> Graph:
+    inputs = _example(model)
+    axes = _batch("input_ids", "attention_mask", output)
+    if output == "logits" and not type(model).__name__.endswith("TokenClassification"):
+        axes[output] = {0: "batch"}
+    if model.config.char_encoder is not None:
+        ids = torch.arange(2 * 5 * 3).view(2, 5, 3) % model.config.char_vocab_size
+        ids[:, :, 2] = 0
+        inputs["char_ids"] = ids
+        axes["char_ids"] = {0: "batch", 1: "length", 2: "characters"}
+    return Graph(_Whole(model, list(inputs), output), inputs, [output], axes)
+
+
+def _fill_cache(
+    states: Sequence[Sequence[Tensor]], memory: tuple[Tensor, ...] | None, model_type: str
+) -> DynamicCache:
+    """A cache that holds states, as after some token."""
+    cache = DynamicCache()
+    for layer_states in states:
+        layer = RecurrentCacheLayer()
+        layer.update(tuple(layer_states), 1)
+        layer.model_type, layer.memory = model_type, memory
+        cache.layers.append(layer)
+    return cache
+
+
+class _LanguageModelStep(nn.Module):
+    """Logits and new states of tokens, after states."""
+
+    def __init__(self, model: PreTrainedModel, counts: Sequence[int]) -> None:
+        super().__init__()
+        self.model, self.counts = model, counts
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        cache = _fill_cache(_grouped(states, self.counts), None, self.model.config.model_type)
+        outputs = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, return_dict=True
+        )
+        return outputs.logits, *_flat(outputs.past_key_values)
+
+
+def _grouped(states: Sequence[Tensor], counts: Sequence[int]) -> list[Sequence[Tensor]]:
+    ends = np.cumsum(counts).tolist()
+    return [states[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
+def _flat(cache: DynamicCache) -> list[Tensor]:
+    return [state for layer in cache.layers for state in layer.states]  # type: ignore[union-attr]
+
+
+@torch.no_grad()
+def _language_model_graph(model: PreTrainedModel) -> Graph:
+    inputs = _example(model)
+    cache = model(**inputs, use_cache=True).past_key_values
+    counts = [len(layer.states) for layer in cache.layers]
+    states = {f"state_{number}": state for number, state in enumerate(_flat(cache))}
+    outputs = ["logits", *(f"new_{name}" for name in states)]
+    axes = _batch("input_ids", "attention_mask", "logits")
+    axes |= {name: {0: "batch"} for name in [*states, *outputs[1:]]}
+    return Graph(_LanguageModelStep(model, counts), inputs | states, outputs, axes)
+
+
+class _Encoder(nn.Module):
+    """The encoder's states and, of a CNN, its input embeddings."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.encoder: Any = model.get_encoder()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        embeddings = outputs.get("input_embeddings")
+        return (outputs.last_hidden_state,) if embeddings is None else (outputs.last_hidden_state, embeddings)
+
+
+class _Start(nn.Module):
+    """What a decoder's cache holds before the first token."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.decoder: Any = model.decoder
+
+    def forward(
+        self, encoder_hidden_states: Tensor, attention_mask: Tensor, *embeddings: Tensor
+    ) -> tuple[Tensor, ...]:
+        states, memory = self.decoder.first_states(encoder_hidden_states, attention_mask, *embeddings)
+        return *(state for layer in states for state in layer), *memory
+
+
+class _TranslatorStep(nn.Module):
+    """Logits and new states of one token."""
+
+    def __init__(self, model: PreTrainedModel, counts: Sequence[int]) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.counts = counts
+
+    def forward(
+        self, decoder_input_ids: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        count = sum(self.counts)
+        model_type = self.model.decoder.config.model_type
+        cache = _fill_cache(_grouped(tensors[:count], self.counts), tuple(tensors[count:]), model_type)
+        outputs = self.model.decoder(
+            input_ids=decoder_input_ids,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=True,
+            return_dict=True,
+        )
+        logits = self.model.lm_head(self.model.output(outputs.last_hidden_state)[0])
+        return logits, *_flat(outputs.past_key_values)
+
+
+@torch.no_grad()
+def _translator_graphs(model: PreTrainedModel) -> dict[str, Graph]:
+    inputs = _example(model)
+    encoder = _Encoder(model).eval()
+    encoded = dict(zip(("encoder_hidden_states", "encoder_embeddings"), encoder(**inputs), strict=False))
+    graphs = {
+        "encoder": Graph(encoder, inputs, list(encoded), _batch("input_ids", "attention_mask", *encoded)),
+    }
+    hidden, mask = encoded["encoder_hidden_states"], inputs["attention_mask"]
+    given = {"encoder_hidden_states": hidden, "attention_mask": mask, **encoded}
+    start = _Start(model).eval()
+    decoder: Any = model.decoder
+    layers, memory = decoder.first_states(*given.values())
+    states = {f"state_{number}": state for number, state in enumerate(state for layer in layers for state in layer)}
+    memories = {f"memory_{number}": tensor for number, tensor in enumerate(memory)}
+    counts = [len(layer) for layer in layers]
+    # Coverage is as long as the source.
+    source = hidden.shape[1]
+    dynamic = {name: {0: "batch"} for name in states}
+    for name, state in states.items():
+        if model.config.to_dict().get("coverage") and state.dim() == 2 and state.shape[1] == source:
+            dynamic[name] = {0: "batch", 1: "length"}
+    dynamic |= _batch(*memories)
+    axes = _batch(*given)
+    graphs["start"] = Graph(start, given, [*states, *memories], axes | dynamic)
+    step = _TranslatorStep(model, counts).eval()
+    token = {"decoder_input_ids": torch.tensor([[1], [2]]) % model.config.vocab_size}
+    outputs = ["logits", *(f"new_{name}" for name in states)]
+    new = {f"new_{name}": found for name, found in dynamic.items() if name in states}
+    one = {"decoder_input_ids": {0: "batch"}, "logits": {0: "batch"}}
+    stepped = token | {"encoder_hidden_states": hidden, "attention_mask": mask} | states | memories
+    graphs["decoder"] = Graph(
+        step, stepped, outputs, one | _batch("encoder_hidden_states", "attention_mask") | dynamic | new
+    )
+    return graphs

@@ -1,0 +1,327 @@
+"""Exported models on onnxruntime: the forward passes of transformers' models, pipelines and `generate()` included."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    CausalLMOutputWithCrossAttentions,
+    ModelOutput,
+    Seq2SeqLMOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+
+from .data.errors import InputError
+from .export import GRAPHS_FILE, run_session
+from .models.cache import RecurrentCacheLayer, cache_layers
+
+
+def load_onnx(
+    directory: str | Path, *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
+) -> tuple["OnnxRunner", Any]:
+    """The model that `export_onnx` or `quantize_onnx` wrote, and its tokenizer.
+
+    Args:
+        directory: Theirs.
+        threads: Of onnxruntime, for one operator; None for one a core.
+        providers: Its execution providers, the first that there is first.
+
+    Returns:
+        An `OnnxModel`, `OnnxForSequenceClassification`, `OnnxForTokenClassification`, `OnnxForCausalLM` or
+        `OnnxForConditionalGeneration`, which pipelines take, and the tokenizer.
+
+    Raises:
+        InputError: If there is no such folder, it is not whole, or onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError("this needs onnxruntime: pip install 'hfseq[onnx]'") from error
+    folder = Path(directory)
+    if not (folder / GRAPHS_FILE).is_file():
+        raise InputError(f"{folder} has no {GRAPHS_FILE}; hfseq.export_onnx(MODEL_DIR, {str(folder)!r}) makes one")
+    about = json.loads((folder / GRAPHS_FILE).read_text(encoding="utf-8"))
+    options = onnxruntime.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    sessions = {}
+    for name in about["graphs"]:
+        path = folder / f"{name}.onnx"
+        try:
+            sessions[name] = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
+        except Exception as error:  # onnxruntime's own have no base class
+            raise InputError(f"{path} is missing or broken: {' '.join(str(error).split())[:200]}") from error
+    runner = _RUNNERS[about["head"]](AutoConfig.from_pretrained(folder), sessions, about)
+    if runner.can_generate():
+        runner.generation_config = GenerationConfig.from_pretrained(folder)
+    return runner, AutoTokenizer.from_pretrained(folder)
+
+
+class OnnxRunner(PreTrainedModel):
+    """What the runners share. Tensors come and go on the CPU; nothing is trained.
+
+    Args:
+        config: Of the exported model.
+        sessions: Name of a graph to its onnxruntime session.
+        about: What the export said.
+    """
+
+    config_class = PreTrainedConfig
+
+    def __init__(self, config: PreTrainedConfig, sessions: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        # Without `post_init`: there are no weights to initialise.
+        super().__init__(config)
+        self.sessions, self.about = dict(sessions), dict(about)
+        self.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return torch.device("cpu")
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the outputs."""
+        return torch.float32
+
+    def vocabulary_sizes(self) -> dict[str, int]:
+        """As `hfseq.data.collation.vocabulary_sizes` reads them off another model."""
+        config: Any = self.config
+        sizes = {"vocab_size": config.vocab_size}
+        if getattr(config, "char_encoder", None) is not None:
+            sizes["char_vocab_size"] = config.char_vocab_size
+        return sizes | ({} if self.can_generate() else {"num_labels": config.num_labels})
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse: the graphs are files already.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("an exported model is not saved; copy its folder")
+
+    def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Outputs of a graph, by their names."""
+        found = run_session(self.sessions[graph], {name: tensor.cpu().numpy() for name, tensor in inputs.items()})
+        return {name: torch.from_numpy(value) for name, value in found.items()}
+
+
+class _Whole(OnnxRunner):
+    """One graph from tokens to an output."""
+
+    output_class: ClassVar[type[ModelOutput]]
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        char_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        """Run the graph.
+
+        Args:
+            input_ids: Token ids `[B, T]`.
+            attention_mask: 1 at valid steps, `[B, T]`; None if all are.
+            char_ids: Characters of each token `[B, T, L]`, if the model reads them.
+            kwargs: Ignored.
+
+        Returns:
+            `logits`, or `last_hidden_state` of an encoder.
+
+        Raises:
+            ValueError: If labels are given, or characters are missing.
+        """
+        if kwargs.get("labels") is not None:
+            raise ValueError("an exported model is not trained, so it takes no labels")
+        inputs = {"input_ids": input_ids, "attention_mask": _mask(input_ids, attention_mask)}
+        if char_ids is not None:
+            inputs["char_ids"] = char_ids
+        elif getattr(self.config, "char_encoder", None) is not None:
+            raise ValueError("this model needs char_ids, which its tokenizer gives")
+        return self.output_class(**self.run("model", inputs))
+
+
+class OnnxModel(_Whole):
+    """An exported encoder."""
+
+    output_class = BaseModelOutput
+
+
+class OnnxForSequenceClassification(_Whole):
+    """An exported classifier of sequences."""
+
+    output_class = SequenceClassifierOutput
+
+
+class OnnxForTokenClassification(_Whole):
+    """An exported tagger; with a CRF, Viterbi is in the graph."""
+
+    output_class = TokenClassifierOutput
+
+
+class _Generates(OnnxRunner, GenerationMixin):
+    """A graph that takes states and gives states, in a cache with one layer for all of them."""
+
+    # A recurrent state cannot go back.
+    _is_stateful = True
+
+    def _layer(self, cache: Cache) -> RecurrentCacheLayer:
+        return cache_layers(cache, 1, f"onnx of {self.config.model_type}")[0]
+
+    def _states(self, layer: RecurrentCacheLayer) -> dict[str, Tensor]:
+        return dict(zip(self.about["states"], layer.states or (), strict=True))
+
+    def _update(self, layer: RecurrentCacheLayer, outputs: Mapping[str, Tensor], count: int) -> None:
+        layer.update(tuple(outputs[f"new_{name}"] for name in self.about["states"]), count)
+
+
+class OnnxForCausalLM(_Generates):
+    """An exported language model."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithCrossAttentions:
+        """Predict the next token at every step.
+
+        Args:
+            input_ids: Token ids `[B, T]`.
+            attention_mask: 1 at valid steps, `[B, T]` or `[B, past + T]`.
+            past_key_values: State after the earlier tokens; updated in place.
+            use_cache: Whether to return the state.
+            logits_to_keep: Number of last steps whose logits are wanted, 0 for all.
+            kwargs: Ignored.
+
+        Returns:
+            `logits` `[B, T, vocab_size]`, and the state if it is wanted.
+
+        Raises:
+            ValueError: If the cache is another model's.
+        """
+        batch, length = input_ids.shape
+        cache = DynamicCache() if past_key_values is None else past_key_values
+        layer = self._layer(cache)
+        if layer.states is None:
+            shapes = self.about["states"].values()
+            zeros = (np.zeros((batch, *found["shape"]), dtype=found["dtype"]) for found in shapes)
+            layer.states = tuple(map(torch.from_numpy, zeros))
+        mask = _mask(input_ids, None if attention_mask is None else attention_mask[:, -length:])
+        outputs = self.run("decoder", {"input_ids": input_ids, "attention_mask": mask, **self._states(layer)})
+        self._update(layer, outputs, length)
+        kept = cache if past_key_values is not None or use_cache else None
+        logits = outputs["logits"][:, -logits_to_keep:]
+        return CausalLMOutputWithCrossAttentions(logits=logits, past_key_values=kept)
+
+
+class OnnxEncoder(nn.Module):
+    """The encoder of an exported translator.
+
+    Args:
+        runner: It.
+    """
+
+    main_input_name = "input_ids"
+
+    def __init__(self, runner: OnnxRunner) -> None:
+        super().__init__()
+        # Not a submodule, which the runner would be its own.
+        self.__dict__["runner"] = runner
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
+        """Encoder states `[B, S, M]`, and of a CNN its embeddings."""
+        inputs = {"input_ids": input_ids, "attention_mask": _mask(input_ids, attention_mask)}
+        runner: Any = self.runner
+        found = runner.run("encoder", inputs)
+        return ModelOutput({"last_hidden_state": found.pop("encoder_hidden_states"), **found})
+
+
+class OnnxForConditionalGeneration(_Generates):
+    """An exported sequence-to-sequence model."""
+
+    def get_encoder(self, modality: str | None = None) -> OnnxEncoder:
+        """The encoder."""
+        return OnnxEncoder(self)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        encoder_outputs: ModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """Predict the next target token at every step.
+
+        Args:
+            input_ids: Source ids `[B, S]`.
+            attention_mask: 1 at valid source positions, `[B, S]`.
+            decoder_input_ids: Target ids `[B, T]`; each token is a step of the graph.
+            encoder_outputs: The encoder's, in place of the source.
+            past_key_values: Decoder state after the earlier tokens; updated in place.
+            use_cache: Whether to return the state.
+            kwargs: Ignored.
+
+        Returns:
+            `logits` `[B, T, vocab_size]`, and the state if it is wanted.
+
+        Raises:
+            ValueError: If there is no source, no target, or the cache is another model's.
+        """
+        if decoder_input_ids is None or (input_ids is None and encoder_outputs is None):
+            raise ValueError("an exported translator needs decoder_input_ids, and input_ids or encoder_outputs")
+        if encoder_outputs is None:
+            encoder_outputs = self.get_encoder()(input_ids, attention_mask)
+        hidden = encoder_outputs["last_hidden_state"]
+        given = {"encoder_hidden_states": hidden, "attention_mask": _mask(hidden[..., 0], attention_mask)}
+        cache: Any = past_key_values
+        if cache is None:
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        layer = self._layer(cache)
+        if layer.states is None:
+            embeddings = {name: encoder_outputs[name] for name in ("encoder_embeddings",) if name in encoder_outputs}
+            start = self.run("start", given | embeddings)
+            layer.states = tuple(start[name] for name in self.about["states"])
+            layer.memory = tuple(start[name] for name in self.about["memories"])
+        given |= dict(zip(self.about["memories"], layer.memory or (), strict=True))
+        logits = []
+        for token in decoder_input_ids.split(1, dim=1):
+            outputs = self.run("decoder", given | {"decoder_input_ids": token, **self._states(layer)})
+            self._update(layer, outputs, 1)
+            logits.append(outputs["logits"])
+        kept = cache if past_key_values is not None or use_cache else None
+        return Seq2SeqLMOutput(
+            logits=torch.cat(logits, dim=1),
+            past_key_values=kept,
+            encoder_last_hidden_state=hidden,
+        )
+
+
+_RUNNERS: dict[str, type[OnnxRunner]] = {
+    "Model": OnnxModel,
+    "ForSequenceClassification": OnnxForSequenceClassification,
+    "ForTokenClassification": OnnxForTokenClassification,
+    "ForCausalLM": OnnxForCausalLM,
+    "ForConditionalGeneration": OnnxForConditionalGeneration,
+}
+
+
+def _mask(like: Tensor, mask: Tensor | None) -> Tensor:
+    """The mask as integers, all ones where there is none."""
+    return torch.ones(like.shape, dtype=torch.long) if mask is None else mask.long()

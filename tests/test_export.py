@@ -1,0 +1,276 @@
+"""ONNX: graphs equal to the models at any length, the runners' `generate()` and pipelines, and int8."""
+
+import json
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertModel, pipeline
+
+import hfseq
+from hfseq import export
+from hfseq.data.errors import InputError
+from hfseq.export import export_onnx, graphs_of
+from hfseq.models import MODEL_CLASSES
+from hfseq.onnx_runtime import load_onnx
+from hfseq.quantization import quantize_onnx, quantize_torch
+from hfseq.tokenization import train_tokenizer
+
+CLASSES = [model for heads in MODEL_CLASSES.values() for model in heads.values()]
+VARIANTS = [
+    (hfseq.LstmForTokenClassification, {"crf": True}),
+    (hfseq.LstmForTokenClassification, {"char_encoder": "lstm", "char_vocab_size": 12}),
+    (hfseq.RnnForSequenceClassification, {"char_encoder": "cnn", "char_vocab_size": 12, "pooling": "concat"}),
+    (hfseq.GruForSequenceClassification, {"pooling": "attention", "layer_norm": True}),
+    (hfseq.LstmForSequenceClassification, {"pooling": "mean", "bidirectional": False}),
+    (hfseq.LstmForCausalLM, {"adaptive_softmax_cutoffs": [5, 8]}),
+    (hfseq.CnnForCausalLM, {"architecture": "residual"}),
+    (hfseq.CnnForCausalLM, {"architecture": "convs2s"}),
+    (hfseq.CnnForCausalLM, {"architecture": "parallel"}),
+    (hfseq.CnnForConditionalGeneration, {"architecture": "gated"}),
+    (hfseq.LstmForConditionalGeneration, {"attention_type": "additive", "input_feeding": True, "coverage": True}),
+    (hfseq.GruForConditionalGeneration, {"attention_type": "dot", "encoder_layers": 1, "decoder_layers": 3}),
+    (hfseq.RnnForConditionalGeneration, {"tie_word_embeddings": False, "share_encoder_decoder_embeddings": False}),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    texts = ["a b c d e f g h"] * 2
+    return {
+        characters: train_tokenizer(texts, model="word", vocab_size=20, characters=characters)
+        for characters in (False, True)
+    }
+
+
+def saved(model_class, directory, tokenizers, **fields):
+    """A model with random weights, large enough to tell its outputs apart, and its tokenizer, in a directory."""
+    torch.manual_seed(0)
+    tokenizer = tokenizers["char_encoder" in fields]
+    sizes = {"hidden_size": 16, "embedding_size": 12, "num_hidden_layers": 2, "num_labels": 3}
+    config = model_class.config_class(vocab_size=len(tokenizer), initializer_range=1.0, **(sizes | fields))
+    model = model_class(config).eval()
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return model, tokenizer
+
+
+def batches(model):
+    """Inputs of several shapes, padded on both sides and inside."""
+    rng = torch.Generator().manual_seed(1)
+    for batch, length in ((1, 1), (2, 5), (3, 13), (4, 2)):
+        ids = torch.randint(4, model.config.vocab_size, (batch, length), generator=rng)
+        mask = (torch.rand(batch, length, generator=rng) > 0.3).long()
+        mask[:, length // 2] = 1
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if model.config.char_encoder is not None:
+            inputs["char_ids"] = torch.randint(0, 12, (batch, length, 1 + length % 4), generator=rng)
+        if model.config.is_encoder_decoder:
+            inputs["decoder_input_ids"] = torch.randint(4, model.config.vocab_size, (batch, 3), generator=rng)
+        yield inputs
+
+
+@pytest.mark.parametrize(
+    ("model_class", "fields"),
+    [*((model_class, {}) for model_class in CLASSES), *VARIANTS],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "-".join(value) or "plain",
+)
+@torch.no_grad()
+def test_a_graph_equals_its_model_at_any_length(model_class, fields, tokenizers, tmp_path):
+    model, _ = saved(model_class, tmp_path / "model", tokenizers, **fields)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    runner, _ = load_onnx(tmp_path / "onnx", threads=1)
+    for inputs in batches(model):
+        expected, found = model(**inputs)[0], runner(**inputs)[0]
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert expected.std() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("model_class", "beams"),
+    [*product([model for model in CLASSES if model.__name__.endswith(("CausalLM", "Generation"))], (1, 3))],
+)
+def test_generate_gives_what_the_model_does(model_class, beams, tokenizers, tmp_path):
+    model, tokenizer = saved(model_class, tmp_path / "model", tokenizers)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    runner, loaded = load_onnx(tmp_path / "onnx", threads=1)
+    inputs = loaded(["a b c", "d e f g h a"], padding=True, padding_side="left", return_tensors="pt")
+    options = {"min_new_tokens": 8, "max_new_tokens": 8, "num_beams": beams, "num_return_sequences": beams}
+    options |= {"return_dict_in_generate": True, "output_scores": True, "do_sample": False}
+    expected, found = model.generate(**inputs, **options), runner.generate(**inputs, **options)
+    assert torch.equal(expected.sequences, found.sequences)
+    for one, other in zip(expected.scores, found.scores, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_a_cached_state_goes_on(tokenizers, tmp_path):
+    model, _ = saved(hfseq.GruForCausalLM, tmp_path / "model", tokenizers)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    runner, _ = load_onnx(tmp_path / "onnx", threads=1)
+    ids = torch.tensor([[4, 5, 6, 7, 8]])
+    whole = runner(ids).logits
+    first = runner(ids[:, :2], use_cache=True)
+    rest = runner(ids[:, 2:], past_key_values=first.past_key_values)
+    torch.testing.assert_close(torch.cat([first.logits, rest.logits], dim=1), whole)
+    with pytest.raises(ValueError, match="belongs to another model"):
+        model(ids, past_key_values=first.past_key_values, use_cache=True)
+
+
+@pytest.mark.parametrize(
+    ("model_class", "task", "options"),
+    [
+        (hfseq.LstmForSequenceClassification, "text-classification", {"top_k": None}),
+        (hfseq.GruForTokenClassification, "token-classification", {}),
+        (hfseq.LstmForConditionalGeneration, "translation", {"num_beams": 3, "max_new_tokens": 6}),
+        (hfseq.CnnForConditionalGeneration, "summarization", {"max_new_tokens": 6}),
+        (hfseq.RnnForCausalLM, "text-generation", {"max_new_tokens": 6, "do_sample": False}),
+    ],
+)
+def test_pipelines_take_a_runner(model_class, task, options, tokenizers, tmp_path):
+    model, tokenizer = saved(model_class, tmp_path / "model", tokenizers)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    runner, loaded = load_onnx(tmp_path / "onnx", threads=1)
+    expected = pipeline(task, model=model, tokenizer=tokenizer, device="cpu")("a b c", **options)
+    found = pipeline(task, model=runner, tokenizer=loaded, device="cpu")("a b c", **options)
+    for one, other in zip(expected, found, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert other[key] == (pytest.approx(value, abs=1e-4) if key == "score" else value)
+
+
+# What cannot be, and what is broken.
+
+
+@pytest.mark.parametrize(
+    ("model_class", "fields", "message"),
+    [
+        (hfseq.LstmForConditionalGeneration, {"pointer_generator": True, "unk_token_id": 3}, "a pointer-generator"),
+        (hfseq.GruForCausalLM, {"add_cross_attention": True}, "a decoder alone"),
+    ],
+)
+def test_what_has_no_graph(model_class, fields, message, tokenizers, tmp_path):
+    saved(model_class, tmp_path / "model", tokenizers, **fields)
+    with pytest.raises(InputError, match=message):
+        export_onnx(tmp_path / "model", tmp_path / "onnx")
+    assert not (tmp_path / "onnx").exists()
+
+
+def test_a_transformer_is_for_others(tokenizers):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    with pytest.raises(InputError, match="BertModel is not a model of hfseq"):
+        graphs_of(BertModel(BertConfig(vocab_size=9, **sizes)))
+
+
+def test_a_graph_that_differs_is_not_kept(tokenizers, tmp_path, monkeypatch):
+    saved(hfseq.GruModel, tmp_path / "model", tokenizers)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    before = (tmp_path / "onnx" / "model.onnx").read_bytes()
+    real = export.run_session
+
+    def wrong(session, inputs):
+        return {name: value + np.float32(1e-3) for name, value in real(session, inputs).items()}
+
+    monkeypatch.setattr(export, "run_session", wrong)
+    with pytest.raises(RuntimeError, match="the graph model differs from the model by 0.001"):
+        export_onnx(tmp_path / "model", tmp_path / "onnx")
+    assert (tmp_path / "onnx" / "model.onnx").read_bytes() == before
+
+
+def test_folders(tokenizers, tmp_path):
+    saved(hfseq.GruModel, tmp_path / "model", tokenizers)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").write_text("mine")
+    with pytest.raises(InputError, match="has other files"):
+        export_onnx(tmp_path / "model", tmp_path / "mine")
+    for function in (load_onnx, lambda folder: quantize_onnx(folder, tmp_path / "new")):
+        with pytest.raises(InputError, match="has no onnx.json"):
+            function(tmp_path / "model")
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    with pytest.raises(InputError, match="has other files"):
+        quantize_onnx(tmp_path / "onnx", tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes").read_text() == "mine"
+    (tmp_path / "onnx" / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(InputError, match="model.onnx is missing or broken"):
+        load_onnx(tmp_path / "onnx")
+
+
+def test_a_runner_is_not_trained_or_saved(tokenizers, tmp_path):
+    saved(hfseq.GruForTokenClassification, tmp_path / "model", tokenizers, char_encoder="cnn", char_vocab_size=12)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    runner, _ = load_onnx(tmp_path / "onnx", threads=1)
+    ids = torch.tensor([[4, 5]])
+    with pytest.raises(ValueError, match="takes no labels"):
+        runner(ids, char_ids=torch.ones(1, 2, 3).long(), labels=ids)
+    with pytest.raises(ValueError, match="needs char_ids"):
+        runner(ids)
+    with pytest.raises(ValueError, match="copy its folder"):
+        runner.save_pretrained(tmp_path / "again")
+
+
+# int8
+
+
+@pytest.mark.parametrize("model_class", CLASSES)
+@torch.no_grad()
+def test_int8_is_near_and_says_what_it_covers(model_class, tokenizers, tmp_path):
+    model, _ = saved(model_class, tmp_path / "model", tokenizers, hidden_size=32)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    report = quantize_onnx(tmp_path / "onnx", tmp_path / "int8")
+    runner, _ = load_onnx(tmp_path / "int8", threads=1)
+    quantized, covered = quantize_torch(model)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    for inputs in batches(model):
+        expected, valid = model(**inputs)[0], inputs["attention_mask"].bool()
+        if model.config.is_encoder_decoder or expected.dim() == 2:
+            valid = slice(None)
+        for other in (runner, quantized):
+            difference = (other(**inputs)[0] - expected)[valid]
+            assert difference.norm() < 0.15 * expected[valid].norm()
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    counts = {
+        kind: sum(graph.get(kind, 0) for graph in report.values()) for graph in report.values() for kind in graph
+    }
+    family = model.config.family
+    assert counts.get("int8 embedding") and not covered.get("int8 Embedding")
+    if family in ("Gru", "Rnn"):
+        assert counts[f"fp32 {family.upper()}"] and not counts.get("int8 LSTM")
+    if family == "Lstm":
+        assert covered["int8 LSTM"] and not covered.get("fp32 LSTM")
+        # A language model's weights have a column for padding, which is computed and would not fit in 8 bits.
+        assert counts["fp32 LSTM" if model_class.__name__.endswith("CausalLM") else "int8 LSTM"]
+    if family == "Gru":
+        assert covered["int8 GRU"]
+    if family == "Rnn":
+        assert covered["fp32 RNN_TANH"]
+    sizes = [sum(path.stat().st_size for path in (tmp_path / name).glob("*.onnx")) for name in ("onnx", "int8")]
+    assert sizes[1] < sizes[0] or counts.get("fp32 LSTM") or family != "Lstm"
+
+
+def test_an_int8_layer_keeps_states_at_padding(tokenizers, tmp_path):
+    for model_class in (hfseq.LstmForCausalLM, hfseq.GruForCausalLM):
+        model, _ = saved(model_class, tmp_path / model_class.__name__, tokenizers)
+        quantized, _ = quantize_torch(model)
+        ids, mask = torch.tensor([[4, 5, 6, 9, 9]]), torch.tensor([[1, 1, 1, 0, 0]])
+        padded = quantized(input_ids=ids, attention_mask=mask, use_cache=True).past_key_values
+        plain = quantized(input_ids=ids[:, :3], use_cache=True).past_key_values
+        for one, other in zip(padded.layers, plain.layers, strict=True):
+            torch.testing.assert_close(one.states, other.states, atol=2e-2, rtol=2e-2)
+
+
+def test_what_an_export_writes(tokenizers, tmp_path):
+    saved(hfseq.LstmForConditionalGeneration, tmp_path / "model", tokenizers)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    names = {path.name for path in (tmp_path / "onnx").iterdir()}
+    graphs = {"encoder.onnx", "start.onnx", "decoder.onnx"}
+    assert names >= graphs | {"onnx.json", "config.json", "generation_config.json", "tokenizer.json"}
+    about = json.loads((tmp_path / "onnx" / "onnx.json").read_text())
+    assert about["graphs"] == ["encoder", "start", "decoder"] and len(about["states"]) == 4
