@@ -97,9 +97,7 @@ def measure(systems: dict, tokenizer, texts: list, right: list, args: argparse.N
                 times[name].append(1000 * (time.perf_counter() - begin))
     # Texts of one length go together.
     order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-    print(
-        "| | score | p50, ms | p95, ms | p50 of PyTorch fp32 / own | texts a second, 32 at once | graphs or weights, MB |"
-    )
+    print("| | score | p50, ms | p95, ms | times as fast | texts a second, 32 at once | file, MB |")
     print("|---" * 7 + "|")
     base = float(np.median(times["PyTorch fp32"]))
     for name, (system, size) in systems.items():
