@@ -299,6 +299,51 @@ class DistillationArguments(ClassArguments):
 
 
 @dataclass
+class MonitoringArguments(ClassArguments):
+    """Which model is watched, on which texts, within which bounds."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "The model: a classifier, translator or summarizer; a directory or Hub name."}
+    )
+    fresh_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Texts that the model meets now, as --test_file; without the label column only drift shows."
+        },
+    )
+    max_drop: float = field(default=2.0, metadata={"help": "Points that the score may drop."})
+    alpha: float = field(default=0.01, metadata={"help": "A test of drift with a smaller p-value is an alarm."})
+    num_bootstrap: int = field(default=1000, metadata={"help": "Samples for the interval of the drop."})
+    max_target_length: int = field(default=256, metadata={"help": "Of a translator or summarizer, in tokens."})
+    num_beams: int = field(default=1, metadata={"help": "The same: its beams."})
+    retrain: bool = field(
+        default=False,
+        metadata={
+            "help": "Train on from the model with --train_file and a part of --fresh_file; keep what is better."
+        },
+    )
+    holdout: float = field(
+        default=0.3, metadata={"help": "Share of the fresh rows that judge the new model and do not train it."}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what is missing or impossible."""
+        for name in ("model_name_or_path", "test_file", "fresh_file"):
+            if getattr(self, name) is None:
+                raise ValueError(f"--{name} is missing: the model, its --test_file and a --fresh_file are compared")
+        if self.retrain and self.train_file is None:
+            raise ValueError("--retrain needs --train_file, the rows that the model has learnt")
+        if not 0 < self.holdout < 1 or not 0 <= self.alpha <= 1:
+            raise ValueError("--holdout must lie between 0 and 1, and --alpha from 0 to 1")
+        if self.num_bootstrap < 1 or self.num_beams < 1 or self.max_drop < 0:
+            raise ValueError("--num_bootstrap and --num_beams must be 1 or more, --max_drop 0 or more")
+        given = {"streaming": self.streaming, "output_file": self.output_file, "dataset_name": self.dataset_name}
+        for name, value in (given | {"label_separator": self.label_separator}).items():
+            if value:
+                raise ValueError(f"--{name} is not of monitoring; leave it out")
+
+
+@dataclass
 class TranslationDistillationArguments(PairArguments):
     """Which pairs of texts, who teaches, and how."""
 

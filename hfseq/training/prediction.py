@@ -347,7 +347,11 @@ def classify_texts(
     decisions = [Decision("", {}) for _ in texts]
     if not rows:
         return decisions, counts
-    encoded = datasets.Dataset.from_dict({"input_ids": ids})
+    columns: dict[str, Any] = {"input_ids": ids}
+    if "char_ids" in tokenizer.model_input_names:
+        spelled, _ = encode_texts(tokenizer, [texts[row] for row in rows], max_length)
+        columns["char_ids"] = spelled["char_ids"]
+    encoded = datasets.Dataset.from_dict(columns)
     collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
     logits = torch.as_tensor(predict_logits(model, encoded, collator, batch_size=batch_size))
     problem, id2label = problem_of(model.config), cast(dict[int, str], model.config.id2label)

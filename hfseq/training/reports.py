@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 _GREY = "#666666"
 
 
-def _save(figure: "Figure", path: str | os.PathLike) -> None:
+def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
+    """Write a figure as a PNG, without a screen and without warnings about letters that no font has."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
@@ -27,7 +28,7 @@ def _save(figure: "Figure", path: str | os.PathLike) -> None:
         figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
 
 
-def _label(text: str, longest: int = 20) -> str:
+def shorten_label(text: str, longest: int = 20) -> str:
     """A token or name as matplotlib draws it literally: no mathematics, nothing that moves the line."""
     shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     return (shown if len(shown) <= longest else shown[: longest - 1] + "…").replace("$", r"\$")
@@ -76,12 +77,12 @@ def plot_learning_curve(
         if steps:
             scores = losses.twinx()
             lines += scores.plot(steps, values, color="#54a24b", marker="s", ms=4, linestyle="--", label=name)
-            scores.set_ylabel(_label(name), color="#54a24b")
+            scores.set_ylabel(shorten_label(name), color="#54a24b")
             scores.tick_params(axis="y", colors="#54a24b")
             scores.spines["top"].set_visible(False)
     if lines:
         losses.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(lines), frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_alignment(
@@ -117,8 +118,8 @@ def plot_alignment(
 
     size = min(10.0, cell * 72 * 0.6)
     axes.xaxis.tick_top()
-    axes.set_xticks(range(columns), [_label(token) for token in source_tokens], rotation=90, fontsize=size)
-    axes.set_yticks(range(rows), [_label(token) for token in target_tokens], fontsize=size)
+    axes.set_xticks(range(columns), [shorten_label(token) for token in source_tokens], rotation=90, fontsize=size)
+    axes.set_yticks(range(rows), [shorten_label(token) for token in target_tokens], fontsize=size)
     axes.tick_params(length=0)
     axes.xaxis.set_label_position("top")
     axes.set_xlabel("source", color=_GREY)
@@ -131,7 +132,7 @@ def plot_alignment(
     width, height = figure.get_size_inches()
     bar = figure.add_axes((1.0 + 0.15 / width, 0.0, 0.12 / width, min(1.0, 2.5 / height)))
     figure.colorbar(image, cax=bar, label="attention weight")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusion_matrix(
@@ -181,7 +182,7 @@ def plot_confusion_matrix(
             colour = "white" if shares[row, column] > 0.5 else "#222222"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
 
-    ticks = [_label(name, 32) for name in names]
+    ticks = [shorten_label(name, 32) for name in names]
     fontsize = min(10.0, cell * 72 * 0.6)
     axes.xaxis.tick_top()
     axes.set_xticks(range(size), ticks, rotation=90, fontsize=fontsize)
@@ -197,7 +198,7 @@ def plot_confusion_matrix(
 
     bar = figure.add_axes((1.0 + 0.15 / side, 0.0, 0.12 / side, min(1.0, 2.5 / side)))
     figure.colorbar(image, cax=bar, label="share of the true class")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_trade_off(
@@ -233,17 +234,17 @@ def plot_trade_off(
         # The smallest circle can be seen, and the largest one leaves room for names.
         axes.scatter(latency, score, s=max(12.0, 1500 * size / largest), color=f"C{number % 10}", alpha=0.6)
         axes.annotate(
-            _label(name), (latency, score), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9
+            shorten_label(name), (latency, score), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9
         )
     axes.set_xscale("log")
     for side in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         side(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("milliseconds for one text (area: parameters)")
-    axes.set_ylabel(_label(metric))
+    axes.set_ylabel(shorten_label(metric))
     axes.margins(0.15)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def write_samples(

@@ -1,0 +1,255 @@
+"""Watching a model: tests of drift, the drop of a score, and the recipe."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import recipe_runs
+import torch
+from recipe_runs import WORDS, load, reviews, weights
+from transformers import pipeline
+
+from hfseq.data.errors import InputError
+from hfseq.training.monitoring import bootstrap_drop, chrf_of_texts, drift_tests, holm, unknown_shares, verdict
+
+RECIPE = load("monitoring")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# Statistics
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+
+
+def test_the_interval_of_a_drop_is_that_of_two_means():
+    rng = np.random.default_rng(0)
+    old, new = 100.0 * (rng.random(900) < 0.9), 100.0 * (rng.random(400) < 0.8)
+    drop = bootstrap_drop("accuracy", old, new, count=4000)
+    error = 1.96 * np.sqrt(old.var() / len(old) + new.var() / len(new))
+    assert drop.points == pytest.approx(old.mean() - new.mean())
+    assert drop.low == pytest.approx(drop.points - error, abs=0.3)
+    assert drop.high == pytest.approx(drop.points + error, abs=0.3)
+    assert drop == bootstrap_drop("accuracy", old, new, count=4000)
+
+
+def sides(seed, longer=0.0, unknown=0.0, classes=0.0):
+    """Lengths, unknown shares and classes of 300 reference and 200 fresh texts."""
+    rng = np.random.default_rng(seed)
+    lengths = tuple(rng.poisson(12 + more, count) for more, count in ((0, 300), (longer, 200)))
+    shares = tuple(rng.binomial(20, 0.05 + more, count) / 20 for more, count in ((0, 300), (unknown, 200)))
+    names = tuple(
+        ["no" if rng.random() < 0.5 + more else "yes" for _ in range(count)]
+        for more, count in ((0, 300), (classes, 200))
+    )
+    return lengths, shares, names
+
+
+def test_what_has_changed_is_found_and_nothing_else():
+    for change in ("longer", "unknown", "classes"):
+        size = {"longer": 3.0, "unknown": 0.08, "classes": 0.25}[change]
+        found = [drift.p_value < 0.01 for drift in drift_tests(*sides(1, **{change: size}))]
+        assert found == [change == name for name in ("longer", "unknown", "classes")]
+
+
+def test_false_alarms_are_as_rare_as_is_said():
+    alarms = sum(bool(verdict(None, drift_tests(*sides(seed)), max_drop=1, alpha=0.05)) for seed in range(200))
+    # 200 trials at 5 %: more than 20 has a probability of 0.1 %.
+    assert alarms <= 20
+
+
+def test_degenerate_sides():
+    lengths, none = (np.array([3, 3]), np.array([3, 3])), (np.zeros(2), np.zeros(2))
+    assert [drift.p_value for drift in drift_tests(lengths, none, (["a", "a"], ["a", "a"]))] == [1.0, 1.0, 1.0]
+    assert drift_tests(lengths, none, ([4, 5], [4, 5]))[2].what == "output length"
+
+
+def test_a_small_or_uncertain_drop_is_no_alarm():
+    alarms = []
+    for points, low in ((5.0, 1.0), (5.0, -1.0), (1.0, 0.5)):
+        drop = bootstrap_drop("accuracy", np.array([90.0]), np.array([90.0 - points]))._replace(low=low)
+        alarms.append(bool(verdict(drop, [], max_drop=2.0, alpha=0.01)))
+    assert alarms == [True, False, False]
+
+
+def test_unknown_shares_and_chrf():
+    tokenizer = recipe_runs_tokenizer()
+    lengths, shares = unknown_shares(tokenizer, ["a b", "a zz", ""])
+    assert lengths.tolist() == [2, 2, 0] and shares.tolist() == [0.0, 0.5, 0.0]
+    assert chrf_of_texts(["abc", "abc"], ["abc", ["xyz", "abc"]]).tolist() == [100.0, 100.0]
+    assert chrf_of_texts(["abc"], ["xyz"])[0] == 0.0
+
+
+def recipe_runs_tokenizer():
+    from hfseq.tokenization import train_tokenizer
+
+    return train_tokenizer(["a b"], model="word", vocab_size=20)
+
+
+# The recipe
+
+
+def write(path, rows, header="text,label"):
+    path.write_text(header + "\n" + "".join(f"{','.join(row)}\n" for row in rows), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A trained classifier of reviews, its files, and fresh ones: as before, other, and other without labels."""
+    root = tmp_path_factory.mktemp("monitoring")
+    for seed, (name, count) in enumerate((("train", 60), ("val", 20), ("test", 80), ("same", 80))):
+        write(root / f"{name}.csv", reviews(count, seed))
+    rng = random.Random(9)
+    # Words that the model has never seen, in longer texts, and nearly all of one class.
+    new = {"good": "excellent lovely", "bad": "terrible nasty"}
+    other = [
+        (f"well I say that the {rng.choice(('plot', 'cast'))} is {new[name]}", name)
+        for name in ["good"] * 60 + ["bad"] * 20
+    ]
+    rng.shuffle(other)
+    write(root / "other.csv", other)
+    write(root / "unlabelled.csv", [(text,) for text, _ in other], "text")
+    write(root / "wrong.csv", [(text, "good" if name == "bad" else "bad") for text, name in reviews(80, 5)])
+    (root / "config.yaml").write_text(
+        "model_type: hfseq_gru\nconfig_overrides: {hidden_size: 16, embedding_size: 12, dropout: 0.0, pooling: max}\n"
+        "tokenizer_model: word\nnum_train_epochs: 6\nlearning_rate: 1e-2\nper_device_train_batch_size: 8\n"
+        "use_cpu: true\ndisable_tqdm: true\n"
+    )
+    files = {f"{split}_file": root / f"{name}.csv" for split, name in (("train", "train"), ("test", "test"))}
+    files |= {"validation_file": root / "val.csv", "output_dir": root / "model"}
+    recipe_runs.start(load("sentiment"), recipe_runs.arguments(root / "config.yaml", **files))
+    return root
+
+
+def watch(data, output_dir, fresh, **flags):
+    given = {"model_name_or_path": data / "model", "test_file": data / "test.csv", "fresh_file": data / f"{fresh}.csv"}
+    given |= {"output_dir": output_dir, "use_cpu": "true", "disable_tqdm": "true"} | flags
+    argv = [str(part) for name, value in given.items() if value is not None for part in (f"--{name}", value)]
+    recipe_runs.AcceleratorState._reset_state(reset_partial_state=True)
+    code = RECIPE.main(argv)
+    path = output_dir / "report.json"
+    return code, json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_texts_as_before_raise_no_alarm(data, tmp_path, capsys):
+    code, found = watch(data, tmp_path / "out", "same")
+    assert code == 0 and found["alarms"] == []
+    assert found["drop"]["reference"] == 100.0 and found["drop"]["points"] <= 2.0
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "No bound is passed." in report and "| accuracy | 100.00 |" in report
+    assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert report.strip() in capsys.readouterr().out
+
+
+def test_other_texts_end_with_code_3(data, tmp_path, capsys):
+    code, found = watch(data, tmp_path / "out", "other")
+    assert code == 3
+    alarms = " ".join(found["alarms"])
+    for what in ("accuracy has dropped by", "input length has changed", "share of unknown tokens has changed"):
+        assert what in alarms
+    # As the model's own pipeline has it.
+    texts, names = zip(*(line.split(",") for line in (data / "other.csv").read_text().splitlines()[1:]), strict=True)
+    classify = pipeline("text-classification", model=str(data / "model"), device="cpu")
+    right = [result["label"] == name for result, name in zip(classify(list(texts)), names, strict=True)]
+    assert found["drop"]["fresh"] == pytest.approx(100 * np.mean(right))
+    assert "--retrain true" in capsys.readouterr().out
+
+
+def test_without_labels_only_drift_is_seen(data, tmp_path):
+    code, found = watch(data, tmp_path / "out", "unlabelled")
+    assert code == 3 and found["drop"] is None
+    assert {drift["what"] for drift in found["drift"]} == {"input length", "share of unknown tokens", "output classes"}
+
+
+def test_bounds_may_be_wider(data, tmp_path):
+    code, _ = watch(data, tmp_path / "out", "other", max_drop=100, alpha=0)
+    assert code == 0
+
+
+def test_training_on_keeps_what_is_better(data, tmp_path):
+    flags = {"retrain": "true", "train_file": data / "train.csv", "learning_rate": 5e-3, "num_train_epochs": 20}
+    code, found = watch(data, tmp_path / "out", "other", **flags)
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert code == 3 and "The new model is better and is kept" in report, report
+    assert not torch.equal(
+        weights(data / "model")["classifier.weight"], weights(tmp_path / "out" / "retrained")["classifier.weight"]
+    )
+
+
+def test_training_on_rows_that_are_wrong_is_thrown_away(data, tmp_path):
+    before = weights(data / "model")
+    flags = {"retrain": "true", "train_file": data / "wrong.csv", "learning_rate": 5e-3, "num_train_epochs": 20}
+    watch(data, tmp_path / "out", "wrong", **flags)
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "The new model is not better on both" in report and not (tmp_path / "out" / "retrained").exists()
+    assert all(torch.equal(before[name], value) for name, value in weights(data / "model").items())
+
+
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory):
+    """A translator to capitals, in 12 epochs."""
+    root = tmp_path_factory.mktemp("translator")
+    for seed, (name, count, words) in enumerate(
+        (("train", 160, "abcdef"), ("test", 40, "abcdef"), ("same", 40, "abcdef"), ("other", 40, "ghi"))
+    ):
+        rng = random.Random(seed)
+        texts = [" ".join(rng.choices(words, k=rng.randint(1, 4))) for _ in range(count)]
+        write(root / f"{name}.csv", [(text, text.upper()) for text in texts], "de,en")
+    (root / "config.yaml").write_text(
+        "model_type: hfseq_gru\nconfig_overrides: {hidden_size: 64, embedding_size: 32, dropout: 0.0}\n"
+        "tokenizer_model: whitespace\nmax_source_length: 12\nmax_target_length: 12\nnum_train_epochs: 10\n"
+        "learning_rate: 1e-2\nper_device_train_batch_size: 8\nsource_lang: de\ntarget_lang: en\n"
+        "metric_for_best_model: exact_match\nuse_cpu: true\ndisable_tqdm: true\n"
+    )
+    files = {"train_file": root / "train.csv", "validation_file": root / "test.csv", "test_file": root / "test.csv"}
+    argv = recipe_runs.arguments(root / "config.yaml", **files, output_dir=root / "model")
+    recipe_runs.start(load("translation"), argv)
+    return root
+
+
+def test_a_translator_is_watched_too(translator, tmp_path):
+    flags = {"text_column": "de", "label_column": "en", "max_target_length": 12}
+    code, found = watch(translator, tmp_path / "same", "same", **flags)
+    assert code == 0 and found["drop"]["metric"] == "chrF of a text" and found["drop"]["reference"] > 90
+    code, found = watch(translator, tmp_path / "other", "other", **flags)
+    assert code == 3 and found["drop"]["points"] > 50 and "share of unknown tokens" in " ".join(found["alarms"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"model_name_or_path": None}, "--model_name_or_path is missing"),
+        ({"model_name_or_path": "nowhere"}, "--model_name_or_path nowhere"),
+        ({"test_file": None}, "--test_file is missing"),
+        ({"retrain": "true"}, "--retrain needs --train_file"),
+        ({"holdout": 1}, "--holdout must lie between 0 and 1"),
+        ({"max_drop": -1}, "--max_drop 0 or more"),
+        ({"streaming": "true"}, "--streaming is not of monitoring"),
+        ({"hp_search": 2}, "are not of monitoring"),
+        ({"text_column": "body"}, "no column 'body'"),
+    ],
+)
+def test_bad_input(flags, message, data, tmp_path):
+    with pytest.raises(InputError, match=message):
+        watch(data, tmp_path / "out", "same", **flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_are_needed_to_train_on(data, tmp_path):
+    flags = {"retrain": "true", "train_file": data / "train.csv"}
+    with pytest.raises(InputError, match="--retrain needs labels in"):
+        watch(data, tmp_path / "out", "unlabelled", **flags)
+
+
+def test_the_known_words_of_the_reviews_are_not_those_of_the_fresh_ones():
+    assert not {"excellent", "lovely", "terrible", "nasty"} & {word for words in WORDS.values() for word in words}
