@@ -129,7 +129,7 @@ def drift_tests(
         counts = np.array([[list(side).count(name) for name in names] for side in outputs])
         p_value = chi2_contingency(counts).pvalue if len(names) > 1 else 1.0
         shares = [dict(zip(names, (row / row.sum()).tolist(), strict=True)) for row in counts]
-        found.append(("output classes", *shares, "chi-square", p_value))
+        found.append(("output classes", shares[0], shares[1], "chi-square", p_value))
     else:
         old, new = (np.asarray(side) for side in outputs)
         found.append(("output length", old.mean(), new.mean(), "Kolmogorov-Smirnov", ks_2samp(old, new).pvalue))
@@ -237,6 +237,6 @@ def plot_monitoring(
 def _histogram(axes: "Axes", sides: tuple[np.ndarray, np.ndarray], title: str) -> None:
     edges = np.histogram_bin_edges(np.concatenate(sides), bins=20)
     for side, name in zip(sides, ("reference", "fresh"), strict=True):
-        axes.hist(side, bins=edges, weights=np.full(len(side), 100 / len(side)), alpha=0.6, label=name)
+        axes.hist(side, bins=edges.tolist(), weights=np.full(len(side), 100 / len(side)), alpha=0.6, label=name)
     axes.set_xlabel(title)
     axes.set_ylabel("% of the texts")
