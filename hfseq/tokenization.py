@@ -125,6 +125,18 @@ def train_tokenizer(
     )
 
 
+def start_texts(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Have a tokenizer put `</s>` before a text and not after it.
+
+    That is what a language model that has read text after text takes for a prompt: it begins where another text has
+    ended, and goes on.
+    """
+    end = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{end} $A", pair=f"{end} $A {end} $B", special_tokens=[(end, tokenizer.eos_token_id)]
+    )
+
+
 def _normalizer(normalization: str, lowercase: bool) -> normalizers.Normalizer:
     steps: list[normalizers.Normalizer] = []
     if normalization != "none":

@@ -29,6 +29,7 @@ from hfseq.data.errors import InputError
 from hfseq.data.streaming import tokenizer_texts
 from hfseq.data.texts import encode_text, lines_of
 from hfseq.data.windows import TokenWindows
+from hfseq.tokenization import start_texts
 from hfseq.training.arguments import DATA_FLAGS, LanguageModelingArguments, ModelArguments, TextArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
@@ -81,6 +82,8 @@ def main(argv: list[str] | None = None) -> None:
     if not train and model_args.model_name_or_path is None:
         raise InputError("--do_predict without --do_train needs a trained model: give --model_name_or_path")
     model, tokenizer = make_model()
+    if model_args.model_name_or_path is None:
+        start_texts(tokenizer)
     say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
     space = parse_space(args.hp_space, args, model.config, max_tokens=None) if args.hp_search else {}
     adaptive = getattr(model.config, "adaptive_softmax_cutoffs", None) is not None
