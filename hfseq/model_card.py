@@ -4,6 +4,7 @@ import json
 import pprint
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -170,7 +171,7 @@ def _scores(
 
 
 def _usage(model: PreTrainedModel, task: str | None, auto_class: str, repo_id: str, example: str | None) -> str:
-    text = repr(example or "A text of the kind that the model was trained on.")
+    text = repr(shorten(example or "A text of the kind that the model was trained on.", 200))
     ours, seq2seq = _is_ours(model), task in ("translation", "summarization")
     trust = ", trust_remote_code=True" if ours else ""
     by_pipeline = (
@@ -223,7 +224,7 @@ def _limits(
         if scores
         else "- Nobody has said here how good this model is.",
         "- Nothing was done about bias, toxicity or private facts in the training data.",
-        f"- Its vocabulary has {len(tokenizer):,} tokens, learnt from the training data.",
+        f"- Its vocabulary has {len(tokenizer):,} tokens.",
     ]
     limit = run.get("max_length")
     if limit:

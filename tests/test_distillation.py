@@ -58,14 +58,6 @@ disable_tqdm: true
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """A folder with config.yaml, rows of train (40), val (10), test (10), and `teacher`, a BERT with fixed weights."""

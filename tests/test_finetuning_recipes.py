@@ -65,14 +65,6 @@ def write_rows(path, count, seed):
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """A folder with train (48), val (10) and test (8) rows, a YAML file, and small checkpoints of several kinds."""

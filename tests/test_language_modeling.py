@@ -49,14 +49,6 @@ def story(lines, seed):
         yield f"{name} {' and '.join(verbs)} , says {name} ."
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """A folder with config.yaml, and running text: train.txt (120 lines), val.txt, test.txt (30)."""

@@ -16,14 +16,6 @@ from hfseq.training.monitoring import bootstrap_drop, chrf_of_texts, drift_tests
 RECIPE = load("monitoring")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 # Statistics
 
 

@@ -87,14 +87,6 @@ def checkpoint_weights(directory):
     return torch.load(path) if path.exists() else weights(directory)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """A folder for each task with config.yaml, and the rows of train (40), val (9), test (6)."""

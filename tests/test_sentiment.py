@@ -60,14 +60,6 @@ def write_rows(path, rows):
     return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """A folder with config.yaml, and the rows of train (36), val (9), test (6)."""

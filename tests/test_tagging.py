@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import recipe_runs
-import torch
 from recipe_runs import Killed, assert_close, assert_equal, kill_after_checkpoint, load, results, run_two, weights
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
@@ -36,14 +35,6 @@ def sentences(count, seed):
         name = rng.choice(NAMES[kind]).split()
         tags = [f"{'I' if place else 'B'}-{kind}" for place in range(len(name))]
         yield [("we", "O"), ("met" if kind == "PER" else "sold", "O"), *zip(name, tags, strict=True), (".", "O")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

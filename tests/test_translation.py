@@ -77,15 +77,6 @@ def write_pairs(prefix, rows):
     return str(prefix)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Several processes with several threads each fight for the cores; the matrices are tiny."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """A folder with config.yaml, and the pairs train (32), val (8), test (6)."""
