@@ -124,11 +124,6 @@ def tune(argv: list[str]) -> None:
     if data_args.method == "gradual":
         callbacks.append(GradualUnfreezing(new))
 
-    def score(split: str, rows: list[int] | None, raw: object) -> dict[str, float]:
-        right = task.references[split]
-        right = right if rows is None else [right[row] for row in rows]
-        return task.score(task.decide(split, raw, rows), right)
-
     trainer = GenerationTrainer(
         model=model,
         args=args,
@@ -137,7 +132,7 @@ def tune(argv: list[str]) -> None:
         processing_class=tokenizer,
         data_collator=task.collator,
         compute_loss_func=None if task.own_loss else task.loss,
-        compute_metrics=lambda output: score("validation", None, output.predictions),
+        compute_metrics=lambda output: task.score_raw("validation", None, output.predictions),
         preprocess_logits_for_metrics=None if task.generates else task.reduce,
         callbacks=callbacks,
         max_tokens=data_args.max_tokens,
@@ -154,7 +149,9 @@ def tune(argv: list[str]) -> None:
     if train:
         metric = task.metric
         sides = {"train": "train_sample", "validation": "validation"}
-        by_length = {"score": lambda split, rows, output: score(sides[split], rows, output.predictions)[metric]}
+        by_length = {
+            "score": lambda split, rows, output: task.score_raw(sides[split], rows, output.predictions)[metric]
+        }
         by_length |= {"lengths": task.lengths, "say": say}
         trainer.add_callback(CurveWarnings())
         trainer.add_callback(LengthScores(trainer, task.encoded["train_sample"], metric=metric, **by_length))

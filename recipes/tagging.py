@@ -83,11 +83,6 @@ def main(argv: list[str] | None = None) -> None:
     prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     patience = data_args.early_stopping_patience
 
-    def score(split: str, rows: list[int] | None, raw: object) -> dict[str, float]:
-        right = task.references[split]
-        right = right if rows is None else [right[row] for row in rows]
-        return task.score(task.decide(split, raw, rows), right)
-
     trainer = SequenceTrainer(
         model=model,
         args=args,
@@ -97,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
         data_collator=task.collator,
         # A CRF's loss is its own.
         compute_loss_func=None if task.own_loss else task.loss,
-        compute_metrics=lambda output: score("validation", None, output.predictions),
+        compute_metrics=lambda output: task.score_raw("validation", None, output.predictions),
         preprocess_logits_for_metrics=task.reduce,
         callbacks=[EarlyStoppingCallback(patience)] if patience else None,
         max_tokens=data_args.max_tokens,
@@ -110,7 +105,9 @@ def main(argv: list[str] | None = None) -> None:
         return say(report_search(trials, args, KINDS, argv))
     if train:
         metric, sides = task.metric, {"train": "train_sample", "validation": "validation"}
-        by_length = {"score": lambda split, rows, output: score(sides[split], rows, output.predictions)[metric]}
+        by_length = {
+            "score": lambda split, rows, output: task.score_raw(sides[split], rows, output.predictions)[metric]
+        }
         by_length |= {"lengths": task.lengths, "say": say}
         trainer.add_callback(CurveWarnings())
         trainer.add_callback(LengthScores(trainer, task.encoded["train_sample"], metric=metric, **by_length))

@@ -23,7 +23,7 @@ from hfseq.data.errors import InputError
 # What a training run writes at the top of its output directory, transformers' names included.
 _PRODUCED = (
     *("checkpoint-*", "config.json", "generation_config.json", "training_args.bin", "trainer_state.json"),
-    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "*_results.json"),
+    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "*_results.json", "run.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
     *("vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "source.spm", "target.spm"),
 )

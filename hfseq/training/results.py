@@ -69,7 +69,15 @@ def save_results(output_dir: str, results: dict[str, Any]) -> None:
 
 
 # Nothing that says who or where one is.
-_PRIVATE = {"hub_token", "hub_model_id", "output_dir", "output_file", "logging_dir", "run_name", "push_to_hub"}
+_PRIVATE = {
+    "hub_token",
+    "hub_model_id",
+    "output_dir",
+    "output_file",
+    "logging_dir",
+    "run_name",
+    "resume_from_checkpoint",
+}
 _PATHS = ("dataset_name", "train_file", "validation_file", "test_file", "model_name_or_path", "teacher")
 
 

@@ -161,6 +161,12 @@ class Task(ABC):
     def score(self, decisions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         """Scores of decisions, of all rows or of some."""
 
+    def score_raw(self, split: str, rows: Sequence[int] | None, raw: Any) -> dict[str, float]:
+        """Scores of what a model gave for all rows of a split, or for some of them."""
+        right = self.references[split]
+        right = right if rows is None else [right[row] for row in rows]
+        return self.score(self.decide(split, raw, rows), right)
+
     @abstractmethod
     def baseline(self, split: str) -> tuple[str, Sequence[Any]]:
         """Name and decisions of something simple that knows the training rows."""

@@ -1,0 +1,78 @@
+"""The tutorials do what they say: their code runs, in order, as a reader would paste it."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+# What makes a run short enough for a test; the code is the page's.
+STEPS = "--max_steps 60 --eval_strategy steps --eval_steps 60 --save_strategy steps --save_steps 60"
+SHORT = {"--num_train_epochs 1": STEPS}
+
+
+def blocks(page):
+    """Language and code of each fenced block of a page, in order."""
+    return re.findall(r"```(bash|python)\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def run(command, folder):
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What the pages print, one after the other in a folder of their own; and that folder."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "recipes").symlink_to(ROOT / "recipes")
+    (folder / "docs" / "images").mkdir(parents=True)
+    printed = {}
+    for page in PAGES:
+        code = []
+        for language, text in blocks(page):
+            if language == "python":
+                code.append(text)
+                continue
+            for long, short in SHORT.items():
+                assert long in text
+                text = text.replace(long, short)
+            command = shlex.split(text.replace("\\\n", " "))
+            assert command[0] == "python"
+            run([sys.executable, *command[1:]], folder)
+        printed[page.name] = run([sys.executable, "-c", "\n".join(code)], folder)
+    return printed, folder
+
+
+def test_there_are_three_pages_that_lead_from_one_to_the_next():
+    assert [page.name[:2] for page in PAGES] == ["1-", "2-", "3-"]
+    for page, following in zip(PAGES, PAGES[1:], strict=False):
+        assert f"]({following.name})" in page.read_text(encoding="utf-8")
+
+
+def test_the_code_of_the_pages_prints_what_they_promise(results):
+    printed, _ = results
+    first, second, third = (printed[page.name] for page in PAGES)
+    assert first.count("→") == 3
+    assert "| LSTM |" in second and "| Transformer |" in second and "BLEU" in second
+    assert "pipeline_tag: translation" in third and "license: apache-2.0" in third and "int8 LSTM" in third
+
+
+def test_the_pictures_are_those_that_the_code_draws(results):
+    _, folder = results
+    for page in PAGES:
+        for name in re.findall(r"\(images/(.*?)\)", page.read_text(encoding="utf-8")):
+            assert (folder / "docs" / "images" / name).read_bytes().startswith(b"\x89PNG")
+            assert (ROOT / "docs" / "images" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_readme_names_them():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"(docs/{page.name})" in readme for page in PAGES)
