@@ -21,7 +21,7 @@ from .publishing import load_published
 GRAPHS_FILE = "onnx.json"
 """What the graphs of a folder are, beside them."""
 TOLERANCE = 1e-4
-"""Largest difference between a graph and the model, of any output."""
+"""Largest difference between a graph and the model, of any output, or of its largest value where that is above 1."""
 
 
 class Graph(NamedTuple):
@@ -64,17 +64,17 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
     Raises:
         InputError: If there is no such model, the kind cannot be exported, the folder has other files, or the packages
             `onnx` and `onnxruntime` are not installed.
-        RuntimeError: If a graph differs from the model by more than 1e-4.
+        RuntimeError: If a graph differs from the model by more than 1e-4, of large values by that share of them.
     """
     try:
         import onnxruntime
     except ImportError as error:
         raise InputError("export needs onnx and onnxruntime: pip install 'hfseq[onnx]'") from error
-    target = Path(out)
-    if target.exists() and any(target.iterdir()) and not (target / GRAPHS_FILE).is_file():
-        raise InputError(f"{target} has other files; name an empty folder")
+    check_target(out)
     model, tokenizer = load_published(Path(model_dir))
-    model.eval()
+    # Graphs have float32, whatever the weights were saved in.
+    model.float().eval()
+    model.config.dtype = torch.float32
     with tempfile.TemporaryDirectory(prefix="hfseq-") as temporary:
         folder = Path(temporary)
         graphs, about = graphs_of(model)
@@ -87,10 +87,40 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
             model.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / GRAPHS_FILE).write_text(json.dumps(about, indent=4) + "\n", encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        shutil.copytree(folder, target)
-    return target
+        replace_export(folder, out)
+    return Path(out)
+
+
+def check_target(out: str | Path) -> list[Path]:
+    """The files of an earlier export in a folder, which a new one may replace.
+
+    Raises:
+        InputError: If there are other files, too.
+    """
+    target = Path(out)
+    if not target.exists():
+        return []
+    if not target.is_dir():
+        raise InputError(f"{target} is a file; name a folder")
+    about = target / GRAPHS_FILE
+    known = json.loads(about.read_text(encoding="utf-8")).get("files", []) if about.is_file() else []
+    if others := sorted(path.name for path in target.iterdir() if path.name not in known):
+        raise InputError(f"{target} has other files: {', '.join(others[:3])}; name an empty folder")
+    return [target / name for name in known if (target / name).is_file()]
+
+
+def replace_export(folder: Path, out: str | Path) -> None:
+    """Put what was exported into its place, where an earlier export may be.
+
+    Raises:
+        InputError: As `check_target`.
+    """
+    about = json.loads((folder / GRAPHS_FILE).read_text(encoding="utf-8"))
+    about["files"] = sorted(path.name for path in folder.iterdir())
+    (folder / GRAPHS_FILE).write_text(json.dumps(about, indent=4) + "\n", encoding="utf-8")
+    for path in check_target(out):
+        path.unlink()
+    shutil.copytree(folder, out, dirs_exist_ok=True)
 
 
 def graphs_of(model: PreTrainedModel) -> tuple[dict[str, Graph], dict[str, Any]]:
@@ -149,10 +179,10 @@ def check_graph(graph: Graph, session: Any, name: str) -> float:
     """Compare a graph with the model: on the example, on its first row, and on longer rows.
 
     Returns:
-        The largest difference of an output.
+        The largest difference of an output, divided by its largest value where that is above 1.
 
     Raises:
-        RuntimeError: If it is more than 1e-4.
+        RuntimeError: If it is more than 1e-4, or no number.
     """
     worst = 0.0
     for inputs in _variants(graph):
@@ -160,10 +190,17 @@ def check_graph(graph: Graph, session: Any, name: str) -> float:
         expected = expected if isinstance(expected, tuple) else (expected,)
         found = run_session(session, {key: value.numpy() for key, value in inputs.items()})
         for output, tensor in zip(graph.outputs, expected, strict=True):
-            difference = np.abs(found[output].astype(np.float64) - tensor.numpy().astype(np.float64))
-            worst = max(worst, float(difference.max(initial=0.0)))
-    if not worst <= TOLERANCE:
-        raise RuntimeError(f"the graph {name} differs from the model by {worst:.2g}, more than {TOLERANCE}")
+            right = tensor.numpy().astype(np.float64)
+            if found[output].shape != right.shape:
+                raise RuntimeError(
+                    f"the graph {name} gives {output} of shape {found[output].shape}, not {right.shape}"
+                )
+            difference = np.abs(found[output] - right).max(initial=0.0) / max(1.0, np.abs(right).max(initial=0.0))
+            if not difference <= TOLERANCE:
+                raise RuntimeError(
+                    f"the graph {name} differs from the model by {difference:.2g}, more than {TOLERANCE}"
+                )
+            worst = max(worst, float(difference))
     return worst
 
 
@@ -266,7 +303,7 @@ def _flat(cache: DynamicCache) -> list[Tensor]:
 @torch.no_grad()
 def _language_model_graph(model: PreTrainedModel) -> Graph:
     inputs = _example(model)
-    cache = model(**inputs, use_cache=True).past_key_values
+    cache = model(**inputs, use_cache=True, return_dict=True).past_key_values
     counts = [len(layer.states) for layer in cache.layers]
     states = {f"state_{number}": state for number, state in enumerate(_flat(cache))}
     outputs = ["logits", *(f"new_{name}" for name in states)]
@@ -344,12 +381,10 @@ def _translator_graphs(model: PreTrainedModel) -> dict[str, Graph]:
     states = {f"state_{number}": state for number, state in enumerate(state for layer in layers for state in layer)}
     memories = {f"memory_{number}": tensor for number, tensor in enumerate(memory)}
     counts = [len(layer) for layer in layers]
-    # Coverage is as long as the source.
-    source = hidden.shape[1]
     dynamic = {name: {0: "batch"} for name in states}
-    for name, state in states.items():
-        if model.config.to_dict().get("coverage") and state.dim() == 2 and state.shape[1] == source:
-            dynamic[name] = {0: "batch", 1: "length"}
+    if model.config.to_dict().get("coverage"):
+        # The last state, as long as the source.
+        dynamic[list(states)[-1]] = {0: "batch", 1: "length"}
     dynamic |= _batch(*memories)
     axes = _batch(*given)
     graphs["start"] = Graph(start, given, [*states, *memories], axes | dynamic)

@@ -1,7 +1,9 @@
 """The card of a published model, from what its directory says about the run that made it."""
 
 import json
+import math
 import pprint
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -10,20 +12,21 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .version import __version__
+from .data.errors import InputError
 
 RUN_FILE = "run.json"
 """What a recipe writes about itself: task, data, arguments, versions; see `hfseq.training.results.save_run`."""
 
 # Endings of class names: task of the Hub, and the Auto class.
-_HEADS = {
+_HEADS: dict[str, tuple[str | None, str]] = {
     "ForSequenceClassification": ("text-classification", "AutoModelForSequenceClassification"),
     "ForTokenClassification": ("token-classification", "AutoModelForTokenClassification"),
-    "ForConditionalGeneration": ("translation", "AutoModelForSeq2SeqLM"),
+    # Which of their tasks it is, only a run can say.
+    "ForConditionalGeneration": (None, "AutoModelForSeq2SeqLM"),
     "ForCausalLM": ("text-generation", "AutoModelForCausalLM"),
     "LMHeadModel": ("text-generation", "AutoModelForCausalLM"),
-    "MTModel": ("translation", "AutoModelForSeq2SeqLM"),
-    "EncoderDecoderModel": ("translation", "AutoModelForSeq2SeqLM"),
+    "MTModel": (None, "AutoModelForSeq2SeqLM"),
+    "EncoderDecoderModel": (None, "AutoModelForSeq2SeqLM"),
 }
 # Metric to its title and the Hub's type of it.
 _METRICS = {
@@ -72,11 +75,16 @@ def make_card(
         repo_id: Where it will be.
         images: Plots that will be there, too.
         license: The Hub's name of the licence of the weights; None for what the run said.
+
+    Raises:
+        InputError: If one of the files is broken.
     """
     run, results = _read(directory / RUN_FILE), _read(directory / "all_results.json")
     kind = type(model).__name__
     task, auto_class = next((found for ending, found in _HEADS.items() if kind.endswith(ending)), (None, "AutoModel"))
     task = run.get("task", task)
+    # Numbers alone: a run may have ended without a score.
+    results = {key: value for key, value in results.items() if isinstance(value, int | float) and math.isfinite(value)}
     license = license or run.get("license")
     split = run.get("split", "test")
     scores = {name: results[f"{split}_{name}"] for name in _METRICS if f"{split}_{name}" in results}
@@ -85,8 +93,8 @@ def make_card(
     languages = run.get("languages", [])
     parts = [
         f"# {repo_id.rpartition('/')[2]}",
-        f"A model (`{kind}`, {model.num_parameters():,} parameters) {_what(task, languages)}, trained with hfseq "
-        f"{__version__} on {data_name}.",
+        f"A model (`{kind}`, {model.num_parameters():,} parameters) {_what(task, languages)}"
+        + (f", trained with hfseq {run['versions']['hfseq']} on {data_name}." if "versions" in run else "."),
         _scores(split, scores, baselines, run),
         _usage(model, task, auto_class, repo_id, run.get("example")),
         _training(run, images),
@@ -96,7 +104,7 @@ def make_card(
         model_name=repo_id.rpartition("/")[2],
         pipeline_tag=task,
         library_name="transformers",
-        language=languages or None,
+        language=[code for code in languages if re.fullmatch("[a-z]{2,3}", code)] or None,
         license=license,
         datasets=[dataset] if dataset else None,
         tags=["hfseq", model.config.model_type],
@@ -104,7 +112,7 @@ def make_card(
         eval_results=[
             EvalResult(
                 task_type=task or "other",
-                dataset_type=dataset or "other",
+                dataset_type=dataset if dataset and run.get("tested_on") == dataset else "other",
                 dataset_name=run.get("tested_on", data_name),
                 dataset_split=split,
                 metric_type=_METRICS[name][1],
@@ -121,7 +129,14 @@ def make_card(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """What a JSON file says; nothing where there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: not an object")
+    return found
 
 
 def _is_ours(model: PreTrainedModel) -> bool:
@@ -172,13 +187,13 @@ def _scores(
 
 def _usage(model: PreTrainedModel, task: str | None, auto_class: str, repo_id: str, example: str | None) -> str:
     text = repr(shorten(example or "A text of the kind that the model was trained on.", 200))
-    ours, seq2seq = _is_ours(model), task in ("translation", "summarization")
+    ours, seq2seq = _is_ours(model), auto_class == "AutoModelForSeq2SeqLM"
     trust = ", trust_remote_code=True" if ours else ""
-    by_pipeline = (
-        "{first}from transformers import pipeline\n\n"
-        f'model = pipeline("{task}", model="{repo_id}"{{trust}})\n'
-        f"print(model({text}))"
-    )
+
+    def by_pipeline(first: str, trust: str) -> str:
+        made = f'model = pipeline("{task}", model="{repo_id}"{trust})'
+        return f"{first}from transformers import pipeline\n\n{made}\nprint(model({text}))"
+
     by_hand = (
         f"from transformers import AutoTokenizer, {auto_class}\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}"{trust})\n'
@@ -190,11 +205,11 @@ def _usage(model: PreTrainedModel, task: str | None, auto_class: str, repo_id: s
     else:
         by_hand += "print(model(**inputs).last_hidden_state.shape)"
     # transformers 5 has no pipelines of these two tasks, and none of a bare stack.
-    without = by_hand if seq2seq or task is None else by_pipeline.format(first="", trust=trust)
+    without = by_hand if seq2seq or task is None else by_pipeline("", trust)
     title = "Without it, by the code that comes with the model" if ours else "With transformers alone"
     parts = [(title, without)]
     if task is not None and (ours or seq2seq):
-        parts.insert(0, ("With hfseq (`pip install hfseq`)", by_pipeline.format(first="import hfseq\n", trust="")))
+        parts.insert(0, ("With hfseq (`pip install hfseq`)", by_pipeline("import hfseq\n", "")))
     return "## Use\n\n" + "\n\n".join(f"{title}:\n\n```python\n{code}\n```" for title, code in parts)
 
 

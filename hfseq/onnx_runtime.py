@@ -22,6 +22,7 @@ from transformers.modeling_outputs import (
 
 from .data.errors import InputError
 from .export import GRAPHS_FILE, run_session
+from .models.alignment import valid_steps
 from .models.cache import RecurrentCacheLayer, cache_layers
 
 
@@ -139,15 +140,21 @@ class _Whole(OnnxRunner):
             `logits`, or `last_hidden_state` of an encoder.
 
         Raises:
-            ValueError: If labels are given, or characters are missing.
+            ValueError: If labels are given, shapes do not fit, an id is outside the vocabulary, or characters are
+                missing or not read.
         """
-        if kwargs.get("labels") is not None:
-            raise ValueError("an exported model is not trained, so it takes no labels")
-        inputs = {"input_ids": input_ids, "attention_mask": _mask(input_ids, attention_mask)}
-        if char_ids is not None:
-            inputs["char_ids"] = char_ids
-        elif getattr(self.config, "char_encoder", None) is not None:
+        _no_labels(kwargs)
+        ids, mask = _checked(self.config, input_ids, attention_mask)
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        reads = getattr(self.config, "char_encoder", None) is not None
+        if reads and char_ids is None:
             raise ValueError("this model needs char_ids, which its tokenizer gives")
+        if not reads and char_ids is not None:
+            raise ValueError("char_ids were passed to a model without char_encoder")
+        if char_ids is not None:
+            if char_ids.dim() != 3 or char_ids.shape[:2] != ids.shape:
+                raise ValueError(f"char_ids has shape {tuple(char_ids.shape)}, expected {(*ids.shape, 'characters')}")
+            inputs["char_ids"] = char_ids.long()
         return self.output_class(**self.run("model", inputs))
 
 
@@ -194,7 +201,7 @@ class OnnxForCausalLM(_Generates):
         attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithCrossAttentions:
         """Predict the next token at every step.
@@ -204,27 +211,30 @@ class OnnxForCausalLM(_Generates):
             attention_mask: 1 at valid steps, `[B, T]` or `[B, past + T]`.
             past_key_values: State after the earlier tokens; updated in place.
             use_cache: Whether to return the state.
-            logits_to_keep: Number of last steps whose logits are wanted, 0 for all.
+            logits_to_keep: Number of last steps whose logits are wanted, 0 for all, or their indices.
             kwargs: Ignored.
 
         Returns:
             `logits` `[B, T, vocab_size]`, and the state if it is wanted.
 
         Raises:
-            ValueError: If the cache is another model's.
+            ValueError: If the cache is another model's, labels are given, shapes do not fit, or an id is outside the
+                vocabulary.
         """
-        batch, length = input_ids.shape
+        _no_labels(kwargs)
         cache = DynamicCache() if past_key_values is None else past_key_values
         layer = self._layer(cache)
+        ids, mask = _checked(self.config, input_ids, attention_mask, past=layer.seen)
+        batch, length = ids.shape
         if layer.states is None:
             shapes = self.about["states"].values()
             zeros = (np.zeros((batch, *found["shape"]), dtype=found["dtype"]) for found in shapes)
             layer.states = tuple(map(torch.from_numpy, zeros))
-        mask = _mask(input_ids, None if attention_mask is None else attention_mask[:, -length:])
-        outputs = self.run("decoder", {"input_ids": input_ids, "attention_mask": mask, **self._states(layer)})
+        outputs = self.run("decoder", {"input_ids": ids, "attention_mask": mask, **self._states(layer)})
         self._update(layer, outputs, length)
         kept = cache if past_key_values is not None or use_cache else None
-        logits = outputs["logits"][:, -logits_to_keep:]
+        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = outputs["logits"][:, keep]
         return CausalLMOutputWithCrossAttentions(logits=logits, past_key_values=kept)
 
 
@@ -244,9 +254,9 @@ class OnnxEncoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
         """Encoder states `[B, S, M]`, and of a CNN its embeddings."""
-        inputs = {"input_ids": input_ids, "attention_mask": _mask(input_ids, attention_mask)}
         runner: Any = self.runner
-        found = runner.run("encoder", inputs)
+        ids, mask = _checked(runner.config, input_ids, attention_mask)
+        found = runner.run("encoder", {"input_ids": ids, "attention_mask": mask})
         return ModelOutput({"last_hidden_state": found.pop("encoder_hidden_states"), **found})
 
 
@@ -262,8 +272,9 @@ class OnnxForConditionalGeneration(_Generates):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
-        encoder_outputs: ModelOutput | None = None,
+        encoder_outputs: ModelOutput | tuple[Tensor, ...] | None = None,
         past_key_values: Cache | None = None,
+        decoder_attention_mask: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
@@ -275,6 +286,7 @@ class OnnxForConditionalGeneration(_Generates):
             decoder_input_ids: Target ids `[B, T]`; each token is a step of the graph.
             encoder_outputs: The encoder's, in place of the source.
             past_key_values: Decoder state after the earlier tokens; updated in place.
+            decoder_attention_mask: Ones: the graph takes a token a step, and no padding.
             use_cache: Whether to return the state.
             kwargs: Ignored.
 
@@ -282,14 +294,22 @@ class OnnxForConditionalGeneration(_Generates):
             `logits` `[B, T, vocab_size]`, and the state if it is wanted.
 
         Raises:
-            ValueError: If there is no source, no target, or the cache is another model's.
+            ValueError: If there is no source, no target or one with padding, labels are given, shapes do not fit, an
+                id is outside the vocabulary, or the cache is another model's.
         """
+        _no_labels(kwargs)
+        if decoder_attention_mask is not None and not bool(decoder_attention_mask.all()):
+            raise ValueError("an exported translator takes no padding among decoder_input_ids")
         if decoder_input_ids is None or (input_ids is None and encoder_outputs is None):
             raise ValueError("an exported translator needs decoder_input_ids, and input_ids or encoder_outputs")
         if encoder_outputs is None:
             encoder_outputs = self.get_encoder()(input_ids, attention_mask)
+        if not isinstance(encoder_outputs, ModelOutput):
+            names = ("last_hidden_state", "encoder_embeddings")
+            encoder_outputs = ModelOutput(zip(names, encoder_outputs or (), strict=False))
         hidden = encoder_outputs["last_hidden_state"]
-        given = {"encoder_hidden_states": hidden, "attention_mask": _mask(hidden[..., 0], attention_mask)}
+        tokens, _ = _checked(self.config, decoder_input_ids, None, "decoder_input_ids")
+        given = {"encoder_hidden_states": hidden, "attention_mask": _steps(hidden, attention_mask)}
         cache: Any = past_key_values
         if cache is None:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -301,7 +321,7 @@ class OnnxForConditionalGeneration(_Generates):
             layer.memory = tuple(start[name] for name in self.about["memories"])
         given |= dict(zip(self.about["memories"], layer.memory or (), strict=True))
         logits = []
-        for token in decoder_input_ids.split(1, dim=1):
+        for token in tokens.split(1, dim=1):
             outputs = self.run("decoder", given | {"decoder_input_ids": token, **self._states(layer)})
             self._update(layer, outputs, 1)
             logits.append(outputs["logits"])
@@ -322,6 +342,28 @@ _RUNNERS: dict[str, type[OnnxRunner]] = {
 }
 
 
-def _mask(like: Tensor, mask: Tensor | None) -> Tensor:
-    """The mask as integers, all ones where there is none."""
-    return torch.ones(like.shape, dtype=torch.long) if mask is None else mask.long()
+def _checked(
+    config: Any, ids: Tensor, mask: Tensor | None, name: str = "input_ids", past: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Ids and mask `[B, T]` as integers, the mask of the current steps alone, all ones where there is none.
+
+    Raises:
+        ValueError: If shapes do not fit, there is no step, or an id is outside the vocabulary.
+    """
+    if ids.dim() != 2 or ids.shape[1] == 0:
+        raise ValueError(f"{name} has shape {tuple(ids.shape)}, expected (batch, length) with a step at least")
+    if int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
+        raise ValueError(
+            f"{name} has {int(ids.min())} to {int(ids.max())}, the vocabulary 0 to {config.vocab_size - 1}"
+        )
+    return ids.long(), _steps(ids, mask, past)
+
+
+def _steps(like: Tensor, mask: Tensor | None, past: int = 0) -> Tensor:
+    valid = valid_steps(mask, like.shape[0], like.shape[1], past, "attention_mask")
+    return torch.ones(like.shape[:2], dtype=torch.long) if valid is None else valid.long()
+
+
+def _no_labels(arguments: Mapping[str, Any]) -> None:
+    if arguments.get("labels") is not None:
+        raise ValueError("an exported model is not trained, so it takes no labels")

@@ -28,8 +28,6 @@ from .model_card import make_card
 
 IMAGES = ("learning_curve.png", "alignment.png", "confusion_matrix.png")
 """Plots of a run that a card shows."""
-# What an earlier push may have left there that belongs to no longer published files.
-_STALE = ["*.safetensors", "*.safetensors.index.json", "*.py", *IMAGES]
 # The Hub's client of either major version has one of these below it, whose errors it passes on.
 _UNREACHABLE: tuple[type[BaseException], ...] = (
     ConnectionError,
@@ -71,31 +69,45 @@ def publish(
     """
     with hub_errors(repo_id):
         validate_repo_id(repo_id)
-    if dry_run:
-        folder = Path(model_dir) / "hub" if dry_run is True else Path(dry_run)
-        if folder.exists() and any(folder.iterdir()):
-            if not (folder / "config.json").is_file():
-                raise InputError(f"{folder} has other files; name an empty folder for the dry run")
-            shutil.rmtree(folder)
-        stage(model_dir, folder, repo_id, license=license)
-        print(f"would go to {repo_id}:")
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            print(f"  {path.relative_to(folder)}  {path.stat().st_size:,} bytes")
-        return str(folder)
     with tempfile.TemporaryDirectory(prefix="hfseq-") as temporary:
+        if dry_run:
+            own = dry_run is True
+            folder = Path(model_dir) / "hub" if own else Path(str(dry_run))
+            # Only what an earlier dry run has written there is replaced.
+            if folder.exists() and any(folder.iterdir()) and not (own and (folder / "README.md").is_file()):
+                raise InputError(f"{folder} has other files; name an empty folder for the dry run")
+            stage(model_dir, temporary, repo_id, license=license)
+            if folder.exists():
+                shutil.rmtree(folder)
+            shutil.copytree(temporary, folder)
+            print(f"would go to {repo_id}:")
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                print(f"  {path.relative_to(folder)}  {path.stat().st_size:,} bytes")
+            return str(folder)
+        load_published(Path(model_dir))  # before a repository is made for it
         api = HfApi(token=token)
         with hub_errors(repo_id):
             url = api.create_repo(repo_id, private=private, exist_ok=True)
+            if revision is not None:
+                api.create_branch(url.repo_id, branch=revision, exist_ok=True)
         stage(model_dir, temporary, url.repo_id, license=license)
         with hub_errors(url.repo_id):
+            there = api.list_repo_files(url.repo_id, revision=revision)
             api.upload_folder(
                 repo_id=url.repo_id,
                 folder_path=temporary,
                 commit_message="Model, tokenizer and card",
-                delete_patterns=_STALE,
+                delete_patterns=[name for name in there if is_published(name)] or None,
                 revision=revision,
             )
     return str(url)
+
+
+def is_published(name: str) -> bool:
+    """Whether a file of a repository is one that `publish` writes and may be out of date: weights, code, plots."""
+    code = {path.name for path in Path(models.__file__).parent.glob("*.py")}
+    weights = name.startswith("model") and name.endswith((".safetensors", ".safetensors.index.json"))
+    return "/" not in name and (weights or name in code or name in IMAGES)
 
 
 def stage(model_dir: str | Path, folder: str | Path, repo_id: str, *, license: str | None = None) -> None:
@@ -182,5 +194,9 @@ def hub_errors(repo_id: str) -> Iterator[None]:
             409: "the name is taken",
         }.get(status or 0, f"the Hub answered {status}")
         raise InputError(f"{repo_id}: {why}{f' ({said})' if said else ''}") from error
+    except InputError:
+        raise
+    except ValueError as error:  # of the card's metadata
+        raise InputError(f"{repo_id}: the Hub refuses the card: {' '.join(str(error).split())[:300]}") from error
     except _UNREACHABLE as error:
         raise InputError(f"{repo_id}: {constants.ENDPOINT} cannot be reached: {type(error).__name__}") from error

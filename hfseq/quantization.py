@@ -14,18 +14,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .data.errors import InputError
-from .export import GRAPHS_FILE
+from .export import GRAPHS_FILE, check_target, replace_export
 from .models.alignment import Alignment
+from .models.convolution import Convolution
 from .models.recurrent import RecurrentLayer
-
-QUANTIZED = {
-    "LSTM": "DynamicQuantizeLSTM",
-    "MatMul": "MatMulInteger",
-    "Gemm": "MatMulInteger",
-    "Conv": "ConvInteger",
-    "Gather": "DequantizeLinear",
-}
-"""Operators of ONNX whose weights can be int8, and what stands in their place then."""
 
 
 def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str, int]]:
@@ -49,11 +41,10 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
         raise InputError("quantisation needs onnx and onnxruntime: pip install 'hfseq[onnx]'") from error
-    source, target = Path(directory), Path(out)
+    source = Path(directory)
     if not (source / GRAPHS_FILE).is_file():
         raise InputError(f"{source} has no {GRAPHS_FILE}; hfseq.export_onnx(MODEL_DIR, {str(source)!r}) makes one")
-    if target.exists() and any(target.iterdir()) and not (target / GRAPHS_FILE).is_file():
-        raise InputError(f"{target} has other files; name an empty folder")
+    check_target(out)
     report = {}
     with tempfile.TemporaryDirectory(prefix="hfseq-") as temporary:
         folder = Path(temporary) / "out"
@@ -70,9 +61,7 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
                     extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
                 )
             report[name] = _operators(onnx.load(path))
-        if target.exists():
-            shutil.rmtree(target)
-        shutil.copytree(folder, target)
+        replace_export(folder, out)
     return report
 
 
@@ -143,14 +132,17 @@ def quantize_torch(model: PreTrainedModel) -> tuple[PreTrainedModel, dict[str, i
     float32, and so does an output layer that shares the embeddings' matrix, and the CPU's kernels are for that alone.
 
     Args:
-        model: The model; it stays as it is.
+        model: The model, in any precision; it stays as it is.
 
     Returns:
-        The copy, which cannot be trained or saved, and the number of layers by precision and kind.
+        The copy, which cannot be saved and whose layers in int8 cannot be trained, and the number of layers by
+        precision and kind.
     """
-    copied = copy.deepcopy(model).eval()
+    copied = copy.deepcopy(model).float().eval()
     counts: Counter[str] = Counter()
-    embeddings: Any = copied.get_input_embeddings()
+    shared = {id(module.weight) for module in copied.modules() if isinstance(module, nn.Embedding)}
+    # An adaptive softmax reads the rows of the output layer itself.
+    adaptive = getattr(copied, "adaptive_softmax", None) is not None
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, RecurrentLayer):
@@ -158,14 +150,15 @@ def quantize_torch(model: PreTrainedModel) -> tuple[PreTrainedModel, dict[str, i
                 counts[f"{'int8' if quantizes else 'fp32'} {child.mode}"] += 1
                 if quantizes:
                     setattr(parent, name, QuantizedLayer(child))
-            elif type(child) is nn.Linear:
-                tied = child.weight is embeddings.weight
-                counts[f"{'fp32' if tied else 'int8'} Linear"] += 1
-                if not tied:
+            elif isinstance(child, nn.Linear):
+                plain = type(child) is nn.Linear and id(child.weight) not in shared
+                plain = plain and not (adaptive and name == "lm_head")
+                counts[f"{'int8' if plain else 'fp32'} Linear"] += 1
+                if plain:
                     setattr(parent, name, _quantized(nn.Sequential(child), {nn.Linear})[0])
             elif isinstance(child, nn.Embedding):
                 counts["fp32 Embedding"] += 1
-            elif type(child).__name__ == "Convolution":
+            elif isinstance(child, Convolution):
                 counts["fp32 Convolution"] += 1
     return copied, dict(counts)
 

@@ -48,9 +48,12 @@ def make_server(model_dir: str, *, host: str = "localhost", port: int = 8000, **
     try:
         from transformers.cli.serve import Serve
 
+        print(f"serving {model_dir} at http://{host}:{port}/v1/completions", flush=True)
         return Serve(force_model=model_dir, host=host, port=port, **options)
     except ImportError as error:
         raise InputError("serving needs more packages: pip install 'hfseq[serve]'") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{model_dir}: {' '.join(str(error).split())[:300]}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -63,7 +66,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     logging.disable_progress_bar()  # of loading
     try:
-        print(f"serving {args.model_dir} at http://{args.host}:{args.port}/v1/completions", flush=True)
         make_server(args.model_dir, host=args.host, port=args.port, device=args.device)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -40,7 +40,7 @@ from hfseq.training.arguments import (
 )
 from hfseq.training.classification import label_array, majority, score_classes
 from hfseq.training.classifiers import score_classifier, text_classifier, train_classifier
-from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
+from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dirs, run, with_default_config
 from hfseq.training.costs import measure_costs
 from hfseq.training.models import load_model
 from hfseq.training.reports import plot_trade_off
@@ -62,6 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     disable_progress_bars()
     if args.hp_search or args.do_predict or model_args.ensemble or model_args.model_name_or_path:
         raise InputError("--hp_search, --do_predict, --ensemble, --model_name_or_path: a comparison trains `models`")
+    if args.label_smoothing_factor:
+        raise InputError("--label_smoothing_factor is not of comparison; leave it out")
     if args.push_to_hub:
         raise InputError("--push_to_hub: a comparison has many models; hfseq.publish(DIRECTORY, NAME) publishes one")
     models = dict(data_args.models or {})
@@ -82,7 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     say(f"{', '.join(f'{len(rows)} {split}' for split, rows in splits.items())} texts of {len(names)} classes")
 
     # 3. Each model with each seed: made, trained, scored. What is done stays done if the run is interrupted.
-    prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
+    parts = [str(path.relative_to(args.output_dir)) for path in Path(args.output_dir).glob("runs/*")]
+    prepare_output_dirs(args.output_dir, parts, overwrite=args.overwrite_output_dir, resume=resume)
     root = Path(args.output_dir)
     fields = {
         "id2label": dict(enumerate(names)),

@@ -47,7 +47,7 @@ from hfseq.training.arguments import (
 )
 from hfseq.training.classification import label_array, majority, score_classes
 from hfseq.training.classifiers import score_classifier, text_classifier, train_classifier
-from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, value_of, with_default_config
+from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dirs, run, value_of, with_default_config
 from hfseq.training.costs import cost_table, measure_costs
 from hfseq.training.distillation import augment, distillation_loss, student_rows, teacher_logits
 from hfseq.training.hub import open_repository, publish_run
@@ -64,7 +64,7 @@ TRANSLATION_KINDS = (ModelArguments, TranslationDistillationArguments, Translati
 
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe with the arguments `argv`, by default those of the process."""
-    argv = with_default_config(argv, DEMO, unless=("--teacher", *DATA_FLAGS))
+    argv = with_default_config(argv, DEMO, unless=("--teacher", "--task", *DATA_FLAGS))
     tasks = {"classification": distil_classifier, "translation": distil_translator}
     task = value_of(argv, "task", "classification")
     if task not in tasks:
@@ -82,6 +82,8 @@ def distil_classifier(argv: list[str]) -> None:
     say = partial(PartialState().print, flush=True)  # on the first process only
     if args.hp_search or args.do_predict:
         raise InputError("--hp_search and --do_predict: recipes/sentiment.py searches, and predicts with a student")
+    if args.label_smoothing_factor:
+        raise InputError("--label_smoothing_factor is not of distillation; leave it out")
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     set_seed(args.seed)
@@ -101,7 +103,7 @@ def distil_classifier(argv: list[str]) -> None:
 
     # 3. The teacher: a checkpoint, or a new model that learns all classes.
     open_repository(args)
-    prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
+    prepare_output_dirs(args.output_dir, ("teacher", "alone"), overwrite=args.overwrite_output_dir, resume=resume)
     fields = {
         "id2label": dict(enumerate(names)),
         "label2id": {name: index for index, name in enumerate(names)},
@@ -139,6 +141,7 @@ def distil_classifier(argv: list[str]) -> None:
 
     # 5. The student twice, from the same start: by itself, and taught.
     make_student = partial(make, model_args, tokenizer_texts(everything, (text,)))
+    set_seed(args.seed)
     student, tokenizer = make_student()
     say(f"student: {type(student).__name__}, {student.num_parameters():,} parameters, {len(tokenizer)} tokens")
     train_classifier(root / "alone", student, tokenizer, *given, splits, say=say)
@@ -204,7 +207,7 @@ def distil_translator(argv: list[str]) -> None:
 
     # 4. What the teacher makes of the training texts; what is there after an interruption stays.
     open_repository(args)
-    prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
+    prepare_output_dirs(args.output_dir, ("teacher", "alone"), overwrite=args.overwrite_output_dir, resume=resume)
     root, train = Path(args.output_dir), splits["train"]
     reading = {
         "batch_size": args.per_device_eval_batch_size,
@@ -229,6 +232,7 @@ def distil_translator(argv: list[str]) -> None:
 
     # 5. The student twice, from the same start: by itself, and taught.
     make_student = partial(make, model_args, [*tokenizer_texts(train, (source, target)), *texts])
+    set_seed(args.seed)
     student, tokenizer = make_student()
     say(f"student: {type(student).__name__}, {student.num_parameters():,} parameters, {len(tokenizer)} tokens")
     train_translator(root / "alone", student, tokenizer, args, data_args, splits, say=say)

@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+import unicodedata
 from itertools import product
 
 import numpy as np
@@ -28,6 +29,8 @@ from hfseq.data.collation import CheckedCollator
 from hfseq.data.errors import InputError
 from hfseq.models.characters import CharacterEncoder
 from hfseq.tokenization import train_tokenizer
+from hfseq.training.arguments import ModelArguments
+from hfseq.training.models import load_model
 
 TEXTS = ["Hello , world : don't stop", "aab says Hello"] * 3
 FAMILIES = (hfseq.RnnConfig, hfseq.LstmConfig, hfseq.GruConfig, hfseq.CnnConfig)
@@ -89,6 +92,16 @@ def test_composed_and_decomposed_letters_are_spelled_alike():
     assert spelled(tokenizer, composed["char_ids"][0]) == "caf\u00e9"
 
 
+@pytest.mark.parametrize("text", ["\ud55c\uae00", "\u0995\u09cb", "\u0b95\u0bca", "na\u00efve"])
+@pytest.mark.parametrize("model", ["word", "whitespace", "bpe"])
+def test_other_scripts_are_composed_too(text, model):
+    tokenizer = train_tokenizer([f"{text} {text}"] * 2, model=model, vocab_size=60, characters=True)
+    decomposed = unicodedata.normalize("NFD", text)
+    assert decomposed != text
+    assert tokenizer(text)["char_ids"] == tokenizer(decomposed)["char_ids"]
+    assert 1 not in np.concatenate(tokenizer(decomposed)["char_ids"])
+
+
 def test_the_middle_of_a_long_word_is_left_out(tokenizer):
     tokenizer = train_tokenizer(["abcdefghij"] * 2, model="whitespace", vocab_size=20, characters=True)
     tokenizer.init_kwargs["max_characters"] = 5
@@ -138,6 +151,8 @@ def test_one_row_is_padded(tokenizer):
     row = tokenizer("Hello aab")
     padded = tokenizer.pad(row, padding="max_length", max_length=5, return_tensors="pt")
     assert padded["input_ids"].shape == (5,) and padded["char_ids"].shape == (5, 5)
+    again = tokenizer.pad(padded, padding="max_length", max_length=7, return_tensors="pt")
+    assert again["input_ids"].shape == (7,) and again["char_ids"].shape == (7, 5)
 
 
 def test_rows_without_characters_are_padded_as_ever(tokenizer):
@@ -397,6 +412,24 @@ def test_a_published_tagger_spells_words_without_hfseq(taggers, tmp_path, monkey
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("['verb', 'noun'")
+
+
+def test_a_tokenizer_and_its_model_agree_on_characters(tokenizer, taggers):
+    plain = train_tokenizer(TEXTS, model="word", vocab_size=60)
+    args = ModelArguments(model_type="hfseq_gru", config_overrides={"char_encoder": "cnn"})
+    with pytest.raises(InputError, match="char_encoder='cnn' needs a tokenizer that gives characters"):
+        load_model(AutoModelForTokenClassification, args, None, default_type="", tokenizer=plain)
+    for kind, overrides, message in (
+        (None, {"char_encoder": "cnn"}, "has another size"),
+        ("cnn", {"char_encoder": None}, "the tokenizer gives characters, which need a char_encoder"),
+        (None, {"hidden_size": 32}, "has another size; it would start anew"),
+    ):
+        args = ModelArguments(model_name_or_path=str(taggers[kind]), config_overrides=overrides)
+        fields = {"id2label": {0: "x", 1: "y"}, "label2id": {"x": 0, "y": 1}}
+        with pytest.raises(InputError, match=message):
+            load_model(AutoModelForTokenClassification, args, None, default_type="", **fields)
+    with pytest.raises(ValueError, match="needs characters="):
+        hfseq.WordCharacterTokenizer(tokenizer_object=plain.backend_tokenizer)("a")
 
 
 def test_the_number_of_characters_comes_from_the_tokenizer(endings, tmp_path):

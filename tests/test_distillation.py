@@ -201,6 +201,31 @@ def test_three_models_side_by_side(data, tmp_path, capsys):
     assert weights(output).keys() == weights(output / "alone").keys()
 
 
+def test_both_students_start_alike(data, tmp_path, monkeypatch):
+    starts = []
+    train = RECIPE.train_classifier
+
+    def note(directory, model, *args, **kwargs):
+        starts.append({name: parameter.clone() for name, parameter in model.named_parameters()})
+        return train(directory, model, *args, **kwargs)
+
+    monkeypatch.setattr(RECIPE, "train_classifier", note)
+    sizes = '{"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}'
+    start(data, tmp_path / "run", teacher=None, teacher_overrides=sizes, augmentations=0, max_steps=2)
+    _, alone, taught = starts
+    assert_equal(alone, taught)
+
+
+def test_an_overwritten_run_leaves_nothing_for_a_later_one(data, tmp_path):
+    output = start(data, tmp_path / "run", augmentations=0, max_steps=2)
+    assert (output / "teacher_logits.npy").is_file() and list((output / "alone").glob("checkpoint-*"))
+    with pytest.raises(InputError, match="nowhere"):
+        start(data, output, teacher="nowhere", overwrite_output_dir=True)
+    assert (output / "model.safetensors").is_file()  # nothing goes before everything has been checked
+    again = start(data, output, overwrite_output_dir=True, augmentations=0, max_steps=1)
+    assert [path.name for path in (again / "alone").glob("checkpoint-*")] == ["checkpoint-1"]
+
+
 def test_without_a_teacher_one_is_trained(data, tmp_path, capsys):
     sizes = '{"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}'
     output = start(data, tmp_path / "run", teacher=None, teacher_overrides=sizes, augmentations=0, max_steps=2)
@@ -241,6 +266,7 @@ def test_two_processes_train_the_same_student_as_one(data, tmp_path):
         ({"streaming": True}, "--streaming is not of distillation"),
         ({"label_separator": ";"}, "--label_separator is not of distillation"),
         ({"hp_search": 2}, "recipes/sentiment.py searches"),
+        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor is not of distillation"),
         ({"teacher": "nowhere"}, "nowhere: no such directory"),
         ({"model_name_or_path": "x", "model_type": "hfseq_gru"}, "leave it out with --model_name_or_path"),
     ],

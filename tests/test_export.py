@@ -177,6 +177,77 @@ def test_a_graph_that_differs_is_not_kept(tokenizers, tmp_path, monkeypatch):
     assert (tmp_path / "onnx" / "model.onnx").read_bytes() == before
 
 
+def test_a_graph_without_numbers_is_not_kept(tokenizers, tmp_path):
+    model, _ = saved(hfseq.GruForSequenceClassification, tmp_path / "model", tokenizers)
+    model.classifier.bias.data.fill_(float("nan"))
+    model.save_pretrained(tmp_path / "model")
+    with pytest.raises(RuntimeError, match="differs from the model by nan"):
+        export_onnx(tmp_path / "model", tmp_path / "onnx")
+
+
+def test_large_values_may_differ_by_a_share(tokenizers, tmp_path):
+    model, _ = saved(hfseq.LstmForSequenceClassification, tmp_path / "model", tokenizers, num_labels=1)
+    model.classifier.weight.data.mul_(1e5)
+    model.save_pretrained(tmp_path / "model")
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    runner, _ = load_onnx(tmp_path / "onnx", threads=1)
+    inputs = next(batches(model))
+    torch.testing.assert_close(runner(**inputs).logits, model(**inputs).logits, atol=0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_exported_and_quantized_in_float32(dtype, tokenizers, tmp_path):
+    model, tokenizer = saved(hfseq.LstmForCausalLM, tmp_path / "model", tokenizers)
+    model.to(dtype).save_pretrained(tmp_path / "model")
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    runner, _ = load_onnx(tmp_path / "onnx", threads=1)
+    inputs = tokenizer("a b c", return_tensors="pt")
+    expected = model.float()(**inputs).logits
+    torch.testing.assert_close(runner(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
+    quantized, _ = quantize_torch(model.to(dtype))
+    assert (quantized(**inputs).logits - expected).norm() < 0.15 * expected.norm()
+    assert model.dtype == dtype
+
+
+def test_int8_leaves_what_is_shared_or_read_elsewhere(tokenizers, tmp_path):
+    ids = torch.tensor([[4, 5, 6]])
+    fields = {"adaptive_softmax_cutoffs": [5], "tie_word_embeddings": False}
+    model, _ = saved(hfseq.LstmForCausalLM, tmp_path / "one", tokenizers, **fields)
+    quantized, covered = quantize_torch(model)
+    assert quantized(ids).logits.shape == model(ids).logits.shape and covered["fp32 Linear"] == 1
+    fields = {"share_encoder_decoder_embeddings": False, "embedding_size": 16}
+    model, _ = saved(hfseq.LstmForConditionalGeneration, tmp_path / "two", tokenizers, **fields)
+    _, covered = quantize_torch(model)
+    assert covered["fp32 Linear"] == 1
+    model, _ = saved(hfseq.CnnForSequenceClassification, tmp_path / "three", tokenizers)
+    assert quantize_torch(model)[1]["fp32 Linear"] == 1
+
+
+def test_runners_refuse_what_models_refuse(tokenizers, tmp_path):
+    ids = torch.tensor([[4, 5, 6, 7]])
+    for model_class in (hfseq.GruForCausalLM, hfseq.GruForSequenceClassification, hfseq.GruForConditionalGeneration):
+        saved(model_class, tmp_path / "model", tokenizers)
+        export_onnx(tmp_path / "model", tmp_path / model_class.__name__)
+        runner, _ = load_onnx(tmp_path / model_class.__name__, threads=1)
+        more = {"decoder_input_ids": ids} if runner.config.is_encoder_decoder else {}
+        assert torch.equal(runner(ids.int(), **more).logits, runner(ids, **more).logits)
+        for wrong, message in (
+            ({"input_ids": ids, "attention_mask": torch.ones(1, 2)}, "attention_mask has shape"),
+            ({"input_ids": ids - 5}, "the vocabulary 0 to"),
+            ({"input_ids": ids + 50}, "the vocabulary 0 to"),
+            ({"input_ids": ids[:, :0]}, "with a step at least"),
+            ({"input_ids": ids, "labels": ids}, "takes no labels"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                runner(**(more | wrong))
+    padded = {"decoder_input_ids": ids, "decoder_attention_mask": torch.tensor([[0, 1, 1, 1]])}
+    with pytest.raises(ValueError, match="takes no padding"):
+        runner(ids, **padded)
+    whole = runner(ids, decoder_input_ids=ids).logits
+    encoded = (runner.get_encoder()(ids)["last_hidden_state"],)
+    assert torch.equal(runner(encoder_outputs=encoded, decoder_input_ids=ids).logits, whole)
+
+
 def test_folders(tokenizers, tmp_path):
     saved(hfseq.GruModel, tmp_path / "model", tokenizers)
     (tmp_path / "mine").mkdir()
@@ -186,9 +257,18 @@ def test_folders(tokenizers, tmp_path):
     for function in (load_onnx, lambda folder: quantize_onnx(folder, tmp_path / "new")):
         with pytest.raises(InputError, match="has no onnx.json"):
             function(tmp_path / "model")
+    with pytest.raises(InputError, match="notes is a file"):
+        export_onnx(tmp_path / "model", tmp_path / "mine" / "notes")
+    with pytest.raises(InputError, match="has other files"):
+        export_onnx(tmp_path / "model", tmp_path / "model")
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    quantize_onnx(tmp_path / "onnx", tmp_path / "onnx")
     export_onnx(tmp_path / "model", tmp_path / "onnx")
     with pytest.raises(InputError, match="has other files"):
         quantize_onnx(tmp_path / "onnx", tmp_path / "mine")
+    (tmp_path / "onnx" / "notes").write_text("mine")
+    with pytest.raises(InputError, match="has other files: notes"):
+        export_onnx(tmp_path / "model", tmp_path / "onnx")
     assert (tmp_path / "mine" / "notes").read_text() == "mine"
     (tmp_path / "onnx" / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(InputError, match="model.onnx is missing or broken"):

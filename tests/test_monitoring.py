@@ -8,10 +8,19 @@ import pytest
 import recipe_runs
 import torch
 from recipe_runs import WORDS, load, reviews, weights
-from transformers import pipeline
+from transformers import AutoTokenizer, pipeline
 
+import hfseq
 from hfseq.data.errors import InputError
-from hfseq.training.monitoring import bootstrap_drop, chrf_of_texts, drift_tests, holm, unknown_shares, verdict
+from hfseq.training.monitoring import (
+    bootstrap_drop,
+    chrf_of_texts,
+    drift_tests,
+    holm,
+    permuted_chi_square,
+    unknown_shares,
+    verdict,
+)
 
 RECIPE = load("monitoring")
 
@@ -58,6 +67,26 @@ def test_false_alarms_are_as_rare_as_is_said():
     alarms = sum(bool(verdict(None, drift_tests(*sides(seed)), max_drop=1, alpha=0.05)) for seed in range(200))
     # 200 trials at 5 %: more than 20 has a probability of 0.1 %.
     assert alarms <= 20
+
+
+@pytest.mark.parametrize("shares", [(0.97, 0.01, 0.01, 0.01), tuple(np.arange(1, 31) / 465)])
+def test_rare_classes_raise_no_false_alarms(shares):
+    rng = np.random.default_rng(1)
+    counts = ((rng.multinomial(500, shares), rng.multinomial(8, shares)) for _ in range(200))
+    alarms = sum(permuted_chi_square(np.array(rows), permutations=999) < 0.05 for rows in counts)
+    # As above.
+    assert alarms <= 20
+
+
+def test_permutations_agree_with_the_table_where_counts_are_large():
+    # Pearson's chi-square of these counts is 4.0 with one degree of freedom: p = 0.0455 in the tables.
+    assert permuted_chi_square(np.array([[120, 80], [100, 100]])) == pytest.approx(0.0455, abs=0.012)
+
+
+def test_few_rows_raise_no_alarm_by_their_score():
+    drop = bootstrap_drop("accuracy", np.full(100, 100.0), np.zeros(1))
+    assert not verdict(drop, [], max_drop=2.0, alpha=0.01, rows=1)
+    assert verdict(drop, [], max_drop=2.0, alpha=0.01, rows=30)
 
 
 def test_degenerate_sides():
@@ -227,6 +256,7 @@ def test_a_translator_is_watched_too(translator, tmp_path):
         ({"holdout": 1}, "--holdout must lie between 0 and 1"),
         ({"max_drop": -1}, "--max_drop 0 or more"),
         ({"streaming": "true"}, "--streaming is not of monitoring"),
+        ({"validation_file": "x.csv"}, "--validation_file is not of monitoring"),
         ({"hp_search": 2}, "are not of monitoring"),
         ({"text_column": "body"}, "no column 'body'"),
     ],
@@ -235,6 +265,47 @@ def test_bad_input(flags, message, data, tmp_path):
     with pytest.raises(InputError, match=message):
         watch(data, tmp_path / "out", "same", **flags)
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_as_numbers_and_with_spaces(data, tmp_path):
+    lines = (data / "same.csv").read_text().splitlines()[1:]
+    numbers = {"bad": "0", "good": " 1 "}
+    for name in ("test", "same"):
+        rows = [line.split(",") for line in (data / f"{name}.csv").read_text().splitlines()[1:]]
+        write(tmp_path / f"{name}.csv", [(text, numbers[label]) for text, label in rows])
+    flags = {"test_file": tmp_path / "test.csv", "fresh_file": tmp_path / "same.csv"}
+    code, found = watch(data, tmp_path / "out", "same", **flags)
+    assert code == 0 and found["drop"]["reference"] == 100.0 and len(lines) == 80
+
+
+def test_classes_of_another_model_are_refused(data, tmp_path):
+    for name, flag in (("test", "--test_file"), ("fresh", "--fresh_file")):
+        write(tmp_path / f"{name}.csv", [("the plot is fine", "splendid")])
+        with pytest.raises(InputError, match=rf"{flag} .*{name}.csv: class 'splendid' is not one of the model's"):
+            watch(data, tmp_path / "out", "same", **{f"{name}_file": tmp_path / f"{name}.csv"})
+    with pytest.raises(InputError, match=r"none.csv: no such file \(--fresh_file\)"):
+        watch(data, tmp_path / "out", "same", fresh_file=tmp_path / "none.csv")
+
+
+def test_the_watched_model_is_not_overwritten(data, tmp_path):
+    before = {path.name for path in (data / "model").iterdir()}
+    for place in (data / "model", data):
+        with pytest.raises(InputError, match="holds the model that is watched"):
+            watch(data, place, "same", overwrite_output_dir="true")
+    assert {path.name for path in (data / "model").iterdir()} == before
+
+
+def test_a_model_that_cannot_classify_is_refused(data, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(data / "model")
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 8}
+    models = {"tagger": hfseq.GruForTokenClassification(hfseq.GruConfig(**sizes))}
+    several = {"problem_type": "multi_label_classification", "num_labels": 2}
+    models["several"] = hfseq.GruForSequenceClassification(hfseq.GruConfig(**sizes, **several))
+    for name, message in (("tagger", "GruForTokenClassification is no trained classifier"), ("several", "one class a text")):
+        for saved in (models[name], tokenizer):
+            saved.save_pretrained(tmp_path / name)
+        with pytest.raises(InputError, match=message):
+            watch(data, tmp_path / "out", "same", model_name_or_path=tmp_path / name)
 
 
 def test_labels_are_needed_to_train_on(data, tmp_path):

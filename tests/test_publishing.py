@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ import hfseq
 from hfseq.data.errors import InputError
 from hfseq.models import MODEL_CLASSES
 from hfseq.tokenization import train_tokenizer
+from hfseq.training.results import save_run
 
 CONFIG = """\
 model_type: hfseq_gru
@@ -107,12 +109,16 @@ def test_a_dry_run_writes_and_shows_what_would_go_up(trained, tmp_path, capsys):
     assert names >= code | needed | {"confusion_matrix.png"}
     # Nothing of the run's own.
     assert not names & {"training_args.bin", "run.json", "all_results.json", "predictions.txt", "samples.txt"}
-    # Once more, into the same folder; but never over other files.
-    hfseq.publish(trained, "ann/tiny-gru", dry_run=target)
+    # Never over other files, a model or an earlier folder among them; `True` has a place of its own.
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="has other files"):
-        hfseq.publish(trained, "ann/tiny-gru", dry_run=tmp_path)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    for place in (tmp_path, target, trained):
+        before = sorted(path.name for path in place.iterdir())
+        with pytest.raises(InputError, match="has other files"):
+            hfseq.publish(trained, "ann/tiny-gru", dry_run=place)
+        assert sorted(path.name for path in place.iterdir()) == before
+    for _ in range(2):
+        assert hfseq.publish(trained, "ann/tiny-gru", dry_run=True) == str(trained / "hub")
+    shutil.rmtree(trained / "hub")
 
 
 def test_the_weights_are_the_same(trained, folder):
@@ -187,7 +193,47 @@ def test_a_card_without_a_run_file_claims_nothing(tmp_path):
     card = card_of(tmp_path / "out")
     assert card.data.eval_results is None and "## Scores" not in card.text and "Nobody has said here" in card.text
     assert "trust_remote_code" not in card.text and "import hfseq" not in card.text
+    assert "trained with hfseq" not in card.text
     assert not list((tmp_path / "out").glob("*.py"))
+
+
+def test_what_a_card_must_not_stumble_over(trained, tmp_path):
+    copy = broken(trained, tmp_path, lambda folder: None)
+    run = json.loads((copy / "run.json").read_text())
+    more = {"example": "use {name} here, {} and ```", "languages": ["english", "de"]}
+    (copy / "run.json").write_text(json.dumps(run | more))
+    (copy / "all_results.json").write_text('{"test_accuracy": NaN, "test_f1": 50, "test_note": "x"}')
+    hfseq.publish(copy, "x", dry_run=tmp_path / "out")
+    card = card_of(tmp_path / "out")
+    assert "use {name} here, {} and" in card.text and card.data.language == ["de"]
+    assert [result.metric_name for result in card.data.eval_results] == ["macro F1"]
+    for name in ("run.json", "all_results.json"):
+        for text in ("{", "[]"):
+            (copy / name).write_text(text)
+            with pytest.raises(InputError, match=name):
+                hfseq.publish(copy, "x", dry_run=tmp_path / "again")
+        (copy / name).write_text("{}")
+
+
+def test_a_run_file_says_nothing_of_this_machine(tmp_path, rows):
+    argv = arguments(rows, tmp_path / "run")
+    vectors = json.dumps({"hidden_size": 16, "note": str(tmp_path / "secret")})
+    kinds = load("sentiment").KINDS
+    save_run(
+        str(tmp_path),
+        kinds,
+        [*argv, "--config_overrides", vectors],
+        {"train": [1], "validation": [1, 2]},
+        task="text-classification",
+        split="validation",
+        embedded="nothing",
+        example="x",
+    )
+    text = (tmp_path / "run.json").read_text()
+    run = json.loads(text)
+    assert str(tmp_path) not in text and str(rows) not in text
+    assert run["tested_on"] == "val.csv" and run["data"] == "train.csv"
+    assert run["arguments"]["config_overrides"]["note"] == "secret" and run["rows"] == {"train": 1, "validation": 2}
 
 
 # What is broken.
@@ -342,7 +388,8 @@ def test_pushing_again_updates_and_a_push_cut_off_leaves_what_was(hub, trained, 
     state, url = hub
     done = online(url, tmp_path, "-c", PUSH, trained, "again")
     assert done.returncode == 0 and done.stdout.strip() == f"{url}/ann/again"
-    state.repos["ann/again"][-1] |= {"stale.safetensors": b"x", "notes.md": b"kept"}
+    own = {"notes.md": b"kept", "handler.py": b"kept", "onnx/model.safetensors": b"kept"}
+    state.repos["ann/again"][-1] |= {"model-00001-of-00002.safetensors": b"x", "modeling_rnn.py": b"x"} | own
     first = dict(state.files("ann/again"))
     # New weights, and a connection that breaks while they go up, or before the commit.
     changed = broken(trained, tmp_path, lambda folder: None)
@@ -358,7 +405,12 @@ def test_pushing_again_updates_and_a_push_cut_off_leaves_what_was(hub, trained, 
     assert done.returncode == 0, done.stderr
     now = state.files("ann/again")
     assert now["model.safetensors"] != first["model.safetensors"]
-    assert "stale.safetensors" not in now and now["notes.md"] == b"kept"
+    assert not {"model-00001-of-00002.safetensors", "modeling_rnn.py"} & now.keys()
+    assert own.items() <= now.items()
+    # What is broken makes no repository.
+    (changed / "model.safetensors").write_bytes(b"broken")
+    done = online(url, tmp_path, "-c", PUSH, changed, "never")
+    assert done.returncode != 0 and "ann/never" not in state.repos
 
 
 ERRORS = """\
@@ -404,6 +456,8 @@ def test_offline_and_nothing_to_publish(trained, rows, tmp_path, monkeypatch):
     comparison = [*arguments(rows, tmp_path / "c"), "--push_to_hub"]
     with pytest.raises(InputError, match="a comparison has many models"):
         recipe_runs.start(load("comparison"), comparison[0:1] + comparison[1:])
+    with pytest.raises(InputError, match="--license 'Apache 2.0' is no name that the Hub knows"):
+        recipe_runs.start(load("sentiment"), arguments(rows, tmp_path / "s", license="Apache 2.0"))
     for more in (["--hp_search", "2"], ["--do_predict", "--model_name_or_path", str(trained)]):
         with pytest.raises(InputError, match="--push_to_hub publishes what a run trains"):
             recipe_runs.start(load("sentiment"), [*arguments(rows, tmp_path / "s"), "--push_to_hub", *more])

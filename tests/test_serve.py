@@ -94,3 +94,5 @@ def test_what_cannot_be_served(tmp_path):
     )
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: ")
     assert "no config.json, so there is no model" in done.stderr
+    with pytest.raises(InputError, match="nowhere"):
+        make_server("nowhere", non_blocking=True)

@@ -37,13 +37,18 @@ class WordCharacterTokenizer(PreTrainedTokenizerFast):
     @property
     def char_vocab_size(self) -> int:
         """How many character ids there are, those of none and of an unknown character counted."""
-        return FIRST_CHARACTER + len(self.init_kwargs["characters"])
+        return FIRST_CHARACTER + len(self._characters())
+
+    def _characters(self) -> str:
+        if "characters" not in self.init_kwargs:
+            raise ValueError("a WordCharacterTokenizer needs characters=…, a string of all that are known")
+        return self.init_kwargs["characters"]
 
     def spell(self, word: str) -> list[int]:
         """The character ids of a word, at most `max_characters`."""
         if "_char_table" not in self.__dict__:
-            characters = self.init_kwargs["characters"]
-            self._char_table = {character: FIRST_CHARACTER + place for place, character in enumerate(characters)}
+            places = enumerate(self._characters(), FIRST_CHARACTER)
+            self._char_table = {character: place for place, character in places}
         word, limit = unicodedata.normalize("NFC", word.strip()), self.max_characters
         if len(word) > limit:
             word = word[: limit - limit // 2] + word[len(word) - limit // 2 :]
@@ -89,10 +94,7 @@ class WordCharacterTokenizer(PreTrainedTokenizerFast):
         places = zip(encoding.offsets, encoding.word_ids, encoding.sequence_ids, strict=True)
         for (start, end), word, side in places:
             source = None if side is None else sides[side][word] if is_split_into_words else sides[side]
-            # Accents that were composed with the last letter lie beyond the end that is given.
-            while source is not None and end < len(source) and unicodedata.combining(source[end]):
-                end += 1
-            rows.append([] if source is None else self.spell(source[start:end]))
+            rows.append([] if source is None else self.spell(source[start : _composed_end(source, start, end)]))
         return rows
 
     def pad(self, encoded_inputs: Any, *args: Any, **kwargs: Any) -> BatchEncoding:
@@ -103,8 +105,8 @@ class WordCharacterTokenizer(PreTrainedTokenizerFast):
             return super().pad(encoded_inputs, *args, **kwargs)
         rows = encoded_inputs["char_ids"]
         rows = rows.tolist() if hasattr(rows, "tolist") else [_plain(row) for row in rows]
-        ids = encoded_inputs[self.model_input_names[0]]
-        single = not len(ids) or not hasattr(ids[0], "__len__")
+        ids = _plain(encoded_inputs[self.model_input_names[0]])
+        single = not ids or not hasattr(_plain(ids[0]), "__len__")
         padded = _same_lengths([rows])[0] if single else _same_lengths(rows)
         return super().pad({**encoded_inputs, "char_ids": padded}, *args, **kwargs)
 
@@ -127,6 +129,16 @@ class WordCharacterTokenizer(PreTrainedTokenizerFast):
             right = (padding_side or self.padding_side) == "right"
             padded["char_ids"] = [*rows, *missing] if right else [*missing, *rows]
         return padded
+
+
+def _composed_end(source: str, start: int, end: int) -> int:
+    """Where a token ends whose last letter is composed of more characters than the tokenizer says: accents, jamo."""
+    while start < end < len(source) and not source[end].isascii():
+        one, more = (len(unicodedata.normalize("NFC", source[start:stop])) for stop in (end, end + 1))
+        if more > one:
+            break
+        end += 1
+    return end
 
 
 def known_characters(texts: Iterable[str]) -> str:

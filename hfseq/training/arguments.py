@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -316,6 +317,7 @@ class MonitoringArguments(ClassArguments):
     num_bootstrap: int = field(default=1000, metadata={"help": "Samples for the interval of the drop."})
     max_target_length: int = field(default=256, metadata={"help": "Of a translator or summarizer, in tokens."})
     num_beams: int = field(default=1, metadata={"help": "The same: its beams."})
+    source_prefix: str = field(default="", metadata={"help": "The same: text before every source."})
     retrain: bool = field(
         default=False,
         metadata={
@@ -337,7 +339,9 @@ class MonitoringArguments(ClassArguments):
             raise ValueError("--holdout must lie between 0 and 1, and --alpha from 0 to 1")
         if self.num_bootstrap < 1 or self.num_beams < 1 or self.max_drop < 0:
             raise ValueError("--num_bootstrap and --num_beams must be 1 or more, --max_drop 0 or more")
-        given = {"streaming": self.streaming, "output_file": self.output_file, "dataset_name": self.dataset_name}
+        given: dict[str, Any] = {"streaming": self.streaming, "output_file": self.output_file}
+        given |= {"dataset_name": self.dataset_name}
+        given |= {"class_weights": self.class_weights, "validation_file": self.validation_file}
         for name, value in (given | {"label_separator": self.label_separator}).items():
             if value:
                 raise ValueError(f"--{name} is not of monitoring; leave it out")
@@ -566,6 +570,8 @@ class RecipeArguments(TrainingArguments):
         if self.hub_token is not None:
             # For this process alone: the arguments are saved beside each checkpoint.
             os.environ["HF_TOKEN"], self.hub_token = self.hub_token, None
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license):
+            raise ValueError(f"--license {self.license!r} is no name that the Hub knows; give one such as apache-2.0")
         if self.push_to_hub and (self.hp_search or (self.do_predict and not self.do_train)):
             raise ValueError("--push_to_hub publishes what a run trains; hfseq.publish(DIRECTORY, NAME) any model")
         if self.push_to_hub and "checkpoint" in str(getattr(self.hub_strategy, "value", self.hub_strategy)):

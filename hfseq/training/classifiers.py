@@ -114,6 +114,6 @@ def text_classifier(
     @torch.inference_mode()
     def classify(texts: Sequence[str]) -> torch.Tensor:
         inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-        return model(**inputs.to(model.device)).logits
+        return model(**inputs.to(model.device)).logits.cpu()  # which waits for the device
 
     return classify

@@ -25,6 +25,7 @@ _PRODUCED = (
     *("checkpoint-*", "config.json", "generation_config.json", "training_args.bin", "trainer_state.json"),
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "*_results.json", "run.json"),
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
+    *("teacher_logits*.npy", "teacher_translations*.json", "table.md", "table.csv"),
     *("vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "source.spm", "target.spm"),
 )
 
@@ -136,6 +137,18 @@ def prepare_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> Non
             else:
                 entry.unlink()
     path.mkdir(parents=True, exist_ok=True)
+
+
+def prepare_output_dirs(output_dir: str, parts: Sequence[str], *, overwrite: bool, resume: bool) -> None:
+    """The same for a run that has trained models in folders below its own, of which some may be there.
+
+    Raises:
+        InputError: As `check_output_dir`.
+    """
+    prepare_output_dir(output_dir, overwrite=overwrite, resume=resume)
+    for part in parts:
+        if overwrite and not resume and (Path(output_dir) / part).is_dir():
+            prepare_output_dir(str(Path(output_dir) / part), overwrite=True, resume=False)
 
 
 class _Parser(HfArgumentParser):

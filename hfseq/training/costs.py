@@ -44,14 +44,14 @@ def seconds_a_text(runs: Sequence[Run], texts: Sequence[str], *, batch_size: int
     return [statistics.median(found) for found in times]
 
 
-def file_size(directory: str | Path) -> float:
-    """Megabytes of the weights in a model's directory."""
-    return sum(path.stat().st_size for path in Path(directory).glob("*.safetensors")) / 1e6
+def file_size(directory: str | Path) -> float | None:
+    """Megabytes of the weights in a model's directory; None if there are none, as of a name on the Hub."""
+    return sum(path.stat().st_size for path in Path(directory).glob("*.safetensors")) / 1e6 or None
 
 
 def measure_costs(
     models: Mapping[str, tuple[Run, PreTrainedModel, str | Path]], texts: Sequence[str], *, rounds: int = 5
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """What each of some models costs: `parameters`, `file_mb`, `ms_a_text` alone, `texts_a_second` 32 at once.
 
     Args:

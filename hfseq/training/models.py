@@ -109,6 +109,7 @@ def load_with_new(
                 lowercase=args.lowercase,
                 characters=overrides.get("char_encoder") is not None,
             )
+        _check_characters(overrides.get("char_encoder"), tokenizer)
         ids = {name: getattr(tokenizer, name) for name in _TOKEN_IDS[:-1]}
         if "unk_token_id" in AutoConfig.for_model(model_type).to_dict():
             ids["unk_token_id"] = tokenizer.unk_token_id
@@ -149,11 +150,22 @@ def _load_checkpoint(
         options = {"ignore_mismatched_sizes": bool(fields), "output_loading_info": True}
         model, info = auto_class.from_pretrained(name, config=config, **options)
         resized = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+        if lost := sorted(key for key in resized if key.startswith(f"{model.base_model_prefix}.")):
+            raise InputError(f"--config_overrides: the checkpoint's {lost[0]} has another size; it would start anew")
+        _check_characters(getattr(config, "char_encoder", None), tokenizer)
         return model, tokenizer, set(info["missing_keys"]) | resized
     except InputError:
         raise
     except (OSError, TypeError, ValueError, RuntimeError, StrictDataclassError, SafetensorError) as error:
         raise _not_loaded(name, error) from error
+
+
+def _check_characters(encoder: str | None, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise an `InputError` if a model reads characters that its tokenizer does not give, or the other way round."""
+    if encoder is not None and not hasattr(tokenizer, "char_vocab_size"):
+        raise InputError(f"--config_overrides: char_encoder={encoder!r} needs a tokenizer that gives characters")
+    if encoder is None and hasattr(tokenizer, "char_vocab_size"):
+        raise InputError("--config_overrides: the tokenizer gives characters, which need a char_encoder")
 
 
 def _not_loaded(name: str, error: Exception) -> InputError:

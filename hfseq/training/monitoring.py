@@ -107,7 +107,8 @@ def drift_tests(
     """Test whether input lengths, shares of unknown tokens and outputs are distributed as they were.
 
     Lengths by the two-sample test of Kolmogorov and Smirnov, shares of unknown tokens by that of Mann and Whitney,
-    classes by Pearson's chi-square test of their counts; outputs that are numbers, such as lengths, as lengths are.
+    classes by Pearson's chi-square statistic of their counts, whose p-value is that of permutations, since many a
+    class is rare; outputs that are numbers, such as lengths, as lengths are.
     The p-values are corrected by Holm (1979).
 
     Args:
@@ -115,7 +116,7 @@ def drift_tests(
         unknown: Their shares of unknown tokens.
         outputs: What the model makes of them: a name of a class, or a number, for each.
     """
-    from scipy.stats import chi2_contingency, ks_2samp, mannwhitneyu
+    from scipy.stats import ks_2samp, mannwhitneyu
 
     found = []
     old, new = lengths
@@ -127,7 +128,7 @@ def drift_tests(
     if isinstance(outputs[0][0], str):
         names = sorted({*outputs[0], *outputs[1]})
         counts = np.array([[list(side).count(name) for name in names] for side in outputs])
-        p_value = chi2_contingency(counts).pvalue if len(names) > 1 else 1.0
+        p_value = permuted_chi_square(counts)
         shares = [dict(zip(names, (row / row.sum()).tolist(), strict=True)) for row in counts]
         found.append(("output classes", shares[0], shares[1], "chi-square", p_value))
     else:
@@ -138,6 +139,27 @@ def drift_tests(
         Drift(what, _plain(old), _plain(new), test, p_value)
         for (what, old, new, test, _), p_value in zip(found, corrected, strict=True)
     ]
+
+
+def permuted_chi_square(counts: np.ndarray, permutations: int = 9999, seed: int = 42) -> float:
+    """P-value of Pearson's chi-square statistic of two rows of counts `[2, K]`, by permutations of the texts.
+
+    Of a permutation the first row is drawn from the multivariate hypergeometric distribution.
+    """
+    total = counts.sum(axis=0)
+    share = counts.sum(axis=1, keepdims=True) / counts.sum()
+    expected = share * total
+
+    def statistic(first: np.ndarray) -> np.ndarray:
+        rows = np.stack([first, total - first], axis=-2)
+        return np.divide(
+            (rows - expected) ** 2, expected, out=np.zeros_like(rows, dtype=float), where=expected > 0
+        ).sum(axis=(-2, -1))
+
+    drawn = np.random.default_rng(seed).multivariate_hypergeometric(total, counts[0].sum(), size=permutations)
+    # Equal up to rounding is as extreme.
+    extreme = (statistic(drawn) >= statistic(counts[0]) * (1 - 1e-9)).sum()
+    return float((1 + extreme) / (1 + permutations))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -155,7 +177,13 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, dict) else float(value)
 
 
-def verdict(drop: Drop | None, drifts: Sequence[Drift], *, max_drop: float, alpha: float) -> list[str]:
+FEW = 30
+"""With fewer fresh rows a drop is no alarm: a percentile interval of so few is too narrow."""
+
+
+def verdict(
+    drop: Drop | None, drifts: Sequence[Drift], *, max_drop: float, alpha: float, rows: int = FEW
+) -> list[str]:
     """A line for each bound that is passed.
 
     Args:
@@ -163,9 +191,10 @@ def verdict(drop: Drop | None, drifts: Sequence[Drift], *, max_drop: float, alph
         drifts: The tests.
         max_drop: Points that the score may drop; more is an alarm if the interval is above 0, too.
         alpha: A test whose p-value is smaller is an alarm.
+        rows: How many fresh rows were scored; fewer than 30 raise no alarm by their score.
     """
     alarms = []
-    if drop is not None and drop.points > max_drop and drop.low > 0:
+    if drop is not None and rows >= FEW and drop.points > max_drop and drop.low > 0:
         alarms.append(
             f"{drop.metric} has dropped by {drop.points:.2f} points ({drop.low:.2f} to {drop.high:.2f}), from "
             f"{drop.reference:.2f} to {drop.fresh:.2f}; the bound is {max_drop:g}"

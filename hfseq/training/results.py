@@ -78,7 +78,19 @@ _PRIVATE = {
     "run_name",
     "resume_from_checkpoint",
 }
-_PATHS = ("dataset_name", "train_file", "validation_file", "test_file", "model_name_or_path", "teacher")
+
+
+def _without_paths(value: Any) -> Any:
+    """A value without the places of files: of each only its name, which is all that others can use."""
+    if isinstance(value, dict):
+        return {key: _without_paths(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_paths(part) for part in value]
+    if isinstance(value, str) and (
+        value.startswith(("/", "~", "./", "../")) or ("/" in value and Path(value).exists())
+    ):
+        return Path(value).name
+    return value
 
 
 def save_run(
@@ -112,27 +124,25 @@ def save_run(
     dataset = given.get("dataset_name")
     local = dataset is not None and Path(str(dataset)).exists()
     base = given.get("model_name_or_path")
-    # A file or folder by its name alone: where it lies is nobody's business. Moses files have endings of their own.
-    names = {name: str(given[name]) for name in _PATHS if given.get(name)}
-    name_of = {
-        name: Path(value).name if name.endswith("file") or Path(value).exists() else value
-        for name, value in names.items()
-    }
-    shown = {name: name_of.get(name, value) for name, value in given.items() if name not in _PRIVATE}
+    shown = {name: _without_paths(value) for name, value in given.items() if name not in _PRIVATE}
+    # Relative ones, too, and pairs of files, of which the flag has only the beginning.
+    shown |= {name: Path(str(value)).name for name, value in shown.items() if name.endswith("_file") and value}
     counts = {name: len(rows) for name, rows in splits.items() if hasattr(rows, "__len__") and name != "train_sample"}
     run = {
         "task": task,
         "split": split,
         "rows": counts,
-        "data": str(name_of.get("dataset_name") or name_of.get("train_file") or embedded),
-        "tested_on": str(name_of.get("dataset_name") or name_of.get(f"{split}_file") or embedded),
+        "data": str(shown.get("train_file") or shown.get("dataset_name") or embedded),
+        "tested_on": str(
+            shown.get(f"{split}_file") or shown.get("dataset_name") or shown.get("train_file") or embedded
+        ),
         "dataset": None if dataset is None or local else dataset,
         "base_model": None if base is None or Path(str(base)).exists() else base,
         "languages": list(languages),
         "license": given.get("license"),
         "max_length": given.get("max_source_length", given.get("max_length")),
         "signatures": dict(signatures or {}),
-        "example": example,
+        "example": None if example is None else given.get("source_prefix", "") + example,
         "arguments": shown,
         "versions": {
             name: importlib.metadata.version(name) for name in ("hfseq", "transformers", "torch", "datasets")
