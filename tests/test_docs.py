@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 # What makes a run short enough for a test; the code is the page's.
 STEPS = "--max_steps 60 --eval_strategy steps --eval_steps 60 --save_strategy steps --save_steps 60"
-SHORT = {"--num_train_epochs 1": STEPS}
+SHORT = {"--num_train_epochs 3": STEPS}
 
 
 def blocks(page):
