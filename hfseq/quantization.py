@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 import shutil
 import tempfile
 import warnings
@@ -51,8 +52,8 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
         shutil.copytree(source, folder)
         for name in json.loads((source / GRAPHS_FILE).read_text(encoding="utf-8"))["graphs"]:
             path = folder / f"{name}.onnx"
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            logging.disable(logging.WARNING)  # that the graph might be prepared, which changes nothing here
+            try:
                 quantize_dynamic(
                     str(source / path.name),
                     str(path),
@@ -60,6 +61,8 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
                     weight_type=QuantType.QInt8,
                     extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
                 )
+            finally:
+                logging.disable(logging.NOTSET)
             report[name] = _operators(onnx.load(path))
         replace_export(folder, out)
     return report
