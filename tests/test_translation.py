@@ -575,7 +575,7 @@ def test_bad_yaml(driver, content, message, tmp_path):
         (["--optim", "adafactor"], "--optim is not honoured by the Accelerate loop; use translation.py"),
         (["--eval_strategy", "steps", "--save_strategy", "steps"], "--eval_strategy .*here it is always epoch"),
         (["--do_predict"], "--do_predict is not honoured"),
-        (["--push_to_hub"], "--push_to_hub is not honoured"),
+        (["--torch_compile"], "--torch_compile is not honoured"),
         (["--fp16"], "--fp16 is not honoured"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
