@@ -144,16 +144,14 @@ def graphs_of(model: PreTrainedModel) -> tuple[dict[str, Graph], dict[str, Any]]
     else:
         output = "last_hidden_state" if head == "Model" else "logits"
         graphs = {"model": _whole_graph(model, output)}
-    states = [name for name in graphs["decoder"].inputs if name.startswith("state_")] if "decoder" in graphs else []
-    memories = [name for name in graphs["decoder"].inputs if name.startswith("memory_")] if "decoder" in graphs else []
-    shapes = {
-        name: {
-            "shape": list(graphs["decoder"].inputs[name].shape[1:]),
-            "dtype": str(graphs["decoder"].inputs[name].numpy().dtype),
-        }
-        for name in states
+    inputs = graphs["decoder"].inputs if "decoder" in graphs else {}
+    states = {
+        name: {"shape": list(tensor.shape[1:]), "dtype": str(tensor.numpy().dtype)}
+        for name, tensor in inputs.items()
+        if name.startswith("state_")
     }
-    return graphs, {"head": head, "graphs": list(graphs), "states": shapes, "memories": memories}
+    memories = [name for name in inputs if name.startswith("memory_")]
+    return graphs, {"head": head, "graphs": list(graphs), "states": states, "memories": memories}
 
 
 def write_graph(graph: Graph, path: str | Path, opset: int) -> None:

@@ -76,7 +76,8 @@ def publish(
             # Only what an earlier dry run has written there is replaced.
             if folder.exists() and any(folder.iterdir()) and not (own and (folder / "README.md").is_file()):
                 raise InputError(f"{folder} has other files; name an empty folder for the dry run")
-            stage(model_dir, temporary, repo_id, license=license)
+            loaded = load_published(Path(model_dir))
+            stage(model_dir, loaded, temporary, repo_id, license=license)
             if folder.exists():
                 shutil.rmtree(folder)
             shutil.copytree(temporary, folder)
@@ -84,13 +85,13 @@ def publish(
             for path in sorted(path for path in folder.rglob("*") if path.is_file()):
                 print(f"  {path.relative_to(folder)}  {path.stat().st_size:,} bytes")
             return str(folder)
-        load_published(Path(model_dir))  # before a repository is made for it
+        loaded = load_published(Path(model_dir))  # before a repository is made for it
         api = HfApi(token=token)
         with hub_errors(repo_id):
             url = api.create_repo(repo_id, private=private, exist_ok=True)
             if revision is not None:
                 api.create_branch(url.repo_id, branch=revision, exist_ok=True)
-        stage(model_dir, temporary, url.repo_id, license=license)
+        stage(model_dir, loaded, temporary, url.repo_id, license=license)
         with hub_errors(url.repo_id):
             there = api.list_repo_files(url.repo_id, revision=revision)
             api.upload_folder(
@@ -110,15 +111,21 @@ def is_published(name: str) -> bool:
     return "/" not in name and (weights or name in code or name in IMAGES)
 
 
-def stage(model_dir: str | Path, folder: str | Path, repo_id: str, *, license: str | None = None) -> None:
-    """Write what `publish` sends into a folder.
+def stage(
+    model_dir: str | Path,
+    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
+    folder: str | Path,
+    repo_id: str,
+    *,
+    license: str | None = None,
+) -> None:
+    """Write what `publish` sends into a folder that is there: what `load_published` gave of a directory, plots, card.
 
     Raises:
-        InputError: If the directory has no model that loads, or no tokenizer.
+        InputError: If what the run wrote about itself is broken.
     """
     source, target = Path(model_dir), Path(folder)
-    model, tokenizer = load_published(source)
-    target.mkdir(parents=True, exist_ok=True)
+    model, tokenizer = loaded
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     images = [name for name in IMAGES if (source / name).is_file()]

@@ -112,8 +112,8 @@ def main(argv: list[str] | None = None) -> int:
         nbest, _ = decode_texts(model, tokenizer, texts, batch_size=size, **options)
         return [best[0].text for best in nbest]
 
-    def score(rows: datasets.Dataset) -> np.ndarray:
-        made, right = predict(list(rows[text])), list(rows[label])
+    def score(rows: datasets.Dataset, made: list[str] | None = None) -> np.ndarray:
+        made, right = predict(list(rows[text])) if made is None else made, list(rows[label])
         if generates:
             return chrf_of_texts(made, right)
         return np.array([100.0 * (one == other) for one, other in zip(made, right, strict=True)])
@@ -123,7 +123,10 @@ def main(argv: list[str] | None = None) -> int:
     drop = None
     if judged is not None:
         metric = "chrF of a text" if generates else "accuracy"
-        drop = bootstrap_drop(metric, score(reference), score(judged), count=data_args.num_bootstrap, seed=args.seed)
+        # The rows with labels are some of the fresh ones.
+        of_text = dict(zip(fresh, outputs["fresh"], strict=True))
+        values = score(reference, outputs["reference"]), score(judged, [of_text[row] for row in judged[text]])
+        drop = bootstrap_drop(metric, *values, count=data_args.num_bootstrap, seed=args.seed)
 
     # 5. Drift, and which bounds are passed.
     lengths, unknown = zip(*(unknown_shares(tokenizer, texts) for texts in sides.values()), strict=True)
@@ -205,17 +208,14 @@ def read_texts(data_args: MonitoringArguments) -> list[str]:
 def has_labels(data_args: MonitoringArguments) -> bool:
     """Whether the fresh file has a column of labels."""
     columns, label = (data_args.label_column,), data_args.label_column
+    files = {"column_names": data_args.file_columns, "label_columns": columns}
     try:
-        read_splits(
-            columns=columns,
-            test_file=data_args.fresh_file,
-            column_names=data_args.file_columns,
-            label_columns=(label,),
-        )
+        with naming("--fresh_file"):
+            read_splits(columns=columns, test_file=data_args.fresh_file, **files)
     except InputError as error:
         if f"no column {label!r}" in str(error) or "empty: none of" in str(error):
             return False
-        raise InputError(str(error).replace("--test_file", "--fresh_file")) from error
+        raise
     return True
 
 
