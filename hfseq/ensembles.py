@@ -31,7 +31,7 @@ from hfseq.data.collation import vocabulary_sizes
 from hfseq.data.errors import InputError
 from hfseq.models import NAMES
 from hfseq.training.arguments import ModelArguments
-from hfseq.training.models import load_model
+from hfseq.training.models import load_trained
 
 # What all members' decoders are started with, ended by and padded with.
 _GENERATION_IDS = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
@@ -503,14 +503,9 @@ def load_ensemble(names: Sequence[str], auto_class: Any) -> tuple[PreTrainedMode
     if auto_class not in _CLASSES:
         raise InputError(f"--ensemble: models of {auto_class.__name__} do not predict together")
     ensemble_class = _CLASSES[auto_class]
-    loaded = [load_model(auto_class, ModelArguments(model_name_or_path=name), None, default_type="") for name in names]
+    loaded = [load_trained(auto_class, ModelArguments(model_name_or_path=name)) for name in names]
     models = [model for model, _ in loaded]
     tokenizers = [tokenizer for _, tokenizer in loaded]
-    for name, model in zip(names, models, strict=True):
-        trained = model.config.architectures or []
-        if ensemble_class is EnsembleForSequenceClassification and type(model).__name__ not in trained:
-            # It has been given a head that knows nothing.
-            raise InputError(f"{name}: {', '.join(trained) or 'this model'} was not trained to classify sequences")
     check_members(models, names)
     check_tokenizers(tokenizers, names)
     return ensemble_class(models, names), tokenizers[0]

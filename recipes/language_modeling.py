@@ -45,7 +45,7 @@ from hfseq.training.language_modeling import (
     text_loss,
     unigram_loss,
 )
-from hfseq.training.models import load_model
+from hfseq.training.models import load_model, load_trained
 from hfseq.training.reports import plot_learning_curve
 from hfseq.training.results import compare, save_results
 from hfseq.training.search import parse_space, report_search, search
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     make_model = partial(load_model, AutoModelForCausalLM, model_args, texts, default_type="hfseq_lstm")
     if not train and model_args.model_name_or_path is None:
         raise InputError("--do_predict without --do_train needs a trained model: give --model_name_or_path")
-    model, tokenizer = make_model()
+    model, tokenizer = make_model() if train else load_trained(AutoModelForCausalLM, model_args)
     if model_args.model_name_or_path is None:
         start_texts(tokenizer)
     say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
@@ -157,7 +157,7 @@ def go_on(model_args: ModelArguments, data_args: TextArguments, args: LanguageMo
     """Show the likeliest next words after a text, and go on with it."""
     if args.do_train or not args.do_predict or model_args.model_name_or_path is None:
         raise InputError("--prompt goes with --do_predict and --model_name_or_path, a trained model")
-    model, tokenizer = load_model(AutoModelForCausalLM, model_args, None, default_type="")
+    model, tokenizer = load_trained(AutoModelForCausalLM, model_args)
     model.to(args.device)
     set_seed(args.seed)
     for word, probability in next_words(model, tokenizer, data_args.prompt, data_args.next_words):

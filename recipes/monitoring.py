@@ -36,7 +36,7 @@ from hfseq.ensembles import problem_of
 from hfseq.training.arguments import FinetuningArguments, ModelArguments, MonitoringArguments, PairArguments
 from hfseq.training.classifiers import train_classifier
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run
-from hfseq.training.models import load_with_new
+from hfseq.training.models import load_trained
 from hfseq.training.monitoring import (
     FEW,
     bootstrap_drop,
@@ -77,10 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     model_args = ModelArguments(model_name_or_path=data_args.model_name_or_path)
     generates = is_seq2seq(str(data_args.model_name_or_path))
     auto_class = AutoModelForSeq2SeqLM if generates else AutoModelForSequenceClassification
-    model, tokenizer, untrained = load_with_new(auto_class, model_args, None, default_type="")
-    trained_as = (model.config.architectures or [""])[0]
-    if untrained or not (generates or trained_as.endswith("ForSequenceClassification")):
-        raise InputError(f"--model_name_or_path {data_args.model_name_or_path}: {trained_as} is no trained classifier")
+    model, tokenizer = load_trained(auto_class, model_args)
     if not generates and problem_of(model.config) != "single_label_classification":
         raise InputError("monitoring is of classifiers with one class a text, translators and summarizers")
     model.to(args.device)

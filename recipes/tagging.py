@@ -32,7 +32,7 @@ from hfseq.training.cli import check_output_dir, parse_config, prepare_output_di
 from hfseq.training.curves import CurveWarnings
 from hfseq.training.hub import publish_run
 from hfseq.training.lengths import LengthScores
-from hfseq.training.models import checkpoint_classes, load_model
+from hfseq.training.models import checkpoint_classes, load_model, load_trained
 from hfseq.training.results import compare, examples, save_results
 from hfseq.training.search import parse_space, report_search, search
 from hfseq.training.tasks import Tagging
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         say(f"{model_args.model_name_or_path} knows other tags: {', '.join(known)}; its output layer is new")
     texts = task.texts() if train else None
     make_model = partial(load_model, task.auto_class, model_args, texts, default_type="hfseq_lstm", **task.fields)
-    model, tokenizer = make_model()
+    model, tokenizer = make_model() if train else load_trained(task.auto_class, model_args, **task.fields)
     say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
     space = parse_space(args.hp_space, args, model.config, max_tokens=data_args.max_tokens) if args.hp_search else {}
 

@@ -498,5 +498,7 @@ def test_names_that_make_no_ensemble(tokenizer, tmp_path):
         load_ensemble([], AutoModelForSeq2SeqLM)
     with pytest.raises(InputError, match="nowhere"):
         load_ensemble([name, "nowhere"], AutoModelForSeq2SeqLM)
-    with pytest.raises(InputError, match="model: GruForConditionalGeneration was not trained to classify"):
+    with pytest.raises(
+        InputError, match="model: GruForConditionalGeneration was not trained as a sequence classifier"
+    ):
         load_ensemble([name], AutoModelForSequenceClassification)

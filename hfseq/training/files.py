@@ -20,7 +20,7 @@ from hfseq.training.arguments import (
     RecipeArguments,
     TaskArguments,
 )
-from hfseq.training.models import load_model
+from hfseq.training.models import load_trained
 from hfseq.training.prediction import (
     check_output_file,
     classify_texts,
@@ -43,13 +43,13 @@ def load_predictor(auto_class: Any, args: ModelArguments) -> tuple[PreTrainedMod
         args: The flags.
 
     Raises:
-        InputError: If none is named, or as `load_model` and `load_ensemble`.
+        InputError: If none is named, or as `load_trained` and `load_ensemble`.
     """
     if args.model_name_or_path is None:
         raise InputError("--do_predict without --do_train needs a trained model: give --model_name_or_path")
     if args.ensemble:
         return load_ensemble([args.model_name_or_path, *args.ensemble], auto_class)
-    return load_model(auto_class, args, None, default_type="")
+    return load_trained(auto_class, args)
 
 
 def check_ensemble(args: ModelArguments, *, train: bool) -> None:

@@ -47,6 +47,33 @@ def load_model(
     return load_with_new(auto_class, args, texts, **options)[:2]
 
 
+def load_trained(
+    auto_class: Any, args: ModelArguments, **fields: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a checkpoint to predict with, all of whose weights are trained, and its tokenizer.
+
+    Args:
+        auto_class: As for `load_with_new`.
+        args: Which, by `model_name_or_path`.
+        fields: Config fields that the data decide.
+
+    Raises:
+        InputError: If it lacks weights, those of the head included, or is of another kind or size; as
+            `load_with_new`.
+    """
+    model, tokenizer, new = load_with_new(auto_class, args, None, default_type="", **fields)
+    trained = model.config.architectures or []
+    # A tagger and a classifier may have parameters of the same names.
+    classifies = auto_class in (AutoModelForSequenceClassification, AutoModelForTokenClassification)
+    if new or (classifies and type(model).__name__ not in trained):
+        lost = f": it has no {shorten(', '.join(sorted(new)), 200)}" if new else ""
+        raise InputError(
+            f"--model_name_or_path {args.model_name_or_path}: {', '.join(trained) or 'this model'} was not trained as "
+            f"a {_HEADS[auto_class][1]}{lost}"
+        )
+    return model, tokenizer
+
+
 def load_with_new(
     auto_class: Any,
     args: ModelArguments,
