@@ -51,7 +51,7 @@ from hfseq.training.cli import check_output_dir, parse_config, prepare_output_di
 from hfseq.training.costs import cost_table, measure_costs
 from hfseq.training.distillation import augment, distillation_loss, student_rows, teacher_logits
 from hfseq.training.hub import open_repository, publish_run
-from hfseq.training.models import checkpoint_classes, load_model
+from hfseq.training.models import checkpoint_classes, load_model, load_trained
 from hfseq.training.prediction import decode_texts
 from hfseq.training.results import save_results
 from hfseq.training.seq2seq import score_translations
@@ -121,7 +121,7 @@ def distil_classifier(argv: list[str]) -> None:
         train_classifier(root / "teacher", teacher, its_tokenizer, *given, rows, say=say, **its)
         its_directory = root / "teacher"
     else:
-        teacher, its_tokenizer = make(teacher_args, None)
+        teacher, its_tokenizer = load_trained(AutoModelForSequenceClassification, teacher_args, **fields)
         its_directory = Path(data_args.teacher)
     teacher.to(args.device)
 
@@ -201,7 +201,7 @@ def distil_translator(argv: list[str]) -> None:
 
     # 3. The teacher.
     make = partial(load_model, AutoModelForSeq2SeqLM, default_type="hfseq_lstm")
-    teacher, its_tokenizer = make(ModelArguments(model_name_or_path=data_args.teacher), None)
+    teacher, its_tokenizer = load_trained(AutoModelForSeq2SeqLM, ModelArguments(model_name_or_path=data_args.teacher))
     teacher.to(args.device)
     say(f"teacher: {type(teacher).__name__}, {teacher.num_parameters():,} parameters")
 

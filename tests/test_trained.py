@@ -87,6 +87,19 @@ def test_no_recipe_predicts_with_random_weights(recipe, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("task", ["classification", "translation"])
+def test_nobody_learns_from_random_weights(task, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    head = "ConditionalGeneration" if task == "translation" else "SequenceClassification"
+    weights = save(tmp_path / "model", head)
+    (tmp_path / "rows.jsonl").write_text((ROW + ROW.replace("yes", "no")) * 20, encoding="utf-8")
+    lose(tmp_path / "model", weights, *(name for name in weights if name.endswith("weight_hh_l0")))
+    flags = ("--source_lang", "text", "--target_lang", "summary") if task == "translation" else ()
+    argv = ["--task", task, "--teacher", "model", "--train_file", "rows.jsonl", "--output_dir", "out", *flags]
+    with pytest.raises(InputError, match="it has no .*weight_hh_l0"):
+        recipe_runs.start(recipe_runs.load("distillation"), argv)
+
+
 def test_a_prompt_is_not_continued_with_random_weights(tmp_path):
     weights = save(tmp_path, "CausalLM")
     lose(tmp_path, weights, "lm_head.weight")
