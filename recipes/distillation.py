@@ -55,6 +55,7 @@ from hfseq.training.models import checkpoint_classes, load_model, load_trained
 from hfseq.training.prediction import decode_texts
 from hfseq.training.results import save_results
 from hfseq.training.seq2seq import score_translations
+from hfseq.training.teacher_embeddings import start_from_teacher
 from hfseq.training.translators import text_translator, train_translator
 
 DEMO = Path(__file__).parent / "configs" / "distillation_demo.yaml"
@@ -139,7 +140,7 @@ def distil_classifier(argv: list[str]) -> None:
             np.save(root / "teacher_logits.partial.npy", logits)
             (root / "teacher_logits.partial.npy").replace(kept)
 
-    # 5. The student twice, from the same start: by itself, and taught.
+    # 5. The student twice, from the same start unless the teacher gives its own: by itself, and taught.
     make_student = partial(make, model_args, tokenizer_texts(everything, (text,)))
     set_seed(args.seed)
     student, tokenizer = make_student()
@@ -148,6 +149,8 @@ def distil_classifier(argv: list[str]) -> None:
     alone = student
     set_seed(args.seed)
     student, _ = make_student(tokenizer=tokenizer)
+    if data_args.teacher_embeddings:
+        start_from_teacher(student, tokenizer, teacher, its_tokenizer)
     rows = student_rows(tokenizer, texts, splits["train"]["labels"], variants, logits, length)
     loss = {"kind": data_args.distillation_loss, "temperature": data_args.temperature}
     taught = partial(distillation_loss, hard_weight=data_args.hard_weight, **loss)

@@ -41,6 +41,7 @@ from hfseq.training.distillation import (
     teacher_logits,
 )
 from hfseq.training.prediction import decode_texts
+from hfseq.training.teacher_embeddings import start_from_teacher
 
 RECIPE = load("distillation")
 CONFIG = """\
@@ -422,3 +423,20 @@ def test_bad_input_of_translators(flags, message, pairs, tmp_path):
     with pytest.raises(InputError, match=message):
         distil_pairs(pairs, tmp_path / "run", **flags)
     assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_the_student_starts_from_its_teacher_if_told_so(data, tmp_path):
+    flags = {"learning_rate": 1e-12, "num_train_epochs": 1, "distillation_epochs": 1}
+    plain = start(data, tmp_path / "plain", **flags)
+    own = start(data, tmp_path / "own", **flags, teacher_embeddings="true")
+    name = "model.embed_tokens.weight"
+    assert_equal(weights(plain / "alone"), weights(own / "alone"))
+    before, after = weights(plain), weights(own)
+    student, teacher = (AutoModelForSequenceClassification.from_pretrained(path) for path in (plain, data / "teacher"))
+    start_from_teacher(
+        student, AutoTokenizer.from_pretrained(plain), teacher, AutoTokenizer.from_pretrained(data / "teacher")
+    )
+    torch.testing.assert_close(after[name], student.state_dict()[name], rtol=0, atol=1e-6)
+    assert (before[name] - after[name]).abs().max() > 0.01
+    for other in before.keys() - {name}:
+        torch.testing.assert_close(before[other], after[other], rtol=0, atol=1e-6)

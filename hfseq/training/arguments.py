@@ -279,6 +279,10 @@ class DistillationArguments(ClassArguments):
     distillation_epochs: float = field(
         default=3.0, metadata={"help": "Epochs of texts and variants; --num_train_epochs are those of texts alone."}
     )
+    teacher_embeddings: bool = field(
+        default=False,
+        metadata={"help": "Whether the student's embeddings start from what the teacher says of each of its tokens."},
+    )
     speed_texts: int = field(default=200, metadata={"help": "Texts of the test that speed is measured on."})
 
     def __post_init__(self) -> None:
