@@ -4,7 +4,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,7 +21,6 @@ from transformers import (
     TopPLogitsWarper,
 )
 from transformers.generation import EosTokenCriteria, GenerationMode, MaxLengthCriteria
-from transformers.generation.streamers import BaseStreamer
 
 from hfseq.models.modeling_heads import ForCausalLM
 
@@ -37,6 +36,16 @@ _OF_SCORES_ALONE = (
 
 class NotBatched(ValueError):
     """A request for what is not done in a batch, such as beams; `model.generate` does it."""
+
+
+class Streamer(Protocol):
+    """Where tokens go as they come; the streamers of transformers are of this kind."""
+
+    def put(self, value: Tensor) -> None:
+        """Take the prompt `[1, T]`, then each token `[1]`."""
+
+    def end(self) -> None:
+        """There are no more."""
 
 
 class Row:
@@ -56,7 +65,7 @@ class Row:
         input_ids: Tensor | Sequence[int],
         config: GenerationConfig | None,
         tokenizer: PreTrainedTokenizerBase | None,
-        streamer: BaseStreamer | None,
+        streamer: Streamer | None,
         seed: int | None,
     ) -> None:
         self.prompt = torch.as_tensor(input_ids, dtype=torch.long, device=model.device)

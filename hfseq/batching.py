@@ -15,15 +15,18 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
-from transformers.generation.streamers import BaseStreamer
 
-from hfseq.batch_rows import Row, choose, deliver
+from hfseq.batch_rows import Row, Streamer, choose, deliver
 from hfseq.models.cache import RecurrentCacheLayer
 from hfseq.models.modeling_heads import ForCausalLM
 
 
 class BatcherFull(RuntimeError):
     """As many requests wait as may wait."""
+
+
+class BatcherClosed(RuntimeError):
+    """The batcher was closed before the request was finished, or before it came."""
 
 
 class Batcher:
@@ -63,7 +66,7 @@ class Batcher:
         generation_config: GenerationConfig | None = None,
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        streamer: BaseStreamer | None = None,
+        streamer: Streamer | None = None,
         seed: int | None = None,
     ) -> Future[list[int]]:
         """Ask for the continuation of a prompt.
@@ -81,15 +84,15 @@ class Batcher:
             request.
 
         Raises:
+            BatcherClosed: If it is.
             BatcherFull: If too many requests wait.
             NotBatched: If the settings ask for beams, several sequences, or another kind of decoding.
-            RuntimeError: If the batcher is closed.
             ValueError: If a setting or the prompt is impossible.
         """
         row = Row(self.model, input_ids, generation_config, tokenizer, streamer, seed)
         with self._changed:
             if self._closed:
-                raise RuntimeError("the batcher is closed")
+                raise BatcherClosed("the batcher is closed")
             if len(self._waiting) >= self._max_waiting:
                 raise BatcherFull(f"{len(self._waiting)} requests wait already; try again later")
             if streamer is not None:
@@ -99,26 +102,27 @@ class Batcher:
         return row.future
 
     def close(self) -> None:
-        """End the thread; what is not finished gets a `RuntimeError`."""
+        """End the thread; what is not finished gets a `BatcherClosed`."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
 
+    @torch.inference_mode()
     def _work(self) -> None:
         batch = _Batch(self.model)
-        rows: list[Row] | None = []
-        try:
-            with torch.inference_mode():
-                while (rows := self._next_rows(len(batch.rows))) is not None:
-                    batch.admit(rows)
-                    batch.step()
-        finally:
-            with self._changed:
-                self._closed = True
-            for row in [*(rows or []), *batch.rows, *self._waiting]:
-                row.fail(RuntimeError("the batcher was closed before the request was finished"))
-            self._waiting.clear()
+        while (rows := self._next_rows(len(batch.rows))) is not None:
+            try:
+                batch.admit(rows)
+                batch.step()
+            except Exception as error:
+                # The states may be half updated, so that none of these rows can go on.
+                for row in [*batch.rows, *rows]:
+                    row.fail(error)
+                batch = _Batch(self.model)
+        for row in [*batch.rows, *self._waiting]:
+            row.fail(BatcherClosed("the batcher was closed before the request was finished"))
+        self._waiting.clear()
 
     def _next_rows(self, running: int) -> list[Row] | None:
         """Rows for the places that are free, after a wait if there is nothing to do; None at the end."""
@@ -150,14 +154,7 @@ class _Batch:
         if not self.rows:
             return
         last = torch.tensor([[row.tokens[-1]] for row in self.rows], device=self._model.device)
-        try:
-            tokens = choose(self.rows, self._forward(last, None, self._cache))
-        except Exception as error:
-            # The states of all may be half updated.
-            for row in self.rows:
-                row.fail(error)
-        else:
-            deliver(self.rows, tokens)
+        deliver(self.rows, choose(self.rows, self._forward(last, None, self._cache)))
         self._leave()
 
     def _read(self, rows: list[Row]) -> None:

@@ -13,7 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from hfseq import CnnConfig, GruConfig, LstmConfig, RnnConfig
 from hfseq.batch_rows import NotBatched
-from hfseq.batching import Batcher, BatcherFull
+from hfseq.batching import Batcher, BatcherClosed, BatcherFull
 from hfseq.models import MODEL_CLASSES
 from hfseq.tokenization import start_texts, train_tokenizer
 
@@ -299,9 +299,9 @@ def test_closing_ends_everything(lstm):
     gate.opened.set()
     closer.join(60)
     for future in futures:
-        with pytest.raises(RuntimeError, match="closed before"):
+        with pytest.raises(BatcherClosed, match="closed before"):
             wait(future)
-    with pytest.raises(RuntimeError, match="the batcher is closed"):
+    with pytest.raises(BatcherClosed, match="the batcher is closed"):
         batcher.submit([3], SHORT)
     assert not [thread for thread in threading.enumerate() if thread.name == "hfseq-batcher"]
 
