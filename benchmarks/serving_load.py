@@ -34,6 +34,7 @@ import numpy as np
 import torch
 import transformers
 from transformers import AutoTokenizer
+from transformers.utils import logging
 
 import hfseq
 from hfseq.tokenization import start_texts, train_tokenizer
@@ -53,6 +54,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of each server")
     parser.add_argument("--output", type=Path, help="JSON file of all figures")
     args = parser.parse_args()
+    if args.max_batch_size < 2:
+        parser.error("--max_batch_size must be at least 2: one at a time is measured anyway")
+    logging.disable_progress_bar()  # of saving
     with ExitStack() as stack:
         model_dir = args.model_dir
         if model_dir is None:
@@ -130,8 +134,7 @@ def measure(servers: dict[int, int], bodies: list[dict], clients: list[int], fli
         texts, figures = {}, {}
         for size in sorted(servers, reverse=flip):
             texts[size], figures[size] = load(servers[size], bodies, number)
-        one, *others = texts.values()
-        same = sum(text == other for text, other in zip(one, others[0], strict=True)) if others else len(one)
+        same = sum(one == other for one, other in zip(*texts.values(), strict=True))
         found.append({"clients": number, "figures": figures, "same_answers": same})
         print(json.dumps(found[-1]), file=sys.stderr, flush=True)
     return found

@@ -193,7 +193,12 @@ def _prepare(
     if config.stop_strings is not None:
         if tokenizer is None:
             raise ValueError("stop strings need the tokenizer")
-        criteria.append(StopStringCriteria(tokenizer, config.stop_strings))
+        try:
+            criteria.append(StopStringCriteria(tokenizer, config.stop_strings))
+        except ValueError as error:
+            # It looks for the letters of a word of its own in what the tokenizer makes of it, and finds none if
+            # words are tokens.
+            raise ValueError(f"stop strings do not work with this tokenizer: {error}") from error
         config.stop_strings = None
 
     def prepared(model, input_ids, logits_processor, stopping_criteria, generation_config, **kwargs):

@@ -1,7 +1,8 @@
 """Continuous batching: requests join one running batch and leave it between two steps.
 
 A recurrent or convolutional language model keeps a state of one size for each row, so that rows are joined by putting
-their states together, whatever each has read, and what a row generates does not depend on the others.
+their states together, whatever each has read. What a row generates does not depend on the others, but for the rounding
+of sums, whose order may change with the number of rows.
 """
 
 import threading
@@ -96,7 +97,7 @@ class Batcher:
             if len(self._waiting) >= self._max_waiting:
                 raise BatcherFull(f"{len(self._waiting)} requests wait already; try again later")
             if streamer is not None:
-                streamer.put(row.prompt.unsqueeze(0))
+                streamer.put(row.prompt.unsqueeze(0).cpu())
             self._waiting.append(row)
             self._changed.notify()
         return row.future
@@ -150,7 +151,6 @@ class _Batch:
 
     def step(self) -> None:
         """One token for each row."""
-        self._leave()  # those that were cancelled
         if not self.rows:
             return
         last = torch.tensor([[row.tokens[-1]] for row in self.rows], device=self._model.device)

@@ -73,19 +73,24 @@ def running(folder, **options):
     server = make_server(str(folder), device="cpu", **options)
     # Whoever connects before the server is ready waits in line.
     with closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        # A daemon, so that a test that fails while a request goes on forever does not hang.
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
             yield listening.getsockname()
         finally:
             server.should_exit = True
-            thread.join(60)
-    assert "hfseq-batcher" not in [thread.name for thread in threading.enumerate()]
+            thread.join(30)
+    assert not batching()
+
+
+def batching():
+    return "hfseq-batcher" in [thread.name for thread in threading.enumerate()]
 
 
 def send(address, **body):
     """A connection on which an answer is to come."""
-    connection = http.client.HTTPConnection(*address, timeout=60)
+    connection = http.client.HTTPConnection(*address, timeout=30)
     data = json.dumps({"prompt": "a", "temperature": 0} | body)
     connection.request("POST", "/v1/completions", data, {"Content-Type": "application/json"})
     return connection
@@ -98,7 +103,7 @@ def generated(language_model, prompt, **options):
     return tokenizer.decode(tokens, skip_special_tokens=True)
 
 
-# The model's own tokens without an end, so that this goes on until the client is gone.
+# The model never writes its end, so that this goes on until the client is gone.
 ENDLESS = {"max_tokens": 10**9, "stream": True}
 
 
@@ -174,6 +179,7 @@ def test_other_ways_of_generating_and_bad_requests(language_model):
         assert answer["choices"][0]["text"] == generated(language_model, "a", max_new_tokens=5, num_beams=3)
         for body, message in (
             ({"max_tokens": 0}, "max_new_tokens"),
+            ({"stop": ["d"]}, "stop strings do not work with this tokenizer"),
             ({"generation_config": '{"do_sample": true, "temperature": 1e-44}'}, "no token with a probability"),
         ):
             answer = send(address, **{"temperature": None} | body).getresponse()
@@ -188,7 +194,7 @@ def test_other_ways_of_generating_and_bad_requests(language_model):
         assert answer["choices"][0]["message"]["content"].split() == tokenizer.decode(tokens).split()
         # Unloading the model ends the batch; the next request begins another.
         ask("http://{}:{}/reset".format(*address))
-        assert "hfseq-batcher" not in [thread.name for thread in threading.enumerate()]
+        assert not batching()
         answer = json.load(send(address, max_tokens=3).getresponse())
         assert answer["choices"][0]["text"] == generated(language_model, "a", max_new_tokens=3)
 
@@ -211,7 +217,7 @@ def test_models_of_transformers_go_their_own_way(tmp_path, language_model, monke
         assert "".join(part["choices"][0]["text"] for part in parts) == expected
 
 
-def test_what_cannot_be_served(tmp_path):
+def test_what_cannot_be_served(tmp_path, monkeypatch):
     tokenizer = train_tokenizer(["a b"], model="word", vocab_size=20)
     model = hfseq.GruForSequenceClassification(hfseq.GruConfig(vocab_size=len(tokenizer), hidden_size=8))
     for saved in (model, tokenizer):
@@ -227,3 +233,6 @@ def test_what_cannot_be_served(tmp_path):
         make_server("nowhere")
     with pytest.raises(InputError, match="--max_batch_size 0: it must be at least 1"):
         make_server("nowhere", max_batch_size=0)
+    monkeypatch.setattr("hfseq.serve.is_serve_available", lambda: False)
+    with pytest.raises(InputError, match=r"pip install 'hfseq\[serve\]'"):
+        make_server("nowhere")
