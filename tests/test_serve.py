@@ -1,15 +1,21 @@
 """The server of transformers with a model of hfseq in it."""
 
+import http.client
 import json
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 import hfseq
+from hfseq.batching import Batcher
 from hfseq.data.errors import InputError
 from hfseq.serve import make_server
 from hfseq.tokenization import start_texts, train_tokenizer
@@ -33,6 +39,7 @@ def language_model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model") / "lm"
     tokenizer = train_tokenizer(["a b c d e f g h"], model="word", vocab_size=20)
     start_texts(tokenizer)
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }} {% endfor %}"
     torch.manual_seed(0)
     model = hfseq.LstmForCausalLM(hfseq.LstmConfig(vocab_size=len(tokenizer), hidden_size=16, initializer_range=1.0))
     # Words alone, so that the answer is as long as it may be.
@@ -60,6 +67,46 @@ def server(language_model):
             process.kill()
 
 
+@contextmanager
+def running(folder, **options):
+    """A server in a thread of this process; its address and port."""
+    server = make_server(str(folder), device="cpu", **options)
+    # Whoever connects before the server is ready waits in line.
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        # A daemon, so that a test that fails while a request goes on forever does not hang.
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            yield listening.getsockname()
+        finally:
+            server.should_exit = True
+            thread.join(30)
+    assert not batching()
+
+
+def batching():
+    return "hfseq-batcher" in [thread.name for thread in threading.enumerate()]
+
+
+def send(address, **body):
+    """A connection on which an answer is to come."""
+    connection = http.client.HTTPConnection(*address, timeout=30)
+    data = json.dumps({"prompt": "a", "temperature": 0} | body)
+    connection.request("POST", "/v1/completions", data, {"Content-Type": "application/json"})
+    return connection
+
+
+def generated(language_model, prompt, **options):
+    _, model, tokenizer = language_model
+    inputs = tokenizer(prompt, return_tensors="pt")
+    tokens = model.generate(**inputs, do_sample=False, **options)[0, inputs["input_ids"].shape[1] :]
+    return tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+# The model never writes its end, so that this goes on until the client is gone.
+ENDLESS = {"max_tokens": 10**9, "stream": True}
+
+
 def test_start_texts():
     tokenizer = train_tokenizer(["a b"], model="word", vocab_size=20)
     assert tokenizer("a b").tokens() == ["▁a", "▁b", "</s>"]
@@ -82,7 +129,95 @@ def test_completions_are_what_generate_gives(language_model, server):
     assert len(parts) > 3
 
 
-def test_what_cannot_be_served(tmp_path):
+def test_requests_at_one_time_get_what_they_get_alone(language_model, server):
+    prompts = ["a", "b c", "d e f g h a b c d", "h g", "c c c c", "e"] * 2
+    body = {"model": str(language_model[0]), "max_tokens": 9, "temperature": 0}
+
+    def complete(prompt):
+        return json.loads(ask(f"{server}/v1/completions", prompt=prompt, **body))["choices"][0]["text"]
+
+    with ThreadPoolExecutor(len(prompts)) as clients:
+        found = list(clients.map(complete, prompts))
+    assert found == [generated(language_model, prompt, max_new_tokens=9) for prompt in prompts]
+
+
+def test_requests_are_batched(language_model):
+    """The second is answered while the first goes on."""
+    sampling = {"do_sample": True, "temperature": 5.0, "max_new_tokens": 9, "suppress_tokens": [0, 1, 2, 3]}
+    sampled = {"generation_config": json.dumps(sampling), "temperature": None, "seed": 3}
+    with running(language_model[0]) as address:
+        alone = json.load(send(address, **sampled).getresponse())["choices"]
+        with closing(send(address, **ENDLESS)) as endless:
+            stream = endless.getresponse()
+            assert stream.readline().startswith(b"data: {")
+            second = json.load(send(address, prompt="b c", max_tokens=7).getresponse())["choices"]
+            assert second[0]["text"] == generated(language_model, "b c", max_new_tokens=7)
+            assert second[0]["finish_reason"] == "length"
+            # What is sampled depends on the seed and not on the others.
+            assert json.load(send(address, **sampled).getresponse())["choices"] == alone
+            assert json.load(send(address, **sampled | {"seed": 4}).getresponse())["choices"] != alone
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_makes_room(language_model, stream, monkeypatch):
+    submitted, submit = threading.Event(), Batcher.submit
+    monkeypatch.setattr(Batcher, "submit", lambda *args, **kw: (submit(*args, **kw), submitted.set())[0])
+    with running(language_model[0], max_batch_size=1) as address:
+        with closing(send(address, **ENDLESS | {"stream": stream})) as endless:
+            assert submitted.wait(60)
+            if stream:
+                endless.getresponse().readline()
+        answer = json.load(send(address, max_tokens=3).getresponse())
+    assert answer["choices"][0]["text"] == generated(language_model, "a", max_new_tokens=3)
+
+
+def test_other_ways_of_generating_and_bad_requests(language_model):
+    _, model, tokenizer = language_model
+    with running(language_model[0]) as address:
+        beams = json.dumps({"num_beams": 3, "max_new_tokens": 5})
+        answer = json.load(send(address, generation_config=beams).getresponse())
+        assert answer["choices"][0]["text"] == generated(language_model, "a", max_new_tokens=5, num_beams=3)
+        for body, message in (
+            ({"max_tokens": 0}, "max_new_tokens"),
+            ({"stop": ["d"]}, "stop strings do not work with this tokenizer"),
+            ({"generation_config": '{"do_sample": true, "temperature": 1e-44}'}, "no token with a probability"),
+        ):
+            answer = send(address, **{"temperature": None} | body).getresponse()
+            assert answer.status == 400 and message in json.load(answer)["detail"]
+        broken = send(address, **{"temperature": None, "stream": True} | body).getresponse().read().decode()
+        assert "no token with a probability" in json.loads(broken.removeprefix("data: "))["error"]
+        messages = [{"role": "user", "content": "a b"}, {"role": "user", "content": "c"}]
+        chat = {"messages": messages, "max_tokens": 5, "temperature": 0}
+        answer = json.loads(ask("http://{}:{}/v1/chat/completions".format(*address), **chat))
+        ids = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)
+        tokens = model.generate(**ids, do_sample=False, max_new_tokens=5)[0, ids["input_ids"].shape[1] :]
+        assert answer["choices"][0]["message"]["content"].split() == tokenizer.decode(tokens).split()
+        # Unloading the model ends the batch; the next request begins another.
+        ask("http://{}:{}/reset".format(*address))
+        assert not batching()
+        answer = json.load(send(address, max_tokens=3).getresponse())
+        assert answer["choices"][0]["text"] == generated(language_model, "a", max_new_tokens=3)
+
+
+def test_models_of_transformers_go_their_own_way(tmp_path, language_model, monkeypatch):
+    tokenizer = language_model[2]
+    torch.manual_seed(0)
+    sizes = {"vocab_size": len(tokenizer), "n_embd": 8, "n_layer": 1, "n_head": 1, "n_positions": 32}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, initializer_range=2.0, bos_token_id=1, eos_token_id=2)).eval()
+    model.generation_config.suppress_tokens = [0, 1, 2, 3]
+    for saved in (model, tokenizer):
+        saved.save_pretrained(tmp_path)
+    monkeypatch.delattr(Batcher, "submit")
+    expected = generated((None, model, tokenizer), "a b", max_new_tokens=5)
+    with running(tmp_path) as address:
+        answer = json.load(send(address, prompt="a b", max_tokens=5).getresponse())
+        assert answer["choices"][0]["text"] == expected
+        stream = send(address, prompt="a b", max_tokens=5, stream=True).getresponse().read().decode()
+        parts = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line]
+        assert "".join(part["choices"][0]["text"] for part in parts) == expected
+
+
+def test_what_cannot_be_served(tmp_path, monkeypatch):
     tokenizer = train_tokenizer(["a b"], model="word", vocab_size=20)
     model = hfseq.GruForSequenceClassification(hfseq.GruConfig(vocab_size=len(tokenizer), hidden_size=8))
     for saved in (model, tokenizer):
@@ -95,4 +230,9 @@ def test_what_cannot_be_served(tmp_path):
     assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: ")
     assert "no config.json, so there is no model" in done.stderr
     with pytest.raises(InputError, match="nowhere"):
-        make_server("nowhere", non_blocking=True)
+        make_server("nowhere")
+    with pytest.raises(InputError, match="--max_batch_size 0: it must be at least 1"):
+        make_server("nowhere", max_batch_size=0)
+    monkeypatch.setattr("hfseq.serve.is_serve_available", lambda: False)
+    with pytest.raises(InputError, match=r"pip install 'hfseq\[serve\]'"):
+        make_server("nowhere")

@@ -1,0 +1,334 @@
+"""Requests in one batch: each gets what it would get alone, whatever the others do."""
+
+import random
+import threading
+from contextlib import closing
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
+
+from hfseq import CnnConfig, GruConfig, LstmConfig, RnnConfig
+from hfseq.batch_rows import NotBatched
+from hfseq.batching import Batcher, BatcherClosed, BatcherFull
+from hfseq.models import MODEL_CLASSES
+from hfseq.tokenization import start_texts, train_tokenizer
+
+SIZES = {"vocab_size": 40, "hidden_size": 12, "embedding_size": 10, "num_hidden_layers": 2}
+MODELS = {
+    "rnn": (RnnConfig, {}),
+    "lstm": (LstmConfig, {}),
+    "lstm_untied": (LstmConfig, {"tie_word_embeddings": False, "num_hidden_layers": 1}),
+    "lstm_adaptive": (LstmConfig, {"adaptive_softmax_cutoffs": [10, 20]}),
+    "gru": (GruConfig, {"adaptive_softmax_cutoffs": [15], "tie_word_embeddings": False}),
+    "cnn_gated": (CnnConfig, {}),
+    "cnn_residual": (CnnConfig, {"architecture": "residual", "dilation_base": 2}),
+    "cnn_convs2s": (CnnConfig, {"architecture": "convs2s", "max_position_embeddings": 12}),
+}
+
+
+def make(name):
+    """A model in float64 whose weights are so large that what it generates varies and some rows end early."""
+    config, fields = MODELS[name]
+    torch.manual_seed(0)
+    model = MODEL_CLASSES[config]["AutoModelForCausalLM"](config(**SIZES | fields)).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-2.0, 2.0)
+    return model
+
+
+@pytest.fixture(scope="module", params=list(MODELS))
+def model(request):
+    return make(request.param)
+
+
+@pytest.fixture(scope="module")
+def lstm():
+    return make("lstm")
+
+
+@pytest.fixture
+def batcher(lstm):
+    with closing(Batcher(lstm, max_batch_size=4)) as one:
+        yield one
+
+
+def alone(model, prompt, **options):
+    """What `generate` continues a prompt with."""
+    ids = torch.tensor([prompt])
+    return model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist()
+
+
+def wait(future):
+    return future.result(timeout=60)
+
+
+class Gate(BaseStreamer):
+    """Holds the batcher's thread at its first token until it is opened; `reached` says that it has come so far."""
+
+    def __init__(self):
+        self.reached, self.opened, self.tokens = threading.Event(), threading.Event(), []
+
+    def put(self, value):
+        if value.dim() == 1:
+            self.reached.set()
+            assert self.opened.wait(60)
+            self.tokens += value.tolist()
+
+    def end(self):
+        self.tokens.append("end")
+
+
+requests = st.lists(
+    st.tuples(
+        st.one_of(st.integers(1, 6), st.integers(60, 140)),  # tokens of the prompt
+        st.integers(1, 12),  # new tokens
+        st.sampled_from([{}, {}, {"repetition_penalty": 1.5}, {"no_repeat_ngram_size": 2}, {"min_new_tokens": 4}]),
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+@settings(max_examples=8, deadline=None)
+@given(requests=requests, max_batch_size=st.integers(1, 6), seed=st.integers(0, 2**32))
+def test_requests_that_overlap_get_what_they_get_alone(model, requests, max_batch_size, seed):
+    draw = random.Random(seed)
+    asked = [
+        ([draw.randrange(3, 40) for _ in range(length)], {"max_new_tokens": new} | options)
+        for length, new, options in requests
+    ]
+    gate = Gate()
+    with closing(Batcher(model, max_batch_size=max_batch_size)) as batcher:
+        first = batcher.submit([3, 4], GenerationConfig(max_new_tokens=3, eos_token_id=2), streamer=gate)
+        gate.reached.wait(60)
+        futures = []
+        for number, (prompt, options) in enumerate(asked):
+            if number == len(asked) // 2:
+                # So that the second half meets rows under way.
+                gate.opened.set()
+            futures.append(batcher.submit(prompt, GenerationConfig(**options, eos_token_id=2)))
+        found = [wait(future) for future in futures]
+        wait(first)
+    assert found == [alone(model, prompt, do_sample=False, eos_token_id=2, **options) for prompt, options in asked]
+
+
+def test_rows_are_run_together(lstm, batcher, monkeypatch):
+    """One at a time would be right as well, and slow."""
+    sizes, forward = [], lstm.forward
+    monkeypatch.setattr(lstm, "forward", lambda **inputs: sizes.append(len(inputs["input_ids"])) or forward(**inputs))
+    gate = Gate()
+    config = GenerationConfig(max_new_tokens=5, min_new_tokens=5)
+    futures = [batcher.submit([3], config, streamer=gate)]
+    gate.reached.wait(60)
+    futures += [batcher.submit([4] * length, config) for length in (3, 9, 2, 5)]
+    gate.opened.set()
+    assert [len(wait(future)) for future in futures] == [5] * 5
+    # The first alone; three are read together, as many as there is room for; four go on until the first is done; then
+    # the last, which has waited for its place, meets the end of the three.
+    assert sizes == [1, 1, 3, 4, 4, 4, 1, 4, 1, 1, 1]
+
+
+# The model is so sure that only high temperatures make a choice.
+SAMPLING = [
+    {"temperature": 4.0},
+    {"temperature": 6.0},
+    {"temperature": 9.0, "top_k": 3},
+    {"temperature": 4.0, "top_p": 0.9},
+    {"temperature": 5.0, "top_k": 0, "min_p": 0.01, "repetition_penalty": 1.3},
+    {"temperature": 5.0, "top_k": 5, "suppress_tokens": [2, 6, 7]},
+]
+
+
+def test_what_is_sampled_depends_on_the_seed_alone(lstm):
+    configs = [GenerationConfig(do_sample=True, max_new_tokens=8, **options) for options in SAMPLING]
+    with closing(Batcher(lstm, max_batch_size=1)) as batcher:
+        expected = [wait(batcher.submit([3, 4], config, seed=seed)) for seed in range(4) for config in configs]
+    with closing(Batcher(lstm, max_batch_size=7)) as batcher:
+        futures = [batcher.submit([3, 4], config, seed=seed) for seed in range(4) for config in configs]
+        others = [batcher.submit([5], GenerationConfig(do_sample=True, max_new_tokens=3)) for _ in range(5)]
+        assert [wait(future) for future in futures] == expected
+        assert all(wait(other) for other in others)
+        torch.manual_seed(7)
+        first, second = (wait(batcher.submit([3], configs[0])) for _ in range(2))
+        torch.manual_seed(7)
+        assert wait(batcher.submit([3], configs[0])) == first != second
+    assert len({tuple(tokens) for tokens in expected}) > len(expected) / 2
+
+
+def test_samples_follow_the_distribution(lstm):
+    """Exact shares within five standard deviations; tokens that are ruled out never come."""
+    config = GenerationConfig(do_sample=True, max_new_tokens=1, temperature=4.0, top_k=6)
+    with torch.no_grad():
+        best = (lstm(torch.tensor([[3, 4]])).logits[0, -1].float() / 4.0).topk(6)
+    shares = dict(zip(best.indices.tolist(), best.values.softmax(dim=-1).tolist(), strict=True))
+    with closing(Batcher(lstm, max_batch_size=50)) as batcher:
+        found = [wait(one)[0] for one in [batcher.submit([3, 4], config, seed=seed) for seed in range(300)]]
+    assert set(found) <= set(shares)
+    for token, share in shares.items():
+        assert abs(found.count(token) / 300 - share) < 5 * (share * (1 - share) / 300) ** 0.5
+
+
+def test_stop_strings_and_streams(lstm, batcher):
+    texts = ["".join(chr(97 + (one * two) % 26) for two in range(1, 12)) for one in range(1, 26)]
+    tokenizer = train_tokenizer(texts, model="bpe", vocab_size=40)
+    start_texts(tokenizer)
+    prompt = tokenizer("dab")["input_ids"]
+    unstopped = alone(lstm, prompt, max_new_tokens=30, min_new_tokens=30)
+    word = tokenizer.decode(unstopped[12:14])
+    options = {"max_new_tokens": 30, "min_new_tokens": 30, "stop_strings": [word, "never"]}
+    expected = alone(lstm, prompt, tokenizer=tokenizer, **options)
+    assert 0 < len(expected) < 30
+    stream = Gate()
+    stream.opened.set()
+    config = GenerationConfig(**options)
+    future = batcher.submit(prompt, config, tokenizer=tokenizer, streamer=stream)
+    assert wait(future) == expected and stream.tokens == [*expected, "end"]
+    assert config.stop_strings == [word, "never"]
+    with pytest.raises(ValueError, match="need the tokenizer"):
+        batcher.submit(prompt, config)
+
+
+LONG = GenerationConfig(max_new_tokens=10**9, eos_token_id=2, suppress_tokens=[2])
+SHORT = GenerationConfig(max_new_tokens=3, suppress_tokens=[2])
+
+
+def test_a_cancelled_request_frees_its_place(lstm):
+    with closing(Batcher(lstm, max_batch_size=1)) as batcher:
+        gate = Gate()
+        running, waiting = batcher.submit([3], LONG, streamer=gate), batcher.submit([4], LONG)
+        last = batcher.submit([5], SHORT)
+        gate.reached.wait(60)
+        assert waiting.cancel() and running.cancel()
+        gate.opened.set()
+        assert wait(last) == alone(lstm, [5], max_new_tokens=3, suppress_tokens=[2])
+
+
+class Breaks(BaseStreamer):
+    def __init__(self, after):
+        self.left = after
+
+    def put(self, value):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyError("the client is gone")
+
+    def end(self):
+        pass
+
+
+def test_an_error_ends_its_own_request_alone(lstm, batcher, monkeypatch):
+    gate = Gate()
+    good = batcher.submit([3, 4], GenerationConfig(max_new_tokens=6, suppress_tokens=[2]), streamer=gate)
+    gate.reached.wait(60)
+    broken = batcher.submit([5], LONG, streamer=Breaks(after=3))
+    hot = GenerationConfig(do_sample=True, temperature=1e-44, suppress_tokens=[2])
+    cold = batcher.submit([6], hot)
+    third = batcher.submit([7], SHORT)
+    gate.opened.set()
+    with pytest.raises(KeyError, match="the client is gone"):
+        wait(broken)
+    with pytest.raises(ValueError, match="no token with a probability"):
+        wait(cold)
+    assert wait(good) == alone(lstm, [3, 4], max_new_tokens=6, suppress_tokens=[2])
+    assert wait(third) == alone(lstm, [7], max_new_tokens=3, suppress_tokens=[2])
+
+
+def test_what_cannot_be_read_together_is_read_alone(lstm, batcher, monkeypatch):
+    forward = lstm.forward
+
+    def small(**inputs):
+        if inputs["input_ids"].eq(9).any() or inputs["input_ids"].numel() > 4:
+            raise MemoryError("too much")
+        return forward(**inputs)
+
+    monkeypatch.setattr(lstm, "forward", small)
+    gate = Gate()
+    first = batcher.submit([3], GenerationConfig(max_new_tokens=1), streamer=gate)
+    gate.reached.wait(60)
+    futures = [batcher.submit([token] * 3, SHORT) for token in (4, 9, 5)]
+    gate.opened.set()
+    wait(first)
+    with pytest.raises(MemoryError, match="too much"):
+        wait(futures[1])
+    for token, future in ((4, futures[0]), (5, futures[2])):
+        assert wait(future) == alone(lstm, [token] * 3, max_new_tokens=3, suppress_tokens=[2])
+
+
+def test_a_step_that_fails_ends_those_in_it_and_no_later_one(lstm, batcher, monkeypatch):
+    gate = Gate()
+    running = batcher.submit([3], LONG, streamer=gate)
+    gate.reached.wait(60)
+    forward = lstm.forward
+
+    def broken(**inputs):
+        monkeypatch.setattr(lstm, "forward", forward)
+        inputs["past_key_values"].layers[0].states = (torch.tensor(0.0),)
+        raise MemoryError("too much")
+
+    monkeypatch.setattr(lstm, "forward", broken)
+    gate.opened.set()
+    with pytest.raises(MemoryError, match="too much"):
+        wait(running)
+    assert wait(batcher.submit([5], SHORT)) == alone(lstm, [5], max_new_tokens=3, suppress_tokens=[2])
+
+
+def test_no_more_than_so_many_wait(lstm):
+    with closing(Batcher(lstm, max_batch_size=1, max_waiting=2)) as batcher:
+        gate = Gate()
+        futures = [batcher.submit([3], SHORT, streamer=gate)]
+        gate.reached.wait(60)
+        futures += [batcher.submit([4], SHORT) for _ in range(2)]
+        with pytest.raises(BatcherFull, match="2 requests wait already"):
+            batcher.submit([5], SHORT)
+        gate.opened.set()
+        assert all(len(wait(future)) == 3 for future in futures)
+        assert len(wait(batcher.submit([5], SHORT))) == 3
+
+
+def test_closing_ends_everything(lstm):
+    batcher = Batcher(lstm, max_batch_size=1)
+    gate = Gate()
+    futures = [batcher.submit([3], LONG, streamer=gate), batcher.submit([4], LONG)]
+    gate.reached.wait(60)
+    closer = threading.Thread(target=batcher.close)
+    closer.start()
+    gate.opened.set()
+    closer.join(60)
+    for future in futures:
+        with pytest.raises(BatcherClosed, match="closed before"):
+            wait(future)
+    with pytest.raises(BatcherClosed, match="the batcher is closed"):
+        batcher.submit([3], SHORT)
+    assert not [thread for thread in threading.enumerate() if thread.name == "hfseq-batcher"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "kind", "message"),
+    [
+        ([], {}, ValueError, "one token at least"),
+        ([3, 40], {}, ValueError, "not one of the model's 40"),
+        ([-1], {}, ValueError, "not one of the model's 40"),
+        ([3], {"max_new_tokens": 0}, ValueError, "max_new_tokens"),
+        ([3], {"do_sample": True, "temperature": -1.0}, ValueError, "temperature"),
+        ([3], {"num_beams": 2}, NotBatched, "beam_search"),
+        ([3], {"do_sample": True, "num_return_sequences": 2}, NotBatched, "num_return_sequences=2"),
+    ],
+)
+def test_impossible_requests(batcher, prompt, options, kind, message):
+    with pytest.raises(kind, match=message):
+        batcher.submit(prompt, GenerationConfig(**options))
+
+
+def test_impossible_batchers(lstm):
+    with pytest.raises(ValueError, match="must be positive"):
+        Batcher(lstm, max_batch_size=0)
+    decoder = MODEL_CLASSES[LstmConfig]["AutoModelForCausalLM"](LstmConfig(**SIZES, add_cross_attention=True))
+    with pytest.raises(ValueError, match="training mode"):
+        Batcher(decoder.train())
+    with pytest.raises(ValueError, match="add_cross_attention"):
+        Batcher(decoder.eval())
