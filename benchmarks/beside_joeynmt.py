@@ -85,9 +85,9 @@ class JoeyNMT:
         self._process.stdin.flush()
         return self._answer()
 
-    def train(self, numbers: Sequence[int]) -> float:
+    def train(self, numbers: Sequence[int], bf16: bool) -> float:
         """Seconds of a training step on each of these batches."""
-        return self._ask(train=list(numbers))["seconds"]
+        return self._ask(train=list(numbers), bf16=bf16)["seconds"]
 
     def load(self, model: PreTrainedModel) -> None:
         """Take over the weights of ours."""

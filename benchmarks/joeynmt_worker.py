@@ -2,7 +2,7 @@
 
     python joeynmt_worker.py FOLDER
 
-reads FOLDER/setup.pt (sizes, threads) and then a JSON object a line: `{"train": [numbers of batches]}`,
+reads FOLDER/setup.pt (sizes, threads) and then a JSON object a line: `{"train": [numbers of batches], "bf16": false}`,
 `{"load": true}` (FOLDER/weights.pt) or `{"translate": [numbers], "beams": 5, "max_length": 60}`, with the batches in
 FOLDER/batches.pt. It answers each with a line: seconds, and the output of the last.
 """
@@ -64,13 +64,14 @@ def make_batch(model, source, target, is_train):
     )
 
 
-def train(model, optimizer, clip, batches):
+def train(model, optimizer, clip, batches, bf16):
     """One step for each batch: what `TrainManager` does between two batches of its loader."""
     model.train()
     for source, target in batches:
         batch = make_batch(model, source, target, True)
         batch.sort_by_src_length()
-        loss, _, _, correct = model(return_type="loss", **vars(batch))
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss, _, _, correct = model(return_type="loss", **vars(batch))
         loss = batch.normalize(loss, normalization="tokens")
         loss.backward()
         loss.item(), correct.item()
@@ -111,7 +112,7 @@ def main():
         answer = {}
         begin = time.perf_counter()
         if "train" in order:
-            train(model, optimizer, clip, [batches["train"][number] for number in order["train"]])
+            train(model, optimizer, clip, [batches["train"][number] for number in order["train"]], order["bf16"])
         elif "load" in order:
             model.load_state_dict(torch.load(folder / "weights.pt"))
         else:

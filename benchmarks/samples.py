@@ -18,7 +18,7 @@ from hfseq.data.cldr import cldr_pairs
 from hfseq.data.reading import read_splits
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.seq2seq import encode_pairs
+from hfseq.training.seq2seq import encode_pairs, token_loss
 
 SOURCE, TARGET = "de", "en"
 
@@ -142,12 +142,21 @@ def real_tokens(batch: dict[str, Tensor]) -> int:
     return int((batch["labels"] != -100).sum())
 
 
-def train_step(model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]) -> None:
-    """What a training step of the recipes computes: smoothed loss, gradients, their norm, the update."""
+def train_step(
+    model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], bf16: bool = False
+) -> None:
+    """What a training step of the recipes computes: smoothed loss, gradients, their norm, the update.
+
+    Args:
+        model: In training.
+        optimizer: Of its weights.
+        batch: With `labels` `[B, T]`.
+        bf16: Whether the products are bfloat16's, as with `--bf16 true`.
+    """
     inputs = dict(batch)
     labels = inputs.pop("labels")
-    logits = model(**inputs).logits
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=0.1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = token_loss(model(**inputs).logits, labels, label_smoothing=0.1)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()

@@ -32,35 +32,41 @@ def recipe_beside_bare(samples: Samples, threads: int) -> Row:
     return row
 
 
-def training_beside_joeynmt(samples: Samples, threads: int, python: str | None) -> Row:
+def training_beside_joeynmt(samples: Samples, threads: int, python: str | None) -> list[Row]:
     """A training step beside JoeyNMT's RNN: same widths and padded batches, smoothing, clipping, AdamW.
 
     Both have a bidirectional encoder, Luong's `general` attention without input feeding, one table of embeddings and
     an output layer of its own. JoeyNMT has a smaller bridge and one bias more; it also counts the right tokens in
-    every step, as its trainer does. Making the batches is in neither.
+    every step, as its trainer does. Making the batches is in neither. Once in float32, and once under bfloat16
+    autocast, which both have a flag for.
     """
-    row = Row("training, seq2seq LSTM", "JoeyNMT 2.3, RNN of the same size", 3.0)
+    rows = [
+        Row(f"training, seq2seq LSTM, {number}", "JoeyNMT 2.3, RNN of the same size, likewise", 3.0)
+        for number in ("float32", "bfloat16")
+    ]
     if python is None:
-        row.note = HOW_TO
-        return row
+        for row in rows:
+            row.note = HOW_TO
+        return rows
     model, sizes = samples.translator().train(), samples.sizes
     optimizer = make_optimizer(model)
-    batches = [samples.collate(model, rows) for rows in samples.budget_batches(sizes.batches)]
+    batches = [samples.collate(model, chosen) for chosen in samples.budget_batches(sizes.batches)]
+    tokens = sum(real_tokens(batch) for batch in batches)
     numbers = list(range(len(batches)))
     with JoeyNMT(python, sizes, len(samples.tokenizer), {"train": batches, "test": []}, threads) as joey:
-        sides = {
-            "hfseq": clock(lambda: [train_step(model, optimizer, batch) for batch in batches]),
-            "joeynmt": lambda: joey.train(numbers),
-        }
-        times = in_turns(sides, sizes.rounds)
-        row.note = f"parameters {model.num_parameters():,} and {joey.parameters:,}"
-    tokens = sum(real_tokens(batch) for batch in batches)
-    row.ratios = speedups(times, "hfseq", "joeynmt")
-    row.figures = {
-        "tokens/s": [tokens / seconds for seconds in times["hfseq"]],
-        "tokens/s beside": [tokens / seconds for seconds in times["joeynmt"]],
-    }
-    return row
+        for row, bf16 in zip(rows, (False, True), strict=True):
+            sides = {
+                "hfseq": clock(lambda bf16=bf16: [train_step(model, optimizer, batch, bf16) for batch in batches]),
+                "joeynmt": lambda bf16=bf16: joey.train(numbers, bf16),
+            }
+            times = in_turns(sides, sizes.rounds)
+            row.note = f"parameters {model.num_parameters():,} and {joey.parameters:,}"
+            row.ratios = speedups(times, "hfseq", "joeynmt")
+            row.figures = {
+                "tokens/s": [tokens / seconds for seconds in times["hfseq"]],
+                "tokens/s beside": [tokens / seconds for seconds in times["joeynmt"]],
+            }
+    return rows
 
 
 def budget_beside_fixed(samples: Samples) -> Row:
