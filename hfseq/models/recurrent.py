@@ -165,17 +165,23 @@ class RecurrentStack(nn.Module):
 
         self.forward_layers = layers(num_layers)
         self.backward_layers = layers(num_layers if bidirectional else 0)
+        # Made once: a step of generation is short enough for the making of lists to show.
+        self.silence = Noise([None] * (num_layers - 1), [None] * num_layers * (2 if bidirectional else 1))
         self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in range(num_layers if layer_norm else 0))
 
     def noise(self, inputs: Tensor) -> Noise:
         """Draw the masks for a batch of inputs `[B, T, I]`."""
+        if not self.training:
+            return self.silence
         size = self.hidden_size * (2 if self.backward_layers else 1)
         like = inputs.new_empty(inputs.shape[0], 1, size)
-        drops = self.training and self.weight_dropout
         layers = [*self.forward_layers, *self.backward_layers]
         return Noise(
             [self.dropout.mask(like) for _ in self.forward_layers[1:]],
-            [nn.functional.dropout(layer.weight_hh_l0, self.weight_dropout) if drops else None for layer in layers],
+            [
+                nn.functional.dropout(layer.weight_hh_l0, self.weight_dropout) if self.weight_dropout else None
+                for layer in layers
+            ],
         )
 
     def forward(
