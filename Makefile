@@ -13,7 +13,7 @@ export GOMP_SPINCOUNT ?= 10000
 # Nothing below the installation needs a network.
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: install demo test check conformance wheel clean
+.PHONY: install demo test check conformance bench wheel clean
 
 install: $(STAMP)
 
@@ -36,6 +36,10 @@ check: $(STAMP)
 
 conformance: $(STAMP)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python tests/conformance/run.py
+
+# DATA: a folder with Multi30k, else the embedded pairs. JOEYNMT: the Python of an environment with JoeyNMT 2.3.
+bench: $(STAMP)
+	$(OFFLINE) $(BIN)/python benchmarks/run.py $(if $(DATA),--data $(DATA)) $(if $(JOEYNMT),--joeynmt_python $(JOEYNMT))
 
 wheel: $(STAMP)
 	$(BIN)/python -m build

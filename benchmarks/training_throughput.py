@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 WARM_UP = 3
@@ -127,6 +128,10 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     """One run in this process; prints its figures as JSON."""
     from itertools import islice
 
+    import torch
+
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
     ends = {"bare": run_bare, "recipe": run_recipe}[args.run](args, folder)
     _, rows, _, _, sampler = load(args, folder)
     batches = list(islice(sampler, args.steps))[WARM_UP:]
@@ -138,8 +143,8 @@ def measure(args: argparse.Namespace, folder: Path) -> None:
     print("FIGURES " + json.dumps(figures))
 
 
-def main() -> None:
-    """Prepare, then run the two in turn."""
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments `argv`, by default those of the process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train_file")
     parser.add_argument("--source_lang", default="en")
@@ -151,33 +156,48 @@ def main() -> None:
     parser.add_argument("--max_tokens", type=int, default=2500)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="by default as many as torch takes")
     parser.add_argument("--run", choices=["bare", "recipe"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.run:
-        measure(args, args.folder)
-        return
+    args = parser.parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
+    return args
+
+
+def compare(args: argparse.Namespace) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Figures of the bare loop and of the recipe, `tokens_per_second` and `peak_mib`, for each pair of runs."""
+    found = []
     with tempfile.TemporaryDirectory() as name:
         prepare(args, Path(name))
-        ratios = []
         print(f"{'pair':>4}{'bare tok/s':>12}{'recipe tok/s':>14}{'ratio':>8}{'bare MiB':>10}{'recipe MiB':>12}")
         for pair in range(args.pairs):
             figures = {}
             for kind in ("bare", "recipe"):
-                command = [sys.executable, __file__, *sys.argv[1:], "--run", kind, "--folder", name]
+                command = [sys.executable, __file__, *args.argv, "--run", kind, "--folder", name]
                 output = subprocess.run(
                     command, check=True, capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1"}
                 ).stdout
                 line = next(line for line in output.splitlines() if line.startswith("FIGURES "))
                 figures[kind] = json.loads(line.removeprefix("FIGURES "))
             bare, recipe = figures["bare"], figures["recipe"]
-            ratios.append(recipe["tokens_per_second"] / bare["tokens_per_second"])
+            found.append((bare, recipe))
             print(
-                f"{pair:4}{bare['tokens_per_second']:12.0f}{recipe['tokens_per_second']:14.0f}{ratios[-1]:8.3f}"
+                f"{pair:4}{bare['tokens_per_second']:12.0f}{recipe['tokens_per_second']:14.0f}"
+                f"{recipe['tokens_per_second'] / bare['tokens_per_second']:8.3f}"
                 f"{bare['peak_mib']:10.0f}{recipe['peak_mib']:12.0f}",
                 flush=True,
             )
-        print(f"median ratio recipe / bare: {statistics.median(ratios):.3f}")
+    return found
+
+
+def main() -> None:
+    """Prepare, then run the two in turn."""
+    args = parse()
+    if args.run:
+        measure(args, args.folder)
+        return
+    ratios = [recipe["tokens_per_second"] / bare["tokens_per_second"] for bare, recipe in compare(args)]
+    print(f"median ratio recipe / bare: {statistics.median(ratios):.3f}")
 
 
 if __name__ == "__main__":

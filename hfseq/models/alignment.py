@@ -1,6 +1,6 @@
 """Padding taken out of the way: each row's valid steps gathered to its left, whatever the mask."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,42 @@ def align(mask: Tensor) -> Alignment:
 
 
 def take_steps(values: Tensor, index: Tensor) -> Tensor:
-    """Pick steps of `values` `[B, T, D]` by `index` `[B, T]`, row by row."""
-    return values.gather(1, index.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
+    """Pick steps of `values` `[B, T, D]` by `index` `[B, N]`, row by row."""
+    batch, length, width = values.shape
+    rows = torch.arange(batch, device=index.device).unsqueeze(1) * length  # [B, 1]
+    # Whole steps of one long row are copied as they are, several times as fast as `gather` picks their elements.
+    picked = values.reshape(batch * length, width).index_select(0, (rows + index).flatten())
+    return picked.view(batch, -1, width)
+
+
+class _Permutation(torch.autograd.Function):
+    """Steps in another order; their gradients come back in the order that they had.
+
+    Autograd does not know that no step is picked twice: it would add each gradient to zeros.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(index, inverse)
+        return take_steps(values, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        index, inverse = ctx.saved_tensors
+        return permute_steps(gradients[0], inverse, index), None, None
+
+
+def permute_steps(values: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+    """Put the steps of `values` `[B, T, D]` into another order, row by row.
+
+    Args:
+        values: The steps.
+        index: Which step comes where, `[B, T]`, each once.
+        inverse: What undoes it.
+    """
+    if values.requires_grad and torch.is_grad_enabled():
+        return _Permutation.apply(values, index, inverse)
+    return take_steps(values, index)
 
 
 def valid_steps(mask: Tensor | None, batch: int, length: int, past: int, name: str) -> Tensor | None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .alignment import Alignment, align, take_steps
+from .alignment import Alignment, align, permute_steps, take_steps
 from .dropout import Dropout
 
 State = tuple[Tensor, ...]
@@ -56,6 +56,10 @@ class RecurrentLayer(GradientCheckpointingLayer, nn.RNNBase):
             self.bias_ih_l0,
             self.bias_hh_l0,
         ]
+        # The kernel of a whole text brings all weights into an order of its own first, which takes longer than a step.
+        if values.shape[1] == 1 and self.mode == "LSTM" and not torch.is_grad_enabled() and not torch.jit.is_tracing():
+            hidden, memory = torch.lstm_cell(values[:, 0], state, *weights)
+            return hidden.unsqueeze(1), hidden, memory
         if hold is not None and self.mode == "LSTM":
             values, weights[0] = self._closed_at_padding(values, weights[0], hold)
         # layers, dropout, whether training, both directions, batch first
@@ -94,6 +98,13 @@ def last_output(output: Tensor, initial: Tensor, lengths: Tensor) -> Tensor:
     """Output `[B, H]` at each row's last valid step of aligned `output` `[B, T, H]`, `initial` where there is none."""
     last = take_steps(output, (lengths - 1).clamp(min=0)).squeeze(1)
     return torch.where(lengths > 0, last, initial)
+
+
+def turned_around(values: Tensor, alignment: Alignment | None) -> Tensor:
+    """Aligned steps `[B, T, D]` from each row's last valid one to its first, padding where it was."""
+    if alignment is None:
+        return values.flip(1)
+    return permute_steps(values, alignment.reverse, alignment.reverse)
 
 
 class Noise(NamedTuple):
@@ -154,17 +165,23 @@ class RecurrentStack(nn.Module):
 
         self.forward_layers = layers(num_layers)
         self.backward_layers = layers(num_layers if bidirectional else 0)
+        # Made once: a step of generation is short enough for the making of lists to show.
+        self.silence = Noise([None] * (num_layers - 1), [None] * num_layers * (2 if bidirectional else 1))
         self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in range(num_layers if layer_norm else 0))
 
     def noise(self, inputs: Tensor) -> Noise:
         """Draw the masks for a batch of inputs `[B, T, I]`."""
+        if not self.training:
+            return self.silence
         size = self.hidden_size * (2 if self.backward_layers else 1)
         like = inputs.new_empty(inputs.shape[0], 1, size)
-        drops = self.training and self.weight_dropout
         layers = [*self.forward_layers, *self.backward_layers]
         return Noise(
             [self.dropout.mask(like) for _ in self.forward_layers[1:]],
-            [nn.functional.dropout(layer.weight_hh_l0, self.weight_dropout) if drops else None for layer in layers],
+            [
+                nn.functional.dropout(layer.weight_hh_l0, self.weight_dropout) if self.weight_dropout else None
+                for layer in layers
+            ],
         )
 
     def forward(
@@ -194,7 +211,7 @@ class RecurrentStack(nn.Module):
         noise = self.noise(inputs) if noise is None else noise
         # A single step needs no gathering: a row either takes it or keeps its state.
         alignment = align(mask) if mask is not None and mask.shape[1] > 1 else None
-        values = inputs if alignment is None else take_steps(inputs, alignment.order)
+        values = inputs if alignment is None else permute_steps(inputs, alignment.order, alignment.restore)
         outputs, new_states = [], []
         for index in range(len(self.forward_layers)):
             if index:
@@ -202,7 +219,7 @@ class RecurrentStack(nn.Module):
             values, new_state = self._run_layer(index, values, states[index], alignment, return_states, noise.weights)
             output = values
             if alignment is not None:
-                output = take_steps(values, alignment.restore)
+                output = permute_steps(values, alignment.restore, alignment.order)
             elif mask is not None:
                 new_state = tuple(
                     torch.where(mask, new, old) for new, old in zip(new_state, states[index], strict=True)
@@ -223,8 +240,8 @@ class RecurrentStack(nn.Module):
         hold = alignment if return_states else None
         output, *new_state = self.forward_layers[index](values, hold, weights[index], *state)
         if self.backward_layers:
-            back = values.flip(1) if alignment is None else take_steps(values, alignment.reverse)
+            back = turned_around(values, alignment)
             back, *_ = self.backward_layers[index](back, None, weights[len(self.forward_layers) + index])
-            back = back.flip(1) if alignment is None else take_steps(back, alignment.reverse)
+            back = turned_around(back, alignment)
             output = torch.cat([output, back], dim=-1)
         return self.norms[index](output) if self.norms else output, tuple(new_state)

@@ -10,7 +10,6 @@ import datasets
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from torch.nn.functional import cross_entropy
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq import metrics
@@ -19,6 +18,7 @@ from hfseq.data.copying import CopyCollator, copy_sources, copy_targets, decode_
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
 from hfseq.data.errors import InputError
 from hfseq.training.batches import run_by_length
+from hfseq.training.cross_entropy import summed_cross_entropy
 from hfseq.training.reports import plot_alignment, plot_learning_curve, write_samples
 
 
@@ -217,9 +217,7 @@ def token_loss(
         count: What the sum is divided by, None for the number of tokens here: a batch in parts, or on several
             processes, is divided by the number of all its tokens.
     """
-    total = cross_entropy(
-        logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=label_smoothing, reduction="sum"
-    )
+    total = summed_cross_entropy(logits, labels, label_smoothing)
     return total / ((labels != -100).sum() if count is None else count)
 
 

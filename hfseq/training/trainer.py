@@ -29,11 +29,12 @@ from hfseq.training.checkpoints import (
     rotate_checkpoints,
     save_stream,
 )
+from hfseq.training.cross_entropy import summed_cross_entropy
 from hfseq.training.hub import publish_directory, repository_of
 
 
 class SmoothedCrossEntropy(LabelSmoother):
-    """The Trainer's label smoothing (Szegedy et al. 2016, section 7) in torch's one kernel.
+    """The Trainer's label smoothing (Szegedy et al. 2016, section 7), as `summed_cross_entropy` has it.
 
     The parent keeps the negative log-probabilities of the whole vocabulary and goes over them several times.
     """
@@ -49,9 +50,7 @@ class SmoothedCrossEntropy(LabelSmoother):
         logits = model_output["logits"] if isinstance(model_output, dict) else model_output[0]
         if shift_labels:
             logits, labels = logits[:, :-1], labels[:, 1:]
-        loss = nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=self.epsilon, reduction="sum"
-        )
+        loss = summed_cross_entropy(logits, labels, self.epsilon)
         count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
         return loss / (count.to(loss.device) if isinstance(count, torch.Tensor) else count)
 

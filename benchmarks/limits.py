@@ -1,0 +1,124 @@
+"""What a training step cannot do without: its matrix products, at the speed that this machine has for them.
+
+The step is that of `samples.Samples.translator` on a batch by tokens. Its products are written down by shape, each is
+timed alone with `torch.mm`, and their sum is the time that no program of the same products goes below. Embeddings,
+gates, softmax and the update come on top; they are bound by memory, whose speed is measured by a copy.
+"""
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from samples import Samples, make_optimizer, train_step
+from timing import clock, in_turns
+
+
+class Product(NamedTuple):
+    """`[m, k]` times `[k, n]`, `count` times in a step's forward pass.
+
+    Attributes:
+        name: What it is for.
+        m: Rows.
+        k: What is summed over.
+        n: Columns.
+        count: How often.
+    """
+
+    name: str
+    m: int
+    k: int
+    n: int
+    count: int
+
+
+@dataclass
+class Limit:
+    """What was found.
+
+    Attributes:
+        products: Each product, its share of the operations, and its speed in GFLOP/s, forward and backward.
+        gflop: Operations of all products of a step, forward and backward, in 10^9.
+        best_ms: Time of the products alone.
+        step_ms: Time of the step.
+        bandwidth: Of a copy larger than the caches, read and written, in GB/s.
+    """
+
+    products: list[tuple[Product, float, float]]
+    gflop: float
+    best_ms: float
+    step_ms: float
+    bandwidth: float
+
+    @property
+    def share(self) -> float:
+        """Of the step that the products take at their best."""
+        return self.best_ms / self.step_ms
+
+
+def products_of(rows: int, source: int, target: int, embedding: int, hidden: int, vocabulary: int) -> list[Product]:
+    """The forward products of a translator's step on `[rows, source]` and `[rows, target]` ids, padding counted."""
+    half = hidden // 2
+    return [
+        Product("encoder, inputs of all steps", rows * source, embedding, 4 * half, 2),
+        Product("encoder, a step", rows, half, 4 * half, 2 * source),
+        Product("bridge", rows, 2 * hidden, 2 * hidden, 1),
+        Product("decoder, inputs of all steps", rows * target, embedding, 4 * hidden, 1),
+        Product("decoder, a step", rows, hidden, 4 * hidden, target),
+        Product("attention, queries", rows * target, hidden, hidden, 1),
+        Product("attention, scores", target, hidden, source, rows),
+        Product("attention, contexts", target, source, hidden, rows),
+        Product("attention, combination", rows * target, 2 * hidden, hidden, 1),
+        Product("output layer", rows * target, hidden, vocabulary, 1),
+    ]
+
+
+def seconds_of(product: Product, repeats: int) -> float:
+    """Median time of the product, and of the two of its shape that its gradients take, once each."""
+    left, right = torch.randn(product.m, product.k), torch.randn(product.k, product.n)
+    gradient = torch.randn(product.m, product.n)
+    times = []
+    for _ in range(repeats + 1):
+        begin = time.perf_counter()
+        torch.mm(left, right)
+        torch.mm(gradient, right.t())
+        torch.mm(left.t(), gradient)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[1:])
+
+
+def bandwidth(megabytes: int) -> float:
+    """GB/s of a copy of so many, those read and those written."""
+    source = torch.ones(megabytes * 2**18)
+    target = torch.empty_like(source)
+    times = in_turns({"copy": clock(lambda: target.copy_(source))}, 5)["copy"]
+    return 2 * source.numel() * 4 / statistics.median(times) / 1e9
+
+
+def training_limit(samples: Samples) -> Limit:
+    """Measure the products of one training step, and the step."""
+    sizes = samples.sizes
+    model = samples.translator().train()
+    optimizer = make_optimizer(model)
+    batch = samples.collate(model, samples.budget_batches(1)[0])
+    rows, source = batch["input_ids"].shape
+    target = batch["labels"].shape[1]
+    products = products_of(rows, source, target, sizes.embedding, sizes.hidden, len(samples.tokenizer))
+    step = statistics.median(
+        in_turns({"step": clock(lambda: train_step(model, optimizer, batch))}, sizes.rounds)["step"]
+    )
+    seconds = [seconds_of(product, 2 * sizes.rounds) for product in products]
+    flop = [6 * product.m * product.k * product.n for product in products]
+    counts = [product.count for product in products]
+    total = sum(one * count for one, count in zip(flop, counts, strict=True))
+    return Limit(
+        products=[
+            (product, one * product.count / total, one / spent / 1e9)
+            for product, one, spent in zip(products, flop, seconds, strict=True)
+        ],
+        gflop=total / 1e9,
+        best_ms=1000 * sum(one * count for one, count in zip(seconds, counts, strict=True)),
+        step_ms=1000 * step,
+        bandwidth=bandwidth(256 if sizes.hidden > 100 else 8),
+    )

@@ -1,0 +1,111 @@
+"""The table and the plots of the speed benchmarks."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from limits import Limit
+from matplotlib.figure import Figure
+from timing import Row
+
+
+def write_results(rows: Sequence[Row], limit: Limit, about: Mapping[str, str], folder: Path) -> None:
+    """Write `RESULTS.md`.
+
+    Args:
+        rows: Of the table.
+        limit: Of a training step.
+        about: Machine, versions, texts and command, by their titles.
+        folder: Where it goes, beside the plots.
+    """
+    lines = [
+        "# Speed",
+        "",
+        "Written by `make bench`. A ratio is the median of rounds in which both sides took turns, with the smallest",
+        "and the largest in brackets. What is equal on both sides and what is not stands with each measure, in",
+        "`benchmarks/speed_*.py`.",
+        "",
+        *(f"- {title}: {value if title != 'command' else f'`{value}`'}" for title, value in about.items()),
+        "",
+        *table(rows),
+        "",
+        "![ratios](ratios.png)",
+        "",
+        "![time and memory of generation by length](language_models.png)",
+        "",
+        "## The limit of a training step",
+        "",
+        *describe_limit(limit),
+    ]
+    (folder / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    """Lines of the Markdown table, and the notes below it."""
+    lines = ["| measure | beside | ratio | to reach | | figures (medians) |", "|---|---|---|---|---|---|"]
+    notes = []
+    for row in rows:
+        ratio = "" if row.median is None else f"{row.median:.3g} [{min(row.ratios):.3g}..{max(row.ratios):.3g}]"
+        target = f"{'≤' if row.at_most else '≥'} {row.target:g}"
+        figures = ", ".join(f"{statistics.median(values):.4g} {name}" for name, values in row.figures.items())
+        mark = ""
+        if row.note:
+            notes.append(f"{len(notes) + 1}. {row.note}.")
+            mark = f" ({len(notes)})"
+        lines.append(f"| {row.measure}{mark} | {row.beside} | {ratio} | {target} | {row.verdict} | {figures} |")
+    return [*lines, "", *notes] if notes else lines
+
+
+def describe_limit(limit: Limit) -> list[str]:
+    """Lines that say what a step needs and what it takes."""
+    lines = [
+        f"The matrix products of one step are {limit.gflop:.3g} · 10⁹ operations. Alone, at the speed that `torch.mm`",
+        f"has at their shapes, they take {limit.best_ms:.4g} ms; the whole step takes {limit.step_ms:.4g} ms.",
+        f"{limit.share:.0%} of it is what no program of the same products does without. A copy in memory runs at",
+        f"{limit.bandwidth:.3g} GB/s.",
+        "",
+        "| product | m × k × n | times | share of the operations | GFLOP/s |",
+        "|---|---|--:|--:|--:|",
+    ]
+    for product, share, speed in limit.products:
+        shape = f"{product.m} × {product.k} × {product.n}"
+        lines.append(f"| {product.name} | {shape} | {product.count} | {share:.1%} | {speed:.4g} |")
+    return lines
+
+
+def plot_ratios(rows: Sequence[Row], path: Path) -> None:
+    """Bars of the ratios over what is to be reached, so that 1 is the target of each; costs are turned over."""
+    measured = [row for row in rows if row.median]
+    figure = Figure(figsize=(9, 0.5 * len(measured) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    for position, row in enumerate(reversed(measured)):
+        scaled = sorted(row.target / ratio if row.at_most else ratio / row.target for ratio in row.ratios)
+        middle = statistics.median(scaled)
+        error = [[middle - scaled[0]], [scaled[-1] - middle]]
+        color = "tab:green" if row.verdict == "reached" else "tab:red"
+        axes.barh(position, middle, xerr=error, color=color, capsize=3)
+    labels = [f"{row.measure}\n{row.beside.replace('`', '')}" for row in reversed(measured)]
+    axes.set_yticks(range(len(measured)), labels, fontsize=7)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("ratio / what is to be reached")
+    figure.savefig(path, dpi=150)
+
+
+def plot_language_models(curves: Mapping[str, Any], path: Path) -> None:
+    """Milliseconds a token and bytes of the cache, by the length of the text."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, values in curves["ms"].items():
+        left.plot(curves["tokens"], values, marker="o", label=name)
+    for name, values in curves["bytes"].items():
+        right.plot(curves["tokens"], values, marker="o", label=name)
+    left.set_ylabel("ms a token")
+    left.set_ylim(bottom=0)
+    right.set_ylabel("bytes of the cache")
+    right.set_yscale("log")
+    for axes in (left, right):
+        axes.set_xlabel("tokens so far")
+        axes.legend()
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,70 @@
+"""One text at a time through a classifier, and the time that `import hfseq` takes."""
+
+import subprocess
+import sys
+import time
+
+import torch
+from samples import TARGET, Samples
+from timing import Row, clock, in_turns, speedups
+from transformers import AutoModelForSequenceClassification, DistilBertConfig, set_seed
+
+import hfseq
+
+IMPORTS = {
+    "hfseq": "import hfseq",
+    "transformers": "from transformers import AutoModel, PreTrainedModel, GenerationMixin",
+}
+
+
+@torch.inference_mode()
+def classification_beside_distilbert(samples: Samples) -> Row:
+    """A classifier of `recipes/configs/sentiment_sst2.yaml` beside a DistilBERT, each test sentence by itself.
+
+    Both take the ids of the same tokenizer; making them is in neither. The ratio is that of the medians of a round's
+    sentences.
+    """
+    set_seed(0)
+    sizes = samples.sizes
+    vocabulary = len(samples.tokenizer)
+    ours = hfseq.LstmConfig(
+        vocab_size=vocabulary, hidden_size=sizes.hidden // 2, embedding_size=sizes.hidden // 4, pooling="max"
+    )
+    theirs = DistilBertConfig(vocab_size=max(vocabulary, 30522))
+    models = {
+        name: AutoModelForSequenceClassification.from_config(config).eval()
+        for name, config in (("hfseq", ours), ("DistilBERT", theirs))
+    }
+    texts = [samples.tokenizer(text, return_tensors="pt") for text in samples.rows["test"][TARGET][: sizes.sentences]]
+    inputs = [{"input_ids": text["input_ids"], "attention_mask": text["attention_mask"]} for text in texts]
+
+    def median(name: str) -> float:
+        model, times = models[name], []
+        for batch in inputs:
+            begin = time.perf_counter()
+            model(**batch)
+            times.append(time.perf_counter() - begin)
+        return sorted(times)[len(times) // 2]
+
+    times = in_turns({name: lambda name=name: median(name) for name in models}, sizes.rounds)
+    row = Row("classification at batch 1, p50", "Transformer of DistilBERT's size", 20.0)
+    row.ratios = speedups(times, "hfseq", "DistilBERT")
+    row.figures = {
+        "ms": [1000 * one for one in times["hfseq"]],
+        "ms beside": [1000 * one for one in times["DistilBERT"]],
+    }
+    row.note = ", ".join(f"{name} {model.num_parameters():,} parameters" for name, model in models.items())
+    return row
+
+
+def import_time(rounds: int) -> Row:
+    """A new interpreter that imports and ends, in seconds, beside one that imports what hfseq is built on."""
+    sides = {
+        name: clock(lambda code=code: subprocess.run([sys.executable, "-c", code], check=True))
+        for name, code in IMPORTS.items()
+    }
+    times = in_turns(sides, rounds)
+    row = Row("import of hfseq", f"`{IMPORTS['transformers']}`", 1.1, at_most=True)
+    row.ratios = [own / other for own, other in zip(times["hfseq"], times["transformers"], strict=True)]
+    row.figures = {"s": times["hfseq"], "s beside": times["transformers"]}
+    return row

@@ -1,0 +1,139 @@
+"""The parts of the speed benchmarks that a wrong table could come from; what they measure is not tested."""
+
+import json
+import sys
+
+import pytest
+import torch
+from recipe_runs import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import beside_joeynmt  # noqa: E402
+import limits  # noqa: E402
+import results  # noqa: E402
+import samples  # noqa: E402
+import speed_encoder  # noqa: E402
+import speed_generation  # noqa: E402
+import timing  # noqa: E402
+
+import hfseq  # noqa: E402
+from hfseq.models.recurrent import RecurrentStack  # noqa: E402
+
+
+def test_sides_take_turns_and_the_warm_up_does_not_count():
+    calls, seconds = [], iter(range(100))
+
+    def side(name):
+        calls.append(name)
+        return next(seconds)
+
+    times = timing.in_turns({"a": lambda: side("a"), "b": lambda: side("b")}, rounds=3, warm_up=1)
+    assert "".join(calls) == "baabbaab"
+    assert times == {"a": [2, 5, 6], "b": [3, 4, 7]}
+
+
+def test_ratios_and_verdicts():
+    assert timing.speedups({"ours": [1.0, 2.0], "theirs": [3.0, 3.0]}, "ours", "theirs") == [3.0, 1.5]
+    speed = timing.Row("m", "b", 2.0, [1.5, 2.5, 2.0])
+    assert (speed.median, speed.verdict) == (2.0, "reached")
+    speed.target = 2.1
+    assert speed.verdict == "missed"
+    cost = timing.Row("m", "b", 1.1, [1.2], at_most=True)
+    assert cost.verdict == "missed"
+    cost.ratios = [1.1]
+    assert cost.verdict == "reached"
+    assert (timing.Row("m", "b", 1.0).median, timing.Row("m", "b", 1.0).verdict) == (None, "not measured")
+
+
+def limit():
+    product = limits.Product("output layer", 10, 20, 30, 2)
+    return limits.Limit([(product, 1.0, 50.0)], gflop=3.0, best_ms=60.0, step_ms=100.0, bandwidth=9.0)
+
+
+def test_the_table(tmp_path):
+    rows = [
+        timing.Row("speed", "loop", 2.0, [1.0, 4.0, 3.0], figures={"ms": [5.0, 7.0, 6.0]}),
+        timing.Row("cost", "step", 0.05, [0.1], at_most=True, note="why"),
+        timing.Row("other", "tool", 3.0, note="how to get it"),
+    ]
+    results.write_results(rows, limit(), {"threads": "1", "command": "make bench"}, tmp_path)
+    text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| speed | loop | 3 [1..4] | ≥ 2 | reached | 6 ms |" in text
+    assert "| cost (1) | step | 0.1 [0.1..0.1] | ≤ 0.05 | missed |  |" in text
+    assert "| other (2) | tool |  | ≥ 3 | not measured |  |" in text
+    assert "1. why.\n2. how to get it." in text
+    assert "- command: `make bench`" in text
+    assert "60%" in text and "| output layer | 10 × 20 × 30 | 2 | 100.0% | 50 |" in text
+    results.plot_ratios(rows, tmp_path / "ratios.png")
+    curves = {"tokens": [8, 16], "ms": {"LSTM": [1.0, 1.0]}, "bytes": {"LSTM": [4, 4]}}
+    results.plot_language_models(curves, tmp_path / "models.png")
+    assert all((tmp_path / name).stat().st_size > 1000 for name in ("ratios.png", "models.png"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = hfseq.LstmConfig(
+        vocab_size=40, hidden_size=8, embedding_size=6, attention_type="general", tie_word_embeddings=False
+    )
+    model = hfseq.LstmForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():  # biases start from zero
+            weight.normal_(std=0.5)
+    return model
+
+
+def batch():
+    ids = torch.tensor([[5, 6, 7, 8, 2], [9, 3, 2, 0, 0]])
+    return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+
+def test_the_hand_written_loop_writes_what_generate_writes(model):
+    found = speed_generation.hand_written(model, batch(), 7)
+    expected = model.generate(**batch(), max_new_tokens=7, do_sample=False, num_beams=1, eos_token_id=None)
+    assert torch.equal(found, expected)
+
+
+def test_plain_lstm_has_the_weights_of_the_stack():
+    torch.manual_seed(0)
+    stack = RecurrentStack("lstm", 6, 6, speed_encoder.LAYERS, bidirectional=True)
+    inputs = torch.randn(3, 5, 6)
+    torch.testing.assert_close(speed_encoder.plain_lstm(stack, 6)(inputs)[0], stack(inputs)[0][-1])
+
+
+def test_ids_go_to_joeynmt_and_back():
+    ids = torch.tensor([[0, 1, 2, 3, 4, 39]])
+    assert beside_joeynmt.their_ids(ids).tolist() == [[1, 2, 3, 0, 4, 39]]
+    labels = torch.tensor([[7, 3, 2], [8, 2, -100]])
+    assert beside_joeynmt.targets(labels).tolist() == [[2, 7, 0, 3], [2, 8, 3, 1]]
+
+
+def test_joeynmts_weights_are_all_of_ours(model):
+    """Every weight but those of the bridge, which is frozen at zero, arrives once."""
+    before = sum(weight.numel() for weight in model.decoder.bridge.parameters())
+    beside_joeynmt.freeze_bridge(model)
+    assert not any(weight.any() or weight.requires_grad for weight in model.decoder.bridge.parameters())
+    theirs = beside_joeynmt.their_weights(model)
+    carried = {name: weight for name, weight in theirs.items() if weight.any() and not name.startswith("trg_embed")}
+    assert sum(weight.numel() for weight in carried.values()) == model.num_parameters() - before
+    output = model.state_dict()["lm_head.weight"]
+    assert torch.equal(theirs["decoder.output_layer.weight"][beside_joeynmt.their_ids(torch.arange(40))], output)
+
+
+def test_the_products_of_a_step_are_those_that_torch_counts(model):
+    """All but the recurrent ones, which its counter does not know."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    inputs = batch() | {"decoder_input_ids": torch.tensor([[1, 5, 6], [1, 7, 8]])}
+    with FlopCounterMode(display=False) as counter:
+        model(**inputs)
+    products = limits.products_of(rows=2, source=5, target=3, embedding=6, hidden=8, vocabulary=40)
+    known = [product for product in products if not product.name.startswith(("encoder", "decoder"))]
+    assert counter.get_total_flops() == sum(2 * p.m * p.k * p.n * p.count for p in known)
+
+
+def test_quick_sizes_change_all_that_takes_time():
+    full, quick = vars(samples.Sizes()), vars(samples.QUICK)
+    assert all(quick[name] < full[name] for name in full)
+    json.dumps(quick)
