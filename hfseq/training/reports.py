@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 _GREY = "#666666"
 
 
+def ignore_missing_glyphs() -> None:
+    """Do not warn of scripts that no installed font has: one warning a glyph would bury all other output."""
+    warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+    warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support .* natively")
+
+
 def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
     """Write a figure as a PNG, without a screen and without warnings about letters that no font has."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        # A script that no installed font has is drawn as boxes; one warning a glyph would bury the output of a run.
-        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
-        warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support .* natively")
+        ignore_missing_glyphs()
         figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
 
 
@@ -100,6 +104,17 @@ def plot_alignment(
         path: of the PNG.
 
     Raises:
+        ValueError: as `draw_alignment`.
+    """
+    save_figure(draw_alignment(attention, source_tokens, target_tokens), path)
+
+
+def draw_alignment(
+    attention: np.ndarray | Sequence[Sequence[float]], source_tokens: Sequence[str], target_tokens: Sequence[str]
+) -> "Figure":
+    """The figure of `plot_alignment`, which has its arguments.
+
+    Raises:
         ValueError: the weights are not `[len(target_tokens), len(source_tokens)]`.
     """
     from matplotlib.figure import Figure
@@ -132,7 +147,7 @@ def plot_alignment(
     width, height = figure.get_size_inches()
     bar = figure.add_axes((1.0 + 0.15 / width, 0.0, 0.12 / width, min(1.0, 2.5 / height)))
     figure.colorbar(image, cax=bar, label="attention weight")
-    save_figure(figure, path)
+    return figure
 
 
 def plot_confusion_matrix(
