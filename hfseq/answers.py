@@ -5,10 +5,12 @@ should know of the text: that it is empty, was cut, or has words that the model 
 """
 
 import re
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from threading import Event
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -24,11 +26,8 @@ from hfseq.ensembles import problem_of
 from hfseq.importance import Importance, word_importance
 from hfseq.metrics.tagging import are_entities
 from hfseq.training.prediction import classify_texts, generation_options, word_spans
-from hfseq.training.reports import draw_alignment
+from hfseq.training.reports import plot_alignment
 from hfseq.training.seq2seq import align_texts
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Spans = list[tuple[str, Any]]
 """Pieces of a text with the tag or the importance of each, None for none."""
@@ -36,6 +35,10 @@ LONGEST_ALIGNMENT = 100
 """Tokens of a source or a target whose alignment is drawn; a cell of a longer one could not be seen."""
 LONGEST_IMPORTANCE = 256
 """Tokens of a text whose words are left out one by one, which takes time in the square of its length."""
+# Half the size in pixels, as the plot has 150 dots to an inch.
+_ALIGNMENT = (
+    '<img alt="heat map of attention weights" style="zoom: 0.5; max-width: 200%" src="data:image/png;base64,{}">'
+)
 _EMPTY = "Type a text first."
 
 
@@ -59,21 +62,21 @@ def write_texts(pipe: Any, texts: Sequence[str], beams: Sequence[int]) -> tuple[
     return written, [note(pipe.tokenizer, text, pipe.source_prefix) for text in texts]
 
 
-def translate(
-    pipe: Any, texts: Sequence[str], beams: Sequence[int]
-) -> tuple[list[str], list["Figure | None"], list[str]]:
-    """As `write_texts`, with what each token attends to between text and note; None where there is nothing to draw."""
+def translate(pipe: Any, texts: Sequence[str], beams: Sequence[int]) -> tuple[list[str], list[str], list[str]]:
+    """As `write_texts`, and between text and note an alignment in HTML: what each token of the text attends to."""
     written, notes = write_texts(pipe, texts, beams)
-    figures: list[Figure | None] = [None] * len(texts)
+    pictures = [""] * len(texts)
     for row in [row for row, text in enumerate(written) if text]:
         source = pipe.source_prefix + texts[row]
         lengths = [len(pipe.tokenizer(text, truncation=True)["input_ids"]) for text in (source, written[row])]
         if max(lengths) <= LONGEST_ALIGNMENT:
-            figures[row] = draw_alignment(*align_texts(pipe.model, pipe.tokenizer, source, written[row]))
+            picture = BytesIO()
+            plot_alignment(*align_texts(pipe.model, pipe.tokenizer, source, written[row]), picture)
+            pictures[row] = _ALIGNMENT.format(b64encode(picture.getvalue()).decode())
         else:
             said = f"The alignment is drawn for texts of up to {LONGEST_ALIGNMENT} tokens."
             notes[row] = _paragraphs(notes[row], said)
-    return written, figures, notes
+    return written, pictures, notes
 
 
 def classify(

@@ -18,9 +18,9 @@ from transformers.utils import logging
 
 from hfseq.answers import classify, continue_text, tag, translate, write_texts
 from hfseq.data.errors import InputError
+from hfseq.ensembles import problem_of
 from hfseq.model_card import METRICS, head_of, is_ours, measured, read_run, what_it_does
 from hfseq.publishing import load_published
-from hfseq.training.reports import ignore_missing_glyphs
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -98,8 +98,8 @@ def load_subject(model_dir: str | Path) -> Subject:
     example = run.get("example")
     split = run.get("split", "test")
     scores = [f"{METRICS[name][0]} {value:.2f}" for name, value in measured(results, split).items()]
-    about = f"`{kind}`, {model.num_parameters():,} parameters, {what_it_does(known, run.get('languages', []))}"
-    about += f". On the {split} data: {', '.join(scores)}." if scores else "."
+    about = f"A `{kind}` of {model.num_parameters():,} parameters {what_it_does(known, run.get('languages', []))}."
+    about += f" On the {split} data: {', '.join(scores)}." if scores else ""
     return Subject(
         directory.resolve().name,
         model.eval(),
@@ -182,20 +182,22 @@ def _settings(gr: Any, subject: Subject) -> list[Any]:
 def _outputs(gr: Any, subject: Subject) -> list[Any]:
     """The components for the answer."""
     if subject.task == "text-classification":
-        labels = int(subject.model.config.num_labels or 0)
+        config = subject.model.config
+        title, what = (
+            ("Value", "the value") if problem_of(config) == "regression" else ("Classes", "the likeliest class")
+        )
+        words = f"What speaks for {what} (red), and what against it"
         return [
-            gr.Label(label="Classes", num_top_classes=min(10, labels), elem_id="answer"),
-            gr.HighlightedText(
-                label="What speaks for the first class, and against it", show_legend=True, elem_id="importance"
-            ),
+            gr.Label(label=title, num_top_classes=min(10, int(config.num_labels or 0)), elem_id="answer"),
+            gr.HighlightedText(label=words, show_legend=True, elem_id="importance"),
         ]
     if subject.task == "token-classification":
         return [gr.HighlightedText(label="Tags", elem_id="answer")]
-    kinds = {"translation": "Translation", "summarization": "Summary"}
-    written = gr.Textbox(label=kinds.get(subject.task, "Written"), lines=4, max_lines=20, elem_id="answer")
+    kinds = {"translation": "Translation", "summarization": "Summary", "text2text": "Answer"}
+    written = gr.Textbox(label=kinds.get(subject.task, "Continuation"), lines=4, max_lines=20, elem_id="answer")
     if subject.task in ("summarization", "text-generation"):
         return [written]
-    return [written, gr.Plot(label="Alignment", elem_id="alignment")]
+    return [written, gr.HTML(label="Alignment", show_label=True, container=True, elem_id="alignment")]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -206,7 +208,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=7860)
     args = parser.parse_args(argv)
     logging.disable_progress_bar()  # of loading
-    ignore_missing_glyphs()  # of alignments
     try:
         open_page(args.model_dir, args.host, args.port)
     except InputError as error:

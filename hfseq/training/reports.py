@@ -6,7 +6,7 @@ The plots need matplotlib (the `train` extra), which is imported when one is dra
 import os
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,19 +16,15 @@ if TYPE_CHECKING:
 _GREY = "#666666"
 
 
-def ignore_missing_glyphs() -> None:
-    """Do not warn of scripts that no installed font has: one warning a glyph would bury all other output."""
-    warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
-    warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support .* natively")
-
-
-def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
-    """Write a figure as a PNG, without a screen and without warnings about letters that no font has."""
+def save_figure(figure: "Figure", path: str | os.PathLike | IO[bytes]) -> None:
+    """Write a figure as a PNG to a path or an open file, without a screen or warnings of letters that no font has."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        ignore_missing_glyphs()
+        # A script that no installed font has is drawn as boxes; one warning a glyph would bury the output of a run.
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
+        warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support .* natively")
         figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
 
 
@@ -93,7 +89,7 @@ def plot_alignment(
     attention: np.ndarray | Sequence[Sequence[float]],
     source_tokens: Sequence[str],
     target_tokens: Sequence[str],
-    path: str | os.PathLike,
+    path: str | os.PathLike | IO[bytes],
 ) -> None:
     """Draw which source tokens each target token attended to, as a heat map PNG.
 
@@ -101,18 +97,7 @@ def plot_alignment(
         attention: `[target, source]` weights; a row sums to 1.
         source_tokens: the columns' names, in any script.
         target_tokens: the rows' names.
-        path: of the PNG.
-
-    Raises:
-        ValueError: as `draw_alignment`.
-    """
-    save_figure(draw_alignment(attention, source_tokens, target_tokens), path)
-
-
-def draw_alignment(
-    attention: np.ndarray | Sequence[Sequence[float]], source_tokens: Sequence[str], target_tokens: Sequence[str]
-) -> "Figure":
-    """The figure of `plot_alignment`, which has its arguments.
+        path: of the PNG, or an open file.
 
     Raises:
         ValueError: the weights are not `[len(target_tokens), len(source_tokens)]`.
@@ -147,7 +132,7 @@ def draw_alignment(
     width, height = figure.get_size_inches()
     bar = figure.add_axes((1.0 + 0.15 / width, 0.0, 0.12 / width, min(1.0, 2.5 / height)))
     figure.colorbar(image, cax=bar, label="attention weight")
-    return figure
+    save_figure(figure, path)
 
 
 def plot_confusion_matrix(
