@@ -8,7 +8,7 @@ others are computed are answered together, as one batch; only generated text is 
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -39,12 +39,6 @@ _PLACEHOLDERS = {
     "text-classification": "A text to classify",
     "token-classification": "Words to tag, with spaces between them, around punctuation, too",
     "text-generation": "The beginning of a text",
-}
-# Those of models alone; the others are of pipelines.
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "text-classification": classify,
-    "token-classification": tag,
-    "text-generation": continue_text,
 }
 
 
@@ -156,11 +150,25 @@ def make_page(model_dir: str | Path) -> "gr.Blocks":
 def _answer(subject: Subject) -> Callable[..., Any]:
     """What makes the outputs of a page from its inputs, lists of both but for generation."""
     model, tokenizer, task = subject.model, subject.tokenizer, subject.task
-    if task in _FUNCTIONS:
-        return partial(_FUNCTIONS[task], model, tokenizer)
-    name: Any = "summarization" if task == "summarization" else "translation"
-    pipe = pipeline(name, model=model, tokenizer=cast(Any, tokenizer), device="cpu", prefix=subject.prefix)
-    return partial(write_texts if task == "summarization" else translate, pipe)
+    if task == "text-generation":
+
+        def stream(prompt: str | None, *settings: Any) -> Iterator[tuple[str, str]]:
+            yield from continue_text(model, tokenizer, clean_text(prompt), *settings)
+
+        return stream
+    function: Callable[..., Any]
+    if task in ("text-classification", "token-classification"):
+        function = partial(classify if task == "text-classification" else tag, model, tokenizer)
+    else:
+        name: Any = "summarization" if task == "summarization" else "translation"
+        pipe = pipeline(name, model=model, tokenizer=cast(Any, tokenizer), device="cpu", prefix=subject.prefix)
+        function = partial(write_texts if task == "summarization" else translate, pipe)
+    return lambda texts, *settings: function([clean_text(text) for text in texts], *settings)
+
+
+def clean_text(text: str | None) -> str:
+    """A text as tokenizers take it, whatever was sent: no text is an empty one, half a character a question mark."""
+    return (text or "").encode("utf-8", errors="replace").decode("utf-8")
 
 
 def _settings(gr: Any, subject: Subject) -> list[Any]:

@@ -408,7 +408,7 @@ def answers_of(url, session, count):
 
 def test_requests_that_wait_are_answered_in_one_batch_each_as_it_asked(directories, monkeypatch, hosts):
     pytest.importorskip("gradio")
-    batches, first, go_on = [], threading.Event(), threading.Event()
+    batches, first, go_on, texts = [], threading.Event(), threading.Event(), [*TEXTS, None, "a \ud83d dog"]
 
     def held_up(pipe, texts, beams):
         batches.append(list(zip(texts, beams, strict=True)))
@@ -420,11 +420,15 @@ def test_requests_that_wait_are_answered_in_one_batch_each_as_it_asked(directori
     with served_here(directories / "translation") as url:
         asked = {join(url, "one", [TEXTS[0], 1]): (TEXTS[0], 1)}
         assert first.wait(60)
-        asked |= {join(url, "one", [text, beams]): (text, beams) for text in TEXTS for beams in (1, 3)}
+        asked |= {join(url, "one", [text, beams]): (text, beams) for text in texts for beams in (1, 3)}
         go_on.set()
         answers = answers_of(url, "one", len(asked))
+    # Nothing, and half a character, which a tokenizer would refuse, and so the whole batch.
+    asked = {
+        event: ({None: "", "a \ud83d dog": "a ? dog"}.get(text, text), beams) for event, (text, beams) in asked.items()
+    }
     waiting = list(asked.values())[1:]
-    assert [sorted(batch) for batch in batches] == [[(TEXTS[0], 1)], sorted(waiting)]
+    assert [sorted(batch) for batch in batches] == [[(TEXTS[0], 1)], sorted(waiting)] and len(waiting) == 14
     model, tokenizer = loaded(directories, "translation")
     pipe = pipeline("translation", model=model, tokenizer=tokenizer, device="cpu")
     for event, (text, beams) in asked.items():
