@@ -35,9 +35,10 @@ LONGEST_ALIGNMENT = 100
 """Tokens of a source or a target whose alignment is drawn; a cell of a longer one could not be seen."""
 LONGEST_IMPORTANCE = 256
 """Tokens of a text whose words are left out one by one, which takes time in the square of its length."""
-# Half the size in pixels, as the plot has 150 dots to an inch.
+# Half the size in pixels, as the plot has 150 dots to an inch; a wide one scrolls.
 _ALIGNMENT = (
-    '<img alt="heat map of attention weights" style="zoom: 0.5; max-width: 200%" src="data:image/png;base64,{}">'
+    '<div style="overflow-x: auto"><img alt="heat map of attention weights" style="zoom: 0.5; max-width: none" '
+    'src="data:image/png;base64,{}"></div>'
 )
 _EMPTY = "Type a text first."
 

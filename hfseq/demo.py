@@ -191,10 +191,9 @@ def _outputs(gr: Any, subject: Subject) -> list[Any]:
     """The components for the answer."""
     if subject.task == "text-classification":
         config = subject.model.config
-        title, what = (
-            ("Value", "the value") if problem_of(config) == "regression" else ("Classes", "the likeliest class")
-        )
-        words = f"What speaks for {what} (red), and what against it"
+        title, words = "Classes", "What speaks for the likeliest class (red), and what against it"
+        if problem_of(config) == "regression":
+            title, words = "Value", "What raises the value (red), and what lowers it"
         return [
             gr.Label(label=title, num_top_classes=min(10, int(config.num_labels or 0)), elem_id="answer"),
             gr.HighlightedText(label=words, show_legend=True, elem_id="importance"),

@@ -185,7 +185,7 @@ def test_alignments_are_those_of_the_recipes(directories, name, tmp_path):
     for text, target, picture in zip(TEXTS, written, pictures, strict=True):
         if text:
             plot_alignment(*align_texts(model, tokenizer, prefix + text, target), tmp_path / "alignment.png")
-            drawn = b64decode(re.search(r'<img .* src="data:image/png;base64,(.*)">', picture)[1])
+            drawn = b64decode(re.search(r'<img .* src="data:image/png;base64,(.*?)">', picture)[1])
             assert drawn == (tmp_path / "alignment.png").read_bytes()
         else:
             assert picture == ""
@@ -534,6 +534,10 @@ def test_a_translation_and_its_alignment_in_a_browser(directories, show):
         picture = page.locator("#alignment img")
         expect(picture).to_be_visible()
         assert picture.evaluate("image => image.complete && image.naturalWidth > 100 && image.naturalHeight > 100")
+        ask(page, "the cat " * 30)  # a wide picture stays within its place
+        expect(page.locator("#note")).to_have_text("")
+        expect(picture).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         ask(page, " ")
         expect(page.locator("#note")).to_have_text("Type a text first.")
         expect(page.locator("#answer textarea")).to_have_value("")
