@@ -53,6 +53,13 @@ BART = {
     "decoder_ffn_dim": 16,
     "forced_eos_token_id": None,
 }
+# A picture wider than its place, scrolled to the right.
+REACHES_ITS_END = """image => {
+    const place = image.parentElement
+    place.scrollLeft = 1e6
+    const right = image.getBoundingClientRect().right
+    return place.scrollLeft > 0 && right <= place.getBoundingClientRect().right + 1
+}"""
 TAGS = ["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]
 NAMES = {"id2label": dict(enumerate(TAGS)), "label2id": {name: index for index, name in enumerate(TAGS)}}
 CLASSES = {"id2label": {0: "bad", 1: "good", 2: "mixed"}, "label2id": {"bad": 0, "good": 1, "mixed": 2}}
@@ -534,10 +541,10 @@ def test_a_translation_and_its_alignment_in_a_browser(directories, show):
         picture = page.locator("#alignment img")
         expect(picture).to_be_visible()
         assert picture.evaluate("image => image.complete && image.naturalWidth > 100 && image.naturalHeight > 100")
-        ask(page, "the cat " * 30)  # a wide picture stays within its place
+        ask(page, "the cat " * 30)  # a wide picture scrolls
         expect(page.locator("#note")).to_have_text("")
         expect(picture).to_be_visible()
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        assert picture.evaluate(REACHES_ITS_END)
         ask(page, " ")
         expect(page.locator("#note")).to_have_text("Type a text first.")
         expect(page.locator("#answer textarea")).to_have_value("")
@@ -595,6 +602,24 @@ def test_generation_in_a_browser(directories, show, name):
             *_, (written, _) = continue_text(model, tokenizer, text, 0, 0, 1, 9)
             ask(page, text, temperature=0, tokens=9)
             sync_api().expect(page.locator("#answer textarea")).to_have_value(written)
+
+
+def test_stop_ends_the_generation(show, monkeypatch):
+    ended = threading.Event()
+
+    def endless(*args):
+        try:
+            while not ended.wait(0.05):  # at the pace of a model
+                yield "so far", ""
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(demo, "continue_text", endless)
+    with show("generation") as page:
+        ask(page, ASKED)
+        sync_api().expect(page.locator("#answer textarea")).to_have_value("so far")
+        page.click("#stop")
+        assert ended.wait(20)
 
 
 def sync_api():
