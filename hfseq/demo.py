@@ -118,11 +118,11 @@ def make_page(model_dir: str | Path) -> "gr.Blocks":
     Raises:
         InputError: If gradio is not installed, the model does not load, or it is for none of the tasks.
     """
+    subject = load_subject(model_dir)
     try:
         import gradio as gr
     except ImportError as error:
         raise InputError("the page needs gradio: pip install 'hfseq[demo]'") from error
-    subject = load_subject(model_dir)
     # It tells nobody that it runs, and asks for no newer version.
     with gr.Blocks(title=subject.name, analytics_enabled=False) as page:
         gr.Markdown(f"# {subject.name}\n\n{subject.about}")

@@ -32,7 +32,15 @@ CONFIGS = {
         vocab_size=size, encoder_attention_heads=2, decoder_attention_heads=2, **BART, **IDS, **fields
     ),
     "t5": lambda size, **fields: T5Config(
-        vocab_size=size, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, **IDS, **fields
+        vocab_size=size,
+        d_model=16,
+        d_kv=8,
+        d_ff=16,
+        num_layers=1,
+        num_heads=2,
+        decoder_start_token_id=0,
+        **IDS,
+        **fields,
     ),
 }
 LABELS = {
