@@ -1,10 +1,10 @@
 """The card of a published model, from what its directory says about the run that made it."""
 
 import json
-import math
 import pprint
 import re
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -28,8 +28,7 @@ _HEADS: dict[str, tuple[str | None, str]] = {
     "MTModel": (None, "AutoModelForSeq2SeqLM"),
     "EncoderDecoderModel": (None, "AutoModelForSeq2SeqLM"),
 }
-# Metric to its title and the Hub's type of it.
-_METRICS = {
+METRICS = {
     "bleu": ("BLEU", "bleu"),
     "chrf": ("chrF", "chrf"),
     "exact_match": ("exact match", "exact_match"),
@@ -43,6 +42,7 @@ _METRICS = {
     "perplexity": ("perplexity of a token", "perplexity"),
     "word_perplexity": ("perplexity of a word", "perplexity"),
 }
+"""Metric to its title and the Hub's type of it."""
 _TITLES = {
     "learning_curve.png": "Loss and score while training",
     "alignment.png": "Which source words the model attends to",
@@ -79,21 +79,19 @@ def make_card(
     Raises:
         InputError: If one of the files is broken.
     """
-    run, results = _read(directory / RUN_FILE), _read(directory / "all_results.json")
+    run, results = read_run(directory)
     kind = type(model).__name__
-    task, auto_class = next((found for ending, found in _HEADS.items() if kind.endswith(ending)), (None, "AutoModel"))
+    task, auto_class = head_of(kind)
     task = run.get("task", task)
-    # Numbers alone: a run may have ended without a score.
-    results = {key: value for key, value in results.items() if isinstance(value, int | float) and math.isfinite(value)}
     license = license or run.get("license")
     split = run.get("split", "test")
-    scores = {name: results[f"{split}_{name}"] for name in _METRICS if f"{split}_{name}" in results}
+    scores = measured(results, split)
     baselines = _baselines(results, split, scores)
     data_name, dataset = run.get("data", "data that the run did not name"), run.get("dataset")
     languages = run.get("languages", [])
     parts = [
         f"# {repo_id.rpartition('/')[2]}",
-        f"A model (`{kind}`, {model.num_parameters():,} parameters) {_what(task, languages)}"
+        f"A model (`{kind}`, {model.num_parameters():,} parameters) {what_it_does(task, languages)}"
         + (f", trained with hfseq {run['versions']['hfseq']} on {data_name}." if "versions" in run else "."),
         _scores(split, scores, baselines, run),
         _usage(model, task, auto_class, repo_id, run.get("example")),
@@ -115,8 +113,8 @@ def make_card(
                 dataset_type=dataset if dataset and run.get("tested_on") == dataset else "other",
                 dataset_name=run.get("tested_on", data_name),
                 dataset_split=split,
-                metric_type=_METRICS[name][1],
-                metric_name=_METRICS[name][0],
+                metric_type=METRICS[name][1],
+                metric_name=METRICS[name][0],
                 metric_value=round(value, 4),
                 metric_args={"signature": run["signatures"][name]} if name in run.get("signatures", {}) else None,
             )
@@ -126,6 +124,39 @@ def make_card(
     )
     text = "\n\n".join(part for part in parts if part)
     return ModelCard.from_template(data, template_str=_TEMPLATE, text=text)
+
+
+def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    """What a run says about itself (`run.json`), and the numbers that it has measured (`all_results.json`).
+
+    Raises:
+        InputError: If one of the files is broken; one that is not there says nothing.
+    """
+    run, results = _read(directory / RUN_FILE), _read(directory / "all_results.json")
+    # Numbers alone: a run may have ended without a score.
+    return run, {key: value for key, value in results.items() if isinstance(value, int | float) and isfinite(value)}
+
+
+def measured(results: Mapping[str, float], split: str) -> dict[str, float]:
+    """The scores of the model on a split, by the names of `METRICS`."""
+    return {name: results[f"{split}_{name}"] for name in METRICS if f"{split}_{name}" in results}
+
+
+def head_of(class_name: str) -> tuple[str | None, str]:
+    """The Hub's task of a class of models, None if its name does not tell, and its Auto class."""
+    return next((found for ending, found in _HEADS.items() if class_name.endswith(ending)), (None, "AutoModel"))
+
+
+def what_it_does(task: str | None, languages: Sequence[str]) -> str:
+    """A clause about a model of a task of the Hub, and of languages: "that translates de to en"."""
+    does = {
+        "translation": f"that translates {' to '.join(languages)}" if languages else "that translates",
+        "summarization": "that summarizes",
+        "text-classification": "that classifies texts",
+        "token-classification": "that tags words",
+        "text-generation": "that predicts the next token",
+    }
+    return does.get(task or "", "for sequences")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -139,7 +170,8 @@ def _read(path: Path) -> dict[str, Any]:
     return found
 
 
-def _is_ours(model: PreTrainedModel) -> bool:
+def is_ours(model: PreTrainedModel) -> bool:
+    """Whether a model is one of hfseq's."""
     return model.config.model_type.startswith("hfseq_")
 
 
@@ -148,24 +180,13 @@ def _baselines(results: Mapping[str, Any], split: str, scores: Mapping[str, floa
     found: dict[str, dict[str, float]] = {}
     for key, value in results.items():
         system, name = "", ""
-        for metric in _METRICS:
+        for metric in METRICS:
             # The longest, since one name ends as another's does.
             if key.startswith(f"{split}_") and key.endswith(f"_{metric}") and len(metric) > len(name):
                 system, name = key[len(split) + 1 : -len(metric) - 1], metric
         if system and name in scores:
             found.setdefault(system, {})[name] = value
     return found
-
-
-def _what(task: str | None, languages: Sequence[str]) -> str:
-    does = {
-        "translation": f"that translates {' to '.join(languages)}" if languages else "that translates",
-        "summarization": "that summarizes",
-        "text-classification": "that classifies texts",
-        "token-classification": "that tags words",
-        "text-generation": "that predicts the next token",
-    }
-    return does.get(task or "", "for sequences")
 
 
 def _scores(
@@ -179,15 +200,15 @@ def _scores(
     lines.append("|---" * (2 + len(baselines)) + "|")
     for name, value in scores.items():
         others = [f"{found[name]:.2f}" if name in found else "" for found in baselines.values()]
-        lines.append(f"| {' | '.join([_METRICS[name][0], f'{value:.2f}', *others])} |")
+        lines.append(f"| {' | '.join([METRICS[name][0], f'{value:.2f}', *others])} |")
     for name, signature in run.get("signatures", {}).items():
-        lines.append(f"\n{_METRICS[name][0]}: `{signature}`")
+        lines.append(f"\n{METRICS[name][0]}: `{signature}`")
     return "\n".join(lines)
 
 
 def _usage(model: PreTrainedModel, task: str | None, auto_class: str, repo_id: str, example: str | None) -> str:
     text = repr(shorten(example or "A text of the kind that the model was trained on.", 200))
-    ours, seq2seq = _is_ours(model), auto_class == "AutoModelForSeq2SeqLM"
+    ours, seq2seq = is_ours(model), auto_class == "AutoModelForSeq2SeqLM"
     trust = ", trust_remote_code=True" if ours else ""
 
     def by_pipeline(first: str, trust: str) -> str:

@@ -72,6 +72,11 @@ class _TextToTextPipeline(Pipeline):
             params.pop("max_length", None)
         self._generate_kwargs = {**params, **self._generate_kwargs}
 
+    @property
+    def source_prefix(self) -> str:
+        """Text before every source, unless a call says another."""
+        return self._preprocess_params["prefix"]
+
     def _sanitize_parameters(
         self,
         *,

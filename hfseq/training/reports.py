@@ -6,7 +6,7 @@ The plots need matplotlib (the `train` extra), which is imported when one is dra
 import os
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _GREY = "#666666"
 
 
-def save_figure(figure: "Figure", path: str | os.PathLike) -> None:
-    """Write a figure as a PNG, without a screen and without warnings about letters that no font has."""
+def save_figure(figure: "Figure", path: str | os.PathLike | IO[bytes]) -> None:
+    """Write a figure as a PNG to a path or an open file, without a screen or warnings of letters that no font has."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
@@ -89,7 +89,7 @@ def plot_alignment(
     attention: np.ndarray | Sequence[Sequence[float]],
     source_tokens: Sequence[str],
     target_tokens: Sequence[str],
-    path: str | os.PathLike,
+    path: str | os.PathLike | IO[bytes],
 ) -> None:
     """Draw which source tokens each target token attended to, as a heat map PNG.
 
@@ -97,7 +97,7 @@ def plot_alignment(
         attention: `[target, source]` weights; a row sums to 1.
         source_tokens: the columns' names, in any script.
         target_tokens: the rows' names.
-        path: of the PNG.
+        path: of the PNG, or an open file.
 
     Raises:
         ValueError: the weights are not `[len(target_tokens), len(source_tokens)]`.
