@@ -369,10 +369,10 @@ def test_decoder_inputs_are_the_labels_moved_by_one():
         for token in (-1, 17):
             with pytest.raises(ValueError, match=f"{name}={token} is impossible, .* vocab_size is 17"):
                 make(LstmForConditionalGeneration, **{name: token})
-        with pytest.raises(ValueError, match=f"{name} is None: set it in the config, or pass decoder_input_ids"):
-            make(LstmForConditionalGeneration, bos_token_id=None, **{name: None})(
-                input_ids=labels[:1], labels=labels[:1]
-            )
+    for fields in ({"bos_token_id": None}, {"pad_token_id": None}):
+        model = make(LstmForConditionalGeneration, **fields)
+        with pytest.raises(ValueError, match="_token_id is None: set it in the config, or pass decoder_input_ids"):
+            model(input_ids=labels[:1], labels=labels[:1])
 
 
 # --- every config value --------------------------------------------------------------------------------------------
