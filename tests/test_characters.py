@@ -82,7 +82,7 @@ def test_both_texts_of_a_pair_are_spelled(tokenizer, words):
         {name: rows[0] for name, rows in tokenizer([(one, two)], is_split_into_words=words).items()},
     ):
         assert [spelled(tokenizer, ids) for ids in encoded["char_ids"]] == expected
-    assert tokenizer(one, two, is_split_into_words=words, return_tensors="pt")["char_ids"].shape == (1, 5, 5)
+    assert tokenizer(one, two, is_split_into_words=words, return_tensors="pt")["char_ids"].shape == (1, 5, 24)
 
 
 def test_composed_and_decomposed_letters_are_spelled_alike():
@@ -390,6 +390,18 @@ def test_the_pipeline_spells_words(taggers):
     assert [entity["entity_group"] for entity in found] == ["verb", "noun"]
     (split,) = tag([["tabliu", "mondee"]], is_split_into_words=True)
     assert [entity["entity_group"] for entity in split] == ["verb", "noun"]
+
+
+def test_the_pipeline_batches_words_of_all_lengths(tokenizer):
+    torch.manual_seed(0)
+    heads = hfseq.LstmForTokenClassification(config_of(hfseq.LstmConfig, "cnn", tokenizer)).eval()
+    tag = pipeline("token-classification", model=heads, tokenizer=tokenizer, device="cpu")
+    texts = ["", "aab", "Hello , world", "a" * 40, "says don't"]
+    alone, together = (tag(texts, batch_size=size) for size in (1, 5))
+    assert [len(entities) for entities in together] == [0, 1, 3, 1, 4]
+    for one, other in zip(alone, together, strict=True):
+        assert [entity["entity"] for entity in one] == [entity["entity"] for entity in other]
+        assert [entity["score"] for entity in one] == pytest.approx([entity["score"] for entity in other], abs=1e-5)
 
 
 LOADED = """\

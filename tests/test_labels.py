@@ -106,6 +106,9 @@ def test_names_are_numbered():
     assert data["train"].column_names == ["text", "labels"]
     _, names = encode_labels(splits(["10", "9", "-1"]), "label")
     assert names == ["-1", "9", "10"]
+    # More digits than Python takes for one number.
+    _, names = encode_labels(splits(["9" * 5000, "10"]), "label")
+    assert names == ["10", "9" * 5000]
     data, names = encode_labels(splits(["pos", "neg"]), "label", names=["pos", "mixed", "neg"])
     assert names == ["pos", "mixed", "neg"] and data["train"]["labels"][:] == [0, 2]
 

@@ -365,6 +365,14 @@ def test_decoder_inputs_are_the_labels_moved_by_one():
     model = make(LstmForConditionalGeneration, decoder_start_token_id=7, pad_token_id=3)
     labels = torch.tensor([[4, 5, 2], [6, 2, -100], [2, -100, -100]])
     assert model.prepare_decoder_input_ids_from_labels(labels).tolist() == [[7, 4, 5], [7, 6, 2], [7, 2, 3]]
+    for name in ("decoder_start_token_id", "pad_token_id"):
+        for token in (-1, 17):
+            with pytest.raises(ValueError, match=f"{name}={token} is impossible, .* vocab_size is 17"):
+                make(LstmForConditionalGeneration, **{name: token})
+    for fields in ({"bos_token_id": None}, {"pad_token_id": None}):
+        model = make(LstmForConditionalGeneration, **fields)
+        with pytest.raises(ValueError, match="_token_id is None: set it in the config, or pass decoder_input_ids"):
+            model(input_ids=labels[:1], labels=labels[:1])
 
 
 # --- every config value --------------------------------------------------------------------------------------------
@@ -714,7 +722,13 @@ def test_impossible_sizes(heads, field, value):
 @pytest.mark.parametrize(
     ("field", "value"),
     [("hidden_size", "8"), ("hidden_size", 8.5), ("bidirectional", "yes"), ("dropout", "0.1"), ("use_cache", None)]
-    + [("attention_type", "cosine"), ("tie_word_embeddings", "no"), ("hidden_act", "gelu"), ("vocab_size", None)],
+    + [
+        ("attention_type", "cosine"),
+        ("tie_word_embeddings", "no"),
+        ("hidden_act", "gelu"),
+        ("vocab_size", None),
+        ("problem_type", "regresion"),
+    ],
 )
 def test_wrong_types(field, value):
     with pytest.raises(Exception, match=field) as caught:  # huggingface_hub's own, of the field's validation

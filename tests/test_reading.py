@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hfseq.data.errors import InputError
-from hfseq.data.reading import read_splits
+from hfseq.data.reading import Columns, file_rows, read_splits
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 ROWS = [("Ein Hut.", "A hat."), ('Er sagt "ja", ja', 'He says "yes", yes'), ("Grüße 🙂", "Greetings 🙂")]
@@ -289,6 +289,20 @@ def test_malformed_csv(file):
     assert error(path).startswith(f"{path}:3: malformed CSV row")
     path = file("a.csv", 'de,en\na,b\n"c,d\ne,f\ng,h\n')
     assert error(path).startswith(f"{path}:3: malformed CSV row")
+
+
+def test_parquet_columns_of_one_name(tmp_path):
+    text = pa.array(["x"])
+    pq.write_table(pa.Table.from_arrays([text] * 3, names=["de", "de", "en"]), tmp_path / "a.parquet")
+    message = "a.parquet: 2 columns 'de'; there are 'de', 'de', 'en'"
+    assert error(tmp_path / "a.parquet").endswith(message)
+    with pytest.raises(InputError, match=message):
+        list(file_rows(str(tmp_path / "a.parquet"), "--train_file", Columns(("de", "en"), ()), None, False))
+    pairs = pa.StructArray.from_arrays([text, text, text], names=["de", "en", "en"])
+    pq.write_table(pa.Table.from_arrays([pairs, pairs], names=["translation"] * 2), tmp_path / "b.parquet")
+    assert "no column 'de'; there are 'translation', 'translation'" in error(tmp_path / "b.parquet")
+    pq.write_table(pa.table({"translation": pairs}), tmp_path / "c.parquet")
+    assert "2 columns 'en'; there are 'de', 'en', 'en'" in error(tmp_path / "c.parquet")
 
 
 def test_parquet_errors(file, tmp_path):

@@ -7,6 +7,9 @@ import datasets
 from .errors import InputError
 from .reading import shorten_list
 
+# Python turns no longer number than one of 4300 digits into text or back.
+_MOST_DIGITS = 4000
+
 
 def encode_labels(
     splits: datasets.DatasetDict,
@@ -81,5 +84,5 @@ def _classes(rows: datasets.Dataset, column: str, separator: str | None) -> list
 
 
 def _order(names: set[str]) -> list[str]:
-    whole = all(name.removeprefix("-").isdecimal() for name in names)
+    whole = all(len(name) <= _MOST_DIGITS and name.removeprefix("-").isdecimal() for name in names)
     return sorted(names, key=(lambda name: (int(name), name)) if whole else (lambda name: (name.casefold(), name)))

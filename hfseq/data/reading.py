@@ -377,12 +377,12 @@ def _read_parquet(path: Path, flag: str, columns: Columns) -> pa.Table:
     if not path.is_file():
         raise InputError(f"{path}: no such file ({flag})")
     try:
-        names = pq.read_schema(path).names
-        table = pq.read_table(path, columns=[name for name in (*columns, _TRANSLATION) if name in names])
+        schema = pq.read_schema(path)
+        table = pq.read_table(path, columns=_names_to_read(f"{flag} {path}", schema, columns))
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{flag} {path}: not a valid Parquet file ({one_line(error)})") from None
-    return _pick_arrow(f"{flag} {path}", table, names, columns)
+    return _pick_arrow(f"{flag} {path}", table, schema.names, columns)
 
 
 def _parquet_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]]:
@@ -391,11 +391,8 @@ def _parquet_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]
     try:
         # Buffered, so that a group of rows is not in memory as a whole.
         with pq.ParquetFile(path, buffer_size=2**20) as file:
-            names = file.schema_arrow.names
-            wanted = [name for name in (*columns, _TRANSLATION) if name in names]
-            empty = pa.schema([file.schema_arrow.field(name) for name in wanted]).empty_table()
-            _pick_arrow(f"{flag} {path}", empty, names, columns)
-            for batch in file.iter_batches(batch_size=1000, columns=wanted):
+            names = _names_to_read(f"{flag} {path}", file.schema_arrow, columns)
+            for batch in file.iter_batches(batch_size=1000, columns=names):
                 batch.validate(full=True)
                 table = _pick_arrow(f"{flag} {path}", pa.Table.from_batches([batch]), names, columns)
                 yield from map(list, zip(*(table[column].to_pylist() for column in columns), strict=True))
@@ -403,9 +400,18 @@ def _parquet_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]
         raise InputError(f"{flag} {path}: not a valid Parquet file ({one_line(error)})") from None
 
 
+def _names_to_read(source: str, schema: pa.Schema, columns: Columns) -> list[str]:
+    """Which columns of a file to read, once their names and types are found right."""
+    names = list(columns) if set(columns) <= set(schema.names) else [_TRANSLATION]
+    empty = pa.schema([field for field in schema if field.name in names]).empty_table()
+    _pick_arrow(source, empty, schema.names, columns)
+    return names
+
+
 def _pick_arrow(source: str, table: pa.Table, names: Sequence[str], columns: Columns) -> pa.Table:
     """The wanted columns as strings; `names` are all that there are."""
-    if not set(columns) <= set(names) and _TRANSLATION in names and pa.types.is_struct(table[_TRANSLATION].type):
+    one = names.count(_TRANSLATION) == 1
+    if not set(columns) <= set(names) and one and pa.types.is_struct(table[_TRANSLATION].type):
         texts = table[_TRANSLATION].combine_chunks().flatten()
         names = [field.name for field in table[_TRANSLATION].type]
         table = pa.table(dict(zip(names, texts, strict=True)))
@@ -492,8 +498,9 @@ def _name_classes(dataset: datasets.Dataset, columns: Columns) -> datasets.Datas
 
 def _check_columns(source: str, columns: Sequence[str], names: Sequence[str]) -> None:
     for column in columns:
-        if column not in names:
-            raise InputError(f"{source}: no column {column!r}; there are {shorten_list(names)}")
+        if names.count(column) != 1:
+            problem = f"{names.count(column)} columns" if column in names else "no column"
+            raise InputError(f"{source}: {problem} {column!r}; there are {shorten_list(names)}")
 
 
 def _check_kind(source: str, columns: Columns, column: str, kind: pa.DataType) -> pa.DataType:

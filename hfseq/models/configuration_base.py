@@ -57,6 +57,8 @@ class SequenceConfig(PreTrainedConfig):
         bos_token_id: Id that starts a sequence.
         eos_token_id: Id that ends one.
         decoder_start_token_id: Id that starts a target sequence; None means `bos_token_id`.
+        problem_type: What the labels of a sequence classifier are: `regression`, `single_label_classification` or
+            `multi_label_classification`; None goes by the first labels, as in transformers.
 
     Raises:
         ValueError: If a size, a depth or a probability is impossible.
@@ -108,6 +110,8 @@ class SequenceConfig(PreTrainedConfig):
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
     decoder_start_token_id: int | None = None
+    # transformers has this field, but takes anything for it.
+    problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Resolve the defaults that depend on other fields and check the values."""

@@ -177,6 +177,10 @@ class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
 
     Args:
         config: The configuration; it is copied and stays unchanged. `bidirectional` is about the encoder.
+
+    Raises:
+        ValueError: If there are `adaptive_softmax_cutoffs`, or the id that starts a target, or that of the padding, is
+            not one of the vocabulary.
     """
 
     backbone_class: ClassVar[type[Backbone]]
@@ -192,6 +196,10 @@ class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
     def __init__(self, config: SequenceConfig) -> None:
         if config.adaptive_softmax_cutoffs is not None:
             raise ValueError("adaptive_softmax_cutoffs are those of a causal language model; leave them out")
+        for name in ("decoder_start_token_id", "pad_token_id"):
+            token = getattr(config, name)
+            if token is not None and not 0 <= token < config.vocab_size:
+                config.refuse(name, f"targets are made of it, and vocab_size is {config.vocab_size}")
         config = config.resolved("ForConditionalGeneration", is_encoder_decoder=True, add_cross_attention=False)
         super().__init__(config)
         self.model = self.backbone_class(config.encoder_config())
@@ -235,7 +243,14 @@ class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
         return super()._resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
-        """Decoder inputs for teacher forcing: labels `[B, T]` moved one to the right, padding for -100."""
+        """Decoder inputs for teacher forcing: labels `[B, T]` moved one to the right, padding for -100.
+
+        Raises:
+            ValueError: If the config says nothing of the id that starts a target, or of that of the padding.
+        """
+        for name in ("decoder_start_token_id", "pad_token_id"):
+            if getattr(self.config, name) is None:
+                raise ValueError(f"{name} is None: set it in the config, or pass decoder_input_ids beside the labels")
         start = labels.new_full((labels.shape[0], 1), self.config.decoder_start_token_id)
         shifted = torch.cat([start, labels[:, :-1]], dim=1)
         return shifted.masked_fill(shifted == -100, self.config.pad_token_id)

@@ -17,7 +17,8 @@ class WordCharacterTokenizer(PreTrainedTokenizerFast):
 
     A row of `char_ids` is a list of numbers for each token: one for each character, upper and lower case apart, NFC;
     none for special tokens and padding. A batch with tensors has them as `[B, T, L]`, 0 after the last character of
-    each token. Of a token longer than `max_characters` the middle is left out.
+    each token; L is the number of characters of the longest one, or `max_characters` where nothing is padded. Of a
+    token longer than `max_characters` the middle is left out.
 
     It is made as `PreTrainedTokenizerFast` is, with two arguments more, which are saved beside it:
 
@@ -79,8 +80,11 @@ class WordCharacterTokenizer(PreTrainedTokenizerFast):
             is_pair = isinstance(whole, list | tuple) and bool(whole) and isinstance(whole[0], kind)
             sides = whole if is_pair and pairs[sample] is None else (whole, pairs[sample])
             rows.append(self._spell_tokens(encoding, sides, is_split_into_words))
-        if return_tensors is not None or padding_strategy != PaddingStrategy.DO_NOT_PAD:
+        if padding_strategy != PaddingStrategy.DO_NOT_PAD:
             rows = _same_lengths(rows)
+        elif return_tensors is not None:
+            # A pipeline encodes texts one by one, and pads the tensors of several in their second dimension alone.
+            rows = _same_lengths(rows, self.max_characters)
         single = not several and "overflow_to_sample_mapping" not in encoded
         if return_tensors is None:
             encoded["char_ids"] = rows[0] if single else rows
@@ -150,9 +154,9 @@ def known_characters(texts: Iterable[str]) -> str:
     return "".join(sorted(known, key=lambda character: (-counts[character], character)))
 
 
-def _same_lengths(rows: Sequence[Sequence[Sequence[int]]]) -> list[list[list[int]]]:
-    """Zeros after the characters of each token, so that all have equally many, one at least."""
-    width = max([1, *(len(word) for row in rows for word in row)])
+def _same_lengths(rows: Sequence[Sequence[Sequence[int]]], width: int = 1) -> list[list[list[int]]]:
+    """Zeros after the characters of each token, so that all have equally many, `width` at least."""
+    width = max([width, *(len(word) for row in rows for word in row)])
     return [[[*word, *[0] * (width - len(word))] for word in row] for row in rows]
 
 
