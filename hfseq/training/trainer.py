@@ -8,12 +8,13 @@ from typing import Any, cast
 import datasets
 import torch
 from torch import nn
-from transformers import PreTrainedModel, Seq2SeqTrainer, Trainer
+from transformers import EarlyStoppingCallback, PreTrainedModel, Seq2SeqTrainer, Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LabelSmoother
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, TrainOutput
 
+from hfseq.data.errors import InputError
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
 from hfseq.data.streaming import BatchStream, stream_loader
 from hfseq.publishing import hub_errors
@@ -73,6 +74,9 @@ class SequenceTrainer(Trainer):
         schedule: makes the learning rate schedule from the optimizer and the number of steps; None for that of the
             training arguments.
         **kwargs: as `Trainer`.
+
+    Raises:
+        InputError: one of the callbacks stops early, but nothing is ever evaluated.
     """
 
     def __init__(
@@ -84,6 +88,11 @@ class SequenceTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        stops_early = any(isinstance(callback, EarlyStoppingCallback) for callback in self.callback_handler.callbacks)
+        if stops_early and self.args.eval_strategy == IntervalStrategy.NO:
+            raise InputError(
+                "--early_stopping_patience needs evaluations, but --eval_strategy is no; give steps or epoch"
+            )
         if self.label_smoother is not None:
             self.label_smoother = SmoothedCrossEntropy(epsilon=self.args.label_smoothing_factor)
         self.max_tokens, self.parameter_groups, self.schedule = max_tokens, parameter_groups, schedule
