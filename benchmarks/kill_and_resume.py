@@ -101,10 +101,9 @@ def run_and_kill(command: Sequence[str], directory: Path, every: float, rng: ran
 def steps_for(command: Sequence[str], minutes: float, folder: Path) -> int:
     """Steps that a recipe takes in so many minutes."""
     directory = folder / "probe"
+    flags = "--eval_strategy steps --eval_steps 1000000 --save_strategy no --load_best_model_at_end false".split()
     process = start(
-        [*command, "--max_steps", str(PROBE_STEPS), "--save_strategy", "no", "--load_best_model_at_end", "false"]
-        + ["--eval_strategy", "no", "--do_predict", "false", "--output_dir", str(directory)],
-        folder / "probe.log",
+        [*command, *flags, "--max_steps", str(PROBE_STEPS), "--output_dir", str(directory)], folder / "probe.log"
     )
     finish(process, folder / "probe.log")
     seconds = json.loads((directory / "train_results.json").read_text())["train_runtime"]

@@ -8,16 +8,18 @@ takes one of them at random, through `pipeline` or `generate`, with up to eight 
 scripts, with emoji and control characters, empty ones, blank ones and very long words; and with options at random
 (batch size, beams, sampling, several results for a text, no cache). A request is a text of such a call.
 
-The resident memory is printed after every `--report` requests. At the end: the errors by their first line, each with
-a call that raised it, and the slope of a line fitted to the memory after the first fifth of the requests. It exits
-with 1 if there was an error, or if memory grew by more than 10 MB in 10,000 requests.
+The resident memory, after glibc has given back what it can, is printed after every `--report` requests (on Linux). At
+the end: the errors by their first line, each with a call that raised it, and the slope of a line fitted to the memory
+after the first fifth of the requests. It exits with 1 if there was an error, or if memory grew by more than 10 MB in
+10,000 requests.
 
 oneDNN, with which torch computes on a CPU, keeps what it compiled for each shape, of the last 1024 shapes unless
-ONEDNN_PRIMITIVE_CACHE_CAPACITY says otherwise. That is some hundred MB, which fill in tens of thousands of requests;
+ONEDNN_PRIMITIVE_CACHE_CAPACITY says otherwise. That is some hundred MB, which fill slowly, request after request;
 so that a leak would show beside it, here it keeps 64 unless the variable is set.
 """
 
 import argparse
+import ctypes
 import gc
 import math
 import os
@@ -174,7 +176,10 @@ def call_generate(pipe: Pipeline, task: str, texts: list[str], options: dict[str
 
 
 def resident_mb() -> float:
-    """The resident memory of this process."""
+    """The resident memory of this process, without what it could give back at once."""
+    gc.collect()
+    # Freed blocks that glibc keeps are no leak, and how many there are goes up and down by a hundred MB.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -229,7 +234,6 @@ def main() -> int:
         calls += 1
         before, done = done, done + len(texts)
         if before // args.report < done // args.report:
-            gc.collect()
             numbers.append(done)
             memory.append(resident_mb())
             minutes = (time.perf_counter() - begin) / 60

@@ -289,10 +289,6 @@ def test_a_search(data, tmp_path):
             "an adaptive softmax has no probabilities of all words",
         ),
         ({"metric_for_best_model": "bleu"}, "unknown --metric_for_best_model"),
-        (
-            {"early_stopping_patience": 2, "eval_strategy": "no", "load_best_model_at_end": False},
-            "--early_stopping_patience needs evaluations",
-        ),
     ],
 )
 def test_bad_input(flags, message, data, tmp_path):

@@ -1,10 +1,13 @@
-"""The Trainer's losses."""
+"""The Trainer's losses, and what it refuses."""
 
 import pytest
 import torch
+from transformers import EarlyStoppingCallback, TrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
 
-from hfseq.training.trainer import SmoothedCrossEntropy
+from hfseq import LstmConfig, LstmForSequenceClassification
+from hfseq.data.errors import InputError
+from hfseq.training.trainer import SequenceTrainer, SmoothedCrossEntropy
 
 
 @pytest.mark.parametrize("items", [None, 9, torch.tensor(9)], ids=["mean", "int", "tensor"])
@@ -29,3 +32,11 @@ def test_smoothed_cross_entropy_by_hand():
     log_p = torch.log_softmax(logits[0, 0], dim=-1)
     expected = -(0.7 * log_p[0] + 0.3 * log_p.mean())
     torch.testing.assert_close(SmoothedCrossEntropy(epsilon=0.3)((logits,), labels), expected)
+
+
+def test_patience_needs_evaluations(tmp_path):
+    model = LstmForSequenceClassification(LstmConfig(vocab_size=9, hidden_size=4))
+    arguments = TrainingArguments(str(tmp_path), eval_strategy="no", use_cpu=True, report_to=[])
+    SequenceTrainer(model=model, args=arguments)
+    with pytest.raises(InputError, match="--early_stopping_patience needs evaluations, but --eval_strategy is no"):
+        SequenceTrainer(model=model, args=arguments, callbacks=[EarlyStoppingCallback(2)])

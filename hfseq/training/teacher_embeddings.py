@@ -1,5 +1,7 @@
 """Embeddings of a student from what its teacher says of each of its tokens."""
 
+from typing import Any
+
 import torch
 from torch.nn.functional import pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -40,7 +42,7 @@ def teacher_embeddings(
     special = set(tokenizer.all_special_ids)
     tokens = [index for index in range(len(tokenizer)) if index not in special]
     # A token of blanks alone is itself a text.
-    texts = [tokenizer.decode([index]).strip() or tokenizer.convert_ids_to_tokens(index) for index in tokens]
+    texts = [str(tokenizer.decode([index])).strip() or tokenizer.convert_ids_to_tokens(index) for index in tokens]
     found = []
     teacher.eval()
     for start in range(0, len(texts), batch_size):
@@ -78,7 +80,7 @@ def start_from_teacher(
     Raises:
         InputError: As `teacher_embeddings`.
     """
-    embeddings = student.get_input_embeddings().weight
+    embeddings: Any = student.get_input_embeddings().weight
     with torch.no_grad():
         found = teacher_embeddings(teacher, its_tokenizer, tokenizer, embeddings.shape[1]).to(embeddings)
         known = found.any(dim=-1)

@@ -75,7 +75,7 @@ class SequenceTrainer(Trainer):
         **kwargs: as `Trainer`.
 
     Raises:
-        InputError: It is to stop early and never evaluates.
+        InputError: one of the callbacks stops early, but nothing is ever evaluated.
     """
 
     def __init__(
@@ -87,9 +87,11 @@ class SequenceTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        stops = any(isinstance(callback, EarlyStoppingCallback) for callback in self.callback_handler.callbacks)
-        if stops and self.args.eval_strategy == IntervalStrategy.NO:
-            raise InputError("--early_stopping_patience needs evaluations, and --eval_strategy no has none")
+        stops_early = any(isinstance(callback, EarlyStoppingCallback) for callback in self.callback_handler.callbacks)
+        if stops_early and self.args.eval_strategy == IntervalStrategy.NO:
+            raise InputError(
+                "--early_stopping_patience needs evaluations, but --eval_strategy is no; give steps or epoch"
+            )
         if self.label_smoother is not None:
             self.label_smoother = SmoothedCrossEntropy(epsilon=self.args.label_smoothing_factor)
         self.max_tokens, self.parameter_groups, self.schedule = max_tokens, parameter_groups, schedule
