@@ -14,6 +14,7 @@ checkpoint, or if a weight differs.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -58,15 +59,21 @@ def finish(process: subprocess.Popen, log: Path) -> None:
         sys.exit(f"{' '.join(map(str, process.args))} failed:\n{log.read_text()[-2000:]}")  # type: ignore[arg-type]
 
 
-def incomplete(directory: Path) -> list[Path]:
-    """Checkpoints that are there, but not as a whole."""
-    return [path for path in directory.glob("checkpoint-*") if not is_complete(path)]
+def incomplete(directory: Path) -> set[tuple[Path, int]]:
+    """Checkpoints that are there, but not as a whole, and when something was last added to them."""
+    found = set()
+    for path in directory.glob("checkpoint-*"):
+        # The run may delete it meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            if not is_complete(path):
+                found.add((path, path.stat().st_mtime_ns))
+    return found
 
 
 def wait_for_writing(process: subprocess.Popen, directory: Path, rng: random.Random) -> None:
-    """Wait until a new checkpoint is being written, and a little longer; or for the end of the run."""
-    before = set(incomplete(directory))
-    while process.poll() is None and not set(incomplete(directory)) - before:
+    """Wait until a checkpoint is being written, and a little longer; or for the end of the run."""
+    before = incomplete(directory)
+    while process.poll() is None and incomplete(directory) <= before:
         time.sleep(0.001)
     time.sleep(rng.uniform(0, 0.05))
 
@@ -76,7 +83,7 @@ def run_and_kill(command: Sequence[str], directory: Path, every: float, rng: ran
     log = directory.with_suffix(".log")
     starts = kills = torn = idle = 0
     while True:
-        newest = last_complete_checkpoint(directory)
+        newest, before = last_complete_checkpoint(directory), incomplete(directory)
         process = start([*command, "--output_dir", str(directory), "--resume_from_checkpoint", "last"], log)
         starts += 1
         try:
@@ -90,7 +97,7 @@ def run_and_kill(command: Sequence[str], directory: Path, every: float, rng: ran
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         kills += 1
-        torn += bool(incomplete(directory))
+        torn += not incomplete(directory) <= before
         step = (last_complete_checkpoint(directory) or "none").rpartition("-")[2]
         print(f"kill {kills}: last complete checkpoint {step}", file=sys.stderr, flush=True)
         idle = 0 if last_complete_checkpoint(directory) != newest else idle + 1

@@ -79,9 +79,19 @@ def test_names_of_a_data_set(tmp_path):
     assert found["topics"][:] == [["film"], [], ["food", "film"], ["food"]]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_null_in_a_list_is_no_class(tmp_path, suffix):
+    path = write(tmp_path / f"train{suffix}", [["a", None], [None], ["b"]])
+    data, names = encode_labels(read_splits(train_file=path, **COLUMNS), "label")
+    assert names == ["a", "b"] and data["train"]["labels"][:] == [[1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]
+
+
 def test_what_is_no_class(tmp_path):
     with pytest.raises(InputError, match=r"bad.jsonl:2: column 'label' must be a class .*, not 0.5"):
         read(write(tmp_path / "bad.jsonl", ["pos", 0.5, "neg"]))
+    for value in ([0.5], [["pos"]], [{}]):
+        with pytest.raises(InputError, match=r"bad.jsonl:2: column 'label' must be a class .*, not \["):
+            read(write(tmp_path / "bad.jsonl", [["pos"], value, []]))
     with pytest.raises(InputError, match=r"list.jsonl:2: column 'label' must be a list in all rows or in none"):
         read(write(tmp_path / "list.jsonl", [["pos"], "neg", ["neg"]]))
     with pytest.raises(InputError, match=r"column 'label' must hold classes .*, not double"):

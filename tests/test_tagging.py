@@ -1,5 +1,6 @@
 """The tagging recipe, its embedded data, and the metric of entities."""
 
+import json
 import random
 from pathlib import Path
 
@@ -140,6 +141,15 @@ def test_bad_input(flags, message, data, tmp_path):
     with pytest.raises(InputError, match=message):
         start(data, tmp_path / "run", **flags)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("column", ["tokens", "tags"])
+def test_a_null_is_no_word_and_no_tag(column, data, tmp_path):
+    path = tmp_path / "words.jsonl"
+    rows = [{"tokens": ["a", "b"], "tags": ["X", "Y"]}] * 2
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | {column: ["a", None]}]))
+    with pytest.raises(InputError, match="train, row 3: a null among tokens or tags; give text for each"):
+        start(data, tmp_path / "run", train_file=path, validation_file=path, test_file=path)
 
 
 def test_entities_need_tags_of_entities(tmp_path, data):

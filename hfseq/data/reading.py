@@ -344,14 +344,15 @@ def check_row(place: str, row: dict[str, Any], columns: Columns, listed: dict[st
         if column not in row:
             raise InputError(f"{place}: no column {column!r}; there are {shorten_list(row)}")
         value = _class_names(row[column]) if column in columns.labels else row[column]
-        if not isinstance(value, str | None) and not (isinstance(value, list) and column in columns.labels):
+        listed_names = isinstance(value, list) and column in columns.labels and all(map(_is_name, value))
+        if not isinstance(value, str | None) and not listed_names:
             expected = "a class (a string, a whole number, true, false, or a list)" if columns.labels else "a string"
             shown = _short(json.dumps(value, default=repr))
             raise InputError(f"{place}: column {column!r} must be {expected}, not {shown}")
         if value is not None and listed.setdefault(column, isinstance(value, list)) is not isinstance(value, list):
             raise InputError(f"{place}: column {column!r} must be a list in all rows or in none")
         try:
-            "".join(value or "").encode()
+            "".join(filter(None, value or "")).encode()
         except UnicodeEncodeError:
             # JSON can escape half of a surrogate pair.
             raise InputError(f"{place}: column {column!r} has half of a surrogate pair, which is no text") from None
@@ -365,9 +366,14 @@ def _class_names(value: Any) -> Any:
         return str(value).lower()
     if isinstance(value, int):
         return str(value)
-    if isinstance(value, list) and all(isinstance(one, str | int) for one in value):
-        return [_class_names(one) for one in value]
+    if isinstance(value, list):
+        # A list in a list stays as it is, and is refused.
+        return [one if isinstance(one, list) else _class_names(one) for one in value]
     return value
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str | None)
 
 
 # Arrow

@@ -349,6 +349,8 @@ class Tagging(Task):
                         f"{split}, row {number}: {len(row_words)} {words} and {len(row_tags)} {tags}; each word needs "
                         "one tag"
                     )
+                if None in row_words or None in row_tags:
+                    raise InputError(f"{split}, row {number}: a null among {words} or {tags}; give text for each")
         names = known
         seen = set(chain.from_iterable(map(_words, splits["train"][tags]))) if train else set(known or ())
         if names is None or not seen <= set(names):
