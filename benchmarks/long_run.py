@@ -11,7 +11,7 @@ scripts, with emoji and control characters, empty ones, blank ones and very long
 The resident memory, after glibc has given back what it can, is printed after every `--report` requests (on Linux). At
 the end: the errors by their first line, each with a call that raised it, and the slope of a line fitted to the memory
 after the first fifth of the requests. It exits with 1 if there was an error, or if memory grew by more than 10 MB in
-10,000 requests.
+10,000 requests; fewer than some 20,000 are too few to say so.
 
 oneDNN, with which torch computes on a CPU, keeps what it compiled for each shape, of the last 1024 shapes unless
 ONEDNN_PRIMITIVE_CACHE_CAPACITY says otherwise. That is some hundred MB, which fill slowly, request after request;
