@@ -243,7 +243,8 @@ def test_two_processes_train_the_same_model_as_one(driver, data, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 process(es), 8 batches an epoch") == 1
     one = start(driver, data, tmp_path / "one", per_device_train_batch_size=8, **flags)
-    assert_close(weights(one), weights(tmp_path / "two"))
+    # Adam divides by the size of gradients, some of which are little more than rounding.
+    assert_close(weights(one), weights(tmp_path / "two"), 5e-5)
     assert (one / "predictions.txt").read_bytes() == (tmp_path / "two" / "predictions.txt").read_bytes()
 
 
