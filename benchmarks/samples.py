@@ -18,7 +18,7 @@ from hfseq.data.cldr import cldr_pairs
 from hfseq.data.reading import read_splits
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.seq2seq import encode_pairs, token_loss
+from hfseq.training.seq2seq import encode_pairs, labelled_steps, token_loss
 
 SOURCE, TARGET = "de", "en"
 
@@ -156,6 +156,7 @@ def train_step(
     inputs = dict(batch)
     labels = inputs.pop("labels")
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        inputs |= labelled_steps(model, labels)
         loss = token_loss(model(**inputs).logits, labels, label_smoothing=0.1)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

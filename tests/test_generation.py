@@ -1,8 +1,11 @@
 """Decoding: cached equals uncached in every mode, and a padded batch generates what each row generates alone."""
 
+import dataclasses
+
 import pytest
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
+from transformers.generation import GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 
 from hfseq.models import MODEL_CLASSES
@@ -290,6 +293,43 @@ def test_logits_to_keep(lm, keep):
     whole = lm(**inputs).logits
     expected = whole[:, -keep:] if isinstance(keep, int) else whole[:, keep]
     torch.testing.assert_close(lm(**inputs, logits_to_keep=keep).logits, expected)
+
+
+def test_later_steps_get_what_the_parent_would_give_them(model):
+    inputs = make_inputs(model)
+    steps, prepare = [], model.prepare_inputs_for_generation
+
+    def both(ids, **kwargs):
+        found = prepare(ids, **kwargs)
+        steps.append((found, GenerationMixin.prepare_inputs_for_generation(model, ids, **kwargs)))
+        return found
+
+    model.prepare_inputs_for_generation = both
+    try:
+        model.generate(**inputs, do_sample=False, max_new_tokens=4)
+    finally:
+        del model.prepare_inputs_for_generation
+    assert len(steps) == 4
+    for found, expected in steps:
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            same = torch.equal(found[name], value) if isinstance(value, torch.Tensor) else found[name] is value
+            assert same, name
+
+
+def test_outputs_hold_what_transformers_would(model):
+    inputs = make_inputs(model)
+    if not is_lm(model):
+        inputs["decoder_input_ids"] = inputs["input_ids"]
+    outputs = model(**inputs, use_cache=True, output_hidden_states=True)
+    plain_class = next(base for base in type(outputs).mro() if base.__module__.startswith("transformers."))
+    plain = plain_class(**{field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)})
+    assert list(outputs) == list(plain) and "loss" not in outputs
+    assert all(one is other for one, other in zip(outputs.to_tuple(), plain.to_tuple(), strict=True))
+    outputs.loss = torch.zeros(())
+    assert outputs["loss"] is outputs.loss
+    outputs.note = 1
+    assert outputs.note == 1 and "note" not in outputs
 
 
 def test_the_cache_does_not_grow_with_the_text(model):

@@ -141,6 +141,35 @@ def test_saved_and_loaded_is_the_same(auto, model_class, tie, share, tmp_path):
 
 
 @pytest.mark.parametrize("heads", FAMILIES)
+def test_logits_of_labelled_steps_alone(heads):
+    model = make(heads[SEQ2SEQ], dropout=0.5, tie_word_embeddings=True).train()
+    inputs = make_inputs(model)
+    labels = inputs["decoder_input_ids"].masked_fill(TARGET_MASK == 0, -100)
+
+    def run(**kwargs):
+        torch.manual_seed(1)
+        outputs = model(**inputs, **kwargs)
+        return outputs, gradients(model, [outputs.logits if "labels" not in kwargs else outputs.loss])
+
+    keep = labels != -100
+    some, some_gradients = run(logits_to_keep=keep)
+    whole, _ = run()
+    assert some.logits.shape == (int(keep.sum()), 17)
+    torch.testing.assert_close(some.logits, whole.logits[keep])
+    torch.manual_seed(1)
+    expected = model(**inputs).logits[keep]
+    torch.testing.assert_close(some_gradients, gradients(model, [expected]))
+    some, some_gradients = run(labels=labels, logits_to_keep=keep)
+    whole, whole_gradients = run(labels=labels)
+    torch.testing.assert_close(some.loss, whole.loss)
+    torch.testing.assert_close(some_gradients, whole_gradients, rtol=1e-5, atol=1e-5)  # the loss is in float32
+    for last, steps in ((2, [3, 4]), (torch.tensor([4, 0]), [4, 0])):
+        torch.testing.assert_close(run(logits_to_keep=last)[0].logits, run()[0].logits[:, steps])
+    with pytest.raises(ValueError, match=r"logits_to_keep has shape \(5, 4\), expected \(5, 5\)"):
+        model(**inputs, logits_to_keep=keep[:, 1:])
+
+
+@pytest.mark.parametrize("heads", FAMILIES)
 def test_heads_start_from_each_others_weights(heads, tmp_path):
     seq2seq = make(heads[SEQ2SEQ], encoder_layers=1, decoder_layers=2)
     seq2seq.save_pretrained(tmp_path / "seq2seq")

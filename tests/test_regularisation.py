@@ -8,11 +8,45 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hfseq import GruConfig, LstmConfig, RnnConfig
 from hfseq.models import MODEL_CLASSES
-from hfseq.models.dropout import Dropout, drop_words
+from hfseq.models.dropout import Dropout, drop, drop_words
 from hfseq.models.recurrent import RecurrentStack
 
 RECURRENT = [pytest.param(MODEL_CLASSES[config], id=config.family) for config in (RnnConfig, LstmConfig, GruConfig)]
 DROPOUTS = {"dropout": 0.5, "variational_dropout": True, "weight_dropout": 0.5}
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_elements_are_dropped_independently_with_their_probability(probability):
+    torch.manual_seed(0)
+    dropped = drop(torch.ones(101, 997), probability)  # not a multiple of what is drawn at once
+    assert sorted(set(dropped.flatten().tolist())) == pytest.approx([0.0, 1 / (1 - probability)], rel=1e-4)
+    gone = (dropped.flatten() == 0).double()
+    assert gone.mean().item() == pytest.approx(probability, abs=0.005)
+    for distance in range(1, 9):
+        both = (gone[distance:] * gone[:-distance]).mean().item()
+        assert both == pytest.approx(probability**2, abs=0.006)
+
+
+def test_what_is_dropped_gets_no_gradient():
+    values = torch.randn(3, 5, 7, dtype=torch.float64).transpose(0, 2).requires_grad_()
+
+    def dropped(values):
+        torch.manual_seed(1)
+        return drop(values, 0.4)
+
+    assert torch.autograd.gradcheck(dropped, values)
+    assert torch.equal(dropped(values), dropped(values))
+    torch.manual_seed(2)
+    assert not torch.equal(drop(values, 0.4), dropped(values))
+    assert torch.equal(dropped(values) == 0, torch.autograd.grad(dropped(values).sum(), values)[0] == 0)
+    assert drop(values.bfloat16(), 0.4).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("probability", [0, 0.0, 1e-9, 1 - 1e-9, 1, 1.0])
+def test_nothing_and_all_are_dropped(probability):
+    values = torch.randn(4, 50)
+    assert torch.equal(drop(values, probability), values if probability < 0.5 else torch.zeros(4, 50))
+    assert torch.equal(drop(values, probability, training=False), values)
 
 
 def test_locked_dropout_has_one_mask_for_all_steps():
@@ -20,7 +54,7 @@ def test_locked_dropout_has_one_mask_for_all_steps():
     dropout = Dropout(0.25, locked=True)
     dropped = dropout(torch.ones(300, 7, 40))
     assert (dropped == dropped[:, :1]).all()
-    assert sorted(set(dropped.flatten().tolist())) == pytest.approx([0.0, 1 / 0.75])
+    assert sorted(set(dropped.flatten().tolist())) == pytest.approx([0.0, 1 / 0.75], rel=2e-5)
     assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
     assert not torch.equal(dropped[0], dropped[1])  # a row has a mask of its own
     unlocked = Dropout(0.25)(torch.ones(300, 7, 40))
@@ -37,7 +71,7 @@ def test_words_are_dropped_in_all_places():
     assert (dropped == whole.unsqueeze(-1)).all()
     for word in ids.unique():
         assert len(whole[ids == word].unique()) == 1
-    assert sorted(set(whole.flatten().tolist())) == pytest.approx([0.0, 1 / 0.8])
+    assert sorted(set(whole.flatten().tolist())) == pytest.approx([0.0, 1 / 0.8], rel=2e-5)
     gone = sum(whole[ids == word][0].item() == 0 for word in ids.unique()) / len(ids.unique())
     assert gone == pytest.approx(0.2, abs=0.06)
 

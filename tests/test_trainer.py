@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from transformers import EarlyStoppingCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
 
-from hfseq import LstmConfig, LstmForSequenceClassification
+from hfseq import LstmConfig, LstmForConditionalGeneration, LstmForSequenceClassification
 from hfseq.data.errors import InputError
-from hfseq.training.trainer import SequenceTrainer, SmoothedCrossEntropy
+from hfseq.training.seq2seq import batch_loss, trainer_loss
+from hfseq.training.trainer import GenerationTrainer, SequenceTrainer, SmoothedCrossEntropy
 
 
 @pytest.mark.parametrize("items", [None, 9, torch.tensor(9)], ids=["mean", "int", "tensor"])
@@ -32,6 +33,28 @@ def test_smoothed_cross_entropy_by_hand():
     log_p = torch.log_softmax(logits[0, 0], dim=-1)
     expected = -(0.7 * log_p[0] + 0.3 * log_p.mean())
     torch.testing.assert_close(SmoothedCrossEntropy(epsilon=0.3)((logits,), labels), expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_training_computes_no_logits_of_padding(tmp_path, smoothing):
+    torch.manual_seed(0)
+    model = LstmForConditionalGeneration(LstmConfig(vocab_size=9, hidden_size=4, dropout=0.0))
+    labels = torch.tensor([[5, 6, 2, -100, -100], [4, -100, -100, -100, -100], [3, 3, 7, 8, 2]])
+    batch = {"input_ids": torch.randint(3, 9, (3, 6)), "labels": labels}
+    batch["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels)
+    rows = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].shape[:-1].numel()))
+    trainer = GenerationTrainer(
+        model=model,
+        args=Seq2SeqTrainingArguments(str(tmp_path), label_smoothing_factor=smoothing, use_cpu=True, report_to=[]),
+        compute_loss_func=trainer_loss(model, smoothing),
+    )
+    losses = [trainer.compute_loss(model.train(), dict(batch)), trainer.compute_loss(model.eval(), dict(batch))]
+    options = {"own": False, "label_smoothing": smoothing, "count": 9}
+    losses += [batch_loss(model.train(), batch, **options), batch_loss(model.eval(), batch, **options)]
+    assert rows == [9, 15, 9, 15]
+    for loss in losses[1:]:
+        torch.testing.assert_close(loss, losses[0])
 
 
 def test_patience_needs_evaluations(tmp_path):

@@ -173,6 +173,10 @@ class SequenceConfig(PreTrainedConfig):
     def check_directions(self) -> None:
         """Raise a `ValueError` if the stack cannot read in both directions."""
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Self:
+        """This config, which holds the fields of both sides; the parent copies all of it for every `generate()`."""
+        return self
+
     def is_resolved(self) -> bool:
         """Whether nothing is left for a head to decide."""
         return self.bidirectional is not None

@@ -18,10 +18,11 @@ from .convolution_stacks import ConvolutionStack, State
 from .dropout import Dropout
 from .modeling_base import Backbone, SequencePreTrainedModel
 from .modeling_heads import ForCausalLM, ForConditionalGeneration, ForSequenceClassification, ForTokenClassification
+from .outputs import QuickOutput
 
 
 @dataclass
-class CnnModelOutput(ModelOutput):
+class CnnModelOutput(QuickOutput):
     """What `CnnModel` returns.
 
     Args:

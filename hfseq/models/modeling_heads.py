@@ -8,9 +8,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
     BaseModelOutput,
-    CausalLMOutputWithCrossAttentions,
     ModelOutput,
-    Seq2SeqLMOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
@@ -22,6 +20,7 @@ from .configuration_base import SequenceConfig
 from .crf import LinearChainCrf
 from .dropout import Dropout
 from .modeling_base import Backbone, SequencePreTrainedModel
+from .outputs import CausalOutput, Seq2SeqOutput
 from .pointer import Pointer
 from .pooling import Pooling
 
@@ -42,7 +41,43 @@ class OutputLayer(nn.Module):
         return self.project(dropped), dropped
 
 
-class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
+class SequenceGenerationMixin(GenerationMixin):
+    """Generation with less between two steps."""
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """See `GenerationMixin`; after the first step, with a cache, only the newest ids change.
+
+        The parent copies them, looks for positions, masks and kinds of tokens that these models do not have, and reads
+        the signature of `forward`, which takes longer than some of a step's layers.
+        """
+        own: Any = self
+        if is_first_iteration or not next_sequence_length or past_key_values is None or input_ids.device != own.device:
+            return super().prepare_inputs_for_generation(  # type: ignore[misc]
+                input_ids,
+                next_sequence_length=next_sequence_length,
+                past_key_values=past_key_values,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                is_first_iteration=is_first_iteration,
+                **kwargs,
+            )
+        ids = "decoder_input_ids" if own.config.is_encoder_decoder else "input_ids"
+        kwargs.pop("labels", None)
+        if attention_mask is not None:
+            kwargs["attention_mask"] = attention_mask
+        return kwargs | {ids: input_ids[:, -next_sequence_length:], "past_key_values": past_key_values}
+
+
+class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
     """Language model; with `add_cross_attention` the decoder of any encoder, `EncoderDecoderModel` included.
 
     Args:
@@ -83,7 +118,7 @@ class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
-    ) -> CausalLMOutputWithCrossAttentions:
+    ) -> CausalOutput:
         """Predict the next token at every step.
 
         Args:
@@ -119,8 +154,7 @@ class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        raw = outputs.last_hidden_state[:, keep]
+        raw = steps_to_keep(outputs.last_hidden_state, logits_to_keep)
         hidden, dropped = self.output(raw)
         logits = None
         if self.adaptive_softmax is None:
@@ -133,7 +167,7 @@ class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
             mask = (
                 None
                 if attention_mask is None
-                else attention_mask[:, -outputs.last_hidden_state.shape[1] :][:, keep] != 0
+                else steps_to_keep(attention_mask[:, -outputs.last_hidden_state.shape[1] :], logits_to_keep) != 0
             )
             if mask is not None and "shift_labels" not in kwargs:
                 # A shift by one would cross the padding: into a gap, and from left padding onto the first token.
@@ -152,7 +186,7 @@ class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
                 if penalty is not None:
                     # Divided as the loss is, so that accumulated and distributed batches add up alike.
                     loss = loss + penalty / count
-        return CausalLMOutputWithCrossAttentions(
+        return CausalOutput(
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
@@ -172,7 +206,7 @@ class ForCausalLM(SequencePreTrainedModel, GenerationMixin):
         return None
 
 
-class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
+class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin):
     """Sequence-to-sequence model: an encoder and a decoder that attends over its states.
 
     Args:
@@ -279,8 +313,9 @@ class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
-    ) -> Seq2SeqLMOutput:
+    ) -> Seq2SeqOutput:
         """Encode the source, if it is not yet, and predict the next target token at every step.
 
         Args:
@@ -299,11 +334,15 @@ class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
             use_cache: Whether to return the decoder state.
             output_attentions: Whether to return the alignments.
             output_hidden_states: Whether to return the embeddings and each layer's output, of both sides.
+            logits_to_keep: Number of last target steps to compute logits for, 0 for all, or their indices; or True at
+                the steps wanted, `[B, T]`, such as those with a label: the output layer is the larger part of a
+                training step, and padding needs none of it.
             kwargs: `num_items_in_batch` reaches the loss.
 
         Returns:
-            `logits` `[B, T, vocab_size]`, with `copy_ids` `[B, T, vocab_size + S]`, `loss` if there are labels (in
-            training with `penalty`), `cross_attentions` a tuple of `[B, 1, T, S]`, and the encoder's outputs.
+            `logits` `[B, T, vocab_size]`, with `copy_ids` `[B, T, vocab_size + S]`, of N steps that are marked
+            `[N, vocab_size]`, row by row; `loss` if there are labels (in training with `penalty`), `cross_attentions`
+            a tuple of `[B, 1, T, S]`, and the encoder's outputs.
 
         Raises:
             ValueError: If shapes do not fit.
@@ -341,24 +380,30 @@ class ForConditionalGeneration(SequencePreTrainedModel, GenerationMixin):
             output_hidden_states=output_hidden_states or self.pointer is not None,
             return_dict=True,
         )
-        logits = self.lm_head(self.output(outputs.last_hidden_state)[0])
-        if self.pointer is not None:
-            logits = self.pointer(logits, outputs, encoded, input_ids, copy_ids)
-        elif copy_ids is not None:
+        hidden = self.output(outputs.last_hidden_state)[0]
+        if self.pointer is None:
+            logits = self.lm_head(steps_to_keep(hidden, logits_to_keep))
+        else:
+            # It mixes the words of all steps with what those attend to.
+            logits = self.pointer(self.lm_head(hidden), outputs, encoded, input_ids, copy_ids)
+            logits = steps_to_keep(logits, logits_to_keep)
+        if self.pointer is None and copy_ids is not None:
             raise ValueError("copy_ids were passed to a model without pointer_generator=True")
         loss = None
         if labels is not None:
-            check_labels(labels, logits.shape[:2])
+            check_labels(labels, outputs.last_hidden_state.shape[:2])
+            predicts = labels != -100
+            labels = steps_to_keep(labels, logits_to_keep)
             # transformers' loss for this class name shifts; these labels are in step with the logits already.
             loss = self.loss_function(
                 logits=logits, labels=labels, shift_labels=labels, vocab_size=logits.shape[-1], **kwargs
             )
-            penalty = self.penalty(outputs, labels != -100) if self.training else None
+            penalty = self.penalty(outputs, predicts) if self.training else None
             if penalty is not None:
                 # Divided as the loss is, so that accumulated and distributed batches add up alike.
                 count = kwargs.get("num_items_in_batch")
-                loss = loss + penalty / ((labels != -100).sum() if count is None else count)
-        return Seq2SeqLMOutput(
+                loss = loss + penalty / (predicts.sum() if count is None else count)
+        return Seq2SeqOutput(
             loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
@@ -571,6 +616,21 @@ class ForTokenClassification(Classifier):
                 if token is not None:
                     chain = chain & (input_ids != token)
         return chain
+
+
+def steps_to_keep(values: Tensor, keep: int | Tensor) -> Tensor:
+    """The last `keep` steps of `[B, T, ...]`, 0 for all; those of an index `[N]`; or those marked `[B, T]`, in a row.
+
+    Raises:
+        ValueError: If marks are not of this shape.
+    """
+    if isinstance(keep, int):
+        return values[:, -keep:]
+    if keep.dtype != torch.bool:
+        return values[:, keep]
+    if keep.shape != values.shape[:2]:
+        raise ValueError(f"logits_to_keep has shape {tuple(keep.shape)}, expected {tuple(values.shape[:2])}")
+    return values[keep]
 
 
 def check_labels(labels: Tensor, shape: torch.Size) -> None:

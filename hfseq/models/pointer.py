@@ -8,10 +8,11 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 
 from .configuration_recurrent import RecurrentConfig
+from .outputs import QuickOutput
 
 
 @dataclass
-class RecurrentModelOutput(ModelOutput):
+class RecurrentModelOutput(QuickOutput):
     """What `RecurrentModel` returns.
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .alignment import Alignment, align, permute_steps, take_steps
-from .dropout import Dropout
+from .dropout import Dropout, drop
 
 State = tuple[Tensor, ...]
 """State of one layer and direction: `(h,)`, or `(h, c)` for LSTM, each `[B, H]`."""
@@ -178,10 +178,7 @@ class RecurrentStack(nn.Module):
         layers = [*self.forward_layers, *self.backward_layers]
         return Noise(
             [self.dropout.mask(like) for _ in self.forward_layers[1:]],
-            [
-                nn.functional.dropout(layer.weight_hh_l0, self.weight_dropout) if self.weight_dropout else None
-                for layer in layers
-            ],
+            [drop(layer.weight_hh_l0, self.weight_dropout) if self.weight_dropout else None for layer in layers],
         )
 
     def forward(

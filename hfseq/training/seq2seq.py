@@ -17,6 +17,7 @@ from hfseq.data.collation import CheckedCollator
 from hfseq.data.copying import CopyCollator, copy_sources, copy_targets, decode_copies
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
 from hfseq.data.errors import InputError
+from hfseq.models.modeling_heads import ForConditionalGeneration
 from hfseq.training.batches import run_by_length
 from hfseq.training.cross_entropy import summed_cross_entropy
 from hfseq.training.reports import plot_alignment, plot_learning_curve, write_samples
@@ -211,12 +212,14 @@ def token_loss(
     """Cross-entropy of target tokens (Szegedy et al. 2016, section 7, if smoothed).
 
     Args:
-        logits: `[B, T, V]`.
+        logits: `[B, T, V]`, or `[N, V]` of the N steps with a label, row by row.
         labels: Token ids `[B, T]`, -100 for padding.
         label_smoothing: Share of the probability that all tokens get alike.
         count: What the sum is divided by, None for the number of tokens here: a batch in parts, or on several
             processes, is divided by the number of all its tokens.
     """
+    if logits.dim() == 2:
+        labels = labels[labels != -100]
     total = summed_cross_entropy(logits, labels, label_smoothing)
     return total / ((labels != -100).sum() if count is None else count)
 
@@ -224,6 +227,17 @@ def token_loss(
 def has_own_loss(model: PreTrainedModel, label_smoothing: float) -> bool:
     """Whether a model's loss in training is more than the cross-entropy of its logits: with coverage, not smoothed."""
     return getattr(model.config, "coverage", False) and not label_smoothing
+
+
+def labelled_steps(model: torch.nn.Module, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What makes a model in training compute logits only where there is a label, among its inputs.
+
+    Args:
+        model: A sequence-to-sequence model, not wrapped; only hfseq's can, and a pointer-generator cannot.
+        labels: `[B, T]`, -100 for padding.
+    """
+    can = model.training and isinstance(model, ForConditionalGeneration) and model.pointer is None
+    return {"logits_to_keep": labels != -100} if can else {}
 
 
 def trainer_loss(model: PreTrainedModel, label_smoothing: float) -> Callable[..., torch.Tensor] | None:
@@ -261,6 +275,7 @@ def batch_loss(
     if own:
         return model(**batch, num_items_in_batch=count).loss
     inputs = {key: value for key, value in batch.items() if key != "labels"}
+    inputs |= labelled_steps(getattr(model, "module", model), batch["labels"])
     return token_loss(model(**inputs).logits, batch["labels"], label_smoothing=label_smoothing, count=count)
 
 

@@ -31,6 +31,7 @@ from hfseq.training.checkpoints import (
 )
 from hfseq.training.cross_entropy import summed_cross_entropy
 from hfseq.training.hub import publish_directory, repository_of
+from hfseq.training.seq2seq import labelled_steps
 
 
 class SmoothedCrossEntropy(LabelSmoother):
@@ -288,6 +289,12 @@ class SequenceTrainer(Trainer):
 
 class GenerationTrainer(SequenceTrainer, Seq2SeqTrainer):
     """A `SequenceTrainer` for sequence-to-sequence models, which evaluates by generating."""
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's; a model that can computes no logits of padding."""
+        if self.compute_loss_func is not None and "labels" in inputs:
+            inputs = {**inputs, **labelled_steps(self.accelerator.unwrap_model(model), inputs["labels"])}
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluate or predict, each row once: `Seq2SeqTrainer` keeps the rows repeated to even out the processes."""
