@@ -3,7 +3,7 @@
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -88,6 +88,21 @@ class JoeyNMT:
     def train(self, numbers: Sequence[int], bf16: bool) -> float:
         """Seconds of a training step on each of these batches."""
         return self._ask(train=list(numbers), bf16=bf16)["seconds"]
+
+    def plan(self, rows: Iterable[Mapping[str, list[int]]], max_tokens: int, count: int) -> tuple[list[int], int]:
+        """Have it make training batches of encoded rows as it does itself.
+
+        Args:
+            rows: With `input_ids` and `labels`, all of them.
+            max_tokens: Budget of a batch.
+            count: How many batches are made.
+
+        Returns:
+            Their numbers, and how many target tokens they hold.
+        """
+        pairs = [[their_ids(torch.tensor(row[name])).tolist() for name in ("input_ids", "labels")] for row in rows]
+        answer = self._ask(plan=pairs, max_tokens=max_tokens, count=count)
+        return answer["numbers"], answer["tokens"]
 
     def load(self, model: PreTrainedModel) -> None:
         """Take over the weights of ours."""

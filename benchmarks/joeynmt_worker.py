@@ -2,24 +2,28 @@
 
     python joeynmt_worker.py FOLDER
 
-reads FOLDER/setup.pt (sizes, threads) and then a JSON object a line: `{"train": [numbers of batches], "bf16": false}`,
-`{"load": true}` (FOLDER/weights.pt) or `{"translate": [numbers], "beams": 5, "max_length": 60}`, with the batches in
-FOLDER/batches.pt. It answers each with a line: seconds, and the output of the last.
+reads FOLDER/setup.pt (sizes, threads) and FOLDER/batches.pt, and then a JSON object a line: `{"train": [numbers of
+batches], "bf16": false}`, `{"plan": [rows], "max_tokens": 1500, "count": 8}`, `{"load": true}` (FOLDER/weights.pt) or
+`{"translate": [numbers], "beams": 5, "max_length": 60}`. It answers each with a line: seconds, the numbers of the
+batches that it planned and their target tokens, the output of the last.
 """
 
 import json
 import logging
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from joeynmt.batch import Batch
 from joeynmt.builders import build_gradient_clipper, build_optimizer
+from joeynmt.datasets import TokenBatchSampler
 from joeynmt.model import build_model
 from joeynmt.search import search
 from joeynmt.vocabulary import Vocabulary
+from torch.utils.data import RandomSampler
 
 
 def make_model(setup):
@@ -62,6 +66,33 @@ def make_batch(model, source, target, is_train):
         eos_index=model.eos_index,
         is_train=is_train,
     )
+
+
+class Rows(list):
+    """Pairs of ids with the marks of their ends, as JoeyNMT's sampler looks at a data set: without the marks."""
+
+    def __getitem__(self, number):
+        """Number, source, target."""
+        source, target = super().__getitem__(number)
+        return number, source[:-1], target[:-1]
+
+
+def own_batches(model, rows, max_tokens, count):
+    """The first batches of JoeyNMT's sampler of batches by tokens, padded; rows of any lengths come together there."""
+    order = RandomSampler(Rows(rows), generator=torch.Generator().manual_seed(0))
+    chosen = islice(TokenBatchSampler(order, batch_size=max_tokens, drop_last=False, seed=0), count)
+
+    def padded(texts):
+        tensors = [torch.tensor(text) for text in texts]
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=model.pad_index)
+
+    return [
+        (
+            padded([rows[number][0] for number in batch]),
+            padded([[model.bos_index, *rows[number][1]] for number in batch]),
+        )
+        for batch in chosen
+    ]
 
 
 def train(model, optimizer, clip, batches, bf16):
@@ -113,6 +144,11 @@ def main():
         begin = time.perf_counter()
         if "train" in order:
             train(model, optimizer, clip, [batches["train"][number] for number in order["train"]], order["bf16"])
+        elif "plan" in order:
+            planned = own_batches(model, order["plan"], order["max_tokens"], order["count"])
+            answer["numbers"] = list(range(len(batches["train"]), len(batches["train"]) + len(planned)))
+            answer["tokens"] = sum(int((target != model.pad_index).sum()) - len(target) for _, target in planned)
+            batches["train"] += planned
         elif "load" in order:
             model.load_state_dict(torch.load(folder / "weights.pt"))
         else:

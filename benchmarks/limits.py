@@ -1,18 +1,18 @@
 """What a training step cannot do without: its matrix products, at the speed that this machine has for them.
 
 The step is that of `samples.Samples.translator` on a batch by tokens. Its products are written down by shape, each is
-timed alone with `torch.mm`, and their sum is the time that no program of the same products goes below. Embeddings,
-gates, softmax and the update come on top; they are bound by memory, whose speed is measured by a copy.
+timed alone with `torch.mm` in turns with the step, and their sum is the time that no program of the same products goes
+below. Embeddings, gates, softmax and the update come on top; they are bound by memory, whose speed is measured by a
+copy.
 """
 
 import statistics
-import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from samples import Samples, make_optimizer, train_step
-from timing import clock, in_turns
+from samples import Samples, make_optimizer, real_tokens, train_step
+from timing import Side, clock, in_turns
 
 
 class Product(NamedTuple):
@@ -38,6 +38,7 @@ class Limit:
     """What was found.
 
     Attributes:
+        numbers: `float32` or `bfloat16`.
         products: Each product, its share of the operations, and its speed in GFLOP/s, forward and backward.
         gflop: Operations of all products of a step, forward and backward, in 10^9.
         best_ms: Time of the products alone.
@@ -45,6 +46,7 @@ class Limit:
         bandwidth: Of a copy larger than the caches, read and written, in GB/s.
     """
 
+    numbers: str
     products: list[tuple[Product, float, float]]
     gflop: float
     best_ms: float
@@ -57,8 +59,13 @@ class Limit:
         return self.best_ms / self.step_ms
 
 
-def products_of(rows: int, source: int, target: int, embedding: int, hidden: int, vocabulary: int) -> list[Product]:
-    """The forward products of a translator's step on `[rows, source]` and `[rows, target]` ids, padding counted."""
+def products_of(
+    rows: int, source: int, target: int, labelled: int, embedding: int, hidden: int, vocabulary: int
+) -> list[Product]:
+    """The forward products of a translator's step on `[rows, source]` and `[rows, target]` ids, padding counted.
+
+    The output layer has only the steps that have a label.
+    """
     half = hidden // 2
     return [
         Product("encoder, inputs of all steps", rows * source, embedding, 4 * half, 2),
@@ -70,22 +77,21 @@ def products_of(rows: int, source: int, target: int, embedding: int, hidden: int
         Product("attention, scores", target, hidden, source, rows),
         Product("attention, contexts", target, source, hidden, rows),
         Product("attention, combination", rows * target, 2 * hidden, hidden, 1),
-        Product("output layer", rows * target, hidden, vocabulary, 1),
+        Product("output layer", labelled, hidden, vocabulary, 1),
     ]
 
 
-def seconds_of(product: Product, repeats: int) -> float:
-    """Median time of the product, and of the two of its shape that its gradients take, once each."""
-    left, right = torch.randn(product.m, product.k), torch.randn(product.k, product.n)
-    gradient = torch.randn(product.m, product.n)
-    times = []
-    for _ in range(repeats + 1):
-        begin = time.perf_counter()
+def side_of(product: Product, dtype: torch.dtype) -> Side:
+    """Times the product, and the two of its shape that its gradients take, once each."""
+    left, right = torch.randn(product.m, product.k, dtype=dtype), torch.randn(product.k, product.n, dtype=dtype)
+    gradient = torch.randn(product.m, product.n, dtype=dtype)
+
+    def work() -> None:
         torch.mm(left, right)
         torch.mm(gradient, right.t())
         torch.mm(left.t(), gradient)
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times[1:])
+
+    return clock(work)
 
 
 def bandwidth(megabytes: int) -> float:
@@ -96,7 +102,7 @@ def bandwidth(megabytes: int) -> float:
     return 2 * source.numel() * 4 / statistics.median(times) / 1e9
 
 
-def training_limit(samples: Samples) -> Limit:
+def training_limit(samples: Samples, bf16: bool) -> Limit:
     """Measure the products of one training step, and the step."""
     sizes = samples.sizes
     model = samples.translator().train()
@@ -104,21 +110,24 @@ def training_limit(samples: Samples) -> Limit:
     batch = samples.collate(model, samples.budget_batches(1)[0])
     rows, source = batch["input_ids"].shape
     target = batch["labels"].shape[1]
-    products = products_of(rows, source, target, sizes.embedding, sizes.hidden, len(samples.tokenizer))
-    step = statistics.median(
-        in_turns({"step": clock(lambda: train_step(model, optimizer, batch))}, sizes.rounds)["step"]
-    )
-    seconds = [seconds_of(product, 2 * sizes.rounds) for product in products]
+    vocabulary = len(samples.tokenizer)
+    products = products_of(rows, source, target, real_tokens(batch), sizes.embedding, sizes.hidden, vocabulary)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    sides = {"step": clock(lambda: train_step(model, optimizer, batch, bf16))}
+    sides |= {product.name: side_of(product, dtype) for product in products}
+    times = {name: statistics.median(values) for name, values in in_turns(sides, 2 * sizes.rounds).items()}
+    seconds = [times[product.name] for product in products]
     flop = [6 * product.m * product.k * product.n for product in products]
     counts = [product.count for product in products]
     total = sum(one * count for one, count in zip(flop, counts, strict=True))
     return Limit(
+        numbers="bfloat16" if bf16 else "float32",
         products=[
             (product, one * product.count / total, one / spent / 1e9)
             for product, one, spent in zip(products, flop, seconds, strict=True)
         ],
         gflop=total / 1e9,
         best_ms=1000 * sum(one * count for one, count in zip(seconds, counts, strict=True)),
-        step_ms=1000 * step,
+        step_ms=1000 * times["step"],
         bandwidth=bandwidth(256 if sizes.hidden > 100 else 8),
     )

@@ -9,18 +9,29 @@ from limits import Limit
 from matplotlib.figure import Figure
 from timing import Row
 
+QUALITY = Path(__file__).with_name("QUALITY.md")
 
-def write_results(rows: Sequence[Row], limit: Limit, about: Mapping[str, str], folder: Path) -> None:
-    """Write `RESULTS.md`.
+
+def write_results(
+    rows: Sequence[Row],
+    limits: Sequence[Limit],
+    profiles: Mapping[str, Mapping[str, float]],
+    about: Mapping[str, str],
+    folder: Path,
+) -> None:
+    """Write `RESULTS.md`: the speed that was just measured, and `QUALITY.md` as it is.
 
     Args:
         rows: Of the table.
-        limit: Of a training step.
+        limits: Of a training step, for each kind of numbers.
+        profiles: Kind of numbers to the share of a step that each kind of work has.
         about: Machine, versions, texts and command, by their titles.
         folder: Where it goes, beside the plots.
     """
     lines = [
-        "# Speed",
+        "# Results",
+        "",
+        "## Speed",
         "",
         "Written by `make bench`. A ratio is the median of rounds in which both sides took turns, with the smallest",
         "and the largest in brackets. What is equal on both sides and what is not stands with each measure, in",
@@ -34,9 +45,14 @@ def write_results(rows: Sequence[Row], limit: Limit, about: Mapping[str, str], f
         "",
         "![time and memory of generation by length](language_models.png)",
         "",
-        "## The limit of a training step",
+        "### Where the time of a training step goes",
         "",
-        *describe_limit(limit),
+        *describe_profiles(profiles),
+        "",
+        "### The limit of a training step",
+        *(line for limit in limits for line in ("", *describe_limit(limit))),
+        "",
+        QUALITY.read_text(encoding="utf-8").strip(),
     ]
     (folder / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -57,11 +73,21 @@ def table(rows: Sequence[Row]) -> list[str]:
     return [*lines, "", *notes] if notes else lines
 
 
+def describe_profiles(profiles: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Lines of the table of shares, as `profile_step.py` finds them."""
+    kinds = list(dict.fromkeys(kind for shares in profiles.values() for kind in shares))
+    lines = [f"| work | {' | '.join(profiles)} |", f"|---|{'--:|' * len(profiles)}"]
+    for kind in kinds:
+        lines.append(f"| {kind} | {' | '.join(f'{shares.get(kind, 0):.1%}' for shares in profiles.values())} |")
+    return lines
+
+
 def describe_limit(limit: Limit) -> list[str]:
     """Lines that say what a step needs and what it takes."""
     lines = [
-        f"The matrix products of one step are {limit.gflop:.3g} · 10⁹ operations. Alone, at the speed that `torch.mm`",
-        f"has at their shapes, they take {limit.best_ms:.4g} ms; the whole step takes {limit.step_ms:.4g} ms.",
+        f"In {limit.numbers}, the matrix products of one step are {limit.gflop:.3g} · 10⁹ operations. Alone, at the",
+        f"speed that `torch.mm` has at their shapes, they take {limit.best_ms:.4g} ms; the whole step takes",
+        f"{limit.step_ms:.4g} ms.",
         f"{limit.share:.0%} of it is what no program of the same products does without. A copy in memory runs at",
         f"{limit.bandwidth:.3g} GB/s.",
         "",

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from limits import training_limit
+from profile_step import profiled, shares
 from results import plot_language_models, plot_ratios, write_results
 from samples import QUICK, Samples, Sizes
 from speed_encoder import encoders
@@ -77,15 +78,18 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     samples = Samples(QUICK if args.quick else Sizes(), args.data)
     rows, curves = measure(samples, args)
-    limit = training_limit(samples)
+    kinds = {"float32": False, "bfloat16": True}
+    limits = [training_limit(samples, bf16) for bf16 in kinds.values()]
+    profiles = {numbers: shares(profiled(samples, bf16)) for numbers, bf16 in kinds.items()}
     command = " ".join(["python benchmarks/run.py", *(sys.argv[1:] if argv is None else argv)])
     about = machine(args.threads) | {"texts": samples.name, "command": command}
     args.output_dir.mkdir(parents=True, exist_ok=True)
     plot_ratios(rows, args.output_dir / "ratios.png")
     plot_language_models(curves, args.output_dir / "language_models.png")
-    write_results(rows, limit, about, args.output_dir)
+    write_results(rows, limits, profiles, about, args.output_dir)
     values = {"about": about, "rows": [asdict(row) | {"median": row.median, "verdict": row.verdict} for row in rows]}
-    values |= {"curves": curves, "limit": asdict(limit) | {"share": limit.share}}
+    values |= {"curves": curves, "limits": [asdict(limit) | {"share": limit.share} for limit in limits]}
+    values |= {"profiles": profiles}
     (args.output_dir / "results.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 

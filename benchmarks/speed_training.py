@@ -38,16 +38,18 @@ def training_beside_joeynmt(samples: Samples, threads: int, python: str | None) 
     Both have a bidirectional encoder, Luong's `general` attention without input feeding, one table of embeddings and
     an output layer of its own. JoeyNMT has a smaller bridge and one bias more; it also counts the right tokens in
     every step, as its trainer does. Making the batches is in neither. Once in float32, and once under bfloat16
-    autocast, which both have a flag for.
+    autocast, which both have a flag for; and once each with its own batches of at most so many tokens, as a recipe
+    and JoeyNMT's `batch_type: token` make them.
     """
+    beside = "JoeyNMT 2.3, RNN of the same size, likewise"
     rows = [
-        Row(f"training, seq2seq LSTM, {number}", "JoeyNMT 2.3, RNN of the same size, likewise", 3.0)
-        for number in ("float32", "bfloat16")
+        Row(f"training, seq2seq LSTM, the same batches, {number}", beside, 3.0) for number in ("float32", "bfloat16")
     ]
+    own = Row("training, seq2seq LSTM, each with its own batches by tokens, float32", beside, 3.0)
     if python is None:
-        for row in rows:
+        for row in (*rows, own):
             row.note = HOW_TO
-        return rows
+        return [*rows, own]
     model, sizes = samples.translator().train(), samples.sizes
     optimizer = make_optimizer(model)
     batches = [samples.collate(model, chosen) for chosen in samples.budget_batches(sizes.batches)]
@@ -66,7 +68,22 @@ def training_beside_joeynmt(samples: Samples, threads: int, python: str | None) 
                 "tokens/s": [tokens / seconds for seconds in times["hfseq"]],
                 "tokens/s beside": [tokens / seconds for seconds in times["joeynmt"]],
             }
-    return rows
+        planned = samples.budget_batches(4 * sizes.batches)
+        batches = [samples.collate(model, chosen) for chosen in planned]
+        numbers, their_tokens = joey.plan(samples.encoded["train"], sizes.max_tokens, 4 * sizes.batches)
+        sides = {
+            "hfseq": clock(lambda: [train_step(model, optimizer, batch) for batch in batches]),
+            "joeynmt": lambda: joey.train(numbers, False),
+        }
+        times = in_turns(sides, max(sizes.rounds // 2, 2))
+        tokens = sum(real_tokens(batch) for batch in batches)
+        own.figures = {
+            "tokens/s": [tokens / seconds for seconds in times["hfseq"]],
+            "tokens/s beside": [their_tokens / seconds for seconds in times["joeynmt"]],
+        }
+        own.ratios = [ours / theirs for ours, theirs in zip(*own.figures.values(), strict=True)]
+        own.note = f"{tokens / len(batches):.0f} and {their_tokens / len(numbers):.0f} target tokens a batch"
+    return [*rows, own]
 
 
 def budget_beside_fixed(samples: Samples) -> Row:

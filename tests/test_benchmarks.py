@@ -48,7 +48,7 @@ def test_ratios_and_verdicts():
 
 def limit():
     product = limits.Product("output layer", 10, 20, 30, 2)
-    return limits.Limit([(product, 1.0, 50.0)], gflop=3.0, best_ms=60.0, step_ms=100.0, bandwidth=9.0)
+    return limits.Limit("float32", [(product, 1.0, 50.0)], gflop=3.0, best_ms=60.0, step_ms=100.0, bandwidth=9.0)
 
 
 def test_the_table(tmp_path):
@@ -57,13 +57,15 @@ def test_the_table(tmp_path):
         timing.Row("cost", "step", 0.05, [0.1], at_most=True, note="why"),
         timing.Row("other", "tool", 3.0, note="how to get it"),
     ]
-    results.write_results(rows, limit(), {"threads": "1", "command": "make bench"}, tmp_path)
+    profiles = {"float32": {"loss": 0.75, "rest": 0.25}, "bfloat16": {"rest": 1.0}}
+    results.write_results(rows, [limit()], profiles, {"threads": "1", "command": "make bench"}, tmp_path)
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert "| speed | loop | 3 [1..4] | ≥ 2 | reached | 6 ms |" in text
     assert "| cost (1) | step | 0.1 [0.1..0.1] | ≤ 0.05 | missed |  |" in text
     assert "| other (2) | tool |  | ≥ 3 | not measured |  |" in text
     assert "1. why.\n2. how to get it." in text
     assert "- command: `make bench`" in text
+    assert "| loss | 75.0% | 0.0% |" in text and "| rest | 25.0% | 100.0% |" in text
     assert "60%" in text and "| output layer | 10 × 20 × 30 | 2 | 100.0% | 50 |" in text
     results.plot_ratios(rows, tmp_path / "ratios.png")
     curves = {"tokens": [8, 16], "ms": {"LSTM": [1.0, 1.0]}, "bytes": {"LSTM": [4, 4]}}
@@ -128,7 +130,7 @@ def test_the_products_of_a_step_are_those_that_torch_counts(model):
     inputs = batch() | {"decoder_input_ids": torch.tensor([[1, 5, 6], [1, 7, 8]])}
     with FlopCounterMode(display=False) as counter:
         model(**inputs)
-    products = limits.products_of(rows=2, source=5, target=3, embedding=6, hidden=8, vocabulary=40)
+    products = limits.products_of(rows=2, source=5, target=3, labelled=6, embedding=6, hidden=8, vocabulary=40)
     known = [product for product in products if not product.name.startswith(("encoder", "decoder"))]
     assert counter.get_total_flops() == sum(2 * p.m * p.k * p.n * p.count for p in known)
 
