@@ -33,6 +33,7 @@ from hfseq.tokenization import start_texts
 from hfseq.training.arguments import DATA_FLAGS, LanguageModelingArguments, ModelArguments, TextArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
+from hfseq.training.continuous_cache import FLATNESS, cached_scores
 from hfseq.training.curves import CurveWarnings
 from hfseq.training.hub import publish_run
 from hfseq.training.language_modeling import (
@@ -74,7 +75,11 @@ def main(argv: list[str] | None = None) -> None:
     # 2. Data: running text, of which empty lines are a part.
     column = data_args.text_column
     reading: dict[str, Any] = {"train": train, "seed": args.seed, "moses": True, "running": True}
+    reading["validation"] = data_args.cache_size is not None
     splits = data_args.read((column,), documentation_rows, **reading)
+
+    if data_args.cache_size and predict and not {"validation", "test"} <= set(splits):
+        raise InputError("--cache_size needs a validation text, to choose the cache's strength on, beside a test text")
 
     # 3. Model and tokenizer.
     texts = lines_of(tokenizer_texts(splits["train"], (column,))) if train else None
@@ -136,6 +141,13 @@ def main(argv: list[str] | None = None) -> None:
     model.to(args.device)
     total, count = text_loss(model, windows(text.ids, columns=1, length=1000), carry=carry)
     systems = {"model": perplexities(total, count, text.words)}
+    if data_args.cache_size:
+        read = partial(cached_scores, model, size=data_args.cache_size, carry=carry)
+        strongest, weight = read(windows(encoded["validation"].ids, columns=1, length=1000), flatness=FLATNESS).best()
+        chosen = FLATNESS[strongest]
+        total = read(windows(text.ids, columns=1, length=1000), flatness=[chosen]).total(0, weight)
+        systems["cache"] = perplexities(total, count, text.words)
+        say(f"continuous cache of {data_args.cache_size} tokens: flatness {chosen}, weight {weight} on validation")
     if train:
         loss = unigram_loss(encoded["train"].ids, text.ids, len(tokenizer))
         systems["unigram"] = perplexities(loss, count, text.words)

@@ -119,6 +119,7 @@ class DataArguments:
         label_columns: Sequence[str] = (),
         num_parts: int = 1,
         running: bool = False,
+        validation: bool = False,
     ) -> dict[str, Any]:
         """Read the data that these flags name, or make the embedded data if they name none.
 
@@ -126,12 +127,14 @@ class DataArguments:
             columns: The columns to keep.
             embedded: Makes the embedded data.
             train: Whether there must be training rows, a part of which is held out where no validation rows are given;
-                else there must be a test split, and only that is returned.
+                else there must be a test split, and only that is returned; with `validation` what there is of that,
+                too.
             seed: Of the holding out.
             moses: As for `read_splits`.
             label_columns: As for `read_splits`.
             num_parts: As for `read_stream`.
             running: Whether the rows are running text: empty ones stay, and the last ones are held out.
+            validation: See `train`.
 
         Returns:
             Split to rows; with `streaming` the training rows are a `datasets.IterableDataset`.
@@ -160,7 +163,8 @@ class DataArguments:
             return datasets.DatasetDict({name: splits[name] for name in SPLITS if name in splits})
         if "test" not in splits:
             raise InputError("--do_predict without --do_train needs --test_file, or a data set with a test split")
-        return datasets.DatasetDict(test=splits["test"])
+        kept = ("validation", "test") if validation else ("test",)
+        return datasets.DatasetDict({name: splits[name] for name in kept if name in splits})
 
 
 @dataclass
@@ -501,6 +505,13 @@ class TextArguments(DataArguments):
     carry_state: bool = field(
         default=True, metadata={"help": "Whether each window starts from the state after the one before."}
     )
+    cache_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Final test: also with a continuous cache of so many tokens (Grave et al. 2017), whose flatness "
+            "and weight are chosen on the validation text."
+        },
+    )
     prompt: str | None = field(
         default=None, metadata={"help": "With --do_predict: a text to go on with, as it is written."}
     )
@@ -516,6 +527,8 @@ class TextArguments(DataArguments):
         for name in ("block_size", "max_new_tokens", "next_words"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: give 1 or more")
+        if self.cache_size is not None and self.cache_size < 1:
+            raise ValueError(f"--cache_size {self.cache_size}: give 1 or more")
         if self.max_tokens is not None:
             raise ValueError("--max_tokens: batches are --per_device_train_batch_size windows of --block_size tokens")
         if self.output_file is not None:
