@@ -92,6 +92,7 @@ def run_recipe(args: argparse.Namespace, folder: Path) -> list[float]:
     from transformers import TrainerCallback
 
     from hfseq.training.arguments import TranslationArguments
+    from hfseq.training.seq2seq import trainer_loss
     from hfseq.training.trainer import GenerationTrainer
 
     ends = []
@@ -117,6 +118,7 @@ def run_recipe(args: argparse.Namespace, folder: Path) -> list[float]:
         train_dataset=rows,
         processing_class=tokenizer,
         data_collator=collator,
+        compute_loss_func=trainer_loss(model, arguments.label_smoothing_factor),
         callbacks=[Clock()],
         max_tokens=args.max_tokens,
     )
