@@ -11,6 +11,7 @@ from oracles_cnn import attend_step, convolve_row, embed_row, filters_of, model_
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from hfseq.models import convolution as module
 from hfseq.models.cache import RecurrentCacheLayer
 from hfseq.models.configuration_cnn import CnnConfig
 from hfseq.models.convolution import Convolution, PositionEmbedding, SourceMemory, StepAttention
@@ -81,6 +82,43 @@ def test_convolution_equals_the_unrolled_one(causal, size, dilation, weight_norm
             torch.testing.assert_close(output[row], convolve_row(convolution, inputs[row], before[row]))
         seen = torch.cat([before, inputs], dim=1)
         torch.testing.assert_close(window, seen[:, seen.shape[1] - before.shape[1] :], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("size", "dilation"), [(1, 1), (2, 1), (3, 1), (3, 2), (4, 3)])
+def test_products_equal_the_kernel(size, dilation):
+    torch.manual_seed(0)
+    channels = torch.randn(3, 5, (size - 1) * dilation + 6, dtype=torch.float64, requires_grad=True)
+    filters = torch.randn(4, 5, size, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    found = module.convolve_by_products(channels, filters, bias, dilation=dilation)
+    expected = torch.nn.functional.conv1d(channels, filters, bias, dilation=dilation)
+    torch.testing.assert_close(found, expected)
+    parts = (channels, filters, bias)
+    torch.testing.assert_close(
+        torch.autograd.grad(found.pow(3).sum(), parts), torch.autograd.grad(expected.pow(3).sum(), parts)
+    )
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "centred"])
+def test_products_are_taken_in_bfloat16(causal, monkeypatch):
+    torch.manual_seed(0)
+    layer, values = Convolution(5, 4, 3, causal=causal), torch.randn(2, 7, 5)
+    expected, _ = layer(values)
+    taken, products = [], module.convolve_by_products
+    monkeypatch.setattr(
+        module, "convolve_by_products", lambda *args, **kwargs: taken.append(1) or products(*args, **kwargs)
+    )
+    layer(values)
+    with torch.autocast("cpu", torch.float16):
+        layer(values)
+    assert not taken
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = layer(values)
+    assert len(taken) == 1 and found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
+    found, _ = layer.bfloat16()(values.bfloat16())
+    assert len(taken) == 2
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.03)
 
 
 @pytest.mark.parametrize("valid", [None, torch.tensor([[True], [False], [True]])], ids=["no mask", "mask"])
@@ -250,7 +288,7 @@ def test_where_dropout_is(architecture, width, locked):
     for layer in stack.layers:
         for convolution in layer.convolutions:
             convolution.register_forward_hook(lambda module, args, output: read.append(args[0]))
-    stack(make_inputs(2, 40, width))
+    stack(make_inputs(20, 10, width))
     zeros = [(values == 0).double().mean().item() for values in read]
     for values, share in zip(read, zeros, strict=True):
         # Of a locked mask a channel is dropped in all steps or in none.

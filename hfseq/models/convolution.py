@@ -9,6 +9,36 @@ from torch import Tensor, nn
 ROOT_HALF = math.sqrt(0.5)
 
 
+def in_bfloat16(values: Tensor) -> bool:
+    """Whether a CPU computes with bfloat16 here, as it is or under autocast."""
+    if values.device.type != "cpu":
+        return False
+    if torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return values.dtype == torch.bfloat16
+
+
+def convolve_by_products(channels: Tensor, filters: Tensor, bias: Tensor, dilation: int) -> Tensor:
+    """`conv1d` as one matrix product of all taps of each step.
+
+    On CPUs with units for bfloat16 products its gradients take a third of the time, at the price of memory for all
+    taps. In float32 neither is always the faster one, nor on a GPU.
+
+    Args:
+        channels: `[B, I, (k - 1) d + T]`.
+        filters: `[O, I, k]`.
+        bias: `[O]`.
+        dilation: Distance of two taps d.
+
+    Returns:
+        `[B, O, T]`.
+    """
+    taps, steps = filters.shape[2], channels.transpose(1, 2)
+    length = steps.shape[1] - (taps - 1) * dilation
+    seen = torch.cat([steps[:, tap * dilation : tap * dilation + length] for tap in range(taps)], dim=-1)
+    return nn.functional.linear(seen, filters.transpose(1, 2).flatten(1), bias).transpose(1, 2)
+
+
 class Convolution(nn.Module):
     r"""Convolution from `[B, T, in_size]` to `[B, T, out_size]`, with zeros around the steps.
 
@@ -84,7 +114,8 @@ class Convolution(nn.Module):
         else:
             channels = torch.cat([window.transpose(1, 2), channels], dim=2)
         filters = self.direction * self._scale().view(-1, 1, 1) if self.weight_norm else self.weight
-        output = nn.functional.conv1d(channels, filters, self.bias, dilation=self.dilation).transpose(1, 2)
+        convolve = convolve_by_products if in_bfloat16(values) else nn.functional.conv1d
+        output = convolve(channels, filters, self.bias, dilation=self.dilation).transpose(1, 2)
         if window is None:
             return output, None
         if valid is None:
