@@ -27,7 +27,7 @@ demo: $(STAMP)
 	$(BIN)/python tests/check_floor.py outputs/translation_demo/all_results.json test_exact_match 97
 
 test: $(STAMP)
-	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .

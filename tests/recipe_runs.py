@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
 from hfseq.training import loop
 from hfseq.training.trainer import SequenceTrainer
@@ -37,16 +39,30 @@ def start(recipe, argv):
     recipe.main([str(argument) for argument in argv])
 
 
-def run(*command):
-    # As a user's shell: nothing of pytest's own process.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, timeout=240)
+def script(name):
+    return str(ROOT / "recipes" / f"{name}.py")
+
+
+def run(name, argv):
+    """Runs a recipe in a process of its own."""
+    return processes.run(script(name), *argv)
 
 
 def run_two(name, argv):
-    """Runs a recipe in two processes."""
-    script = str(ROOT / "recipes" / f"{name}.py")
-    return run("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script, *map(str, argv))
+    """Runs a recipe in two processes that are told what torchrun tells them."""
+    # Torchrun holds the store too, so that no other program takes its port.
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    return processes.run(script(name), *argv, environments=ranks)
+
+
+def torchrun(name, argv):
+    """Runs a recipe in two processes as a user does."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script(name)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return subprocess.run([*command, *map(str, argv)], capture_output=True, text=True, env=environment, timeout=240)
 
 
 def weights(directory):

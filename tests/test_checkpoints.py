@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -16,6 +15,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration, set_seed
+from processes import FORKS
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from transformers import (
@@ -41,10 +41,6 @@ from hfseq.training.checkpoints import (
     save_checkpoint,
 )
 from hfseq.training.trainer import GenerationTrainer
-
-# The children are forked from a process that has imported everything and computed nothing: no import for each.
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["hfseq", "hfseq.training.trainer"])
 
 BEST, LAST, EPOCHS, PATIENCE = 8, 14, 6, 3
 

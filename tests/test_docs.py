@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from hfseq.data.cldr import cldr_pairs
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-# What makes a run short enough for a test; the code is the page's.
-STEPS = "--max_steps 60 --eval_strategy steps --eval_steps 60 --save_strategy steps --save_steps 60"
-SHORT = {"--num_train_epochs 3": STEPS}
+# What makes a run short enough for a test; the code is the page's. All of the embedded pairs are those of one page.
+EPOCHS = "--num_train_epochs 3"
+SHORT = "--max_steps 60 --eval_strategy steps --eval_steps 60 --save_strategy steps --save_steps 60 --num_beams 1"
+FILES = " ".join(f"--{split}_file {split}.jsonl" for split in ("train", "validation", "test"))
+ON_FILES = f"{SHORT} {FILES} --source_lang en --target_lang de --max_source_length 64 --max_target_length 64"
 
 
 def blocks(page):
@@ -34,6 +38,8 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     (folder / "recipes").symlink_to(ROOT / "recipes")
     (folder / "docs" / "images").mkdir(parents=True)
+    for split, rows in cldr_pairs("en", "de", train_size=2000, validation_size=50, test_size=50).items():
+        rows.to_json(folder / f"{split}.jsonl")
     printed = {}
     for page in PAGES:
         code = []
@@ -41,9 +47,8 @@ def results(tmp_path_factory):
             if language == "python":
                 code.append(text)
                 continue
-            for long, short in SHORT.items():
-                assert long in text
-                text = text.replace(long, short)
+            assert EPOCHS in text
+            text = text.replace(EPOCHS, SHORT if page == PAGES[0] else ON_FILES)
             command = shlex.split(text.replace("\\\n", " "))
             assert command[0] == "python"
             run([sys.executable, *command[1:]], folder)

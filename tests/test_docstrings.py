@@ -249,8 +249,8 @@ def test_sizes_that_cannot_be_had(sizes, message):
     assert "\n" not in str(caught.value)
 
 
-def test_same_in_every_process_with_nothing_imported_or_printed(tmp_path):
-    """In processes with other hashes, over some of the packages and one with traps, with all warnings shown."""
+def test_same_in_every_process_with_nothing_imported_or_printed(tmp_path, monkeypatch):
+    """In a process with other hashes, over some of the packages and one with traps, with all warnings shown."""
     trap = tmp_path / "trap"
     (trap / "tests").mkdir(parents=True)
     source = 'raise SystemExit("imported")\n\ndef read():\n    """Read a file now.\n\n    {}\n    """\n'
@@ -269,13 +269,13 @@ assert gc.isenabled()
 assert not [name for name in set(sys.modules) - before if name.partition(".")[0] in ("trap", "babel", "idlelib")]
 print(json.dumps(rows))
 """
-    outputs = []
-    for seed in ("1", "2"):
-        env = os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(tmp_path)}
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
-        outputs.append(done.stdout)
-    assert outputs[0] == outputs[1]
-    found = json.loads(outputs[0])
+    env = os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": str(tmp_path)}
+    assert os.environ.get("PYTHONHASHSEED") != "1"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(docstrings, "_PACKAGES", ("babel", "trap", "no_such_package"))
+    assert found == json.loads(json.dumps(docstrings._rows.__wrapped__()))
     assert [row for rows in found.values() for row in rows if row[2] == "trap"] == [[BODY, "Read a file now.", "trap"]]
     assert {row[2] for rows in found.values() for row in rows} == {"python", "babel", "trap"}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from accelerate import infer_auto_device_map
 from peft import LoraConfig, PeftModel, get_peft_model
-from test_models import CAUSAL, CLASSES, FAMILIES, MODEL, gradients, make, make_inputs, valid_outputs
+from test_models import CAUSAL, CLASSES, FAMILIES, MODEL, SEQ2SEQ, gradients, make, make_inputs, valid_outputs
 
 from hfseq import LstmForCausalLM
 
@@ -68,7 +68,11 @@ def test_bfloat16(auto, model_class, tmp_path):
         assert len(ids) == 5
 
 
-@pytest.mark.parametrize(("auto", "model_class"), CLASSES)
+# Two of the recurrent families in one class each: they differ from the third in the cell alone, which is torch's.
+@pytest.mark.parametrize(
+    ("auto", "model_class"),
+    [one for one in CLASSES if one.id.startswith(("Lstm", "Cnn")) or SEQ2SEQ in one.values],
+)
 def test_compiled(auto, model_class):
     """Tracing the model does not fail; the backend that runs what was traced as it is keeps this quick."""
     torch._dynamo.reset()

@@ -1,8 +1,11 @@
 """The fine-tuning recipes, both drivers, run end to end: every task, every method, from several kinds of models."""
 
+import contextlib
+import io
 import json
 import math
 import random
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -67,9 +70,9 @@ def write_rows(path, count, seed):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """A folder with train (48), val (10) and test (8) rows, a YAML file, and small checkpoints of several kinds."""
+    """A folder with train (48), val (10), test (8) and long (480) rows, a YAML file, and small checkpoints."""
     root = tmp_path_factory.mktemp("rows")
-    for seed, (name, count) in enumerate((("train", 48), ("val", 10), ("test", 8))):
+    for seed, (name, count) in enumerate((("train", 48), ("val", 10), ("test", 8), ("long", 480))):
         write_rows(root / f"{name}.jsonl", count, seed)
     (root / "config.yaml").write_text(
         "num_train_epochs: 2\nlearning_rate: 1e-2\nlogging_steps: 2\nper_device_train_batch_size: 8\n"
@@ -110,6 +113,24 @@ def start(driver, data, output_dir, **flags):
     return Path(output_dir)
 
 
+@pytest.fixture(scope="session")
+def learned(data, tmp_path_factory):
+    """Makes models that have learned a task: where a run left them, and what it printed."""
+
+    @cache
+    def learn(driver, task, model):
+        epochs = {"seq2seq": 2, "language_modeling": 4, "classification": 3}.get(task, 1)
+        rate = 1e-2 if task == "classification" else 2e-2
+        flags = {"model_name_or_path": data / model, "train_file": data / "long.jsonl"}
+        flags |= {"num_train_epochs": epochs, "learning_rate": rate}
+        output = tmp_path_factory.mktemp("learned") / "run"
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            start(driver, data, output, task=task, **flags)
+        return output, printed.getvalue()
+
+    return learn
+
+
 # Every task, from hfseq and from Transformers
 
 
@@ -127,16 +148,11 @@ def start(driver, data, output_dir, **flags):
         ("seq2seq", "t5", "rouge1", "lead_1"),
     ],
 )
-def test_a_checkpoint_learns_a_task(driver, task, model, score, baseline, data, tmp_path, capsys):
-    flags = {
-        "model_name_or_path": data / model,
-        "num_train_epochs": {"seq2seq": 20, "language_modeling": 40}.get(task, 10),
-    }
-    output = start(driver, data, tmp_path / "run", task=task, learning_rate=2e-2, **flags)
+def test_a_checkpoint_learns_a_task(driver, task, model, score, baseline, learned):
+    output, printed = learned(driver, task, model)
     found = results(output)
     own, simple = found[f"test_{score}"], found[f"test_{baseline}_{score}"]
     assert own < simple if score == "perplexity" else own > simple
-    printed = capsys.readouterr().out
     assert f"{score} by source length" in printed
     assert baseline in printed
     assert len((output / "predictions.txt").read_text(encoding="utf-8").splitlines()) >= 2
@@ -144,10 +160,8 @@ def test_a_checkpoint_learns_a_task(driver, task, model, score, baseline, data, 
     AutoTokenizer.from_pretrained(output)
 
 
-def test_a_tagger_shows_its_tags_in_a_pipeline(data, tmp_path):
-    output = start(
-        TRAINER, data, tmp_path / "run", task="tagging", model_name_or_path=data / "lm", num_train_epochs=15
-    )
+def test_a_tagger_shows_its_tags_in_a_pipeline(learned):
+    output, _ = learned(TRAINER, "tagging", "lm")
     tag = pipeline("token-classification", model=str(output), device="cpu")
     assert [found["entity"] for found in tag("the plot is great")] == ["DET", "NOUN", "VERB", "ADJ"]
     assert (output / "predictions.txt").read_text(encoding="utf-8").split("\n")[0].split()[:3] == [
@@ -167,8 +181,8 @@ def test_words_of_several_tokens_have_one_tag(data, tmp_path):
     assert all(1 <= len(line.split()) <= 3 for line in lines)
 
 
-def test_perplexity_is_that_of_a_loop_over_the_blocks(data, tmp_path):
-    output = start(TRAINER, data, tmp_path / "run", task="language_modeling", model_name_or_path=data / "lm")
+def test_perplexity_is_that_of_a_loop_over_the_blocks(data, learned):
+    output, _ = learned(TRAINER, "language_modeling", "lm")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(output).eval(), AutoTokenizer.from_pretrained(output)
     ids = []
     for line in (data / "test.jsonl").read_text(encoding="utf-8").splitlines():
@@ -216,12 +230,10 @@ def test_the_head_alone(driver, data, tmp_path, capsys):
 def test_gradual_unfreezing_reaches_one_layer_more_each_epoch(driver, data, tmp_path):
     before = weights(data / "lm")
     reached = []
-    for epochs in (1, 2, 3, 4):
-        flags = {"method": "gradual", "num_train_epochs": epochs, "layer_decay": 1.5, "save_total_limit": 9}
-        output = start(driver, data, tmp_path / str(epochs), model_name_or_path=data / "lm", **flags)
-        # The last epoch, and not the best, since that may be an earlier one.
-        last = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))[-1]
-        saved = weights(last) if (last / "model.safetensors").is_file() else torch.load(last / "pytorch_model.bin")
+    flags = {"method": "gradual", "num_train_epochs": 4, "layer_decay": 1.5, "save_total_limit": 9}
+    output = start(driver, data, tmp_path / "run", model_name_or_path=data / "lm", **flags)
+    for epoch in sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2])):
+        saved = weights(epoch) if (epoch / "model.safetensors").is_file() else torch.load(epoch / "pytorch_model.bin")
         moved = changed(before, saved)
         reached.append([any(part in name for name in moved) for part in PARTS])
     assert reached == [[part <= epoch for part in range(4)] for epoch in range(4)]
@@ -230,7 +242,8 @@ def test_gradual_unfreezing_reaches_one_layer_more_each_epoch(driver, data, tmp_
 @pytest.mark.parametrize("model", ["bert", "lm"])
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_adapters_are_merged_into_an_ordinary_model(driver, model, data, tmp_path, capsys):
-    flags = {"method": "lora", "lora_r": 2, "num_train_epochs": 12, "learning_rate": 3e-2}
+    flags = {"method": "lora", "lora_r": 2, "learning_rate": 3e-2}
+    flags |= {"train_file": data / "long.jsonl", "num_train_epochs": 1}
     output = start(driver, data, tmp_path / "run", model_name_or_path=data / model, **flags)
     classifier = AutoModelForSequenceClassification.from_pretrained(output)
     assert not any("lora" in name for name in weights(output))
@@ -321,9 +334,8 @@ def test_a_search_of_what_a_method_trains(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("task", ["classification", "seq2seq"])
-def test_a_file_in_a_file_out(task, data, tmp_path):
-    model = "translator" if task == "seq2seq" else "lm"
-    trained = start(TRAINER, data, tmp_path / "run", task=task, model_name_or_path=data / model, num_train_epochs=4)
+def test_a_file_in_a_file_out(task, data, learned, tmp_path):
+    trained, _ = learned(TRAINER, task, "translator" if task == "seq2seq" else "lm")
     column = "document" if task == "seq2seq" else "text"
     (tmp_path / "in.txt").write_text("the plot is fine\n\nthe cast is dull\n", encoding="utf-8")
     flags = {"train_file": None, "validation_file": None, "test_file": tmp_path / "in.txt", "text_column": column}

@@ -13,6 +13,7 @@ import pytest
 import recipe_runs
 import torch
 from huggingface_hub import ModelCard
+from processes import Python
 from recipe_runs import ROOT, load, results, write_reviews
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
@@ -45,15 +46,18 @@ sys.meta_path.insert(0, NoHfseq())
 """
 
 
-def online(url, home, *command, token="hf_writer"):
-    """Runs Python as a user who is online, whose Hub is at `url`."""
+def environment(url, home, token):
+    """That of a user who is online, whose Hub is at `url`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTEST"))}
     own = {"HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    if token is not None:
-        own["HF_TOKEN"] = token
-    return subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, env=kept | own, timeout=240, cwd=home
-    )
+    return kept | own | ({} if token is None else {"HF_TOKEN": token})
+
+
+def online(url, home, *command, token="hf_writer"):
+    """Runs a new Python there."""
+    command = [sys.executable, *map(str, command)]
+    environ = environment(url, home, token)
+    return subprocess.run(command, capture_output=True, text=True, env=environ, timeout=240, cwd=home)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,19 @@ def trained(rows, tmp_path_factory):
 def hub():
     with hub_server.running() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def user(hub, tmp_path_factory):
+    """Runs programs there that import hfseq, in processes of their own."""
+    home = tmp_path_factory.mktemp("user")
+    python = Python(environment(hub[1], home, None))
+
+    def run(*command, token="hf_writer"):
+        return python.run(*command, environment={} if token is None else {"HF_TOKEN": token}, cwd=home)
+
+    yield run
+    python.close()
 
 
 def card_of(folder):
@@ -307,12 +324,11 @@ def test_a_name_that_is_none(name, trained, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def pushed(hub, rows, tmp_path_factory):
+def pushed(user, rows, tmp_path_factory):
     """What a recipe with --push_to_hub left, on the Hub as ann/from-recipe and on the disk."""
-    home = tmp_path_factory.mktemp("home")
-    output = home / "from-recipe"
+    output = tmp_path_factory.mktemp("home") / "from-recipe"
     argv = [*arguments(rows, output, hub_token="hf_writer"), "--push_to_hub"]
-    done = online(hub[1], home, ROOT / "recipes" / "sentiment.py", *argv, token=None)
+    done = user(ROOT / "recipes" / "sentiment.py", *argv, token=None)
     assert done.returncode == 0, done.stderr
     return output, done
 
@@ -338,12 +354,12 @@ def test_the_token_is_written_nowhere(hub, pushed):
     assert not [name for name, content in hub[0].files("ann/from-recipe").items() if b"hf_writer" in content]
 
 
-def test_an_explicit_loop_publishes_too(hub, rows, tmp_path):
+def test_an_explicit_loop_publishes_too(hub, user, rows, tmp_path):
     argv = [
         *arguments(rows, tmp_path / "loop", hub_model_id="ann/from-loop", hub_private_repo="true"),
         "--push_to_hub",
     ]
-    done = online(hub[1], tmp_path, ROOT / "recipes" / "sentiment_accelerate.py", *argv)
+    done = user(ROOT / "recipes" / "sentiment_accelerate.py", *argv)
     assert done.returncode == 0, done.stderr
     assert hub[0].private["ann/from-loop"] and "README.md" in hub[0].files("ann/from-loop")
 
@@ -371,12 +387,11 @@ def test_it_loads_by_its_name_in_a_process_without_hfseq(hub, pushed, tmp_path):
     assert found["label"] == model.config.id2label[int(logits.argmax())]
 
 
-def test_the_code_on_the_card_works_when_pasted(hub, pushed, tmp_path):
+def test_the_code_on_the_card_works_when_pasted(hub, user, pushed, tmp_path):
     card = hub[0].files("ann/from-recipe")["README.md"].decode()
     with_hfseq, without = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     assert "import hfseq" in with_hfseq and "trust_remote_code=True" in without
-    for code in (with_hfseq, NO_HFSEQ + without):
-        done = online(hub[1], tmp_path, "-c", code)
+    for done in (user("-c", with_hfseq), online(hub[1], tmp_path, "-c", NO_HFSEQ + without)):
         assert done.returncode == 0, done.stderr
         assert "'label'" in done.stdout
 
@@ -384,9 +399,9 @@ def test_the_code_on_the_card_works_when_pasted(hub, pushed, tmp_path):
 PUSH = "import sys, hfseq; print(hfseq.publish(*sys.argv[1:]))"
 
 
-def test_pushing_again_updates_and_a_push_cut_off_leaves_what_was(hub, trained, tmp_path):
+def test_pushing_again_updates_and_a_push_cut_off_leaves_what_was(hub, user, trained, tmp_path):
     state, url = hub
-    done = online(url, tmp_path, "-c", PUSH, trained, "again")
+    done = user("-c", PUSH, trained, "again")
     assert done.returncode == 0 and done.stdout.strip() == f"{url}/ann/again"
     own = {"notes.md": b"kept", "handler.py": b"kept", "onnx/model.safetensors": b"kept"}
     state.repos["ann/again"][-1] |= {"model-00001-of-00002.safetensors": b"x", "modeling_rnn.py": b"x"} | own
@@ -397,11 +412,11 @@ def test_pushing_again_updates_and_a_push_cut_off_leaves_what_was(hub, trained, 
     model.classifier.bias.data += 1.0
     model.save_pretrained(changed)
     state.fail = "/commit/"
-    cut = online(url, tmp_path, "-c", PUSH, changed, "again")
+    cut = user("-c", PUSH, changed, "again")
     state.fail = None
     assert cut.returncode != 0 and "cannot be reached" in cut.stderr
     assert state.files("ann/again") == first
-    done = online(url, tmp_path, "-c", PUSH, changed, "again")
+    done = user("-c", PUSH, changed, "again")
     assert done.returncode == 0, done.stderr
     now = state.files("ann/again")
     assert now["model.safetensors"] != first["model.safetensors"]
@@ -409,7 +424,7 @@ def test_pushing_again_updates_and_a_push_cut_off_leaves_what_was(hub, trained, 
     assert own.items() <= now.items()
     # What is broken makes no repository.
     (changed / "model.safetensors").write_bytes(b"broken")
-    done = online(url, tmp_path, "-c", PUSH, changed, "never")
+    done = user("-c", PUSH, changed, "never")
     assert done.returncode != 0 and "ann/never" not in state.repos
 
 
@@ -425,8 +440,8 @@ for name, token in (("ann/x", "hf_wrong"), ("ann/x", "hf_reader"), ("bob/x", "hf
 """
 
 
-def test_what_the_hub_refuses_is_one_line_each(hub, trained, tmp_path):
-    done = online(hub[1], tmp_path, "-c", ERRORS, trained, token=None)
+def test_what_the_hub_refuses_is_one_line_each(hub, user, trained):
+    done = user("-c", ERRORS, trained, token=None)
     assert done.returncode == 0, done.stderr
     unknown, reader, taken, bad = done.stdout.splitlines()
     assert unknown.startswith("ann/x: the Hub does not know this token")
@@ -437,13 +452,13 @@ def test_what_the_hub_refuses_is_one_line_each(hub, trained, tmp_path):
     assert "hf_wrong" not in done.stdout + done.stderr
 
 
-def test_a_bad_token_and_no_network_stop_a_recipe_before_it_trains(hub, rows, tmp_path):
-    argv = [*arguments(rows, tmp_path / "run"), "--push_to_hub"]
-    for url, token, said in (
-        (hub[1], "hf_wrong", "error: run: the Hub does not know this token"),
-        ("http://127.0.0.1:9", "hf_writer", "error: run: http://127.0.0.1:9 cannot be reached"),
+def test_a_bad_token_and_no_network_stop_a_recipe_before_it_trains(user, rows, tmp_path):
+    command = [ROOT / "recipes" / "sentiment.py", *arguments(rows, tmp_path / "run"), "--push_to_hub"]
+    nowhere = "http://127.0.0.1:9"
+    for done, said in (
+        (user(*command, token="hf_wrong"), "error: run: the Hub does not know this token"),
+        (online(nowhere, tmp_path, *command), f"error: run: {nowhere} cannot be reached"),
     ):
-        done = online(url, tmp_path, ROOT / "recipes" / "sentiment.py", *argv, token=token)
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith(said)
         assert "Traceback" not in done.stderr
@@ -482,7 +497,7 @@ print(json.dumps(found))
 """
 
 
-def test_all_twenty_classes_go_there_and_back(hub, tmp_path):
+def test_all_twenty_classes_go_there_and_back(hub, user, tmp_path):
     tokenizer = train_tokenizer(["a b c d e f"], model="word", vocab_size=20)
     expected, classes = {}, {}
     for config_class, heads in MODEL_CLASSES.items():
@@ -497,7 +512,7 @@ def test_all_twenty_classes_go_there_and_back(hub, tmp_path):
             expected[name] = model(input_ids=torch.tensor([[5, 6, 7]]), **more)[0]
             classes[name] = auto_class
     assert len(classes) == 20
-    done = online(hub[1], tmp_path, "-c", PUSH_ALL, tmp_path / "models")
+    done = user("-c", PUSH_ALL, tmp_path / "models")
     assert done.returncode == 0, done.stderr
     done = online(hub[1], tmp_path, "-c", NO_HFSEQ + LOAD_ALL, json.dumps(classes))
     assert done.returncode == 0, done.stderr

@@ -3,13 +3,11 @@
 import hashlib
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 from collections import Counter, defaultdict
 
 import numpy as np
+import processes
 import pytest
 
 from hfseq.data import reviews as grammar
@@ -274,13 +272,13 @@ def test_deterministic_in_seed_and_across_processes():
     code = (
         "import hashlib, json; from hfseq.data.reviews import review_rows;"
         "rows = review_rows(train_size=400, validation_size=20, test_size=40, seed=3);"
-        "print(hashlib.sha256(json.dumps([rows[s].to_dict() for s in rows]).encode()).hexdigest())"
+        "print(hashlib.sha256(json.dumps([rows[s].to_dict() for s in rows]).encode()).hexdigest(), hash('a'))"
     )
     sizes = {"train_size": 400, "validation_size": 20, "test_size": 40}
     here, other = (review_rows(**sizes, seed=seed) for seed in (3, 4))
-    env = os.environ | {"PYTHONHASHSEED": "7" if os.environ.get("PYTHONHASHSEED") != "7" else "8"}
-    there = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True).stdout.decode()
-    assert there == hashlib.sha256(json.dumps([here[s].to_dict() for s in here]).encode()).hexdigest() + "\n"
+    there, seed = processes.run("-c", code).stdout.split()
+    assert there == hashlib.sha256(json.dumps([here[s].to_dict() for s in here]).encode()).hexdigest()
+    assert int(seed) != hash("a"), "the process hashes as this one does, the test would show nothing"
     assert here["test"]["text"] != other["test"]["text"]
 
 

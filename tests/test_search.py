@@ -1,7 +1,6 @@
 """Searches that prune, go on after an interruption, and whose best trial is repeated from its YAML file."""
 
 import csv
-import gc
 import sys
 from dataclasses import dataclass, field
 from functools import partial
@@ -112,14 +111,6 @@ def recipe(argv, spoil=None, say=lambda line: None):
         return SimpleNamespace(trials=trials, trainer=trainer, runs=seen.runs)
     trainer.train()
     return SimpleNamespace(best=trainer.state.best_metric, runs=seen.runs, trainer=trainer)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def frozen():
-    """Each trial collects garbage twice, which takes longer than its training while all modules are gone through."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def write_config(directory, **fields):

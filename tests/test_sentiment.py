@@ -9,7 +9,6 @@ import pytest
 import recipe_runs
 import torch
 from recipe_runs import (
-    ROOT,
     Killed,
     assert_close,
     assert_equal,
@@ -18,6 +17,7 @@ from recipe_runs import (
     results,
     run,
     run_two,
+    torchrun,
     weights,
 )
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
@@ -62,10 +62,10 @@ def write_rows(path, rows):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """A folder with config.yaml, and the rows of train (36), val (9), test (6)."""
+    """A folder with config.yaml, and the rows of train (36), val (9), test (6), long (216)."""
     root = tmp_path_factory.mktemp("reviews")
     (root / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    for seed, (name, count) in enumerate((("train", 36), ("val", 9), ("test", 6))):
+    for seed, (name, count) in enumerate((("train", 36), ("val", 9), ("test", 6), ("long", 216))):
         write_rows(root / f"{name}.csv", reviews(count, seed))
     return root
 
@@ -82,7 +82,7 @@ def start(driver, data, output_dir, **flags):
 
 @pytest.fixture(scope="session", params=DRIVERS)
 def trained(request, data, tmp_path_factory):
-    flags = {"num_train_epochs": 12, "max_tokens": 60}
+    flags = {"train_file": data / "long.csv", "max_tokens": 60}
     return start(request.param, data, tmp_path_factory.mktemp("runs") / request.param, **flags)
 
 
@@ -145,11 +145,13 @@ def test_several_classes_a_row(driver, data, tmp_path):
         rows.append({"text": f"{one} , {two}", "label": sorted({first, second})})
     rows.append({"text": "nothing at all", "label": []})
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    lines = [json.dumps(row) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
+    (tmp_path / "long.jsonl").write_text("".join(lines * 16), encoding="utf-8")
     joined = [row | {"label": ";".join(row["label"])} for row in rows[:-1]]
     (tmp_path / "joined.jsonl").write_text("".join(json.dumps(row) + "\n" for row in joined), encoding="utf-8")
-    flags = {"num_train_epochs": 15, "validation_file": path, "test_file": path}
-    output = start(driver, data, tmp_path / "out", train_file=path, **flags)
+    flags = {"train_file": tmp_path / "long.jsonl", "validation_file": path, "test_file": path}
+    output = start(driver, data, tmp_path / "out", **flags)
     config = AutoModelForSequenceClassification.from_pretrained(output).config
     assert config.problem_type == "multi_label_classification"
     found = results(output)
@@ -211,16 +213,15 @@ def test_other_classes_than_a_checkpoint_knows(driver, data, tmp_path, capsys):
         assert torch.equal(before[name], after[name]), name
 
 
-def test_do_predict(data, tmp_path):
-    output = start(TRAINER, data, tmp_path / "train", num_train_epochs=6)
-    flags = {"train_file": None, "validation_file": None, "model_name_or_path": output, "config_overrides": "{}"}
+def test_do_predict(data, trained, tmp_path):
+    flags = {"train_file": None, "validation_file": None, "model_name_or_path": trained, "config_overrides": "{}"}
     argv = arguments(data, tmp_path / "predict", **flags)
     # By length, the Trainer would return the rows in another order.
     argv += ["--do_predict", "--train_sampling_strategy", "group_by_length", "--per_device_eval_batch_size", "2"]
     recipe_runs.start(RECIPES[TRAINER], argv)
     predictions = (tmp_path / "predict" / "predictions.txt").read_text(encoding="utf-8")
-    assert predictions == (output / "predictions.txt").read_text(encoding="utf-8")
-    assert results(tmp_path / "predict")["test_accuracy"] == pytest.approx(results(output)["test_accuracy"])
+    assert predictions == (trained / "predictions.txt").read_text(encoding="utf-8")
+    assert results(tmp_path / "predict")["test_accuracy"] == pytest.approx(results(trained)["test_accuracy"])
     assert not (tmp_path / "predict" / "model.safetensors").exists()
 
 
@@ -274,7 +275,9 @@ def test_the_drivers_agree(flags, data, tmp_path):
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_two_processes_train_the_same_model_as_one(driver, data, tmp_path):
     flags = {"metric_for_best_model": "loss", "class_weights": "balanced"}
-    done = run_two(driver, arguments(data, tmp_path / "two", per_device_train_batch_size=6, **flags))
+    # One as a user starts it, for what torchrun does; the rest of the tests of two processes do without.
+    launch = torchrun if driver == ACCELERATE else run_two
+    done = launch(driver, arguments(data, tmp_path / "two", per_device_train_batch_size=6, **flags))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 process(es), 3 batches an epoch") == 1
     one = start(driver, data, tmp_path / "one", per_device_train_batch_size=12, **flags)
@@ -386,7 +389,7 @@ def test_a_class_that_a_model_to_predict_with_does_not_know(data, tmp_path):
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_mistake_is_one_line_and_exit_code_1(driver, data, tmp_path):
-    done = run(str(ROOT / "recipes" / f"{driver}.py"), *arguments(data, tmp_path / "out", label_column="class"))
+    done = run(driver, arguments(data, tmp_path / "out", label_column="class"))
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert "no column 'class'; there are 'text', 'label'" in done.stderr

@@ -92,9 +92,9 @@ def start(driver, data, output_dir, **flags):
 
 @pytest.fixture(scope="session", params=DRIVERS)
 def trained(request, data, tmp_path_factory):
-    rows = write_rows(tmp_path_factory.mktemp("more") / "train.jsonl", texts(200, 7))
+    rows = write_rows(tmp_path_factory.mktemp("more") / "train.jsonl", texts(800, 7))
     output = tmp_path_factory.mktemp("runs") / request.param
-    return start(request.param, data, output, train_file=rows, num_train_epochs=8, metric_for_best_model="loss")
+    return start(request.param, data, output, train_file=rows, metric_for_best_model="loss")
 
 
 # What a run leaves

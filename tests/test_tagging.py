@@ -42,7 +42,7 @@ def sentences(count, seed):
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("entities")
     (root / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    for seed, (name, count) in enumerate((("train", 64), ("val", 16), ("test", 16))):
+    for seed, (name, count) in enumerate((("train", 64), ("val", 16), ("test", 16), ("long", 800))):
         rows = ("".join(f"{word} {tag}\n" for word, tag in sentence) + "\n" for sentence in sentences(count, seed))
         (root / f"{name}.conll").write_text("".join(rows), encoding="utf-8")
     return root
@@ -61,7 +61,8 @@ def start(data, output_dir, **flags):
 
 @pytest.fixture(scope="session")
 def trained(data, tmp_path_factory):
-    return start(data, tmp_path_factory.mktemp("runs") / "trained", num_train_epochs=25, max_tokens=300)
+    flags = {"train_file": data / "long.conll", "max_tokens": 300}
+    return start(data, tmp_path_factory.mktemp("runs") / "trained", **flags)
 
 
 def test_scores_and_files_of_a_run(trained):

@@ -8,7 +8,6 @@ import pytest
 import recipe_runs
 import torch
 from recipe_runs import (
-    ROOT,
     Killed,
     assert_close,
     assert_equal,
@@ -79,10 +78,10 @@ def write_pairs(prefix, rows):
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory):
-    """A folder with config.yaml, and the pairs train (32), val (8), test (6)."""
+    """A folder with config.yaml, and the pairs train (32), val (8), test (6), long (400)."""
     root = tmp_path_factory.mktemp("data")
     (root / "config.yaml").write_text(CONFIG, encoding="utf-8")
-    for seed, (name, count) in enumerate((("train", 32), ("val", 8), ("test", 6))):
+    for seed, (name, count) in enumerate((("train", 32), ("val", 8), ("test", 6), ("long", 400))):
         write_pairs(root / name, list(pairs(count, seed)))
     return root
 
@@ -105,7 +104,8 @@ def start(driver, data, output_dir, **flags):
 
 @pytest.fixture(scope="session", params=DRIVERS)
 def trained(request, data, tmp_path_factory):
-    return start(request.param, data, tmp_path_factory.mktemp("runs") / request.param, max_tokens=80)
+    flags = {"train_file": data / "long", "num_train_epochs": 1, "max_tokens": 80}
+    return start(request.param, data, tmp_path_factory.mktemp("runs") / request.param, **flags)
 
 
 # What a run leaves
@@ -155,7 +155,7 @@ def test_it_learns(data, tmp_path):
     # That the other driver learns the same is compared below.
     flags = {
         "config_overrides": '{"hidden_size": 64, "embedding_size": 32, "dropout": 0.0}',
-        "num_train_epochs": 25,
+        "train_file": data / "long",
         "label_smoothing_factor": 0,
         "metric_for_best_model": "exact_match",
     }
@@ -259,18 +259,17 @@ def test_from_a_checkpoint(kind, data, tmp_path, capsys, caplog):
     assert "missing keys" not in caplog.text + capsys.readouterr().err
 
 
-def test_do_predict_translates_the_test_file_in_its_order(data, tmp_path):
-    output = start(TRAINER, data, tmp_path / "train", num_train_epochs=8, metric_for_best_model="loss")
-    flags = {"train_file": None, "validation_file": None, "model_name_or_path": output, "config_overrides": "{}"}
+def test_do_predict_translates_the_test_file_in_its_order(data, trained, tmp_path):
+    flags = {"train_file": None, "validation_file": None, "model_name_or_path": trained, "config_overrides": "{}"}
     argv = arguments(data, tmp_path / "predict", **flags) + ["--do_predict"]
     # By length, the Trainer would return the rows in another order.
     argv += ["--train_sampling_strategy", "group_by_length", "--per_device_eval_batch_size", "2"]
-    RECIPES[TRAINER].main(argv)
+    recipe_runs.start(RECIPES[TRAINER], argv)
     predictions = (tmp_path / "predict" / "predictions.txt").read_text(encoding="utf-8")
-    assert predictions == (output / "predictions.txt").read_text(encoding="utf-8")
+    assert predictions == (trained / "predictions.txt").read_text(encoding="utf-8")
     assert len(set(predictions.splitlines())) > 1
     assert not (tmp_path / "predict" / "model.safetensors").exists()
-    assert results(tmp_path / "predict")["test_bleu"] == pytest.approx(results(output)["test_bleu"])
+    assert results(tmp_path / "predict")["test_bleu"] == pytest.approx(results(trained)["test_bleu"])
 
 
 def test_do_train_alone_leaves_out_the_test(data, tmp_path):
@@ -625,7 +624,7 @@ def test_a_loss_that_is_no_number_stops_the_run(driver, data, tmp_path):
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_mistake_is_one_line_and_exit_code_1(driver, data, tmp_path):
     argv = arguments(data, tmp_path / "out", train_file=write(tmp_path / "a.csv", "de,fr\nja,oui\n"))
-    done = run(str(ROOT / "recipes" / f"{driver}.py"), *argv)
+    done = run(driver, argv)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     assert "no column 'en'; there are 'de', 'fr'" in done.stderr

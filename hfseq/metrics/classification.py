@@ -118,17 +118,17 @@ class F1(ClassificationMetric):
         def scores(average: str | None) -> tuple[Any, ...]:
             return precision_recall_fscore_support(right, given, labels=labels, average=average, zero_division=0.0)
 
-        precision, recall, f1, _ = scores("macro")
+        precision, recall, f1, support = scores(None)
         by_class = {
             number: {"f1": 100 * float(f), "precision": 100 * float(p), "recall": 100 * float(r), "support": int(n)}
-            for number, p, r, f, n in zip(classes, *scores(None), strict=True)
+            for number, p, r, f, n in zip(classes, precision, recall, f1, support, strict=True)
         }
         return {
-            "score": 100 * float(f1),
-            "f1": 100 * float(f1),
+            "score": 100 * float(f1.mean()),
+            "f1": 100 * float(f1.mean()),
             "f1_micro": 100 * float(scores("micro")[2]),
-            "f1_weighted": 100 * float(scores("weighted")[2]),
-            "precision": 100 * float(precision),
-            "recall": 100 * float(recall),
+            "f1_weighted": 100 * float(np.average(f1, weights=support)) if support.any() else 0.0,
+            "precision": 100 * float(precision.mean()),
+            "recall": 100 * float(recall.mean()),
             "by_class": by_class,
         }
