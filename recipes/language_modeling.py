@@ -11,7 +11,8 @@ text, with every flag of transformers' TrainingArguments; a YAML file may come f
 
 The text is read at --per_device_train_batch_size places at once, in windows of --block_size tokens, and an hfseq model
 goes on from the state in which the window before left it. Words, pieces of words or characters are what
---tokenizer_model says. A trained model goes on with a text, and shows the likeliest next words:
+--tokenizer_model says. With --cache_size the final test has a second score, with a continuous cache (Grave et al.
+2017). A trained model goes on with a text, and shows the likeliest next words:
 
     python recipes/language_modeling.py --do_predict --model_name_or_path outputs/wikitext2 --prompt "The history of"
 """
