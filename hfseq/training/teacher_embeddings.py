@@ -68,7 +68,7 @@ def teacher_embeddings(
     special = set(tokenizer.all_special_ids)
     tokens = [index for index in range(len(tokenizer)) if index not in special]
     # A token of blanks alone is itself a text.
-    texts = [str(tokenizer.decode([index])).strip() or tokenizer.convert_ids_to_tokens(index) for index in tokens]
+    texts = [str(tokenizer.decode([index])).strip() or str(tokenizer.convert_ids_to_tokens(index)) for index in tokens]
     vectors = _states(teacher, its_tokenizer, texts, batch_size)  # [N, H]
     if vectors.shape[1] < size:
         raise InputError(f"the teacher's states are {vectors.shape[1]} wide, less than the embeddings: {size}")
