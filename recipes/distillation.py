@@ -10,8 +10,8 @@ TrainingArguments; a YAML file may come first:
         --train_file data/train.tsv --validation_file data/dev.tsv --test_file data/test.tsv \
         --output_dir outputs/student
 
-The teacher says what it thinks of the training texts and of variants of them, in which words are masked or all but a
-few are missing; the student learns that (Tang et al. 2019). The same student trained on the classes alone, and the
+The teacher says what it thinks of the training texts and of variants of them, in which words are masked, others stand
+in their place, or all but a few are missing; the student learns that (Tang et al. 2019). The same student trained on the classes alone, and the
 teacher, stand beside it in one table: score, parameters, size of the file, time of one text, texts a second.
 
 A translator teaches with --task translation (Kim & Rush 2016): the student learns the teacher's translations of the
