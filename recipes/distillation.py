@@ -11,8 +11,9 @@ TrainingArguments; a YAML file may come first:
         --output_dir outputs/student
 
 The teacher says what it thinks of the training texts and of variants of them, in which words are masked, others stand
-in their place, or all but a few are missing; the student learns that (Tang et al. 2019). The same student trained on the classes alone, and the
-teacher, stand beside it in one table: score, parameters, size of the file, time of one text, texts a second.
+in their place, or all but a few are missing; the student learns that (Tang et al. 2019). The same student trained on
+the classes alone, and the teacher, stand beside it in one table: score, parameters, size of the file, time of one
+text, texts a second.
 
 A translator teaches with --task translation (Kim & Rush 2016): the student learns the teacher's translations of the
 training texts in place of the ones that are there.
