@@ -10,9 +10,10 @@ TrainingArguments; a YAML file may come first:
         --train_file data/train.tsv --validation_file data/dev.tsv --test_file data/test.tsv \
         --output_dir outputs/student
 
-The teacher says what it thinks of the training texts and of variants of them, in which words are masked or all but a
-few are missing; the student learns that (Tang et al. 2019). The same student trained on the classes alone, and the
-teacher, stand beside it in one table: score, parameters, size of the file, time of one text, texts a second.
+The teacher says what it thinks of the training texts and of variants of them, in which words are masked, others stand
+in their place, or all but a few are missing; the student learns that (Tang et al. 2019). The same student trained on
+the classes alone, and the teacher, stand beside it in one table: score, parameters, size of the file, time of one
+text, texts a second.
 
 A translator teaches with --task translation (Kim & Rush 2016): the student learns the teacher's translations of the
 training texts in place of the ones that are there.
@@ -25,6 +26,7 @@ import json
 from functools import partial
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import numpy as np
 from accelerate import PartialState
@@ -49,13 +51,13 @@ from hfseq.training.classification import label_array, majority, score_classes
 from hfseq.training.classifiers import score_classifier, text_classifier, train_classifier
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dirs, run, value_of, with_default_config
 from hfseq.training.costs import cost_table, measure_costs
-from hfseq.training.distillation import augment, distillation_loss, student_rows, teacher_logits
+from hfseq.training.distillation import augment, distillation_loss, fingerprint, student_rows, teacher_logits
 from hfseq.training.hub import open_repository, publish_run
 from hfseq.training.models import checkpoint_classes, load_model, load_trained
 from hfseq.training.prediction import decode_texts
 from hfseq.training.results import save_results
 from hfseq.training.seq2seq import score_translations
-from hfseq.training.teacher_embeddings import start_from_teacher
+from hfseq.training.teacher_embeddings import Neighbours, start_from_teacher
 from hfseq.training.translators import text_translator, train_translator
 
 DEMO = Path(__file__).parent / "configs" / "distillation_demo.yaml"
@@ -85,6 +87,10 @@ def distil_classifier(argv: list[str]) -> None:
         raise InputError("--hp_search and --do_predict: recipes/sentiment.py searches, and predicts with a student")
     if args.label_smoothing_factor:
         raise InputError("--label_smoothing_factor is not of distillation; leave it out")
+    if data_args.teacher_tokenizer and model_args.model_name_or_path:
+        raise InputError(
+            "--teacher_tokenizer is for a new student; that of --model_name_or_path has its own tokenizer"
+        )
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     set_seed(args.seed)
@@ -128,13 +134,20 @@ def distil_classifier(argv: list[str]) -> None:
 
     # 4. What the teacher says, of texts and of variants of them.
     texts = list(everything[text])
-    probabilities = {"masked": data_args.mask_probability, "ngram": data_args.ngram_probability}
-    variants = list(augment(texts, data_args.augmentations, seed=args.seed, **probabilities))
+    changes: dict[str, Any] = {"masked": data_args.mask_probability, "ngram": data_args.ngram_probability}
+    if data_args.replace_probability:
+        say("the teacher looks for words to put in place of others")
+        near = Neighbours(teacher, its_tokenizer, texts)
+        changes |= {"replaced": data_args.replace_probability, "neighbours": near}
+    variants = list(augment(texts, data_args.augmentations, seed=args.seed, **changes))
     say(f"the teacher labels {len(texts)} texts and {len(variants)} variants of them")
-    kept = root / "teacher_logits.npy"
-    logits = np.load(kept) if resume and kept.is_file() else np.empty(0)
-    if len(logits) != len(texts) + len(variants):
-        reading = {"max_length": length, "batch_size": args.per_device_eval_batch_size, "progress": "Labelling"}
+    # What was kept of an interrupted run serves if it is of the same texts, and read the same way.
+    read_as = {"max_length": length, "dtype": data_args.teacher_dtype}
+    kept = root / f"teacher_logits_{fingerprint(texts, variants, str(its_directory), read_as)}.npy"
+    if resume and kept.is_file():
+        logits = np.load(kept)
+    else:
+        reading = {"batch_size": args.per_device_eval_batch_size, "progress": "Labelling"} | read_as
         logits = teacher_logits(teacher, its_tokenizer, texts, variants, **reading)
         if PartialState().is_main_process:
             np.save(root / "teacher_logits.partial.npy", logits)
@@ -143,7 +156,7 @@ def distil_classifier(argv: list[str]) -> None:
     # 5. The student twice, from the same start unless the teacher gives its own: by itself, and taught.
     make_student = partial(make, model_args, tokenizer_texts(everything, (text,)))
     set_seed(args.seed)
-    student, tokenizer = make_student()
+    student, tokenizer = make_student(tokenizer=its_tokenizer if data_args.teacher_tokenizer else None)
     say(f"student: {type(student).__name__}, {student.num_parameters():,} parameters, {len(tokenizer)} tokens")
     train_classifier(root / "alone", student, tokenizer, *given, splits, say=say)
     alone = student

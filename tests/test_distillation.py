@@ -41,7 +41,7 @@ from hfseq.training.distillation import (
     teacher_logits,
 )
 from hfseq.training.prediction import decode_texts
-from hfseq.training.teacher_embeddings import start_from_teacher
+from hfseq.training.teacher_embeddings import Neighbours, start_from_teacher
 
 RECIPE = load("distillation")
 CONFIG = """\
@@ -123,6 +123,60 @@ def test_variants_are_the_texts_with_words_masked_or_gone():
     assert all(len(words) <= 5 for words in augment([long], 50, masked=0.0, ngram=1.0))
 
 
+def test_words_are_replaced_by_their_neighbours():
+    near = {"a": ["b", "c"], "d": []}
+    text = " ".join(["a", "d", "e"] * 700)
+    (variant,) = augment([text], 1, masked=0.0, ngram=0.0, replaced=0.3, neighbours=lambda word: near.get(word, []))
+    assert variant[1::3] == ["d"] * 700 and variant[2::3] == ["e"] * 700
+    shares = [variant[::3].count(word) / 700 for word in "abc"]
+    assert shares == pytest.approx([0.7, 0.15, 0.15], abs=0.05)
+    # Of the words that no mask has taken.
+    (variant,) = augment([text], 1, masked=0.5, ngram=0.0, replaced=1.0, neighbours=lambda word: near.get(word, []))
+    assert "a" not in variant and variant.count(MASK) / 2100 == pytest.approx(0.5, abs=0.05)
+    # What is not replaced is as it was without.
+    texts = ["a b c d e f g h", "i j"] * 20
+    assert list(augment(texts, 9, replaced=0.0)) == list(augment(texts, 9, neighbours=lambda word: ["z"]))
+
+
+def test_neighbours_are_what_the_teacher_finds_near(data):
+    teacher = AutoModelForSequenceClassification.from_pretrained(data / "teacher").eval()
+    tokenizer = AutoTokenizer.from_pretrained(data / "teacher")
+    near = Neighbours(teacher, tokenizer, ["zebra Plot's is fine", "the plot"], count=3, batch_size=7)
+    known = [word.removeprefix("▁") for word in tokenizer.get_vocab() if word.startswith("▁")]
+    whole = [word for word in known if len(word) > 1 and word.isalpha()]
+    assert near.words == sorted({*whole, "zebra", "plot's", "is", "fine", "the", "plot"}) and "zebra" not in whole
+
+    def vector(word):
+        rows = tokenizer(word, return_tensors="pt")
+        states = teacher.base_model(**rows).last_hidden_state[0, :-1]  # without </s>
+        return states.mean(0)
+
+    vectors = torch.stack([vector(word) for word in near.words])
+    vectors = vectors - vectors.mean(0)
+    for word in ("fine", "plot's", "the"):
+        mine = vectors[near.words.index(word)]
+        likeness = torch.cosine_similarity(vectors, mine[None])
+        best = [near.words[number] for number in likeness.argsort(descending=True).tolist()]
+        found = near(word)
+        assert len(found) == 3 and word not in found
+        torch.testing.assert_close(
+            likeness[[near.words.index(other) for other in found]],
+            likeness[[near.words.index(other) for other in best if other != word][:3]],
+        )
+    assert near("giraffe") == []
+
+
+def test_neighbours_are_in_lower_case_if_the_teacher_knows_no_other():
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    for lowercase, words in ((True, ["bird", "bob", "cat", "sees"]), (False, ["Bird", "Bob", "cat", "sees"])):
+        tokenizer = train_tokenizer(["A cat sees Bob"], model="word", lowercase=lowercase)
+        teacher = BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **sizes))
+        near = Neighbours(teacher, tokenizer, ["Bird"])
+        assert near.words == words
+        assert set(near(words[1])) == {*words} - {words[1]}
+        assert bool(near("CAT")) == lowercase
+
+
 def test_a_masked_word_is_the_mask_token_or_else_unknown(data):
     words = train_tokenizer(["a b c"], model="word")
     rows = encode_variants([["a", MASK, "c"], ["b"]], words, 9)
@@ -144,6 +198,8 @@ def test_a_teacher_says_of_each_row_what_it_says_of_it_alone(data):
     torch.testing.assert_close(torch.tensor(found, dtype=torch.float32), alone)
     rows = student_rows(tokenizer, texts, [1], variants, found, 20)
     assert list(rows["input_ids"]) == ids
+    rounded = teacher_logits(teacher, tokenizer, texts, variants, max_length=20, batch_size=3, dtype="bfloat16")
+    assert 0 < np.abs(rounded - found).max() < 0.05
     assert [row[-1] for row in rows["labels"]] == [1, -1, -1, -1]
     np.testing.assert_allclose([row[:-1] for row in rows["labels"]], found, rtol=1e-6)
 
@@ -219,7 +275,7 @@ def test_both_students_start_alike(data, tmp_path, monkeypatch):
 
 def test_an_overwritten_run_leaves_nothing_for_a_later_one(data, tmp_path):
     output = start(data, tmp_path / "run", augmentations=0, max_steps=2)
-    assert (output / "teacher_logits.npy").is_file() and list((output / "alone").glob("checkpoint-*"))
+    assert list(output.glob("teacher_logits_*.npy")) and list((output / "alone").glob("checkpoint-*"))
     with pytest.raises(InputError, match="nowhere"):
         start(data, output, teacher="nowhere", overwrite_output_dir=True)
     assert (output / "model.safetensors").is_file()  # nothing goes before everything has been checked
@@ -248,6 +304,36 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(number, data, tmp_path, monk
         assert_equal(weights(whole / place), weights(parts / place))
 
 
+def test_what_the_teacher_said_is_kept_of_the_same_variants_alone(data, tmp_path, monkeypatch):
+    said = []
+
+    def note(teacher, tokenizer, texts, variants, **options):
+        said.append(variants)
+        return teacher_logits(teacher, tokenizer, texts, variants, **options)
+
+    monkeypatch.setattr(RECIPE, "teacher_logits", note)
+    flags = {"max_steps": 1, "teacher_tokenizer": "true"}
+    start(data, tmp_path / "run", **flags)
+    start(data, tmp_path / "run", resume_from_checkpoint="last", **flags)
+    assert len(said) == 1
+    start(data, tmp_path / "run", resume_from_checkpoint="last", replace_probability=0.3, **flags)
+    start(data, tmp_path / "run", resume_from_checkpoint="last", mask_probability=0.2, **flags)
+    start(data, tmp_path / "run", resume_from_checkpoint="last", teacher_dtype="bfloat16", **flags)
+    assert len(said) == 4 and said[0] == said[3] and said[0] != said[1] != said[2] != said[0]
+    words = {word for variant in said[1] for word in variant} - {word for variant in said[0] for word in variant}
+    assert words <= set(Neighbours(*_teacher(data), []).words)
+    # The student reads what its teacher does.
+    tokens = [
+        json.loads((path / "tokenizer.json").read_text("utf-8")) for path in (tmp_path / "run", data / "teacher")
+    ]
+    assert tokens[0]["model"] == tokens[1]["model"]
+
+
+def _teacher(data):
+    path = data / "teacher"
+    return AutoModelForSequenceClassification.from_pretrained(path), AutoTokenizer.from_pretrained(path)
+
+
 def test_two_processes_train_the_same_student_as_one(data, tmp_path):
     # So many rows that no batch lacks some, which a second process would fill up.
     flags = {"metric_for_best_model": "loss", "augmentations": 0, "hard_weight": 0.3}
@@ -262,6 +348,9 @@ def test_two_processes_train_the_same_student_as_one(data, tmp_path):
     [
         ({"distillation_loss": "mae"}, "unknown --distillation_loss 'mae'; there are mse, kl"),
         ({"mask_probability": 1.5}, "--mask_probability 1.5 is not between 0 and 1"),
+        ({"replace_probability": -0.5}, "--replace_probability -0.5 is not between 0 and 1"),
+        ({"teacher_dtype": "int8"}, "unknown --teacher_dtype 'int8'; there are float32, bfloat16"),
+        ({"teacher_tokenizer": True, "model_name_or_path": "x"}, "--teacher_tokenizer is for a new student"),
         ({"augmentations": -1}, "--augmentations -1: give 0 or more"),
         ({"temperature": 0}, "--temperature and --distillation_epochs must be more than 0"),
         ({"streaming": True}, "--streaming is not of distillation"),

@@ -272,6 +272,9 @@ class DistillationArguments(ClassArguments):
         default=20, metadata={"help": "Variants made of each training text, for the teacher to label."}
     )
     mask_probability: float = field(default=0.1, metadata={"help": "Of each word of a variant, to be masked."})
+    replace_probability: float = field(
+        default=0.0, metadata={"help": "Of each word of a variant, to be replaced by one that the teacher finds near."}
+    )
     ngram_probability: float = field(
         default=0.25, metadata={"help": "Of a variant, to be a run of one to five words alone."}
     )
@@ -287,13 +290,22 @@ class DistillationArguments(ClassArguments):
         default=False,
         metadata={"help": "Whether the student's embeddings start from what the teacher says of each of its tokens."},
     )
+    teacher_tokenizer: bool = field(
+        default=False, metadata={"help": "Whether the student has the teacher's tokenizer in place of a new one."}
+    )
+    teacher_dtype: str = field(
+        default="float32",
+        metadata={"help": "Numbers that the teacher labels with: float32, or bfloat16, which may be faster."},
+    )
     speed_texts: int = field(default=200, metadata={"help": "Texts of the test that speed is measured on."})
 
     def __post_init__(self) -> None:
         """Refuse impossible values, and what distillation does not have."""
         if self.distillation_loss not in ("mse", "kl"):
             raise ValueError(f"unknown --distillation_loss {self.distillation_loss!r}; there are mse, kl")
-        for name in ("mask_probability", "ngram_probability", "hard_weight"):
+        if self.teacher_dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"unknown --teacher_dtype {self.teacher_dtype!r}; there are float32, bfloat16")
+        for name in ("mask_probability", "replace_probability", "ngram_probability", "hard_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} {getattr(self, name)} is not between 0 and 1")
         for name, least in (("augmentations", 0), ("max_train_samples", 1), ("speed_texts", 1)):

@@ -1,7 +1,8 @@
 """Distillation: a classifier learns what a larger one says (Hinton et al. 2015; Tang et al. 2019)."""
 
+import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import datasets
@@ -19,18 +20,29 @@ MASK = None
 
 
 def augment(
-    texts: Sequence[str], count: int, *, masked: float = 0.1, ngram: float = 0.25, seed: int = 42
+    texts: Sequence[str],
+    count: int,
+    *,
+    masked: float = 0.1,
+    replaced: float = 0.0,
+    neighbours: Callable[[str], Sequence[str]] = lambda word: (),
+    ngram: float = 0.25,
+    seed: int = 42,
 ) -> Iterator[list[str | None]]:
     """Variants of texts, to be labelled by a teacher (Tang et al. 2019, section 3.2).
 
-    Of each word, one is masked with probability `masked`. Then, with probability `ngram`, all but a run of one to five
-    words is dropped. (The paper also replaces words by others of the same part of speech, which needs a tagger.)
-    A variant that was there before, a text itself among them, is left out.
+    Of each word, one is masked with probability `masked`, and one that has neighbours is replaced by any of them with
+    probability `replaced`: of what is left, words that a teacher finds near (Jiao et al. 2020, section 4, algorithm 1)
+    rather than words of the same part of speech, as in the first paper, so that no tagger is needed. Then, with
+    probability `ngram`, all but a run of one to five words is dropped. A variant that was there before, a text itself
+    among them, is left out.
 
     Args:
         texts: Texts with spaces between words.
         count: Variants made of each text, those left out counted.
         masked: A word's probability of being masked.
+        replaced: That of a word that is not masked of being replaced.
+        neighbours: Words that may stand in place of a word, such as `Neighbours` finds; none for one that stays.
         ngram: A text's probability of being cut to a run of words.
         seed: Of the choices.
 
@@ -39,9 +51,17 @@ def augment(
     """
     rng = random.Random(seed)
     seen: set[tuple[str | None, ...]] = {tuple(text.split()) for text in texts}
+
+    def vary(word: str) -> str | None:
+        if rng.random() < masked:
+            return MASK
+        if replaced and rng.random() < replaced and (others := neighbours(word)):
+            return rng.choice(others)
+        return word
+
     for text in texts:
         for _ in range(count):
-            words = [MASK if rng.random() < masked else word for word in text.split()]
+            words = [vary(word) for word in text.split()]
             if words and rng.random() < ngram:
                 length = min(rng.randint(1, 5), len(words))
                 start = rng.randint(0, len(words) - length)
@@ -81,17 +101,35 @@ def teacher_logits(
     *,
     max_length: int,
     batch_size: int,
+    dtype: str = "float32",
     progress: str | None = None,
 ) -> np.ndarray:
-    """What a teacher says of texts and, after them, of variants, `[N, num_labels]`, on all processes together."""
+    """What a teacher says of texts and, after them, of variants, `[N, num_labels]`, on all processes together.
+
+    Args:
+        teacher: A sequence classifier, on its device.
+        tokenizer: Its tokenizer.
+        texts: Texts.
+        variants: Words as `augment` makes them.
+        max_length: Tokens of a text; the rest of it is cut off.
+        batch_size: Texts at once.
+        dtype: What it multiplies in: `float32`, or `bfloat16` by automatic mixed precision.
+        progress: Title of a progress bar, if there is to be one.
+    """
     plain, _ = encode_texts(tokenizer, texts, max_length)
     rows = [datasets.Dataset.from_dict(dict(plain))]
     if variants:
         rows.append(encode_variants(variants, tokenizer, max_length))
     collator = CheckedCollator(DataCollatorWithPadding(tokenizer), teacher)
-    return predict_logits(
-        teacher, datasets.concatenate_datasets(rows), collator, batch_size=batch_size, progress=progress
-    )
+    with torch.autocast(teacher.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        return predict_logits(
+            teacher, datasets.concatenate_datasets(rows), collator, batch_size=batch_size, progress=progress
+        )
+
+
+def fingerprint(*values: Any) -> str:
+    """A name for values that differs where they do: of what the logits that a run keeps depend on."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
 def student_rows(
