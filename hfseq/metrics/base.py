@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 
 import datasets
 import evaluate
-from datasets.table import InMemoryTable
 
 
 class Metric(evaluate.Metric):
@@ -22,7 +21,6 @@ class Metric(evaluate.Metric):
     formats: ClassVar[datasets.Features | list[datasets.Features]]
     citation_text: ClassVar[str] = ""
     homepage_url: ClassVar[str] = ""
-    writer: Any
 
     def __init__(self, config_name: str | None = None, keep_in_memory: bool = True, **kwargs: Any) -> None:
         super().__init__(config_name, keep_in_memory=keep_in_memory, **kwargs)
@@ -95,13 +93,3 @@ class Metric(evaluate.Metric):
         if not len(self):
             raise ValueError(f"{self.metric_name}: nothing to score, there are no predictions")
         return super().compute(**options)
-
-    def _finalize(self) -> None:
-        """As `evaluate` does it, without the fingerprint of the table, which takes longer than most scores."""
-        if self.keep_in_memory:
-            self.writer.finalize()
-            self.writer = None
-            table = InMemoryTable.from_buffer(self.buf_writer.getvalue())
-            self.data = datasets.Dataset(table, fingerprint=self.metric_name)
-        else:
-            super()._finalize()
