@@ -9,7 +9,6 @@ without --joeynmt_python the rows beside JoeyNMT are not measured.
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -81,7 +80,10 @@ def main(argv: list[str] | None = None) -> None:
     kinds = {"float32": False, "bfloat16": True}
     limits = [training_limit(samples, bf16) for bf16 in kinds.values()]
     profiles = {numbers: shares(profiled(samples, bf16)) for numbers, bf16 in kinds.items()}
-    command = " ".join(["python benchmarks/run.py", *(sys.argv[1:] if argv is None else argv)])
+    # Without the folders of this machine.
+    given = {"data": "DATA=multi30k", "joeynmt_python": "JOEYNMT=joeynmt/bin/python"}
+    command = " ".join(["make bench", *(text for name, text in given.items() if getattr(args, name))])
+    command = "python benchmarks/run.py --quick" if args.quick else command
     about = machine(args.threads) | {"texts": samples.name, "command": command}
     args.output_dir.mkdir(parents=True, exist_ok=True)
     plot_ratios(rows, args.output_dir / "ratios.png")

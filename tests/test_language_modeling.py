@@ -279,7 +279,7 @@ def test_a_search(data, tmp_path):
     [
         ({"block_size": 0}, "--block_size 0: give 1 or more"),
         ({"cache_size": 0}, "--cache_size 0: give 1 or more"),
-        ({"cache_size": 9, "do_predict": True, "test_file": None}, "--cache_size needs a validation text"),
+        ({"cache_size": 9, "test_file": None}, "--cache_size needs a validation text"),
         ({"max_tokens": 100}, "--max_tokens: batches are"),
         ({"output_file": "out.txt"}, "--output_file: a language model scores"),
         ({"per_device_train_batch_size": 100_000}, "too short to be read at 100000 places"),
