@@ -2,19 +2,21 @@
 
     make bench DATA=folder/with/multi30k JOEYNMT=joeynmt/bin/python
 
-runs `python benchmarks/run.py --data … --joeynmt_python …`. Everything that is compared takes turns on one machine,
-with one number of threads; a ratio is the median of its rounds. Without --data the texts are the embedded pairs;
-without --joeynmt_python the rows beside JoeyNMT are not measured.
+runs `python benchmarks/run.py --data … --joeynmt_python …`; with `--only beams greedy` it measures these again and
+leaves the rest of the results as it is. Everything that is compared takes turns on one machine, with one number of
+threads; a ratio is the median of its rounds. Without --data the texts are the embedded pairs; without --joeynmt_python
+the rows beside JoeyNMT are not measured.
 """
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from limits import training_limit
+from limits import Limit, Product, training_limit
 from profile_step import profiled, shares
 from results import plot_language_models, plot_ratios, write_results
 from samples import QUICK, Samples, Sizes
@@ -25,6 +27,19 @@ from speed_training import budget_beside_fixed, input_pipeline, recipe_beside_ba
 from timing import Row, machine
 
 FOLDER = Path(__file__).parent
+MEASURES: dict[str, Callable[[Samples, argparse.Namespace], Any]] = {
+    "recipe": lambda samples, args: recipe_beside_bare(samples, args.threads),
+    "joeynmt": lambda samples, args: training_beside_joeynmt(samples, args.threads, args.joeynmt_python),
+    "encoder": lambda samples, args: encoders(samples.sizes),
+    "batches": lambda samples, args: budget_beside_fixed(samples),
+    "greedy": lambda samples, args: greedy_beside_hand(samples),
+    "beams": lambda samples, args: beams_beside_joeynmt(samples, args.threads, args.joeynmt_python),
+    "language_model": lambda samples, args: language_model_beside_gpt2(samples.sizes),
+    "classification": lambda samples, args: classification_beside_distilbert(samples),
+    "import": lambda samples, args: import_time(2 * samples.sizes.rounds),
+    "input": lambda samples, args: input_pipeline(samples),
+}
+"""Name of a measure to what takes it: a row, rows, or rows and the curves of the language models."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -37,33 +52,20 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, to see whether all runs; figures say nothing"
     )
+    parser.add_argument(
+        "--only", nargs="+", choices=MEASURES, help="measure these alone, and put them into the results that are there"
+    )
     return parser.parse_args(argv)
 
 
-def measure(samples: Samples, args: argparse.Namespace) -> tuple[list[Row], dict]:
-    """All rows, and the curves of the language models."""
+def measure(samples: Samples, args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Row], dict]:
+    """The rows of these measures, and the curves of the language models."""
     rows: list[Row] = []
     curves: dict = {}
-
-    def language_models() -> list[Row]:
-        found, points = language_model_beside_gpt2(samples.sizes)
-        curves.update(points)
-        return found
-
-    measures: list[Callable[[], Row | list[Row]]] = [
-        lambda: recipe_beside_bare(samples, args.threads),
-        lambda: training_beside_joeynmt(samples, args.threads, args.joeynmt_python),
-        lambda: encoders(samples.sizes),
-        lambda: budget_beside_fixed(samples),
-        lambda: greedy_beside_hand(samples),
-        lambda: beams_beside_joeynmt(samples, args.threads, args.joeynmt_python),
-        language_models,
-        lambda: classification_beside_distilbert(samples),
-        lambda: import_time(2 * samples.sizes.rounds),
-        lambda: input_pipeline(samples),
-    ]
-    for run in measures:
-        found = run()
+    for name in names:
+        found = MEASURES[name](samples, args)
+        if isinstance(found, tuple):
+            found, curves = found
         for row in found if isinstance(found, list) else [found]:
             rows.append(row)
             ratio = "" if row.median is None else f" {row.median:.3g}"
@@ -71,12 +73,9 @@ def measure(samples: Samples, args: argparse.Namespace) -> tuple[list[Row], dict
     return rows, curves
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Measure all and write the results."""
-    args = parse(argv)
-    torch.set_num_threads(args.threads)
-    samples = Samples(QUICK if args.quick else Sizes(), args.data)
-    rows, curves = measure(samples, args)
+def measure_all(samples: Samples, args: argparse.Namespace) -> dict[str, Any]:
+    """What `results.json` holds."""
+    rows, curves = measure(samples, args, list(MEASURES))
     kinds = {"float32": False, "bfloat16": True}
     limits = [training_limit(samples, bf16) for bf16 in kinds.values()]
     profiles = {numbers: shares(profiled(samples, bf16)) for numbers, bf16 in kinds.items()}
@@ -85,14 +84,39 @@ def main(argv: list[str] | None = None) -> None:
     command = " ".join(["make bench", *(text for name, text in given.items() if getattr(args, name))])
     command = "python benchmarks/run.py --quick" if args.quick else command
     about = machine(args.threads) | {"texts": samples.name, "command": command}
+    values = {"about": about, "rows": [asdict(row) for row in rows], "curves": curves}
+    return values | {"limits": [asdict(limit) for limit in limits], "profiles": profiles}
+
+
+def measure_again(samples: Samples, args: argparse.Namespace, values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with the rows of `--only` measured anew."""
+    rows, curves = measure(samples, args, args.only)
+    new = {(row.measure, row.beside): asdict(row) for row in rows}
+    # A row that has another name now stands at the end.
+    kept = [new.pop((row["measure"], row["beside"]), row) for row in values["rows"]]
+    return values | {"rows": [*kept, *new.values()], "curves": curves or values["curves"]}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and write the results."""
+    args = parse(argv)
+    torch.set_num_threads(args.threads)
+    samples = Samples(QUICK if args.quick else Sizes(), args.data)
+    file = args.output_dir / "results.json"
+    if args.only:
+        values = measure_again(samples, args, json.loads(file.read_text(encoding="utf-8")))
+    else:
+        values = measure_all(samples, args)
     args.output_dir.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    rows = [Row(**row) for row in values["rows"]]
+    limits = [
+        Limit(**limit | {"products": [(Product(*one), *rest) for one, *rest in limit["products"]]})
+        for limit in values["limits"]
+    ]
     plot_ratios(rows, args.output_dir / "ratios.png")
-    plot_language_models(curves, args.output_dir / "language_models.png")
-    write_results(rows, limits, profiles, about, args.output_dir)
-    values = {"about": about, "rows": [asdict(row) | {"median": row.median, "verdict": row.verdict} for row in rows]}
-    values |= {"curves": curves, "limits": [asdict(limit) | {"share": limit.share} for limit in limits]}
-    values |= {"profiles": profiles}
-    (args.output_dir / "results.json").write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    plot_language_models(values["curves"], args.output_dir / "language_models.png")
+    write_results(rows, limits, values["profiles"], values["about"], args.output_dir)
 
 
 if __name__ == "__main__":

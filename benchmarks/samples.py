@@ -51,7 +51,7 @@ class Sizes:
     test_sentences: int = 1000
     new_tokens: int = 2048
     pairs: int = 29_000
-    translator_steps: int = 200
+    translator_steps: int = 1000
 
 
 QUICK = Sizes(
