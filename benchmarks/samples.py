@@ -1,7 +1,7 @@
 """Texts and models that the speed benchmarks share."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -110,9 +110,15 @@ class Samples:
         return encode_pairs(splits, self.tokenizer, SOURCE, TARGET, **limits).rows
 
     def budget_batches(self, count: int) -> list[list[int]]:
-        """Numbers of the training rows of the first batches by tokens."""
+        """Numbers of the training rows of the first batches by tokens, of as many epochs as it takes."""
         sampler = TokenBudgetBatchSampler(row_lengths(self.encoded["train"]), self.sizes.max_tokens, seed=0)
-        return list(itertools.islice(sampler, count))
+
+        def batches() -> Iterator[list[int]]:
+            for epoch in itertools.count():
+                sampler.set_epoch(epoch)
+                yield from sampler
+
+        return list(itertools.islice(batches(), count))
 
     def fixed_batches(self, count: int, size: int) -> list[list[int]]:
         """Numbers of the training rows of batches of one size, in random order."""

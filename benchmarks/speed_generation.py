@@ -90,7 +90,7 @@ def greedy_beside_hand(samples: Samples) -> list[Row]:
 def trained_translator(samples: Samples) -> PreTrainedModel:
     """A translator that has learned where sentences end; its decoder starts from zeros, see `freeze_bridge`.
 
-    After two hundred steps it had not: its sentences were as long as they were let.
+    After an epoch it had not: its sentences were as long as they were let.
     """
     model = samples.translator()
     freeze_bridge(model)
@@ -148,6 +148,7 @@ def translate(model: PreTrainedModel, batch: dict[str, Tensor]) -> list[list[int
         num_beams=BEAMS,
         max_new_tokens=LONGEST,
         do_sample=False,
+        early_stopping=True,  # as the recipes set it
     )
     config = model.config
     special = (config.pad_token_id, config.eos_token_id)

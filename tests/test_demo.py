@@ -497,7 +497,8 @@ def served_here(directory):
 @contextmanager
 def served_by_the_command(directory):
     url = f"http://127.0.0.1:{free_port()}"
-    command = [sys.executable, "-m", "hfseq.demo", str(directory), "--host", "127.0.0.1"]
+    # Unbuffered, or its lines would wait in a pipe.
+    command = [sys.executable, "-u", "-m", "hfseq.demo", str(directory), "--host", "127.0.0.1"]
     command += ["--port", url.rpartition(":")[2]]
     lines = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
