@@ -300,6 +300,7 @@ def test_later_steps_get_what_the_parent_would_give_them(model):
     steps, prepare = [], model.prepare_inputs_for_generation
 
     def both(ids, **kwargs):
+        kwargs["labels"] = ids  # which are for no step
         found = prepare(ids, **kwargs)
         steps.append((found, GenerationMixin.prepare_inputs_for_generation(model, ids, **kwargs)))
         return found
