@@ -1,9 +1,11 @@
 """Training: the recipe beside a bare loop, ours beside JoeyNMT, batches by tokens, the input pipeline."""
 
+from collections.abc import Mapping, Sequence
+
 import training_throughput
 from beside_joeynmt import HOW_TO, JoeyNMT
 from samples import SOURCE, TARGET, Samples, make_optimizer, real_tokens, train_step
-from timing import Row, clock, in_turns, speedups
+from timing import Row, clock, in_turns
 
 from hfseq.data.encoding import encode_texts
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
@@ -30,6 +32,19 @@ def recipe_beside_bare(samples: Samples, threads: int) -> Row:
         "tokens/s beside": [bare["tokens_per_second"] for bare, _ in found],
     }
     return row
+
+
+def compare_speeds(row: Row, times: Mapping[str, Sequence[float]], tokens: Mapping[str, int]) -> None:
+    """Fill a row with real target tokens a second of two sides, ours first, and their ratios.
+
+    Args:
+        row: Of the table.
+        times: Seconds of each side in each round.
+        tokens: Of each side in a round.
+    """
+    ours, theirs = ([count / seconds for seconds in times[name]] for name, count in tokens.items())
+    row.figures = {"tokens/s": ours, "tokens/s beside": theirs}
+    row.ratios = [own / other for own, other in zip(ours, theirs, strict=True)]
 
 
 def training_beside_joeynmt(samples: Samples, threads: int, python: str | None) -> list[Row]:
@@ -61,27 +76,16 @@ def training_beside_joeynmt(samples: Samples, threads: int, python: str | None) 
                 "hfseq": clock(lambda bf16=bf16: [train_step(model, optimizer, batch, bf16) for batch in batches]),
                 "joeynmt": lambda bf16=bf16: joey.train(numbers, bf16),
             }
-            times = in_turns(sides, sizes.rounds)
             row.note = f"parameters {model.num_parameters():,} and {joey.parameters:,}"
-            row.ratios = speedups(times, "hfseq", "joeynmt")
-            row.figures = {
-                "tokens/s": [tokens / seconds for seconds in times["hfseq"]],
-                "tokens/s beside": [tokens / seconds for seconds in times["joeynmt"]],
-            }
-        planned = samples.budget_batches(4 * sizes.batches)
-        batches = [samples.collate(model, chosen) for chosen in planned]
+            compare_speeds(row, in_turns(sides, sizes.rounds), {"hfseq": tokens, "joeynmt": tokens})
+        batches = [samples.collate(model, chosen) for chosen in samples.budget_batches(4 * sizes.batches)]
         numbers, their_tokens = joey.plan(samples.encoded["train"], sizes.max_tokens, 4 * sizes.batches)
         sides = {
             "hfseq": clock(lambda: [train_step(model, optimizer, batch) for batch in batches]),
             "joeynmt": lambda: joey.train(numbers, False),
         }
-        times = in_turns(sides, max(sizes.rounds // 2, 2))
         tokens = sum(real_tokens(batch) for batch in batches)
-        own.figures = {
-            "tokens/s": [tokens / seconds for seconds in times["hfseq"]],
-            "tokens/s beside": [their_tokens / seconds for seconds in times["joeynmt"]],
-        }
-        own.ratios = [ours / theirs for ours, theirs in zip(*own.figures.values(), strict=True)]
+        compare_speeds(own, in_turns(sides, max(sizes.rounds // 2, 2)), {"hfseq": tokens, "joeynmt": their_tokens})
         own.note = f"{tokens / len(batches):.0f} and {their_tokens / len(numbers):.0f} target tokens a batch"
     return [*rows, own]
 
@@ -111,9 +115,7 @@ def budget_beside_fixed(samples: Samples) -> Row:
         )
     times = in_turns(sides, sizes.rounds)
     row = Row("token budget batches, mixed lengths", f"batches of {size} rows in random order", 1.5)
-    speed = {name: [tokens[name] / seconds for seconds in times[name]] for name in sides}
-    row.ratios = [own / other for own, other in zip(speed["budget"], speed["fixed"], strict=True)]
-    row.figures = {"tokens/s": speed["budget"], "tokens/s beside": speed["fixed"]}
+    compare_speeds(row, times, tokens)
     return row
 
 

@@ -24,6 +24,7 @@ from .data.errors import InputError
 from .export import GRAPHS_FILE, run_session
 from .models.alignment import valid_steps
 from .models.cache import RecurrentCacheLayer, cache_layers
+from .models.modeling_heads import steps_to_keep
 
 
 def load_onnx(
@@ -233,8 +234,7 @@ class OnnxForCausalLM(_Generates):
         outputs = self.run("decoder", {"input_ids": ids, "attention_mask": mask, **self._states(layer)})
         self._update(layer, outputs, length)
         kept = cache if past_key_values is not None or use_cache else None
-        keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = outputs["logits"][:, keep]
+        logits = steps_to_keep(outputs["logits"], logits_to_keep)
         return CausalLMOutputWithCrossAttentions(logits=logits, past_key_values=kept)
 
 

@@ -73,7 +73,7 @@ class Dropout(nn.Module):
             mask = self.mask(values)
         if mask is not None:
             return values * mask
-        return drop(values, self.probability, self.training)
+        return drop(values, self.probability)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
