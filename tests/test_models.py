@@ -450,6 +450,10 @@ def test_every_config_value_trains(auto, model_class, fields):
     assert loss.isfinite()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.any(), name
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = valid_outputs(model.float(), make_inputs(model))
+        sum(output.float().pow(2).sum() for output in outputs).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("input_feeding", [True, False])

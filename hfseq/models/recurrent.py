@@ -60,10 +60,15 @@ class RecurrentLayer(GradientCheckpointingLayer, nn.RNNBase):
         if values.shape[1] == 1 and self.mode == "LSTM" and not torch.is_grad_enabled() and not torch.jit.is_tracing():
             hidden, memory = torch.lstm_cell(values[:, 0], state, *weights)
             return hidden.unsqueeze(1), hidden, memory
+        replaced = weight is not None
         if hold is not None and self.mode == "LSTM":
             values, weights[0] = self._closed_at_padding(values, weights[0], hold)
-        # layers, dropout, whether training, both directions, batch first
-        options = (True, 1, 0.0, self.training, False, True)
+            replaced = True
+        if replaced and values.is_cuda and not torch.is_autocast_enabled("cuda"):
+            weights[:] = in_one_piece(*weights)
+        # Biases, layers, dropout, whether training, both directions, batch first. There is no dropout here; a GPU's
+        # kernel keeps what gradients need only where it is told to train, and they are wanted elsewhere, too.
+        options = (True, 1, 0.0, torch.is_grad_enabled(), False, True)
         initial = [part.unsqueeze(0).contiguous() for part in state]
         if self.mode == "LSTM":
             output, *last = torch.lstm(values, initial, weights, *options)
@@ -92,6 +97,13 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "RNN_TANH": torch.rnn_tanh,
     "RNN_RELU": torch.rnn_relu,
 }
+
+
+def in_one_piece(*weights: Tensor) -> list[Tensor]:
+    """The same weights one after the other in memory, as a GPU's kernel wants them; else it warns, and copies them."""
+    flat = torch.cat([weight.flatten() for weight in weights])
+    parts = flat.split([weight.numel() for weight in weights])
+    return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
 
 
 def last_output(output: Tensor, initial: Tensor, lengths: Tensor) -> Tensor:

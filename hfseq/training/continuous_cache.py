@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from hfseq.data.errors import InputError
 from hfseq.data.windows import TokenWindows
 
-FLATNESS = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
+FLATNESS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0)
 """What is tried for how much more likely a similar state is than another, $\\theta$ in the paper."""
 WEIGHTS = tuple(round(0.02 * step, 2) for step in range(26))
 """What is tried for the cache's share of the probability, $\\lambda$ in the paper; 0 where it does not help."""
