@@ -27,7 +27,7 @@ from hfseq.data.collation import CheckedCollator, check_batch, vocabulary_sizes
 from hfseq.data.errors import InputError
 from hfseq.pipelines import TranslationPipeline
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.seq2seq import generate_ids, make_collator
+from hfseq.training.seq2seq import decode_outputs, generate_ids, make_collator
 
 BERT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 12}
 LSTM = {"hidden_size": 8, "vocab_size": 12}
@@ -230,6 +230,11 @@ def test_generated_texts(tokenizer):
         return generate_ids(model, rows, make_collator(model, tokenizer), batch_size=2, max_length=4)
 
     assert len(generate([4, 2], [5, 5, 2])) == 2
+    # Batches end at different lengths.
+    ids = [[1, 5, 6, 2, -100], [1, 5, 2]]
+    texts = decode_outputs(tokenizer, ids, ["a", "b"], max_source_length=9, copy_vocabulary=None)
+    assert texts == [tokenizer.decode([5, 6]), tokenizer.decode([5])]
+    assert texts[:1] == decode_outputs(tokenizer, np.array(ids[:1]), ["a"], max_source_length=9, copy_vocabulary=None)
     with pytest.raises(InputError, match="input_ids .* row 1, column 1 is 99"):
         generate([4, 2], [5, 99])
     with pytest.raises(InputError, match="row 0 is all padding"):

@@ -235,6 +235,14 @@ def test_seed_chooses_rows_but_not_their_split(rows):
     assert not {*first["test"]["document"], *other["test"]["document"]} & set(rows["train"]["document"])
 
 
+def test_usual_sizes_are_what_there_is_at_most(monkeypatch):
+    """Another installation may have fewer docstrings."""
+    made = {split: [(f"{split} {number}", "a summary", "python") for number in range(7)] for split in SPLITS}
+    made["test"] *= 200
+    monkeypatch.setattr(docstrings, "_rows", lambda: made)
+    assert [rows.num_rows for rows in docstring_rows().values()] == [7, 7, 1000]
+
+
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [

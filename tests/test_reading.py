@@ -307,6 +307,12 @@ def test_parquet_columns_of_one_name(tmp_path):
 
 def test_parquet_errors(file, tmp_path):
     assert "a.parquet: not a valid Parquet file" in error(file("a.parquet", "de,en\n"))
+    pq.write_table(pa.table({"other": ["a", "b"]}), tmp_path / "name.parquet")
+    damaged = (tmp_path / "name.parquet").read_bytes().replace(b"other", b"oth\x80r")
+    (tmp_path / "name.parquet").write_bytes(damaged)
+    assert "name.parquet: not a valid Parquet file" in error(tmp_path / "name.parquet")
+    with pytest.raises(InputError, match="not a valid Parquet file"):
+        list(file_rows(str(tmp_path / "name.parquet"), "--train_file", Columns(("de", "en"), ()), None, False))
     pq.write_table(pa.table({"de": [1, 2], "en": ["a", "b"]}), tmp_path / "b.parquet")
     assert error(tmp_path / "b.parquet").endswith("b.parquet: column 'de' must hold strings, not int64")
 

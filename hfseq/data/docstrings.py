@@ -36,6 +36,7 @@ _PACKAGES = (
     *("typer", "rich", "pygments", "regex", "lxml", "dateutil"),
 )
 _STANDARD_LIBRARY = "python"
+_USUAL = {"train": 9_000, "validation": 500, "test": 1_000}  # rows, where nothing else is asked for
 # Folders; the models of transformers are a quarter of all sources, and mostly repeat each other's docstrings.
 _NOT_READ = {"test", "tests", "site-packages", "dist-packages", "_vendor", "models"}
 
@@ -87,9 +88,9 @@ _PLAIN_WORD = re.compile(r"[(\"']*[A-Za-z][a-z]*(?:[-'/][A-Za-z]+)*[)\"']*[.,;:!
 
 def docstring_rows(
     *,
-    train_size: int = 9_000,
-    validation_size: int = 500,
-    test_size: int = 1_000,
+    train_size: int | None = None,
+    validation_size: int | None = None,
+    test_size: int | None = None,
     seed: int = 0,
 ) -> datasets.DatasetDict:
     """Reads documents and their summaries from the docstrings of the installed sources.
@@ -111,9 +112,9 @@ def docstring_rows(
     the installed versions: the same installation gives the same rows in every process.
 
     Args:
-        train_size: Number of rows in `train`.
-        validation_size: Number of rows in `validation`.
-        test_size: Number of rows in `test`.
+        train_size: Number of rows in `train`; None for 9,000, or all where the installed versions have fewer.
+        validation_size: Number of rows in `validation`; None for 500, likewise.
+        test_size: Number of rows in `test`; None for 1,000, likewise.
         seed: Chooses the rows of each split among those that there are, and their order.
 
     Raises:
@@ -122,6 +123,8 @@ def docstring_rows(
     splits = {}
     for split, size in zip(SPLITS, (train_size, validation_size, test_size), strict=True):
         rows = _rows()[split]
+        if size is None:
+            size = min(_USUAL[split], len(rows))
         if size < 1:
             raise InputError(f"{split} size: {size} is too few; give 1 or more")
         if size > len(rows):

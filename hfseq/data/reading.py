@@ -378,6 +378,9 @@ def _is_name(value: Any) -> bool:
 
 # Arrow
 
+# What pyarrow raises for a damaged file; names that are not UTF-8 come up as it makes strings of them.
+_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
+
 
 def _read_parquet(path: Path, flag: str, columns: Columns) -> pa.Table:
     if not path.is_file():
@@ -386,7 +389,7 @@ def _read_parquet(path: Path, flag: str, columns: Columns) -> pa.Table:
         schema = pq.read_schema(path)
         table = pq.read_table(path, columns=_names_to_read(f"{flag} {path}", schema, columns))
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         raise InputError(f"{flag} {path}: not a valid Parquet file ({one_line(error)})") from None
     return _pick_arrow(f"{flag} {path}", table, schema.names, columns)
 
@@ -402,7 +405,7 @@ def _parquet_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]
                 batch.validate(full=True)
                 table = _pick_arrow(f"{flag} {path}", pa.Table.from_batches([batch]), names, columns)
                 yield from map(list, zip(*(table[column].to_pylist() for column in columns), strict=True))
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         raise InputError(f"{flag} {path}: not a valid Parquet file ({one_line(error)})") from None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from hfseq import metrics
 from hfseq.model_card import RUN_FILE
 from hfseq.training.cli import explicit_values
+from hfseq.version import __version__
 
 
 def compare(
@@ -145,7 +146,9 @@ def save_run(
         "example": None if example is None else given.get("source_prefix", "") + example,
         "arguments": shown,
         "versions": {
-            name: importlib.metadata.version(name) for name in ("hfseq", "transformers", "torch", "datasets")
+            # Ours is known even where it runs from its sources, without being installed.
+            "hfseq": __version__,
+            **{name: importlib.metadata.version(name) for name in ("transformers", "torch", "datasets")},
         },
     }
     text = json.dumps(run, indent=4, ensure_ascii=False, default=str)

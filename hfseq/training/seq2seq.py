@@ -70,10 +70,9 @@ def encode_pairs(
 
 
 def decode_ids(tokenizer: PreTrainedTokenizerBase, ids: Any) -> list[str]:
-    """Texts of rows of token ids, in which -100 stands for padding."""
-    rows = [
-        [token if token >= 0 else tokenizer.pad_token_id for token in row] for row in torch.as_tensor(ids).tolist()
-    ]
+    """Texts of rows of token ids, of any lengths, in which -100 stands for padding."""
+    rows = ids.tolist() if hasattr(ids, "tolist") else ids
+    rows = [[token if token >= 0 else tokenizer.pad_token_id for token in row] for row in rows]
     return [text.strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
 
