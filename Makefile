@@ -38,8 +38,10 @@ conformance: $(STAMP)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python tests/conformance/run.py
 
 # DATA: a folder with Multi30k, else the embedded pairs. JOEYNMT: the Python of an environment with JoeyNMT 2.3.
+# DEVICE: cuda for a GPU. ROUNDS: times that each side of a comparison is run.
 bench: $(STAMP)
-	$(OFFLINE) $(BIN)/python benchmarks/run.py $(if $(DATA),--data $(DATA)) $(if $(JOEYNMT),--joeynmt_python $(JOEYNMT))
+	$(OFFLINE) $(BIN)/python benchmarks/run.py $(if $(DATA),--data $(DATA)) $(if $(JOEYNMT),--joeynmt_python $(JOEYNMT)) \
+		$(if $(DEVICE),--device $(DEVICE)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 wheel: $(STAMP)
 	$(BIN)/python -m build

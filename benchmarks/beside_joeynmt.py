@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import torch
-from samples import Sizes
+from samples import Samples
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -29,8 +29,7 @@ class JoeyNMT:
 
     Args:
         python: JoeyNMT's interpreter.
-        sizes: Of the model.
-        vocabulary: Tokens that there are.
+        samples: Whose sizes, vocabulary and device it has.
         batches: `train` and `test` batches of ours, as tensors.
         threads: That it may use.
     """
@@ -38,18 +37,18 @@ class JoeyNMT:
     def __init__(
         self,
         python: str,
-        sizes: Sizes,
-        vocabulary: int,
+        samples: Samples,
         batches: dict[str, list[dict[str, Tensor]]],
         threads: int,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name)
         setup = {
-            "vocabulary": vocabulary,
-            "embedding": sizes.embedding,
-            "hidden": sizes.hidden,
+            "vocabulary": len(samples.tokenizer),
+            "embedding": samples.sizes.embedding,
+            "hidden": samples.sizes.hidden,
             "threads": threads,
+            "device": samples.device,
         }
         torch.save(setup, folder / "setup.pt")
         pairs = {
@@ -118,7 +117,8 @@ class JoeyNMT:
 
 def their_ids(ids: Tensor) -> Tensor:
     """Ids of ours `[B, T]` in JoeyNMT's order."""
-    return torch.where(ids < len(_IDS), torch.tensor(_IDS)[ids.clamp(max=len(_IDS) - 1)], ids)
+    special = torch.tensor(_IDS, device=ids.device)
+    return torch.where(ids < len(_IDS), special[ids.clamp(max=len(_IDS) - 1)], ids)
 
 
 def targets(labels: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def targets(labels: Tensor) -> Tensor:
 
 def their_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     """The weights of a translator that `freeze_bridge` was called on, by JoeyNMT's names."""
-    ours = model.state_dict()
+    ours = {name: weight.cpu() for name, weight in model.state_dict().items()}
     order = torch.arange(model.config.vocab_size)
     order[list(_IDS)] = torch.arange(len(_IDS))
     embeddings = ours["model.embed_tokens.weight"][order]

@@ -77,12 +77,12 @@ def models(longest: int) -> Iterator[tuple[str, PreTrainedModel]]:
 def read(model: PreTrainedModel, num_tokens: int, chunk: int) -> Cache:
     """The cache after `num_tokens` random tokens, `chunk` at a time."""
     generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(3, VOCABULARY, (1, num_tokens), generator=generator)
+    tokens = torch.randint(3, VOCABULARY, (1, num_tokens), generator=generator).to(model.device)
     inputs: dict[str, Any] = {}
     name = "input_ids"
     cache: Cache | None = None
     if model.config.is_encoder_decoder:
-        source = torch.randint(3, VOCABULARY, (1, SOURCE_LENGTH), generator=generator)
+        source = torch.randint(3, VOCABULARY, (1, SOURCE_LENGTH), generator=generator).to(model.device)
         inputs["encoder_outputs"] = model.get_encoder()(source)
         name = "decoder_input_ids"
     else:

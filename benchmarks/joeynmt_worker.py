@@ -61,7 +61,7 @@ def make_batch(model, source, target, is_train):
         trg=target,
         trg_prompt_mask=None,
         indices=torch.arange(len(source)),
-        device=torch.device("cpu"),
+        device=source.device,
         pad_index=model.pad_index,
         eos_index=model.eos_index,
         is_train=is_train,
@@ -77,14 +77,14 @@ class Rows(list):
         return number, source[:-1], target[:-1]
 
 
-def own_batches(model, rows, max_tokens, count):
+def own_batches(model, rows, max_tokens, count, device):
     """The first batches of JoeyNMT's sampler of batches by tokens, padded; rows of any lengths come together there."""
     order = RandomSampler(Rows(rows), generator=torch.Generator().manual_seed(0))
     chosen = islice(TokenBatchSampler(order, batch_size=max_tokens, drop_last=False, seed=0), count)
 
     def padded(texts):
         tensors = [torch.tensor(text) for text in texts]
-        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=model.pad_index)
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=model.pad_index).to(device)
 
     return [
         (
@@ -101,7 +101,7 @@ def train(model, optimizer, clip, batches, bf16):
     for source, target in batches:
         batch = make_batch(model, source, target, True)
         batch.sort_by_src_length()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(source.device.type, torch.bfloat16, enabled=bf16):
             loss, _, _, correct = model(return_type="loss", **vars(batch))
         loss = batch.normalize(loss, normalization="tokens")
         loss.backward()
@@ -124,6 +124,12 @@ def translate(model, batches, beams, max_length):
     return found
 
 
+def synchronize():
+    """Wait for a GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def main():
     """Answer until the input ends."""
     logging.disable(logging.INFO)
@@ -131,21 +137,22 @@ def main():
     setup = torch.load(folder / "setup.pt")
     torch.set_num_threads(setup["threads"])
     torch.manual_seed(0)
-    model = make_model(setup)
+    model = make_model(setup).to(setup["device"])
     optimizer = build_optimizer(
         {"optimizer": "adamw", "learning_rate": 1e-3, "adam_betas": (0.9, 0.999)}, model.parameters()
     )
     clip = build_gradient_clipper({"clip_grad_val": None, "clip_grad_norm": 1.0})
-    batches = torch.load(folder / "batches.pt")
+    batches = torch.load(folder / "batches.pt", map_location=setup["device"])
     print("READY " + json.dumps({"parameters": sum(weight.numel() for weight in model.parameters())}), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
         answer = {}
+        synchronize()
         begin = time.perf_counter()
         if "train" in order:
             train(model, optimizer, clip, [batches["train"][number] for number in order["train"]], order["bf16"])
         elif "plan" in order:
-            planned = own_batches(model, order["plan"], order["max_tokens"], order["count"])
+            planned = own_batches(model, order["plan"], order["max_tokens"], order["count"], setup["device"])
             answer["numbers"] = list(range(len(batches["train"]), len(batches["train"]) + len(planned)))
             answer["tokens"] = sum(int((target != model.pad_index).sum()) - len(target) for _, target in planned)
             batches["train"] += planned
@@ -154,6 +161,7 @@ def main():
         else:
             chosen = [batches["test"][number] for number in order["translate"]]
             answer["output"] = translate(model, chosen, order["beams"], order["max_length"])
+        synchronize()
         print("READY " + json.dumps(answer | {"seconds": time.perf_counter() - begin}), flush=True)
 
 

@@ -4,9 +4,9 @@
 
 A recipe, `recipes/language_modeling.py` unless another is named, with any flags of its own after it, is run for
 `--minutes`: a short run finds out how many steps that is, unless a flag `--max_steps` says it. It is run once as a
-whole, and once with `--resume_from_checkpoint last` and a SIGKILL after a time drawn from 0 to twice `--every`
-seconds, start after start, until it comes to its end. Every other kill waits for a checkpoint that is being written
-and hits that, up to 50 ms after its folder appeared. There are about four checkpoints in `--every` seconds.
+whole, and at the same time once with `--resume_from_checkpoint last` and a SIGKILL after a time drawn from 0 to twice
+`--every` seconds, start after start, until it comes to its end. Every other kill waits for a checkpoint that is being
+written and hits that, up to 50 ms after its folder appeared. There are about four checkpoints in `--every` seconds.
 
 Printed, as a Markdown table: starts, kills, those that left a checkpoint incomplete, the last losses, and the largest
 difference between the final weights. It exits with 1 if a run fails, if twenty starts in a row bring no new
@@ -145,11 +145,16 @@ def main() -> int:
         command += ["--eval_strategy", "steps", "--eval_steps", interval]
         command += ["--save_strategy", "steps", "--save_steps", interval]
         print(f"{Path(args.recipe).name}: {steps} steps, a checkpoint every {interval}\n", flush=True)
-        runs = {"whole": Run(folder / "whole")}
-        process = start([*command, "--output_dir", str(folder / "whole")], folder / "whole.log")
-        finish(process, folder / "whole.log")
-        runs["killed"] = run_and_kill(command, folder / "killed", args.every, random.Random(args.seed))
-        return report(runs)
+        begin = time.monotonic()
+        whole = start([*command, "--output_dir", str(folder / "whole")], folder / "whole.log")
+        try:
+            killed = run_and_kill(command, folder / "killed", args.every, random.Random(args.seed))
+            print(f"killed and resumed for {(time.monotonic() - begin) / 60:.0f} minutes\n", flush=True)
+            finish(whole, folder / "whole.log")
+        finally:
+            if whole.poll() is None:
+                os.killpg(whole.pid, signal.SIGKILL)
+        return report({"whole": Run(folder / "whole"), "killed": killed})
 
 
 def report(runs: dict[str, Run]) -> int:

@@ -13,19 +13,18 @@ QUALITY = Path(__file__).with_name("QUALITY.md")
 
 
 def write_results(
-    rows: Sequence[Row],
+    tables: Mapping[str, tuple[Mapping[str, str], Sequence[Row]]],
     limits: Sequence[Limit],
     profiles: Mapping[str, Mapping[str, float]],
-    about: Mapping[str, str],
     folder: Path,
 ) -> None:
     """Write `RESULTS.md`: the speed that was just measured, and `QUALITY.md` as it is.
 
     Args:
-        rows: Of the table.
-        limits: Of a training step, for each kind of numbers.
-        profiles: Kind of numbers to the share of a step that each kind of work has.
-        about: Machine, versions, texts and command, by their titles.
+        tables: `cpu`, and `cuda` where there was a GPU: machine, versions, texts and command, by their titles, and
+            the rows.
+        limits: Of a training step on the CPU, for each kind of numbers.
+        profiles: Kind of numbers to the share of a step on the CPU that each kind of work has.
         folder: Where it goes, beside the plots.
     """
     lines = [
@@ -37,14 +36,12 @@ def write_results(
         "and the largest in brackets. What is equal on both sides and what is not stands with each measure, in",
         "`benchmarks/speed_*.py`.",
         "",
-        *(f"- {title}: {value if title != 'command' else f'`{value}`'}" for title, value in about.items()),
-        "",
-        *table(rows),
-        "",
+        *section(*tables["cpu"]),
         "![ratios](ratios.png)",
         "",
         "![time and memory of generation by length](language_models.png)",
         "",
+        *(["### On a GPU", "", *section(*tables["cuda"])] if "cuda" in tables else []),
         "### Where the time of a training step goes",
         "",
         *describe_profiles(profiles),
@@ -55,6 +52,12 @@ def write_results(
         QUALITY.read_text(encoding="utf-8").strip(),
     ]
     (folder / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def section(about: Mapping[str, str], rows: Sequence[Row]) -> list[str]:
+    """Lines of what a table depends on, and the table."""
+    titles = [f"- {title}: {value if title != 'command' else f'`{value}`'}" for title, value in about.items()]
+    return [*titles, "", *table(rows), ""]
 
 
 def table(rows: Sequence[Row]) -> list[str]:

@@ -5,13 +5,14 @@
 runs `python benchmarks/run.py --data … --joeynmt_python …`; with `--only beams greedy` it measures these again and
 leaves the rest of the results as it is. Everything that is compared takes turns on one machine, with one number of
 threads; a ratio is the median of its rounds. Without --data the texts are the embedded pairs; without --joeynmt_python
-the rows beside JoeyNMT are not measured.
+the rows beside JoeyNMT are not measured. `--device cuda` measures on a GPU, whose table stands below that of the CPU;
+`--only` with nothing after it puts the files of figures into the results without measuring.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from limits import Limit, Product, training_limit
 from profile_step import profiled, shares
 from results import plot_language_models, plot_ratios, write_results
-from samples import QUICK, Samples, Sizes
+from samples import LARGE, QUICK, Samples, Sizes
 from speed_encoder import encoders
 from speed_generation import beams_beside_joeynmt, greedy_beside_hand, language_model_beside_gpt2
 from speed_inference import classification_beside_distilbert, import_time
@@ -30,16 +31,18 @@ FOLDER = Path(__file__).parent
 MEASURES: dict[str, Callable[[Samples, argparse.Namespace], Any]] = {
     "recipe": lambda samples, args: recipe_beside_bare(samples, args.threads),
     "joeynmt": lambda samples, args: training_beside_joeynmt(samples, args.threads, args.joeynmt_python),
-    "encoder": lambda samples, args: encoders(samples.sizes),
+    "encoder": lambda samples, args: encoders(samples.sizes, samples.device),
     "batches": lambda samples, args: budget_beside_fixed(samples),
     "greedy": lambda samples, args: greedy_beside_hand(samples),
     "beams": lambda samples, args: beams_beside_joeynmt(samples, args.threads, args.joeynmt_python),
-    "language_model": lambda samples, args: language_model_beside_gpt2(samples.sizes),
+    "language_model": lambda samples, args: language_model_beside_gpt2(samples.sizes, samples.device),
     "classification": lambda samples, args: classification_beside_distilbert(samples),
     "import": lambda samples, args: import_time(2 * samples.sizes.rounds),
     "input": lambda samples, args: input_pipeline(samples),
 }
 """Name of a measure to what takes it: a row, rows, or rows and the curves of the language models."""
+FILES = {"cpu": "results.json", "cuda": "results_cuda.json"}
+ON_A_GPU = [name for name in MEASURES if name != "import"]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -48,12 +51,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder with train.de, train.en, test_2016_flickr.de and .en")
     parser.add_argument("--joeynmt_python", help="interpreter of an environment with JoeyNMT 2.3")
     parser.add_argument("--threads", type=int, default=1, help="threads of every side")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--rounds", type=int, help="times that each side is run, in place of what the sizes say")
     parser.add_argument("--output_dir", type=Path, default=FOLDER)
     parser.add_argument(
         "--quick", action="store_true", help="tiny sizes, to see whether all runs; figures say nothing"
     )
     parser.add_argument(
-        "--only", nargs="+", choices=MEASURES, help="measure these alone, and put them into the results that are there"
+        "--only", nargs="*", choices=MEASURES, help="measure these alone, and put them into the results that are there"
     )
     return parser.parse_args(argv)
 
@@ -74,16 +79,19 @@ def measure(samples: Samples, args: argparse.Namespace, names: Sequence[str]) ->
 
 
 def measure_all(samples: Samples, args: argparse.Namespace) -> dict[str, Any]:
-    """What `results.json` holds."""
-    rows, curves = measure(samples, args, list(MEASURES))
-    kinds = {"float32": False, "bfloat16": True}
+    """What a file of figures holds."""
+    on_cpu = args.device == "cpu"
+    rows, curves = measure(samples, args, list(MEASURES) if on_cpu else ON_A_GPU)
+    kinds = {"float32": False, "bfloat16": True} if on_cpu else {}
     limits = [training_limit(samples, bf16) for bf16 in kinds.values()]
     profiles = {numbers: shares(profiled(samples, bf16)) for numbers, bf16 in kinds.items()}
     # Without the folders of this machine.
     given = {"data": "DATA=multi30k", "joeynmt_python": "JOEYNMT=joeynmt/bin/python"}
     command = " ".join(["make bench", *(text for name, text in given.items() if getattr(args, name))])
     command = "python benchmarks/run.py --quick" if args.quick else command
-    about = machine(args.threads) | {"texts": samples.name, "command": command}
+    command += "" if on_cpu else " DEVICE=cuda"
+    command += f" ROUNDS={args.rounds}" if args.rounds else ""
+    about = machine(args.threads, args.device) | {"texts": samples.name, "command": command}
     values = {"about": about, "rows": [asdict(row) for row in rows], "curves": curves}
     return values | {"limits": [asdict(limit) for limit in limits], "profiles": profiles}
 
@@ -101,22 +109,40 @@ def main(argv: list[str] | None = None) -> None:
     """Measure and write the results."""
     args = parse(argv)
     torch.set_num_threads(args.threads)
-    samples = Samples(QUICK if args.quick else Sizes(), args.data)
-    file = args.output_dir / "results.json"
-    if args.only:
+    sizes = QUICK if args.quick else Sizes() if args.device == "cpu" else LARGE
+    if args.rounds is not None:
+        sizes = replace(sizes, rounds=args.rounds)
+    samples = Samples(sizes, args.data, args.device)
+    file = args.output_dir / FILES[args.device]
+    if args.only is not None:
         values = measure_again(samples, args, json.loads(file.read_text(encoding="utf-8")))
     else:
         values = measure_all(samples, args)
     args.output_dir.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    rows = [Row(**row) for row in values["rows"]]
+    report(args.output_dir)
+
+
+def report(folder: Path) -> None:
+    """Write what was measured on each device; plots, profiles and limits are those of the CPU."""
+    found = {
+        device: json.loads((folder / name).read_text(encoding="utf-8"))
+        for device, name in FILES.items()
+        if (folder / name).exists()
+    }
+    if "cpu" not in found:
+        print(f"no {FILES['cpu']} in {folder}, so that no RESULTS.md is written there")
+        return
+    rows = {device: [Row(**row) for row in values["rows"]] for device, values in found.items()}
+    values = found["cpu"]
     limits = [
         Limit(**limit | {"products": [(Product(*one), *rest) for one, *rest in limit["products"]]})
         for limit in values["limits"]
     ]
-    plot_ratios(rows, args.output_dir / "ratios.png")
-    plot_language_models(values["curves"], args.output_dir / "language_models.png")
-    write_results(rows, limits, values["profiles"], values["about"], args.output_dir)
+    plot_ratios(rows["cpu"], folder / "ratios.png")
+    plot_language_models(values["curves"], folder / "language_models.png")
+    tables = {device: (values["about"], rows[device]) for device, values in found.items()}
+    write_results(tables, limits, values["profiles"], folder)
 
 
 if __name__ == "__main__":

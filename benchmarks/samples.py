@@ -68,6 +68,8 @@ QUICK = Sizes(
     translator_steps=3,
 )
 """Tiny: to see whether everything runs. The figures say nothing."""
+LARGE = Sizes(batches=8)
+"""For a GPU, whose steps are short."""
 
 
 class Samples:
@@ -76,10 +78,11 @@ class Samples:
     Args:
         sizes: Of models and batches.
         folder: With `train.de`, `train.en`, `test_2016_flickr.de` and `.en` (Multi30k); None for the embedded pairs.
+        device: Where models and batches are.
     """
 
-    def __init__(self, sizes: Sizes, folder: Path | None) -> None:
-        self.sizes, self.folder = sizes, folder
+    def __init__(self, sizes: Sizes, folder: Path | None, device: str = "cpu") -> None:
+        self.sizes, self.folder, self.device = sizes, folder, device
         datasets.disable_progress_bars()
         if folder is None:
             self.name = "embedded CLDR pairs (no --data)"
@@ -127,7 +130,8 @@ class Samples:
 
     def collate(self, model: PreTrainedModel, rows: Sequence[int], split: str = "train") -> dict[str, Tensor]:
         """A padded batch of rows, as the recipes make it."""
-        return dict(DataCollatorForSeq2Seq(self.tokenizer, model=model)([self.encoded[split][row] for row in rows]))
+        collator = DataCollatorForSeq2Seq(self.tokenizer, model=model)
+        return dict(collator([self.encoded[split][row] for row in rows]).to(self.device))
 
     def translator(self) -> PreTrainedModel:
         """A fresh translator, of the parts that JoeyNMT has too: `general` attention, an output layer of its own."""
@@ -140,7 +144,7 @@ class Samples:
             tie_word_embeddings=False,
             dropout=0.3,
         )
-        return AutoModelForSeq2SeqLM.from_config(config)
+        return AutoModelForSeq2SeqLM.from_config(config).to(self.device)
 
 
 def real_tokens(batch: dict[str, Tensor]) -> int:
@@ -161,7 +165,7 @@ def train_step(
     """
     inputs = dict(batch)
     labels = inputs.pop("labels")
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+    with torch.autocast(labels.device.type, torch.bfloat16, enabled=bf16):
         inputs |= labelled_steps(model, labels)
         loss = token_loss(model(**inputs).logits, labels, label_smoothing=0.1)
     loss.backward()

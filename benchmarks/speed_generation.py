@@ -26,7 +26,7 @@ def hand_written(model: PreTrainedModel, batch: dict[str, Tensor], steps: int) -
     decoder = model.decoder
     attention, layer = decoder.attention, decoder.stack.forward_layers[0]
     keys, state = attention.keys(memory), decoder.bridge(memory, mask)[0]
-    token = torch.full((len(memory), 1), model.config.decoder_start_token_id)
+    token = torch.full((len(memory), 1), model.config.decoder_start_token_id, device=memory.device)
     found = [token]
     for _ in range(steps):
         output, *state = layer(decoder.embed_tokens(token), None, None, *state)
@@ -39,7 +39,7 @@ def hand_written(model: PreTrainedModel, batch: dict[str, Tensor], steps: int) -
 def forwards(model: PreTrainedModel, batch: dict[str, Tensor], steps: int) -> None:
     """The calls of `forward` that `generate()` makes, without `generate()`: what is between the two is its own."""
     encoded = model.get_encoder()(**batch)
-    token = torch.full((len(batch["input_ids"]), 1), model.config.decoder_start_token_id)
+    token = torch.full((len(batch["input_ids"]), 1), model.config.decoder_start_token_id, device=model.device)
     cache = None
     for _ in range(steps):
         outputs = model(
@@ -117,7 +117,7 @@ def beams_beside_joeynmt(samples: Samples, threads: int, python: str | None) -> 
     groups = [order[start : start + sizes.sentences] for start in range(0, len(order), sizes.sentences)]
     batches = [samples.collate(model, group, "test") for group in groups]
     found: dict[str, list[list[int]]] = {"hfseq": [], "joeynmt": []}
-    with JoeyNMT(python, sizes, len(samples.tokenizer), {"train": [], "test": batches}, threads) as joey:
+    with JoeyNMT(python, samples, {"train": [], "test": batches}, threads) as joey:
         joey.load(model)
         for number, batch in enumerate(batches):
 
@@ -187,20 +187,20 @@ def language_models(sizes: Sizes) -> dict[str, PreTrainedModel]:
 
 
 @torch.inference_mode()
-def language_model_beside_gpt2(sizes: Sizes) -> tuple[list[Row], dict[str, Any]]:
+def language_model_beside_gpt2(sizes: Sizes, device: str) -> tuple[list[Row], dict[str, Any]]:
     """Greedy text of one row through `generate()` with a cache, no end: time and memory by length.
 
     Returns:
         The rows, and what is plotted: the token counts, and per model milliseconds a token and bytes of the cache.
     """
-    models = language_models(sizes)
+    models = {name: model.to(device) for name, model in language_models(sizes).items()}
     parts = 8
     bounds = [sizes.new_tokens * part // parts for part in range(parts + 1)]
     segments: dict[str, list[list[float]]] = {name: [] for name in models}
 
     def write(name: str) -> float:
         streamer = Clock()
-        prompt = torch.ones(1, 1, dtype=torch.long)
+        prompt = torch.ones(1, 1, dtype=torch.long, device=device)
         models[name].generate(
             prompt,
             attention_mask=torch.ones_like(prompt),

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import torch
 from samples import TARGET, Samples
@@ -32,18 +31,17 @@ def classification_beside_distilbert(samples: Samples) -> Row:
     )
     theirs = DistilBertConfig(vocab_size=max(vocabulary, 30522))
     models = {
-        name: AutoModelForSequenceClassification.from_config(config).eval()
+        name: AutoModelForSequenceClassification.from_config(config).eval().to(samples.device)
         for name, config in (("hfseq", ours), ("DistilBERT", theirs))
     }
-    texts = [samples.tokenizer(text, return_tensors="pt") for text in samples.rows["test"][TARGET][: sizes.sentences]]
-    inputs = [{"input_ids": text["input_ids"], "attention_mask": text["attention_mask"]} for text in texts]
+    texts = samples.rows["test"][TARGET][: sizes.sentences]
+    encoded = [samples.tokenizer(text, return_tensors="pt").to(samples.device) for text in texts]
+    inputs = [{name: text[name] for name in ("input_ids", "attention_mask")} for text in encoded]
 
     def median(name: str) -> float:
         model, times = models[name], []
         for batch in inputs:
-            begin = time.perf_counter()
-            model(**batch)
-            times.append(time.perf_counter() - begin)
+            times.append(clock(lambda batch=batch: model(**batch))())
         return sorted(times)[len(times) // 2]
 
     times = in_turns({name: lambda name=name: median(name) for name in models}, sizes.rounds)

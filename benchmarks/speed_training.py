@@ -20,6 +20,7 @@ def recipe_beside_bare(samples: Samples, threads: int) -> Row:
     sizes = samples.sizes
     command = ["--steps", str(4 * sizes.batches + training_throughput.WARM_UP), "--pairs", str(sizes.rounds)]
     command += ["--source_lang", SOURCE, "--target_lang", TARGET, "--threads", str(threads)]
+    command += ["--device", samples.device]
     command += ["--hidden_size", str(sizes.hidden), "--embedding_size", str(sizes.embedding)]
     command += ["--vocab_size", str(sizes.vocabulary), "--max_tokens", str(sizes.max_tokens)]
     if samples.folder is not None:
@@ -70,7 +71,7 @@ def training_beside_joeynmt(samples: Samples, threads: int, python: str | None) 
     batches = [samples.collate(model, chosen) for chosen in samples.budget_batches(sizes.batches)]
     tokens = sum(real_tokens(batch) for batch in batches)
     numbers = list(range(len(batches)))
-    with JoeyNMT(python, sizes, len(samples.tokenizer), {"train": batches, "test": []}, threads) as joey:
+    with JoeyNMT(python, samples, {"train": batches, "test": []}, threads) as joey:
         for row, bf16 in zip(rows, (False, True), strict=True):
             sides = {
                 "hfseq": clock(lambda bf16=bf16: [train_step(model, optimizer, batch, bf16) for batch in batches]),

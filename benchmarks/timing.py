@@ -54,12 +54,20 @@ class Row:
         return "reached" if reached else "missed"
 
 
+def synchronize() -> None:
+    """Wait until a GPU, if there is one, has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def clock(work: Callable[[], Any]) -> Side:
     """A side that times a call in this process."""
 
     def side() -> float:
+        synchronize()
         begin = time.perf_counter()
         work()
+        synchronize()
         return time.perf_counter() - begin
 
     return side
@@ -92,12 +100,13 @@ def speedups(times: Mapping[str, Sequence[float]], ours: str, theirs: str) -> li
     return [other / own for own, other in zip(times[ours], times[theirs], strict=True)]
 
 
-def machine(threads: int) -> dict[str, str]:
-    """What the figures depend on: processor, memory, threads, versions."""
+def machine(threads: int, device: str) -> dict[str, str]:
+    """What the figures depend on: device, processor, memory, threads, versions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {
+    gpu = {} if device == "cpu" else {"device": torch.cuda.get_device_name()}
+    return gpu | {
         "processor": f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, "
         f"{torch.backends.cpu.get_cpu_capability()}",
         "memory": f"{memory:.0f} GiB",

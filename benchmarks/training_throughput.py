@@ -62,7 +62,16 @@ def load(args: argparse.Namespace, folder: Path) -> tuple:
     )
     model = AutoModelForSeq2SeqLM.from_config(config)
     sampler = TokenBudgetBatchSampler(row_lengths(rows), args.max_tokens, seed=0)
-    return model, rows, tokenizer, DataCollatorForSeq2Seq(tokenizer, model=model), sampler
+    return model.to(args.device), rows, tokenizer, DataCollatorForSeq2Seq(tokenizer, model=model), sampler
+
+
+def tick(ends: list[float], steps: int) -> None:
+    """Note the time at the end of a step; a GPU is waited for at the two steps between which the time is taken."""
+    from timing import synchronize
+
+    if len(ends) in (WARM_UP - 1, steps - 1):
+        synchronize()
+    ends.append(time.perf_counter())
 
 
 def run_bare(args: argparse.Namespace, folder: Path) -> list[float]:
@@ -76,6 +85,7 @@ def run_bare(args: argparse.Namespace, folder: Path) -> list[float]:
     model.train()
     ends = []
     for _, batch in zip(range(args.steps), loader, strict=False):
+        batch = batch.to(args.device)
         labels = batch.pop("labels")
         logits = model(**batch).logits
         loss = cross_entropy(logits.flatten(0, 1), labels.flatten(), label_smoothing=0.1)
@@ -83,7 +93,7 @@ def run_bare(args: argparse.Namespace, folder: Path) -> list[float]:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        ends.append(time.perf_counter())
+        tick(ends, args.steps)
     return ends
 
 
@@ -98,13 +108,14 @@ def run_recipe(args: argparse.Namespace, folder: Path) -> list[float]:
     ends = []
 
     class Clock(TrainerCallback):
-        def on_step_end(self, *args, **kwargs):
-            ends.append(time.perf_counter())
+        def on_step_end(self, *_, **__):
+            tick(ends, args.steps)
 
     model, rows, tokenizer, collator, _ = load(args, folder)
     arguments = TranslationArguments(
         output_dir=str(folder / "output"),
         max_steps=args.steps,
+        use_cpu=args.device == "cpu",
         label_smoothing_factor=0.1,
         warmup_steps=200,
         seed=0,
@@ -159,6 +170,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--threads", type=int, help="by default as many as torch takes")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--run", choices=["bare", "recipe"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

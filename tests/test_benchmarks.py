@@ -58,7 +58,8 @@ def test_the_table(tmp_path):
         timing.Row("other", "tool", 3.0, note="how to get it"),
     ]
     profiles = {"float32": {"loss": 0.75, "rest": 0.25}, "bfloat16": {"rest": 1.0}}
-    results.write_results(rows, [limit()], profiles, {"threads": "1", "command": "make bench"}, tmp_path)
+    tables = {"cpu": ({"threads": "1", "command": "make bench"}, rows)}
+    results.write_results(tables, [limit()], profiles, tmp_path)
     text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
     assert "| speed | loop | 3 [1..4] | ≥ 2 | reached | 6 ms |" in text
     assert "| cost (1) | step | 0.1 [0.1..0.1] | ≤ 0.05 | missed |  |" in text
@@ -67,6 +68,11 @@ def test_the_table(tmp_path):
     assert "- command: `make bench`" in text
     assert "| loss | 75.0% | 0.0% |" in text and "| rest | 25.0% | 100.0% |" in text
     assert "60%" in text and "| output layer | 10 × 20 × 30 | 2 | 100.0% | 50 |" in text
+    assert "On a GPU" not in text
+    gpu = {"cuda": ({"device": "H"}, [timing.Row("speed", "loop", 2.0, [9.0])])}
+    results.write_results(tables | gpu, [limit()], profiles, tmp_path)
+    below = (tmp_path / "RESULTS.md").read_text(encoding="utf-8").partition("### On a GPU")[2]
+    assert "- device: H" in below and "| speed | loop | 9 [9..9] | ≥ 2 | reached |  |" in below
     results.plot_ratios(rows, tmp_path / "ratios.png")
     curves = {"tokens": [8, 16], "ms": {"LSTM": [1.0, 1.0]}, "bytes": {"LSTM": [4, 4]}}
     results.plot_language_models(curves, tmp_path / "models.png")
