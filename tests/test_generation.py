@@ -327,6 +327,12 @@ def test_outputs_hold_what_transformers_would(model):
     plain = plain_class(**{field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)})
     assert list(outputs) == list(plain) and "loss" not in outputs
     assert all(one is other for one, other in zip(outputs.to_tuple(), plain.to_tuple(), strict=True))
+    # As accelerate makes one of another, with numbers of another type.
+    for again in (type(outputs)(dict(outputs)), type(outputs)(list(outputs.items()))):
+        assert list(again) == list(outputs) and again[0] is outputs[0] and again["logits"] is outputs.logits
+    assert not type(outputs)() and list(type(outputs)(None, outputs.logits)) == ["logits"]
+    with pytest.raises(KeyError):
+        outputs["loss"]
     outputs.loss = torch.zeros(())
     assert outputs["loss"] is outputs.loss
     outputs.note = 1

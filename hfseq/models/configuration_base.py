@@ -81,6 +81,10 @@ class SequenceConfig(PreTrainedConfig):
     )
     probabilities: ClassVar[tuple[str, ...]] = ("dropout", "embedding_dropout", "classifier_dropout")
 
+    # Read like any other object: the parent looks each name up among aliases and settings of single layers, which
+    # these configs do not have, and a step of generation reads dozens of fields.
+    __getattribute__ = object.__getattribute__
+
     vocab_size: int = 8000
     hidden_size: int = 512
     embedding_size: int | None = None

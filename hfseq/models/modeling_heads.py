@@ -33,12 +33,12 @@ class OutputLayer(nn.Module):
         self.dropout = Dropout(config.dropout, config.variational_dropout)
         projects = config.tie_word_embeddings and config.embedding_size != config.hidden_size
         self.width = config.embedding_size if projects else config.hidden_size
-        self.project = nn.Linear(config.hidden_size, self.width, bias=False) if projects else nn.Identity()
+        self.project = nn.Linear(config.hidden_size, self.width, bias=False) if projects else None
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Map `[B, T, hidden_size]` to what `lm_head` takes; the hidden states after dropout come second."""
-        dropped = self.dropout(hidden)
-        return self.project(dropped), dropped
+        dropped = self.dropout(hidden) if self.training else hidden
+        return dropped if self.project is None else self.project(dropped), dropped
 
 
 class SequenceGenerationMixin(GenerationMixin):
@@ -60,7 +60,9 @@ class SequenceGenerationMixin(GenerationMixin):
         the signature of `forward`, which takes longer than some of a step's layers.
         """
         own: Any = self
-        if is_first_iteration or not next_sequence_length or past_key_values is None or input_ids.device != own.device:
+        # Of one weight: `own.device` goes through the modules.
+        here = input_ids.device == own.lm_head.weight.device
+        if is_first_iteration or not next_sequence_length or past_key_values is None or not here:
             return super().prepare_inputs_for_generation(  # type: ignore[misc]
                 input_ids,
                 next_sequence_length=next_sequence_length,
@@ -625,7 +627,7 @@ def steps_to_keep(values: Tensor, keep: int | Tensor) -> Tensor:
         ValueError: If marks are not of this shape.
     """
     if isinstance(keep, int):
-        return values[:, -keep:]
+        return values[:, -keep:] if keep else values
     if keep.dtype != torch.bool:
         return values[:, keep]
     if keep.shape != values.shape[:2]:
