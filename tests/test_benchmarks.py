@@ -68,7 +68,7 @@ def test_the_table(tmp_path):
     assert "- command: `make bench`" in text
     assert "| loss | 75.0% | 0.0% |" in text and "| rest | 25.0% | 100.0% |" in text
     assert "60%" in text and "| output layer | 10 × 20 × 30 | 2 | 100.0% | 50 |" in text
-    assert "On a GPU" not in text
+    assert "### On a GPU" not in text
     gpu = {"cuda": ({"device": "H"}, [timing.Row("speed", "loop", 2.0, [9.0])])}
     results.write_results(tables | gpu, [limit()], profiles, tmp_path)
     below = (tmp_path / "RESULTS.md").read_text(encoding="utf-8").partition("### On a GPU")[2]
