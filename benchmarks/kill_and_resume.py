@@ -134,6 +134,8 @@ def main() -> int:
     parser.add_argument("recipe", nargs="?", default=str(RECIPES / "language_modeling.py"))
     args, flags = parser.parse_known_args()
     command = [args.recipe, *flags, "--use_cpu", "true", "--disable_tqdm", "true"]
+    if "--early_stopping_patience" not in flags:
+        command += ["--early_stopping_patience", "0"]  # it is to train that long
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "--max_steps" in flags:
