@@ -87,7 +87,7 @@ def valid_steps(mask: Tensor | None, batch: int, length: int, past: int, name: s
     if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] not in (length, past + length):
         expected = f"({batch}, {length})" + (f" or ({batch}, {past + length})" if past else "")
         raise ValueError(f"{name} has shape {tuple(mask.shape)}, expected {expected}")
-    return mask[:, -length:] != 0
+    return (mask if mask.shape[1] == length else mask[:, -length:]) != 0
 
 
 def end_positions(mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -164,6 +164,7 @@ class RecurrentStack(nn.Module):
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
+        self.bidirectional, self.layer_norm = bidirectional, layer_norm
         self.num_states = 2 if cell == "lstm" else 1
         self.hidden_size = hidden_size // (2 if bidirectional else 1)
         self.dropout = Dropout(dropout, locked)
@@ -185,7 +186,7 @@ class RecurrentStack(nn.Module):
         """Draw the masks for a batch of inputs `[B, T, I]`."""
         if not self.training:
             return self.silence
-        size = self.hidden_size * (2 if self.backward_layers else 1)
+        size = self.hidden_size * (2 if self.bidirectional else 1)
         like = inputs.new_empty(inputs.shape[0], 1, size)
         layers = [*self.forward_layers, *self.backward_layers]
         return Noise(
@@ -222,35 +223,28 @@ class RecurrentStack(nn.Module):
         alignment = align(mask) if mask is not None and mask.shape[1] > 1 else None
         values = inputs if alignment is None else permute_steps(inputs, alignment.order, alignment.restore)
         outputs, new_states = [], []
-        for index in range(len(self.forward_layers)):
+        hold = alignment if return_states else None
+        for index, layer in enumerate(self.forward_layers):
             if index:
                 values = self.dropout(values, noise.between[index - 1])
-            values, new_state = self._run_layer(index, values, states[index], alignment, return_states, noise.weights)
+            below = values
+            values, *new_state = layer(values, hold, noise.weights[index], *states[index])
+            if self.bidirectional:
+                back = self._run_back(index, below, alignment, noise)
+                values = torch.cat([values, back], dim=-1)
+            if self.layer_norm:
+                values = self.norms[index](values)
             output = values
             if alignment is not None:
                 output = permute_steps(values, alignment.restore, alignment.order)
             elif mask is not None:
-                new_state = tuple(
-                    torch.where(mask, new, old) for new, old in zip(new_state, states[index], strict=True)
-                )
+                new_state = [torch.where(mask, new, old) for new, old in zip(new_state, states[index], strict=True)]
             outputs.append(output if mask is None else output.masked_fill(~mask.unsqueeze(-1), 0.0))
-            new_states.append(new_state)
+            new_states.append(tuple(new_state))
         return outputs, new_states if return_states else None
 
-    def _run_layer(
-        self,
-        index: int,
-        values: Tensor,
-        state: State,
-        alignment: Alignment | None,
-        return_states: bool,
-        weights: list[Tensor | None],
-    ) -> tuple[Tensor, State]:
-        hold = alignment if return_states else None
-        output, *new_state = self.forward_layers[index](values, hold, weights[index], *state)
-        if self.backward_layers:
-            back = turned_around(values, alignment)
-            back, *_ = self.backward_layers[index](back, None, weights[len(self.forward_layers) + index])
-            back = turned_around(back, alignment)
-            output = torch.cat([output, back], dim=-1)
-        return self.norms[index](output) if self.norms else output, tuple(new_state)
+    def _run_back(self, index: int, values: Tensor, alignment: Alignment | None, noise: Noise) -> Tensor:
+        """Output `[B, T, H]` of the right-to-left direction of a layer."""
+        weight = noise.weights[len(self.forward_layers) + index]
+        back, *_ = self.backward_layers[index](turned_around(values, alignment), None, weight)
+        return turned_around(back, alignment)
