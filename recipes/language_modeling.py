@@ -54,6 +54,7 @@ from hfseq.training.search import parse_space, report_search, search
 
 DEMO = Path(__file__).parent / "configs" / "language_modeling_demo.yaml"
 KINDS = (ModelArguments, TextArguments, LanguageModelingArguments)
+FINAL_WINDOW = 1000  # tokens that the final test reads at once
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -98,12 +99,18 @@ def main(argv: list[str] | None = None) -> None:
 
     # 4. Encoding: one sequence of tokens for each text, cut into windows.
     prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
+    PartialState().wait_for_everyone()  # the first process makes the folder, in which each may keep its tokens
     folders = {"train": args.output_dir} if data_args.streaming else {}  # for tokens that memory may not hold
     encoded = {name: encode_text(rows[column], tokenizer, folders.get(name)) for name, rows in splits.items()}
     say(", ".join(f"{name} {len(text.ids):,} tokens, {text.words:,} words" for name, text in encoded.items()))
     world, rank = args.world_size, args.process_index
     windows = partial(TokenWindows, length=data_args.block_size, pad_id=tokenizer.pad_token_id or 0)
     carry = data_args.carry_state and carries_state(model)
+    # A state has read any number of tokens; a Transformer has positions for so many.
+    longest = (None if carry else getattr(model.config, "max_position_embeddings", None)) or FINAL_WINDOW
+    if data_args.block_size > longest and not carry:
+        raise InputError(f"--block_size {data_args.block_size}: the model reads at most {longest} tokens at once")
+    in_one = partial(windows, columns=1, length=min(longest, FINAL_WINDOW))
 
     # 5. Training, or a search for the best way to train.
     if train:
@@ -140,13 +147,13 @@ def main(argv: list[str] | None = None) -> None:
     name = "test" if "test" in encoded else "validation"
     text = encoded[name]
     model.to(args.device)
-    total, count = text_loss(model, windows(text.ids, columns=1, length=1000), carry=carry)
+    total, count = text_loss(model, in_one(text.ids), carry=carry)
     systems = {"model": perplexities(total, count, text.words)}
     if data_args.cache_size:
         read = partial(cached_scores, model, size=data_args.cache_size, carry=carry)
-        strongest, weight = read(windows(encoded["validation"].ids, columns=1, length=1000), flatness=FLATNESS).best()
+        strongest, weight = read(in_one(encoded["validation"].ids), flatness=FLATNESS).best()
         chosen = FLATNESS[strongest]
-        total = read(windows(text.ids, columns=1, length=1000), flatness=[chosen]).total(0, weight)
+        total = read(in_one(text.ids), flatness=[chosen]).total(0, weight)
         systems["cache"] = perplexities(total, count, text.words)
         say(f"continuous cache of {data_args.cache_size} tokens: flatness {chosen}, weight {weight} on validation")
     if train:

@@ -183,7 +183,9 @@ def main(argv: list[str] | None = None) -> None:
         tokenizer.save_pretrained(args.output_dir)
         save_results(args.output_dir, {f"{name}_{key}": value for key, value in results.items()})
         texts = (rows[source], rows[target], predictions)
-        write_reports(args.output_dir, plain_model, tokenizer, progress.log, texts, metric="rouge1", prefix=prefix)
+        limits = (data_args.max_source_length, data_args.max_target_length)
+        options = {"limits": limits, "prefix": prefix}
+        write_reports(args.output_dir, plain_model, tokenizer, progress.log, texts, metric="rouge1", **options)
         print(f"\n{name}: {len(rows)} texts, beam {data_args.num_beams}\n{table}\n")
         print(f"{examples([shorten(text, 200) for text in rows[source]], predictions)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")

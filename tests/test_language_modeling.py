@@ -11,14 +11,22 @@ import recipe_runs
 import torch
 from recipe_runs import Killed, assert_close, assert_equal, kill_after_checkpoint, load, results, run_two, weights
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, pipeline, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    TrainingArguments,
+    pipeline,
+    set_seed,
+)
 
 from hfseq import LstmConfig
 from hfseq.data.errors import InputError
 from hfseq.data.texts import encode_text
 from hfseq.data.windows import TokenWindows
 from hfseq.training.checkpoints import last_complete_checkpoint
-from hfseq.training.language_modeling import next_words, text_loss, unigram_loss
+from hfseq.training.language_modeling import LanguageModelingTrainer, next_words, text_loss, unigram_loss
 
 RECIPE = load("language_modeling")
 SIZES = {"hidden_size": 12, "embedding_size": 12, "dropout": 0.0}
@@ -245,12 +253,26 @@ def test_it_goes_on_with_a_text(trained, capsys):
 
 def test_a_transformer_reads_each_window_on_its_own(data, trained, tmp_path, capsys):
     tokenizer = AutoTokenizer.from_pretrained(trained)
-    config = GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=1024)
+    # Fewer positions than the final test of a state reads at once.
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=8, n_layer=1, n_head=1, n_positions=64)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt")
     tokenizer.save_pretrained(tmp_path / "gpt")
     output = start(data, tmp_path / "run", model_name_or_path=tmp_path / "gpt", config_overrides="{}")
     assert "not carried" in capsys.readouterr().out
     assert 1 < results(output)["test_perplexity"] < 30
+    with pytest.raises(InputError, match="--block_size 65: the model reads at most 64 tokens at once"):
+        start(data, tmp_path / "more", model_name_or_path=tmp_path / "gpt", config_overrides="{}", block_size=65)
+
+
+@pytest.mark.parametrize("carry", [True, False])
+def test_a_carried_state_stays_on_one_gpu(carry, tmp_path):
+    """The Trainer would put the model on all that a process sees, and split the batches, but not the state."""
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
+    assert args.n_gpu <= 1
+    args._n_gpu = 2
+    model = AutoModelForCausalLM.from_config(LstmConfig(vocab_size=9, hidden_size=4))
+    trainer = LanguageModelingTrainer(model=model, args=args, carry=carry, words=1)
+    assert trainer.args.n_gpu == (1 if carry else 2)
 
 
 def test_a_stream_gives_the_same_model(data, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,12 @@ def test_from_a_checkpoint(kind, data, tmp_path, capsys, caplog):
         assert pipeline("translation", model=str(output), device="cpu")("Hund ist rot")
     # The same optimizer groups too: norms and biases without decay.
     assert_close(*map(weights, outputs), tolerance=1e-4)
+    # A source of more tokens than a Transformer has positions is cut for the picture, too.
+    if kind == "bart":
+        long = write_pairs(tmp_path / "longer", [("Hund " * 80, "dog")] * 2)
+        flags |= {"test_file": long, "max_source_length": 60, "max_steps": 1}
+        for driver in DRIVERS:
+            assert (start(driver, data, tmp_path / f"{driver}_long", **flags) / "alignment.png").exists()
     # Tied weights are not missing.
     assert "missing keys" not in caplog.text + capsys.readouterr().err
 
@@ -289,7 +296,8 @@ def test_early_stopping(driver, data, tmp_path, monkeypatch):
         return dict.fromkeys(("bleu", "chrf", "exact_match"), float(value))
 
     monkeypatch.setattr(RECIPES[driver], "score_translations", score)
-    output = start(driver, data, tmp_path / "out", num_train_epochs=9, early_stopping_patience=2)
+    flags = {"num_train_epochs": 9, "early_stopping_patience": 2, "save_total_limit": 2}
+    output = start(driver, data, tmp_path / "out", **flags)
     # Three evaluations.
     assert next(falling) == 60
     # Four steps an epoch; the first was the best, stays, and is the result.
@@ -299,6 +307,19 @@ def test_early_stopping(driver, data, tmp_path, monkeypatch):
         best = torch.load(output / "checkpoint-4" / "pytorch_model.bin")
     for name, tensor in weights(output).items():
         assert torch.equal(tensor, best[name])
+    # In another place, with more patience, it goes on for two evaluations; the best one is beside the checkpoint.
+    moved = output.rename(tmp_path / "moved")
+    flags |= {"early_stopping_patience": 4, "resume_from_checkpoint": moved / "checkpoint-12"}
+    again = start(driver, data, tmp_path / "again", **flags)
+    assert next(falling) == 30
+    assert_equal(weights(again), {name: best[name] for name in weights(again)})
+    # What goes on from there knows where the best one was.
+    flags["resume_from_checkpoint"] = "last"
+    start(driver, data, again, **flags)
+    assert_equal(weights(again), {name: best[name] for name in weights(again)})
+    shutil.rmtree(moved / "checkpoint-4")
+    with pytest.raises(InputError, match="the best checkpoint of its run, checkpoint-4, is not beside it"):
+        start(driver, data, again, **flags)
 
 
 # Resuming

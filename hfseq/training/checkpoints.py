@@ -101,6 +101,28 @@ def remove_checkpoint(checkpoint: str | os.PathLike) -> None:
     shutil.rmtree(checkpoint, ignore_errors=True)
 
 
+def best_checkpoint(checkpoint: str | os.PathLike, step: int, folder: str | os.PathLike) -> Path:
+    """Where the best checkpoint of a run is that goes on from one of its checkpoints.
+
+    Args:
+        checkpoint: What it goes on from; the best one may lie beside it, since a folder of checkpoints may be moved.
+        step: Of the best one.
+        folder: Where it was when `checkpoint` was written.
+
+    Raises:
+        InputError: It is in neither place.
+    """
+    name = f"checkpoint-{step}"
+    places = [Path(checkpoint).parent / name, Path(folder) / name]
+    for path in places:
+        if is_complete(path):
+            return path
+    raise InputError(
+        f"{checkpoint}: the best checkpoint of its run, {name}, is not beside it; copy it there, or take "
+        "another checkpoint to go on from"
+    )
+
+
 def rotate_checkpoints(
     output_dir: str | os.PathLike, total_limit: int | None, *, newest: int, best: int | None = None
 ) -> None:

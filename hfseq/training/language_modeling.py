@@ -81,10 +81,14 @@ class LanguageModelingTrainer(SequenceTrainer):
         *args: as `SequenceTrainer`.
         carry: Whether the state is carried, in training and evaluation; else each window is read on its own.
         words: Number of words of the validation text.
-        **kwargs: as `SequenceTrainer`; `train_dataset` and `eval_dataset` are `TokenWindows` of this process.
+        **kwargs: as `SequenceTrainer`; `train_dataset` and `eval_dataset` are `TokenWindows` of this process. Of
+            several GPUs of one process it takes the first, if the state is carried; `torchrun` has one for each.
     """
 
     def __init__(self, *args: Any, carry: bool, words: int, **kwargs: Any):
+        if carry and kwargs["args"].n_gpu > 1:
+            # The Trainer would split each batch over the GPUs of this process, but not the state that it starts from.
+            kwargs["args"]._n_gpu = 1
         super().__init__(*args, **kwargs)
         self.carry, self.words = carry, words
         self._state: Cache | None = None

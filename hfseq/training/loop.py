@@ -21,7 +21,13 @@ from hfseq.data.streaming import BatchStream, stream_loader
 from hfseq.training.arguments import RecipeArguments
 from hfseq.training.averaging import last_checkpoints, load_average
 from hfseq.training.callbacks import StopOnNaN, check_finite
-from hfseq.training.checkpoints import epoch_batches, load_checkpoint, load_stream, save_checkpoint
+from hfseq.training.checkpoints import (
+    best_checkpoint,
+    epoch_batches,
+    load_checkpoint,
+    load_stream,
+    save_checkpoint,
+)
 from hfseq.training.cli import explicit_fields
 from hfseq.training.curves import new_curve_warnings
 from hfseq.training.hub import open_repository
@@ -247,6 +253,7 @@ class Progress:
         self.epoch, self.step, self.log = 0, 0, []  # type: ignore[var-annotated]
         self.best: float | None = None
         self.best_step: int | None = None
+        self.best_folder = str(args.output_dir)  # where the checkpoint of that step is
         self.worse = 0
         self.stop_on_nan = StopOnNaN()
         # Below 1 it is a share of all steps.
@@ -329,9 +336,10 @@ class Progress:
         score = scores[str(self.args.metric_for_best_model).removeprefix("eval_")]
         if self.best is None or (score > self.best if self.args.greater_is_better else score < self.best):
             self.best, self.best_step, self.worse = score, self.step, 0
+            self.best_folder = str(self.args.output_dir)
         else:
             self.worse += 1
-        names = ("epoch", "step", "log", "best", "best_step", "worse")
+        names = ("epoch", "step", "log", "best", "best_step", "best_folder", "worse")
         state = {name: getattr(self, name) for name in names}
         state["running"] = self.accelerator.reduce(self.running, "mean").item()
         save_checkpoint(
@@ -346,13 +354,19 @@ class Progress:
         )
 
     def resume(self, checkpoint: str, stream: BatchStream | None = None) -> None:
-        """Go on from a checkpoint: model, optimizer, schedule, random numbers, the stream and this."""
+        """Go on from a checkpoint: model, optimizer, schedule, random numbers, the stream and this.
+
+        Raises:
+            InputError: It is not a complete checkpoint, or the best one of its run is nowhere to be found.
+        """
         if stream is not None:
             load_stream(stream, checkpoint, self.accelerator.process_index)
         state = load_checkpoint(self.accelerator, checkpoint)
         self.running.fill_(state.pop("running"))
         for name, value in state.items():
             setattr(self, name, value)
+        if self.best_step is not None:
+            self.best_folder = str(best_checkpoint(checkpoint, self.best_step, self.best_folder).parent)
         self.bar.n = self.bar.initial = self.step
 
     def load_result(self, model: torch.nn.Module) -> None:
@@ -366,4 +380,4 @@ class Progress:
         if count := self.args.average_checkpoints:
             load_average(self.accelerator.unwrap_model(model), last_checkpoints(output_dir, count))
         else:
-            load_checkpoint(self.accelerator, Path(output_dir) / f"checkpoint-{self.best_step}")
+            load_checkpoint(self.accelerator, Path(self.best_folder) / f"checkpoint-{self.best_step}")

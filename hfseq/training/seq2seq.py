@@ -152,9 +152,12 @@ def write_reports(
     texts: tuple[Sequence[str], Sequence[str], Sequence[str]],
     *,
     metric: str,
+    limits: tuple[int, int],
     prefix: str = "",
 ) -> None:
     """Write `samples.txt`, `predictions.txt`, `learning_curve.png` and `alignment.png` into `output_dir`.
+
+    A line of `predictions.txt` is one prediction: ends of lines in it become spaces.
 
     Args:
         output_dir: The directory.
@@ -163,24 +166,38 @@ def write_reports(
         log_history: As the Trainer keeps it; empty for no learning curve.
         texts: Sources, references and predictions.
         metric: Drawn beside the losses.
+        limits: Tokens after which a source and a target are cut; a Transformer may not read longer ones.
         prefix: Text before every source.
     """
     root = Path(output_dir)
     sources, references, predictions = texts
     write_samples(root / "samples.txt", sources, references, predictions)
-    (root / "predictions.txt").write_text("".join(f"{line}\n" for line in predictions), encoding="utf-8")
+    lines = (" ".join(text.splitlines()) + "\n" for text in predictions)
+    (root / "predictions.txt").write_text("".join(lines), encoding="utf-8")
     if log_history:
         plot_learning_curve(log_history, root / "learning_curve.png", metric=metric)
     row = next((i for i, text in enumerate(predictions) if 20 <= len(text) <= 80), 0)
-    weights, source_tokens, target_tokens = align_texts(model, tokenizer, prefix + sources[row], predictions[row])
+    pair = (prefix + sources[row], predictions[row])
+    weights, source_tokens, target_tokens = align_texts(model, tokenizer, *pair, limits=limits)
     plot_alignment(weights, source_tokens, target_tokens, root / "alignment.png")
 
 
 @torch.no_grad()
 def align_texts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, target: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    target: str,
+    limits: tuple[int | None, int | None] = (None, None),
 ) -> tuple[Any, list[str], list[str]]:
     """Attention of each target token over the source tokens, the mean over heads of the last layer.
+
+    Args:
+        model: A sequence-to-sequence model.
+        tokenizer: Its tokenizer.
+        source: A text.
+        target: Its translation, say.
+        limits: Tokens after which the two are cut; None for no such limit.
 
     Returns:
         Weights `[target, source]` as an array, and both lists of tokens.
@@ -188,8 +205,9 @@ def align_texts(
     # Only eager attention of a Transformer returns its weights; a recurrent model always can.
     model.set_attn_implementation("eager")
     model.eval()
-    encoded = tokenizer(source, return_tensors="pt").to(model.device)
-    labels = tokenizer(text_target=target, return_tensors="pt")["input_ids"].to(model.device)
+    options = [{"max_length": limit, "truncation": limit is not None, "return_tensors": "pt"} for limit in limits]
+    encoded = tokenizer(source, **options[0]).to(model.device)
+    labels = tokenizer(text_target=target, **options[1])["input_ids"].to(model.device)
     outputs = model(
         input_ids=encoded["input_ids"],
         attention_mask=encoded["attention_mask"],

@@ -602,8 +602,9 @@ class Seq2Seq(Task):
     def report(self, model: PreTrainedModel, log: list[dict[str, Any]], split: str, decisions: Sequence[Any]) -> None:
         """With an alignment."""
         texts = (self.sources(split), self.show(self.references[split]), decisions)
+        limits = (self.data_args.max_source_length, self.data_args.max_target_length)
         output_dir, prefix = str(self.args.output_dir), self.data_args.source_prefix
-        write_reports(output_dir, model, self.tokenizer, log, texts, metric=self.metric, prefix=prefix)
+        write_reports(output_dir, model, self.tokenizer, log, texts, metric=self.metric, limits=limits, prefix=prefix)
 
 
 TASKS: dict[str, type[Task]] = {

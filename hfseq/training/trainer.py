@@ -22,6 +22,7 @@ from hfseq.training.arguments import RecipeArguments
 from hfseq.training.averaging import last_checkpoints, load_average
 from hfseq.training.callbacks import StopOnNaN, check_finite
 from hfseq.training.checkpoints import (
+    best_checkpoint,
     find_checkpoint,
     load_stream,
     mark_complete,
@@ -88,8 +89,9 @@ class SequenceTrainer(Trainer):
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        stops_early = any(isinstance(callback, EarlyStoppingCallback) for callback in self.callback_handler.callbacks)
-        if stops_early and self.args.eval_strategy == IntervalStrategy.NO:
+        stopper = self._early_stopper()
+        self._patience = None if stopper is None else stopper.early_stopping_patience
+        if stopper is not None and self.args.eval_strategy == IntervalStrategy.NO:
             raise InputError(
                 "--early_stopping_patience needs evaluations, but --eval_strategy is no; give steps or epoch"
             )
@@ -101,6 +103,10 @@ class SequenceTrainer(Trainer):
         self.stop_on_nan = StopOnNaN()
         self.add_callback(self.stop_on_nan)
         self._stopped_early = False
+        self._best: str | None = None
+
+    def _early_stopper(self) -> EarlyStoppingCallback | None:
+        return next((one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)), None)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         if self.max_tokens is None:
@@ -167,20 +173,32 @@ class SequenceTrainer(Trainer):
             ignore_keys_for_eval: as `Trainer.train`.
 
         Raises:
-            InputError: the directory is not a complete checkpoint, or the loss or the weights are not finite.
+            InputError: the directory is not a complete checkpoint, or the best one of its run, which the result would
+                be, is nowhere to be found; or the loss or the weights are not finite.
         """
-        self._stopped_early = False
+        self._stopped_early, self._best = False, None
         wanted = "last" if resume_from_checkpoint is True else resume_from_checkpoint or None
         self._checkpoint = checkpoint = find_checkpoint(str(self.args.output_dir), wanted)
         if checkpoint is not None:
             # Patience is a callback's state, which the Trainer saves but by default does not restore.
             self.args.restore_callback_states_from_checkpoint = True
             saved = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
-            control: dict[str, Any] = saved.stateful_callbacks["TrainerControl"]
-            self._stopped_early = control["args"]["should_training_stop"] and saved.global_step < saved.max_steps
+            # It had no better score for as long as this run, which may have another patience, is to wait.
+            stopper = saved.stateful_callbacks.get("EarlyStoppingCallback", {})
+            waited = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
+            self._stopped_early = self._patience is not None and waited >= self._patience
+            if saved.best_model_checkpoint and self.args.load_best_model_at_end:
+                best = Path(saved.best_model_checkpoint)
+                step = int(best.name.rpartition("-")[2])
+                self._best = str(best_checkpoint(checkpoint, step, best.parent))
         return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        if self._best is not None:
+            # The checkpoint that was loaded brought its own path and patience with it.
+            self.state.best_model_checkpoint, self._best = self._best, None
+        if (stopper := self._early_stopper()) is not None and self._patience is not None:
+            stopper.early_stopping_patience = self._patience
         # Killed between its last checkpoint and its end, the run has nothing left to train; the Trainer would take
         # one more step before it looked.
         if self._stopped_early or self.state.global_step >= self.state.max_steps:
