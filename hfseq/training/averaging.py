@@ -6,6 +6,7 @@ normalisation are averaged as they are, not measured again.
 """
 
 import json
+import logging
 import os
 import pickle
 from collections.abc import Iterator, Sequence
@@ -24,23 +25,25 @@ from transformers.utils import (
 from hfseq.data.errors import InputError
 from hfseq.training.checkpoints import _checkpoints, is_complete
 
+logger = logging.getLogger(__name__)
+
 
 def last_checkpoints(output_dir: str | os.PathLike, n: int) -> list[str]:
-    """The last `n` complete checkpoints of `output_dir`, oldest first.
+    """The last `n` complete checkpoints of `output_dir`, oldest first; all, with a warning, where there are fewer.
 
-    The rotation always keeps the best checkpoint: with `save_total_limit` at `n`, an early best one is among them.
+    The rotation always keeps the best checkpoint: with `save_total_limit` at `n`, an early best one is among them. A
+    run that stopped early may have fewer, which is no reason to lose its result.
 
     Raises:
-        InputError: `n` is below 1, or there are fewer.
+        InputError: `n` is below 1, or there is none.
     """
     if n < 1:
         raise InputError(f"cannot average {n} checkpoints; give 1 or more")
     complete = [str(path) for _, path in _checkpoints(output_dir) if is_complete(path)]
+    if not complete:
+        raise InputError(f"cannot average the last {n} checkpoints: {output_dir} has no complete one")
     if len(complete) < n:
-        raise InputError(
-            f"cannot average the last {n} checkpoints: {output_dir} has {len(complete)} complete ones; "
-            f"--save_total_limit must be at least {n}, and as many must be saved"
-        )
+        logger.warning("%s has %d complete checkpoints; the mean is of these, not of %d", output_dir, len(complete), n)
     return complete[-n:]
 
 

@@ -373,7 +373,7 @@ class Progress:
         """Close the bar, and load the weights of the best evaluation, or the mean of several if that is wanted.
 
         Raises:
-            InputError: If there are fewer checkpoints than are to be averaged.
+            InputError: If there is no checkpoint to average.
         """
         self.bar.close()
         output_dir = str(self.args.output_dir)

@@ -237,7 +237,7 @@ class SequenceTrainer(Trainer):
             finish: makes of the trained model the one that is kept: without adapters, say.
 
         Raises:
-            InputError: as `train`, and if there are fewer checkpoints.
+            InputError: as `train`, and if there is no checkpoint to average.
         """
         training = self.train(resume_from_checkpoint=checkpoint)
         if average:
@@ -246,7 +246,7 @@ class SequenceTrainer(Trainer):
             scores = self.evaluate()
             name = str(self.args.metric_for_best_model).removeprefix("eval_")
             best = "" if self.state.best_metric is None else f"; the best one has {self.state.best_metric:.4g}"
-            say(f"mean of the last {average} checkpoints: {name} {scores[f'eval_{name}']:.4g}{best}")
+            say(f"mean of the last {len(directories)} checkpoints: {name} {scores[f'eval_{name}']:.4g}{best}")
         if finish is not None:
             self.model = self.model_wrapped = finish(self.accelerator.unwrap_model(self.model))
         self.save_model()
