@@ -186,6 +186,32 @@ def test_classes_of_a_data_set(tmp_path):
         read_stream(columns=("text", "stars"), dataset_name=str(tmp_path / "data"))
 
 
+@pytest.mark.parametrize("read", [read_splits, read_stream])
+def test_a_test_split_that_keeps_its_labels_to_itself(read, tmp_path, caplog):
+    """As those of GLUE; training rows without any are a mistake."""
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])}
+    )
+
+    def rows(*labels):
+        return datasets.Dataset.from_dict({"text": ["a"] * len(labels), "label": list(labels)}, features)
+
+    def load(**splits):
+        datasets.DatasetDict(splits).save_to_disk(tmp_path / "data")
+        return read(columns=("text", "label"), label_columns=("label",), dataset_name=str(tmp_path / "data"))
+
+    splits = load(train=rows(1, 0), dev=rows(0, -1), test=rows(-1, -1, -1))
+    assert list(splits) == ["train", "validation"] and len(splits["validation"]) == 1
+    told = f"{tmp_path}/data [test]: left out: none of 3 rows has a label in label"
+    assert [message for message in caplog.messages if "label" in message] == [told]
+    splits = load(train=rows(1, 0), dev=rows(0), test=rows(-1, 1))
+    assert splits["test"].to_list() == [{"text": "a", "label": "pos"}]
+    with pytest.raises(InputError, match="split train: empty: none of 2 rows has text in text and label"):
+        load(train=rows(-1, -1), dev=rows(0))
+    with pytest.raises(InputError, match="data.*labels" if read is read_splits else "without training data"):
+        load(test=rows(-1))
+
+
 @pytest.mark.parametrize(
     ("labels", "options"),
     [

@@ -74,7 +74,9 @@ def read_splits(
         keep_empty: Whether empty rows stay: running text has empty lines.
 
     Returns:
-        `train`, `validation` and `test`, as far as they were given or are in `dataset_name`. None is empty.
+        `train`, `validation` and `test`, as far as they were given or are in `dataset_name`. None is empty. A split of
+        `dataset_name` other than `train` in which no row has a class is left out, with a warning: the test splits of
+        GLUE keep theirs to themselves.
 
     Raises:
         InputError: For anything wrong with the flags, a file, a line, a column or a value.
@@ -86,7 +88,7 @@ def read_splits(
         if name is not None:
             splits[split] = read_file(name, f"--{split}_file", wanted, column_names, moses)
     if not splits:
-        raise InputError("no data: give --train_file or --dataset_name")
+        raise InputError(f"no data: give --train_file or --dataset_name{' with labels' if dataset_name else ''}")
     return datasets.DatasetDict(splits)
 
 
@@ -171,6 +173,19 @@ def drop_empty(dataset: datasets.Dataset, columns: Columns, name: str, source: s
         return dataset
     report_dropped(name, len(dropped), dropped[:5] + 1, len(dataset))
     return dataset.select(np.flatnonzero(filled))
+
+
+def has_labels(dataset: datasets.Dataset, columns: Columns, name: str) -> bool:
+    """Whether the rows of a split have classes; where none has one in a column of them, reports the split as `name`.
+
+    Such a split is left out. One without rows is not: that is a mistake, which `drop_empty` refuses.
+    """
+    table = dataset.with_format("arrow")[:]
+    for column in columns:
+        if column in columns.labels and len(dataset) and not _filled(table[column]).any():
+            logger.warning("%s: left out: none of %d rows has a label in %s", name, len(dataset), column)
+            return False
+    return True
 
 
 def report_dropped(name: str, count: int, first: Iterable[int], rows: int) -> None:
@@ -430,10 +445,13 @@ def _pick_arrow(source: str, table: pa.Table, names: Sequence[str], columns: Col
 
 
 def _read_hub(name: str, config: str | None, columns: Columns) -> dict[str, datasets.Dataset]:
-    return {
-        split: _pick_hub(data, columns, f"{name} [{alias}]", f"--dataset_name {name}, split {alias}")
-        for split, (alias, data) in load_hub(name, config, streaming=False).items()
-    }
+    splits = {}
+    for split, (alias, data) in load_hub(name, config, streaming=False).items():
+        source = f"--dataset_name {name}, split {alias}"
+        rows = _pick_hub(data, columns, source)
+        if split == "train" or has_labels(rows, columns, f"{name} [{alias}]"):
+            splits[split] = drop_empty(rows, columns, f"{name} [{alias}]", source)
+    return splits
 
 
 def load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tuple[str, Any]]:
@@ -469,7 +487,7 @@ def load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tup
     return splits
 
 
-def _pick_hub(dataset: datasets.Dataset, columns: Columns, name: str, source: str) -> datasets.Dataset:
+def _pick_hub(dataset: datasets.Dataset, columns: Columns, source: str) -> datasets.Dataset:
     names = dataset.column_names
     if not set(columns) <= set(names) and _TRANSLATION in names:
         dataset = dataset.select_columns(_TRANSLATION).flatten()
@@ -482,8 +500,7 @@ def _pick_hub(dataset: datasets.Dataset, columns: Columns, name: str, source: st
         kind = _check_kind(source, columns, column, dataset.data.schema.field(column).type)
         text = datasets.Value("string")
         features[column] = datasets.List(text) if pa.types.is_list(kind) else text
-    dataset = dataset.cast(datasets.Features(features))
-    return drop_empty(dataset, columns, name, source)
+    return dataset.cast(datasets.Features(features))
 
 
 def _name_classes(dataset: datasets.Dataset, columns: Columns) -> datasets.Dataset:

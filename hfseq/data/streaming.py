@@ -19,7 +19,9 @@ from .reading import (
     Columns,
     check_row,
     check_sources,
+    drop_empty,
     file_rows,
+    has_labels,
     load_hub,
     one_line,
     read_file,
@@ -106,11 +108,13 @@ def _read_hub(name: str, config: str | None, columns: Columns, num_parts: int) -
         source = f"--dataset_name {name}, split {alias}"
         if isinstance(data, datasets.Dataset):
             data = data.to_iterable_dataset(num_shards=max(1, min(num_parts, len(data))))
-        part_of = functools.partial(_hub_part, data, columns, f"{name} [{alias}]", source)
         if split == "train":
+            part_of = functools.partial(_hub_part, data, columns, f"{name} [{alias}]", source)
             splits[split] = _to_dataset(part_of, columns, num_parts)
-        else:
-            splits[split] = datasets.Dataset(string_table(part_of(0, 1), columns))
+            continue
+        rows = datasets.Dataset(string_table(_hub_rows(data, columns, source), columns))
+        if has_labels(rows, columns, f"{name} [{alias}]"):
+            splits[split] = drop_empty(rows, columns, f"{name} [{alias}]", source)
     return splits
 
 
