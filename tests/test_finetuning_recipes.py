@@ -207,6 +207,32 @@ def test_plain_text_is_read_for_a_language_model(data, tmp_path):
     assert_equal(weights(plain), weights(rows))
 
 
+def scores(output):
+    return {name: value for name, value in results(output).items() if name.startswith("test_")}
+
+
+@pytest.mark.parametrize(("driver", "task"), [(TRAINER, "tagging"), (ACCELERATE, "language_modeling")])
+def test_a_tokenizer_without_a_pad_token(driver, task, data, tmp_path):
+    """As GPT-2's and Llama's: the end mark stands for it, and with neither there is no batch."""
+    tokenizer = AutoTokenizer.from_pretrained(data / "gpt2")
+    tokenizer.pad_token = None
+    model = AutoModelForCausalLM.from_pretrained(data / "gpt2")
+    model.config.pad_token_id = None
+    for part in (tokenizer, model):
+        part.save_pretrained(tmp_path / "gpt2")
+    flags = {"task": task, "model_name_or_path": tmp_path / "gpt2"}
+    output = start(driver, data, tmp_path / "run", **flags)
+    # The same model with a pad token of its own: which one it is makes no difference.
+    other = start(driver, data, tmp_path / "other", **flags | {"model_name_or_path": data / "gpt2"})
+    assert_close(weights(output), weights(other))
+    assert scores(output) == pytest.approx(scores(other), rel=1e-4)
+    assert AutoTokenizer.from_pretrained(output).pad_token == tokenizer.eos_token
+    tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(InputError, match="neither a pad token nor an end mark"):
+        start(driver, data, tmp_path / "neither", **flags)
+
+
 # Methods
 
 

@@ -21,7 +21,14 @@ from recipe_runs import (
     weights,
 )
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
-from transformers import AutoModelForSequenceClassification, BartConfig, BertConfig, pipeline
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BartConfig,
+    BertConfig,
+    GPT2Config,
+    pipeline,
+)
 
 from hfseq import GruConfig
 from hfseq.data.errors import InputError
@@ -174,6 +181,10 @@ def checkpoint(directory, kind, classes):
     if kind == "bert":
         sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
         config = BertConfig(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes, **common)
+    elif kind == "gpt2":  # neither it nor its tokenizer has a pad token
+        tokenizer.pad_token = None
+        drop = dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
+        config = GPT2Config(n_embd=8, n_layer=1, n_head=1, bos_token_id=1, eos_token_id=2, **drop, **common)
     elif kind == "bart":  # gives more than logits
         sizes = {f"{side}_{name}": 1 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")}
         ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
@@ -197,6 +208,17 @@ def test_from_a_checkpoint_both_drivers_agree(kind, data, tmp_path):
         config = AutoModelForSequenceClassification.from_pretrained(output).config
         assert list(config.id2label.values()) == ["so-so", "good", "bad"]
         assert any(not torch.equal(weights(model)[name], tensor) for name, tensor in weights(output).items())
+    assert_close(*map(weights, outputs), tolerance=1e-4)
+
+
+def test_a_checkpoint_without_a_pad_token(data, tmp_path):
+    """GPT-2's classifier reads the last token that is none, so its config has to know the one of the tokenizer."""
+    model = checkpoint(tmp_path / "start", "gpt2", ["so-so", "good", "bad"])
+    flags = {"model_name_or_path": model, "config_overrides": "{}"}
+    outputs = [start(driver, data, tmp_path / driver, **flags) for driver in DRIVERS]
+    for output in outputs:
+        config = AutoModelForSequenceClassification.from_pretrained(output).config
+        assert config.pad_token_id == AutoTokenizer.from_pretrained(output).pad_token_id == 2
     assert_close(*map(weights, outputs), tolerance=1e-4)
 
 

@@ -180,11 +180,28 @@ def _load_checkpoint(
         if lost := sorted(key for key in resized if key.startswith(f"{model.base_model_prefix}.")):
             raise InputError(f"--config_overrides: the checkpoint's {lost[0]} has another size; it would start anew")
         _check_characters(getattr(config, "char_encoder", None), tokenizer)
+        _ensure_padding(flag, model, tokenizer)
         return model, tokenizer, set(info["missing_keys"]) | resized
     except InputError:
         raise
     except (OSError, TypeError, ValueError, RuntimeError, StrictDataclassError, SafetensorError) as error:
         raise _not_loaded(name, error) from error
+
+
+def _ensure_padding(flag: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give a tokenizer without a pad token, such as GPT-2's or Llama's, its end mark for one: batches need it.
+
+    No loss counts padding and masks hide it, so that which token it is does not matter, except to classifiers that
+    read the last token that is not padding (`GPT2ForSequenceClassification`): they know it by the model's config.
+    """
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise InputError(f"{flag}: its tokenizer has neither a pad token nor an end mark (eos_token) to pad with")
+        tokenizer.pad_token = tokenizer.eos_token
+        # What the config may say is no token that this tokenizer pads with.
+        model.config.pad_token_id = None
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def _check_characters(encoder: str | None, tokenizer: PreTrainedTokenizerBase) -> None:
