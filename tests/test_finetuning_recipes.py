@@ -5,6 +5,7 @@ import io
 import json
 import math
 import random
+import shutil
 from functools import cache
 from pathlib import Path
 
@@ -231,6 +232,20 @@ def test_a_tokenizer_without_a_pad_token(driver, task, data, tmp_path):
     tokenizer.save_pretrained(tmp_path / "gpt2")
     with pytest.raises(InputError, match="neither a pad token nor an end mark"):
         start(driver, data, tmp_path / "neither", **flags)
+
+
+@pytest.mark.parametrize(
+    ("driver", "task", "model"), [(TRAINER, "language_modeling", "lm"), (ACCELERATE, "tagging", "gpt2")]
+)
+def test_a_tokenizer_that_pads_on_the_left(driver, task, model, data, tmp_path):
+    """Words and tokens are found at their places all the same, and the tokenizer keeps its side."""
+    shutil.copytree(data / model, tmp_path / "left")
+    tokenizer = AutoTokenizer.from_pretrained(data / model, padding_side="left")
+    tokenizer.save_pretrained(tmp_path / "left")
+    right = start(driver, data, tmp_path / "right", task=task, model_name_or_path=data / model)
+    left = start(driver, data, tmp_path / "run", task=task, model_name_or_path=tmp_path / "left")
+    assert scores(left) == pytest.approx(scores(right))
+    assert AutoTokenizer.from_pretrained(left).padding_side == "left"
 
 
 # Methods

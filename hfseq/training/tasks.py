@@ -1,5 +1,6 @@
 """What differs between the tasks of the fine-tuning recipes: rows, encoding, loss, scores, baseline."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -394,7 +395,7 @@ class Tagging(Task):
                 firsts.append([at for at, new in enumerate(first) if new])
             return {**encoded, "labels": labels, "firsts": firsts, "length": lengths}
 
-        self.collator = CheckedCollator(DataCollatorForTokenClassification(tokenizer), model)
+        self.collator = _token_collator(tokenizer, model)
         encoded = encode_splits(self.splits, encode, {"length": Limit("rows", "--max_length", limit)})
         self.firsts = {split: list(rows["firsts"]) for split, rows in encoded.rows.items()}
         for split, rows in encoded.rows.items():
@@ -479,7 +480,7 @@ class LanguageModeling(Task):
             }
 
         # Pads labels as the tokens of a tagger's rows are.
-        self.collator = CheckedCollator(DataCollatorForTokenClassification(tokenizer), model)
+        self.collator = _token_collator(tokenizer, model)
         config = model.config
         names = ("activation_regularization", "temporal_activation_regularization")
         self.own_loss = any(getattr(config, name, 0) for name in names) and not self.args.label_smoothing_factor
@@ -618,6 +619,17 @@ TASKS: dict[str, type[Task]] = {
 def _first(rows: datasets.Dataset, limit: int, seed: int) -> datasets.Dataset:
     """Some rows, drawn by the seed."""
     return rows.shuffle(seed=seed).select(range(min(limit, len(rows))))
+
+
+def _token_collator(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> CheckedCollator:
+    """Batches of rows with a label for each token, padded on the right whatever side the tokenizer pads on.
+
+    The raw predictions of a row are found by the places of its tokens, which must not depend on how long the other
+    rows of its batch are. A copy pads, so that the tokenizer that is saved keeps its side.
+    """
+    right = copy.copy(tokenizer)
+    right.padding_side = "right"
+    return CheckedCollator(DataCollatorForTokenClassification(right), model)
 
 
 def _words(value: str | Sequence[str]) -> Sequence[str]:
