@@ -27,7 +27,7 @@ from transformers import AutoModelForSequenceClassification, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.errors import InputError
-from hfseq.data.labels import encode_labels
+from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.reviews import review_rows
 from hfseq.data.streaming import tokenizer_texts
 from hfseq.training.arguments import (
@@ -76,7 +76,9 @@ def main(argv: list[str] | None = None) -> None:
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
 
     # 2. Data: texts, and their classes as numbers.
-    splits = data_args.read((text, label), review_rows, train=True, seed=args.seed, label_columns=(label,))
+    reading = {"train": True, "seed": args.seed, "label_columns": (label,)}
+    reading["classes"] = partial(row_classes, column=label)
+    splits = data_args.read((text, label), review_rows, **reading)
     splits, names = encode_labels(splits, label)
     if label_array(splits["validation"]).ndim == 2:
         raise InputError("a comparison is of one class a text; these rows may have several")

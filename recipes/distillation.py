@@ -36,7 +36,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.cldr import cldr_pairs
 from hfseq.data.errors import InputError
-from hfseq.data.labels import encode_labels
+from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.reviews import review_rows
 from hfseq.data.streaming import tokenizer_texts
 from hfseq.training.arguments import (
@@ -96,7 +96,9 @@ def distil_classifier(argv: list[str]) -> None:
     set_seed(args.seed)
 
     # 2. Data: texts with their classes, and texts whose classes the student does not see.
-    splits = data_args.read((text, label), review_rows, train=True, seed=args.seed, label_columns=(label,))
+    reading: dict[str, Any] = {"train": True, "seed": args.seed, "label_columns": (label,)}
+    reading["classes"] = partial(row_classes, column=label)
+    splits = data_args.read((text, label), review_rows, **reading)
     teacher_args = ModelArguments(model_name_or_path=data_args.teacher)
     splits, names = encode_labels(splits, label, names=checkpoint_classes(teacher_args))
     if label_array(splits["validation"]).ndim == 2:

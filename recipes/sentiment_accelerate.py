@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.errors import InputError
-from hfseq.data.labels import encode_labels
+from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.reviews import review_rows
 from hfseq.data.sampler import check_budget
 from hfseq.data.streaming import encode_stream_labels, tokenizer_texts
@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     # 2. Data: texts, and their classes as numbers.
     text, label = data_args.text_column, data_args.label_column
     reading = {"train": True, "seed": args.seed, "label_columns": (label,), "num_parts": accelerator.num_processes}
+    reading["classes"] = partial(row_classes, column=label, separator=data_args.label_separator)
     splits = data_args.read((text, label), review_rows, **reading)
     known = checkpoint_classes(model_args)
     encode = encode_stream_labels if data_args.streaming else encode_labels

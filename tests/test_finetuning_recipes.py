@@ -38,6 +38,8 @@ from transformers import (
 from hfseq import GruConfig, LstmConfig
 from hfseq.data.errors import InputError
 from hfseq.tokenization import train_tokenizer
+from hfseq.training.arguments import FinetuningArguments, TaskArguments
+from hfseq.training.tasks import TASKS as TASK_CLASSES
 
 TRAINER, ACCELERATE = DRIVERS = ("finetuning", "finetuning_accelerate")
 RECIPES = {driver: load(driver) for driver in DRIVERS}
@@ -246,6 +248,49 @@ def test_a_tokenizer_that_pads_on_the_left(driver, task, model, data, tmp_path):
     left = start(driver, data, tmp_path / "run", task=task, model_name_or_path=tmp_path / "left")
     assert scores(left) == pytest.approx(scores(right))
     assert AutoTokenizer.from_pretrained(left).padding_side == "left"
+
+
+# Rare classes
+
+
+def rare(path, count):
+    """Rows of as many classes and tags, each of which is in one of them, and as many rows of one more."""
+    names = [*(f"rare{number}" for number in range(count)), *["usual"] * count]
+    rows = [{"text": f"a {name}", "label": name, "tokens": ["a", name], "tags": ["usual", name]} for name in names]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def task_of(task, tmp_path, **flags):
+    args = FinetuningArguments(output_dir=str(tmp_path / "run"), use_cpu=True, report_to=[])
+    args.choose_metric(task)
+    return TASK_CLASSES[task](TaskArguments(task=task, **flags), args, None, train=True, num_parts=1)
+
+
+@pytest.mark.parametrize("task", ["classification", "tagging"])
+def test_the_last_row_of_a_class_is_not_held_out(task, tmp_path):
+    made = task_of(task, tmp_path, train_file=rare(tmp_path / "rows.jsonl", 100))
+    assert len(made.splits["validation"]) == 10 and len(made.splits["train"]) == 190
+    assert len(made.classes) == 101
+
+
+@pytest.mark.parametrize(
+    ("task", "flags"),
+    [
+        ("classification", {"class_weights": "balanced"}),
+        ("classification", {"streaming": True}),
+        ("tagging", {}),
+    ],
+    ids=["classes", "stream", "tags"],
+)
+def test_classes_are_those_of_all_training_rows(task, flags, tmp_path):
+    """Those that are drawn by --max_train_samples have but a few of the classes of the validation rows."""
+    flags = {"train_file": rare(tmp_path / "train.jsonl", 20), "max_train_samples": 8} | flags
+    made = task_of(task, tmp_path, validation_file=rare(tmp_path / "val.jsonl", 20), **flags)
+    assert len(list(made.splits["train"])) == 8 and len(made.splits["validation"]) == 40
+    assert len(made.classes) == 21
+    if task == "classification":
+        assert len(made.labels["train"]) == 8
 
 
 # Methods

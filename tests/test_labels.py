@@ -1,13 +1,15 @@
 """Class columns: read as strings from every kind of file, numbered by the training rows."""
 
+from functools import partial
+
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from hfseq.data.errors import InputError
-from hfseq.data.labels import encode_labels
-from hfseq.data.reading import read_splits
+from hfseq.data.labels import encode_labels, row_classes
+from hfseq.data.reading import hold_out_validation, read_splits
 
 COLUMNS = {"columns": ["text", "label"], "label_columns": ["label"]}
 TEXTS = ["good", "bad", "so so"]
@@ -142,3 +144,37 @@ def test_classes_that_training_does_not_have():
     data["test"] = splits(["pos"])["train"]
     with pytest.raises(InputError, match="no training data to take the classes"):
         encode_labels(data, "label")
+
+
+# Holding out
+
+
+def test_rows_held_out_are_those_drawn_where_no_class_is_rare():
+    given = splits(["a", "b"] * 50)
+    drawn = given["train"].train_test_split(test_size=5, seed=3)
+    held = hold_out_validation(given, 3, classes=partial(row_classes, column="label"))
+    assert held["train"].to_list() == drawn["train"].to_list()
+    assert held["validation"].to_list() == drawn["test"].to_list()
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kind", ["name", "list", "separated"])
+def test_the_last_row_of_a_class_is_not_held_out(kind, seed):
+    """Ten classes of one row, ten of two, of which both may be drawn, and two that are frequent."""
+    names = [f"one{row}" for row in range(10)] + [f"two{row // 2}" for row in range(20)] + ["a", "b"] * 15
+    separator = ";" if kind == "separated" else None
+    values = {"name": names, "list": [["a", name] for name in names], "separated": [f"{name}; a" for name in names]}
+    given = splits(values[kind])
+    classes = partial(row_classes, column="label", separator=separator)
+    held = [hold_out_validation(given, seed + more, classes=classes) for more in (0, 0, 100)]
+    assert held[0]["validation"].to_list() == held[1]["validation"].to_list() != held[2]["validation"].to_list()
+    for found in held:
+        assert len(found["validation"]) == 3
+        assert sorted(int(text) for rows in found.values() for text in rows["text"]) == list(range(60))
+        _, numbered = encode_labels(found, "label", separator=separator)
+        assert set(numbered) == {*names}
+
+
+def test_rows_that_are_all_the_last_of_a_class():
+    with pytest.raises(InputError, match="each training row is the last of a class; give --validation_file"):
+        hold_out_validation(splits(["a", "b", "c"]), 0, classes=partial(row_classes, column="label"))

@@ -396,6 +396,15 @@ def test_bad_input(driver, case, data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_rare_classes_do_not_stop_a_run_without_validation_rows(data, tmp_path):
+    """Of twenty classes of one row and a frequent one none is held out whole; both drivers train on the same rows."""
+    rows = [(f"the plot is {number}", f"rare{number}") for number in range(20)] + [*reviews(20, 0, ("good",))]
+    flags = {"train_file": write_rows(tmp_path / "rows.csv", rows), "validation_file": None, "test_file": None}
+    outputs = [start(driver, data, tmp_path / driver, **flags, max_steps=3) for driver in DRIVERS]
+    assert_close(*map(weights, outputs), tolerance=1e-4)
+    assert len((outputs[0] / "predictions.txt").read_text(encoding="utf-8").splitlines()) == 2
+
+
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_smoothing_of_several_classes_is_refused(driver, data, tmp_path):
     with pytest.raises(InputError, match="--label_smoothing_factor is for one class a row"):

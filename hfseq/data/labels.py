@@ -39,7 +39,7 @@ def encode_labels(
         InputError: There are fewer than two classes (one, where several may hold), or a row has a class that the
             training rows, or the trained model, do not have.
     """
-    classes = {split: _classes(rows, column, separator) for split, rows in splits.items()}
+    classes = {split: row_classes(rows, column, separator) for split, rows in splits.items()}
     several = separator is not None or isinstance(next(iter(splits.values()))[column][0], list)
     if names is not None and replace_names and not {name for row in classes["train"] for name in row} <= set(names):
         names = None
@@ -73,8 +73,8 @@ def encode_labels(
     return datasets.DatasetDict(encoded), list(names)
 
 
-def _classes(rows: datasets.Dataset, column: str, separator: str | None) -> list[list[str]]:
-    """The classes of each row; spaces around a name do not belong to it."""
+def row_classes(rows: datasets.Dataset, column: str, separator: str | None = None) -> list[list[str]]:
+    """The classes of each row, as `encode_labels` finds them; spaces around a name do not belong to it."""
     found = []
     for value in rows[column]:
         if isinstance(value, str):

@@ -6,7 +6,8 @@ import itertools
 import json
 import logging
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -562,16 +563,23 @@ _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_vie
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", *conll.SUFFIXES)
 
 
-def hold_out_validation(splits: datasets.DatasetDict, seed: int, *, in_order: bool = False) -> datasets.DatasetDict:
+def hold_out_validation(
+    splits: datasets.DatasetDict,
+    seed: int,
+    *,
+    in_order: bool = False,
+    classes: Callable[[datasets.Dataset], Iterable[Collection[str]]] | None = None,
+) -> datasets.DatasetDict:
     """Give data without a validation split one: a twentieth of the training rows, at most 1000, drawn by `seed`.
 
     Args:
         splits: With `train`; returned as they are if they have `validation`.
         seed: Of the drawing.
         in_order: Whether the last twentieth is taken instead, of running text, which goes on from row to row.
+        classes: The classes of each of some rows. The last row of a class is not held out: nothing could learn it.
 
     Raises:
-        InputError: There is no training split, or only one row in it.
+        InputError: There is no training split, only one row in it, or no row that others share the classes of.
     """
     if "train" not in splits:
         raise InputError(f"no training data: the data has only {', '.join(splits)}; name it with --train_file")
@@ -582,5 +590,27 @@ def hold_out_validation(splits: datasets.DatasetDict, seed: int, *, in_order: bo
         raise InputError("one training row cannot be shared with validation; give --validation_file, or more rows")
     size = max(1, rows // 20 if in_order else min(1000, rows // 20))
     held = splits["train"].train_test_split(test_size=size, seed=seed, shuffle=not in_order)
-    logger.warning("no validation data: %d of %d training rows are held out for it", len(held["test"]), rows)
-    return datasets.DatasetDict({**splits, "train": held["train"], "validation": held["test"]})
+    train, validation = held["train"], held["test"]
+    if classes is not None:
+        # In the order of the drawing, so that the rows drawn stay those held out where no class is rare.
+        drawn = datasets.concatenate_datasets([validation, train])
+        spared = _rows_to_spare(list(map(set, classes(drawn))), size)
+        if not spared:
+            raise InputError("each training row is the last of a class; give --validation_file, or more rows")
+        if spared != list(range(size)):
+            train, validation = drawn.select(sorted({*range(rows)} - {*spared})), drawn.select(spared)
+    logger.warning("no validation data: %d of %d training rows are held out for it", len(validation), rows)
+    return datasets.DatasetDict({**splits, "train": train, "validation": validation})
+
+
+def _rows_to_spare(classes: Sequence[Collection[str]], size: int) -> list[int]:
+    """The first `size` rows that can go one after the other without being the last of one of their `classes`."""
+    left = Counter(itertools.chain.from_iterable(classes))
+    rows: list[int] = []
+    for row, names in enumerate(classes):
+        if len(rows) == size:
+            break
+        if all(left[name] > 1 for name in names):
+            left.subtract(names)
+            rows.append(row)
+    return rows

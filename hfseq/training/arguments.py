@@ -4,7 +4,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -117,6 +117,7 @@ class DataArguments:
         seed: int,
         moses: bool = False,
         label_columns: Sequence[str] = (),
+        classes: Callable[[datasets.Dataset], Iterable[Collection[str]]] | None = None,
         num_parts: int = 1,
         running: bool = False,
         validation: bool = False,
@@ -132,6 +133,7 @@ class DataArguments:
             seed: Of the holding out.
             moses: As for `read_splits`.
             label_columns: As for `read_splits`.
+            classes: As for `hold_out_validation`.
             num_parts: As for `read_stream`.
             running: Whether the rows are running text: empty ones stay, and the last ones are held out.
             validation: See `train`.
@@ -159,7 +161,7 @@ class DataArguments:
             return read_stream(**sources, num_parts=num_parts)
         splits = read_splits(**sources) if named else embedded()
         if train:
-            splits = hold_out_validation(splits, seed=seed, in_order=running)
+            splits = hold_out_validation(splits, seed=seed, in_order=running, classes=classes)
             return datasets.DatasetDict({name: splits[name] for name in SPLITS if name in splits})
         if "test" not in splits:
             raise InputError("--do_predict without --do_train needs --test_file, or a data set with a test split")

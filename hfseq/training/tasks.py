@@ -4,7 +4,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,7 +29,7 @@ from hfseq.data.collation import CheckedCollator
 from hfseq.data.docstrings import docstring_rows
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits
 from hfseq.data.errors import InputError
-from hfseq.data.labels import encode_labels
+from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.python_tokens import python_token_rows
 from hfseq.data.reading import shorten_list
 from hfseq.data.reviews import review_rows
@@ -127,11 +127,9 @@ class Task(ABC):
             seed=args.seed,
             moses=len(self.names) == 1,
             label_columns=self.names[self.label_columns],
+            classes=self._row_classes,
             num_parts=num_parts,
         )
-        if (limit := data_args.max_train_samples) is not None and train:
-            rows = splits["train"]
-            splits = {**splits, "train": rows.take(limit) if self.streaming else _first(rows, limit, args.seed)}
         best = str(args.metric_for_best_model).removeprefix("eval_")
         self.metric = next(name for name in (best, *TASK_METRICS[data_args.task]) if name != "loss")
         self.fields: dict[str, Any] = {}
@@ -146,9 +144,26 @@ class Task(ABC):
     def embedded() -> datasets.DatasetDict:
         """The data of a run that names none."""
 
+    def _row_classes(self, rows: datasets.Dataset) -> Sequence[Collection[str]]:
+        """What each row has that training has to know of: its classes or tags."""
+        return [()] * len(rows)
+
     @abstractmethod
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
-        """Check the rows, and set `fields`."""
+        """Check the rows, set `fields`, and leave the training rows of `_draw`."""
+
+    def _draw(self, splits: dict[str, Any]) -> dict[str, Any]:
+        """Leave as many training rows as there are to be, drawn by the seed; of a stream the first ones.
+
+        Classes are numbered before, for the rows that are drawn may lack some of those that validation rows have.
+        """
+        limit = self.data_args.max_train_samples
+        if limit is None or "train" not in splits:
+            return splits
+        rows = splits["train"]
+        if self.streaming:
+            return {**splits, "train": rows.take(limit)}
+        return {**splits, "train": rows.shuffle(seed=self.args.seed).select(range(min(limit, len(rows))))}
 
     @abstractmethod
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
@@ -270,17 +285,23 @@ class Classification(Task):
     auto_class = AutoModelForSequenceClassification
     embedded = staticmethod(review_rows)
 
+    def _row_classes(self, rows: datasets.Dataset) -> Sequence[Collection[str]]:
+        return row_classes(rows, self.names[1], self.data_args.label_separator)
+
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         encode: Any = encode_stream_labels if self.streaming else encode_labels
         separator = self.data_args.label_separator
         splits, names = encode(splits, self.names[1], names=known, replace_names=train, separator=separator)
         self.classes = names
+        given, self.weights = self.data_args.class_weights, None
+        if train and given is not None:
+            # Of all rows, so that no class is without one.
+            self.weights = class_weights(given, label_array(splits["train"]), names)
+        splits = self._draw(splits)
         self.labels = {split: label_array(rows) for split, rows in splits.items()}
         self.several = next(iter(self.labels.values())).ndim == 2
         if self.several and self.args.label_smoothing_factor:
             raise InputError("--label_smoothing_factor is for one class a row; these rows may have several")
-        given = self.data_args.class_weights
-        self.weights = class_weights(given, self.labels["train"], names) if train else None
         self.fields = _class_fields(names)
         self.fields["problem_type"] = "multi_label_classification" if self.several else "single_label_classification"
         return splits
@@ -338,6 +359,9 @@ class Tagging(Task):
     auto_class = AutoModelForTokenClassification
     embedded = staticmethod(python_token_rows)
 
+    def _row_classes(self, rows: datasets.Dataset) -> Sequence[Collection[str]]:
+        return [_words(value) for value in rows[self.names[1]]]
+
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         words, tags = self.names
         if self.streaming:
@@ -369,7 +393,7 @@ class Tagging(Task):
                     f"{split}: tag {unknown!r} is not one of the {len(names)} known: {shorten_list(names)}"
                 )
         self.number_of = number_of
-        return splits
+        return self._draw(splits)
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         (words, tags), limit = self.names, self.data_args.max_length
@@ -459,7 +483,7 @@ class LanguageModeling(Task):
     embedded = staticmethod(review_rows)
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
-        return splits
+        return self._draw(splits)
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         text, size, end = self.names[0], self.data_args.block_size, tokenizer.eos_token_id
@@ -544,7 +568,7 @@ class Seq2Seq(Task):
     embedded = staticmethod(docstring_rows)
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
-        rows, self.references = split_references(splits, self.names[1])
+        rows, self.references = split_references(self._draw(splits), self.names[1])
         return rows
 
     def texts(self) -> Any:
@@ -614,11 +638,6 @@ TASKS: dict[str, type[Task]] = {
     "language_modeling": LanguageModeling,
     "seq2seq": Seq2Seq,
 }
-
-
-def _first(rows: datasets.Dataset, limit: int, seed: int) -> datasets.Dataset:
-    """Some rows, drawn by the seed."""
-    return rows.shuffle(seed=seed).select(range(min(limit, len(rows))))
 
 
 def _token_collator(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> CheckedCollator:
