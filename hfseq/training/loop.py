@@ -13,7 +13,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import get_scheduler, set_seed
+from transformers import Trainer, get_scheduler, set_seed
 
 from hfseq.data.errors import InputError
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
@@ -179,10 +179,11 @@ def make_optimizer(
         args: The training arguments.
         groups: Parameter groups in place of these.
     """
+    decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]  # it uses no trainer
     parts: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            parts["bias" not in name and "norm" not in name.lower()].append(parameter)
+            parts[name in decayed].append(parameter)
     return torch.optim.AdamW(
         groups
         or [
