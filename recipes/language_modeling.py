@@ -96,6 +96,10 @@ def main(argv: list[str] | None = None) -> None:
     adaptive = getattr(model.config, "adaptive_softmax_cutoffs", None) is not None
     if adaptive and args.label_smoothing_factor:
         raise InputError("--label_smoothing_factor: an adaptive softmax has no probabilities of all words in training")
+    # A state has read any number of tokens; a Transformer may have positions for so many.
+    positions = None if carries_state(model) else getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and data_args.block_size > positions:
+        raise InputError(f"--block_size {data_args.block_size}: the model reads at most {positions} tokens at once")
 
     # 4. Encoding: one sequence of tokens for each text, cut into windows.
     prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
@@ -106,11 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     world, rank = args.world_size, args.process_index
     windows = partial(TokenWindows, length=data_args.block_size, pad_id=tokenizer.pad_token_id or 0)
     carry = data_args.carry_state and carries_state(model)
-    # A state has read any number of tokens; a Transformer has positions for so many.
-    longest = (None if carry else getattr(model.config, "max_position_embeddings", None)) or FINAL_WINDOW
-    if data_args.block_size > longest and not carry:
-        raise InputError(f"--block_size {data_args.block_size}: the model reads at most {longest} tokens at once")
-    in_one = partial(windows, columns=1, length=min(longest, FINAL_WINDOW))
+    in_one = partial(windows, columns=1, length=min(positions or FINAL_WINDOW, FINAL_WINDOW))
 
     # 5. Training, or a search for the best way to train.
     if train:

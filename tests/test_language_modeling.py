@@ -264,6 +264,10 @@ def test_a_transformer_reads_each_window_on_its_own(data, trained, tmp_path, cap
         start(data, tmp_path / "more", model_name_or_path=tmp_path / "gpt", config_overrides="{}", block_size=65)
 
 
+def test_a_window_of_a_model_without_positions_has_any_length(data, tmp_path):
+    start(data, tmp_path / "run", carry_state=False, block_size=1001, per_device_train_batch_size=1, max_steps=1)
+
+
 @pytest.mark.parametrize("carry", [True, False])
 def test_a_carried_state_stays_on_one_gpu(carry, tmp_path):
     """The Trainer would put the model on all that a process sees, and split the batches, but not the state."""
