@@ -176,8 +176,7 @@ def main(argv: list[str] | None = None) -> None:
         save_results(args.output_dir, {f"{name}_{key}": value for key, value in results.items()})
         log, texts = trainer.state.log_history, (rows[source], rows[target], predictions)
         limits = (data_args.max_source_length, data_args.max_target_length)
-        options = {"limits": limits, "prefix": prefix}
-        write_reports(args.output_dir, model, tokenizer, log, texts, metric="rouge1", **options)
+        write_reports(args.output_dir, model, tokenizer, log, texts, metric="rouge1", limits=limits, prefix=prefix)
         print(f"\n{name}: {len(rows)} texts, beam {data_args.num_beams}\n{table}\n")
         print(f"{examples([shorten(text, 200) for text in rows[source]], predictions)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")

@@ -169,8 +169,7 @@ def main(argv: list[str] | None = None) -> None:
         save_results(args.output_dir, {f"{name}_{key}": value for key, value in results.items()})
         log, texts = trainer.state.log_history, (rows[source], right, predictions)
         limits = (data_args.max_source_length, data_args.max_target_length)
-        options = {"limits": limits, "prefix": prefix}
-        write_reports(args.output_dir, model, tokenizer, log, texts, metric="bleu", **options)
+        write_reports(args.output_dir, model, tokenizer, log, texts, metric="bleu", limits=limits, prefix=prefix)
         print(f"\n{name}: {len(rows)} pairs, beam {data_args.num_beams}\n{table}")
         print(f"sacreBLEU signature: {signature}\n\n{examples(rows[source], predictions, kinds)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")

@@ -179,10 +179,9 @@ def main(argv: list[str] | None = None) -> None:
         plain_model.save_pretrained(args.output_dir)
         tokenizer.save_pretrained(args.output_dir)
         save_results(args.output_dir, {f"{name}_{key}": value for key, value in results.items()})
-        texts = (sources, references, predictions)
+        log, texts = progress.log, (sources, references, predictions)
         limits = (data_args.max_source_length, data_args.max_target_length)
-        options = {"limits": limits, "prefix": prefix}
-        write_reports(args.output_dir, plain_model, tokenizer, progress.log, texts, metric="bleu", **options)
+        write_reports(args.output_dir, plain_model, tokenizer, log, texts, metric="bleu", limits=limits, prefix=prefix)
         print(f"\n{name}: {len(rows)} pairs, beam {data_args.num_beams}\n{table}")
         print(f"sacreBLEU signature: {signature}\n\n{examples(sources, predictions, kinds_of_pairs)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")

@@ -35,17 +35,19 @@ class Pooling(nn.Module):
         """Pool `values` `[B, T, H]` over the steps where `mask` `[B, T]` is True (None: all); no step gives zeros."""
         if mask is None:
             mask = values.new_ones(values.shape[:2], dtype=torch.bool)
+        # What padding is filled with is finite, so that a row without a valid step gives zeros and not NaN, in its
+        # gradients too.
         padding = ~mask.unsqueeze(-1)  # [B, T, 1]
         parts = []
         if self.kind in ("last", "concat"):
             parts.append(self._ends(values, mask))
         if self.kind in ("max", "concat"):
-            parts.append(values.masked_fill(padding, lowest(values)).amax(dim=1))
+            parts.append(values.masked_fill(padding, torch.finfo(values.dtype).min).amax(dim=1))
         if self.kind in ("mean", "concat"):
             parts.append(values.masked_fill(padding, 0.0).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1))
         if self.kind == "attention":
             scores = self.energy(torch.tanh(self.hidden(values)))  # [B, T, 1], under autocast of another type
-            scores = scores.masked_fill(padding, lowest(scores))
+            scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)
             parts.append((scores.softmax(dim=1) * values.masked_fill(padding, 0.0)).sum(dim=1))
         return torch.cat(parts, dim=-1).masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
 
@@ -56,8 +58,3 @@ class Pooling(nn.Module):
             return values[row, last]
         half = values.shape[-1] // 2
         return torch.cat([values[row, last, :half], values[row, first, half:]], dim=-1)
-
-
-def lowest(values: Tensor) -> float:
-    """What is below all values of a type, and finite, so that a row without a valid step gives no NaN."""
-    return torch.finfo(values.dtype).min

@@ -16,7 +16,7 @@ from hfseq.training.layers import Named, layer_groups, model_parts
 
 
 def optimizer_groups(
-    model: PreTrainedModel,
+    model: nn.Module,
     groups: Sequence[Named],
     *,
     learning_rate: float,

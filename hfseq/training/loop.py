@@ -13,7 +13,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import Trainer, get_scheduler, set_seed
+from transformers import get_scheduler, set_seed
 
 from hfseq.data.errors import InputError
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
@@ -30,6 +30,7 @@ from hfseq.training.checkpoints import (
 )
 from hfseq.training.cli import explicit_fields
 from hfseq.training.curves import new_curve_warnings
+from hfseq.training.finetuning import optimizer_groups
 from hfseq.training.hub import open_repository
 
 logger = logging.getLogger(__name__)
@@ -179,17 +180,10 @@ def make_optimizer(
         args: The training arguments.
         groups: Parameter groups in place of these.
     """
-    decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]  # it uses no trainer
-    parts: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            parts[name in decayed].append(parameter)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    rates = {"learning_rate": args.learning_rate, "weight_decay": args.weight_decay, "decay": 1.0}
     return torch.optim.AdamW(
-        groups
-        or [
-            {"params": parts[True], "weight_decay": args.weight_decay},
-            {"params": parts[False], "weight_decay": 0.0},
-        ],
+        groups or optimizer_groups(model, [trained], **rates),
         lr=args.learning_rate,
         betas=(args.adam_beta1, args.adam_beta2),
         eps=args.adam_epsilon,
