@@ -41,6 +41,23 @@ def test_stack_equals_the_unrolled_rows(cell, bidirectional, mask):
             assert not outputs[layer][row, ~valid].any()
 
 
+@pytest.mark.parametrize("mask", [None, MASK, MASK & torch.tensor([[0], [1], [1], [1], [1]]).bool(), MASK[:, 2:3]])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_one_kernel_of_both_directions_gives_what_two_give(cell, mask, monkeypatch):
+    """As on a GPU: outputs and gradients, with rows that are all padding, single steps and thinned weights."""
+    stack = RecurrentStack(cell, 3, 6, 2, bidirectional=True, weight_dropout=0.5, layer_norm=True).double().train()
+    inputs = torch.randn(5, 5 if mask is None else mask.shape[1], 3).double().requires_grad_()
+    leaves = [inputs, *stack.parameters()]
+    noise = stack.noise(inputs)
+    found = {}
+    for one in (False, True):
+        monkeypatch.setattr(RecurrentStack, "_takes_one_kernel", lambda *args, one=one: one)
+        outputs, _ = stack(inputs, mask, noise=noise)
+        gradients = torch.autograd.grad(sum(output.pow(3).sum() for output in outputs), leaves, retain_graph=True)
+        found[one] = [*outputs, *gradients]
+    torch.testing.assert_close(found[True], found[False])
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_states_are_those_of_the_last_valid_step(cell):
     stack = make_stack(cell)

@@ -1,6 +1,6 @@
 """Stacks of recurrent layers that padding cannot change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -49,47 +49,44 @@ class RecurrentLayer(GradientCheckpointingLayer, nn.RNNBase):
         """
         if not state:
             state = (values.new_zeros(values.shape[0], self.hidden_size),) * (2 if self.mode == "LSTM" else 1)
-        # By name: a list kept aside would miss weights that were put in later, as offloading does.
-        weights = [
-            self.weight_ih_l0,
-            self.weight_hh_l0 if weight is None else weight,
-            self.bias_ih_l0,
-            self.bias_hh_l0,
-        ]
+        weights = self.weights_with(weight)
         # The kernel of a whole text brings all weights into an order of its own first, which takes longer than a step.
         if values.shape[1] == 1 and self.mode == "LSTM" and not torch.is_grad_enabled() and not torch.jit.is_tracing():
             hidden, memory = torch.lstm_cell(values[:, 0], state, *weights)
             return hidden.unsqueeze(1), hidden, memory
         replaced = weight is not None
         if hold is not None and self.mode == "LSTM":
-            values, weights[0] = self._closed_at_padding(values, weights[0], hold)
+            # The kernel returns the cell state of the last column only: it is carried there.
+            values = marked_at_padding(values, hold, 1)
+            weights[0] = self.closed_at_padding(weights[0], 1)
             replaced = True
-        if replaced and values.is_cuda and not torch.is_autocast_enabled("cuda"):
-            weights[:] = in_one_piece(*weights)
-        # Biases, layers, dropout, whether training, both directions, batch first. There is no dropout here; a GPU's
-        # kernel keeps what gradients need only where it is told to train, and they are wanted elsewhere, too.
-        options = (True, 1, 0.0, torch.is_grad_enabled(), False, True)
         initial = [part.unsqueeze(0).contiguous() for part in state]
-        if self.mode == "LSTM":
-            output, *last = torch.lstm(values, initial, weights, *options)
-        else:
-            output, *last = KERNELS[self.mode](values, initial[0], weights, *options)
+        output, *last = run_kernel(self.mode, values, initial, weights, replaced)
         new_state = tuple(part.squeeze(0) for part in last)
         if hold is not None:
             new_state = (last_output(output, state[0], hold.lengths), *new_state[1:])
         return output, *new_state
 
-    def _closed_at_padding(self, values: Tensor, weight: Tensor, alignment: Alignment) -> tuple[Tensor, Tensor]:
-        """Inputs and input weights with which the cell state of the last column is that of the last valid step.
+    def weights_with(self, weight: Tensor | None) -> list[Tensor]:
+        """What the kernel takes, with `weight`, if there is one, in place of `weight_hh_l0`.
 
-        The kernel returns the cell state of the last column only. One more input, 1 at padding and 0 elsewhere, closes
-        the input gate and opens the forget gate there, so that the cell state is carried to that column unchanged.
+        By name: a list kept aside would miss weights that were put in later, as offloading does.
         """
-        column = weight.new_zeros(4 * self.hidden_size, 1)  # gates in the order input, forget, cell, output
-        column[: self.hidden_size] = -SATURATING
-        column[self.hidden_size : 2 * self.hidden_size] = SATURATING
-        padding = (~alignment.valid).unsqueeze(-1).to(values.dtype)
-        return torch.cat([values, padding], dim=-1), torch.cat([weight, column], dim=1)
+        recurrent = self.weight_hh_l0 if weight is None else weight
+        return [self.weight_ih_l0, recurrent, self.bias_ih_l0, self.bias_hh_l0]  # type: ignore[list-item]
+
+    def closed_at_padding(self, weight: Tensor, count: int) -> Tensor:
+        """Input weights `[gates * H, I + count]` with which padding that `marked_at_padding` marks keeps the state.
+
+        The first of the columns closes the LSTM's input gate and opens its forget gate, so that the cell state stays
+        as it is, or opens the GRU's update gate, so that the output does.
+        """
+        size = self.hidden_size
+        columns = weight.new_zeros(len(weight), count)
+        if self.mode == "LSTM":  # gates in the order input, forget, cell, output
+            columns[:size, 0] = -SATURATING
+        columns[size : 2 * size, 0] = SATURATING  # GRU: reset, update, new
+        return torch.cat([weight, columns], dim=1)
 
 
 KERNELS: dict[str, Callable[..., Any]] = {
@@ -99,11 +96,47 @@ KERNELS: dict[str, Callable[..., Any]] = {
 }
 
 
-def in_one_piece(*weights: Tensor) -> list[Tensor]:
-    """The same weights one after the other in memory, as a GPU's kernel wants them; else it warns, and copies them."""
-    flat = torch.cat([weight.flatten() for weight in weights])
-    parts = flat.split([weight.numel() for weight in weights])
-    return [part.view_as(weight) for part, weight in zip(parts, weights, strict=True)]
+def run_kernel(
+    mode: str, values: Tensor, initial: list[Tensor], weights: list[Tensor], replaced: bool, directions: int = 1
+) -> tuple[Tensor, ...]:
+    """Run torch's kernel of one layer.
+
+    Args:
+        mode: Of the cell, as `nn.RNNBase` calls it.
+        values: Inputs `[B, T, I]`.
+        initial: State before the first step, each `[directions, B, H]`.
+        weights: Four for each direction, as `nn.RNNBase` orders them.
+        replaced: Whether some of them are not the parameters themselves.
+        directions: 2 for a kernel that also runs from right to left.
+
+    Returns:
+        Output `[B, T, directions * H]`, and the state after the last step like `initial`.
+    """
+    if replaced and values.is_cuda and not torch.is_autocast_enabled("cuda"):
+        weights = in_one_piece(weights)
+    # Biases, layers, dropout, whether training, both directions, batch first. There is no dropout here; a GPU's
+    # kernel keeps what gradients need only where it is told to train, and they are wanted elsewhere, too.
+    options = (True, 1, 0.0, torch.is_grad_enabled(), directions == 2, True)
+    if mode == "LSTM":
+        return torch.lstm(values, initial, weights, *options)
+    return KERNELS[mode](values, initial[0], weights, *options)
+
+
+def marked_at_padding(values: Tensor, alignment: Alignment, count: int) -> Tensor:
+    """Aligned inputs `[B, T, I + count]`: the first of the new features is 1 at padding, the others are 0."""
+    padding = (~alignment.valid).unsqueeze(-1).to(values.dtype)
+    return torch.cat([values, nn.functional.pad(padding, (0, count - 1))], dim=-1)
+
+
+def in_one_piece(weights: list[Tensor]) -> list[Tensor]:
+    """The same weights in one piece of memory, as a GPU's kernel wants them; else it warns, and copies them.
+
+    The matrices of all directions come first there, and then the biases.
+    """
+    order = sorted(range(len(weights)), key=lambda place: weights[place].dim(), reverse=True)
+    flat = torch.cat([weights[place].flatten() for place in order])
+    parts = dict(zip(order, flat.split([weights[place].numel() for place in order]), strict=True))
+    return [parts[place].view_as(weight) for place, weight in enumerate(weights)]
 
 
 def last_output(output: Tensor, initial: Tensor, lengths: Tensor) -> Tensor:
@@ -135,7 +168,9 @@ class RecurrentStack(nn.Module):
     """Recurrent layers one above the other, each in one or in both directions.
 
     Padding is exact: each row's valid steps are gathered to its left, a plain kernel runs over the padded batch, and
-    the right-to-left direction turns each row's valid part around before and after. No shape depends on the data.
+    the right-to-left direction turns each row's valid part around before and after. On a GPU, where starting kernels
+    takes longer than they do, one kernel of an LSTM or GRU runs both directions: there the right-to-left one comes
+    from the padding, at which gates that are closed keep its state zero. No shape depends on the data.
 
     Args:
         cell: `rnn`, `lstm` or `gru`.
@@ -227,21 +262,47 @@ class RecurrentStack(nn.Module):
         for index, layer in enumerate(self.forward_layers):
             if index:
                 values = self.dropout(values, noise.between[index - 1])
-            below = values
-            values, *new_state = layer(values, hold, noise.weights[index], *states[index])
-            if self.bidirectional:
-                back = self._run_back(index, below, alignment, noise)
-                values = torch.cat([values, back], dim=-1)
+            new_state: Sequence[Tensor] = ()
+            if self.bidirectional and self._takes_one_kernel(layer, values):
+                values = self._run_both(index, values, alignment, noise)
+            else:
+                below = values
+                values, *new_state = layer(values, hold, noise.weights[index], *states[index])
+                if self.bidirectional:
+                    back = self._run_back(index, below, alignment, noise)
+                    values = torch.cat([values, back], dim=-1)
             if self.layer_norm:
                 values = self.norms[index](values)
             output = values
             if alignment is not None:
                 output = permute_steps(values, alignment.restore, alignment.order)
-            elif mask is not None:
+            elif mask is not None and return_states:
                 new_state = [torch.where(mask, new, old) for new, old in zip(new_state, states[index], strict=True)]
             outputs.append(output if mask is None else output.masked_fill(~mask.unsqueeze(-1), 0.0))
             new_states.append(tuple(new_state))
         return outputs, new_states if return_states else None
+
+    def _takes_one_kernel(self, layer: RecurrentLayer, values: Tensor) -> bool:
+        """Whether one kernel is to run both directions of a layer: on a GPU, where nothing hangs on its own calls.
+
+        An Elman cell has no gates to close, and the weights of a layer that is offloaded come with its call.
+        """
+        here = values.is_cuda and layer.weight_ih_l0.device == values.device
+        return here and layer.mode in ("LSTM", "GRU") and not (layer.gradient_checkpointing and self.training)
+
+    def _run_both(self, index: int, values: Tensor, alignment: Alignment | None, noise: Noise) -> Tensor:
+        """Output `[B, T, 2 * H]` of both directions of a layer from one kernel; at padding it is anything."""
+        count = 8 - values.shape[-1] % 8  # to a width that tensor cores take
+        if alignment is not None:
+            values = marked_at_padding(values, alignment, count)
+        weights = []
+        for place, layer in enumerate((self.forward_layers[index], self.backward_layers[index])):
+            own = layer.weights_with(noise.weights[place * len(self.forward_layers) + index])
+            if alignment is not None:
+                own[0] = layer.closed_at_padding(own[0], count)
+            weights += own
+        zeros = values.new_zeros(2, values.shape[0], self.hidden_size)
+        return run_kernel(layer.mode, values, [zeros] * self.num_states, weights, replaced=True, directions=2)[0]
 
     def _run_back(self, index: int, values: Tensor, alignment: Alignment | None, noise: Noise) -> Tensor:
         """Output `[B, T, H]` of the right-to-left direction of a layer."""
