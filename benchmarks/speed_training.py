@@ -1,11 +1,15 @@
 """Training: the recipe beside a bare loop, ours beside JoeyNMT, batches by tokens, the input pipeline."""
 
+import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
 import training_throughput
 from beside_joeynmt import HOW_TO, JoeyNMT
 from samples import SOURCE, TARGET, Samples, make_optimizer, real_tokens, train_step
 from timing import Row, clock, in_turns
+from transformers import PreTrainedModel
 
 from hfseq.data.encoding import encode_texts
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
@@ -18,7 +22,8 @@ def recipe_beside_bare(samples: Samples, threads: int) -> Row:
     The Trainer also logs, watches the loss and keeps its state; the loop does nothing beside.
     """
     sizes = samples.sizes
-    command = ["--steps", str(4 * sizes.batches + training_throughput.WARM_UP), "--pairs", str(sizes.rounds)]
+    steps = (4 if samples.device == "cpu" else 40) * sizes.batches  # those of a GPU are short
+    command = ["--steps", str(steps + training_throughput.WARM_UP), "--pairs", str(sizes.rounds)]
     command += ["--source_lang", SOURCE, "--target_lang", TARGET, "--threads", str(threads)]
     command += ["--device", samples.device]
     command += ["--hidden_size", str(sizes.hidden), "--embedding_size", str(sizes.embedding)]
@@ -120,28 +125,60 @@ def budget_beside_fixed(samples: Samples) -> Row:
     return row
 
 
+class Prepared(torch.utils.data.Dataset):
+    """Batches made of texts when they are asked for: tokenised and padded.
+
+    Args:
+        samples: Whose texts and tokenizer they are made with.
+        model: What the batches are for.
+        chosen: Numbers of the training rows of each.
+    """
+
+    def __init__(self, samples: Samples, model: PreTrainedModel, chosen: Sequence[Sequence[int]]) -> None:
+        self.tokenizer, self.collator = samples.tokenizer, make_collator(model, samples.tokenizer)
+        self.texts = [samples.rows["train"].select(rows)[:] for rows in chosen]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        texts = self.texts[number]
+        encoded, _ = encode_texts(self.tokenizer, texts[SOURCE], 100)
+        labels, _ = encode_texts(self.tokenizer, texts[TARGET], 100, target=True)
+        columns = {**encoded, "labels": labels["input_ids"]}
+        rows = zip(*columns.values(), strict=True)
+        return dict(self.collator([dict(zip(columns, row, strict=True)) for row in rows]))
+
+
 def input_pipeline(samples: Samples) -> Row:
-    """Tokenising and batching the rows of some steps, as a share of that and of the steps themselves."""
+    """Waiting for batches that are tokenised and padded, as a share of the time of training steps with it.
+
+    On a CPU one process does both in turn; beside a GPU four others make the batches, as with
+    `--dataloader_num_workers 4`.
+    """
     sizes = samples.sizes
+    on_cpu = samples.device == "cpu"
     model = samples.translator().train()
-    optimizer, collator = make_optimizer(model), make_collator(model, samples.tokenizer)
-    chosen = samples.budget_batches(sizes.batches)
-    texts = samples.rows["train"].select([row for rows in chosen for row in rows])
-    sources, targets = list(texts[SOURCE]), list(texts[TARGET])
-    batches = [samples.collate(model, rows) for rows in chosen]
-
-    def prepare() -> None:
-        encode_texts(samples.tokenizer, sources, 100)
-        encode_texts(samples.tokenizer, targets, 100, target=True)
-        for rows in chosen:
-            collator([samples.encoded["train"][row] for row in rows])
-
-    sides = {
-        "input": clock(prepare),
-        "steps": clock(lambda: [train_step(model, optimizer, batch) for batch in batches]),
-    }
-    times = in_turns(sides, sizes.rounds)
+    optimizer = make_optimizer(model)
+    chosen = samples.budget_batches((1 if on_cpu else 16) * sizes.batches)
+    workers: dict[str, Any] = {} if on_cpu else {"num_workers": 4, "persistent_workers": True, "pin_memory": True}
+    loader = torch.utils.data.DataLoader(Prepared(samples, model, chosen), batch_size=None, **workers)
     row = Row("input pipeline (tokenise, batch)", "the training step: share of both together", 0.05, at_most=True)
-    row.ratios = [own / (own + step) for own, step in zip(times["input"], times["steps"], strict=True)]
-    row.figures = {f"{name}, ms": [1000 * one / len(chosen) for one in seconds] for name, seconds in times.items()}
+    row.note = "" if on_cpu else "batches are made by four processes"
+    row.figures = {"input, ms": [], "steps, ms": []}
+    for turn in range(1 + sizes.rounds):
+        waited, begin = 0.0, time.perf_counter()
+        batches = iter(loader)
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            waited += time.perf_counter() - asked
+            if batch is None:
+                break
+            train_step(model, optimizer, {name: values.to(samples.device) for name, values in batch.items()})
+        whole = time.perf_counter() - begin
+        if turn:  # the first one warms up
+            row.ratios.append(waited / whole)
+            row.figures["input, ms"].append(1000 * waited / len(chosen))
+            row.figures["steps, ms"].append(1000 * (whole - waited) / len(chosen))
     return row
