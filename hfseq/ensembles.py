@@ -439,6 +439,8 @@ def _traits(model: PreTrainedModel) -> dict[str, Any]:
     if "num_labels" in sizes:
         return sizes | {"id2label": model.config.id2label, "problem_type": problem_of(model.config)}
     ids = {name: getattr(model.generation_config, name) for name in _GENERATION_IDS}
+    # A list of one end is that end.
+    ids = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in ids.items()}
     return sizes | ids | _copying(model)
 
 

@@ -15,11 +15,14 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from .data.errors import InputError
+from .model_card import read_object
 from .models.cache import RecurrentCacheLayer
 from .publishing import load_published
 
 GRAPHS_FILE = "onnx.json"
 """What the graphs of a folder are, beside them."""
+OLDEST_OPSET = 13
+"""Of ONNX's operators; with older ones torch cannot write some of the graphs."""
 TOLERANCE = 1e-4
 """Largest difference between a graph and the model, of any output, or of its largest value where that is above 1."""
 
@@ -70,6 +73,8 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
         import onnxruntime
     except ImportError as error:
         raise InputError("export needs onnx and onnxruntime: pip install 'hfseq[onnx]'") from error
+    if opset < OLDEST_OPSET:
+        raise InputError(f"opset={opset}: the graphs need operators of version {OLDEST_OPSET} or newer")
     check_target(out)
     model, tokenizer = load_published(Path(model_dir))
     # Graphs have float32, whatever the weights were saved in.
@@ -102,11 +107,26 @@ def check_target(out: str | Path) -> list[Path]:
         return []
     if not target.is_dir():
         raise InputError(f"{target} is a file; name a folder")
-    about = target / GRAPHS_FILE
-    known = json.loads(about.read_text(encoding="utf-8")).get("files", []) if about.is_file() else []
+    known = read_object(target / GRAPHS_FILE).get("files", [])
     if others := sorted(path.name for path in target.iterdir() if path.name not in known):
         raise InputError(f"{target} has other files: {', '.join(others[:3])}; name an empty folder")
     return [target / name for name in known if (target / name).is_file()]
+
+
+def read_export(folder: Path) -> dict[str, Any]:
+    """What an export says about its graphs.
+
+    Raises:
+        InputError: If the folder has none, or does not say it.
+    """
+    if not (folder / GRAPHS_FILE).is_file():
+        raise InputError(f"{folder} has no {GRAPHS_FILE}; hfseq.export_onnx(MODEL_DIR, {str(folder)!r}) makes one")
+    about = read_object(folder / GRAPHS_FILE)
+    if lacking := [name for name in ("graphs", "head") if name not in about]:
+        raise InputError(f"{folder / GRAPHS_FILE}: it does not say {lacking[0]!r}")
+    if lost := [name for name in about["graphs"] if not (folder / f"{name}.onnx").is_file()]:
+        raise InputError(f"{folder / lost[0]}.onnx is missing")
+    return about
 
 
 def replace_export(folder: Path, out: str | Path) -> None:

@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -89,10 +88,11 @@ def make_card(
     baselines = _baselines(results, split, scores)
     data_name, dataset = run.get("data", "data that the run did not name"), run.get("dataset")
     languages = run.get("languages", [])
+    version = run.get("versions", {}).get("hfseq")
     parts = [
         f"# {repo_id.rpartition('/')[2]}",
         f"A model (`{kind}`, {model.num_parameters():,} parameters) {what_it_does(task, languages)}"
-        + (f", trained with hfseq {run['versions']['hfseq']} on {data_name}." if "versions" in run else "."),
+        + (f", trained with hfseq {version} on {data_name}." if version else "."),
         _scores(split, scores, baselines, run),
         _usage(model, task, auto_class, repo_id, run.get("example")),
         _training(run, images),
@@ -132,8 +132,9 @@ def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, float]]:
     Raises:
         InputError: If one of the files is broken; one that is not there says nothing.
     """
-    run, results = _read(directory / RUN_FILE), _read(directory / "all_results.json")
-    # Numbers alone: a run may have ended without a score.
+    run, results = read_object(directory / RUN_FILE), read_object(directory / "all_results.json")
+    # Numbers alone: a run may have ended without a score. What is null is not said.
+    run = {key: value for key, value in run.items() if value is not None}
     return run, {key: value for key, value in results.items() if isinstance(value, int | float) and isfinite(value)}
 
 
@@ -159,8 +160,12 @@ def what_it_does(task: str | None, languages: Sequence[str]) -> str:
     return does.get(task or "", "for sequences")
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What a JSON file says; nothing where there is none."""
+def read_object(path: Path) -> dict[str, Any]:
+    """What a JSON file says; nothing where there is none.
+
+    Raises:
+        InputError: If it is no JSON object.
+    """
     try:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
@@ -171,8 +176,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def is_ours(model: PreTrainedModel) -> bool:
-    """Whether a model is one of hfseq's."""
+    """Whether a model is one of hfseq's, whose code is published with it."""
     return model.config.model_type.startswith("hfseq_")
+
+
+def has_ours(model: PreTrainedModel) -> bool:
+    """Whether a model of transformers is made of one of hfseq's and another: their code does not come with it."""
+    parts = (getattr(model.config, name, None) for name in ("encoder", "decoder"))
+    return any(getattr(part, "model_type", "").startswith("hfseq_") for part in parts)
 
 
 def _baselines(results: Mapping[str, Any], split: str, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -207,16 +218,19 @@ def _scores(
 
 
 def _usage(model: PreTrainedModel, task: str | None, auto_class: str, repo_id: str, example: str | None) -> str:
-    text = repr(shorten(example or "A text of the kind that the model was trained on.", 200))
+    example = " ".join((example or "A text of the kind that the model was trained on.").split())
+    # By characters: words may be long, and some languages have none.
+    text = repr(example if len(example) <= 200 else example[:199] + "…")
     ours, seq2seq = is_ours(model), auto_class == "AutoModelForSeq2SeqLM"
     trust = ", trust_remote_code=True" if ours else ""
+    registers = "import hfseq\n" if has_ours(model) else ""
 
     def by_pipeline(first: str, trust: str) -> str:
         made = f'model = pipeline("{task}", model="{repo_id}"{trust})'
         return f"{first}from transformers import pipeline\n\n{made}\nprint(model({text}))"
 
     by_hand = (
-        f"from transformers import AutoTokenizer, {auto_class}\n\n"
+        f"{registers}from transformers import AutoTokenizer, {auto_class}\n\n"
         f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}"{trust})\n'
         f'model = {auto_class}.from_pretrained("{repo_id}"{trust})\n'
         f'inputs = tokenizer({text}, return_tensors="pt")\n'
@@ -228,6 +242,8 @@ def _usage(model: PreTrainedModel, task: str | None, auto_class: str, repo_id: s
     # transformers 5 has no pipelines of these two tasks, and none of a bare stack.
     without = by_hand if seq2seq or task is None else by_pipeline("", trust)
     title = "Without it, by the code that comes with the model" if ours else "With transformers alone"
+    if registers:
+        title = "By hand; the code of hfseq's part does not come with the model"
     parts = [(title, without)]
     if task is not None and (ours or seq2seq):
         parts.insert(0, ("With hfseq (`pip install hfseq`)", by_pipeline("import hfseq\n", "")))

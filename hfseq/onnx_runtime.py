@@ -1,6 +1,5 @@
 """Exported models on onnxruntime: the forward passes of transformers' models, pipelines and `generate()` included."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +20,7 @@ from transformers.modeling_outputs import (
 )
 
 from .data.errors import InputError
-from .export import GRAPHS_FILE, run_session
+from .export import read_export, run_session
 from .models.alignment import valid_steps
 from .models.cache import RecurrentCacheLayer, cache_layers
 from .models.modeling_heads import steps_to_keep
@@ -49,9 +48,7 @@ def load_onnx(
     except ImportError as error:
         raise InputError("this needs onnxruntime: pip install 'hfseq[onnx]'") from error
     folder = Path(directory)
-    if not (folder / GRAPHS_FILE).is_file():
-        raise InputError(f"{folder} has no {GRAPHS_FILE}; hfseq.export_onnx(MODEL_DIR, {str(folder)!r}) makes one")
-    about = json.loads((folder / GRAPHS_FILE).read_text(encoding="utf-8"))
+    about = read_export(folder)
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -61,11 +58,14 @@ def load_onnx(
         try:
             sessions[name] = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # onnxruntime's own have no base class
-            raise InputError(f"{path} is missing or broken: {' '.join(str(error).split())[:200]}") from error
-    runner = _RUNNERS[about["head"]](AutoConfig.from_pretrained(folder), sessions, about)
-    if runner.can_generate():
-        runner.generation_config = GenerationConfig.from_pretrained(folder)
-    return runner, AutoTokenizer.from_pretrained(folder)
+            raise InputError(f"{path} is broken: {' '.join(str(error).split())[:200]}") from error
+    try:
+        runner = _RUNNERS[about["head"]](AutoConfig.from_pretrained(folder), sessions, about)
+        if runner.can_generate():
+            runner.generation_config = GenerationConfig.from_pretrained(folder)
+        return runner, AutoTokenizer.from_pretrained(folder)
+    except (KeyError, OSError, ValueError) as error:
+        raise InputError(f"{folder}: {' '.join(str(error).split())[:300]}") from error
 
 
 class OnnxRunner(PreTrainedModel):

@@ -157,7 +157,7 @@ class _TextToTextPipeline(Pipeline):
         encoded.pop("token_type_ids", None)
         if encoded["input_ids"].shape[-1] == 0:
             # An empty text of a tokenizer that adds nothing: only its end is there.
-            encoded["input_ids"] = torch.tensor([[self.tokenizer.eos_token_id]])
+            encoded["input_ids"] = torch.tensor([[self._id_of_nothing()]])
             encoded["attention_mask"] = torch.ones(1, 1, dtype=torch.long)
         config = self.model.config
         if getattr(config, "pointer_generator", False) and config.unk_token_id is not None:
@@ -167,6 +167,16 @@ class _TextToTextPipeline(Pipeline):
         # A tokenizer of another model; on a GPU its ids would end the process.
         check_batch(encoded, **vocabulary_sizes(self.model))
         return encoded
+
+    def _id_of_nothing(self) -> int:
+        """The id that stands for an empty text: the end mark, or else another special token."""
+        tokenizer, ends = self.tokenizer, self.model.config.eos_token_id
+        known = [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
+        known += [tokenizer.pad_token_id, tokenizer.unk_token_id]
+        found = next((token for token in known if token is not None), None)
+        if found is None:
+            raise ValueError("an empty text has no tokens here, and the tokenizer no special token to stand for it")
+        return found
 
     def _encode(self, text: str, **tokenize_kwargs: Any) -> Any:
         return self.tokenizer(text, return_tensors="pt", **tokenize_kwargs)

@@ -28,6 +28,16 @@ from .model_card import make_card
 
 IMAGES = ("learning_curve.png", "alignment.png", "confusion_matrix.png")
 """Plots of a run that a card shows."""
+OPTIONAL = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "vocab.json",
+    "vocab.txt",
+)
+"""What `save_pretrained` of a tokenizer or a model writes for some and not for others."""
 # The Hub's client of either major version has one of these below it, whose errors it passes on.
 _UNREACHABLE: tuple[type[BaseException], ...] = (
     ConnectionError,
@@ -69,18 +79,23 @@ def publish(
     """
     with hub_errors(repo_id):
         validate_repo_id(repo_id)
+    if dry_run == "":
+        raise InputError("dry_run='' names no folder; give one, or True for hub/ in that of the model")
     with tempfile.TemporaryDirectory(prefix="hfseq-") as temporary:
         if dry_run:
             own = dry_run is True
             folder = Path(model_dir) / "hub" if own else Path(str(dry_run))
+            if folder.exists() and not folder.is_dir():
+                raise InputError(f"{folder} is a file; name a folder for the dry run")
             # Only what an earlier dry run has written there is replaced.
             if folder.exists() and any(folder.iterdir()) and not (own and (folder / "README.md").is_file()):
                 raise InputError(f"{folder} has other files; name an empty folder for the dry run")
             loaded = load_published(Path(model_dir))
             stage(model_dir, loaded, temporary, repo_id, license=license)
-            if folder.exists():
-                shutil.rmtree(folder)
-            shutil.copytree(temporary, folder)
+            # Emptied, not removed: it may be a link to a folder.
+            for path in folder.iterdir() if folder.exists() else ():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.copytree(temporary, folder, dirs_exist_ok=True)
             print(f"would go to {repo_id}:")
             for path in sorted(path for path in folder.rglob("*") if path.is_file()):
                 print(f"  {path.relative_to(folder)}  {path.stat().st_size:,} bytes")
@@ -105,10 +120,13 @@ def publish(
 
 
 def is_published(name: str) -> bool:
-    """Whether a file of a repository is one that `publish` writes and may be out of date: weights, code, plots."""
+    """Whether a file of a repository is one that `publish` writes and may be out of date.
+
+    Weights, code, plots, and what a tokenizer or a model may have beside its configuration: it would take effect.
+    """
     code = {path.name for path in Path(models.__file__).parent.glob("*.py")}
     weights = name.startswith("model") and name.endswith((".safetensors", ".safetensors.index.json"))
-    return "/" not in name and (weights or name in code or name in IMAGES)
+    return "/" not in name and (weights or name in code or name in IMAGES or name in OPTIONAL)
 
 
 def stage(

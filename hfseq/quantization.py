@@ -1,7 +1,6 @@
 """Dynamic quantisation to int8: of exported graphs, and of models in PyTorch."""
 
 import copy
-import json
 import logging
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .data.errors import InputError
-from .export import GRAPHS_FILE, check_target, replace_export
+from .export import check_target, read_export, replace_export
 from .models.alignment import Alignment
 from .models.convolution import Convolution
 from .models.recurrent import RecurrentLayer
@@ -43,14 +42,13 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
     except ImportError as error:
         raise InputError("quantisation needs onnx and onnxruntime: pip install 'hfseq[onnx]'") from error
     source = Path(directory)
-    if not (source / GRAPHS_FILE).is_file():
-        raise InputError(f"{source} has no {GRAPHS_FILE}; hfseq.export_onnx(MODEL_DIR, {str(source)!r}) makes one")
+    about = read_export(source)
     check_target(out)
     report = {}
     with tempfile.TemporaryDirectory(prefix="hfseq-") as temporary:
         folder = Path(temporary) / "out"
         shutil.copytree(source, folder)
-        for name in json.loads((source / GRAPHS_FILE).read_text(encoding="utf-8"))["graphs"]:
+        for name in about["graphs"]:
             path = folder / f"{name}.onnx"
             logging.disable(logging.WARNING)  # that the graph might be prepared, which changes nothing here
             try:

@@ -15,6 +15,7 @@ trains on from the model with old and fresh rows, and keeps the result (in retra
 as the old model on the test rows and on fresh rows that it has not seen, and better on one of them.
 """
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -188,7 +189,9 @@ def read_rows(
     # A model that was trained on numbers, or without names, has classes such as LABEL_1.
     numbers = {str(number): name for number, name in enumerate(names)}
     found = [str(value).strip() for value in rows[label]]
-    found = [value if value in names else numbers.get(value, value) for value in found]
+    # The column as a whole: where names are digits, too, some rows alone could be either.
+    if not {*found} <= {*names} and {*found} <= {*numbers}:
+        found = [numbers[value] for value in found]
     if unknown := sorted({*found} - {*names}):
         raise InputError(f"{flag} {path}: class {unknown[0]!r} is not one of the model's: {shorten_list(names)}")
     return datasets.Dataset.from_dict({text: rows[text], label: found})
@@ -262,7 +265,12 @@ def retrain(
         shared |= {"source_prefix": data_args.source_prefix}
         pairs = PairArguments(source_lang=text, target_lang=label, **lengths, **shared)
         args.metric_for_best_model, args.greater_is_better = "chrf", True
+        own = copy.deepcopy(model.generation_config)
         train_translator(new, model, tokenizer, args, pairs, splits, say=say)
+        # It takes the place of the model that is watched, which generates as its own settings say.
+        model.generation_config = own
+        if PartialState().is_main_process:
+            own.save_pretrained(new)
     else:
         splits, _ = encode_labels(splits, label, names=class_names_of(model))
         train_classifier(new, model, tokenizer, args, data_args, splits, say=say)

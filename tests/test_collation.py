@@ -10,6 +10,8 @@ import torch
 from accelerate.state import AcceleratorState
 from torch.utils.data import DataLoader
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     BertConfig,
     BertForSequenceClassification,
     BertForTokenClassification,
@@ -18,12 +20,16 @@ from transformers import (
     DataCollatorForTokenClassification,
     DataCollatorWithPadding,
     EncoderDecoderModel,
+    GPT2Config,
+    GPT2LMHeadModel,
     MarianConfig,
     MarianMTModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
 )
 
-from hfseq import LstmConfig, LstmForCausalLM, LstmForConditionalGeneration
-from hfseq.data.collation import CheckedCollator, check_batch, vocabulary_sizes
+from hfseq import CnnConfig, CnnForCausalLM, LstmConfig, LstmForCausalLM, LstmForConditionalGeneration
+from hfseq.data.collation import CheckedCollator, check_batch, position_limit, vocabulary_sizes
 from hfseq.data.errors import InputError
 from hfseq.pipelines import TranslationPipeline
 from hfseq.tokenization import train_tokenizer
@@ -157,6 +163,29 @@ def test_vocabularies_of_two_sides():
 )
 def test_sizes_of_models(make, sizes):
     assert vocabulary_sizes(make()) == sizes
+
+
+def test_rows_longer_than_a_model_has_positions(tokenizer):
+    sizes = {"vocab_size": len(tokenizer), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+    widths = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 1}
+    widths |= {"decoder_attention_heads": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+    bart = BartForConditionalGeneration(BartConfig(max_position_embeddings=9, **widths, **sizes))
+    roberta = RobertaForSequenceClassification(RobertaConfig(**BERT | sizes | {"max_position_embeddings": 11}))
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=12, n_positions=9, n_embd=8, n_layer=1, n_head=1))
+    assert position_limit(bart) == position_limit(gpt2) == 9
+    assert position_limit(roberta) == 11 - (roberta.config.pad_token_id + 1)
+    assert position_limit(LstmForConditionalGeneration(LstmConfig(**LSTM))) is None
+    assert position_limit(CnnForCausalLM(CnnConfig(architecture="convs2s", **LSTM))) is None
+    checked = CheckedCollator(DataCollatorForSeq2Seq(tokenizer, model=bart), bart)
+    for source, target, name in (("a" * 9, "a", "input_ids"), ("a", "a" * 9, "labels")):
+        assert checked([dict(tokenizer(source[:-2], text_target=target[:-2]))])
+        with pytest.raises(InputError, match=rf"{name} of shape \(1, 11\): the model has 9 positions; cut texts"):
+            checked([dict(tokenizer(source, text_target=target))])
+    # It reads as many as that.
+    ids = torch.ones(1, 9, dtype=torch.long)
+    assert bart(input_ids=ids, decoder_input_ids=ids).logits.shape[1] == 9
+    with pytest.raises(IndexError):
+        bart(input_ids=torch.ones(1, 10, dtype=torch.long), decoder_input_ids=ids)
 
 
 def test_resized_embeddings():

@@ -492,6 +492,16 @@ def test_classifiers_that_differ_are_refused(fields, message):
         EnsembleForSequenceClassification(models)
 
 
+def test_an_end_and_a_list_of_it_are_the_same():
+    models = [make("gru", 20), make("lstm", 20)]
+    end = models[0].generation_config.eos_token_id
+    models[1].generation_config.eos_token_id = [end]
+    EnsembleForConditionalGeneration(models)
+    models[1].generation_config.eos_token_id = [end, 5]
+    with pytest.raises(InputError, match=rf"eos_token_id is {end} in the first, \[{end}, 5\] in the second"):
+        EnsembleForConditionalGeneration(models)
+
+
 def test_names_that_make_no_ensemble(tokenizer, tmp_path):
     name = save(tmp_path / "model", make("gru", len(tokenizer)), tokenizer)
     with pytest.raises(InputError, match="at least one"):

@@ -1,6 +1,7 @@
 """ONNX: graphs equal to the models at any length, the runners' `generate()` and pipelines, and int8."""
 
 import json
+import shutil
 from itertools import product
 
 import numpy as np
@@ -271,8 +272,32 @@ def test_folders(tokenizers, tmp_path):
         export_onnx(tmp_path / "model", tmp_path / "onnx")
     assert (tmp_path / "mine" / "notes").read_text() == "mine"
     (tmp_path / "onnx" / "model.onnx").write_bytes(b"no graph")
-    with pytest.raises(InputError, match="model.onnx is missing or broken"):
+    with pytest.raises(InputError, match="model.onnx is broken"):
         load_onnx(tmp_path / "onnx")
+
+
+def test_what_is_broken_is_one_line(tokenizers, tmp_path):
+    saved(hfseq.GruModel, tmp_path / "model", tokenizers)
+    with pytest.raises(InputError, match="opset=9: the graphs need operators of version 13 or newer"):
+        export_onnx(tmp_path / "model", tmp_path / "onnx", opset=9)
+    export_onnx(tmp_path / "model", tmp_path / "onnx", opset=13)
+    load_onnx(tmp_path / "onnx")
+    functions = (load_onnx, lambda folder: quantize_onnx(folder, tmp_path / "new"))
+
+    def check(change, message, functions=functions):
+        shutil.rmtree(tmp_path / "broken", ignore_errors=True)
+        shutil.copytree(tmp_path / "onnx", tmp_path / "broken")
+        change(tmp_path / "broken")
+        for function in functions:
+            with pytest.raises(InputError, match=message):
+                function(tmp_path / "broken")
+
+    over = [*functions, lambda folder: export_onnx(tmp_path / "model", folder)]
+    check(lambda folder: (folder / "onnx.json").write_text("{"), "onnx.json: not JSON", over)
+    check(lambda folder: (folder / "onnx.json").write_text("{}"), "onnx.json: it does not say 'graphs'")
+    check(lambda folder: (folder / "model.onnx").unlink(), "model.onnx is missing")
+    check(lambda folder: (folder / "config.json").write_text("{"), "broken", [load_onnx])
+    check(lambda folder: [path.unlink() for path in folder.glob("tokenizer*")], "broken", [load_onnx])
 
 
 def test_a_runner_is_not_trained_or_saved(tokenizers, tmp_path):

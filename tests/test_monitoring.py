@@ -2,16 +2,18 @@
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
 import recipe_runs
 import torch
 from recipe_runs import WORDS, load, reviews, weights
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig, pipeline
 
 import hfseq
 from hfseq.data.errors import InputError
+from hfseq.training.arguments import MonitoringArguments
 from hfseq.training.monitoring import (
     bootstrap_drop,
     chrf_of_texts,
@@ -246,6 +248,24 @@ def test_a_translator_is_watched_too(translator, tmp_path):
     assert code == 3 and found["drop"]["points"] > 50 and "share of unknown tokens" in " ".join(found["alarms"])
 
 
+def test_a_translator_that_trains_on_generates_as_before(translator, tmp_path):
+    copy = tmp_path / "data"
+    shutil.copytree(translator, copy)
+    settings = GenerationConfig.from_pretrained(copy / "model")
+    settings.update(num_beams=2, max_length=30, early_stopping=True, length_penalty=0.7)
+    model = AutoModelForSeq2SeqLM.from_pretrained(copy / "model")
+    model.generation_config = settings
+    torch.manual_seed(0)
+    for weight in model.parameters():  # so that there is something to learn
+        weight.data += 0.7 * weight.std() * torch.randn_like(weight)
+    model.save_pretrained(copy / "model")
+    flags = {"text_column": "de", "label_column": "en", "max_target_length": 12, "retrain": "true"}
+    flags |= {"train_file": copy / "train.csv", "num_train_epochs": 2, "learning_rate": "5e-3"}
+    watch(copy, tmp_path / "out", "same", **flags)
+    kept = GenerationConfig.from_pretrained(tmp_path / "out" / "retrained")
+    assert (kept.num_beams, kept.max_length, kept.length_penalty) == (2, 30, 0.7)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -276,6 +296,17 @@ def test_labels_as_numbers_and_with_spaces(data, tmp_path):
     flags = {"test_file": tmp_path / "test.csv", "fresh_file": tmp_path / "same.csv"}
     code, found = watch(data, tmp_path / "out", "same", **flags)
     assert code == 0 and found["drop"]["reference"] == 100.0 and len(lines) == 80
+
+
+def test_names_that_are_numbers_are_not_taken_for_places(tmp_path):
+    """A column says names or places as a whole: with names 1 to 5, 0 to 4 are places."""
+    names = ["1", "2", "3", "4", "5"]
+    given = {"names": names, "places": ["0", "1", "2", "3", "4"]}
+    for name, labels in given.items():
+        write(tmp_path / f"{name}.csv", [(f"text {label}", label) for label in labels])
+        arguments = MonitoringArguments(model_name_or_path="x", test_file="x", fresh_file="x")
+        rows = load("monitoring").read_rows(str(tmp_path / f"{name}.csv"), "--test_file", arguments, names)
+        assert list(rows["label"]) == names
 
 
 def test_classes_of_another_model_are_refused(data, tmp_path):

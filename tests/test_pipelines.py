@@ -244,6 +244,19 @@ def test_empty_text_and_a_tokenizer_that_adds_nothing(make_model):
     assert pipe("") == pipe("</s>")
 
 
+def test_empty_text_and_a_tokenizer_without_an_end(make_model):
+    core = Tokenizer(models.WordLevel({"<pad>": 0, "the": 3, "cat": 4, "<unk>": 5}, "<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    model = make_model("hfseq_lstm")
+    pipe = pipeline("translation", model=model, tokenizer=PreTrainedTokenizerFast(tokenizer_object=core), device="cpu")
+    end = torch.tensor([[model.config.eos_token_id]])
+    expected = model.generate(end, attention_mask=torch.ones_like(end), do_sample=False)
+    assert pipe("", return_tensors=True)[0]["translation_token_ids"].tolist() == expected[0].tolist()
+    model.config.eos_token_id = None
+    with pytest.raises(ValueError, match="an empty text has no tokens here, and the tokenizer no special token"):
+        pipe("")
+
+
 @pytest.mark.parametrize("bad", [None, 3, b"bytes", {"text": "x"}, [["nested"]], ["fine", None], TEXTS[0].split])
 def test_what_is_not_text_is_refused(bad, tokenizer, make_model):
     pipe = pipeline("translation", model=make_model("hfseq_lstm"), tokenizer=tokenizer, device="cpu")

@@ -333,6 +333,21 @@ def test_classes_are_those_of_the_pipeline(family, problem, tokenizer):
     assert len(labels) > 1
 
 
+@pytest.mark.parametrize("problem", PROBLEMS[:2])
+def test_classes_of_one_name_are_one(problem, tokenizer):
+    names = {0: "other", 1: "city", 2: "other"}
+    model = make_classifier("lstm", 2, len(tokenizer), problem_type=problem, id2label=names)
+    model.classifier.weight.data.zero_()
+    model.classifier.bias.data = torch.tensor([0.9, 1.0, -3.0])
+    ((decision,), _) = classify_texts(model, tokenizer, TEXTS[:1], batch_size=1, max_length=64, separator=";")
+    first, second, third = (
+        model.classifier.bias.softmax(0) if problem == PROBLEMS[0] else model.classifier.bias.sigmoid()
+    )
+    both = first + third if problem == PROBLEMS[0] else first
+    assert decision.scores == pytest.approx({"other": both.item(), "city": second.item()})
+    assert decision.label == ("city" if problem == PROBLEMS[0] else "other;city")
+
+
 def test_a_classifier_of_nothing_but_empty_and_of_cut_texts(tokenizer):
     model = make_classifier("lstm", 1, len(tokenizer))
     assert classify_texts(model, tokenizer, [""], batch_size=1, max_length=9) == ([Decision("", {})], {"empty": 1})

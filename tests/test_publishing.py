@@ -16,7 +16,14 @@ from huggingface_hub import ModelCard
 from processes import Python
 from recipe_runs import ROOT, load, results, write_reviews
 from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    EncoderDecoderModel,
+)
 
 import hfseq
 from hfseq.data.errors import InputError
@@ -224,12 +231,43 @@ def test_what_a_card_must_not_stumble_over(trained, tmp_path):
     card = card_of(tmp_path / "out")
     assert "use {name} here, {} and" in card.text and card.data.language == ["de"]
     assert [result.metric_name for result in card.data.eval_results] == ["macro F1"]
+    # A long text without spaces, and what is null.
+    nulls = dict.fromkeys(("languages", "rows", "signatures", "versions", "arguments"))
+    (copy / "run.json").write_text(json.dumps(run | nulls | {"example": "長い文" * 100}))
+    hfseq.publish(copy, "x", dry_run=tmp_path / "nulls")
+    card = card_of(tmp_path / "nulls")
+    assert f"{'長い文' * 66}長…" in card.text and "trained with hfseq" not in card.text
     for name in ("run.json", "all_results.json"):
         for text in ("{", "[]"):
             (copy / name).write_text(text)
             with pytest.raises(InputError, match=name):
                 hfseq.publish(copy, "x", dry_run=tmp_path / "again")
         (copy / name).write_text("{}")
+
+
+def test_a_model_that_is_ours_in_part_says_what_it_needs(tmp_path):
+    tokenizer = train_tokenizer(["a b"], model="word", vocab_size=20)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    encoder = BertModel(BertConfig(vocab_size=len(tokenizer), **sizes))
+    decoder = hfseq.GruForCausalLM(hfseq.GruConfig(vocab_size=len(tokenizer), hidden_size=8, add_cross_attention=True))
+    EncoderDecoderModel(encoder=encoder, decoder=decoder).save_pretrained(tmp_path / "both")
+    tokenizer.save_pretrained(tmp_path / "both")
+    hfseq.publish(tmp_path / "both", "both", dry_run=tmp_path / "out")
+    card = card_of(tmp_path / "out")
+    assert card.text.count("import hfseq") == card.text.count("```python") == 1
+    assert "trust_remote_code" not in card.text and "With transformers alone" not in card.text
+
+
+def test_where_a_dry_run_may_write(trained, tmp_path):
+    with pytest.raises(InputError, match="dry_run='' names no folder"):
+        hfseq.publish(trained, "x", dry_run="")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="file is a file; name a folder"):
+        hfseq.publish(trained, "x", dry_run=tmp_path / "file")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    hfseq.publish(trained, "x", dry_run=tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "folder" / "README.md").is_file()
 
 
 def test_a_run_file_says_nothing_of_this_machine(tmp_path, rows):
@@ -404,7 +442,8 @@ def test_pushing_again_updates_and_a_push_cut_off_leaves_what_was(hub, user, tra
     done = user("-c", PUSH, trained, "again")
     assert done.returncode == 0 and done.stdout.strip() == f"{url}/ann/again"
     own = {"notes.md": b"kept", "handler.py": b"kept", "onnx/model.safetensors": b"kept"}
-    state.repos["ann/again"][-1] |= {"model-00001-of-00002.safetensors": b"x", "modeling_rnn.py": b"x"} | own
+    stale = dict.fromkeys(("model-00001-of-00002.safetensors", "modeling_rnn.py", "chat_template.jinja"), b"x")
+    state.repos["ann/again"][-1] |= stale | own
     first = dict(state.files("ann/again"))
     # New weights, and a connection that breaks while they go up, or before the commit.
     changed = broken(trained, tmp_path, lambda folder: None)
@@ -420,7 +459,7 @@ def test_pushing_again_updates_and_a_push_cut_off_leaves_what_was(hub, user, tra
     assert done.returncode == 0, done.stderr
     now = state.files("ann/again")
     assert now["model.safetensors"] != first["model.safetensors"]
-    assert not {"model-00001-of-00002.safetensors", "modeling_rnn.py"} & now.keys()
+    assert not stale.keys() & now.keys()
     assert own.items() <= now.items()
     # What is broken makes no repository.
     (changed / "model.safetensors").write_bytes(b"broken")

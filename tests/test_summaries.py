@@ -1,6 +1,6 @@
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
 from hfseq import LstmConfig
 from hfseq.data.summaries import lead_n, split_sentences
@@ -66,6 +66,17 @@ def test_an_unknown_word_is_never_written():
     for beams in (1, 2):
         assert not (model.generate(inputs, num_beams=beams) == likeliest).any()
     assert (model.generation_config.length_penalty, model.generation_config.max_length) == (1.5, 9)
+
+
+def test_one_beam_is_saved_whatever_the_model_did_before(tmp_path):
+    model = generating()
+    model.generation_config.update(num_beams=5, length_penalty=0.6, early_stopping=True)
+    set_generation(model, 1, 9)
+    model.save_pretrained(tmp_path)
+    assert GenerationConfig.from_pretrained(tmp_path).num_beams == 1
+    set_generation(model, 3, 9, length_penalty=0.6)
+    set_generation(model, 2, 9)
+    assert model.generation_config.length_penalty == 0.6
 
 
 def test_a_token_that_decoding_needs_stays():

@@ -1,9 +1,10 @@
 """Checks of the values in a batch, where they are still on the CPU; a model's `forward` checks only shapes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from .errors import InputError
@@ -15,6 +16,7 @@ def check_batch(
     num_labels: int | None = None,
     decoder_vocab_size: int | None = None,
     char_vocab_size: int | None = None,
+    positions: int | None = None,
 ) -> None:
     """Refuse a batch that would fail deep inside a model, or train it on nonsense in silence.
 
@@ -28,12 +30,21 @@ def check_batch(
             where labels are not integers, they are targets of a regression or of several labels, without range.
         decoder_vocab_size: Rows of the embeddings of `decoder_input_ids`; None for `vocab_size`.
         char_vocab_size: Rows of the embeddings of `char_ids` `[B, T, L]`; None where a model reads none.
+        positions: Tokens of a row that the model has positions for, T and U at most; None for any number.
 
     Raises:
         InputError: An id or a label is out of range (-100, which no loss counts, is a label), a mask has another shape
-            than its ids, a row is all padding, a decoder's labels are padded on the left, a label is to be copied
-            from a row that has none such, or is not finite. It names the argument, the row and the value.
+            than its ids, a row is all padding or too long, a decoder's labels are padded on the left, a label is to be
+            copied from a row that has none such, or is not finite. It names the argument, the row and the value.
     """
+    for name in ("input_ids", "labels", "decoder_input_ids"):
+        shape = () if batch.get(name) is None else tuple(batch[name].shape)
+        # Labels of classes may be as many columns as there are classes.
+        if positions is not None and len(shape) == 2 and shape[1] > positions and (name != "labels" or not num_labels):
+            raise InputError(
+                f"{name} of shape {shape}: the model has {positions} positions; cut texts to that many tokens "
+                "(--max_length, or --max_source_length and --max_target_length)"
+            )
     decoder_vocab_size = vocab_size if decoder_vocab_size is None else decoder_vocab_size
     _check_ids(batch, "input_ids", "attention_mask", vocab_size)
     if char_vocab_size is not None and batch.get("char_ids") is not None:
@@ -124,12 +135,12 @@ class CheckedCollator:
 
     def __init__(self, collator: Callable[[list[Any]], Any], model: PreTrainedModel) -> None:
         self.collator = collator
-        self.sizes = vocabulary_sizes(model)
+        self.sizes, self.positions = vocabulary_sizes(model), position_limit(model)
 
     def __call__(self, features: list[Any]) -> Any:
         """Collate rows and check the batch; see `check_batch` for what it raises."""
         batch = self.collator(features)
-        check_batch(batch, **self.sizes)
+        check_batch(batch, **self.sizes, positions=self.positions)
         return batch
 
 
@@ -146,3 +157,19 @@ def vocabulary_sizes(model: PreTrainedModel) -> dict[str, int]:
     if output is None:
         return sizes | {"num_labels": model.config.num_labels}
     return sizes | {"decoder_vocab_size": output.weight.shape[0]}
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """Tokens of a row that a model has embeddings of positions for; None if it reads rows of any length."""
+    return min(_positions(model), default=None)
+
+
+def _positions(module: nn.Module) -> Iterator[int]:
+    if isinstance(module, PreTrainedModel) and module.config.model_type.startswith("hfseq_"):
+        return  # all steps past the last position have that one
+    for name, child in module.named_children():
+        if isinstance(child, nn.Embedding) and ("position" in name or name == "wpe"):
+            # BART's first row is that of position 2, RoBERTa's that after the padding's.
+            first = getattr(child, "offset", 0 if child.padding_idx is None else child.padding_idx + 1)
+            yield child.weight.shape[0] - first
+        yield from _positions(child)

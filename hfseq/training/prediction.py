@@ -361,7 +361,11 @@ def classify_texts(
     elif problem == "multi_label_classification":
         logits = logits.sigmoid()
     for row, values in zip(rows, logits.tolist(), strict=True):
-        scores = dict(zip(names, values, strict=True))
+        scores: dict[str, float] = {}
+        for name, value in zip(names, values, strict=True):
+            # Classes of one name are one: of classes that exclude each other it is as likely as they are together.
+            join = sum if problem == "single_label_classification" else max
+            scores[name] = join([scores[name], value]) if name in scores else value
         if problem == "regression":
             label = separator.join(f"{value:.6g}" for value in values)
         elif problem == "multi_label_classification":

@@ -413,8 +413,10 @@ def set_generation(
     config.num_beams = num_beams
     config.max_length = max_length
     config.early_stopping = True if num_beams > 1 else None
-    if length_penalty is not None:
-        config.length_penalty = length_penalty if num_beams > 1 else None
+    if num_beams == 1:
+        config.length_penalty = None  # that of the model is of beams, too: beside one alone it is not saved
+    elif length_penalty is not None:
+        config.length_penalty = length_penalty
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     needed = (*ends, config.bos_token_id, config.pad_token_id, config.decoder_start_token_id)
     if unknown is not None and unknown not in needed:
