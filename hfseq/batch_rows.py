@@ -190,7 +190,8 @@ def _prepare(
     # `generate` does not tell a function of ours the tokenizer, which makes it refuse stop strings.
     if own.stop_strings is not None:
         raise NotBatched("stop strings of the model's own generation config are not batched")
-    if config.stop_strings is not None:
+    # An empty list means none.
+    if config.stop_strings:
         if tokenizer is None:
             raise ValueError("stop strings need the tokenizer")
         try:
@@ -199,7 +200,7 @@ def _prepare(
             # It looks for the letters of a word of its own in what the tokenizer makes of it, and finds none if
             # words are tokens.
             raise ValueError(f"stop strings do not work with this tokenizer: {error}") from error
-        config.stop_strings = None
+    config.stop_strings = None
 
     def prepared(model, input_ids, logits_processor, stopping_criteria, generation_config, **kwargs):
         return logits_processor, stopping_criteria, generation_config

@@ -95,6 +95,9 @@ class Batcher:
             if self._closed:
                 raise BatcherClosed("the batcher is closed")
             if len(self._waiting) >= self._max_waiting:
+                # Those that were cancelled meanwhile need no place.
+                self._waiting = deque(row for row in self._waiting if not row.future.done())
+            if len(self._waiting) >= self._max_waiting:
                 raise BatcherFull(f"{len(self._waiting)} requests wait already; try again later")
             if streamer is not None:
                 streamer.put(row.prompt.unsqueeze(0).cpu())

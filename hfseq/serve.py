@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from transformers.utils import logging
 from transformers.utils.import_utils import is_serve_available
@@ -33,19 +34,22 @@ def make_server(
         model_dir: A language model and its tokenizer: a directory, or a name on the Hub.
         host: Address to listen at.
         port: Port to listen at.
-        device: `cpu`, `cuda`, or `auto`.
+        device: `cpu`, `cuda`, or `auto`; a number is that GPU.
         max_batch_size: Number of requests that are generated at once; later ones wait.
 
     Returns:
         A `uvicorn.Server`; its `run()` serves until it is interrupted.
 
     Raises:
-        InputError: If the model does not load or writes no text, the batch has no place, or the server's packages are
-            not installed.
+        InputError: If the model does not load or writes no text, the batch has no place, the device is not there, or
+            the server's packages are not installed.
     """
     if max_batch_size < 1:
         raise InputError(f"--max_batch_size {max_batch_size}: it must be at least 1")
+    _check_device(device)
     if Path(model_dir).is_dir():
+        if "@" in model_dir:
+            raise InputError(f"{model_dir}: the server takes what follows '@' for a revision; use a path without it")
         model, _ = load_published(Path(model_dir))
         if not model.can_generate() or model.config.is_encoder_decoder:
             raise InputError(f"{model_dir}: {type(model).__name__} is not a language model, which completions need")
@@ -64,6 +68,17 @@ def make_server(
     except (OSError, ValueError) as error:
         raise InputError(f"{model_dir}: {' '.join(str(error).split())[:300]}") from error
     return uvicorn.Server(uvicorn.Config(app, host=host, port=port))
+
+
+def _check_device(device: str) -> None:
+    """Fail in one line where the loading of a model would fail with a traceback."""
+    if device == "auto":
+        return
+    try:
+        torch.empty(0, device=int(device) if device.isdigit() else device)
+    except (AssertionError, RuntimeError) as error:
+        # The rest of what torch says is advice on debugging kernels.
+        raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,14 +7,16 @@ transformers is replaced. One private name is needed, `_StreamError`: the handle
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import Event
 from typing import Any
 
+import torch
 from fastapi import FastAPI, HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.completion import CompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
@@ -22,7 +24,7 @@ from transformers.cli.serving.response import ResponseHandler
 from transformers.cli.serving.server import build_server
 from transformers.cli.serving.systemone import SystemOneHandler
 from transformers.cli.serving.transcription import TranscriptionHandler
-from transformers.cli.serving.utils import DirectStreamer, GenerateManager, GenerationState, _StreamError
+from transformers.cli.serving.utils import BaseHandler, DirectStreamer, GenerateManager, GenerationState, _StreamError
 
 from hfseq.batch_rows import NotBatched
 from hfseq.batching import Batcher, BatcherClosed, BatcherFull
@@ -43,11 +45,15 @@ def make_app(model_dir: str, *, device: str, max_batch_size: int) -> FastAPI:
     """
     state = BatchingState(max_batch_size)
     models = BatchedModels(state, device=device, force_model=model_dir)
+    # All that the server asks of these is to handle requests.
+    kinds = (ChatCompletionHandler, CompletionHandler, ResponseHandler)
+    cleaned: list[Any] = [Cleaned(kind(models, state)) for kind in kinds]
+    chat, completion, response = cleaned
     app = build_server(
         models,
-        ChatCompletionHandler(models, state),
-        completion_handler=CompletionHandler(models, state),
-        response_handler=ResponseHandler(models, state),
+        chat,
+        completion_handler=completion,
+        response_handler=response,
         transcription_handler=TranscriptionHandler(models, state),
         systemone_handler=SystemOneHandler(models, state),
         generation_state=state,
@@ -90,14 +96,44 @@ class BatchingState(GenerationState):
             manager.stop()
 
 
-class BatchedStreamer(DirectStreamer):
-    """A stream whose cancelling takes the request out of the batch at once."""
+class Cleaned:
+    """Hands requests on to a handler, without what would make it fail.
 
-    future: Future[list[int]]
+    Half a character, which JSON can hold and no tokenizer takes, becomes a question mark; an empty list of stop
+    strings is none.
+    """
 
-    def cancel(self) -> None:
-        """End the request."""
-        self.future.cancel()
+    def __init__(self, handler: BaseHandler) -> None:
+        self._handler: Any = handler
+
+    async def handle_request(self, body: dict, request_id: str) -> Any:
+        """The handler's response."""
+        body = clean(body)
+        if body.get("stop") == []:
+            del body["stop"]
+        return await self._handler.handle_request(body, request_id)
+
+
+def clean(value: Any) -> Any:
+    """A value of JSON whose strings can be encoded."""
+    if isinstance(value, str):
+        return value.encode("utf-8", errors="replace").decode("utf-8")
+    if isinstance(value, list):
+        return [clean(one) for one in value]
+    if isinstance(value, dict):
+        return {clean(key): clean(one) for key, one in value.items()}
+    return value
+
+
+class Unread(StoppingCriteria):
+    """Ends a generation by `model.generate` once nobody waits for it."""
+
+    def __init__(self) -> None:
+        self.event = Event()
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        """The same for all rows."""
+        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
 
 
 class BatchingManager(GenerateManager):
@@ -124,24 +160,11 @@ class BatchingManager(GenerateManager):
         response_parser: Any = None,
     ) -> tuple[asyncio.Queue, DirectStreamer]:
         """Start, and return a queue of pieces of text and the streamer that fills it."""
-        if not is_batched(model):
-            return super().generate_streaming(model, processor, inputs, gen_config, request_id, response_parser)
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue = asyncio.Queue()
-        streamer = BatchedStreamer(processor._tokenizer, loop, queue, response_parser=response_parser)
-        try:
-            future = self._submit(model, processor, inputs, gen_config, streamer)
-        except NotBatched:
-            return super().generate_streaming(model, processor, inputs, gen_config, request_id, response_parser)
-        streamer.future = future
-
-        def report(future: Future) -> None:
-            if not future.cancelled() and (error := future.exception()) is not None:
-                # The handlers put it between quotation marks as it is.
-                escaped = json.dumps(str(error))[1:-1]
-                loop.call_soon_threadsafe(queue.put_nowait, _StreamError(escaped))
-
-        future.add_done_callback(report)
+        if is_batched(model):
+            with suppress(NotBatched):
+                return self._stream(model, processor, inputs, gen_config, response_parser)
+        queue, streamer = super().generate_streaming(model, processor, inputs, gen_config, request_id, response_parser)
+        at_end_of_request(streamer.cancel)
         return queue, streamer
 
     async def generate_non_streaming(
@@ -153,21 +176,46 @@ class BatchingManager(GenerateManager):
         request_id: str,
     ) -> tuple[str, int, Any]:
         """Text, number of tokens of the prompt, and the new tokens."""
-        if not is_batched(model):
-            return await super().generate_non_streaming(model, processor, inputs, gen_config, request_id)
+        if is_batched(model):
+            with suppress(NotBatched):
+                future = self._submit(model, processor, inputs, gen_config)
+                with refusals():
+                    tokens = await asyncio.wrap_future(future)
+                return processor.decode(tokens, skip_special_tokens=True), inputs["input_ids"].shape[-1], tokens
+        unread = Unread()
+        # All of these are handed on to `model.generate`.
+        inputs = {**inputs, "stopping_criteria": StoppingCriteriaList([unread])}
         try:
-            future = self._submit(model, processor, inputs, gen_config)
-        except NotBatched:
-            return await super().generate_non_streaming(model, processor, inputs, gen_config, request_id)
-        with refusals():
-            tokens = await asyncio.wrap_future(future)
-        return processor.decode(tokens, skip_special_tokens=True), inputs["input_ids"].shape[-1], tokens
+            # Shielded, since the thread that generates fails to tell a cancelled task its result.
+            return await asyncio.shield(
+                super().generate_non_streaming(model, processor, inputs, gen_config, request_id)
+            )
+        finally:
+            unread.event.set()
 
     def stop(self) -> None:
         """End the batch, and with it what is not finished."""
         if self._batcher is not None:
             self._batcher.close()
             self._batcher = None
+
+    def _stream(
+        self, model: Any, tokenizer: Any, inputs: dict, gen_config: GenerationConfig, response_parser: Any
+    ) -> tuple[asyncio.Queue, DirectStreamer]:
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue = asyncio.Queue()
+        streamer = DirectStreamer(tokenizer._tokenizer, loop, queue, response_parser=response_parser)
+        future = self._submit(model, tokenizer, inputs, gen_config, streamer)
+        at_end_of_request(future.cancel)
+
+        def report(future: Future) -> None:
+            if not future.cancelled() and (error := future.exception()) is not None:
+                # The handlers put it between quotation marks as it is.
+                escaped = json.dumps(str(error))[1:-1]
+                loop.call_soon_threadsafe(queue.put_nowait, _StreamError(escaped))
+
+        future.add_done_callback(report)
+        return queue, streamer
 
     def _submit(
         self,
@@ -188,6 +236,17 @@ class BatchingManager(GenerateManager):
 def is_batched(model: PreTrainedModel) -> bool:
     """Whether a model is a language model of hfseq."""
     return isinstance(model, ForCausalLM) and not model.config.add_cross_attention
+
+
+def at_end_of_request(do: Callable[[], object]) -> None:
+    """Have something done once the request that is being handled is over, whether it was answered or left.
+
+    The handlers cancel a stream that is left, but of one that is left before they read its first piece they hear
+    nothing.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    task.add_done_callback(lambda _: do())
 
 
 @contextmanager

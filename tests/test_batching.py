@@ -191,6 +191,7 @@ def test_stop_strings_and_streams(lstm, batcher):
     assert config.stop_strings == [word, "never"]
     with pytest.raises(ValueError, match="need the tokenizer"):
         batcher.submit(prompt, config)
+    assert wait(batcher.submit(prompt, GenerationConfig(**options | {"stop_strings": []}))) == unstopped
 
 
 LONG = GenerationConfig(max_new_tokens=10**9, eos_token_id=2, suppress_tokens=[2])
@@ -288,6 +289,20 @@ def test_no_more_than_so_many_wait(lstm):
         gate.opened.set()
         assert all(len(wait(future)) == 3 for future in futures)
         assert len(wait(batcher.submit([5], SHORT))) == 3
+
+
+def test_what_is_cancelled_does_not_wait(lstm):
+    with closing(Batcher(lstm, max_batch_size=1, max_waiting=2)) as batcher:
+        gate = Gate()
+        first = batcher.submit([3], SHORT, streamer=gate)
+        gate.reached.wait(60)
+        left, stays = (batcher.submit([4], SHORT) for _ in range(2))
+        left.cancel()
+        last = batcher.submit([5], SHORT)
+        with pytest.raises(BatcherFull, match="2 requests wait already"):
+            batcher.submit([6], SHORT)
+        gate.opened.set()
+        assert [len(wait(future)) for future in (first, stays, last)] == [3, 3, 3]
 
 
 def test_closing_ends_everything(lstm):

@@ -1,5 +1,6 @@
 """The server of transformers with a model of hfseq in it."""
 
+import asyncio
 import http.client
 import json
 import socket
@@ -12,12 +13,13 @@ from contextlib import closing, contextmanager
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 import hfseq
 from hfseq.batching import Batcher
 from hfseq.data.errors import InputError
 from hfseq.serve import make_server
+from hfseq.serving import BatchingManager
 from hfseq.tokenization import start_texts, train_tokenizer
 
 
@@ -158,17 +160,70 @@ def test_requests_are_batched(language_model):
             assert json.load(send(address, **sampled | {"seed": 4}).getresponse())["choices"] != alone
 
 
+@pytest.fixture(params=["batched", "not_batched"])
+def either_way(request, monkeypatch):
+    if request.param == "not_batched":
+        monkeypatch.setattr("hfseq.serving.is_batched", lambda model: False)
+
+
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_makes_room(language_model, stream, monkeypatch):
-    submitted, submit = threading.Event(), Batcher.submit
-    monkeypatch.setattr(Batcher, "submit", lambda *args, **kw: (submit(*args, **kw), submitted.set())[0])
+@pytest.mark.usefixtures("either_way")
+def test_a_client_that_goes_makes_room(language_model, stream, monkeypatch, caplog):
+    begun, forward = threading.Event(), hfseq.LstmForCausalLM.forward
+    monkeypatch.setattr(hfseq.LstmForCausalLM, "forward", lambda *args, **kw: begun.set() or forward(*args, **kw))
     with running(language_model[0], max_batch_size=1) as address:
         with closing(send(address, **ENDLESS | {"stream": stream})) as endless:
-            assert submitted.wait(60)
+            assert begun.wait(60)
             if stream:
                 endless.getresponse().readline()
         answer = json.load(send(address, max_tokens=3).getresponse())
     assert answer["choices"][0]["text"] == generated(language_model, "a", max_new_tokens=3)
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.usefixtures("either_way")
+def test_a_stream_left_before_it_is_read_makes_room(language_model):
+    """Its generator never begins, so that no handler sees that the client is gone."""
+    _, model, tokenizer = language_model
+    manager = BatchingManager(max_batch_size=1)
+    asked = model, tokenizer, tokenizer("a", return_tensors="pt")
+    words = {"suppress_tokens": [0, 1, 2, 3], "do_sample": False}
+
+    async def leave():
+        manager.generate_streaming(*asked, GenerationConfig(max_new_tokens=10**9, **words), "left")
+
+    async def serve():
+        await asyncio.create_task(leave())
+        answering = manager.generate_non_streaming(*asked, GenerationConfig(max_new_tokens=3, **words), "answered")
+        return await asyncio.wait_for(answering, 30)
+
+    try:
+        text, *_ = asyncio.run(serve())
+    finally:
+        manager.stop()
+    assert text == generated(language_model, "a", max_new_tokens=3)
+
+
+def test_texts_that_no_tokenizer_takes(language_model):
+    """Half a character is read as a question mark, wherever it is."""
+    with running(language_model[0]) as address:
+        for stream in (True, False):
+            halves, whole = (
+                send(address, prompt=f"a {mark} b", suffix=mark, max_tokens=3, stream=stream).getresponse()
+                for mark in ("\ud800", "?")
+            )
+            assert halves.status == 200
+            texts = [
+                [
+                    json.loads(line.removeprefix("data: "))["choices"]
+                    for line in answer.read().decode().splitlines()
+                    if line
+                ]
+                for answer in (halves, whole)
+            ]
+            assert texts[0] == texts[1]
+        chat = {"messages": [{"role": "user", "content": "a \ud800"}], "max_tokens": 3}
+        assert json.loads(ask("http://{}:{}/v1/chat/completions".format(*address), **chat))["choices"]
 
 
 def test_other_ways_of_generating_and_bad_requests(language_model):
@@ -210,8 +265,9 @@ def test_models_of_transformers_go_their_own_way(tmp_path, language_model, monke
     monkeypatch.delattr(Batcher, "submit")
     expected = generated((None, model, tokenizer), "a b", max_new_tokens=5)
     with running(tmp_path) as address:
-        answer = json.load(send(address, prompt="a b", max_tokens=5).getresponse())
-        assert answer["choices"][0]["text"] == expected
+        for more in ({}, {"stop": []}):
+            answer = json.load(send(address, prompt="a b", max_tokens=5, **more).getresponse())
+            assert answer["choices"][0]["text"] == expected
         stream = send(address, prompt="a b", max_tokens=5, stream=True).getresponse().read().decode()
         parts = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line]
         assert "".join(part["choices"][0]["text"] for part in parts) == expected
@@ -231,6 +287,12 @@ def test_what_cannot_be_served(tmp_path, monkeypatch):
     assert "no config.json, so there is no model" in done.stderr
     with pytest.raises(InputError, match="nowhere"):
         make_server("nowhere")
+    (tmp_path / "classifier").rename(tmp_path / "lm@home")
+    with pytest.raises(InputError, match="lm@home: the server takes what follows '@' for a revision"):
+        make_server(str(tmp_path / "lm@home"))
+    for device in ("99", "cuda:99", "nothing"):
+        with pytest.raises(InputError, match=f"--device {device}: "):
+            make_server("nowhere", device=device)
     with pytest.raises(InputError, match="--max_batch_size 0: it must be at least 1"):
         make_server("nowhere", max_batch_size=0)
     monkeypatch.setattr("hfseq.serve.is_serve_available", lambda: False)
