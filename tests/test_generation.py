@@ -1,14 +1,16 @@
 """Decoding: cached equals uncached in every mode, and a padded batch generates what each row generates alone."""
 
 import dataclasses
+from functools import partial
 
 import pytest
 import torch
-from transformers import DynamicCache, EncoderDecoderCache
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 from transformers.generation import GenerationMixin
 from transformers.generation.streamers import BaseStreamer
 
-from hfseq.models import MODEL_CLASSES
+from hfseq import CnnConfig, GruConfig, LstmConfig
+from hfseq.models import MODEL_CLASSES, generation
 from hfseq.models.cache import RecurrentCacheLayer
 
 EOS = 2
@@ -35,7 +37,7 @@ NEW = 14
 
 def make(config_class, kind):
     """A model in float64 whose weights are so large that what it generates varies and some rows end early."""
-    auto, fields = KINDS[kind]
+    auto, fields = STEPPING[kind]
     torch.manual_seed(5)  # one with which they all do
     tiny = {"vocab_size": 13, "hidden_size": 12, "embedding_size": 10, "num_hidden_layers": 2}
     model = MODEL_CLASSES[config_class][auto](config_class(**tiny | fields)).double().eval()
@@ -230,6 +232,133 @@ def test_alignments_of_generated_tokens(model):
     torch.testing.assert_close(torch.cat([step[0] for step in result.cross_attentions], dim=2), full)
 
 
+# --- one token after the other, without `generate`'s own loop ------------------------------------------------------
+
+STEPPING = KINDS | {
+    "lm_adaptive": ("AutoModelForCausalLM", {"adaptive_softmax_cutoffs": [4, 8]}),
+    "seq2seq_covered": ("AutoModelForSeq2SeqLM", {"attention_type": "additive", "coverage": True, "layer_norm": True}),
+}
+SETTINGS = {
+    "greedy": {},
+    "sampled": {"do_sample": True, "top_k": 0, "num_return_sequences": 2},
+    "warped": {"do_sample": True, "top_k": 5, "temperature": 0.7},
+    "processed": {"no_repeat_ngram_size": 2, "repetition_penalty": 1.3, "min_new_tokens": 4},
+    "several_ends": {"eos_token_id": [EOS, 5]},
+    "no_end": {"eos_token_id": None},
+    "criteria": {"stopping_criteria": [lambda ids, scores, **kwargs: ids[:, -1] > 9]},
+    "criteria_alone": {"eos_token_id": None, "stopping_criteria": [lambda ids, scores, **kwargs: ids[:, -1] > 9]},
+    "one_step": {"max_new_tokens": 1},
+}
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Each call of `decode`."""
+    calls, decode = [], generation.decode
+
+    def recorded(*args, **kwargs):
+        calls.append(args)
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr(generation, "decode", recorded)
+    return calls
+
+
+class Tokens(BaseStreamer):
+    def __init__(self):
+        self.got = []
+
+    def put(self, value):
+        self.got.append(value.tolist())
+
+    def end(self):
+        self.got.append("end")
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("kind", STEPPING)
+@pytest.mark.parametrize("config_class", [config for config in MODEL_CLASSES if config is not CnnConfig])
+def test_decoding_without_the_loop_of_generate_gives_what_the_loop_gives(config_class, kind, setting, decoded):
+    model = make(config_class, kind)
+    inputs = make_inputs(model)
+    found = []
+    for function in (model.generate, partial(GenerationMixin.generate, model)):
+        streamer = Tokens()
+        torch.manual_seed(3)
+        options = {"max_new_tokens": NEW, "streamer": streamer} | SETTINGS[setting]
+        found.append((function(**inputs, **options).tolist(), streamer.got))
+    assert found[0] == found[1]
+    assert len(decoded) == 1
+
+
+def test_bfloat16_and_prompts_of_one_row(decoded):
+    for kind in KINDS:
+        model = make(GruConfig, kind).bfloat16()
+        for row in rows_alone(make_inputs(model)):
+            expected = GenerationMixin.generate(model, **row, max_new_tokens=NEW)
+            assert model.generate(**row, max_new_tokens=NEW).tolist() == expected.tolist()
+    assert len(decoded) == len(KINDS) * len(MASK)
+
+
+@pytest.mark.parametrize("part", ["model", "backbone", "stack"])
+@pytest.mark.parametrize("kind", ["lm", "seq2seq"])
+def test_what_hangs_on_a_module_is_not_passed_by(kind, part, decoded):
+    """Hooks, wrapped forwards and subclasses see every step."""
+    model = make(LstmConfig, kind)
+    inputs = make_inputs(model) | {"max_new_tokens": 5, "eos_token_id": None}
+    expected = model.generate(**inputs)
+    assert len(decoded) == 1
+    backbone = model.model if kind == "lm" else model.decoder
+    module = {"model": model, "backbone": backbone, "stack": backbone.stack}[part]
+    seen = []
+    for register in (module.register_forward_hook, module.register_forward_pre_hook):
+        handle = register(lambda *args: seen.append(args[0]) and None)
+        assert model.generate(**inputs).tolist() == expected.tolist()
+        handle.remove()
+    plain = module.forward
+    module.forward = lambda *args, **kwargs: (seen.append(module), plain(*args, **kwargs))[1]
+    assert model.generate(**inputs).tolist() == expected.tolist()
+    del module.forward
+    own = type(module)
+
+    class Mine(own):
+        def forward(self, *args, **kwargs):
+            seen.append(self)
+            return super().forward(*args, **kwargs)
+
+    module.__class__ = Mine
+    assert model.generate(**inputs).tolist() == expected.tolist()
+    module.__class__ = own
+    assert seen == [module] * 20 and len(decoded) == 1
+    assert model.generate(**inputs).tolist() == expected.tolist() and len(decoded) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 2},
+        {"use_cache": False},
+        {"return_dict_in_generate": True},
+        {"generation_config": GenerationConfig(num_beams=2, max_length=9)},
+        {"custom_generate": lambda model, input_ids, **kwargs: input_ids},
+        {"prefill_chunk_size": 2},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_all_else_is_left_to_generate(options, decoded):
+    model = make(LstmConfig, "lm")
+    inputs = make_inputs(model)
+    expected = GenerationMixin.generate(model, **inputs, **options)
+    found = model.generate(**inputs, **options)
+    assert getattr(found, "sequences", found).tolist() == getattr(expected, "sequences", expected).tolist()
+    assert not decoded
+    model.generation_config.num_beams = 3
+    expected = GenerationMixin.generate(model, **inputs, max_new_tokens=NEW)
+    assert model.generate(**inputs, max_new_tokens=NEW).tolist() == expected.tolist() and not decoded
+    model.generate(**inputs, num_beams=1, max_new_tokens=NEW)
+    assert len(decoded) == 1
+
+
 # --- forward with a cache ------------------------------------------------------------------------------------------
 
 STEP_MASK = torch.tensor(
@@ -307,7 +436,7 @@ def test_later_steps_get_what_the_parent_would_give_them(model):
 
     model.prepare_inputs_for_generation = both
     try:
-        model.generate(**inputs, do_sample=False, max_new_tokens=4)
+        GenerationMixin.generate(model, **inputs, do_sample=False, max_new_tokens=4)
     finally:
         del model.prepare_inputs_for_generation
     assert len(steps) == 4

@@ -13,6 +13,7 @@ from .characters import CharacterEncoder
 from .configuration_base import SequenceConfig
 from .convolution import Convolution
 from .dropout import Dropout, drop_words
+from .generation import Step
 from .recurrent import RecurrentLayer
 
 
@@ -151,6 +152,19 @@ class Backbone(SequencePreTrainedModel):
                 f"encoder_hidden_states has shape {tuple(memory.shape)}, expected ({batch}, source length, {width})"
             )
         return valid_steps(mask, batch, memory.shape[1], 0, "encoder_attention_mask")
+
+    def can_step(self) -> bool:
+        """Whether `stepper` has a step that does what `forward` does; not unless a family says otherwise."""
+        return False
+
+    def stepper(self, cache: Cache, **memory: Tensor | None) -> Step:
+        """A step from the newest ids `[B, 1]` to hidden states `[B, 1, H]`, without checks and outputs on the way.
+
+        Args:
+            cache: Filled by `forward`; each step brings it up to date.
+            memory: What a decoder attends to, by the names of `forward`.
+        """
+        raise NotImplementedError
 
     def uses_cache(self, use_cache: bool | None, cache: Cache | None) -> bool:
         """Whether to read and return a cache.

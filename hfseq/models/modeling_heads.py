@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
     BaseModelOutput,
     ModelOutput,
@@ -19,6 +18,7 @@ from .alignment import next_labels, valid_steps
 from .configuration_base import SequenceConfig
 from .crf import LinearChainCrf
 from .dropout import Dropout
+from .generation import SequenceGenerationMixin, Step, is_bare
 from .modeling_base import Backbone, SequencePreTrainedModel
 from .outputs import CausalOutput, Seq2SeqOutput
 from .pointer import Pointer
@@ -39,44 +39,6 @@ class OutputLayer(nn.Module):
         """Map `[B, T, hidden_size]` to what `lm_head` takes; the hidden states after dropout come second."""
         dropped = self.dropout(hidden) if self.training else hidden
         return dropped if self.project is None else self.project(dropped), dropped
-
-
-class SequenceGenerationMixin(GenerationMixin):
-    """Generation with less between two steps."""
-
-    def prepare_inputs_for_generation(
-        self,
-        input_ids: Tensor,
-        next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        is_first_iteration: bool | None = False,
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """See `GenerationMixin`; after the first step, with a cache, only the newest ids change.
-
-        The parent copies them, looks for positions, masks and kinds of tokens that these models do not have, and reads
-        the signature of `forward`, which takes longer than some of a step's layers.
-        """
-        own: Any = self
-        # Of one weight: `own.device` goes through the modules.
-        here = input_ids.device == own.lm_head.weight.device
-        if is_first_iteration or not next_sequence_length or past_key_values is None or not here:
-            return super().prepare_inputs_for_generation(  # type: ignore[misc]
-                input_ids,
-                next_sequence_length=next_sequence_length,
-                past_key_values=past_key_values,
-                attention_mask=attention_mask,
-                inputs_embeds=inputs_embeds,
-                is_first_iteration=is_first_iteration,
-                **kwargs,
-            )
-        ids = "decoder_input_ids" if own.config.is_encoder_decoder else "input_ids"
-        kwargs.pop("labels", None)
-        if attention_mask is not None:
-            kwargs["attention_mask"] = attention_mask
-        return kwargs | {ids: input_ids[:, -next_sequence_length:], "past_key_values": past_key_values}
 
 
 class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
@@ -195,6 +157,23 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
             hidden_states=outputs.hidden_states,
             cross_attentions=outputs.cross_attentions,
         )
+
+    def can_step(self) -> bool:
+        """See `SequenceGenerationMixin`."""
+        return is_bare(self, ForCausalLM.forward) and self.model.can_step()
+
+    def stepper(self, cache: Cache, **kwargs: Any) -> Step:
+        """See `SequenceGenerationMixin`."""
+        names = ("encoder_hidden_states", "encoder_attention_mask")
+        advance = self.model.stepper(cache, **{name: kwargs.get(name) for name in names})
+
+        def step(ids: Tensor) -> Tensor:
+            hidden, _ = self.output(advance(ids))
+            if self.adaptive_softmax is None:
+                return self.lm_head(hidden)[:, -1]
+            return self.adaptive_softmax(hidden, self.lm_head.weight)[:, -1]
+
+        return step
 
     def penalty(self, raw: Tensor, dropped: Tensor, predicts: Tensor, mask: Tensor | None) -> Tensor | None:
         """What training adds to the summed loss; nothing, unless a family says otherwise.
@@ -414,6 +393,16 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
             encoder_last_hidden_state=encoded["last_hidden_state"],
             encoder_hidden_states=encoded.get("hidden_states"),
         )
+
+    def can_step(self) -> bool:
+        """See `SequenceGenerationMixin`; not with a pointer, which reads more than the decoder's states."""
+        return is_bare(self, ForConditionalGeneration.forward) and self.pointer is None and self.decoder.can_step()
+
+    def stepper(self, cache: Cache, **kwargs: Any) -> Step:
+        """See `SequenceGenerationMixin`."""
+        memory = self.memory_of(kwargs["encoder_outputs"])
+        advance = self.decoder.stepper(cache, **memory, encoder_attention_mask=kwargs.get("attention_mask"))
+        return lambda ids: self.lm_head(self.output(advance(ids))[0])[:, -1]
 
     def penalty(self, outputs: ModelOutput, predicts: Tensor) -> Tensor | None:
         """What training adds to the summed loss; nothing, unless a family says otherwise.

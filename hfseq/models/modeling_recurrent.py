@@ -15,6 +15,7 @@ from .characters import CharacterEncoder
 from .configuration_base import SequenceConfig
 from .configuration_recurrent import RecurrentConfig
 from .dropout import Dropout
+from .generation import Step, is_bare
 from .modeling_base import Backbone, SequencePreTrainedModel
 from .modeling_heads import ForCausalLM, ForConditionalGeneration, ForSequenceClassification, ForTokenClassification
 from .pointer import CopiedEncoderOutput, Pointer, RecurrentModelOutput, transition_scores
@@ -69,6 +70,9 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
             memory = config.cross_attention_hidden_size or hidden
             self.attention = CrossAttention(hidden, memory, config.attention_type, config.coverage)
             self.bridge = Bridge(memory, hidden, config.num_hidden_layers, self.stack.num_states)
+        # What a decoder carries from step to step beside the states of its layers; see `_initial_states`.
+        carries = {"feed": config.input_feeding, "coverage": config.coverage} if config.add_cross_attention else {}
+        self.carries = [name for name, does in carries.items() if does]
         self.post_init()
 
     @can_return_tuple
@@ -122,26 +126,16 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
 
         states, carried = self._initial_states(layers, inputs_embeds, encoder_hidden_states, memory_mask)
         embedded = self.dropout(inputs_embeds)
-        weights = overlaps = None
-        if encoder_hidden_states is None:
-            outputs, states = self.stack(embedded, mask, states, return_states=use_cache)
-            last = outputs[-1]
-        else:
+        attend = None
+        if encoder_hidden_states is not None:
             memory = layers[0].memory if layers else None
             if memory is None:
                 memory = (self.attention.keys(encoder_hidden_states),)
             attend = (encoder_hidden_states, *memory, memory_mask)
-            if self.config.input_feeding:
-                outputs, last, weights, overlaps, states = self._feed_steps(embedded, mask, states, carried, attend)
-            else:
-                outputs, states = self.stack(embedded, mask, states, return_states=use_cache)
-                last, weights, overlaps = self._attend(self.dropout(outputs[-1]), mask, carried, attend)
-                if mask is not None:
-                    last = last.masked_fill(~mask.unsqueeze(-1), 0.0)
-            if use_cache:
+            if layers:
                 layers[0].memory = memory
-        for index, layer in enumerate(layers):
-            layer.update(states[index] + (tuple(carried.values()) if index == len(layers) - 1 else ()), length)
+        outputs, last, weights, overlaps, states = self._run(embedded, mask, states, carried, attend, use_cache)
+        self._keep(layers, states, carried, length)
         attentions = self.outputs_of("output_attentions", output_attentions) and weights is not None
         hidden_states = self.outputs_of("output_hidden_states", output_hidden_states)
         copied = self.config.pointer_generator and not self.config.add_cross_attention
@@ -153,6 +147,66 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
             cross_attentions=(weights.unsqueeze(1),) if attentions else None,
             overlaps=overlaps,
         )
+
+    def can_step(self) -> bool:
+        """See `Backbone`."""
+        bare = is_bare(self, RecurrentModel.forward) and is_bare(self.stack, RecurrentStack.forward)
+        return bare and not self.training and self.characters is None
+
+    def stepper(self, cache: Cache, **memory: Tensor | None) -> Step:
+        """See `Backbone`."""
+        layers = cache_layers(cache, self.config.num_hidden_layers, self.config.model_type)
+        states, attend = memory.get("encoder_hidden_states"), None
+        if states is not None:
+            mask = self.check_memory(states, memory.get("encoder_attention_mask"), len(states))
+            attend = (states, *(layers[0].memory or ()), mask)
+
+        def advance(ids: Tensor) -> Tensor:
+            before, carried = self._kept_states(layers)
+            _, last, _, _, after = self._run(self.embed_tokens(ids), None, before, carried, attend, True)
+            self._keep(layers, after, carried, 1)
+            return last
+
+        return advance
+
+    def _run(
+        self,
+        embedded: Tensor,
+        mask: Tensor | None,
+        states: list[State] | None,
+        carried: dict[str, Tensor],
+        attend: tuple | None,
+        return_states: bool,
+    ) -> tuple[list[Tensor], Tensor, Tensor | None, Tensor | None, list[State] | None]:
+        """Output of each layer, what is on top of them, weights and coverage loss of attention, states.
+
+        Args:
+            embedded: Inputs `[B, T, E]`.
+            mask: True at valid steps, `[B, T]`, or None.
+            states: Before the first step; None for zeros.
+            carried: See `_initial_states`; brought up to date.
+            attend: Encoder states, the attention's keys and the mask of both; None where there are none.
+            return_states: Whether the states after the last step are wanted.
+        """
+        if attend is None:
+            outputs, states = self.stack(embedded, mask, states, return_states=return_states)
+            return outputs, outputs[-1], None, None, states
+        if self.config.input_feeding:
+            assert states is not None  # the bridge's, or the cache's
+            return self._feed_steps(embedded, mask, states, carried, attend)
+        outputs, states = self.stack(embedded, mask, states, return_states=return_states)
+        last, weights, overlaps = self._attend(self.dropout(outputs[-1]), mask, carried, attend)
+        if mask is not None:
+            last = last.masked_fill(~mask.unsqueeze(-1), 0.0)
+        return outputs, last, weights, overlaps, states
+
+    def _keep(
+        self, layers: list[RecurrentCacheLayer], states: list[State] | None, carried: dict[str, Tensor], length: int
+    ) -> None:
+        """Put the states after `length` more tokens into the cache, if there is one."""
+        for index, layer in enumerate(layers):
+            extra = tuple(carried.values()) if index == len(layers) - 1 else ()
+            layer.update((states or [])[index] + extra, length)
 
     def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, char_ids: Tensor | None) -> Tensor:
         """See `Backbone.embed`; a word beyond the vocabulary, which only a decoder meets, is the unknown token."""
@@ -175,9 +229,9 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         """
         batch = embeds.shape[0]
         carried = {}
-        if memory is not None and self.config.input_feeding:
+        if "feed" in self.carries:
             carried["feed"] = embeds.new_zeros(batch, self.config.hidden_size)
-        if memory is not None and self.config.coverage:
+        if memory is not None and "coverage" in self.carries:
             # A sum of small parts, even where the model computes with fewer bits.
             wide = torch.promote_types(embeds.dtype, torch.float32)
             carried["coverage"] = embeds.new_zeros(batch, memory.shape[1], dtype=wide)
@@ -187,8 +241,13 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         for index, layer in enumerate(layers):
             extra = [value.shape for value in carried.values()] if index == len(layers) - 1 else []
             check_states(layer.states or (), [shape] * count + extra, index)
+        return self._kept_states(layers)
+
+    def _kept_states(self, layers: list[RecurrentCacheLayer]) -> tuple[list[State], dict[str, Tensor]]:
+        """See `_initial_states`, of a cache that is filled."""
+        count = self.stack.num_states
         states = [(layer.states or ())[:count] for layer in layers]
-        return states, dict(zip(carried, (layers[-1].states or ())[count:], strict=True))
+        return states, dict(zip(self.carries, (layers[-1].states or ())[count:], strict=True))
 
     def first_states(
         self, encoder_hidden_states: Tensor, encoder_attention_mask: Tensor | None
