@@ -291,6 +291,15 @@ def test_decoding_without_the_loop_of_generate_gives_what_the_loop_gives(config_
     assert len(decoded) == 1
 
 
+def test_encoder_outputs_as_a_tuple(decoded):
+    model = make(GruConfig, "seq2seq")
+    (row, *_) = rows_alone(make_inputs(model))
+    states = (model.get_encoder()(**row).last_hidden_state,)
+    expected = GenerationMixin.generate(model, encoder_outputs=states, max_new_tokens=NEW)
+    assert model.generate(encoder_outputs=states, max_new_tokens=NEW).tolist() == expected.tolist()
+    assert len(decoded) == 1
+
+
 def test_bfloat16_and_prompts_of_one_row(decoded):
     for kind in KINDS:
         model = make(GruConfig, kind).bfloat16()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 _LEVELS = 2**16
 
 
-def drop(values: Tensor, probability: float, training: bool = True) -> Tensor:
+def drop(values: Tensor, probability: float) -> Tensor:
     """Zero each element with a probability, and divide what stays by the rest (Srivastava et al. 2014).
 
     It is `torch.nn.functional.dropout`, which is called wherever it is quick. On a CPU it draws a double from the
@@ -19,12 +19,11 @@ def drop(values: Tensor, probability: float, training: bool = True) -> Tensor:
     Args:
         values: Of any shape.
         probability: Of zeroing.
-        training: Whether to do anything.
     """
     dropped = round(probability * _LEVELS)
     quick = values.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if not training or quick or not 0 < dropped < _LEVELS:
-        return nn.functional.dropout(values, probability, training)
+    if quick or not 0 < dropped < _LEVELS:
+        return nn.functional.dropout(values, probability)
     count = values.numel()
     words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
     kept = words.view(torch.int16)[:count].view(values.shape) >= dropped - _LEVELS // 2

@@ -278,6 +278,11 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
         """What of the encoder's outputs the decoder takes, by the names of its arguments."""
         return {"encoder_hidden_states": encoder_outputs["last_hidden_state"]}
 
+    def _as_output(self, encoder_outputs: ModelOutput | tuple[Tensor, ...]) -> ModelOutput:
+        if isinstance(encoder_outputs, tuple | list):
+            return self.encoder_output_class(*encoder_outputs)
+        return encoder_outputs
+
     @can_return_tuple
     def forward(
         self,
@@ -339,10 +344,8 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
                 output_hidden_states=output_hidden_states,
                 return_dict=True,
             )
-        elif isinstance(encoder_outputs, tuple | list):
-            encoded = self.encoder_output_class(*encoder_outputs)
         else:
-            encoded = encoder_outputs
+            encoded = self._as_output(encoder_outputs)
         if labels is not None and labels.dim() != 2:
             raise ValueError(f"labels has shape {tuple(labels.shape)}, expected (batch, length)")
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
@@ -400,7 +403,7 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
 
     def stepper(self, cache: Cache, **kwargs: Any) -> Step:
         """See `SequenceGenerationMixin`."""
-        memory = self.memory_of(kwargs["encoder_outputs"])
+        memory = self.memory_of(self._as_output(kwargs["encoder_outputs"]))
         advance = self.decoder.stepper(cache, **memory, encoder_attention_mask=kwargs.get("attention_mask"))
         return lambda ids: self.lm_head(self.output(advance(ids))[0])[:, -1]
 
