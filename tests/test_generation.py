@@ -342,6 +342,35 @@ def test_what_hangs_on_a_module_is_not_passed_by(kind, part, decoded):
     assert model.generate(**inputs).tolist() == expected.tolist() and len(decoded) == 2
 
 
+class Wrapped(torch.nn.Module):
+    """As those that shard a module, or move its weights, do."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module, self.calls = module, 0
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("module"), name)
+
+    def forward(self, *args, **kwargs):
+        self.calls += 1
+        return self.module(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("lm", "model"), ("seq2seq", "decoder")])
+def test_a_wrapper_of_the_backbone_sees_every_step(kind, name, decoded):
+    model = make(LstmConfig, kind)
+    inputs = make_inputs(model) | {"max_new_tokens": 5, "eos_token_id": None}
+    expected = model.generate(**inputs)
+    wrapper = Wrapped(getattr(model, name))
+    setattr(model, name, wrapper)
+    assert model.generate(**inputs).tolist() == expected.tolist()
+    assert wrapper.calls == 5 and len(decoded) == 1
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -160,7 +160,8 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
 
     def can_step(self) -> bool:
         """See `SequenceGenerationMixin`."""
-        return is_bare(self, ForCausalLM.forward) and self.model.can_step()
+        # What wraps a module shows its methods as its own.
+        return is_bare(self, ForCausalLM.forward) and isinstance(self.model, Backbone) and self.model.can_step()
 
     def stepper(self, cache: Cache, **kwargs: Any) -> Step:
         """See `SequenceGenerationMixin`."""
@@ -399,7 +400,8 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
 
     def can_step(self) -> bool:
         """See `SequenceGenerationMixin`; not with a pointer, which reads more than the decoder's states."""
-        return is_bare(self, ForConditionalGeneration.forward) and self.pointer is None and self.decoder.can_step()
+        bare = is_bare(self, ForConditionalGeneration.forward) and isinstance(self.decoder, Backbone)
+        return bare and self.pointer is None and self.decoder.can_step()
 
     def stepper(self, cache: Cache, **kwargs: Any) -> Step:
         """See `SequenceGenerationMixin`."""
