@@ -16,7 +16,7 @@ _LENGTH_RATIO = 1.25
 
 
 def row_lengths(dataset: Any, columns: Sequence[str] = ("input_ids", "labels")) -> np.ndarray:
-    """Lengths of the sides of each row, of which the longest counts against `max_tokens`.
+    """The length that counts against `max_tokens`: the longest of each row's `columns`.
 
     Args:
         dataset: a `datasets.Dataset`, or a sequence of mappings, with a list of ids in each column.
@@ -24,7 +24,7 @@ def row_lengths(dataset: Any, columns: Sequence[str] = ("input_ids", "labels")) 
             lists of ids (classes, say), are left out.
 
     Returns:
-        `[rows, sides]` int64, in tokens: a side for each column that is there.
+        `[rows]` int64, in tokens.
 
     Raises:
         InputError: the data has none of the columns.
@@ -39,7 +39,7 @@ def row_lengths(dataset: Any, columns: Sequence[str] = ("input_ids", "labels")) 
         sides = [np.concatenate([chunk.value_lengths() for chunk in table[name].chunks]) for name in names]
     else:
         sides = [np.array([len(row[name]) for row in dataset]) for name in names]
-    return np.stack(sides, axis=1)
+    return np.maximum.reduce(sides)
 
 
 def _are_ids(value: Any) -> bool:
@@ -54,12 +54,10 @@ class TokenBudgetBatchSampler(BatchRebalanceSampler):
     the padded sources nor the padded targets of a batch hold more than `max_tokens` tokens.
 
     The rows are sorted by length once and cut into groups of similar length. An epoch shuffles the rows inside each
-    group, and the order of the batches. Inside a group those come together, in random order, whose sources are longer
-    than their targets by as much, so that the shorter side is hardly padded either. A batch is given room for the
-    longest row that its group could put into it, so the cuts, and with them the number of batches, are the same in
-    every epoch, whatever the shuffle. Every row comes exactly once an epoch. Where the number of batches is no
-    multiple of `num_replicas`, the largest are halved. The ranks' batches of one step are neighbours in length, so
-    that no rank waits for another.
+    group, and the order of the batches. A batch is given room for the longest row that its group could put into it,
+    so the cuts, and with them the number of batches, are the same in every epoch, whatever the shuffle. Every row
+    comes exactly once an epoch. Where the number of batches is no multiple of `num_replicas`, the largest are halved.
+    The ranks' batches of one step are neighbours in length, so that no rank waits for another.
 
     The base class is what makes the Trainer pass it on as a batch sampler; nothing else of it is used. Under the
     Trainer give `rank`: each rank then iterates over its own batches. For `accelerator.prepare(DataLoader(dataset,
@@ -67,7 +65,7 @@ class TokenBudgetBatchSampler(BatchRebalanceSampler):
     number is a multiple of `num_replicas`. (Its `split_batches` needs batches of one size, and refuses.)
 
     Args:
-        lengths: Tokens of each row, `[rows]`, or of each of its sides, `[rows, sides]` (`row_lengths` reads them).
+        lengths: `[rows]`, tokens of each row (`row_lengths` reads them).
         max_tokens: the budget of one batch of one rank, in tokens.
         num_replicas: how many processes share the batches.
         rank: the process whose batches are wanted; None for all batches, those of a step next to each other.
@@ -86,12 +84,9 @@ class TokenBudgetBatchSampler(BatchRebalanceSampler):
         rank: int | None = None,
         seed: int = 42,
     ):
-        sides = np.asarray(lengths, dtype=np.int64)
-        if not len(sides):
+        sizes = np.asarray(lengths, dtype=np.int64)
+        if not len(sizes):
             raise InputError("the training set is empty: there is nothing to batch")
-        sides = sides.reshape(len(sides), -1)
-        sizes = sides.max(axis=1)
-        self._lean = sides[:, 0] - sides[:, -1]
         longest = int(sizes.argmax())
         if sizes[longest] > max_tokens:
             raise InputError(
@@ -125,7 +120,6 @@ class TokenBudgetBatchSampler(BatchRebalanceSampler):
         order = self._order.copy()
         for start, end in zip(self._groups[:-1], self._groups[1:], strict=True):
             rng.shuffle(order[start:end])
-            order[start:end] = order[start:end][np.argsort(self._lean[order[start:end]], kind="stable")]
         steps = np.arange(len(self._bounds) - 1).reshape(-1, self.num_replicas)
         steps = rng.permuted(rng.permutation(steps), axis=1)
         for batch in steps.ravel() if self.rank is None else steps[:, self.rank]:
