@@ -9,18 +9,17 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
-from threading import Event
 from typing import Any, cast
 
 import torch
 from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    StoppingCriteria,
     StoppingCriteriaList,
     TextIteratorStreamer,
 )
 
+from hfseq.batch_rows import Unread
 from hfseq.data.collation import check_batch, vocabulary_sizes
 from hfseq.ensembles import problem_of
 from hfseq.importance import Importance, word_importance
@@ -170,16 +169,6 @@ def _entities(pieces: Spans) -> Spans:
     return joined
 
 
-class _Stop(StoppingCriteria):
-    """Ends the generation once nobody reads it."""
-
-    def __init__(self) -> None:
-        self.event = Event()
-
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        return torch.full((input_ids.shape[0],), self.event.is_set(), device=input_ids.device)
-
-
 def continue_text(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -215,7 +204,7 @@ def continue_text(
     if temperature > 0:
         options = {"do_sample": True, "temperature": float(temperature), "top_k": int(top_k), "top_p": float(top_p)}
     streamer: Any = TextIteratorStreamer(cast(Any, tokenizer), skip_prompt=True, skip_special_tokens=True)
-    stop = _Stop()
+    stop = Unread()
 
     def generate() -> None:
         try:

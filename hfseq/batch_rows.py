@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
+from threading import Event
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +14,7 @@ from transformers import (
     LogitsProcessorList,
     MinPLogitsWarper,
     PreTrainedTokenizerBase,
+    StoppingCriteria,
     StoppingCriteriaList,
     StopStringCriteria,
     SuppressTokensLogitsProcessor,
@@ -32,6 +34,17 @@ _OF_SCORES_ALONE = (
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
+
+
+class Unread(StoppingCriteria):
+    """Ends a generation by `model.generate` once nobody waits for it."""
+
+    def __init__(self) -> None:
+        self.event = Event()
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        """The same for all rows."""
+        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
 
 
 class NotBatched(ValueError):

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from hfseq.answers import classify, continue_text, tag, translate, write_texts
 from hfseq.data.errors import InputError
+from hfseq.data.texts import encodable
 from hfseq.ensembles import problem_of
 from hfseq.model_card import METRICS, head_of, is_ours, measured, read_run, what_it_does
 from hfseq.publishing import load_published
@@ -167,8 +168,8 @@ def _answer(subject: Subject) -> Callable[..., Any]:
 
 
 def clean_text(text: str | None) -> str:
-    """A text as tokenizers take it, whatever was sent: no text is an empty one, half a character a question mark."""
-    return (text or "").encode("utf-8", errors="replace").decode("utf-8")
+    """A text as tokenizers take it, whatever was sent; no text is an empty one."""
+    return encodable(text or "")
 
 
 def _settings(gr: Any, subject: Subject) -> list[Any]:

@@ -10,13 +10,11 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from threading import Event
 from typing import Any
 
-import torch
 from fastapi import FastAPI, HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.completion import CompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
@@ -26,8 +24,9 @@ from transformers.cli.serving.systemone import SystemOneHandler
 from transformers.cli.serving.transcription import TranscriptionHandler
 from transformers.cli.serving.utils import BaseHandler, DirectStreamer, GenerateManager, GenerationState, _StreamError
 
-from hfseq.batch_rows import NotBatched
+from hfseq.batch_rows import NotBatched, Unread
 from hfseq.batching import Batcher, BatcherClosed, BatcherFull
+from hfseq.data.texts import encodable
 from hfseq.models.modeling_heads import ForCausalLM
 
 
@@ -117,23 +116,12 @@ class Cleaned:
 def clean(value: Any) -> Any:
     """A value of JSON whose strings can be encoded."""
     if isinstance(value, str):
-        return value.encode("utf-8", errors="replace").decode("utf-8")
+        return encodable(value)
     if isinstance(value, list):
         return [clean(one) for one in value]
     if isinstance(value, dict):
         return {clean(key): clean(one) for key, one in value.items()}
     return value
-
-
-class Unread(StoppingCriteria):
-    """Ends a generation by `model.generate` once nobody waits for it."""
-
-    def __init__(self) -> None:
-        self.event = Event()
-
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        """The same for all rows."""
-        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
 
 
 class BatchingManager(GenerateManager):

@@ -66,3 +66,8 @@ def encode_text(
         return RunningText(np.concatenate(chunks), words)
     file.flush()
     return RunningText(np.memmap(file, dtype=np.int32, mode="r"), words)
+
+
+def encodable(text: str) -> str:
+    """The text as tokenizers take it: half a character, which JSON can hold, is a question mark."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")

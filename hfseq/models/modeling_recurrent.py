@@ -188,13 +188,12 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
             attend: Encoder states, the attention's keys and the mask of both; None where there are none.
             return_states: Whether the states after the last step are wanted.
         """
-        if attend is None:
-            outputs, states = self.stack(embedded, mask, states, return_states=return_states)
-            return outputs, outputs[-1], None, None, states
-        if self.config.input_feeding:
+        if attend is not None and self.config.input_feeding:
             assert states is not None  # the bridge's, or the cache's
             return self._feed_steps(embedded, mask, states, carried, attend)
         outputs, states = self.stack(embedded, mask, states, return_states=return_states)
+        if attend is None:
+            return outputs, outputs[-1], None, None, states
         last, weights, overlaps = self._attend(self.dropout(outputs[-1]), mask, carried, attend)
         if mask is not None:
             last = last.masked_fill(~mask.unsqueeze(-1), 0.0)

@@ -364,8 +364,9 @@ def classify_texts(
         scores: dict[str, float] = {}
         for name, value in zip(names, values, strict=True):
             # Classes of one name are one: of classes that exclude each other it is as likely as they are together.
-            join = sum if problem == "single_label_classification" else max
-            scores[name] = join([scores[name], value]) if name in scores else value
+            if name in scores:
+                value = scores[name] + value if problem == "single_label_classification" else max(scores[name], value)
+            scores[name] = value
         if problem == "regression":
             label = separator.join(f"{value:.6g}" for value in values)
         elif problem == "multi_label_classification":
