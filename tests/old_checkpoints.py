@@ -1,0 +1,163 @@
+"""Checkpoints of earlier commits, and the script that writes new ones beside them.
+
+    python tests/old_checkpoints.py
+
+Each folder of `fixtures/checkpoints` has `config.json` and `model.safetensors` as `save_pretrained` leaves them,
+without the bundled code, and `expected.safetensors`: inputs, and outputs in float64. The script adds folders for new classes
+and settings and leaves the others alone: they stand for the checkpoints that people have.
+"""
+
+import shutil
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from hfseq.models import MODEL_CLASSES
+
+CHECKPOINTS = Path(__file__).parent / "fixtures" / "checkpoints"
+TINY = {"vocab_size": 17, "hidden_size": 8, "embedding_size": 6, "num_hidden_layers": 2, "num_labels": 3}
+MODEL, CAUSAL, SEQ2SEQ = "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
+SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
+CHARACTERS = {"char_vocab_size": 9, "char_embedding_size": 4, "char_hidden_size": 6}
+
+# Settings of every family, by Auto class; each begins with the defaults.
+SETTINGS = {
+    MODEL: {
+        "default": {},
+        "forward": {"bidirectional": False},
+        "char_cnn": {"char_encoder": "cnn", **CHARACTERS},
+        "char_lstm": {"char_encoder": "lstm", **CHARACTERS},
+        "decoder": {"add_cross_attention": True, "cross_attention_hidden_size": 10},
+    },
+    CAUSAL: {
+        "default": {},
+        "untied": {"tie_word_embeddings": False},
+        "square": {"embedding_size": 8, "num_hidden_layers": 3},
+        "adaptive": {"adaptive_softmax_cutoffs": [5, 11]},
+        "cross": {"add_cross_attention": True},
+    },
+    SEQ2SEQ: {
+        "default": {},
+        "separate": {"share_encoder_decoder_embeddings": False, "tie_word_embeddings": False},
+        "shared_only": {"tie_word_embeddings": False, "encoder_layers": 1, "decoder_layers": 3},
+        "forward": {"bidirectional": False, "share_encoder_decoder_embeddings": False},
+    },
+    SEQUENCE: {pooling: {"pooling": pooling} for pooling in ("last", "mean", "max", "concat", "attention")}
+    | {
+        "default": {},
+        "regression": {"num_labels": 1, "problem_type": "regression"},
+        "forward": {"bidirectional": False},
+    },
+    TOKEN: {
+        "default": {},
+        "crf": {"crf": True},
+        "char_cnn": {"char_encoder": "cnn", **CHARACTERS},
+        "char_lstm_crf": {"char_encoder": "lstm", "crf": True, **CHARACTERS},
+    },
+}
+RECURRENT = {
+    MODEL: {
+        "layer_norm": {"layer_norm": True},
+        "additive": {"add_cross_attention": True, "attention_type": "additive", "input_feeding": True},
+    },
+    CAUSAL: {
+        "layer_norm": {"layer_norm": True, "variational_dropout": True, "weight_dropout": 0.5},
+        "feeding": {"add_cross_attention": True, "input_feeding": True},
+    },
+    SEQ2SEQ: {
+        "additive": {"attention_type": "additive"},
+        "dot": {"attention_type": "dot", "input_feeding": True},
+        "pointer": {"attention_type": "additive", "pointer_generator": True, "coverage": True, "unk_token_id": 3},
+    },
+}
+CONVOLUTIONAL = {
+    auto: {
+        name: {"architecture": name}
+        for name in ("parallel", "residual", "gated", "convs2s")
+        # A stack of parallel widths has one layer, which cannot be causal.
+        if not (auto == CAUSAL and name == "parallel")
+    }
+    for auto in (MODEL, CAUSAL, SEQ2SEQ, SEQUENCE, TOKEN)
+}
+CONVOLUTIONAL[MODEL] = CONVOLUTIONAL[MODEL] | {"dilated": {"dilation_base": 2, "bidirectional": False}}
+OWN = {"Rnn": RECURRENT, "Lstm": RECURRENT, "Gru": RECURRENT, "Cnn": CONVOLUTIONAL}
+ONE_FAMILY = {"Rnn": {MODEL: {"relu": {"hidden_act": "relu"}}, CAUSAL: {"relu": {"hidden_act": "relu"}}}}
+
+
+def settings_of(family: str, auto: str) -> dict[str, dict]:
+    """Name to config fields, of one class."""
+    return SETTINGS[auto] | OWN[family].get(auto, {}) | ONE_FAMILY.get(family, {}).get(auto, {})
+
+
+def make_inputs(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Rows padded on the left, on the right, in between and not at all; floats in float64."""
+    generator = torch.Generator().manual_seed(1)
+    config = model.config
+    mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 1, 0, 1], [1, 1, 1, 1, 1]])
+
+    def ids(vocab_size: int, *shape: int) -> torch.Tensor:
+        return torch.randint(0, vocab_size, shape, generator=generator)
+
+    inputs = {"input_ids": ids(config.vocab_size, *mask.shape), "attention_mask": mask}
+    if config.is_encoder_decoder:
+        inputs |= {"decoder_input_ids": ids(config.vocab_size, 4, 4), "decoder_attention_mask": mask[:, 1:].flip(0)}
+    if config.char_encoder:
+        inputs["char_ids"] = ids(config.char_vocab_size - 1, *mask.shape, 3) + 1
+    if config.add_cross_attention:
+        width = config.cross_attention_hidden_size or config.hidden_size
+        inputs["encoder_hidden_states"] = torch.randn(4, 5, width, generator=generator, dtype=torch.float64)
+        inputs["encoder_attention_mask"] = mask.flip(0)
+    return inputs
+
+
+@torch.no_grad()
+def compute(model: transformers.PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What a model in float64 gives for inputs; if it generates, greedy sequences and beams with their scores, too."""
+    outputs = {"output": model(**inputs)[0]}
+    if model.can_generate() and not model.config.add_cross_attention:
+        prompt = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
+        if not model.config.is_encoder_decoder:  # a prompt has no padding after it
+            prompt = {name: value[[0, 3]] for name, value in prompt.items()}
+        outputs["greedy"] = model.generate(**prompt, max_new_tokens=6, min_new_tokens=6)
+        found = model.generate(
+            **prompt, max_new_tokens=6, num_beams=3, output_scores=True, return_dict_in_generate=True
+        )
+        outputs |= {"beams": found.sequences, "beam_scores": found.sequences_scores}
+    return outputs
+
+
+def make_model(model_class: type[transformers.PreTrainedModel], fields: dict) -> transformers.PreTrainedModel:
+    """A model in evaluation whose weights are so large that no output is small by chance."""
+    torch.manual_seed(0)
+    model = model_class(model_class.config_class(**TINY | fields)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-0.8, 0.8)
+    return model
+
+
+def main(directory: Path) -> None:
+    """Write the folders that do not exist yet."""
+    for config_class, heads in MODEL_CLASSES.items():
+        for auto, model_class in heads.items():
+            for name, fields in settings_of(config_class.family, auto).items():
+                folder = directory / f"{model_class.__name__}-{name}"
+                if folder.exists():
+                    continue
+                model = make_model(model_class, fields)
+                model.save_pretrained(folder)
+                for code in folder.glob("*.py"):
+                    code.unlink()
+                shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+                inputs = make_inputs(model)
+                outputs = compute(model.double(), inputs)
+                tensors = {f"inputs.{key}": value for key, value in inputs.items()}
+                tensors |= {f"outputs.{key}": value for key, value in outputs.items()}
+                save_file({key: value.contiguous() for key, value in tensors.items()}, folder / "expected.safetensors")
+                print(folder.name)
+
+
+if __name__ == "__main__":
+    main(CHECKPOINTS)
