@@ -3,8 +3,8 @@
     python tests/old_checkpoints.py
 
 Each folder of `fixtures/checkpoints` has `config.json` and `model.safetensors` as `save_pretrained` leaves them,
-without the bundled code, and `expected.safetensors`: inputs, and outputs in float64. The script adds folders for new classes
-and settings and leaves the others alone: they stand for the checkpoints that people have.
+without the bundled code, and `expected.safetensors`: inputs, and outputs in float64. The script adds folders for new
+classes and settings and leaves the others alone: they stand for the checkpoints that people have.
 """
 
 import shutil
