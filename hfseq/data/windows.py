@@ -76,8 +76,10 @@ class TokenWindows(IterableDataset):
         # Merity et al. take a standard deviation of 5 tokens for a length of 70.
         lengths = np.maximum(rng.normal(means, self.length / 14), self.length / 10)
         ends = np.rint(np.cumsum(lengths) * (self.height / lengths.sum())).astype(int)
-        # Each window has a token at least, however short the text is.
-        ends = np.minimum(np.maximum(ends, np.arange(1, count + 1)), self.height - np.arange(count)[::-1])
+        # Each window has at least one token, however short the text and the windows are.
+        places = np.arange(1, count + 1)
+        ends = np.maximum.accumulate(np.maximum(ends - places, 0)) + places
+        ends = np.minimum(ends, self.height - np.arange(count)[::-1])
         return [0, *ends.tolist()]
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
