@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/cache_memory.py
 
-Printed, as a Markdown table: the bytes of all storages that `past_key_values` keeps alive after so many tokens of one
+Printed, as a Markdown table: the bytes of all storages that `cache` keeps alive after so many tokens of one
 row. A storage counts in full even if only a view of it is kept. The long text runs in chunks longer than the short
 one, so that a view of a chunk's activations would show as growth. Sequence-to-sequence models also keep what their
 decoder computed of the source, which is as long in both runs.
@@ -88,7 +88,7 @@ def read(model: PreTrainedModel, num_tokens: int, chunk: int) -> Cache:
     else:
         cache = DynamicCache()
     for part in tokens.split(chunk, dim=1):
-        cache = model(**inputs, **{name: part}, past_key_values=cache, use_cache=True).past_key_values
+        cache = model(**inputs, **{name: part}, cache=cache, use_cache=True).cache
     if cache.get_seq_length() != num_tokens:
         raise RuntimeError(f"the cache has seen {cache.get_seq_length()} tokens of {num_tokens}")
     return cache

@@ -46,10 +46,10 @@ def forwards(model: PreTrainedModel, batch: dict[str, Tensor], steps: int) -> No
             encoder_outputs=encoded,
             attention_mask=batch["attention_mask"],
             decoder_input_ids=token,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         )
-        cache, token = outputs.past_key_values, outputs.logits[:, -1:].argmax(dim=-1)
+        cache, token = outputs.cache, outputs.logits[:, -1:].argmax(dim=-1)
 
 
 @torch.inference_mode()

@@ -191,9 +191,7 @@ class _Batch:
 
     def _forward(self, ids: Tensor, mask: Tensor | None, cache: DynamicCache) -> Tensor:
         """Logits `[B, V]` after the last step of `[B, T]`, in float32 as `generate` has them."""
-        outputs = self._model(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1
-        )
+        outputs = self._model(input_ids=ids, attention_mask=mask, cache=cache, use_cache=True, logits_to_keep=1)
         return outputs.logits[:, -1].float()
 
     def _leave(self) -> None:

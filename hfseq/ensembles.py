@@ -25,6 +25,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Encod
 from transformers.configuration_utils import strict
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput, SequenceClassifierOutput
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from hfseq.data.collation import vocabulary_sizes
@@ -81,7 +82,7 @@ class MemberCacheLayer(CacheLayerMixin):
         Raises:
             ValueError: Always.
         """
-        raise ValueError("past_key_values: this cache belongs to an ensemble")
+        raise ValueError("this cache belongs to an ensemble")
 
     def get_seq_length(self) -> int:
         """Number of tokens seen."""
@@ -124,9 +125,7 @@ def member_caches(cache: Cache, members: Sequence[PreTrainedModel]) -> list[Enco
     """
     layers = (cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache).layers
     if len(layers) > len(members):
-        raise ValueError(
-            f"past_key_values has {len(layers)} layers, so this cache is not of an ensemble of {len(members)}"
-        )
+        raise ValueError(f"a cache of {len(layers)} layers is not that of an ensemble of {len(members)}")
     caches = []
     for index, member in enumerate(members):
         if index == len(layers):
@@ -135,8 +134,7 @@ def member_caches(cache: Cache, members: Sequence[PreTrainedModel]) -> list[Enco
         if not isinstance(layer, MemberCacheLayer):
             if cache.get_seq_length(index):
                 raise ValueError(
-                    f"past_key_values: layer {index} is a filled {type(layer).__name__}, "
-                    "so this cache belongs to another model"
+                    f"cache: layer {index} is a filled {type(layer).__name__}, so this cache belongs to another model"
                 )
             layers[index] = layer = MemberCacheLayer(member.config)
         caches.append(layer.cache)
@@ -254,6 +252,7 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
         """Decoder inputs for teacher forcing `[B, T]`, as the first member makes them."""
         return self.members[0].prepare_decoder_input_ids_from_labels(labels)  # type: ignore[operator]
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
@@ -262,7 +261,7 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
         encoder_outputs: ModelOutput | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         labels: Tensor | None = None,
         copy_ids: Tensor | None = None,
         use_cache: bool | None = None,
@@ -277,7 +276,7 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
             decoder_input_ids: Target ids so far `[B, T]`; those after the cached ones with a cache.
             decoder_attention_mask: 1 at valid target steps, `[B, T]`.
             encoder_outputs: What the module of `get_encoder` returned, in place of `input_ids`.
-            past_key_values: State after the earlier tokens; updated in place.
+            cache: State after the earlier tokens; updated in place.
             labels: Target ids `[B, T]`, not shifted; -100 is ignored.
             copy_ids: What copying each source position produces, `[B, S]`, for pointer-generators; see `Pointer`.
             use_cache: Whether to return the state.
@@ -290,7 +289,7 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
             layers.
 
         Raises:
-            ValueError: If `encoder_outputs`, `past_key_values` or `copy_ids` do not fit.
+            ValueError: If `encoder_outputs`, `cache` or `copy_ids` do not fit.
         """
         if copy_ids is not None and not self.config.pointer_generator:
             raise ValueError("copy_ids are for ensembles of pointer-generators")
@@ -298,24 +297,24 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
             encoder_outputs = self.get_encoder()(input_ids, attention_mask)
         if labels is not None and decoder_input_ids is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        if past_key_values is None and use_cache:
-            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        if cache is None and use_cache:
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         caches: Sequence[Cache | None] = [None] * len(self.members)
-        if past_key_values is not None:
-            caches = member_caches(past_key_values, self.members)  # type: ignore[arg-type]
+        if cache is not None:
+            caches = member_caches(cache, self.members)  # type: ignore[arg-type]
         outputs = [
             member(
                 attention_mask=attention_mask,
                 decoder_input_ids=decoder_input_ids,
                 decoder_attention_mask=decoder_attention_mask,
                 encoder_outputs=self._encoded(encoder_outputs, index),
-                past_key_values=cache,
-                use_cache=cache is not None,
+                cache=own,
+                use_cache=own is not None,
                 output_attentions=output_attentions,
                 return_dict=True,
                 **({} if copy_ids is None else {"copy_ids": copy_ids}),
             )
-            for index, (member, cache) in enumerate(zip(self.members, caches, strict=True))
+            for index, (member, own) in enumerate(zip(self.members, caches, strict=True))
         ]
         logits = log_mean(torch.stack([output.logits.log_softmax(-1, dtype=torch.float32) for output in outputs]))
         attention = None
@@ -327,7 +326,7 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
         return Seq2SeqLMOutput(
             loss=None if labels is None else cross_entropy(logits.flatten(0, 1), labels.flatten()),
             logits=logits,
-            past_key_values=past_key_values,  # type: ignore[arg-type]
+            cache=cache,  # type: ignore[arg-type]
             cross_attentions=attention,
         )
 

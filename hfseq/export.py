@@ -304,9 +304,9 @@ class _LanguageModelStep(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         cache = _fill_cache(_grouped(states, self.counts), None, self.model.config.model_type)
         outputs = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, return_dict=True
+            input_ids=input_ids, attention_mask=attention_mask, cache=cache, use_cache=True, return_dict=True
         )
-        return outputs.logits, *_flat(outputs.past_key_values)
+        return outputs.logits, *_flat(outputs.cache)
 
 
 def _grouped(states: Sequence[Tensor], counts: Sequence[int]) -> list[Sequence[Tensor]]:
@@ -321,7 +321,7 @@ def _flat(cache: DynamicCache) -> list[Tensor]:
 @torch.no_grad()
 def _language_model_graph(model: PreTrainedModel) -> Graph:
     inputs = _example(model)
-    cache = model(**inputs, use_cache=True, return_dict=True).past_key_values
+    cache = model(**inputs, use_cache=True, return_dict=True).cache
     counts = [len(layer.states) for layer in cache.layers]
     states = {f"state_{number}": state for number, state in enumerate(_flat(cache))}
     outputs = ["logits", *(f"new_{name}" for name in states)]
@@ -375,12 +375,12 @@ class _TranslatorStep(nn.Module):
             input_ids=decoder_input_ids,
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=attention_mask,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             return_dict=True,
         )
         logits = self.model.lm_head(self.model.output(outputs.last_hidden_state)[0])
-        return logits, *_flat(outputs.past_key_values)
+        return logits, *_flat(outputs.cache)
 
 
 @torch.no_grad()

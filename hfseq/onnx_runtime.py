@@ -18,6 +18,7 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from transformers.utils.deprecation import deprecate_kwarg
 
 from .data.errors import InputError
 from .export import read_export, run_session
@@ -196,11 +197,12 @@ class _Generates(OnnxRunner, GenerationMixin):
 class OnnxForCausalLM(_Generates):
     """An exported language model."""
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
@@ -210,7 +212,7 @@ class OnnxForCausalLM(_Generates):
         Args:
             input_ids: Token ids `[B, T]`.
             attention_mask: 1 at valid steps, `[B, T]` or `[B, past + T]`.
-            past_key_values: State after the earlier tokens; updated in place.
+            cache: State after the earlier tokens; updated in place.
             use_cache: Whether to return the state.
             logits_to_keep: Number of last steps whose logits are wanted, 0 for all, or their indices.
             kwargs: Ignored.
@@ -223,7 +225,8 @@ class OnnxForCausalLM(_Generates):
                 vocabulary.
         """
         _no_labels(kwargs)
-        cache = DynamicCache() if past_key_values is None else past_key_values
+        returns = cache is not None or use_cache
+        cache = DynamicCache() if cache is None else cache
         layer = self._layer(cache)
         ids, mask = _checked(self.config, input_ids, attention_mask, past=layer.seen)
         batch, length = ids.shape
@@ -233,9 +236,8 @@ class OnnxForCausalLM(_Generates):
             layer.states = tuple(map(torch.from_numpy, zeros))
         outputs = self.run("decoder", {"input_ids": ids, "attention_mask": mask, **self._states(layer)})
         self._update(layer, outputs, length)
-        kept = cache if past_key_values is not None or use_cache else None
         logits = steps_to_keep(outputs["logits"], logits_to_keep)
-        return CausalLMOutputWithCrossAttentions(logits=logits, past_key_values=kept)
+        return CausalLMOutputWithCrossAttentions(logits=logits, cache=cache if returns else None)
 
 
 class OnnxEncoder(nn.Module):
@@ -267,13 +269,14 @@ class OnnxForConditionalGeneration(_Generates):
         """The encoder."""
         return OnnxEncoder(self)
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         encoder_outputs: ModelOutput | tuple[Tensor, ...] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         decoder_attention_mask: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Any,
@@ -285,7 +288,7 @@ class OnnxForConditionalGeneration(_Generates):
             attention_mask: 1 at valid source positions, `[B, S]`.
             decoder_input_ids: Target ids `[B, T]`; each token is a step of the graph.
             encoder_outputs: The encoder's, in place of the source.
-            past_key_values: Decoder state after the earlier tokens; updated in place.
+            cache: Decoder state after the earlier tokens; updated in place.
             decoder_attention_mask: Ones: the graph takes a token a step, and no padding.
             use_cache: Whether to return the state.
             kwargs: Ignored.
@@ -310,7 +313,7 @@ class OnnxForConditionalGeneration(_Generates):
         hidden = encoder_outputs["last_hidden_state"]
         tokens, _ = _checked(self.config, decoder_input_ids, None, "decoder_input_ids")
         given = {"encoder_hidden_states": hidden, "attention_mask": _steps(hidden, attention_mask)}
-        cache: Any = past_key_values
+        returns = cache is not None or use_cache
         if cache is None:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         layer = self._layer(cache)
@@ -325,10 +328,9 @@ class OnnxForConditionalGeneration(_Generates):
             outputs = self.run("decoder", given | {"decoder_input_ids": token, **self._states(layer)})
             self._update(layer, outputs, 1)
             logits.append(outputs["logits"])
-        kept = cache if past_key_values is not None or use_cache else None
         return Seq2SeqLMOutput(
             logits=torch.cat(logits, dim=1),
-            past_key_values=kept,
+            cache=cache if returns else None,  # type: ignore[arg-type]
             encoder_last_hidden_state=hidden,
         )
 

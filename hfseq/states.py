@@ -13,7 +13,7 @@ from hfseq.models.cache import RecurrentCacheLayer
 
 
 def save_state(cache: Cache, path: str | os.PathLike) -> None:
-    """Write the `past_key_values` of an hfseq language model to a safetensors file.
+    """Write the cache of an hfseq language model to a safetensors file.
 
     Args:
         cache: As a model returned it.
@@ -28,17 +28,17 @@ def save_state(cache: Cache, path: str | os.PathLike) -> None:
     metadata: dict[str, str] = {}
     for index, layer in enumerate(cache.layers):
         if not isinstance(layer, RecurrentCacheLayer) or layer.states is None or layer.memory is not None:
-            raise InputError(f"past_key_values: layer {index} holds no state of an hfseq language model")
+            raise InputError(f"cache: layer {index} holds no state of an hfseq language model")
         metadata[str(index)] = f"{layer.seen} {layer.model_type}"
         # Rows of a larger tensor would be written as the whole.
         tensors |= {f"{index}.{part}": state.detach().contiguous() for part, state in enumerate(layer.states)}
     if not tensors:
-        raise InputError("past_key_values: no token has been seen, so there is no state")
+        raise InputError("cache: no token has been seen, so there is no state")
     save_file(tensors, os.fspath(path), metadata)
 
 
 def load_state(path: str | os.PathLike, device: torch.device | str = "cpu") -> DynamicCache:
-    """What `save_state` wrote, to be passed on as `past_key_values`.
+    """What `save_state` wrote, to be passed on as `cache`.
 
     Args:
         path: The file.

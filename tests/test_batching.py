@@ -268,7 +268,7 @@ def test_a_step_that_fails_ends_those_in_it_and_no_later_one(lstm, batcher, monk
 
     def broken(**inputs):
         monkeypatch.setattr(lstm, "forward", forward)
-        inputs["past_key_values"].layers[0].states = (torch.tensor(0.0),)
+        inputs["cache"].layers[0].states = (torch.tensor(0.0),)
         raise MemoryError("too much")
 
     monkeypatch.setattr(lstm, "forward", broken)

@@ -523,15 +523,15 @@ def test_steps_with_a_cache_equal_one_call(architecture, chunks, full_mask):
     else:
         model = make(CnnModel, architecture=architecture, bidirectional=False, max_position_embeddings=4)
     whole = model(ids, MASK, **source, use_cache=True)
-    assert whole.past_key_values.get_seq_length() == 6
+    assert whole.cache.get_seq_length() == 6
     cache, outputs, begin = DynamicCache(), [], 0
     for size in chunks:
         end = begin + size
         mask = MASK[:, :end] if full_mask else MASK[:, begin:end]
-        outputs.append(model(ids[:, begin:end], mask, **source, past_key_values=cache).last_hidden_state)
+        outputs.append(model(ids[:, begin:end], mask, **source, cache=cache).last_hidden_state)
         begin = end
     torch.testing.assert_close(torch.cat(outputs, dim=1), whole.last_hidden_state)
-    states, expected = cache.layers, whole.past_key_values.layers
+    states, expected = cache.layers, whole.cache.layers
     assert len(states) == len(model.stack.layers) and all(isinstance(layer, RecurrentCacheLayer) for layer in states)
     torch.testing.assert_close([layer.states for layer in states], [layer.states for layer in expected])
     counts = [part for layer in states for part in layer.states if part.dtype == torch.long]
@@ -543,12 +543,12 @@ def test_the_source_is_read_once(monkeypatch):
     """Its keys and values are in the cache, one tensor where both are the same."""
     model = make(CnnModel, add_cross_attention=True)
     source = {"encoder_hidden_states": make_inputs(5, 5, 8)}
-    cache = model(make_ids(5, 2), **source, use_cache=True).past_key_values
+    cache = model(make_ids(5, 2), **source, use_cache=True).cache
     assert len(cache.layers[0].memory) == 1 and cache.layers[1].memory is None
     embeddings = {"encoder_embeddings": make_inputs(5, 5, 6)}
-    assert len(model(make_ids(5, 2), **source, **embeddings, use_cache=True).past_key_values.layers[0].memory) == 2
+    assert len(model(make_ids(5, 2), **source, **embeddings, use_cache=True).cache.layers[0].memory) == 2
     monkeypatch.setattr(SourceMemory, "forward", lambda *args: pytest.fail("the source was read again"))
-    model(make_ids(5, 1), **source, past_key_values=cache)
+    model(make_ids(5, 1), **source, cache=cache)
 
 
 @pytest.mark.parametrize("reentrant", [True, False], ids=["reentrant", "not reentrant"])
@@ -717,14 +717,14 @@ def test_caches_of_other_models():
     models["deeper"] = make(CnnForCausalLM, num_hidden_layers=3)
     for writer in models:
         for reader in models:
-            cache = models[writer](ids, use_cache=True).past_key_values
+            cache = models[writer](ids, use_cache=True).cache
             if reader == writer:
-                models[reader](ids, past_key_values=cache)
+                models[reader](ids, cache=cache)
                 continue
-            with pytest.raises(ValueError, match="past_key_values: .* cache belongs to another model"):
-                models[reader](ids, past_key_values=cache)
-    with pytest.raises(ValueError, match=r"past_key_values: layer 0 .*\(2, 2, 8\).* need .*\(3, 2, 8\).*"):
-        models["gated"](make_ids(3, 1), past_key_values=models["gated"](ids, use_cache=True).past_key_values)
-    cache = models["residual"](ids, use_cache=True).past_key_values
-    with pytest.raises(ValueError, match="past_key_values were passed to a bidirectional model"):
-        make(CnnModel)(ids, past_key_values=cache)
+            with pytest.raises(ValueError, match="cache: .* cache belongs to another model"):
+                models[reader](ids, cache=cache)
+    with pytest.raises(ValueError, match=r"cache: layer 0 .*\(2, 2, 8\).* need .*\(3, 2, 8\).*"):
+        models["gated"](make_ids(3, 1), cache=models["gated"](ids, use_cache=True).cache)
+    cache = models["residual"](ids, use_cache=True).cache
+    with pytest.raises(ValueError, match="a cache was passed to a bidirectional model"):
+        make(CnnModel)(ids, cache=cache)

@@ -1,10 +1,14 @@
 """What transformers, accelerate and peft do with any model: checkpointing, placement, types, compiling, adapters."""
 
+import warnings
+
 import pytest
 import torch
 from accelerate import infer_auto_device_map
 from peft import LoraConfig, PeftModel, get_peft_model
-from test_models import CAUSAL, CLASSES, FAMILIES, MODEL, SEQ2SEQ, gradients, make, make_inputs, valid_outputs
+from test_models import CAUSAL, CLASSES, FAMILIES, MASK, MODEL, SEQ2SEQ, gradients, make, make_inputs, valid_outputs
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.utils import logging
 
 from hfseq import LstmForCausalLM
 
@@ -142,3 +146,51 @@ def test_one_to_many(heads, num_beams):
     lm = make(heads[CAUSAL])
     assert lm.generate(torch.tensor([[1]]), **options).shape[0] == 1
     assert lm.generate(**options).tolist() == lm.generate(torch.tensor([[1]]), **options).tolist()
+
+
+@pytest.mark.parametrize("auto", [CAUSAL, SEQ2SEQ])
+@pytest.mark.parametrize("heads", FAMILIES)
+def test_the_cache_under_its_earlier_name(heads, auto):
+    """transformers 5.24 calls `past_key_values` `cache`, and warns of the old name."""
+    model = make(heads[auto])
+    ids = torch.tensor([[3, 4, 5], [6, 7, 8]])
+    source = {"input_ids": ids} if auto == SEQ2SEQ else {}
+    name = "decoder_input_ids" if auto == SEQ2SEQ else "input_ids"
+    expected = model(**source | {name: ids}).logits[:, 2:]
+    for old in (True, False):
+        outputs = model(**source | {name: ids[:, :2]}, use_cache=True)
+        cache = outputs.past_key_values if old else outputs.cache
+        assert cache is outputs["past_key_values" if old else "cache"] and cache.get_seq_length() == 2
+        given = source | {name: ids[:, 2:]}
+        if old:
+            with pytest.warns(FutureWarning, match="Use `cache` instead"):
+                outputs = model(**given, past_key_values=cache)
+        else:
+            outputs = model(**given, cache=cache)
+        torch.testing.assert_close(outputs.logits, expected)
+
+
+@pytest.mark.parametrize("heads", FAMILIES)
+def test_nothing_deprecated_in_generation_and_training(heads, tmp_path, caplog, monkeypatch):
+    """Warnings as errors, and what transformers logs in place of a warning, on which a user has no hold."""
+    monkeypatch.setattr(logging.get_logger("transformers"), "propagate", True)
+    logging.warning_once.cache_clear()
+    set_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for auto in (CAUSAL, SEQ2SEQ):
+            model = make(heads[auto]).float()
+            inputs = {name: value for name, value in make_inputs(model).items() if not name.startswith("decoder_")}
+            for options in ({}, {"num_beams": 2}, {"do_sample": True}, {"use_cache": False}):
+                model.generate(**inputs, max_new_tokens=3, **options)
+            rows = [
+                {"input_ids": row, "labels": row, "attention_mask": mask} for row, mask in zip(MASK, MASK, strict=True)
+            ]
+            arguments = TrainingArguments(
+                str(tmp_path), max_steps=1, use_cpu=True, report_to=[], disable_tqdm=True, per_device_eval_batch_size=2
+            )
+            trainer = Trainer(model, arguments, train_dataset=rows, eval_dataset=rows)
+            trainer.train()
+            trainer.evaluate()
+    found = [record.getMessage() for record in caplog.records if "deprecated" in record.getMessage()]
+    assert not found

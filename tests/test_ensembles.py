@@ -128,7 +128,7 @@ def test_one_member_and_one_twice_give_what_the_model_gives(family, copies, mode
 def test_cached_equals_uncached(ensemble, mode):
     cached = generate(ensemble, **MODES[mode])
     uncached = generate(ensemble, **MODES[mode], use_cache=False)
-    assert cached.past_key_values is not None and uncached.past_key_values is None
+    assert cached.cache is not None and uncached.cache is None
     assert_same(cached, uncached)
 
 
@@ -202,9 +202,9 @@ def test_generation_from_encoder_outputs_and_from_a_returned_cache(ensemble):
     options = {"eos_token_id": None, "pad_token_id": 0}
     whole = generate(ensemble, max_new_tokens=7, **options)
     begun = generate(ensemble, max_new_tokens=3, **options)
-    assert begun.past_key_values.get_seq_length() == 3
+    assert begun.cache.get_seq_length() == 3
     more = INPUTS | {"decoder_input_ids": begun.sequences, "decoder_attention_mask": torch.ones(4, 4).long()}
-    continued = generate(ensemble, more, max_new_tokens=4, past_key_values=begun.past_key_values, **options)
+    continued = generate(ensemble, more, max_new_tokens=4, cache=begun.cache, **options)
     assert continued.sequences.tolist() == whole.sequences.tolist()
     torch.testing.assert_close(continued.scores, whole.scores[3:], **CLOSE)
 
@@ -225,7 +225,7 @@ def test_logits_loss_and_attention_are_means(members, ensemble):
     torch.testing.assert_close(found.loss, -chosen[labels != -100].log().mean(), **CLOSE)
     attention = sum(row.cross_attentions[-1].mean(dim=1, keepdim=True) for row in rows) / len(rows)
     torch.testing.assert_close(found.cross_attentions, (attention,))
-    assert ensemble(**INPUTS, labels=labels).past_key_values is None
+    assert ensemble(**INPUTS, labels=labels).cache is None
 
 
 @pytest.mark.parametrize("method,argument,rows", [
@@ -236,28 +236,28 @@ def test_logits_loss_and_attention_are_means(members, ensemble):
 def test_cache_methods_choose_rows(ensemble, method, argument, rows):
     """After each the members go on as if they had read the chosen rows from the start."""
     source = {name: value[:1].expand(4, -1) for name, value in INPUTS.items()}
-    cache = ensemble(**source, decoder_input_ids=TARGET[:, :3], use_cache=True).past_key_values
+    cache = ensemble(**source, decoder_input_ids=TARGET[:, :3], use_cache=True).cache
     getattr(cache, method)(argument)
     assert cache.get_seq_length() == 3
     source = {name: value[:1].expand(len(rows), -1) for name, value in INPUTS.items()}
     after = TARGET[torch.tensor(rows), 3:]
-    found = ensemble(**source, decoder_input_ids=after, past_key_values=cache, use_cache=True).logits
+    found = ensemble(**source, decoder_input_ids=after, cache=cache, use_cache=True).logits
     expected = ensemble(**source, decoder_input_ids=TARGET[torch.tensor(rows)]).logits[:, 3:]
     torch.testing.assert_close(found, expected, **CLOSE)
     cache.reset()
     assert cache.get_seq_length() == 0
-    again = ensemble(**source, decoder_input_ids=TARGET[torch.tensor(rows)], past_key_values=cache).logits
+    again = ensemble(**source, decoder_input_ids=TARGET[torch.tensor(rows)], cache=cache).logits
     torch.testing.assert_close(again[:, 3:], expected, **CLOSE)
 
 
 def test_what_belongs_to_another_model_is_refused(members, ensemble):
-    foreign = members[-1](**INPUTS, decoder_input_ids=TARGET, use_cache=True).past_key_values
-    with pytest.raises(ValueError, match="past_key_values.*belongs to another model|is not of an ensemble"):
-        ensemble(**INPUTS, decoder_input_ids=TARGET, past_key_values=foreign)
+    foreign = members[-1](**INPUTS, decoder_input_ids=TARGET, use_cache=True).cache
+    with pytest.raises(ValueError, match="cache.*belongs to another model|is not of an ensemble"):
+        ensemble(**INPUTS, decoder_input_ids=TARGET, cache=foreign)
     longer = EnsembleForConditionalGeneration([*members, members[0]])
-    cache = longer(**INPUTS, decoder_input_ids=TARGET, use_cache=True).past_key_values
-    with pytest.raises(ValueError, match="is not of an ensemble of"):
-        ensemble(**INPUTS, decoder_input_ids=TARGET, past_key_values=cache)
+    cache = longer(**INPUTS, decoder_input_ids=TARGET, use_cache=True).cache
+    with pytest.raises(ValueError, match="is not that of an ensemble of"):
+        ensemble(**INPUTS, decoder_input_ids=TARGET, cache=cache)
     for encoded in (members[0].get_encoder()(**INPUTS), longer.get_encoder()(**INPUTS)):
         with pytest.raises(ValueError, match="what the module of this ensemble's get_encoder"):
             ensemble(encoder_outputs=encoded, attention_mask=MASK, decoder_input_ids=TARGET)
@@ -266,7 +266,7 @@ def test_what_belongs_to_another_model_is_refused(members, ensemble):
     with pytest.raises(ValueError, match="load_ensemble"):
         ensemble.save_pretrained("nowhere")
     recurrent = EnsembleForConditionalGeneration([make("gru")])
-    full = recurrent(**INPUTS, decoder_input_ids=TARGET, use_cache=True).past_key_values
+    full = recurrent(**INPUTS, decoder_input_ids=TARGET, use_cache=True).cache
     with pytest.raises(ValueError, match="cannot be cropped"):
         full.crop(1)
     with pytest.raises(ValueError, match="eager"):
@@ -275,7 +275,7 @@ def test_what_belongs_to_another_model_is_refused(members, ensemble):
 
 def test_an_empty_cache_made_by_hand(ensemble):
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    found = ensemble(**INPUTS, decoder_input_ids=TARGET, past_key_values=cache)
+    found = ensemble(**INPUTS, decoder_input_ids=TARGET, cache=cache)
     assert cache.get_seq_length() == 5
     torch.testing.assert_close(found.logits, ensemble(**INPUTS, decoder_input_ids=TARGET).logits, **CLOSE)
 

@@ -112,10 +112,10 @@ def test_a_cached_state_goes_on(tokenizers, tmp_path):
     ids = torch.tensor([[4, 5, 6, 7, 8]])
     whole = runner(ids).logits
     first = runner(ids[:, :2], use_cache=True)
-    rest = runner(ids[:, 2:], past_key_values=first.past_key_values)
+    rest = runner(ids[:, 2:], cache=first.cache)
     torch.testing.assert_close(torch.cat([first.logits, rest.logits], dim=1), whole)
     with pytest.raises(ValueError, match="belongs to another model"):
-        model(ids, past_key_values=first.past_key_values, use_cache=True)
+        model(ids, cache=first.cache, use_cache=True)
 
 
 @pytest.mark.parametrize(
@@ -357,8 +357,8 @@ def test_an_int8_layer_keeps_states_at_padding(tokenizers, tmp_path):
         model, _ = saved(model_class, tmp_path / model_class.__name__, tokenizers)
         quantized, _ = quantize_torch(model)
         ids, mask = torch.tensor([[4, 5, 6, 9, 9]]), torch.tensor([[1, 1, 1, 0, 0]])
-        padded = quantized(input_ids=ids, attention_mask=mask, use_cache=True).past_key_values
-        plain = quantized(input_ids=ids[:, :3], use_cache=True).past_key_values
+        padded = quantized(input_ids=ids, attention_mask=mask, use_cache=True).cache
+        plain = quantized(input_ids=ids[:, :3], use_cache=True).cache
         for one, other in zip(padded.layers, plain.layers, strict=True):
             torch.testing.assert_close(one.states, other.states, atol=2e-2, rtol=2e-2)
 

@@ -101,7 +101,7 @@ def test_cached_equals_uncached(model, mode):
     inputs = make_inputs(model)
     cached = generate(model, inputs, **MODES[mode], use_cache=True)
     uncached = generate(model, inputs, **MODES[mode], use_cache=False)
-    assert cached.past_key_values is not None and uncached.past_key_values is None
+    assert cached.cache is not None and uncached.cache is None
     assert_same_generation(cached, uncached)
 
 
@@ -172,12 +172,12 @@ def test_generation_goes_on_from_a_returned_cache(model):
     else:
         # with a mask of all steps generate() knows that the ids are all too
         more = inputs | {"decoder_input_ids": begun.sequences, "decoder_attention_mask": torch.ones(4, 5).long()}
-    seen = begun.past_key_values.get_seq_length()
+    seen = begun.cache.get_seq_length()
     assert seen == begun.sequences.shape[1] - 1
-    continued = generate(model, more, max_new_tokens=5, past_key_values=begun.past_key_values, **options)
+    continued = generate(model, more, max_new_tokens=5, cache=begun.cache, **options)
     assert continued.sequences.tolist() == whole.sequences.tolist()
     torch.testing.assert_close(continued.scores, whole.scores[4:])
-    assert continued.past_key_values.get_seq_length() == seen + 5
+    assert continued.cache.get_seq_length() == seen + 5
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -298,6 +298,20 @@ def test_encoder_outputs_as_a_tuple(decoded):
     expected = GenerationMixin.generate(model, encoder_outputs=states, max_new_tokens=NEW)
     assert model.generate(encoder_outputs=states, max_new_tokens=NEW).tolist() == expected.tolist()
     assert len(decoded) == 1
+
+
+@pytest.mark.parametrize("hidden_states", [False, True])
+@pytest.mark.parametrize("config_class", MODEL_CLASSES, ids=lambda config: config.__name__)
+def test_encoder_outputs_as_a_tuple_of_what_there_is(config_class, hidden_states):
+    """As an encoder returns it with `return_dict=False`: without the fields that are None."""
+    model = make(config_class, "seq2seq")
+    inputs = {name: value for name, value in make_inputs(model).items() if not name.startswith("decoder_")}
+    ids = torch.tensor([[1, 4, 5]] * len(inputs["input_ids"]))
+    outputs = model.get_encoder()(**inputs, output_hidden_states=hidden_states, return_dict=False)
+    assert isinstance(outputs, tuple)
+    found = model(encoder_outputs=outputs, attention_mask=inputs["attention_mask"], decoder_input_ids=ids)
+    torch.testing.assert_close(found.logits, model(**inputs, decoder_input_ids=ids).logits)
+    assert (found.encoder_hidden_states is None) is not hidden_states
 
 
 def test_bfloat16_and_prompts_of_one_row(decoded):
@@ -422,14 +436,14 @@ def test_steps_with_a_cache_equal_one_call(model, chunks, full_mask):
         end = begin + size
         mask = STEP_MASK[:, :end] if full_mask else STEP_MASK[:, begin:end]
         step = {f"{prefix}input_ids": ids[:, begin:end], f"{prefix}attention_mask": mask}
-        outputs = model(**source, **step, past_key_values=cache, use_cache=True)
-        cache = outputs.past_key_values
+        outputs = model(**source, **step, cache=cache, use_cache=True)
+        cache = outputs.cache
         logits.append(outputs.logits)
         begin = end
         assert cache.get_seq_length() == end
     valid = STEP_MASK.bool()
     torch.testing.assert_close(torch.cat(logits, dim=1)[valid], whole.logits[valid])
-    torch.testing.assert_close(cached_tensors(cache), cached_tensors(whole.past_key_values))
+    torch.testing.assert_close(cached_tensors(cache), cached_tensors(whole.cache))
 
 
 def cached_layers(cache):
@@ -446,10 +460,10 @@ def cached_tensors(cache):
 def test_no_cache_where_none_is_wanted(model):
     inputs = make_inputs(model)
     inputs |= {} if is_lm(model) else {"decoder_input_ids": inputs["input_ids"]}
-    assert model(**inputs, use_cache=False).past_key_values is None
-    assert model(**inputs, use_cache=True).past_key_values is not None
+    assert model(**inputs, use_cache=False).cache is None
+    assert model(**inputs, use_cache=True).cache is not None
     model.train()
-    assert model(**inputs).past_key_values is None
+    assert model(**inputs).cache is None
     model.eval()
     torch.testing.assert_close(model(**inputs, use_cache=True).logits, model(**inputs, use_cache=False).logits)
 
@@ -511,7 +525,7 @@ def test_the_cache_does_not_grow_with_the_text(model):
     options = {"eos_token_id": None, "pad_token_id": 0}
     sizes = []
     for length in (3, 40):
-        cache = generate(model, inputs, max_new_tokens=length, **options).past_key_values
+        cache = generate(model, inputs, max_new_tokens=length, **options).cache
         prompt = MASK.shape[1] if is_lm(model) else 1
         assert cache.get_seq_length() == prompt + length - 1
         assert len(cached_layers(cache)) == (model if is_lm(model) else model.decoder).config.num_hidden_layers
@@ -540,20 +554,20 @@ def test_cache_methods_choose_rows(model, method):
     if method == "reorder_cache":
         source = {name: value[:1].expand(4, -1) for name, value in source.items()}
     if is_lm(model):
-        cache = model(ids, use_cache=True).past_key_values
+        cache = model(ids, use_cache=True).cache
         expected = model(torch.cat([ids[rows], after], dim=1)).logits[:, 5:]
     else:
         chosen = {name: value[rows] for name, value in source.items()}
-        cache = model(**source, decoder_input_ids=ids, use_cache=True).past_key_values
+        cache = model(**source, decoder_input_ids=ids, use_cache=True).cache
         expected = model(**chosen, decoder_input_ids=torch.cat([ids[rows], after], dim=1)).logits[:, 5:]
     layers = cached_layers(cache)
     for layer in layers:
         getattr(layer, method)(argument)
     assert cache.get_seq_length() == 5
     if is_lm(model):
-        logits = model(after, past_key_values=cache).logits
+        logits = model(after, cache=cache).logits
     else:
-        logits = model(**chosen, decoder_input_ids=after, past_key_values=cache).logits
+        logits = model(**chosen, decoder_input_ids=after, cache=cache).logits
     torch.testing.assert_close(logits, expected)
 
 
@@ -561,18 +575,18 @@ def test_a_reset_cache_is_a_new_one(model):
     inputs = make_inputs(model)
     inputs |= {} if is_lm(model) else {"decoder_input_ids": inputs["input_ids"]}
     outputs = model(**inputs, use_cache=True)
-    cache = outputs.past_key_values
+    cache = outputs.cache
     cache.reset()
     assert cache.get_seq_length() == 0
     assert all(layer.states is None and layer.memory is None for layer in cached_layers(cache))
     for layer in cached_layers(cache):  # nothing there to choose from, nothing to remove
         layer.reorder_cache(torch.tensor([0]))
         layer.crop(3)
-    torch.testing.assert_close(model(**inputs, past_key_values=cache).logits, outputs.logits, rtol=0, atol=0)
+    torch.testing.assert_close(model(**inputs, cache=cache).logits, outputs.logits, rtol=0, atol=0)
 
 
 def test_a_cache_cannot_be_cropped(lm):
-    cache = lm(**make_inputs(lm), use_cache=True).past_key_values
+    cache = lm(**make_inputs(lm), use_cache=True).cache
     with pytest.raises(ValueError, match="a recurrent cache cannot be cropped"):
         cache.crop(-2)
     with pytest.raises(ValueError, match="a recurrent cache cannot be cropped"):
@@ -589,6 +603,6 @@ def test_assisted_decoding_is_refused(lm):
 def test_a_cache_of_generate_is_used_as_it_is(lm):
     inputs = make_inputs(lm)
     for cache in (DynamicCache(), DynamicCache(config=lm.config)):
-        outputs = lm(**inputs, past_key_values=cache)
-        assert outputs.past_key_values is cache
+        outputs = lm(**inputs, cache=cache)
+        assert outputs.cache is cache
         assert cache.get_seq_length() == 6 and len(cached_layers(cache)) == 2

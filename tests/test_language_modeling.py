@@ -112,9 +112,9 @@ def test_training_is_truncated_backpropagation_through_time(carry, data, tmp_pat
         windows.set_epoch(epoch)
         state = None
         for window in windows:
-            outputs = model(window["input_ids"], past_key_values=state, use_cache=True)
+            outputs = model(window["input_ids"], cache=state, use_cache=True)
             if carry:
-                state = outputs.past_key_values
+                state = outputs.cache
                 for cached in state.layers:
                     cached.states = tuple(tensor.detach() for tensor in cached.states)
             cross_entropy(outputs.logits.flatten(0, 1), window["labels"].flatten()).backward()

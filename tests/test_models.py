@@ -438,6 +438,7 @@ FIELDS = [
 ]
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("fields", FIELDS, ids=str)
 @pytest.mark.parametrize(("auto", "model_class"), CLASSES)
 def test_every_config_value_trains(auto, model_class, fields):
@@ -652,33 +653,29 @@ def test_wrong_caches(heads):
     ids = torch.ones(2, 3).long()
 
     def cache():
-        return lm(ids, use_cache=True).past_key_values
+        return lm(ids, use_cache=True).cache
 
-    with pytest.raises(
-        ValueError, match=r"past_key_values: layer 0 .*\(2, .*8\).* need .*\(3, .*8\).* model or batch"
-    ):
-        lm(torch.ones(3, 1).long(), past_key_values=cache())
-    with pytest.raises(
-        ValueError, match=r"past_key_values: layer 0 .*\(2, .*8\).* need .*\(2, .*4\).* model or batch"
-    ):
-        make(heads[CAUSAL], hidden_size=4)(ids, past_key_values=cache())
+    with pytest.raises(ValueError, match=r"cache: layer 0 .*\(2, .*8\).* need .*\(3, .*8\).* model or batch"):
+        lm(torch.ones(3, 1).long(), cache=cache())
+    with pytest.raises(ValueError, match=r"cache: layer 0 .*\(2, .*8\).* need .*\(2, .*4\).* model or batch"):
+        make(heads[CAUSAL], hidden_size=4)(ids, cache=cache())
     gpt = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=17, n_embd=8, n_layer=2, n_head=2))
     with pytest.raises(ValueError, match="layer 0 is a filled DynamicLayer, so this cache belongs to another model"):
-        lm(ids, past_key_values=gpt(ids, use_cache=True).past_key_values)
-    with pytest.raises(ValueError, match="past_key_values were passed to a bidirectional model"):
-        make(heads[MODEL])(ids, past_key_values=cache())
+        lm(ids, cache=gpt(ids, use_cache=True).cache)
+    with pytest.raises(ValueError, match="a cache was passed to a bidirectional model"):
+        make(heads[MODEL])(ids, cache=cache())
     with pytest.raises(ValueError, match=r"attention_mask has shape \(2, 5\), expected \(2, 1\) or \(2, 4\)"):
-        lm(ids[:, :1], attention_mask=torch.ones(2, 5), past_key_values=cache())
+        lm(ids[:, :1], attention_mask=torch.ones(2, 5), cache=cache())
 
 
 def test_a_cache_of_another_kind_with_the_same_shapes():
     ids = torch.ones(2, 3).long()
     rnn, gru = (make(MODEL_CLASSES[config][CAUSAL]) for config in (RnnConfig, GruConfig))
-    cache = rnn(ids, use_cache=True).past_key_values
+    cache = rnn(ids, use_cache=True).cache
     with pytest.raises(ValueError, match="layer 0 holds states of hfseq_rnn, this model is hfseq_gru"):
-        gru(ids, past_key_values=cache)
+        gru(ids, cache=cache)
     cache.reset()
-    gru(ids, past_key_values=cache)
+    gru(ids, cache=cache)
 
 
 @pytest.mark.parametrize("keep", [2, torch.tensor([3, 1])], ids=str)
@@ -711,9 +708,9 @@ def test_caches_of_other_models_of_ours(heads):
         (deeper, one, {}),
         *([] if heads[MODEL].config_class.family == "Cnn" else [(fed, unfed, memory), (unfed, fed, memory)]),
     ]:
-        cache = writer(ids, **inputs, use_cache=True).past_key_values
-        with pytest.raises(ValueError, match="past_key_values: .* cache belongs to another model"):
-            reader(ids, **inputs, past_key_values=cache)
+        cache = writer(ids, **inputs, use_cache=True).cache
+        with pytest.raises(ValueError, match="cache: .* cache belongs to another model"):
+            reader(ids, **inputs, cache=cache)
 
 
 def test_impossible_models():

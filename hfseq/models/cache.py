@@ -112,21 +112,18 @@ def cache_layers(cache: Cache, num_layers: int, model_type: str) -> list[Recurre
         if not isinstance(layer, RecurrentCacheLayer):
             if cache.get_seq_length(index):
                 raise ValueError(
-                    f"past_key_values: layer {index} is a filled {type(layer).__name__}, "
-                    "so this cache belongs to another model"
+                    f"cache: layer {index} is a filled {type(layer).__name__}, so this cache belongs to another model"
                 )
             cache.layers[index] = layer = RecurrentCacheLayer()
         if layer.seen and layer.model_type != model_type:
             raise ValueError(
-                f"past_key_values: layer {index} holds states of {layer.model_type}, this model is {model_type}, "
+                f"cache: layer {index} holds states of {layer.model_type}, this model is {model_type}, "
                 "so this cache belongs to another model"
             )
         layer.model_type = model_type
         layers.append(layer)
     if any(layer.get_seq_length() for layer in cache.layers[num_layers:]):
-        raise ValueError(
-            f"past_key_values: more than {num_layers} layers are filled, so this cache belongs to another model"
-        )
+        raise ValueError(f"cache: more than {num_layers} layers are filled, so this cache belongs to another model")
     return layers
 
 
@@ -135,6 +132,6 @@ def check_states(states: tuple[Tensor, ...], shapes: list[torch.Size], layer: in
     found = [state.shape for state in states]
     if found != shapes:
         raise ValueError(
-            f"past_key_values: layer {layer} holds states of shapes {[tuple(s) for s in found]}, this model and batch "
+            f"cache: layer {layer} holds states of shapes {[tuple(s) for s in found]}, this model and batch "
             f"need {[tuple(s) for s in shapes]}; the cache belongs to another model or batch"
         )

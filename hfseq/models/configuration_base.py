@@ -65,7 +65,7 @@ class SequenceConfig(PreTrainedConfig):
     """
 
     family: ClassVar[str]
-    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache"]
     sizes: ClassVar[tuple[str, ...]] = (
         "vocab_size",
         "hidden_size",

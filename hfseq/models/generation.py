@@ -24,7 +24,9 @@ Step = Callable[[Tensor], Tensor]
 # What `generate` does not tell a function like `decode`, and what only its own loops can.
 _SPECIAL = (
     "assistant_model",
+    "cache",
     "cache_implementation",
+    "cache_params",
     "custom_generate",
     "dola_layers",
     "inputs_embeds",
@@ -58,7 +60,7 @@ class SequenceGenerationMixin(GenerationMixin):
         usual = setting("num_beams", 1) == 1 and setting("use_cache", True) and not more
         if usual and not any(setting(name, False) is not False for name in _SPECIAL) and self.can_step():
             kwargs["custom_generate"] = partial(decode, streamer=kwargs.get("streamer"))
-        return super().generate(inputs, generation_config, *more, **kwargs)  # type: ignore[misc]
+        return super().generate(inputs, generation_config, *more, **kwargs)
 
     def can_step(self) -> bool:
         """Whether `stepper` has a step that does what `forward` does; not unless a head says otherwise."""
@@ -77,7 +79,7 @@ class SequenceGenerationMixin(GenerationMixin):
         self,
         input_ids: Tensor,
         next_sequence_length: int | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         is_first_iteration: bool | None = False,
@@ -91,11 +93,11 @@ class SequenceGenerationMixin(GenerationMixin):
         own: Any = self
         # Of one weight: `own.device` goes through the modules.
         here = input_ids.device == own.lm_head.weight.device
-        if is_first_iteration or not next_sequence_length or past_key_values is None or not here:
-            return super().prepare_inputs_for_generation(  # type: ignore[misc]
+        if is_first_iteration or not next_sequence_length or cache is None or not here:
+            return super().prepare_inputs_for_generation(
                 input_ids,
                 next_sequence_length=next_sequence_length,
-                past_key_values=past_key_values,
+                cache=cache,
                 attention_mask=attention_mask,
                 inputs_embeds=inputs_embeds,
                 is_first_iteration=is_first_iteration,
@@ -105,7 +107,7 @@ class SequenceGenerationMixin(GenerationMixin):
         kwargs.pop("labels", None)
         if attention_mask is not None:
             kwargs["attention_mask"] = attention_mask
-        return kwargs | {ids: input_ids[:, -next_sequence_length:], "past_key_values": past_key_values}
+        return kwargs | {ids: input_ids[:, -next_sequence_length:], "cache": cache}
 
 
 def is_bare(module: nn.Module, forward: Callable[..., Any]) -> bool:
@@ -149,7 +151,7 @@ def decode(
     inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
     outputs = model(**inputs, return_dict=True)
     logits = outputs.logits[:, -1]
-    step = model.stepper(outputs.past_key_values, **model_kwargs)
+    step = model.stepper(**model_kwargs | {"cache": outputs.cache})
     here = logits.device
     del outputs  # the logits of a long prompt
     while True:

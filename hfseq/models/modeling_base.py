@@ -174,7 +174,7 @@ class Backbone(SequencePreTrainedModel):
         """
         if self.config.bidirectional:
             if cache is not None:
-                raise ValueError("past_key_values were passed to a bidirectional model, which has no state to go on")
+                raise ValueError("a cache was passed to a bidirectional model, which has no state to go on from")
             return False
         # Training reads no cache, so that none is made unless it is asked for.
         return cache is not None or (self.config.use_cache and not self.training if use_cache is None else use_cache)

@@ -1,12 +1,12 @@
 """Convolutional models: the backbone, and the heads of all families bound to it."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import ModelOutput
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from .alignment import valid_steps
@@ -18,29 +18,7 @@ from .convolution_stacks import ConvolutionStack, State
 from .dropout import Dropout
 from .modeling_base import Backbone, SequencePreTrainedModel
 from .modeling_heads import ForCausalLM, ForConditionalGeneration, ForSequenceClassification, ForTokenClassification
-from .outputs import QuickOutput
-
-
-@dataclass
-class CnnModelOutput(QuickOutput):
-    """What `CnnModel` returns.
-
-    Args:
-        last_hidden_state: `[B, T, H]`, zero at padding.
-        input_embeddings: Word embeddings, with positions where the model has them, before dropout, `[B, T, E]`: what a
-            `convs2s` decoder attends over beside the encoder's outputs. None from a decoder with cross-attention.
-        hidden_states: The embeddings after dropout and each layer's output.
-        past_key_values: The state after the last step.
-        cross_attentions: Attention weights of each layer, `[B, 1, T, S]`.
-        attentions: None; `EncoderDecoderModel` asks any encoder for its self-attention.
-    """
-
-    last_hidden_state: Tensor | None = None
-    input_embeddings: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    past_key_values: Cache | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
+from .outputs import CnnModelOutput
 
 
 class CnnPreTrainedModel(SequencePreTrainedModel):
@@ -100,6 +78,7 @@ class CnnModel(CnnPreTrainedModel, Backbone):
             self.source = SourceMemory(memory, config.embedding_size, config.num_hidden_layers)
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
@@ -110,7 +89,7 @@ class CnnModel(CnnPreTrainedModel, Backbone):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         encoder_embeddings: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -127,7 +106,7 @@ class CnnModel(CnnPreTrainedModel, Backbone):
             encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
             encoder_embeddings: The encoder's input embeddings `[B, S, embedding_size]`, which are attended over too if
                 they are given.
-            past_key_values: State after the earlier tokens; updated in place.
+            cache: State after the earlier tokens; updated in place.
             use_cache: Whether to return the state; never for a bidirectional stack.
             output_attentions: Whether to return the attention weights.
             output_hidden_states: Whether to return the embeddings and each layer's output.
@@ -143,11 +122,11 @@ class CnnModel(CnnPreTrainedModel, Backbone):
         batch, length, _ = inputs_embeds.shape
         memory_mask = self.check_memory(encoder_hidden_states, encoder_attention_mask, batch)
         self._check_encoder_embeddings(encoder_embeddings, encoder_hidden_states)
-        use_cache = self.uses_cache(use_cache, past_key_values)
+        use_cache = self.uses_cache(use_cache, cache)
         layers: list[RecurrentCacheLayer] = []
         if use_cache:
-            past_key_values = DynamicCache() if past_key_values is None else past_key_values
-            layers = cache_layers(past_key_values, len(self.stack.layers), self.config.model_type)
+            cache = DynamicCache() if cache is None else cache
+            layers = cache_layers(cache, len(self.stack.layers), self.config.model_type)
         past = layers[0].seen if layers else 0
         mask = valid_steps(attention_mask, batch, length, past, "attention_mask")
 
@@ -172,7 +151,7 @@ class CnnModel(CnnPreTrainedModel, Backbone):
             last_hidden_state=outputs[-1],
             input_embeddings=inputs_embeds if source is None else None,
             hidden_states=(embedded, *outputs) if hidden_states else None,
-            past_key_values=past_key_values if use_cache else None,
+            cache=cache if use_cache else None,
             cross_attentions=tuple(layer.unsqueeze(1) for layer in weights) if attentions else None,
         )
 
@@ -273,6 +252,7 @@ class CnnForConditionalGeneration(CnnPreTrainedModel, ForConditionalGeneration):
     backbone_class = CnnModel
     decoder_class = CnnDecoder
     encoder_output_class = CnnModelOutput
+    encoder_extra = "input_embeddings"
 
     def memory_of(self, encoder_outputs: ModelOutput) -> dict[str, Tensor | None]:
         """See `ForConditionalGeneration.memory_of`; the decoder attends over the input embeddings, too."""

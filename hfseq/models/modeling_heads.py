@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import (
-    BaseModelOutput,
+    CausalLMOutputWithCrossAttentions,
     ModelOutput,
+    Seq2SeqLMOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from .adaptive import AdaptiveSoftmax
@@ -20,7 +22,6 @@ from .crf import LinearChainCrf
 from .dropout import Dropout
 from .generation import SequenceGenerationMixin, Step, is_bare
 from .modeling_base import Backbone, SequencePreTrainedModel
-from .outputs import CausalOutput, Seq2SeqOutput
 from .pointer import Pointer
 from .pooling import Pooling
 
@@ -67,6 +68,7 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
         self.adaptive_softmax = None if cutoffs is None else AdaptiveSoftmax(self.output.width, cutoffs)
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
@@ -75,14 +77,14 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
         inputs_embeds: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
-    ) -> CausalOutput:
+    ) -> CausalLMOutputWithCrossAttentions:
         """Predict the next token at every step.
 
         Args:
@@ -91,7 +93,7 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
             inputs_embeds: See there.
             encoder_hidden_states: See there.
             encoder_attention_mask: See there.
-            past_key_values: See there.
+            cache: See there.
             labels: Token ids `[B, T]`, shifted inside; -100 is ignored.
             use_cache: See there.
             output_attentions: See there.
@@ -112,7 +114,7 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
             inputs_embeds=inputs_embeds,
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
@@ -150,10 +152,10 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
                 if penalty is not None:
                     # Divided as the loss is, so that accumulated and distributed batches add up alike.
                     loss = loss + penalty / count
-        return CausalOutput(
+        return CausalLMOutputWithCrossAttentions(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             cross_attentions=outputs.cross_attentions,
         )
@@ -201,8 +203,9 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
 
     backbone_class: ClassVar[type[Backbone]]
     decoder_class: ClassVar[type[Backbone]]
-    # What a tuple of encoder outputs is read as.
-    encoder_output_class: ClassVar[type[ModelOutput]] = BaseModelOutput
+    # What a tuple of encoder outputs is read as, and the tensor that its class has beside the states.
+    encoder_output_class: ClassVar[type[ModelOutput]]
+    encoder_extra: ClassVar[str]
     # Saving reads which names may share memory here; which do is `get_expanded_tied_weights_keys`'s to say.
     _tied_weights_keys = {
         "decoder.embed_tokens.weight": "model.embed_tokens.weight",
@@ -279,11 +282,16 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
         """What of the encoder's outputs the decoder takes, by the names of its arguments."""
         return {"encoder_hidden_states": encoder_outputs["last_hidden_state"]}
 
-    def _as_output(self, encoder_outputs: ModelOutput | tuple[Tensor, ...]) -> ModelOutput:
-        if isinstance(encoder_outputs, tuple | list):
-            return self.encoder_output_class(*encoder_outputs)
-        return encoder_outputs
+    def _as_output(self, encoder_outputs: ModelOutput | tuple[Tensor | tuple[Tensor, ...], ...]) -> ModelOutput:
+        """Encoder outputs by name. A tuple lacks the fields that are None, but a part's kind tells which one it is."""
+        if not isinstance(encoder_outputs, tuple | list):
+            return encoder_outputs
+        tensors = [part for part in encoder_outputs if isinstance(part, Tensor)]
+        layers = [part for part in encoder_outputs if isinstance(part, tuple | list)]
+        fields = dict(zip(("last_hidden_state", self.encoder_extra), tensors, strict=False))
+        return self.encoder_output_class(**fields, hidden_states=layers[0] if layers else None)
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
@@ -292,7 +300,7 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
         encoder_outputs: ModelOutput | tuple[Tensor, ...] | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
@@ -302,7 +310,7 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
-    ) -> Seq2SeqOutput:
+    ) -> Seq2SeqLMOutput:
         """Encode the source, if it is not yet, and predict the next target token at every step.
 
         Args:
@@ -311,7 +319,7 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
             decoder_input_ids: Target ids `[B, T]`, starting with `decoder_start_token_id`; made of `labels` if absent.
             decoder_attention_mask: 1 at valid target positions, `[B, T]`, or `[B, past + T]` with a cache.
             encoder_outputs: The encoder's, in place of the source.
-            past_key_values: Decoder state after the earlier tokens; updated in place.
+            cache: Decoder state after the earlier tokens; updated in place.
             inputs_embeds: `[B, S, embedding_size]` in place of `input_ids`.
             decoder_inputs_embeds: `[B, T, embedding_size]` in place of `decoder_input_ids`.
             labels: Token ids `[B, T]`, not shifted; -100 is ignored. With `copy_ids` an id may be one of theirs.
@@ -351,15 +359,15 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
             raise ValueError(f"labels has shape {tuple(labels.shape)}, expected (batch, length)")
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        if past_key_values is None and use_cache:
-            past_key_values = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        if cache is None and use_cache:
+            cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             inputs_embeds=decoder_inputs_embeds,
             **self.memory_of(encoded),
             encoder_attention_mask=attention_mask,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache,
             output_attentions=output_attentions or self.pointer is not None,
             output_hidden_states=output_hidden_states or self.pointer is not None,
@@ -388,10 +396,10 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
                 # Divided as the loss is, so that accumulated and distributed batches add up alike.
                 count = kwargs.get("num_items_in_batch")
                 loss = loss + penalty / (predicts.sum() if count is None else count)
-        return Seq2SeqOutput(
+        return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             decoder_hidden_states=outputs.hidden_states if output_hidden_states else None,
             cross_attentions=outputs.cross_attentions if output_attentions else None,
             encoder_last_hidden_state=encoded["last_hidden_state"],

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.modeling_outputs import BaseModelOutput, ModelOutput
+from transformers.modeling_outputs import ModelOutput
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from .alignment import align, take_steps, valid_steps
@@ -18,7 +19,8 @@ from .dropout import Dropout
 from .generation import Step, is_bare
 from .modeling_base import Backbone, SequencePreTrainedModel
 from .modeling_heads import ForCausalLM, ForConditionalGeneration, ForSequenceClassification, ForTokenClassification
-from .pointer import CopiedEncoderOutput, Pointer, RecurrentModelOutput, transition_scores
+from .outputs import RecurrentModelOutput
+from .pointer import Pointer, transition_scores
 from .recurrent import RecurrentStack, State
 
 
@@ -75,6 +77,7 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         self.carries = [name for name, does in carries.items() if does]
         self.post_init()
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
@@ -84,7 +87,7 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         char_ids: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -99,7 +102,7 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
             char_ids: Characters of each token, `[B, T, L]`, 0 after the last of each, if `char_encoder` says so.
             encoder_hidden_states: `[B, S, M]`, for a decoder with cross-attention.
             encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
-            past_key_values: State after the earlier tokens; updated in place.
+            cache: State after the earlier tokens; updated in place.
             use_cache: Whether to return the state; never for a bidirectional stack.
             output_attentions: Whether to return the attention weights.
             output_hidden_states: Whether to return the embeddings and each layer's output.
@@ -116,11 +119,11 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         inputs_embeds = self.embed(input_ids, inputs_embeds, char_ids)
         batch, length, _ = inputs_embeds.shape
         memory_mask = self.check_memory(encoder_hidden_states, encoder_attention_mask, batch)
-        use_cache = self.uses_cache(use_cache, past_key_values)
+        use_cache = self.uses_cache(use_cache, cache)
         layers: list[RecurrentCacheLayer] = []
         if use_cache:
-            past_key_values = DynamicCache() if past_key_values is None else past_key_values
-            layers = cache_layers(past_key_values, self.config.num_hidden_layers, self.config.model_type)
+            cache = DynamicCache() if cache is None else cache
+            layers = cache_layers(cache, self.config.num_hidden_layers, self.config.model_type)
         past = layers[0].seen if layers else 0
         mask = valid_steps(attention_mask, batch, length, past, "attention_mask")
 
@@ -142,7 +145,7 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         return RecurrentModelOutput(
             last_hidden_state=last,
             input_ids=input_ids if copied else None,
-            past_key_values=past_key_values if use_cache else None,
+            cache=cache if use_cache else None,
             hidden_states=(embedded, *outputs) if hidden_states else None,
             cross_attentions=(weights.unsqueeze(1),) if attentions else None,
             overlaps=overlaps,
@@ -326,11 +329,8 @@ class RecurrentForConditionalGeneration(RecurrentPreTrainedModel, ForConditional
     """
 
     decoder_class = RecurrentModel
-
-    @property
-    def encoder_output_class(self) -> type[ModelOutput]:  # type: ignore[override]
-        """What a tuple of encoder outputs is read as."""
-        return CopiedEncoderOutput if self.config.pointer_generator else BaseModelOutput
+    encoder_output_class = RecurrentModelOutput
+    encoder_extra = "input_ids"
 
     def make_pointer(self, config: SequenceConfig) -> Pointer | None:
         """The pointer, if the config says so."""

@@ -1,48 +1,37 @@
-"""What models return, made with little between two steps of generation."""
+"""Outputs of the backbones: transformers' own, and the fields that they lack.
 
-from collections import OrderedDict
+The field of the cache is for transformers to name: 5.24 renamed it, and reads the old name for its own classes alone.
+"""
+
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
-from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions, ModelOutput, Seq2SeqLMOutput
-
-_REGISTERED: set[type] = set()
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 
-class QuickOutput(ModelOutput):
-    """A `ModelOutput` that looks a name up among its fields where the parent makes a set of them, for each attribute.
+@dataclass
+class RecurrentModelOutput(BaseModelOutputWithPastAndCrossAttentions):
+    """Output of `RecurrentModel`.
 
-    Making two outputs was a tenth of a step of generation.
+    Its `last_hidden_state` is `[B, T, H]`, zero at padding, its `hidden_states` are the embeddings after dropout and
+    each layer's output, its `cross_attentions` one tensor `[B, 1, T, S]`, its `attentions` None.
+
+    Args:
+        input_ids: Ids that a pointer-generator's encoder has read, `[B, T]`, for the decoder to copy; else None.
+        overlaps: Coverage loss of each step of a decoder with coverage (See et al. 2017, eq. 12), `[B, T]`; else None.
     """
 
-    def __post_init__(self) -> None:
-        """Do what the parent does, which is nothing new where the fields have been set as attributes.
-
-        It is left to register the class, once, and to take a mapping in place of the first field.
-        """
-        names = self.__dataclass_fields__  # type: ignore[attr-defined]
-        first = getattr(self, next(iter(names)))
-        if type(self) not in _REGISTERED or not (first is None or isinstance(first, Tensor)):
-            super().__post_init__()
-            _REGISTERED.add(type(self))
-
-    def __getitem__(self, key: Any) -> Any:
-        """An item by its name, or by its place among those that are not None."""
-        return OrderedDict.__getitem__(self, key) if isinstance(key, str) else super().__getitem__(key)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set the attribute and, if it is a field and not None, the item."""
-        if value is not None and name in self.__dataclass_fields__:  # type: ignore[attr-defined]
-            OrderedDict.__setitem__(self, name, value)
-        object.__setattr__(self, name, value)
+    input_ids: Tensor | None = None
+    overlaps: Tensor | None = None
 
 
 @dataclass
-class CausalOutput(QuickOutput, CausalLMOutputWithCrossAttentions):
-    """What a language model returns."""
+class CnnModelOutput(BaseModelOutputWithPastAndCrossAttentions):
+    """Output of `CnnModel`; as `RecurrentModelOutput`, with one tensor of attention weights for each layer.
 
+    Args:
+        input_embeddings: Word embeddings, with positions where the model has them, before dropout, `[B, T, E]`: what a
+            `convs2s` decoder attends over beside the encoder's outputs. None from a decoder with cross-attention.
+    """
 
-@dataclass
-class Seq2SeqOutput(QuickOutput, Seq2SeqLMOutput):
-    """What a sequence-to-sequence model returns."""
+    input_embeddings: Tensor | None = None

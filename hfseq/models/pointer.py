@@ -1,46 +1,10 @@
 """Copying from the source: the pointer-generator of See, Liu & Manning (2017), section 2.2."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
 from transformers.modeling_outputs import ModelOutput
 
 from .configuration_recurrent import RecurrentConfig
-from .outputs import QuickOutput
-
-
-@dataclass
-class RecurrentModelOutput(QuickOutput):
-    """What `RecurrentModel` returns.
-
-    Args:
-        last_hidden_state: `[B, T, H]`, zero at padding.
-        input_ids: What a pointer-generator's encoder has read, `[B, T]`, for the decoder to copy; else None.
-        past_key_values: The state after the last step.
-        hidden_states: The embeddings after dropout and each layer's output.
-        cross_attentions: Attention weights, one tensor `[B, 1, T, S]`.
-        overlaps: Coverage loss of each step of a decoder with coverage (See et al. 2017, eq. 12), `[B, T]`; else None.
-        attentions: None; `EncoderDecoderModel` asks any encoder for its self-attention.
-    """
-
-    last_hidden_state: Tensor | None = None
-    input_ids: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    cross_attentions: tuple[Tensor, ...] | None = None
-    overlaps: Tensor | None = None
-    attentions: tuple[Tensor, ...] | None = None
-
-
-@dataclass
-class CopiedEncoderOutput(ModelOutput):
-    """What of `RecurrentModelOutput` a pointer-generator's encoder gives, in order: as a tuple of it is to be read."""
-
-    last_hidden_state: Tensor | None = None
-    input_ids: Tensor | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
 
 
 class Pointer(nn.Module):

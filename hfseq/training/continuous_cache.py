@@ -64,9 +64,9 @@ def cached_scores(
     by_model, by_cache = [], []
     for batch in windows:
         ids, targets = batch["input_ids"].to(model.device), batch["shift_labels"][0].to(model.device)
-        options = {"past_key_values": state, "use_cache": True} if carry else {"use_cache": False}
+        options = {"cache": state, "use_cache": True} if carry else {"use_cache": False}
         outputs = model(input_ids=ids, output_hidden_states=True, **options)
-        state = outputs.past_key_values if carry else None
+        state = outputs.cache if carry else None
         log_p = outputs.logits[0].float().log_softmax(dim=-1).gather(1, targets[:, None]).squeeze(1)
         hidden = outputs.hidden_states[-1][0].float()
         past = 0 if keys is None else len(keys)

@@ -58,9 +58,9 @@ def text_loss(model: PreTrainedModel, windows: TokenWindows, *, carry: bool) -> 
     total, count, state = 0.0, 0, None
     for batch in windows:
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        options = {"past_key_values": state, "use_cache": True} if carry else {"use_cache": False}
+        options = {"cache": state, "use_cache": True} if carry else {"use_cache": False}
         outputs = model(**inputs, **options, num_items_in_batch=1)
-        state = outputs.past_key_values if carry else None
+        state = outputs.cache if carry else None
         total += outputs.loss.item()
         count += int((batch["labels"] != -100).sum())
     return total, count
@@ -146,11 +146,11 @@ class LanguageModelingTrainer(SequenceTrainer):
     ) -> Any:
         """As the Trainer's, from the state after the window before."""
         self._lengths.append(inputs["input_ids"].shape[1])
-        options = {"past_key_values": self._state, "use_cache": True} if self.carry else {"use_cache": False}
+        options = {"cache": self._state, "use_cache": True} if self.carry else {"use_cache": False}
         loss, outputs = super().compute_loss(
             model, {**inputs, **options}, return_outputs=True, num_items_in_batch=num_items_in_batch
         )
-        self._state = detached(outputs.past_key_values) if self.carry else None
+        self._state = detached(outputs.cache) if self.carry else None
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
