@@ -164,6 +164,7 @@ def test_a_word_that_is_all_but_impossible_has_a_gradient():
     assert logits.grad[0, 0, 1] > 0.9
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("how", ["autocast", "bfloat16"])
 def test_the_mixture_is_in_float32(how):
     model = make(LstmForConditionalGeneration, **COVER).float()
@@ -237,7 +238,7 @@ def up_to_eos(sequence):
 def test_cached_equals_uncached(generator, mode):
     cached = generate(generator, make_source(), **MODES[mode])
     uncached = generate(generator, make_source(), **MODES[mode], use_cache=False)
-    assert cached.past_key_values is not None and uncached.past_key_values is None
+    assert cached.cache is not None and uncached.cache is None
     assert cached.sequences.tolist() == uncached.sequences.tolist()
     torch.testing.assert_close(cached.scores, uncached.scores)
     assert cached.scores[0].shape[-1] == V + 5
@@ -337,14 +338,13 @@ def test_steps_with_a_cache_equal_one_call(generator, chunks):
     for size in chunks:
         end = begin + size
         step = {"decoder_input_ids": ids[:, begin:end], "decoder_attention_mask": TARGET_MASK[:, begin:end]}
-        outputs = generator(**source, **step, past_key_values=cache, use_cache=True)
-        cache, begin = outputs.past_key_values, end
+        outputs = generator(**source, **step, cache=cache, use_cache=True)
+        cache, begin = outputs.cache, end
         logits.append(outputs.logits)
     valid = TARGET_MASK.bool()
     torch.testing.assert_close(torch.cat(logits, dim=1)[valid], whole.logits[valid])
     found, expected = (
-        [part for layer in one.self_attention_cache.layers for part in layer.states]
-        for one in (cache, whole.past_key_values)
+        [part for layer in one.self_attention_cache.layers for part in layer.states] for one in (cache, whole.cache)
     )
     torch.testing.assert_close(found, expected)
     if generator.config.coverage:
@@ -360,7 +360,7 @@ def test_coverage_is_penalised_after_a_cache():
     source, (ids, labels) = make_source(), make_target()
     begun = model(**source, decoder_input_ids=ids[:, :3], use_cache=True)
     part = {"decoder_input_ids": ids[:, 3:], "labels": labels[:, 3:].contiguous()}
-    found = model(**source, **part, past_key_values=begun.past_key_values).loss
+    found = model(**source, **part, cache=begun.cache).loss
     expected = model(**source, decoder_input_ids=ids, labels=labels.index_fill(1, torch.arange(3), -100)).loss
     torch.testing.assert_close(found, expected)
 
@@ -556,7 +556,7 @@ def test_a_cache_of_a_model_without_coverage():
     )
     source, ids = make_source(), torch.ones(5, 1).long()
     for writer, reader in ((one, other), (other, one)):
-        cache = writer(**source, decoder_input_ids=ids, use_cache=True).past_key_values
+        cache = writer(**source, decoder_input_ids=ids, use_cache=True).cache
         assert isinstance(cache.self_attention_cache.layers[0], RecurrentCacheLayer)
-        with pytest.raises(ValueError, match="past_key_values: layer 1 holds .* belongs to another model or batch"):
-            reader(**source, decoder_input_ids=ids, past_key_values=cache)
+        with pytest.raises(ValueError, match="cache: layer 1 holds .* belongs to another model or batch"):
+            reader(**source, decoder_input_ids=ids, cache=cache)

@@ -537,6 +537,7 @@ def test_accumulated_and_checkpointed_gradients(driver, data, plain, tmp_path, m
     assert len(calls) >= 4
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_bf16_and_tensorboard(driver, data, plain, tmp_path):
     flags = {"max_steps": 4, "logging_steps": 1, "metric_for_best_model": "loss"}

@@ -1,9 +1,14 @@
 """Layers against unrolled oracles, with padding anywhere."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from oracles import attend_row, run_row
 
+from hfseq.models import recurrent
 from hfseq.models.attention import Bridge, CrossAttention
 from hfseq.models.recurrent import RecurrentStack
 
@@ -39,6 +44,68 @@ def test_stack_equals_the_unrolled_rows(cell, bidirectional, mask):
         for layer in range(2):
             torch.testing.assert_close(outputs[layer][row, valid], expected[layer])
             assert not outputs[layer][row, ~valid].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_autocast_without_an_lstm_kernel(bidirectional, dtype, monkeypatch):
+    """The kernel alone is in float32, its outputs are what a kernel of the other type would return."""
+    monkeypatch.setattr(recurrent, "autocasts_lstm", lambda dtype: False)
+    stack = make_stack("lstm", bidirectional).float()
+    inputs = torch.randn(5, 5, 3, generator=torch.Generator().manual_seed(2))
+    seen = []
+    kernel = torch.lstm
+
+    def spy(values, states, weights, *options):
+        seen.append({tensor.dtype for tensor in (values, *states, *weights)})
+        return kernel(values, states, weights, *options)
+
+    monkeypatch.setattr(torch, "lstm", spy)
+    with torch.autocast("cpu", dtype):
+        outputs, _ = stack(inputs.to(dtype), MASK)
+        loss = sum(output.float().pow(2).sum() for output in outputs)
+    gradients = torch.autograd.grad(loss, list(stack.parameters()))
+    assert seen == [{torch.float32}] * (4 if bidirectional else 2)
+    assert {output.dtype for output in outputs} == {dtype}
+    expected, _ = stack(inputs, MASK)
+    wanted = torch.autograd.grad(sum(output.pow(2).sum() for output in expected), list(stack.parameters()))
+    torch.testing.assert_close([output.float() for output in outputs], expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(gradients, wanted, rtol=0.05, atol=0.2)
+
+
+@pytest.mark.processor
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("cell", CELLS)
+def test_autocast_on_this_processor(cell, dtype):
+    stack = make_stack(cell).float()
+    inputs = torch.randn(5, 5, 3, generator=torch.Generator().manual_seed(2))
+    with torch.autocast("cpu", dtype):
+        found = [stack(inputs, MASK)[0] for _ in range(2)]
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+    torch.testing.assert_close([output.float() for output in found[0]], stack(inputs, MASK)[0], rtol=0.05, atol=0.05)
+
+
+AUTOCAST = """
+import torch
+from hfseq import LstmConfig, LstmForCausalLM
+
+model = LstmForCausalLM(LstmConfig(vocab_size=9, hidden_size=8))
+ids = torch.ones(2, 3, dtype=torch.long)
+for _ in range(3):
+    with torch.autocast("cpu", torch.bfloat16):
+        model(ids, labels=ids).loss.backward()
+with torch.autocast("cpu", torch.bfloat16):
+    model.eval().generate(ids, max_new_tokens=3)
+"""
+
+
+def test_a_processor_without_the_kernel_is_mentioned_once():
+    """The oldest instructions that the kernels' library can be held to have no bfloat16 on any processor."""
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "SSE41"}
+    done = subprocess.run([sys.executable, "-c", AUTOCAST], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "this processor has no bfloat16 LSTM kernel" in line]
+    assert len(lines) == 1, done.stderr
 
 
 @pytest.mark.parametrize("mask", [None, MASK, MASK & torch.tensor([[0], [1], [1], [1], [1]]).bool(), MASK[:, 2:3]])

@@ -1,17 +1,21 @@
 """Stacks of recurrent layers that padding cannot change."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging
 
 from .alignment import Alignment, align, permute_steps, take_steps
 from .dropout import Dropout, drop
 
 State = tuple[Tensor, ...]
 """State of one layer and direction: `(h,)`, or `(h, c)` for LSTM, each `[B, H]`."""
+
+logger = logging.get_logger(__name__)
 
 # A gate input that saturates the sigmoid to exactly 0 or 1 in every float type and is finite in half precision.
 SATURATING = 1e4
@@ -117,9 +121,44 @@ def run_kernel(
     # Biases, layers, dropout, whether training, both directions, batch first. There is no dropout here; a GPU's
     # kernel keeps what gradients need only where it is told to train, and they are wanted elsewhere, too.
     options = (True, 1, 0.0, torch.is_grad_enabled(), directions == 2, True)
-    if mode == "LSTM":
-        return torch.lstm(values, initial, weights, *options)
-    return KERNELS[mode](values, initial[0], weights, *options)
+    if mode != "LSTM":
+        return KERNELS[mode](values, initial[0], weights, *options)
+    if values.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        if not autocasts_lstm(dtype):
+            wide = torch.promote_types(values.dtype, torch.float32)
+            with torch.autocast("cpu", enabled=False):
+                outputs = torch.lstm(
+                    values.to(wide), [one.to(wide) for one in initial], [one.to(wide) for one in weights], *options
+                )
+            return tuple(output.to(dtype) for output in outputs)
+    return torch.lstm(values, initial, weights, *options)
+
+
+@torch.compiler.assume_constant_result
+def autocasts_lstm(dtype: torch.dtype) -> bool:
+    """True if this processor has an LSTM kernel for autocast to a type; bfloat16 takes AVX-512 on x86."""
+    return probe_lstm(dtype)
+
+
+@cache
+def probe_lstm(dtype: torch.dtype) -> bool:
+    """See `autocasts_lstm`: oneDNN, behind torch's kernel, tells only by failing, and it does so for no other cell.
+
+    Where there is no kernel, a warning is logged, once.
+    """
+    unit = torch.zeros(1, 1, 1, device="cpu")
+    weights = [torch.zeros(4, 1, device="cpu")] * 2 + [torch.zeros(4, device="cpu")] * 2
+    try:
+        with torch.no_grad(), torch.autocast("cpu", dtype):
+            torch.lstm(unit, [unit, unit], weights, True, 1, 0.0, False, False, True)
+    except RuntimeError:
+        name = str(dtype).removeprefix("torch.")
+        logger.warning(
+            f"this processor has no {name} LSTM kernel: LSTM layers compute in float32, everything else in {name}"
+        )
+        return False
+    return True
 
 
 def marked_at_padding(values: Tensor, alignment: Alignment, count: int) -> Tensor:
