@@ -2,7 +2,11 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# What the recipes need, and what tests, checks and benchmarks need beside it; each leaves a mark when it is there.
+TRAIN := $(VENV)/.train
+DEV := $(VENV)/.dev
+# Modules are compiled when they are first imported: of those installed few are.
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --progress-bar off --no-compile
 
 # Every pip call obeys the tested versions, those made for build isolation too.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
@@ -13,38 +17,51 @@ export GOMP_SPINCOUNT ?= 10000
 # Nothing below the installation needs a network.
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: install demo test check conformance bench wheel clean
+.PHONY: install demo test check conformance compat bench wheel clean
 
-install: $(STAMP)
+install: $(DEV)
 
-$(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --progress-bar off -e '.[dev]'
-	@touch $(STAMP)
+$(TRAIN): pyproject.toml constraints.txt
+	@echo "installing hfseq and what its recipes need into $(VENV): a minute or two"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) -e '.[train]'
+	@touch $@
 
-demo: $(STAMP)
+$(DEV): pyproject.toml constraints.txt
+	@echo "installing hfseq and what its tests need into $(VENV): a minute or two"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $(TRAIN) $@
+
+demo: $(TRAIN)
 	$(OFFLINE) $(BIN)/python recipes/translation.py --overwrite_output_dir
 	$(BIN)/python tests/check_floor.py outputs/translation_demo/all_results.json test_exact_match 97
 
-test: $(STAMP)
+# A few tests run again as on a processor with AVX2 alone, for which torch's kernels choose other code.
+test: $(DEV)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(OFFLINE) OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 --dist worksteal -m processor
 
-check: $(STAMP)
+check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-conformance: $(STAMP)
+conformance: $(DEV)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python tests/conformance/run.py
+
+# The quick contract on the newest versions that the metadata allow; then, as a report, on the newest that there are.
+compat: $(DEV)
+	$(BIN)/nox --session $(or $(SESSION),allowed existing)
 
 # DATA: a folder with Multi30k, else the embedded pairs. JOEYNMT: the Python of an environment with JoeyNMT 2.3.
 # DEVICE: cuda for a GPU. ROUNDS: times that each side of a comparison is run.
-bench: $(STAMP)
+bench: $(DEV)
 	$(OFFLINE) $(BIN)/python benchmarks/run.py $(if $(DATA),--data $(DATA)) $(if $(JOEYNMT),--joeynmt_python $(JOEYNMT)) \
 		$(if $(DEVICE),--device $(DEVICE)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
-wheel: $(STAMP)
+wheel: $(DEV)
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist *.egg-info .cache .mypy_cache .nox .pytest_cache .ruff_cache

@@ -14,6 +14,8 @@ import pytest
 import torch
 import transformers
 
+pytestmark = pytest.mark.contract
+
 # A row without padding and one padded on the left, as generate() wants it.
 INPUTS = {
     "input_ids": torch.tensor([[5, 6, 7, 8, 9, 10], [0, 0, 11, 12, 13, 14]]),

@@ -52,6 +52,7 @@ def compared(data, tmp_path_factory):
     return start(data, tmp_path_factory.mktemp("runs") / "compared", num_train_epochs=6)
 
 
+@pytest.mark.contract
 def test_tables_and_plot(compared):
     with open(compared / "table.csv", newline="", encoding="utf-8") as file:
         rows = {row["model"]: row for row in csv.DictReader(file)}

@@ -453,7 +453,7 @@ def browser():
     playwright = pytest.importorskip("playwright.sync_api")
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if program is None:
-        pytest.skip("no Chromium or Chrome on the PATH")
+        pytest.skip("there is no browser: neither Chromium nor Chrome is on the PATH")
     with playwright.sync_playwright() as driver:
         # In a container its sandbox would need more rights than the tests have.
         started = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])

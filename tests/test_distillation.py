@@ -237,6 +237,7 @@ def test_times_are_those_of_each_in_turn():
 # The recipe
 
 
+@pytest.mark.contract
 def test_three_models_side_by_side(data, tmp_path, capsys):
     output = start(data, tmp_path / "run", num_train_epochs=4, distillation_epochs=6, max_train_samples=8)
     printed = capsys.readouterr().out

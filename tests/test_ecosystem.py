@@ -12,6 +12,8 @@ from transformers.utils import logging
 
 from hfseq import LstmForCausalLM
 
+pytestmark = pytest.mark.contract
+
 DROPOUTS = {"dropout": 0.3, "variational_dropout": True, "embedding_dropout": 0.2, "weight_dropout": 0.4}
 
 

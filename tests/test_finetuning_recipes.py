@@ -341,6 +341,7 @@ def test_adapters_are_merged_into_an_ordinary_model(driver, model, data, tmp_pat
     assert " of " in next(line for line in capsys.readouterr().out.splitlines() if "parameters train" in line)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("method", ["all", "gradual", "lora"])
 @pytest.mark.parametrize("task", ["classification", "language_modeling"])
 def test_both_drivers_give_the_same_weights(task, method, data, tmp_path):

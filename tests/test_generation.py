@@ -13,6 +13,8 @@ from hfseq import CnnConfig, GruConfig, LstmConfig
 from hfseq.models import MODEL_CLASSES, generation
 from hfseq.models.cache import RecurrentCacheLayer
 
+pytestmark = pytest.mark.contract
+
 EOS = 2
 # Sources and left-padded prompts of uneven length.
 MASK = torch.tensor([[0, 0, 0, 0, 1, 1], [0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1]])

@@ -215,6 +215,7 @@ def test_two_processes_train_the_same_model_as_one(accumulation, data, tmp_path)
 # What a run does and leaves
 
 
+@pytest.mark.contract
 def test_files_of_a_run_and_what_is_printed(data, tmp_path, capsys):
     overrides = '{"hidden_size": 12, "embedding_size": 12, "adaptive_softmax_cutoffs": [8, 12]}'
     output = start(data, tmp_path / "run", config_overrides=overrides, early_stopping_patience=2)

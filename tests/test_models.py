@@ -26,6 +26,8 @@ from hfseq import GruConfig, LstmConfig, LstmForCausalLM, LstmForConditionalGene
 from hfseq.models import MODEL_CLASSES
 from hfseq.models.alignment import next_labels
 
+pytestmark = pytest.mark.contract
+
 CLASSES = [
     pytest.param(auto, model_class, id=model_class.__name__)
     for heads in MODEL_CLASSES.values()

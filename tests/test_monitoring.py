@@ -164,6 +164,7 @@ def watch(data, output_dir, fresh, **flags):
     return code, json.loads(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.contract
 def test_texts_as_before_raise_no_alarm(data, tmp_path, capsys):
     code, found = watch(data, tmp_path / "out", "same")
     assert code == 0 and found["alarms"] == []

@@ -8,6 +8,8 @@ from safetensors.torch import load_file
 
 from hfseq.models import MODEL_CLASSES
 
+pytestmark = pytest.mark.contract
+
 AUTO_CLASSES = {model.__name__: auto for heads in MODEL_CLASSES.values() for auto, model in heads.items()}
 FOLDERS = sorted(CHECKPOINTS.iterdir())
 

@@ -33,6 +33,8 @@ from hfseq.data.copying import copy_sources, decode_copies
 from hfseq.pipelines import SummarizationPipeline, TranslationPipeline
 from hfseq.tokenization import train_tokenizer
 
+pytestmark = pytest.mark.contract
+
 TEXTS = ["the cat sat on the mat", "a dog", "where is the house of the cat?", "yes"]
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 SMALL = {

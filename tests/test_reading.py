@@ -388,7 +388,7 @@ def test_hub_not_found(tmp_path, cache, monkeypatch):
 # Real data
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not beside the checkout")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not beside this checkout")
 def test_real_data():
     folder = SHARED / "translation_multi30k"
     pairs = read(folder / "val", moses=True)

@@ -537,6 +537,7 @@ def test_accumulated_and_checkpointed_gradients(driver, data, plain, tmp_path, m
     assert len(calls) >= 4
 
 
+@pytest.mark.contract
 @pytest.mark.processor
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_bf16_and_tensorboard(driver, data, plain, tmp_path):

@@ -65,6 +65,7 @@ def trained(data, tmp_path_factory):
     return start(data, tmp_path_factory.mktemp("runs") / "trained", **flags)
 
 
+@pytest.mark.contract
 def test_scores_and_files_of_a_run(trained):
     found = results(trained)
     assert found["test_accuracy"] > 95 and found["test_entity_f1"] > 90

@@ -1,0 +1,66 @@
+"""The quick contract on other versions than the pinned ones: `make compat`.
+
+`allowed` has the newest versions that the metadata allow, as `pip install hfseq` takes them, and fails if a test does.
+`existing` has the newest versions that there are: what it finds is ahead of hfseq's users, so it reports and does not
+fail. In both torch is the CPU build of `constraints.txt`.
+"""
+
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import nox
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent
+PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
+
+nox.options.sessions = ["allowed"]
+nox.options.reuse_existing_virtualenvs = True
+
+
+@nox.session(python="3.11")
+def allowed(session: nox.Session) -> None:
+    """The newest versions that the metadata allow."""
+    install(session, "--upgrade", "--editable", ".[dev]")
+    check(session)
+
+
+@nox.session(python="3.11")
+def existing(session: nox.Session) -> None:
+    """The newest versions that there are."""
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = metadata["optional-dependencies"].values()
+    names = {Requirement(one).name for group in (metadata["dependencies"], *extras) for one in group} - {"hfseq"}
+    install(session, "--upgrade", *sorted(names))
+    install(session, "--no-deps", "--editable", ".")
+    check(session, success_codes=range(256))
+
+
+def install(session: nox.Session, *what: str) -> None:
+    """Install with pip, under no other constraint than that of torch."""
+    pin = Path(session.create_tmp()).resolve() / "constraints.txt"
+    pin.write_text(f"torch=={PINS['torch']}\n", encoding="utf-8")
+    options = ("--quiet", "--no-compile", "--progress-bar", "off")
+    session.install(*options, *what, env={"PIP_CONSTRAINT": str(pin)})
+
+
+def check(session: nox.Session, **options: object) -> None:
+    """Run the contract, after a line on the versions that are not the pinned ones."""
+    listed = json.loads(session.run("python", "-m", "pip", "list", "--format=json", silent=True) or "[]")
+    pinned = {canonicalize_name(name): version for name, version in PINS.items()}
+    other = [
+        f"{one['name']} {one['version']}"
+        for one in listed
+        if one["version"].partition("+")[0] != pinned.get(canonicalize_name(one["name"]))
+    ]
+    session.log(f"not the pinned versions: {', '.join(other) or 'none'}")
+    offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    environment = offline | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000")}
+    session.run(
+        "python", "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "contract", env=environment, **options
+    )
+    session.run("python", "tests/conformance/run.py", *session.posargs, env=environment, **options)
