@@ -325,6 +325,7 @@ def test_gradual_unfreezing_reaches_one_layer_more_each_epoch(driver, data, tmp_
     assert reached == [[part <= epoch for part in range(4)] for epoch in range(4)]
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 @pytest.mark.parametrize("model", ["bert", "lm"])
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_adapters_are_merged_into_an_ordinary_model(driver, model, data, tmp_path, capsys):

@@ -80,6 +80,8 @@ def apply_lora(
         model.supports_gradient_checkpointing = False
     try:
         with warnings.catch_warnings():
+            # peft still reads a name that transformers has changed, of which its users need not hear.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             if target_modules is None:
                 # Of tied embeddings, which are left out, and of how GPT-2 stores its linear maps, which peft sees.
                 warnings.filterwarnings("ignore", module=r"peft\.")
