@@ -12,7 +12,7 @@ Every model is small, of random weights, and gets `attention_mask` in every call
 - padded beams: how many rows of the left-padded batch give the beams that they give alone; without a cache, and said
   so, where a cache raises.
 
-Exceptions stand below the table with their first line. What gives transformers 5.23 its figures: RWKV and xLSTM take a
+Exceptions stand below the table with their first line. What gives transformers 5.24 its figures: RWKV and xLSTM take a
 mask and drop it without a warning, and their caches have no `reorder_cache`. RWKV's step by one token adds states
 `[B, H]` to inputs `[B, 1, H]`, which mixes the rows of a batch. Mamba zeroes its inputs at padding: that keeps a zero
 state zero, but a state decays along a gap, whose zeros the convolution sees too.
