@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, pipeline
 from transformers.utils import logging
 
 from hfseq.answers import classify, continue_text, tag, translate, write_texts
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, one_line, require
 from hfseq.data.texts import encodable
 from hfseq.ensembles import problem_of
 from hfseq.model_card import METRICS, head_of, is_ours, measured, read_run, what_it_does
@@ -119,11 +119,10 @@ def make_page(model_dir: str | Path) -> "gr.Blocks":
     Raises:
         InputError: If gradio is not installed, the model does not load, or it is for none of the tasks.
     """
+    require("gradio", "matplotlib", extra="demo", use="the page")
+    import gradio as gr
+
     subject = load_subject(model_dir)
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise InputError("the page needs gradio: pip install 'hfseq[demo]'") from error
     # It tells nobody that it runs, and asks for no newer version.
     with gr.Blocks(title=subject.name, analytics_enabled=False) as page:
         gr.Markdown(f"# {subject.name}\n\n{subject.about}")
@@ -244,7 +243,7 @@ def open_page(model_dir: str | Path, host: str, port: int, **options: Any) -> An
     try:
         return page.launch(server_name=host, server_port=port, share=False, show_error=True, **own, **options)
     except OSError as error:
-        raise InputError(f"{host}:{port}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{host}:{port}: {one_line(error)}") from error
 
 
 if __name__ == "__main__":

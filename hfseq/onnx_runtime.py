@@ -20,7 +20,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.deprecation import deprecate_kwarg
 
-from .data.errors import InputError
+from .data.errors import InputError, one_line, require
 from .export import read_export, run_session
 from .models.alignment import valid_steps
 from .models.cache import RecurrentCacheLayer, cache_layers
@@ -44,10 +44,9 @@ def load_onnx(
     Raises:
         InputError: If there is no such folder, it is not whole, or onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError("this needs onnxruntime: pip install 'hfseq[onnx]'") from error
+    require("onnxruntime", extra="onnx")
+    import onnxruntime
+
     folder = Path(directory)
     about = read_export(folder)
     options = onnxruntime.SessionOptions()
@@ -59,14 +58,14 @@ def load_onnx(
         try:
             sessions[name] = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
         except Exception as error:  # onnxruntime's own have no base class
-            raise InputError(f"{path} is broken: {' '.join(str(error).split())[:200]}") from error
+            raise InputError(f"{path} is broken: {one_line(error)}") from error
     try:
         runner = _RUNNERS[about["head"]](AutoConfig.from_pretrained(folder), sessions, about)
         if runner.can_generate():
             runner.generation_config = GenerationConfig.from_pretrained(folder)
         return runner, AutoTokenizer.from_pretrained(folder)
     except (KeyError, OSError, ValueError) as error:
-        raise InputError(f"{folder}: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"{folder}: {one_line(error)}") from error
 
 
 class OnnxRunner(PreTrainedModel):

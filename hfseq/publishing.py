@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import models
-from .data.errors import InputError
+from .data.errors import InputError, one_line
 from .model_card import make_card
 
 IMAGES = ("learning_curve.png", "alignment.png", "confusion_matrix.png")
@@ -172,7 +172,7 @@ def load_published(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenize
     except InputError:
         raise
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
-        raise InputError(f"{directory}: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"{directory}: {one_line(error)}") from error
     # Of this loading, not of the tokenizer.
     tokenizer.init_kwargs.pop("local_files_only", None)
     model, info = loaded
@@ -204,7 +204,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     try:
         yield
     except HFValidationError as error:
-        raise InputError(f"{repo_id!r} is no name of a repository: {' '.join(str(error).split())[:200]}") from error
+        raise InputError(f"{repo_id!r} is no name of a repository: {one_line(error)}") from error
     except LocalTokenNotFoundError as error:
         raise InputError(f"{repo_id}: no token; run `hf auth login`, or set HF_TOKEN") from error
     except OfflineModeIsEnabled as error:
@@ -222,6 +222,6 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     except InputError:
         raise
     except ValueError as error:  # of the card's metadata
-        raise InputError(f"{repo_id}: the Hub refuses the card: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"{repo_id}: the Hub refuses the card: {one_line(error)}") from error
     except _UNREACHABLE as error:
         raise InputError(f"{repo_id}: {constants.ENDPOINT} cannot be reached: {type(error).__name__}") from error

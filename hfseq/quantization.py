@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .data.errors import InputError
+from .data.errors import require
 from .export import check_target, read_export, replace_export
 from .models.alignment import Alignment
 from .models.convolution import Convolution
@@ -36,11 +36,10 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
     Raises:
         InputError: If there is no such folder, or the other one has other files, or `onnx` is not installed.
     """
-    try:
-        import onnx
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as error:
-        raise InputError("quantisation needs onnx and onnxruntime: pip install 'hfseq[onnx]'") from error
+    require("onnx", "onnxruntime", extra="onnx", use="quantisation")
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
     source = Path(directory)
     about = read_export(source)
     check_target(out)

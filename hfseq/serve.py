@@ -20,7 +20,7 @@ import transformers
 from transformers.utils import logging
 from transformers.utils.import_utils import is_serve_available
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, one_line
 from hfseq.models import MODEL_CLASSES
 from hfseq.publishing import load_published
 
@@ -66,7 +66,7 @@ def make_server(
     try:
         app = make_app(model_dir, device=device, max_batch_size=max_batch_size)
     except (OSError, ValueError) as error:
-        raise InputError(f"{model_dir}: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"{model_dir}: {one_line(error)}") from error
     return uvicorn.Server(uvicorn.Config(app, host=host, port=port))
 
 

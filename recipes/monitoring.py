@@ -30,7 +30,7 @@ from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, one_line
 from hfseq.data.labels import encode_labels
 from hfseq.data.reading import read_splits, shorten_list
 from hfseq.ensembles import problem_of
@@ -233,7 +233,7 @@ def is_seq2seq(name: str) -> bool:
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise InputError(f"--model_name_or_path {name}: {' '.join(str(error).split())[:300]}") from error
+        raise InputError(f"--model_name_or_path {name}: {one_line(error)}") from error
     classifies = any(kind.endswith("Classification") for kind in config.architectures or ())
     return bool(config.is_encoder_decoder) and not classifies
 

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from . import conll
-from .errors import InputError
+from .errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -406,7 +406,7 @@ def _read_parquet(path: Path, flag: str, columns: Columns) -> pa.Table:
         table = pq.read_table(path, columns=_names_to_read(f"{flag} {path}", schema, columns))
         table.validate(full=True)
     except _DAMAGE as error:
-        raise InputError(f"{flag} {path}: not a valid Parquet file ({one_line(error)})") from None
+        raise InputError(f"{flag} {path}: not a valid Parquet file ({one_line(error, named=True)})") from None
     return _pick_arrow(f"{flag} {path}", table, schema.names, columns)
 
 
@@ -422,7 +422,7 @@ def _parquet_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]
                 table = _pick_arrow(f"{flag} {path}", pa.Table.from_batches([batch]), names, columns)
                 yield from map(list, zip(*(table[column].to_pylist() for column in columns), strict=True))
     except _DAMAGE as error:
-        raise InputError(f"{flag} {path}: not a valid Parquet file ({one_line(error)})") from None
+        raise InputError(f"{flag} {path}: not a valid Parquet file ({one_line(error, named=True)})") from None
 
 
 def _names_to_read(source: str, schema: pa.Schema, columns: Columns) -> list[str]:
@@ -477,7 +477,7 @@ def load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tup
             found = datasets.load_dataset(name, config, streaming=streaming)
     # Whatever a server, a network, a cache or somebody's data files can raise.
     except Exception as error:
-        raise InputError(f"{source}: cannot be loaded ({one_line(error.__cause__ or error)})") from error
+        raise InputError(f"{source}: cannot be loaded ({one_line(error.__cause__ or error, named=True)})") from error
     splits = {}
     for split, aliases in _HUB_SPLITS.items():
         alias = next((alias for alias in aliases if alias in found), None)
@@ -552,11 +552,6 @@ def shorten_list(names: Sequence[str] | dict[str, Any]) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's type and message on one line, cut."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 _STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)

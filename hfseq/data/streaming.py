@@ -13,7 +13,7 @@ from accelerate.data_loader import prepare_data_loader
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, IterableDataset
 
-from .errors import InputError
+from .errors import InputError, one_line
 from .labels import encode_labels
 from .reading import (
     Columns,
@@ -23,7 +23,6 @@ from .reading import (
     file_rows,
     has_labels,
     load_hub,
-    one_line,
     read_file,
     report_dropped,
     string_table,
@@ -174,7 +173,7 @@ def _hub_rows(data: datasets.IterableDataset, columns: Columns, source: str) -> 
             batch = next(batches, None)
         # Whatever a server, a network or somebody's data files can raise.
         except Exception as error:
-            raise InputError(f"{source}: cannot be read ({one_line(error.__cause__ or error)})") from error
+            raise InputError(f"{source}: cannot be read ({one_line(error.__cause__ or error, named=True)})") from error
         if batch is None:
             return
         for values in zip(*batch.values(), strict=True):

@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, one_line
 
 # What a training run writes at the top of its output directory, transformers' names included.
 _PRODUCED = (
@@ -56,7 +56,7 @@ def parse_config(dataclass_types: Sequence[type], args: Sequence[str] | None = N
     except InputError:
         raise
     except (ValueError, ImportError) as error:
-        raise InputError(" ".join(str(error).split())) from error
+        raise InputError(one_line(error)) from error
 
 
 def explicit_fields(dataclass_types: Sequence[type], args: Sequence[str] | None = None) -> set[str]:
@@ -231,7 +231,7 @@ def _load_yaml(path: str) -> tuple[dict[str, Any], Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML in UTF-8: {' '.join(str(error).split())}") from None
+        raise InputError(f"{path}: not YAML in UTF-8: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: not a mapping; give lines such as `learning_rate: 1e-3`")
     return values, root

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, one_line
 from hfseq.training.layers import model_parts, stacks
 
 TASKS = {
@@ -87,7 +87,7 @@ def apply_lora(
                 warnings.filterwarnings("ignore", module=r"peft\.")
             return get_peft_model(model, config)
     except ValueError as error:
-        raise InputError(f"LoRA cannot adapt {type(model).__name__}: {' '.join(str(error).split())}") from None
+        raise InputError(f"LoRA cannot adapt {type(model).__name__}: {one_line(error)}") from None
 
 
 def _trained_whole(model: PreTrainedModel, task: str, new: Collection[str]) -> list[str]:

@@ -34,7 +34,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, SchedulerType, Train
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, one_line, require
 from hfseq.training.callbacks import StopOnNaN
 from hfseq.training.cli import _parse, _parser
 from hfseq.training.trainer import SequenceTrainer, SmoothedCrossEntropy
@@ -224,7 +224,7 @@ def search(
         try:
             return type(trainer).train(trainer, resume_from_checkpoint, trial)
         except (InputError, torch.OutOfMemoryError) as error:
-            trial.set_user_attr("reason", " ".join(str(error).split()))
+            trial.set_user_attr("reason", one_line(error))
             raise optuna.TrialPruned from error
 
     # The Trainer casts a value to the type that the argument has, and some floats are 0.
@@ -355,10 +355,9 @@ def write_best_config(
 
 
 def _optuna() -> ModuleType:
-    try:
-        import optuna
-    except ImportError:
-        raise InputError("hp_space needs optuna: pip install 'hfseq[hpo]'") from None
+    require("optuna", extra="hpo", use="hp_space")
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
 

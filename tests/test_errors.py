@@ -1,0 +1,36 @@
+"""Messages of errors, and what is said where an optional package is missing."""
+
+import sys
+
+import pytest
+
+from hfseq.data.errors import InputError, one_line, require
+from hfseq.export import export_onnx
+from hfseq.onnx_runtime import load_onnx
+from hfseq.quantization import quantize_onnx
+
+
+def test_the_missing_packages_are_named(monkeypatch):
+    require("yaml", "torch", extra="train")
+    for package in ("yaml", "torch"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=r"^this needs yaml and torch: pip install 'hfseq\[train\]'$"):
+        require("yaml", "json", "torch", extra="train")
+    with pytest.raises(InputError, match=r"^--flag needs no_such_package: pip install 'hfseq\[hpo\]'$"):
+        require("no_such_package", extra="hpo", use="--flag")
+
+
+def test_one_line():
+    error = ValueError(" a\n\n  b\tc ")
+    assert one_line(error) == "a b c" and one_line(error, named=True) == "ValueError: a b c"
+    assert one_line("x" * 1000) == "x" * 500
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_graphs_without_their_packages(package, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, package, None)
+    uses = {"quantisation": quantize_onnx} | ({"this": load_onnx, "export": export_onnx} if package != "onnx" else {})
+    for use, function in uses.items():
+        with pytest.raises(InputError, match=rf"^{use} needs .*{package}: pip install 'hfseq\[onnx\]'$"):
+            function(tmp_path, *([tmp_path / "out"] if use != "this" else []))
+    assert not list(tmp_path.iterdir())
