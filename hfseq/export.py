@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
-from .data.errors import InputError
+from .data.errors import InputError, require
 from .model_card import read_object
 from .models.cache import RecurrentCacheLayer
 from .publishing import load_published
@@ -69,10 +69,9 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
             `onnx` and `onnxruntime` are not installed.
         RuntimeError: If a graph differs from the model by more than 1e-4, of large values by that share of them.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError("export needs onnx and onnxruntime: pip install 'hfseq[onnx]'") from error
+    require("onnx", "onnxruntime", extra="onnx", use="export")
+    import onnxruntime
+
     if opset < OLDEST_OPSET:
         raise InputError(f"opset={opset}: the graphs need operators of version {OLDEST_OPSET} or newer")
     check_target(out)
