@@ -1,12 +1,14 @@
 """Decoding: cached equals uncached in every mode, and a padded batch generates what each row generates alone."""
 
+import copy
 import dataclasses
 from functools import partial
 
 import pytest
 import torch
-from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, StaticCache
 from transformers.generation import GenerationMixin
+from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 from transformers.generation.streamers import BaseStreamer
 
 from hfseq import CnnConfig, GruConfig, LstmConfig
@@ -608,3 +610,32 @@ def test_a_cache_of_generate_is_used_as_it_is(lm):
         outputs = lm(**inputs, cache=cache)
         assert outputs.cache is cache
         assert cache.get_seq_length() == 6 and len(cached_layers(cache)) == 2
+
+
+def refused(model, inputs, **options):
+    with pytest.raises(ValueError, match="one size, however long the text; leave it out") as error:
+        model.generate(**inputs, max_new_tokens=3, **options)
+    return str(error.value).partition(":")[0]
+
+
+def test_caches_of_another_size_are_refused(model, monkeypatch):
+    inputs = make_inputs(model)
+    expected = generate(model, inputs, max_new_tokens=3)
+    works = {"dynamic", "offloaded", "hybrid"}
+    for name in ALL_CACHE_IMPLEMENTATIONS:
+        config = copy.deepcopy(model.generation_config)
+        config.cache_implementation = name
+        with monkeypatch.context() as patch:
+            patch.setattr(model.generation_config, "cache_implementation", name)
+            if name in works:
+                assert_same_generation(generate(model, inputs, max_new_tokens=3), expected)
+            else:
+                assert refused(model, inputs) == f"cache_implementation={name!r}"
+        if name not in works:
+            assert refused(model, inputs, cache_implementation=name) == f"cache_implementation={name!r}"
+            assert refused(model, inputs, generation_config=config) == f"cache_implementation={name!r}"
+        uncached = generate(model, inputs, max_new_tokens=3, use_cache=False, cache_implementation=name)
+        assert_same_generation(uncached, expected)
+    static = StaticCache(config=model.config, max_cache_len=20)
+    for cache in [static] if is_lm(model) else [static, EncoderDecoderCache(static, DynamicCache())]:
+        assert refused(model, inputs, past_key_values=cache) == "a static cache"

@@ -1,7 +1,7 @@
 """Generation of one token after the other, with little around a step: these are short enough for it to show."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -40,6 +40,26 @@ _SPECIAL = (
 )
 
 
+# "hybrid" is what transformers itself takes for nothing said.
+_CACHES = (None, "dynamic", "offloaded", "hybrid")
+
+
+def check_cache(implementation: str | None, kwargs: Mapping[str, Any]) -> None:
+    """Refuse a cache for attention's keys alone: a state has one size, however long the text.
+
+    Args:
+        implementation: Kind that `generate` is to make.
+        kwargs: Its keyword arguments, of which one may be a cache.
+
+    Raises:
+        ValueError: It is static, quantized or of sliding windows.
+    """
+    static = any(isinstance(one, Cache) and one.is_compileable for one in kwargs.values())
+    if static or implementation not in _CACHES:
+        asked = "a static cache" if static else f"cache_implementation={implementation!r}"
+        raise ValueError(f"{asked}: the cache of this model has one size, however long the text; leave it out")
+
+
 class SequenceGenerationMixin(GenerationMixin):
     """`generate()` with less between two steps."""
 
@@ -50,13 +70,19 @@ class SequenceGenerationMixin(GenerationMixin):
         *more: Any,
         **kwargs: Any,
     ) -> Any:
-        """See `GenerationMixin`. Greedy search and sampling are done by `decode` where `can_step` says that it can."""
+        """See `GenerationMixin`. Greedy search and sampling are done by `decode` where `can_step` says that it can.
+
+        Raises:
+            ValueError: As `check_cache`.
+        """
         own: Any = self
         settings = [kwargs, *(vars(one) for one in (generation_config, own.generation_config) if one is not None)]
 
         def setting(name: str, default: Any) -> Any:
             return next((one[name] for one in settings if one.get(name) is not None), default)
 
+        if setting("use_cache", True):
+            check_cache(setting("cache_implementation", None), kwargs)
         usual = setting("num_beams", 1) == 1 and setting("use_cache", True) and not more
         if usual and not any(setting(name, False) is not False for name in _SPECIAL) and self.can_step():
             kwargs["custom_generate"] = partial(decode, streamer=kwargs.get("streamer"))
