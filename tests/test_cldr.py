@@ -11,8 +11,9 @@ import processes
 import pytest
 from babel import Locale
 
-from hfseq.data.cldr import SPLITS, cldr_pairs, split_of
+from hfseq.data.cldr import cldr_pairs
 from hfseq.data.errors import InputError
+from hfseq.data.splits import SPLITS, split_of
 
 HELD_OUT_KINDS = {
     *("date", "time", "datetime", "interval", "amount", "number", "percent", "unit", "relative"),
@@ -209,6 +210,6 @@ def test_bad_sizes(size):
 
 
 def test_more_than_there_is(monkeypatch):
-    monkeypatch.setattr("hfseq.data.cldr._KINDS", {"relative": 1})
+    monkeypatch.setattr("hfseq.data.cldr_forms._KINDS", {"relative": 1})
     with pytest.raises(InputError, match=r"test size: 100000 is more than the \d+ pairs there are"):
         cldr_pairs("en", "de", train_size=10, validation_size=10, test_size=100_000)

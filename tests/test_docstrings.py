@@ -10,9 +10,9 @@ from collections import defaultdict
 import pytest
 
 from hfseq.data import docstrings
-from hfseq.data.cldr import SPLITS
 from hfseq.data.docstrings import docstring_rows
 from hfseq.data.errors import InputError
+from hfseq.data.splits import SPLITS
 
 GOOGLE = """Compute the *cosine similarity* between `x1` and :class:`~torch.Tensor`.
 

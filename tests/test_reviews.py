@@ -11,9 +11,9 @@ import processes
 import pytest
 
 from hfseq.data import reviews as grammar
-from hfseq.data.cldr import SPLITS
 from hfseq.data.errors import InputError
 from hfseq.data.reviews import review_rows
+from hfseq.data.splits import SPLITS
 
 SIZES = {"train_size": 6_000, "validation_size": 600, "test_size": 1_200}
 ORDERED_KINDS = {

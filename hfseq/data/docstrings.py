@@ -24,8 +24,8 @@ from pathlib import Path
 
 import datasets
 
-from .cldr import SPLITS, split_of
 from .errors import InputError
+from .splits import SPLITS, split_of
 
 # What every installation of hfseq has: its dependencies and theirs. Of two like texts the earlier package's stays.
 _PACKAGES = (

@@ -8,8 +8,8 @@ from pydoc_data.topics import topics
 
 import datasets
 
-from .cldr import SPLITS, split_of
 from .docstrings import docstrings_below, parsing, standard_library, syntax_trees
+from .splits import SPLITS, split_of
 
 
 def documentation_rows() -> datasets.DatasetDict:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import datasets
 
-from .cldr import SPLITS, split_of
 from .docstrings import source_files, standard_library
 from .errors import InputError
+from .splits import SPLITS, split_of
 
 # Words of a row.
 _WORDS = range(4, 41)

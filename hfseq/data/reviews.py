@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import datasets
 
-from .cldr import SPLITS, split_of
 from .errors import InputError
+from .splits import SPLITS, split_of
 
 LABELS = ("negative", "positive")
 # Words and punctuation marks of a text, at most.

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import datasets
-from sacrebleu.metrics.bleu import BLEU
-from sacrebleu.metrics.chrf import CHRF
 
 from .base import Metric
 
@@ -61,6 +59,8 @@ class SacreBleu(TextMetric):
     def _compute(
         self, predictions: list[str], references: list[list[str]], tokenize: str = "13a", lowercase: bool = False
     ) -> dict[str, Any]:
+        from sacrebleu.metrics.bleu import BLEU
+
         if tokenize not in BLEU.TOKENIZERS:
             raise ValueError(f"sacrebleu: no tokenizer {tokenize!r}; there are {', '.join(BLEU.TOKENIZERS)}")
         bleu = BLEU(tokenize=tokenize, lowercase=lowercase)
@@ -95,6 +95,8 @@ class ChrF(TextMetric):
     def _compute(
         self, predictions: list[str], references: list[list[str]], word_order: int = 0, lowercase: bool = False
     ) -> dict[str, Any]:
+        from sacrebleu.metrics.chrf import CHRF
+
         chrf = CHRF(word_order=word_order, lowercase=lowercase)
         result = chrf.corpus_score(predictions, _streams(references))
         return {"score": result.score, "signature": str(chrf.get_signature())}

@@ -13,9 +13,9 @@ import torch
 from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
 
-from hfseq.data.cldr import SPLITS
 from hfseq.data.errors import InputError
 from hfseq.data.reading import hold_out_validation, read_splits
+from hfseq.data.splits import SPLITS
 from hfseq.data.streaming import read_stream
 from hfseq.tokenization import MODELS, NORMALIZATIONS
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import sacrebleu
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 if TYPE_CHECKING:
@@ -83,9 +82,11 @@ def bootstrap_drop(
 
 def chrf_of_texts(outputs: Sequence[str], references: Sequence[Any]) -> np.ndarray:
     """The chrF of each text, from 0 to 100 (Popović 2015); a reference may be a list of several."""
+    from sacrebleu import sentence_chrf
+
     return np.array(
         [
-            sacrebleu.sentence_chrf(output, [right] if isinstance(right, str) else list(right)).score
+            sentence_chrf(output, [right] if isinstance(right, str) else list(right)).score
             for output, right in zip(outputs, references, strict=True)
         ]
     )
