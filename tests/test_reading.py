@@ -132,6 +132,8 @@ def test_only_newlines_end_lines(tmp_path, file, separator):
     prefix = moses(tmp_path, "\n".join(german) + "\n", "one\ntwo\n")
     assert rows(read(prefix, moses=True)) == list(zip(german, ["one", "two"], strict=True))
     assert rows(read(file("a.tsv", f"de\ten\nein{separator}s\tone\nzwei\ttwo\n"))) == rows(read(prefix, moses=True))
+    if separator != "\r":  # which ends a row of CSV
+        assert rows(read(file("a.csv", f"de,en\nein{separator}s,one\nzwei,two\n"))) == rows(read(prefix, moses=True))
     line = json.dumps({"de": german[0], "en": "one"}, ensure_ascii=False)
     assert rows(read(file("a.jsonl", line + "\n"))) == [(german[0], "one")]
 

@@ -159,7 +159,8 @@ def file_rows(
     if suffix in conll.SUFFIXES:
         if not columns.labels.issuperset(columns):
             raise InputError(f"{flag} {name}: a word a line is for tagging, not for texts")
-        return conll.conll_rows(_lines(path, flag), path, f"{flag} {name}", columns, column_names)
+        read = functools.partial(_lines, path, flag)
+        return conll.conll_rows(read, path, f"{flag} {name}", columns, column_names)
     return _parquet_rows(path, flag, columns) if suffix == ".parquet" else _moses_rows(path, flag, columns)
 
 
