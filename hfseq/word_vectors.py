@@ -5,6 +5,7 @@ import gzip
 import logging
 import math
 import os
+import string
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterator
@@ -176,7 +177,7 @@ def _words_of_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
     for token, index in tokenizer.get_vocab().items():
         # A decoder may spoil tokens that were added, since a vocabulary spells its own differently.
         text = token if index in added else tokenizer.decode([index], clean_up_tokenization_spaces=False)
-        word = str(text).strip()
+        word = str(text).strip(string.whitespace)
         if word and index not in special:
             words[index] = word
     if _is_of_words(tokenizer):
@@ -204,7 +205,10 @@ def _is_of_words(tokenizer: PreTrainedTokenizerBase) -> bool:
 def _token_of_word(tokenizer: PreTrainedTokenizerBase, word: str, fold: Callable[[str], str]) -> str | None:
     """What a tokenizer of words looks up for a word in running text; None if it splits or changes the word."""
     pieces = _pieces(tokenizer, f"{_ANCHOR} {word}")
-    if len(pieces) != 2 or fold(tokenizer.convert_tokens_to_string(pieces[1:]).strip()) != fold(word):
+    if len(pieces) != 2:
+        return None
+    text = tokenizer.convert_tokens_to_string(pieces[1:]).strip(string.whitespace)
+    if fold(text) != fold(word):
         return None
     return pieces[1]
 

@@ -100,6 +100,21 @@ def test_words_with_spaces_and_odd_ones(words, glove, tmp_path):
     assert filled(words, path) == filled(words, glove)
 
 
+@pytest.mark.parametrize("space", ["\u00a0", "\u202f"])
+def test_white_space_may_be_a_word(space, words, tmp_path):
+    """Some published vectors have one of a no-break space; a token of it is not empty, nor the word beside it."""
+    path = write(tmp_path / "spaces.txt", {space: [7, 8, 9]} | VECTORS)
+    spaced = train_tokenizer([*TEXTS, f"the{space}hut {space}"], model="word", vocab_size=100)
+    plain = [token for token in spaced.get_vocab() if token in (space, f"▁{space}")]
+    assert plain
+    got, coverage = filled(spaced, path)
+    assert [got[token] for token in plain] == [[7, 8, 9]] * len(plain)
+    assert coverage.total == len(spaced) - 4
+    other = train_tokenizer(TEXTS, model="word", vocab_size=100)
+    assert load_word_vectors(make_model(other), other, path, add_words=1).added == 1
+    assert f"▁{space}" in other.get_vocab()
+
+
 def test_the_first_vector_of_a_word_counts(words, glove, tmp_path):
     path = write(tmp_path / "twice.txt", VECTORS, extra=[("the", [0, 0, 0]), ("hut", [0, 0, 0])])
     assert filled(words, path) == filled(words, glove)
