@@ -21,9 +21,10 @@ from transformers import (
 
 from hfseq.batch_rows import Unread
 from hfseq.data.collation import check_batch, vocabulary_sizes
+from hfseq.data.encoding import encode_words
+from hfseq.data.tag_schemes import check_tags, to_iob2
 from hfseq.ensembles import problem_of
 from hfseq.importance import Importance, word_importance
-from hfseq.metrics.tagging import are_entities
 from hfseq.training.prediction import classify_texts, generation_options, word_spans
 from hfseq.training.reports import plot_alignment
 from hfseq.training.seq2seq import align_texts
@@ -137,7 +138,7 @@ def tag(
     if rows:
         places = [[at for at, piece in enumerate(pieces[row]) if not piece.isspace()] for row in rows]
         words = [[pieces[row][at] for at in own] for row, own in zip(rows, places, strict=True)]
-        encoded = tokenizer(words, is_split_into_words=True, truncation=True, verbose=False)
+        encoded, _ = encode_words(tokenizer, words)
         columns = {name: encoded[name] for name in ("input_ids", "char_ids") if name in encoded}
         batch = tokenizer.pad(columns, return_tensors="pt")
         check_batch(batch, **vocabulary_sizes(model))
@@ -150,22 +151,28 @@ def tag(
             for at, word in enumerate(owners):
                 if word is not None and (at == 0 or word != owners[at - 1]):
                     found[row][places[index][word]] = names[best[index][at + shift]]
-    entities = are_entities(list(cast(dict[int, str], model.config.id2label).values()))
-    answers = [list(zip(own, tags, strict=True)) for own, tags in zip(pieces, found, strict=True)]
-    return [_entities(answer) if entities else answer for answer in answers], [note(tokenizer, text) for text in texts]
+    answers: list[Spans] = [list(zip(own, tags, strict=True)) for own, tags in zip(pieces, found, strict=True)]
+    try:
+        check_tags(cast(dict[int, str], model.config.id2label).values())
+    except ValueError:
+        pass  # They are classes of words.
+    else:
+        answers = list(map(_entities, answers))
+    return answers, [note(tokenizer, text) for text in texts]
 
 
 def _entities(pieces: Spans) -> Spans:
-    """Words of one entity in one piece, with its type; `O` is none."""
+    """Words of one entity in one piece, with its type; those outside of entities have none."""
+    tags = iter(to_iob2([tag or "O" for piece, tag in pieces if not piece.isspace()]))
     joined: Spans = []
-    for piece, tag in pieces:
-        kind = None if tag in (None, "O") else tag[2:]
-        inside = tag is not None and tag[:1] in "IEL" and len(joined) > 1 and joined[-2][1] == kind
-        if kind is not None and inside and joined[-1][0].isspace():
+    for piece, _ in pieces:
+        tag = "O" if piece.isspace() else next(tags)
+        if tag.startswith("I-"):
+            # Between it and the word before there is white space.
             space, _ = joined.pop()
-            joined[-1] = joined[-1][0] + space + piece, kind
+            joined[-1] = joined[-1][0] + space + piece, tag[2:]
         else:
-            joined.append((piece, kind))
+            joined.append((piece, None if tag == "O" else tag[2:]))
     return joined
 
 

@@ -181,6 +181,7 @@ def tune(argv: list[str]) -> None:
         print(f"{examples([shorten(text, 200) for text in sources], shown)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")
         about = {"task": task.hub_task, "embedded": task.embedded_name, "example": task.example(name)}
+        about |= {"signatures": task.signatures}
         publish_run(args, KINDS, argv, task.splits, split=name, **about)
 
 

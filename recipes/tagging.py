@@ -10,8 +10,8 @@ CoNLL, JSON lines or Parquet files, with every flag of transformers' TrainingArg
 
 --config_overrides '{"char_encoder": "cnn", "crf": true}': a convolution (Ma & Hovy 2016), or an LSTM ("lstm"), reads
 the characters of each word, and with --tokenizer_model whitespace a word is what the file separates; a conditional
-random field on top (Lample et al. 2016) is decoded by Viterbi, in pipeline("token-classification"), too. Entities are
-scored by seqeval.
+random field on top (Lample et al. 2016) is decoded by Viterbi, in pipeline("token-classification"), too. Tags of
+entities may be in IOB1, IOB2, IOE1, IOE2, IOBES or BILOU; the run says which, and counts as that scheme's scorer does.
 """
 
 from collections import Counter, defaultdict
@@ -135,6 +135,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{examples([shorten(text, 200) for text in sources], shown)}\n")
         print(f"model, scores, samples and plots are in {args.output_dir}")
         about = {"task": task.hub_task, "embedded": task.embedded_name, "example": task.example(name)}
+        about |= {"signatures": task.signatures}
         publish_run(args, KINDS, argv, task.splits, split=name, **about)
 
 

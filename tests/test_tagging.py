@@ -10,9 +10,12 @@ from recipe_runs import Killed, assert_close, assert_equal, kill_after_checkpoin
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from hfseq import metrics
+from hfseq.data.encoding import encode_words
 from hfseq.data.errors import InputError
 from hfseq.data.python_tokens import python_token_rows
-from hfseq.metrics.tagging import are_entities
+from hfseq.model_card import make_card
+from hfseq.tokenization import train_tokenizer
+from hfseq.training.tasks import Tagging
 
 RECIPE, FINETUNING = load("tagging"), load("finetuning_accelerate")
 CONFIG = """\
@@ -46,6 +49,21 @@ def data(tmp_path_factory):
         rows = ("".join(f"{word} {tag}\n" for word, tag in sentence) + "\n" for sentence in sentences(count, seed))
         (root / f"{name}.conll").write_text("".join(rows), encoding="utf-8")
     return root
+
+
+def write(path, rows):
+    path.write_text("".join("".join(f"{word} {tag}\n" for word, tag in row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def in_bilou(sentence):
+    """A sentence of `sentences` in another scheme."""
+    tags = [tag for _, tag in sentence]
+    ends = [not after.startswith("I") for after in [*tags[1:], "O"]]
+    prefix = {("B", True): "U", ("I", True): "L", ("O", True): "O"}
+    return [
+        (word, prefix.get((tag[0], end), tag[0]) + tag[1:]) for (word, tag), end in zip(sentence, ends, strict=True)
+    ]
 
 
 def arguments(data, output_dir, **flags):
@@ -93,6 +111,125 @@ def test_the_pipeline_shows_entities_found_by_viterbi(trained):
         "we met Ann Lee ."
     )
     assert entity["entity_group"] == "PER" and "we met Ann Lee ."[entity["start"] : entity["end"]].strip() == "Ann Lee"
+
+
+@pytest.fixture(scope="session")
+def bilou(tmp_path_factory):
+    """A run on tags of another scheme, in a process of its own, and what it said."""
+    root = tmp_path_factory.mktemp("bilou")
+    for seed, (name, count) in enumerate((("train", 800), ("val", 16), ("test", 16))):
+        write(root / f"{name}.conll", map(in_bilou, sentences(count, seed)))
+    (root / "config.yaml").write_text(CONFIG, encoding="utf-8")
+    done = recipe_runs.run("tagging", arguments(root, root / "run", max_tokens=300))
+    assert done.returncode == 0, done.stderr
+    return root / "run", done
+
+
+def test_the_scheme_is_said_and_counted_and_nobody_is_warned(bilou, trained):
+    run, done = bilou
+    assert "800 train, 16 validation, 16 test rows, entities in BILOU, 8 tags: B-ORG" in done.stdout
+    assert "NE tag" not in done.stderr and "Warning" not in done.stderr
+    found = results(run)
+    assert found["test_entity_f1"] > 90
+    predicted = [line.split() for line in (run / "predictions.txt").read_text(encoding="utf-8").splitlines()]
+    right = [[tag for _, tag in in_bilou(sentence)] for sentence in sentences(16, 2)]
+    entities = metrics.load("seqeval").compute(predictions=predicted, references=right)
+    assert entities["f1"] == pytest.approx(found["test_entity_f1"])
+    signatures = [json.loads((path / "run.json").read_text())["signatures"] for path in (run, trained)]
+    assert signatures[0] == {"entity_f1": entities["signature"]}
+    assert [one["entity_f1"].split("|version")[0] for one in signatures] == [
+        "scheme:BILOU|mode:strict",
+        "scheme:IOB2|mode:conlleval",
+    ]
+    model, tokenizer = AutoModelForTokenClassification.from_pretrained(run), AutoTokenizer.from_pretrained(run)
+    card = make_card(run, model, tokenizer, "a/b")
+    assert f"entity F1: `{entities['signature']}`" in card.text
+
+
+def test_the_pipeline_gives_whole_entities_of_another_scheme(bilou):
+    tag = pipeline("token-classification", model=str(bilou[0]), device="cpu", aggregation_strategy="simple")
+    for text, kind, name in (("we met Ann Lee .", "PER", "Ann Lee"), ("we sold Max Co .", "ORG", "Max Co")):
+        (entity,) = tag(text)
+        assert (entity["entity_group"], text[entity["start"] : entity["end"]].strip()) == (kind, name)
+    (entity,) = tag("we met Bob .")
+    assert entity["entity_group"] == "PER" and "we met Bob ."[entity["start"] : entity["end"]].strip() == "Bob"
+
+
+def test_a_trained_tagger_is_scored_in_the_scheme_of_its_labels(bilou, data, tmp_path, capsys):
+    """The test rows alone would be in IOB2; in BILOU a B without its L is no entity."""
+    rows = [[("we", "O"), ("met", "O"), ("Bob", "B-PER"), (".", "O")], [("we", "O"), ("met", "O"), ("Eve", "B-PER")]]
+    flags = {"model_name_or_path": bilou[0], "config_overrides": "{}", "train_file": None, "validation_file": None}
+    argv = arguments(data, tmp_path / "scored", test_file=write(tmp_path / "test.conll", rows), **flags)
+    recipe_runs.start(RECIPE, [*argv, "--do_predict"])
+    assert "2 test rows, entities in BILOU, broken at 2 places of test, 8 tags" in capsys.readouterr().out
+    found = results(tmp_path / "scored")
+    assert found["test_entity_f1"] == 0 < found["test_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (["I-A I-A O", "I-A B-A O"], "entities in IOB1, 3 tags"),
+        (
+            ["B-A I-A O", "I-A O O", "B-A O O"],
+            "entities in IOB2, broken at 1 place of train, 1 place of validation, 1",
+        ),
+        (["B I O", "O B B"], "entities in IOB2, 3 tags"),
+        (
+            ["B-A I-A MISC O"],
+            "tags scored as classes of words, not as entities: 'MISC' begins with none of B-, I-, E-",
+        ),
+        (["NOUN VERB NN-TL", "-LRB- NOUN VERB"], "test rows, 4 tags"),
+    ],
+)
+def test_what_the_tags_are_is_said(rows, said, data, tmp_path, capsys):
+    pairs = [[(f"w{at}", tag) for at, tag in enumerate(row.split())] for row in rows]
+    files = dict.fromkeys(("train_file", "validation_file", "test_file"), write(tmp_path / "words.conll", pairs))
+    start(data, tmp_path / "run", max_steps=1, **files)
+    out = capsys.readouterr().out
+    assert said in out
+    assert ("test_entity_f1" in results(tmp_path / "run")) is ("entities in" in out)
+
+
+@pytest.mark.parametrize("tokenizer", ["character", "whitespace"])
+@pytest.mark.parametrize("suffix", ["conll", "tsv"])
+def test_every_word_has_a_tag(tokenizer, suffix, data, tmp_path):
+    """Tokenizers make nothing of an ideographic space, and columns of TSV have spaces between words."""
+    rows = [[("a", "X"), ("\u3000", "Y"), ("\u00a0", "Z"), ("b", "X"), ("\u2003", "Y")], [("\u3000", "Y"), ("b", "X")]]
+    if suffix == "conll":
+        path = write(tmp_path / "words.conll", rows)
+    else:
+        path = tmp_path / "words.tsv"
+        lines = ["\t".join(" ".join(side) for side in zip(*row, strict=True)) for row in rows]
+        path.write_text("tokens\ttags\n" + "".join(f"{line}\n" for line in lines), encoding="utf-8")
+    files = dict.fromkeys(("train_file", "validation_file", "test_file"), path)
+    start(data, tmp_path / "run", max_steps=1, tokenizer_model=tokenizer, **files)
+    predicted = (tmp_path / "run" / "predictions.txt").read_text(encoding="utf-8").splitlines()
+    assert [len(line.split()) for line in predicted] == [5, 2]
+
+
+@pytest.mark.parametrize(
+    ("tags", "later"),
+    [
+        (["B-A L-A U-A O", "B-B I-B L-B O"], {"B-A": "B-A", "B-B": "I-B"}),
+        (["b-a i-a o o"], {"b-a": "i-a"}),
+        (["B I O O"], {"B": "I"}),
+        (["B NN I NN"], {}),
+    ],
+)
+def test_later_tokens_of_words_train_a_crf(tags, later, data, tmp_path, monkeypatch):
+    """They have the word's tag, but those of the first word of an entity that of its inside, if there is one."""
+    tasks = []
+    monkeypatch.setattr(RECIPE, "Tagging", lambda *args, **kwargs: tasks.append(Tagging(*args, **kwargs)) or tasks[-1])
+    path = write(tmp_path / "words.conll", [[("ab", tag) for tag in row.split()] for row in tags])
+    files = dict.fromkeys(("train_file", "validation_file", "test_file"), path)
+    start(data, tmp_path / "run", max_steps=1, **files)
+    (task,) = tasks
+    names = [[task.classes[label] for label in row if label >= 0] for row in task.encoded["train"]["labels"]]
+    # A word is a space and two letters.
+    assert names == [
+        [one for tag in row.split() for one in (tag, later.get(tag, tag), later.get(tag, tag))] for row in tags
+    ]
 
 
 def test_an_explicit_loop_trains_a_crf_alike(data, tmp_path):
@@ -145,6 +282,13 @@ def test_bad_input(flags, message, data, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_on_entities_needs_their_scorer_from_the_beginning(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("hfseq.metrics.tagging.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"seqeval needs the package of its name: pip install 'hfseq\[train\]'"):
+        start(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("column", ["tokens", "tags"])
 def test_a_null_is_no_word_and_no_tag(column, data, tmp_path):
     path = tmp_path / "words.jsonl"
@@ -158,18 +302,10 @@ def test_entities_need_tags_of_entities(tmp_path, data):
     path = tmp_path / "words.conll"
     path.write_text("a X\nb Y\n\nb Y\n\n", encoding="utf-8")
     files = dict.fromkeys(("train_file", "validation_file", "test_file"), path)
-    with pytest.raises(InputError, match="these are no entities"):
+    with pytest.raises(InputError, match="no entities, as 'X' begins with none of B-"):
         start(data, tmp_path / "run", metric_for_best_model="entity_f1", **files)
     start(data, tmp_path / "run", max_steps=1, **files)
     assert "test_entity_f1" not in results(tmp_path / "run")
-
-
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [(["O", "B-PER", "I-PER"], True), (["B-PER"], False), (["O", "NOUN"], False), (["O", "B-"], False), (["O"], True)],
-)
-def test_which_tags_are_entities(tags, expected):
-    assert are_entities(tags) is expected
 
 
 def test_seqeval():
@@ -180,6 +316,22 @@ def test_seqeval():
     assert metric.compute(predictions=[["O"]], references=[["O"]])["f1"] == 0
     with pytest.raises(ValueError, match="row 0 has 1 predicted tags and 2 right ones"):
         metric.compute(predictions=[["O"]], references=[["O", "O"]])
+
+
+def test_words_without_a_token_and_rows_that_are_cut():
+    tokenizer = train_tokenizer(["aa bb cc"] * 2, model="whitespace", vocab_size=30)
+    rows = [["aa", "\u3000", "bb", "cc"], ["bb", "cc", "\u3000"], ["aa", "bb", "\u3000", "cc"], ["aa", "bb"]]
+    encoded, lengths = encode_words(tokenizer, rows, 4)
+    assert [encoded.word_ids(row) for row in range(4)] == [
+        [0, 1, 2, None],
+        [0, 1, 2, None],
+        [0, 1, 2, None],
+        [0, 1, None],
+    ]
+    assert encoded["input_ids"][0][1] == tokenizer.unk_token_id
+    assert lengths == [5, 4, 5, 3]
+    plain = tokenizer([["aa", "bb"]], is_split_into_words=True)
+    assert encode_words(tokenizer, [["aa", "bb"]])[0]["input_ids"] == plain["input_ids"]
 
 
 def test_embedded_rows_are_what_tokenize_finds():

@@ -58,6 +58,48 @@ def encode_texts(
     return encoded, lengths
 
 
+def encode_words(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[str]], max_length: int | None = None
+) -> tuple[BatchEncoding, list[int]]:
+    """Encode rows of words so that each word has a token.
+
+    Tokenizers make no token of some words, a no-break space for one, and a tagger could say nothing of them; such a
+    word is read as the unknown token.
+
+    Args:
+        tokenizer: Of the model, a fast one.
+        rows: Words of each row.
+        max_length: Tokens of a row, special ones counted; the rest of it is cut off. None for those of the tokenizer.
+
+    Returns:
+        The encoding, not padded, and for each row the number of its tokens without truncation.
+    """
+    options: dict[str, Any] = {"is_split_into_words": True, "verbose": False}
+    cut = options | {"truncation": True, "max_length": max_length}
+    limit = tokenizer.model_max_length if max_length is None else max_length
+    encoded = tokenizer(rows, **cut)
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    seen = [{word for word in encoded.word_ids(row) if word is not None} for row in range(len(rows))]
+    # Of a row that may have been cut, those before the last word that is left.
+    ends = [
+        max(found, default=0) if length >= limit else len(row)
+        for found, length, row in zip(seen, lengths, rows, strict=True)
+    ]
+    if any(len(found) < end for found, end in zip(seen, ends, strict=True)):
+        unknown = tokenizer.unk_token or "?"
+        shown = [
+            [word if at in found or at >= end else unknown for at, word in enumerate(row)]
+            for row, found, end in zip(rows, seen, ends, strict=True)
+        ]
+        # With more tokens a row may be cut now.
+        encoded = tokenizer(shown, **cut)
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        rows = shown
+    for row in [row for row, length in enumerate(lengths) if length == limit]:
+        lengths[row] = len(tokenizer(rows[row], **options)["input_ids"])
+    return encoded, lengths
+
+
 def encode_splits(
     splits: Mapping[str, Any],
     encode: Callable[[dict[str, list[Any]]], dict[str, Any]],

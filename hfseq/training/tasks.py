@@ -2,9 +2,10 @@
 
 import copy
 import math
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ from transformers import (
 from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.docstrings import docstring_rows
-from hfseq.data.encoding import EncodedSplits, Limit, encode_splits
+from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_words
 from hfseq.data.errors import InputError
 from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.python_tokens import python_token_rows
@@ -35,7 +36,8 @@ from hfseq.data.reading import shorten_list
 from hfseq.data.reviews import review_rows
 from hfseq.data.streaming import encode_stream_labels, tokenizer_texts
 from hfseq.data.summaries import lead_n
-from hfseq.metrics.tagging import are_entities
+from hfseq.data.tag_schemes import count_breaks, find_scheme
+from hfseq.metrics.tagging import signature
 from hfseq.training.arguments import TASK_METRICS, FinetuningArguments, TaskArguments
 from hfseq.training.batches import run_by_length
 from hfseq.training.classification import (
@@ -90,6 +92,7 @@ class Task(ABC):
         references: What is right, for each row of a split but `train`.
         collator: Makes batches of encoded rows.
         own_loss: Whether the model's own loss is more than that of its logits.
+        signatures: Score to what says how it is computed.
 
     Raises:
         InputError: As `DataArguments.read`, and if the rows are not those of the task.
@@ -135,6 +138,7 @@ class Task(ABC):
         self.fields: dict[str, Any] = {}
         self.references: dict[str, Any] = {}
         self.own_loss = False
+        self.signatures: dict[str, str] = {}
         self.splits: dict[str, Any] = dict(self._prepare(dict(splits), known, train))
         if train:
             self.splits["train_sample"] = sample_split(self.splits["train"], len(self.splits["validation"]), args.seed)
@@ -346,9 +350,13 @@ class Tagging(Task):
     """A tag for each word of a list of words.
 
     A word of several tokens has its tag at the first. A CRF, which does not know where words begin when it decodes, is
-    trained on all of them: the others have the same tag, or after the beginning of an entity that of its inside.
+    trained on all of them: the others have the same tag, or after the beginning of an entity that of its inside, if
+    there is one.
+
+    Where tags mark entities, the training rows say in which scheme, and without training the checkpoint's labels do.
 
     Attributes:
+        scheme: One of `hfseq.data.tag_schemes.SCHEMES`; None where tags are classes of words.
         firsts: Split to the numbers of the tokens that words begin with, for each row.
     """
 
@@ -382,8 +390,6 @@ class Tagging(Task):
             names = sorted(seen)
         if len(names) < 2:
             raise InputError(f"column {tags!r} of the training data has {len(names)} tag; there is nothing to learn")
-        if str(self.args.metric_for_best_model).endswith("entity_f1") and not are_entities(names):
-            raise InputError(f"--metric_for_best_model entity_f1: these are no entities: {shorten_list(names)}")
         self.classes, self.fields = names, _class_fields(names)
         number_of = {name: index for index, name in enumerate(names)}
         for split, rows in splits.items():
@@ -393,28 +399,48 @@ class Tagging(Task):
                     f"{split}: tag {unknown!r} is not one of the {len(names)} known: {shorten_list(names)}"
                 )
         self.number_of = number_of
+        self.scheme, self._about = self._find_scheme({name: map(_words, rows[tags]) for name, rows in splits.items()})
+        if self.scheme is not None:
+            metrics.load("seqeval")  # or an error before the training
+            self.signatures["entity_f1"] = signature(self.scheme)
         return self._draw(splits)
+
+    def _find_scheme(self, rows: Mapping[str, Iterable[Sequence[str]]]) -> tuple[str | None, str]:
+        """The scheme of the tags, and what there is to say about it; `rows` are the tags of each split."""
+        listed = {split: list(tags) for split, tags in rows.items()}
+        try:
+            scheme = find_scheme(self.classes, listed.get("train") or next(iter(listed.values())))
+        except ValueError as error:
+            if str(self.args.metric_for_best_model).endswith("entity_f1"):
+                names = shorten_list(self.classes)
+                raise InputError(f"--metric_for_best_model entity_f1: no entities, as {error}: {names}") from None
+            # Parts of speech need no comment; tags that begin as those of entities do.
+            looks = any(tag[:2].upper() in ("B-", "I-") and tag[2:] for tag in self.classes)
+            return None, f"tags scored as classes of words, not as entities: {error}" if looks else ""
+        counts = {split: count_breaks(scheme, tags) for split, tags in listed.items()}
+        broken = [f"{count:,} place{'s' * (count > 1)} of {split}" for split, count in counts.items() if count]
+        return scheme, f"entities in {scheme}{', broken at ' + ', '.join(broken) if broken else ''}"
+
+    def describe(self) -> str:
+        """With the scheme of the tags."""
+        return f"{super().describe()}{', ' + self._about if self._about else ''}"
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         (words, tags), limit = self.names, self.data_args.max_length
         self.own_loss = every = getattr(model.config, "crf", False)
-        inside = [self.number_of.get(f"I-{name[2:]}" if name[:2] == "B-" else name) for name in self.classes]
+        later = [self.number_of.get(self._inside(name), number) for number, name in enumerate(self.classes)]
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
             rows = [_words(value) for value in batch[words]]
-            options = {"is_split_into_words": True, "verbose": False}
-            encoded = tokenizer(rows, truncation=True, max_length=limit, **options)
-            labels, firsts, lengths = [], [], [len(ids) for ids in encoded["input_ids"]]
-            for row in [row for row, length in enumerate(lengths) if length == limit]:
-                lengths[row] = len(tokenizer(rows[row], **options)["input_ids"])
+            encoded, lengths = encode_words(tokenizer, rows, limit)
+            labels, firsts = [], []
             for index, row_tags in enumerate(map(_words, batch[tags])):
                 places = encoded.word_ids(index)
                 numbers = [-100 if place is None else self.number_of[row_tags[place]] for place in places]
                 first = [place is not None and (at == 0 or place != places[at - 1]) for at, place in enumerate(places)]
                 for at, new in enumerate(first):
                     if not new and places[at] is not None:
-                        later = inside[numbers[at]] if every else None
-                        numbers[at] = -100 if later is None else later
+                        numbers[at] = later[numbers[at]] if every else -100
                 labels.append(numbers)
                 firsts.append([at for at, new in enumerate(first) if new])
             return {**encoded, "labels": labels, "firsts": firsts, "length": lengths}
@@ -428,6 +454,12 @@ class Tagging(Task):
             encoded.rows[split] = rows.remove_columns("firsts")
         return encoded
 
+    def _inside(self, tag: str) -> str:
+        """The tag of the later tokens of a word, which may not be among the classes."""
+        if self.scheme is None or tag[0] not in "Bb":
+            return tag
+        return f"{'I' if tag[0] == 'B' else 'i'}{tag[1:]}"
+
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """The likeliest tag of each token."""
         return super().reduce(logits, labels).argmax(dim=-1)
@@ -439,12 +471,12 @@ class Tagging(Task):
         return [[int(found[at]) for at in firsts[number]] for found, number in zip(raw, numbers, strict=True)]
 
     def score(self, decisions: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        """Accuracy and macro F1 of words, and of entities F1, precision and recall."""
+        """Accuracy and macro F1 of words, and of entities F1, precision and recall; see `Seqeval`."""
         scores = score_classes(np.array([*chain.from_iterable(decisions)]), [*chain.from_iterable(references)])
-        if not are_entities(self.classes):
+        if self.scheme is None:
             return scores
         tags = [[[self.classes[tag] for tag in row] for row in side] for side in (decisions, references)]
-        found = metrics.load("seqeval").compute(predictions=tags[0], references=tags[1])
+        found = metrics.load("seqeval").compute(predictions=tags[0], references=tags[1], scheme=self.scheme)
         return scores | {f"entity_{name}": found[name] for name in ("f1", "precision", "recall")}
 
     def baseline(self, split: str) -> tuple[str, Sequence[Any]]:
@@ -652,7 +684,8 @@ def _token_collator(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) 
 
 
 def _words(value: str | Sequence[str]) -> Sequence[str]:
-    return value.split() if isinstance(value, str) else value
+    """A list of words, or a text's parts between ASCII white space: a no-break space may be a word."""
+    return re.findall(r"[^ \t\r\n]+", value) if isinstance(value, str) else value
 
 
 def _class_fields(names: Sequence[str]) -> dict[str, Any]:
