@@ -3,7 +3,7 @@
 Importing this package registers its models with the Auto classes of transformers.
 """
 
-from . import pipelines as pipelines  # registers the translation and summarization pipelines
+from . import pipelines as pipelines  # registers the pipelines of translation, summarization, entities
 from .export import export_onnx
 from .models import (
     CnnConfig,

@@ -6,10 +6,14 @@ the arguments and results they had in transformers 4, to hfseq's models and to T
     >>> translate = pipeline("translation", model="outputs/translation")
     >>> translate(["Good morning", "Thank you"], batch_size=8, num_beams=5)
     [{'translation_text': 'Guten Morgen'}, {'translation_text': 'Danke'}]
+
+It also has `pipeline("token-classification")`, or "ner", put together whole entities of all of
+`hfseq.data.tag_schemes`, where transformers itself reads the tags of IOB1 and IOB2 alone.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -17,10 +21,13 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from transformers.pipelines.base import Pipeline, PipelineRegistry
 from transformers.pipelines.pt_utils import KeyDataset
+from transformers.pipelines.token_classification import AggregationStrategy
+from transformers.pipelines.token_classification import TokenClassificationPipeline as _TokenClassificationPipeline
 from transformers.utils import ModelOutput, logging
 
 from .data.collation import check_batch, vocabulary_sizes
 from .data.copying import copy_sources, decode_copies
+from .data.tag_schemes import check_tags, to_iob2
 
 logger = logging.get_logger(__name__)
 
@@ -29,6 +36,9 @@ _LANGUAGE_PAIR = re.compile(r"translation_(?P<source>.+)_to_(?P<target>.+)")
 
 # Whoever sets one of these with a call knows that it may cut the output.
 _LIMITS = {"max_length", "max_new_tokens", "max_time", "stop_strings", "stopping_criteria", "generation_config"}
+
+# First words of the names of letters of scripts written without spaces.
+_UNSPACED = {"CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"}
 
 
 class _TextToTextPipeline(Pipeline):
@@ -296,6 +306,67 @@ class TranslationPipeline(_TextToTextPipeline):
         return build(text, return_tensors="pt", src_lang=src_lang, tgt_lang=tgt_lang, **tokenize_kwargs)
 
 
+class TokenClassificationPipeline(_TokenClassificationPipeline):
+    """The pipeline of transformers, whose aggregation strategies give whole entities of every scheme of tags.
+
+    It comes from `pipeline("token-classification", model=…)`. transformers knows the prefixes `B-` and `I-` and gives
+    one piece for each other prefix. Here the tags of models with labels in IOE1, IOE2, IOBES or BILOU, with prefixes
+    in lower case or without types (`_` is the type then) are read as IOB2 before they are grouped; see
+    `hfseq.data.tag_schemes.to_iob2`. All other models, and `aggregation_strategy="none"`, give what they give without
+    hfseq.
+
+    With "simple", neighbouring tokens of one type with no space between them are parts of a word and stay together
+    whatever their prefixes, unless they are of a script without spaces, such as Chinese.
+    """
+
+    def gather_pre_entities(self, sentence: str, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """As in transformers; each token has `joined`, too: whether it is a later part of the word before it."""
+        tokens = super().gather_pre_entities(sentence, *args, **kwargs)
+        words, end = kwargs.get("word_ids"), None
+        for token in tokens:
+            place, start = token["index"], token["start"]
+            if words is not None:
+                token["joined"] = place > 0 and words[place] == words[place - 1]
+            else:
+                token["joined"] = end is not None and _goes_on(sentence, start, end)
+            end = token["end"]
+        return tokens
+
+    def aggregate(self, pre_entities: list[dict[str, Any]], aggregation_strategy: Any) -> list[dict[str, Any]]:
+        """As in transformers, where it can read the labels; else with tags in IOB2."""
+        labels = list(cast(dict[int, str], self.model.config.id2label).values())
+        if aggregation_strategy == AggregationStrategy.NONE or not _needs_iob2(labels):
+            return super().aggregate(pre_entities, aggregation_strategy)
+        joined = None
+        if aggregation_strategy == AggregationStrategy.SIMPLE:
+            entities = super().aggregate(pre_entities, AggregationStrategy.NONE)
+            joined = [token["joined"] for token in pre_entities]
+        else:
+            entities = self.aggregate_words(pre_entities, aggregation_strategy)
+        tags = to_iob2([entity["entity"] for entity in entities], joined)
+        return self.group_entities([{**entity, "entity": tag} for entity, tag in zip(entities, tags, strict=True)])
+
+
+def _needs_iob2(labels: Collection[str]) -> bool:
+    """Whether labels mark entities in a way that transformers does not read."""
+    if all(label == "O" or label.startswith(("B-", "I-")) for label in labels):
+        return False
+    try:
+        check_tags(labels)
+    except ValueError:
+        return False
+    return True
+
+
+def _goes_on(sentence: str, start: int, end: int) -> bool:
+    """Whether a token that begins at `start` can be of the same word as the one before it, which ends at `end`."""
+    if start > end or sentence[start : start + 1].isspace():
+        return False
+    # What overlaps is one word; a space may be a token of its own, which the word after it begins with.
+    around = sentence[start - 1 : start + 1]
+    return start < end or any(unicodedata.name(one, "").partition(" ")[0] not in _UNSPACED for one in around)
+
+
 def _check_task(task: str) -> tuple[str, dict[str, Any], Any]:
     """Finds the pipeline of a task as `PipelineRegistry.check_task` does, and those of `translation_XX_to_YY` too."""
     if pair := _LANGUAGE_PAIR.fullmatch(task):
@@ -314,6 +385,20 @@ def _register() -> None:
         # `trust_remote_code` for it.
         del pipeline_class._registered_impl
     PIPELINE_REGISTRY.check_task = _check_task  # type: ignore[method-assign]
+    task = "token-classification"
+    known = PIPELINE_REGISTRY.supported_tasks[task]
+    # Not if somebody has registered another one.
+    if known["impl"] in (_TokenClassificationPipeline, _path_of(_TokenClassificationPipeline)):
+        # Out first, or the registry would warn.
+        del PIPELINE_REGISTRY.supported_tasks[task]
+        options = {"pt_model": known["pt"], "default": known.get("default"), "type": known.get("type")}
+        PIPELINE_REGISTRY.register_pipeline(task, TokenClassificationPipeline, **options)
+        del cast(Any, TokenClassificationPipeline)._registered_impl  # as above
+
+
+def _path_of(pipeline_class: type) -> str:
+    """Path by which transformers names a class in its registry."""
+    return f"{pipeline_class.__module__}.{pipeline_class.__qualname__}"
 
 
 _register()
