@@ -348,7 +348,7 @@ class TokenClassificationPipeline(_TokenClassificationPipeline):
 
 
 def _needs_iob2(labels: Collection[str]) -> bool:
-    """Whether labels mark entities in a way that transformers does not read."""
+    """Return whether labels mark entities in a way that transformers does not read."""
     if all(label == "O" or label.startswith(("B-", "I-")) for label in labels):
         return False
     try:
@@ -359,7 +359,7 @@ def _needs_iob2(labels: Collection[str]) -> bool:
 
 
 def _goes_on(sentence: str, start: int, end: int) -> bool:
-    """Whether a token that begins at `start` can be of the same word as the one before it, which ends at `end`."""
+    """Return whether a token from `start` on can be of the same word as the one before it, which ends at `end`."""
     if start > end or sentence[start : start + 1].isspace():
         return False
     # What overlaps is one word; a space may be a token of its own, which the word after it begins with.

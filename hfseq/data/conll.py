@@ -94,7 +94,7 @@ def conll_rows(
 
 
 def _ends_sentence(text: str) -> bool:
-    """Whether a line is empty, or one of white space that separates no columns, or the beginning of a document."""
+    """Return whether a line is empty, of white space that separates no columns, or the beginning of a document."""
     first = re.split("[ \t]", text.strip(" \t"), maxsplit=1)[0]
     return first in ("", "-DOCSTART-") or ("\t" not in text and text.isspace())
 
@@ -107,14 +107,14 @@ def _columns(text: str) -> list[str]:
 
 
 def _is_comment(text: str, fields: Sequence[str], expected: int, place: int, tags: Collection[str]) -> bool:
-    """Whether a line that begins with `#`, at the beginning of a sentence, is a comment; see `conll_rows`."""
+    """Return whether a line that begins with `#`, and a sentence, is a comment; see `conll_rows`."""
     if len(fields) != expected:
         return True
     return text.startswith("# ") and fields[place] != "#" and fields[place] not in tags
 
 
 def _survey(lines: Iterable[str], expected: int | None, place: int) -> tuple[int | None, set[str]]:
-    """How many columns the lines of words have, None if there are none, and the tags of those that are no comments."""
+    """Find the number of columns of the lines of words, None if there are none, and the tags of the certain ones."""
     tags: set[str] = set()
     inside = False
     for line in lines:

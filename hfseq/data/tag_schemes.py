@@ -1,4 +1,4 @@
-"""Schemes of tags that mark entities word by word: which one the tags of a data set are in, and what they mark."""
+"""Schemes of tags that mark entities word by word: finding that of a data set, checking and converting tags."""
 
 import re
 from collections.abc import Collection, Iterable, Sequence
@@ -82,8 +82,8 @@ def find_scheme(tags: Collection[str], rows: Iterable[Sequence[str]]) -> str:
 
     Args:
         tags: All its tags.
-        rows: Sequences of them, which tell IOB1 from IOB2, and IOE1 from IOE2: the scheme they break less often, if
-            both equally often the second version.
+        rows: Sequences of them. They tell IOB1 from IOB2, and IOE1 from IOE2: it is the one that they break less
+            often, or IOB2 or IOE2 if they break both equally often.
 
     Returns:
         Its name in `SCHEMES`.
@@ -122,7 +122,7 @@ def count_breaks(scheme: str, rows: Iterable[Sequence[str]]) -> int:
 
 
 def _is_break(scheme: str, before: tuple[str, str], after: tuple[str, str]) -> bool:
-    """Whether one tag, as prefix and type, cannot follow another."""
+    """Return whether one tag, as prefix and type, cannot follow another."""
     (left, kind), (right, other) = before, after
     together = "O" not in (left, right) and kind == other
     if scheme == "IOB2":

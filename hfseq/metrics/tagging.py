@@ -42,6 +42,7 @@ class Seqeval(Metric):
 
     Raises:
         InputError: seqeval is not installed.
+        ValueError: From `compute`: a tag marks no entity, or is none of the scheme; there is no such scheme.
     """
 
     metric_name = "seqeval"
@@ -126,6 +127,6 @@ Args:
 
 
 def signature(scheme: str) -> str:
-    """How entities of a scheme are counted, in the form of a signature of sacreBLEU."""
+    """Say how entities of a scheme are counted, in the form of a signature of sacreBLEU."""
     mode = "strict" if scheme in _STRICT else "conlleval"
     return f"scheme:{scheme}|mode:{mode}|version:{version('seqeval')}"
