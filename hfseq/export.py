@@ -15,14 +15,18 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from .data.errors import InputError, require
-from .model_card import read_object
+from .json_files import file_beside, read_object
 from .models.cache import RecurrentCacheLayer
 from .publishing import load_published
 
 GRAPHS_FILE = "onnx.json"
 """What the graphs of a folder are, beside them."""
+SUFFIXES = frozenset({".jinja", ".json", ".model", ".onnx", ".py", ".spm", ".txt"})
+"""Of the files of an export: graphs, configuration with its code, tokenizer. A new export replaces no others."""
 OLDEST_OPSET = 13
 """Of ONNX's operators; with older ones torch cannot write some of the graphs."""
+_STATE_TYPES = ("float32", "int64")
+"""Of a decoder's states: values, and numbers of steps."""
 TOLERANCE = 1e-4
 """Largest difference between a graph and the model, of any output, or of its largest value where that is above 1."""
 
@@ -90,53 +94,85 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        (folder / GRAPHS_FILE).write_text(json.dumps(about, indent=4) + "\n", encoding="utf-8")
-        replace_export(folder, out)
+        replace_export(folder, out, about)
     return Path(out)
+
+
+def exported_files(folder: Path) -> list[Path]:
+    """The files of an export that are in its folder.
+
+    Raises:
+        InputError: If the export's list of them is none, or has something else than names of its own files.
+    """
+    about = folder / GRAPHS_FILE
+    names = read_object(about).get("files", [])
+    if not isinstance(names, list):
+        raise InputError(f"{about}: 'files' is a {type(names).__name__}, not a list")
+    paths = [file_beside(about, name, suffixes=SUFFIXES) for name in names]
+    return [path for path in paths if path.is_file() or path.is_symlink()]
 
 
 def check_target(out: str | Path) -> list[Path]:
     """The files of an earlier export in a folder, which a new one may replace.
 
     Raises:
-        InputError: If there are other files, too.
+        InputError: If there are other files, too, or as `exported_files`.
     """
     target = Path(out)
     if not target.exists():
         return []
     if not target.is_dir():
         raise InputError(f"{target} is a file; name a folder")
-    known = read_object(target / GRAPHS_FILE).get("files", [])
-    if others := sorted(path.name for path in target.iterdir() if path.name not in known):
+    known = exported_files(target)
+    if others := sorted(path.name for path in target.iterdir() if path not in known):
         raise InputError(f"{target} has other files: {', '.join(others[:3])}; name an empty folder")
-    return [target / name for name in known if (target / name).is_file()]
+    return known
 
 
 def read_export(folder: Path) -> dict[str, Any]:
     """What an export says about its graphs.
 
     Raises:
-        InputError: If the folder has none, or does not say it.
+        InputError: If the folder has none, or does not say it as `export_onnx` does.
     """
-    if not (folder / GRAPHS_FILE).is_file():
+    file = folder / GRAPHS_FILE
+    if not file.is_file():
         raise InputError(f"{folder} has no {GRAPHS_FILE}; hfseq.export_onnx(MODEL_DIR, {str(folder)!r}) makes one")
-    about = read_object(folder / GRAPHS_FILE)
-    if lacking := [name for name in ("graphs", "head") if name not in about]:
-        raise InputError(f"{folder / GRAPHS_FILE}: it does not say {lacking[0]!r}")
-    if lost := [name for name in about["graphs"] if not (folder / f"{name}.onnx").is_file()]:
-        raise InputError(f"{folder / lost[0]}.onnx is missing")
+    about = read_object(file)
+    for key, kind in {"graphs": list, "head": str, "states": dict, "memories": list}.items():
+        if key not in about:
+            raise InputError(f"{file}: it does not say {key!r}")
+        if not isinstance(about[key], kind):
+            raise InputError(f"{file}: {key!r} is a {type(about[key]).__name__}, not a {kind.__name__}")
+    for name in about["graphs"]:
+        path = file_beside(file, f"{name}.onnx" if isinstance(name, str) else name)
+        if not path.is_file():
+            raise InputError(f"{path} is missing")
+    for name, state in about["states"].items():
+        if not _is_state(state):
+            raise InputError(f"{file}: the state {name!r} is {state!r:.300}, which is no shape and type")
     return about
 
 
-def replace_export(folder: Path, out: str | Path) -> None:
+def _is_state(state: Any) -> bool:
+    if not isinstance(state, dict) or not isinstance(state.get("shape"), list):
+        return False
+    return all(type(size) is int and size >= 0 for size in state["shape"]) and state.get("dtype") in _STATE_TYPES
+
+
+def replace_export(folder: Path, out: str | Path, about: Mapping[str, Any]) -> None:
     """Put what was exported into its place, where an earlier export may be.
+
+    Args:
+        folder: What was exported.
+        out: Its place.
+        about: What `onnx.json` is to say, but for the names of the files.
 
     Raises:
         InputError: As `check_target`.
     """
-    about = json.loads((folder / GRAPHS_FILE).read_text(encoding="utf-8"))
-    about["files"] = sorted(path.name for path in folder.iterdir())
-    (folder / GRAPHS_FILE).write_text(json.dumps(about, indent=4) + "\n", encoding="utf-8")
+    files = sorted({GRAPHS_FILE, *(path.name for path in folder.iterdir())})
+    (folder / GRAPHS_FILE).write_text(json.dumps({**about, "files": files}, indent=4) + "\n", encoding="utf-8")
     for path in check_target(out):
         path.unlink()
     shutil.copytree(folder, out, dirs_exist_ok=True)
@@ -176,9 +212,11 @@ def graphs_of(model: PreTrainedModel) -> tuple[dict[str, Graph], dict[str, Any]]
 def write_graph(graph: Graph, path: str | Path, opset: int) -> None:
     """Trace a graph into a file."""
     with warnings.catch_warnings():
-        # Of the tracer, about checks of shapes, which are not part of the graph; and of its age: the newer exporter
-        # fixes the length of a simple recurrent network.
-        warnings.simplefilter("ignore")
+        # Of the tracer, about checks of shapes, which are not part of the graph; of its age: the newer exporter fixes
+        # the length of a simple recurrent network; and of the writer, about graphs that `check_graph` compares.
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\b|hfseq\.export$")
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.onnx\b")
         torch.onnx.export(
             graph.module.eval(),
             tuple(graph.inputs.values()),

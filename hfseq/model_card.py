@@ -1,6 +1,5 @@
 """The card of a published model, from what its directory says about the run that made it."""
 
-import json
 import pprint
 import re
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .data.errors import InputError
+from .json_files import read_object
 
 RUN_FILE = "run.json"
 """What a recipe writes about itself: task, data, arguments, versions; see `hfseq.training.results.save_run`."""
@@ -158,21 +157,6 @@ def what_it_does(task: str | None, languages: Sequence[str]) -> str:
         "text-generation": "that predicts the next token",
     }
     return does.get(task or "", "for sequences")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """What a JSON file says; nothing where there is none.
-
-    Raises:
-        InputError: If it is no JSON object.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: not an object")
-    return found
 
 
 def is_ours(model: PreTrainedModel) -> bool:

@@ -1,21 +1,28 @@
 """ONNX: graphs equal to the models at any length, the runners' `generate()` and pipelines, and int8."""
 
 import json
+import logging
+import math
+import re
 import shutil
+import warnings
+from collections import Counter
 from itertools import product
 
 import numpy as np
+import onnx
+import onnxruntime.quantization
 import pytest
 import torch
 from transformers import BertConfig, BertModel, pipeline
 
 import hfseq
-from hfseq import export
+from hfseq import GruConfig, export, quantization
 from hfseq.data.errors import InputError
 from hfseq.export import export_onnx, graphs_of
 from hfseq.models import MODEL_CLASSES
 from hfseq.onnx_runtime import load_onnx
-from hfseq.quantization import quantize_onnx, quantize_torch
+from hfseq.quantization import quantize_onnx
 from hfseq.tokenization import train_tokenizer
 
 CLASSES = [model for heads in MODEL_CLASSES.values() for model in heads.values()]
@@ -205,23 +212,9 @@ def test_half_precision_is_exported_and_quantized_in_float32(dtype, tokenizers, 
     inputs = tokenizer("a b c", return_tensors="pt")
     expected = model.float()(**inputs).logits
     torch.testing.assert_close(runner(**inputs).logits, expected, atol=1e-4, rtol=1e-4)
-    quantized, _ = quantize_torch(model.to(dtype))
-    assert (quantized(**inputs).logits - expected).norm() < 0.15 * expected.norm()
-    assert model.dtype == dtype
-
-
-def test_int8_leaves_what_is_shared_or_read_elsewhere(tokenizers, tmp_path):
-    ids = torch.tensor([[4, 5, 6]])
-    fields = {"adaptive_softmax_cutoffs": [5], "tie_word_embeddings": False}
-    model, _ = saved(hfseq.LstmForCausalLM, tmp_path / "one", tokenizers, **fields)
-    quantized, covered = quantize_torch(model)
-    assert quantized(ids).logits.shape == model(ids).logits.shape and covered["fp32 Linear"] == 1
-    fields = {"share_encoder_decoder_embeddings": False, "embedding_size": 16}
-    model, _ = saved(hfseq.LstmForConditionalGeneration, tmp_path / "two", tokenizers, **fields)
-    _, covered = quantize_torch(model)
-    assert covered["fp32 Linear"] == 1
-    model, _ = saved(hfseq.CnnForSequenceClassification, tmp_path / "three", tokenizers)
-    assert quantize_torch(model)[1]["fp32 Linear"] == 1
+    quantize_onnx(tmp_path / "onnx", tmp_path / "int8")
+    runner, _ = load_onnx(tmp_path / "int8", threads=1)
+    assert (runner(**inputs).logits - expected).norm() < 0.15 * expected.norm()
 
 
 def test_runners_refuse_what_models_refuse(tokenizers, tmp_path):
@@ -316,51 +309,320 @@ def test_a_runner_is_not_trained_or_saved(tokenizers, tmp_path):
 # int8
 
 
-@pytest.mark.parametrize("model_class", CLASSES)
+def products(path):
+    """Each product of a graph whose weights are integers: the weights `[..., K, N]`, their zero points and scales."""
+    model = onnx.load(path)
+    tensors = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DynamicQuantizeLSTM":
+            for weight, scale, zero in ((1, 8, 9), (2, 10, 11)):
+                yield tuple(tensors[node.input[number]] for number in (weight, zero, scale))
+        elif "Integer" in node.op_type or node.op_type.startswith(("DynamicQuantize", "QLinear")):
+            if node.op_type != "DynamicQuantizeLinear":
+                assert node.op_type == "MatMulInteger"
+                weight, zero = node.input[1], node.input[3]
+                yield tensors[weight], tensors[zero], tensors[weight.removesuffix("_quantized") + "_scale"]
+
+
+def check_seven_bits(folder):
+    """No product of a graph saturates on a CPU that adds pairs of products in 16 bits; returns how many there are."""
+    count = 0
+    for path in folder.glob("*.onnx"):
+        for tensor in onnx.load(path).graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor)
+            if values.ndim > 1 and values.dtype == np.int8:
+                assert -64 <= values.min() and values.max() <= 64, (path.name, tensor.name)
+            elif values.ndim > 1 and values.dtype == np.uint8:
+                assert values.max() <= 127, (path.name, tensor.name)
+        for weights, zeros, scales in products(path):
+            assert weights.dtype == np.int8 and not zeros.any()
+            assert scales.size == weights.shape[-1] == scales.shape[-1]
+            assert abs(weights.astype(int)).max(axis=-2).min() == 64  # each output has its own scale
+            pairs = abs(weights.astype(int))
+            pairs = pairs[..., : weights.shape[-2] // 2 * 2, :].reshape(*weights.shape[:-2], -1, 2, weights.shape[-1])
+            assert (255 * pairs.sum(axis=-2) < 2**15).all()
+            count += 1
+    return count
+
+
+@pytest.mark.parametrize(
+    ("model_class", "fields"),
+    [*((model_class, {}) for model_class in CLASSES), *VARIANTS],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "-".join(value) or "plain",
+)
 @torch.no_grad()
-def test_int8_is_near_and_says_what_it_covers(model_class, tokenizers, tmp_path):
-    model, _ = saved(model_class, tmp_path / "model", tokenizers, hidden_size=32)
+def test_int8_is_near_and_says_what_it_covers(model_class, fields, tokenizers, tmp_path):
+    model, _ = saved(model_class, tmp_path / "model", tokenizers, hidden_size=32, **fields)
     export_onnx(tmp_path / "model", tmp_path / "onnx")
     report = quantize_onnx(tmp_path / "onnx", tmp_path / "int8")
     runner, _ = load_onnx(tmp_path / "int8", threads=1)
-    quantized, covered = quantize_torch(model)
-    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     for inputs in batches(model):
         expected, valid = model(**inputs)[0], inputs["attention_mask"].bool()
         if model.config.is_encoder_decoder or expected.dim() == 2:
             valid = slice(None)
-        for other in (runner, quantized):
-            difference = (other(**inputs)[0] - expected)[valid]
-            assert difference.norm() < 0.15 * expected[valid].norm()
-    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
-    counts = {
-        kind: sum(graph.get(kind, 0) for graph in report.values()) for graph in report.values() for kind in graph
-    }
+        difference = (runner(**inputs)[0] - expected)[valid]
+        assert difference.norm() < 0.15 * expected[valid].norm()
+    about = json.loads((tmp_path / "int8" / "onnx.json").read_text())
+    assert about["int8"] == report
+    last = report[about["graphs"][-1]]
+    assert 0 < last["median difference"] <= quantization.TOLERANCE
+    assert last["median difference"] <= last["largest difference"]
+    counts = Counter()
+    for graph in report.values():
+        counts.update({kind: count for kind, count in graph.items() if not kind.endswith("difference")})
+    assert counts["int8 embedding"]
     family = model.config.family
-    assert counts.get("int8 embedding") and not covered.get("int8 Embedding")
     if family in ("Gru", "Rnn"):
-        assert counts[f"fp32 {family.upper()}"] and not counts.get("int8 LSTM")
+        assert counts[f"fp32 {family.upper()}"]
     if family == "Lstm":
-        assert covered["int8 LSTM"] and not covered.get("fp32 LSTM")
         # A language model's weights have a column for padding, which is computed and would not fit in 8 bits.
         assert counts["fp32 LSTM" if model_class.__name__.endswith("CausalLM") else "int8 LSTM"]
-    if family == "Gru":
-        assert covered["int8 GRU"]
-    if family == "Rnn":
-        assert covered["fp32 RNN_TANH"]
+    assert check_seven_bits(tmp_path / "int8") == 2 * counts["int8 LSTM"] + counts["int8 MatMul"]
     sizes = [sum(path.stat().st_size for path in (tmp_path / name).glob("*.onnx")) for name in ("onnx", "int8")]
-    assert sizes[1] < sizes[0] or counts.get("fp32 LSTM") or family != "Lstm"
+    assert sizes[1] < sizes[0] or counts["fp32 LSTM"] or family != "Lstm"
 
 
-def test_an_int8_layer_keeps_states_at_padding(tokenizers, tmp_path):
-    for model_class in (hfseq.LstmForCausalLM, hfseq.GruForCausalLM):
-        model, _ = saved(model_class, tmp_path / model_class.__name__, tokenizers)
-        quantized, _ = quantize_torch(model)
-        ids, mask = torch.tensor([[4, 5, 6, 9, 9]]), torch.tensor([[1, 1, 1, 0, 0]])
-        padded = quantized(input_ids=ids, attention_mask=mask, use_cache=True).cache
-        plain = quantized(input_ids=ids[:, :3], use_cache=True).cache
-        for one, other in zip(padded.layers, plain.layers, strict=True):
-            torch.testing.assert_close(one.states, other.states, atol=2e-2, rtol=2e-2)
+def everything(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def spoil(monkeypatch, change):
+    """Has `change` made to each graph, by its name, after it was quantized."""
+    real = onnxruntime.quantization.quantize_dynamic
+
+    def quantize(model, path, **options):
+        real(model, path, **options)
+        model = onnx.load(path)
+        change(path.stem, model)
+        onnx.save(model, path)
+
+    monkeypatch.setattr(onnxruntime.quantization, "quantize_dynamic", quantize)
+
+
+@pytest.mark.parametrize(
+    ("model_class", "graph"),
+    [
+        (hfseq.LstmModel, "model"),
+        (hfseq.LstmForSequenceClassification, "model"),
+        (hfseq.LstmForTokenClassification, "model"),
+        (hfseq.GruForCausalLM, "decoder"),
+        *((hfseq.LstmForConditionalGeneration, graph) for graph in ("encoder", "start", "decoder")),
+    ],
+)
+def test_int8_that_is_far_off_is_refused(model_class, graph, tokenizers, tmp_path, monkeypatch):
+    saved(model_class, tmp_path / "model", tokenizers, hidden_size=32)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    before = everything(tmp_path / "onnx")
+
+    def doubled(name, model):
+        for tensor in model.graph.initializer:
+            if name == graph and tensor.name.endswith("_scale"):
+                tensor.CopyFrom(onnx.numpy_helper.from_array(2 * onnx.numpy_helper.to_array(tensor), tensor.name))
+
+    spoil(monkeypatch, doubled)
+    for out in ("onnx", "new"):
+        with pytest.raises(
+            InputError, match="onnx: in int8 the outputs differ by .* more than 0.1; use the graphs in"
+        ):
+            quantize_onnx(tmp_path / "onnx", tmp_path / out)
+    assert everything(tmp_path / "onnx") == before and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("model_class", [model for model in CLASSES if model.__name__.startswith("Gru")])
+def test_int8_is_compared_with_padding(model_class, tokenizers, tmp_path, monkeypatch):
+    saved(model_class, tmp_path / "model", tokenizers, hidden_size=32)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    plain, unmasked = (load_onnx(tmp_path / "onnx", threads=1)[0] for _ in range(2))
+    assert quantization.relative_differences(plain, unmasked) == (0.0, 0.0)
+    run = unmasked.run
+
+    def blind(graph, inputs):
+        return run(graph, {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])})
+
+    monkeypatch.setattr(unmasked, "run", blind)
+    assert quantization.relative_differences(plain, unmasked)[0] > quantization.TOLERANCE
+
+
+def test_a_decoder_is_compared_after_its_own_states(tokenizers, tmp_path, monkeypatch):
+    for model_class in (hfseq.GruForCausalLM, hfseq.GruForConditionalGeneration):
+        saved(model_class, tmp_path / "model", tokenizers, hidden_size=32)
+        export_onnx(tmp_path / "model", tmp_path / model_class.__name__)
+        plain, stuck = (load_onnx(tmp_path / model_class.__name__, threads=1)[0] for _ in range(2))
+        run = stuck.run
+
+        def forgetful(graph, inputs, run=run):
+            outputs = run(graph, inputs)
+            kept = {f"new_{name}": inputs[name] for name in inputs if name.startswith("state_")}
+            return outputs | (kept if graph == "decoder" else {})
+
+        monkeypatch.setattr(stuck, "run", forgetful)
+        assert quantization.relative_differences(plain, stuck)[0] > quantization.TOLERANCE
+
+
+def test_relative_differences_by_hand():
+    class Fixed:
+        config = GruConfig(vocab_size=9)
+
+        def __init__(self, logits):
+            self.logits = logits
+
+        def can_generate(self):
+            return False
+
+        def __call__(self, input_ids, attention_mask):
+            return (self.logits,)
+
+    right = torch.tensor([[3.0, 4.0], [0.0, 2.0], [1.0, 0.0]])
+    found = torch.tensor([[3.0, 4.5], [0.0, 2.1], [1.0, 3.0]])  # off by 0.1, 0.05 and 3 of their size
+    differences = quantization.relative_differences(Fixed(right), Fixed(found))
+    assert differences == (pytest.approx(0.1), pytest.approx(3.0))
+    found[1, 0] = float("nan")
+    assert all(map(math.isnan, quantization.relative_differences(Fixed(right), Fixed(found))))
+
+
+def test_int8_is_made_of_float32_and_of_the_export_alone(tokenizers, tmp_path):
+    saved(hfseq.LstmForTokenClassification, tmp_path / "model", tokenizers)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    names = {path.name for path in (tmp_path / "onnx").iterdir()}
+    (tmp_path / "onnx" / "notes.txt").write_text("mine")
+    quantize_onnx(tmp_path / "onnx", tmp_path / "int8")
+    assert {path.name for path in (tmp_path / "int8").iterdir()} == names
+    assert {path.name for path in (tmp_path / "onnx").iterdir()} == names | {"notes.txt"}
+    before = everything(tmp_path / "int8")
+    with pytest.raises(InputError, match="int8/model.onnx is in int8 already"):
+        quantize_onnx(tmp_path / "int8", tmp_path / "int8")
+    assert everything(tmp_path / "int8") == before
+
+
+def test_the_advice_of_onnxruntime_alone_is_kept_back(tokenizers, tmp_path, monkeypatch, caplog):
+    saved(hfseq.GruModel, tmp_path / "model", tokenizers)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    spoil(monkeypatch, lambda name, model: logging.warning("something else"))
+    quantize_onnx(tmp_path / "onnx", tmp_path / "int8")
+    assert [record.getMessage() for record in caplog.records] == ["something else"]
+
+
+def test_warnings_of_the_exporter_alone_are_kept_back(tokenizers, tmp_path, monkeypatch):
+    saved(hfseq.LstmForSequenceClassification, tmp_path / "model", tokenizers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        export_onnx(tmp_path / "model", tmp_path / "onnx")
+    real = torch.onnx.export
+
+    def warn(*args, **kwargs):
+        warnings.warn("of the model", UserWarning, stacklevel=1)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(torch.onnx, "export", warn)
+    with pytest.warns(UserWarning, match="of the model"):
+        export_onnx(tmp_path / "model", tmp_path / "onnx")
+
+
+# Names in onnx.json: none leads out of the folder.
+
+BAD_NAMES = [
+    "../victim.json",
+    "..",
+    "",
+    "sub/victim.json",
+    "C:victim.json",
+    "..\\victim.json",
+    "a\0.json",
+    "a\n.json",
+    5,
+]
+BAD_NAMES += [None, ["x.json"], "thesis.docx", "link.json"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
+def test_files_of_an_export_are_its_own(name, tokenizers, tmp_path):
+    saved(hfseq.GruModel, tmp_path / "model", tokenizers)
+    folder = tmp_path / "onnx"
+    export_onnx(tmp_path / "model", folder)
+    export_onnx(tmp_path / "model", tmp_path / "other")
+    (folder / "sub").mkdir()
+    victims = [tmp_path / "victim.json", folder / "sub" / "victim.json", folder / "thesis.docx"]
+    for victim in victims:
+        victim.write_text("mine")
+    (folder / "link.json").symlink_to(victims[0])
+    about = json.loads((folder / "onnx.json").read_text())
+    for more in ([name], [name, str(tmp_path / "victim.json")]):
+        (folder / "onnx.json").write_text(json.dumps(about | {"files": about["files"] + more}))
+        for function in (
+            lambda: export_onnx(tmp_path / "model", folder),
+            lambda: quantize_onnx(folder, folder),
+            lambda: quantize_onnx(tmp_path / "other", folder),
+            lambda: quantize_onnx(folder, tmp_path / "new"),
+        ):
+            with pytest.raises(InputError, match=re.escape(f"onnx.json: {name!r} ")):
+                function()
+    assert all(victim.read_text() == "mine" for victim in victims)
+    assert (folder / "model.onnx").is_file() and (folder / "link.json").is_symlink()
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["../other/model", "sub/model", "C:model", "link", 5, None, ["model"]], ids=repr)
+def test_graphs_of_an_export_are_its_own(name, tokenizers, tmp_path):
+    saved(hfseq.GruModel, tmp_path / "model", tokenizers)
+    for folder in ("onnx", "other"):
+        export_onnx(tmp_path / "model", tmp_path / folder)
+    (tmp_path / "onnx" / "link.onnx").symlink_to(tmp_path / "other" / "model.onnx")
+    about = json.loads((tmp_path / "onnx" / "onnx.json").read_text())
+    (tmp_path / "onnx" / "onnx.json").write_text(json.dumps(about | {"graphs": [name]}))
+    shown = f"{name}.onnx" if isinstance(name, str) else name
+    for function in (load_onnx, lambda folder: quantize_onnx(folder, tmp_path / "new")):
+        with pytest.raises(InputError, match=re.escape(f"onnx.json: {shown!r} ")):
+            function(tmp_path / "onnx")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"files": {"model.onnx": 1}}, "'files' is a dict, not a list"),
+        ({"files": "model.onnx"}, "'files' is a str, not a list"),
+        ({"graphs": {"model": 1}}, "'graphs' is a dict, not a list"),
+        ({"graphs": 1}, "'graphs' is a int, not a list"),
+        ({"head": ["Model"]}, "'head' is a list, not a str"),
+        ({"states": []}, "'states' is a list, not a dict"),
+        ({"states": {"state_0": {"shape": "x", "dtype": "float32"}}}, "the state 'state_0' is {'shape': 'x'"),
+        ({"states": {"state_0": {"shape": [2.5], "dtype": "float32"}}}, "which is no shape and type"),
+        ({"states": {"state_0": {"shape": [2], "dtype": []}}}, "which is no shape and type"),
+        ({"memories": None}, "'memories' is a NoneType, not a list"),
+    ],
+    ids=str,
+)
+def test_other_types_in_onnx_json_are_one_line(change, message, tokenizers, tmp_path):
+    saved(hfseq.GruForCausalLM, tmp_path / "model", tokenizers)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    about = json.loads((tmp_path / "onnx" / "onnx.json").read_text())
+    (tmp_path / "onnx" / "onnx.json").write_text(json.dumps(about | change))
+    functions = [lambda: quantize_onnx(tmp_path / "onnx", tmp_path / "new")]
+    if "files" in change:
+        functions.append(lambda: export_onnx(tmp_path / "model", tmp_path / "onnx"))
+    else:
+        functions.append(lambda: load_onnx(tmp_path / "onnx"))
+    for function in functions:
+        with pytest.raises(InputError, match=re.escape(message)) as error:
+            function()
+        assert "\n" not in str(error.value)
+
+
+def test_a_link_or_folder_in_the_place_of_a_file_is_not_written_through(tokenizers, tmp_path):
+    saved(hfseq.GruModel, tmp_path / "model", tokenizers)
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    (tmp_path / "onnx" / "config.json").unlink()
+    (tmp_path / "onnx" / "config.json").symlink_to("gone.json")
+    export_onnx(tmp_path / "model", tmp_path / "onnx")
+    assert not (tmp_path / "onnx" / "config.json").is_symlink() and not (tmp_path / "onnx" / "gone.json").exists()
+    (tmp_path / "onnx" / "config.json").unlink()
+    (tmp_path / "onnx" / "config.json").symlink_to(tmp_path / "victim.json")
+    with pytest.raises(InputError, match="'config.json' is a link that leads out of its folder"):
+        export_onnx(tmp_path / "model", tmp_path / "onnx")
+    assert not (tmp_path / "victim.json").exists()
+    (tmp_path / "onnx" / "config.json").unlink()
+    (tmp_path / "onnx" / "config.json").mkdir()
+    with pytest.raises(InputError, match="has other files: config.json"):
+        export_onnx(tmp_path / "model", tmp_path / "onnx")
 
 
 def test_what_an_export_writes(tokenizers, tmp_path):

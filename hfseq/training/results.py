@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hfseq import metrics
+from hfseq.json_files import read_object
 from hfseq.model_card import RUN_FILE
 from hfseq.training.cli import explicit_values
 from hfseq.version import __version__
@@ -63,9 +64,13 @@ def examples(sources: Sequence[str], predictions: Sequence[str], kinds: Sequence
 
 
 def save_results(output_dir: str, results: dict[str, Any]) -> None:
-    """Add results to `all_results.json`."""
+    """Add results to `all_results.json`.
+
+    Raises:
+        InputError: The file is there, and is not a JSON object.
+    """
     path = Path(output_dir) / "all_results.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = read_object(path)
     path.write_text(json.dumps(known | results, indent=4, sort_keys=True) + "\n", encoding="utf-8")
 
 
