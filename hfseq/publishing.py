@@ -21,9 +21,11 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from . import models
 from .data.errors import InputError, one_line
+from .json_files import shards
 from .model_card import make_card
 
 IMAGES = ("learning_curve.png", "alignment.png", "confusion_matrix.png")
@@ -156,7 +158,7 @@ def load_published(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenize
     """The model of a directory, of the class that its config names, and its tokenizer; nothing is unpickled.
 
     Raises:
-        InputError: If one of them is missing, broken or incomplete.
+        InputError: If one of them is missing, broken or incomplete, or weights lie outside the directory.
     """
     if not (directory / "config.json").is_file():
         raise InputError(f"{directory}: no config.json, so there is no model")
@@ -164,6 +166,8 @@ def load_published(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenize
         raise InputError(
             f"{directory}: no tokenizer; save it there, too: tokenizer.save_pretrained({str(directory)!r})"
         )
+    if not (directory / SAFE_WEIGHTS_NAME).is_file() and (directory / SAFE_WEIGHTS_INDEX_NAME).is_file():
+        shards(directory / SAFE_WEIGHTS_INDEX_NAME)  # transformers would load, and this publish, any file named there
     try:
         config = AutoConfig.from_pretrained(directory)
         options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}

@@ -164,7 +164,7 @@ def _outputs(runner: OnnxRunner, inputs: dict[str, Tensor], steps: Tensor) -> li
     outputs = runner(**inputs, use_cache=True)
     prompt, found = rows(outputs.logits), []
     for token in steps.split(1, dim=1):
-        outputs = runner(token, past_key_values=outputs.past_key_values)
+        outputs = runner(token, cache=outputs.cache)
         found.append(outputs.logits[:, 0])
     return [prompt, torch.cat(found)]
 

@@ -30,6 +30,7 @@ from hfseq.data.errors import InputError
 from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.reviews import review_rows
 from hfseq.data.streaming import tokenizer_texts
+from hfseq.json_files import read_object
 from hfseq.training.arguments import (
     DATA_FLAGS,
     MADE_BY,
@@ -102,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
             directory = root / "runs" / f"{system}-{seed}"
             done = directory / "scores.json"
             if resume and done.is_file():
-                runs[system].append(json.loads(done.read_text(encoding="utf-8")))
+                runs[system].append(read_object(done))
                 continue
             set_seed(seed)
             shared = {field: getattr(model_args, field) for field in MADE_BY if field not in ("model_type",)}

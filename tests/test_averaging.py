@@ -1,5 +1,8 @@
 """Means of checkpoints, against means taken by hand."""
 
+import json
+import re
+
 import datasets
 import pytest
 import torch
@@ -160,6 +163,23 @@ def test_torn_weights(tmp_path, torn):
         (tmp_path / torn).write_text(content)
         with pytest.raises(InputError, match="weights cannot be read"):
             average_checkpoints([tmp_path])
+
+
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+@pytest.mark.parametrize(
+    "name", ["../victim.safetensors", "/victim.safetensors", "link.safetensors", 5, ["a"]], ids=repr
+)
+def test_shards_of_others_are_not_read(tmp_path, index, name):
+    [directory] = write(tmp_path, [{"w": torch.ones(2)}])
+    (directory / "model.safetensors").rename(tmp_path / "victim.safetensors")
+    (directory / "link.safetensors").symlink_to(tmp_path / "victim.safetensors")
+    name = str(tmp_path / name[1:]) if name == "/victim.safetensors" else name
+    (directory / index).write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(InputError, match=re.escape(f"weights cannot be read: {directory / index}: {name!r} ")):
+        average_checkpoints([directory])
+    (tmp_path / "victim.safetensors").rename(directory / "own.safetensors")
+    (directory / index).write_text(json.dumps({"weight_map": {"w": "own.safetensors"}}))
+    assert torch.equal(average_checkpoints([directory])["w"], torch.ones(2))
 
 
 def test_no_weights(tmp_path):

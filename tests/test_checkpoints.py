@@ -4,10 +4,12 @@ import itertools
 import json
 import os
 import random
+import re
 import signal
 import socket
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -29,8 +31,10 @@ from transformers import (
 from hfseq import LstmConfig
 from hfseq.data.errors import InputError
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+from hfseq.training.averaging import last_checkpoints
 from hfseq.training.checkpoints import (
     MANIFEST,
+    best_checkpoint,
     epoch_batches,
     find_checkpoint,
     is_complete,
@@ -40,6 +44,7 @@ from hfseq.training.checkpoints import (
     rotate_checkpoints,
     save_checkpoint,
 )
+from hfseq.training.loop import Progress
 from hfseq.training.trainer import GenerationTrainer
 
 BEST, LAST, EPOCHS, PATIENCE = 8, 14, 6, 3
@@ -386,6 +391,113 @@ def test_complete_or_not(tmp_path):
     for bad in (ten, tmp_path / "checkpoint-12.partial", tmp_path / "absent", nine / MANIFEST):
         with pytest.raises(InputError, match="--resume_from_checkpoint .*last"):
             find_checkpoint(tmp_path, str(bad))
+
+
+@pytest.mark.parametrize("name", ["../victim", "/victim", "sub/../../victim", "link", "C:victim", ""], ids=repr)
+def test_files_of_a_checkpoint_are_its_own(name, tmp_path):
+    (tmp_path / "victim").write_bytes(b"1")
+    name = str(tmp_path / "victim") if name == "/victim" else name
+    one, two = fake(tmp_path, 1), fake(tmp_path, 2)
+    (one / "link").symlink_to(tmp_path / "victim")
+    (one / MANIFEST).write_text(json.dumps({"files": {"weights": 5, name: 1}}))
+    for function in (
+        lambda: is_complete(one),
+        lambda: find_checkpoint(tmp_path, str(one)),
+        lambda: last_checkpoints(tmp_path, 1),
+        lambda: rotate_checkpoints(tmp_path, 2, newest=2),
+        lambda: best_checkpoint(two, str(one)),
+    ):
+        with pytest.raises(InputError, match=re.escape(f"{MANIFEST}: {name!r} ")):
+            function()
+    assert (tmp_path / "victim").read_bytes() == b"1" and (one / "weights").is_file()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"files": 5}', '{"files": ["weights"]}', '{"files": null}'])
+def test_a_manifest_of_another_kind_is_one_line(text, tmp_path):
+    checkpoint = fake(tmp_path, 1)
+    (checkpoint / MANIFEST).write_text(text)
+    with pytest.raises(InputError, match=f"{MANIFEST}: ") as error:
+        is_complete(checkpoint)
+    assert "\n" not in str(error.value)
+
+
+def test_of_a_link_to_a_checkpoint_the_link_goes(tmp_path):
+    kept = fake(tmp_path / "elsewhere", 1)
+    fake(tmp_path, 2)
+    (tmp_path / "checkpoint-1").symlink_to(kept, target_is_directory=True)
+    rotate_checkpoints(tmp_path, 1, newest=2)
+    assert is_complete(kept) and not (tmp_path / "checkpoint-1").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "recorded", [5, None, ["checkpoint-1"], {}, "", "run/victim", "checkpoint-1/..", "checkpoint-"]
+)
+def test_the_best_checkpoint_is_a_checkpoint(recorded, tmp_path):
+    one, two = fake(tmp_path, 1), fake(tmp_path, 2)
+    (tmp_path / "victim").mkdir()
+    mark_complete(tmp_path / "victim")
+    assert best_checkpoint(two, "gone/checkpoint-1") == best_checkpoint(tmp_path / "moved" / "x", str(one)) == one
+    with pytest.raises(InputError, match=re.escape(f"names {recorded!r} as the best checkpoint")):
+        best_checkpoint(two, recorded)
+
+
+def change(checkpoint, name, **fields):
+    """Writes other fields into a state, and the manifest anew."""
+    state = json.loads((checkpoint / name).read_text())
+    (checkpoint / name).write_text(json.dumps(state | fields))
+    (checkpoint / MANIFEST).unlink()
+    mark_complete(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"best_model_checkpoint": 5}, "names 5 as the best checkpoint"),
+        ({"best_model_checkpoint": "../victim"}, "names '../victim' as the best checkpoint"),
+        ({"unheard_of": 1}, "trainer_state.json: no state of a Trainer"),
+    ],
+)
+def test_a_state_of_the_trainer_that_is_none(fields, message, tmp_path):
+    arguments = {"max_steps": 2, "save_steps": 1, "eval_steps": 1, "eval_strategy": "steps", "save_strategy": "steps"}
+    arguments |= {"load_best_model_at_end": True, "use_cpu": True, "disable_tqdm": True, "report_to": []}
+    trainer = GenerationTrainer(
+        model=tiny_model(),
+        args=Seq2SeqTrainingArguments(str(tmp_path), **arguments),
+        train_dataset=rows(),
+        eval_dataset=rows().select(range(4)),
+        data_collator=collate,
+        max_tokens=80,
+    )
+    trainer.train()
+    change(tmp_path / "checkpoint-1", "trainer_state.json", **fields)
+    with pytest.raises(InputError, match=message) as error:
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"best_step": "../victim"}, "names .*checkpoint-../victim' as the best checkpoint"),
+        ({"best_step": 7, "best_folder": ["x"]}, "the best checkpoint of its run, checkpoint-7, is not beside it"),
+        (None, "its loop_state.json does not say 'running'"),
+        ({"args": "other"}, None),
+    ],
+)
+def test_a_state_of_a_loop_that_is_none(fields, message, tmp_path):
+    accelerator = Accelerator(cpu=True)
+    accelerator.prepare(tiny_model())
+    args = SimpleNamespace(output_dir=str(tmp_path), logging_steps=1, disable_tqdm=True, report_to=[])
+    progress = Progress(accelerator, args, total_steps=9, patience=None)
+    state = {"epoch": 1, "step": 3, "log": [], "best": 0.5, "best_step": None, "best_folder": "x", "worse": 0}
+    given = {} if fields is None else state | {"running": 0.25} | fields
+    checkpoint = save_checkpoint(accelerator, tmp_path, 3, given)
+    if message is None:
+        progress.resume(str(checkpoint))
+        assert progress.step == 3 and progress.args is args  # nothing but what a loop has saved
+    else:
+        with pytest.raises(InputError, match=message):
+            progress.resume(str(checkpoint))
 
 
 @pytest.mark.parametrize(

@@ -316,6 +316,13 @@ def less_weights(folder):
     save_file({name: value for name, value in kept.items() if "classifier" not in name}, folder / "model.safetensors")
 
 
+def weights_elsewhere(folder, name):
+    names = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder.parent / "trained.safetensors")
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, name)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def edit(folder, name, old, new):
     text = (folder / name).read_text()
     assert old in text
@@ -341,6 +348,11 @@ def edit(folder, name, old, new):
             "broken: ",
         ),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "broken: "),
+        (
+            lambda folder: weights_elsewhere(folder, "../trained.safetensors"),
+            "'../trained.safetensors' is not the plain",
+        ),
+        (lambda folder: weights_elsewhere(folder, 5), "index.json: 5 is not the plain name"),
         (less_weights, "the weights lack classifier.bias, classifier.weight"),
     ],
 )

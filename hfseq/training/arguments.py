@@ -17,6 +17,7 @@ from hfseq.data.errors import InputError
 from hfseq.data.reading import hold_out_validation, read_splits
 from hfseq.data.splits import SPLITS
 from hfseq.data.streaming import read_stream
+from hfseq.json_files import is_plain_name
 from hfseq.tokenization import MODELS, NORMALIZATIONS
 
 TASK_METRICS = {
@@ -420,6 +421,8 @@ class ComparisonArguments(ClassArguments):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} {getattr(self, name)}: give 1 or more")
         for name, model in (self.models or {}).items():
+            if not is_plain_name(str(name)):
+                raise ValueError(f"models: {name!r} names a folder of runs, so give a plain name")
             if not isinstance(model, dict) or not ("model_type" in model) ^ ("model_name_or_path" in model):
                 raise ValueError(f"models: {name} needs a model_type or a model_name_or_path")
             if unknown := sorted(model.keys() - set(COMPARED)):

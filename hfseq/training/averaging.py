@@ -5,7 +5,6 @@ generalises better than its end is Izmailov et al. 2018 (stochastic weight avera
 normalisation are averaged as they are, not measured again.
 """
 
-import json
 import logging
 import os
 import pickle
@@ -23,6 +22,7 @@ from transformers.utils import (
 )
 
 from hfseq.data.errors import InputError
+from hfseq.json_files import shards
 from hfseq.training.checkpoints import _checkpoints, is_complete
 
 logger = logging.getLogger(__name__)
@@ -132,6 +132,8 @@ def _files(directory: Path) -> list[Path]:
         if (directory / whole).is_file():
             return [directory / whole]
         if (directory / index).is_file():
-            shards = json.loads((directory / index).read_text(encoding="utf-8"))["weight_map"].values()
-            return [directory / shard for shard in sorted(set(shards))]
+            try:
+                return shards(directory / index)
+            except InputError as error:
+                raise InputError(f"{directory}: weights cannot be read: {error}") from error
     raise InputError(f"{directory} has no weights ({SAFE_WEIGHTS_NAME}, {WEIGHTS_NAME}, or shards of one)")

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 
 from hfseq.data.errors import InputError
 from hfseq.data.streaming import BatchStream
+from hfseq.json_files import file_beside, read_object
 
 MANIFEST = "complete.json"
 LOOP_STATE = "loop_state.json"
@@ -53,11 +54,19 @@ def mark_complete(checkpoint: str | os.PathLike) -> None:
 
 
 def is_complete(checkpoint: str | os.PathLike) -> bool:
-    """Whether `checkpoint` has a manifest and every file in it has the size that stands there."""
-    root = Path(checkpoint)
+    """Whether `checkpoint` has a manifest and every file in it has the size that stands there.
+
+    Raises:
+        InputError: The manifest is broken, or names a file outside `checkpoint`.
+    """
+    manifest = Path(checkpoint) / MANIFEST
+    if not manifest.is_file():
+        return False
+    sizes = read_object(manifest).get("files")
+    if not isinstance(sizes, dict):
+        raise InputError(f"{manifest}: it has no files with their sizes")
     try:
-        sizes = json.loads((root / MANIFEST).read_text(encoding="utf-8"))["files"]
-        return all((root / name).stat().st_size == size for name, size in sizes.items())
+        return all(file_beside(manifest, name, below=True).stat().st_size == size for name, size in sizes.items())
     except (FileNotFoundError, NotADirectoryError):
         return False
 
@@ -96,24 +105,35 @@ def find_checkpoint(output_dir: str | os.PathLike, resume_from: str | None) -> s
 
 
 def remove_checkpoint(checkpoint: str | os.PathLike) -> None:
-    """Delete a checkpoint, its manifest first: one that is deleted halfway is not taken for complete."""
-    (Path(checkpoint) / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    """Delete a checkpoint, its manifest first: one that is deleted halfway is not taken for complete.
+
+    Of a link to a checkpoint only the link goes.
+    """
+    root = Path(checkpoint)
+    if root.is_symlink():
+        root.unlink()
+        return
+    (root / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(root, ignore_errors=True)
 
 
-def best_checkpoint(checkpoint: str | os.PathLike, step: int, folder: str | os.PathLike) -> Path:
-    """Where the best checkpoint of a run is that goes on from one of its checkpoints.
+def best_checkpoint(checkpoint: str | os.PathLike, recorded: Any) -> Path:
+    """The best checkpoint of a run that goes on from one of its checkpoints.
 
     Args:
         checkpoint: What it goes on from; the best one may lie beside it, since a folder of checkpoints may be moved.
-        step: Of the best one.
-        folder: Where it was when `checkpoint` was written.
+        recorded: Where the best one was when `checkpoint` was written, as a state in it says.
 
     Raises:
-        InputError: It is in neither place.
+        InputError: It is in neither place, or what was recorded is no path of a `checkpoint-<step>`.
     """
-    name = f"checkpoint-{step}"
-    places = [Path(checkpoint).parent / name, Path(folder) / name]
+    name = Path(recorded).name if isinstance(recorded, str) else ""
+    if re.fullmatch(r"checkpoint-\d+", name) is None:
+        raise InputError(
+            f"{checkpoint}: its state names {recorded!r:.300} as the best checkpoint of its run, which is no "
+            "checkpoint-STEP; take another checkpoint to go on from"
+        )
+    places = [Path(checkpoint).parent / name, Path(recorded)]
     for path in places:
         if is_complete(path):
             return path
@@ -159,7 +179,7 @@ def load_stream(stream: BatchStream, checkpoint: str | os.PathLike, rank: int) -
     path = Path(checkpoint) / f"stream_{rank}.json"
     if not path.is_file():
         raise InputError(f"{checkpoint} is not of a run with --streaming on as many processes; start afresh")
-    stream.load_state_dict(json.loads(path.read_text(encoding="utf-8")))
+    stream.load_state_dict(read_object(path))
 
 
 def save_checkpoint(
@@ -217,9 +237,13 @@ def save_checkpoint(
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: str | os.PathLike) -> dict[str, Any]:
-    """Restore what `save_checkpoint` wrote, after `prepare`; returns its `state`."""
+    """Restore what `save_checkpoint` wrote, after `prepare`; returns its `state`.
+
+    Raises:
+        InputError: The state is not a JSON object.
+    """
     accelerator.load_state(str(checkpoint))
-    return json.loads((Path(checkpoint) / LOOP_STATE).read_text(encoding="utf-8"))
+    return read_object(Path(checkpoint) / LOOP_STATE)
 
 
 def epoch_batches(accelerator: Accelerator, dataloader: Any, epoch: int, skip: int = 0) -> Iterator[Any]:

@@ -22,6 +22,7 @@ from hfseq.training.arguments import RecipeArguments
 from hfseq.training.averaging import last_checkpoints, load_average
 from hfseq.training.callbacks import StopOnNaN, check_finite
 from hfseq.training.checkpoints import (
+    LOOP_STATE,
     best_checkpoint,
     epoch_batches,
     load_checkpoint,
@@ -53,6 +54,8 @@ A space to search may be said, for one YAML file serves both drivers; the search
 """
 FIXED = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
 """Fields that may be said, so that one YAML file serves both drivers, but only so."""
+_KEPT = ("epoch", "step", "log", "best", "best_step", "best_folder", "worse")
+"""Attributes of `Progress` that a checkpoint keeps."""
 _PREDICTION = frozenset({"ensemble", "output_file"})
 """Fields of the model and of the data that are for a trained model, which is the Trainer's driver's."""
 
@@ -334,8 +337,7 @@ class Progress:
             self.best_folder = str(self.args.output_dir)
         else:
             self.worse += 1
-        names = ("epoch", "step", "log", "best", "best_step", "best_folder", "worse")
-        state = {name: getattr(self, name) for name in names}
+        state = {name: getattr(self, name) for name in _KEPT}
         state["running"] = self.accelerator.reduce(self.running, "mean").item()
         save_checkpoint(
             self.accelerator,
@@ -352,16 +354,20 @@ class Progress:
         """Go on from a checkpoint: model, optimizer, schedule, random numbers, the stream and this.
 
         Raises:
-            InputError: It is not a complete checkpoint, or the best one of its run is nowhere to be found.
+            InputError: It is not a complete checkpoint, its state lacks something, or the best one of its run is
+                nowhere to be found.
         """
         if stream is not None:
             load_stream(stream, checkpoint, self.accelerator.process_index)
         state = load_checkpoint(self.accelerator, checkpoint)
-        self.running.fill_(state.pop("running"))
-        for name, value in state.items():
-            setattr(self, name, value)
+        if missing := [name for name in ("running", *_KEPT) if name not in state]:
+            raise InputError(f"{checkpoint}: its {LOOP_STATE} does not say {missing[0]!r}")
+        self.running.fill_(state["running"])
+        for name in _KEPT:
+            setattr(self, name, state[name])
         if self.best_step is not None:
-            self.best_folder = str(best_checkpoint(checkpoint, self.best_step, self.best_folder).parent)
+            recorded = f"{self.best_folder}/checkpoint-{self.best_step}"
+            self.best_folder = str(best_checkpoint(checkpoint, recorded).parent)
         self.bar.n = self.bar.initial = self.step
 
     def load_result(self, model: torch.nn.Module) -> None:

@@ -173,8 +173,8 @@ class SequenceTrainer(Trainer):
             ignore_keys_for_eval: as `Trainer.train`.
 
         Raises:
-            InputError: the directory is not a complete checkpoint, or the best one of its run, which the result would
-                be, is nowhere to be found; or the loss or the weights are not finite.
+            InputError: the directory is not a complete checkpoint, its state cannot be read, or the best one of its
+                run, which the result would be, is nowhere to be found; or the loss or the weights are not finite.
         """
         self._stopped_early, self._best = False, None
         wanted = "last" if resume_from_checkpoint is True else resume_from_checkpoint or None
@@ -182,15 +182,17 @@ class SequenceTrainer(Trainer):
         if checkpoint is not None:
             # Patience is a callback's state, which the Trainer saves but by default does not restore.
             self.args.restore_callback_states_from_checkpoint = True
-            saved = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+            state_file = os.path.join(checkpoint, TRAINER_STATE_NAME)
+            try:
+                saved = TrainerState.load_from_json(state_file)
+            except (OSError, TypeError, ValueError) as error:
+                raise InputError(f"{state_file}: no state of a Trainer: {' '.join(str(error).split())}") from error
             # It had no better score for as long as this run, which may have another patience, is to wait.
             stopper = saved.stateful_callbacks.get("EarlyStoppingCallback", {})
             waited = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
             self._stopped_early = self._patience is not None and waited >= self._patience
             if saved.best_model_checkpoint and self.args.load_best_model_at_end:
-                best = Path(saved.best_model_checkpoint)
-                step = int(best.name.rpartition("-")[2])
-                self._best = str(best_checkpoint(checkpoint, step, best.parent))
+                self._best = str(best_checkpoint(checkpoint, saved.best_model_checkpoint))
         return super().train(checkpoint, trial, ignore_keys_for_eval)
 
     def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:  # type: ignore[override]
