@@ -26,7 +26,7 @@ from datasets import disable_progress_bars
 from transformers import AutoModelForSequenceClassification, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, require
 from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.reviews import review_rows
 from hfseq.data.streaming import tokenizer_texts
@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
         models[Path(name).name] = fields
     if not models:
         raise InputError("nothing to compare: a YAML file names `models`, or --pretrained some checkpoints")
+    require("matplotlib", "sklearn", extra="train", use="this recipe")
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
 

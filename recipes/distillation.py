@@ -35,7 +35,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassificati
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.cldr import cldr_pairs
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, require
 from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.reviews import review_rows
 from hfseq.data.streaming import tokenizer_texts
@@ -91,6 +91,7 @@ def distil_classifier(argv: list[str]) -> None:
         raise InputError(
             "--teacher_tokenizer is for a new student; that of --model_name_or_path has its own tokenizer"
         )
+    require("sklearn", extra="train", use="this recipe")
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     set_seed(args.seed)

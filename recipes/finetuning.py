@@ -23,7 +23,7 @@ from accelerate import PartialState
 from transformers import EarlyStoppingCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, require
 from hfseq.data.sampler import check_budget
 from hfseq.training.arguments import DATA_FLAGS, FinetuningArguments, ModelArguments, TaskArguments
 from hfseq.training.checkpoints import find_checkpoint
@@ -73,6 +73,7 @@ def tune(argv: list[str]) -> None:
     check_ensemble(model_args, train=train)
     check_method(data_args, args.average_checkpoints)
     args.choose_metric(data_args.task)
+    require(*TASKS[data_args.task].packages, extra="train", use="this recipe")
     if train and data_args.streaming:
         args.evaluate_by_steps()
     if train and model_args.model_name_or_path is None and model_args.model_type is None:

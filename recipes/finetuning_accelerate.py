@@ -14,7 +14,7 @@ from textwrap import shorten
 
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, require
 from hfseq.data.sampler import check_budget
 from hfseq.training.arguments import DATA_FLAGS, FinetuningArguments, ModelArguments, TaskArguments
 from hfseq.training.checkpoints import find_checkpoint
@@ -69,6 +69,7 @@ def tune(argv: list[str]) -> None:
     refuse_other_fields(KINDS, argv, args, other_driver="finetuning.py", **own)
     check_method(data_args, args.average_checkpoints)
     args.choose_metric(data_args.task)
+    require(*TASKS[data_args.task].packages, extra="train", use="this recipe")
     if model_args.model_name_or_path is None and model_args.model_type is None:
         raise InputError("give --model_name_or_path, a checkpoint to fine-tune, or --model_type to train from scratch")
     resume = args.resume_from_checkpoint is not None

@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, EarlyStoppingCallback, TextStream
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.documentation import documentation_rows
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, require
 from hfseq.data.streaming import tokenizer_texts
 from hfseq.data.texts import encode_text, lines_of
 from hfseq.data.windows import TokenWindows
@@ -69,6 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         return go_on(model_args, data_args, args)
     if model_args.ensemble:
         raise InputError("--ensemble is not for language models; leave it out")
+    require("matplotlib", extra="train", use="this recipe")
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     checkpoint = None if args.hp_search else find_checkpoint(args.output_dir, args.resume_from_checkpoint)

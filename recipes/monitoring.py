@@ -30,7 +30,7 @@ from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.errors import InputError, one_line
+from hfseq.data.errors import InputError, one_line, require
 from hfseq.data.labels import encode_labels
 from hfseq.data.reading import read_splits, shorten_list
 from hfseq.ensembles import problem_of
@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.hp_search or args.do_predict or args.push_to_hub or args.label_smoothing_factor:
         names = "--hp_search, --do_predict, --push_to_hub and --label_smoothing_factor"
         raise InputError(f"{names} are not of monitoring; leave them out")
+    # Training on from a classifier scores it by scikit-learn.
+    require("matplotlib", "scipy", *(["sklearn"] if data_args.retrain else []), extra="train", use="this recipe")
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=False)
     set_seed(args.seed)
 

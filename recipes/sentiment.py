@@ -30,7 +30,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.collation import CheckedCollator
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, require
 from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.reviews import review_rows
 from hfseq.data.sampler import check_budget
@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     if data_args.output_file is not None:
         options = {"max_length": data_args.max_length, "separator": separator}
         return classify_file(model_args, data_args, args, text, say=say, **options)
+    require("matplotlib", "sklearn", extra="train", use="this recipe")
     check_ensemble(model_args, train=train)
     streaming = data_args.streaming and train
     if streaming:

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.collation import CheckedCollator
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, require
 from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.reviews import review_rows
 from hfseq.data.sampler import check_budget
@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     if data_args.streaming:
         args.evaluate_by_steps()
     refuse_other_fields(KINDS, argv, args, other_driver="sentiment.py", streaming=data_args.streaming)
+    require("matplotlib", "sklearn", extra="train", use="this recipe")
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)

@@ -16,6 +16,7 @@ from transformers import AutoModelForSeq2SeqLM
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.docstrings import docstring_rows
+from hfseq.data.errors import require
 from hfseq.data.sampler import check_budget
 from hfseq.data.streaming import count_rows, tokenizer_texts
 from hfseq.data.summaries import lead_n
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         args.evaluate_by_steps()
     own = {"honoured": ("generation_num_beams", "generation_max_length"), "fixed": {"predict_with_generate": True}}
     refuse_other_fields(KINDS, argv, args, other_driver="summarization.py", streaming=data_args.streaming, **own)
+    require("matplotlib", extra="train", use="this recipe")
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)

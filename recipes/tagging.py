@@ -24,7 +24,7 @@ from accelerate import PartialState
 from transformers import EarlyStoppingCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, require
 from hfseq.data.sampler import check_budget
 from hfseq.training.arguments import DATA_FLAGS, ModelArguments, TaggingArguments, TaggingTrainingArguments
 from hfseq.training.checkpoints import find_checkpoint
@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     if not train and model_args.model_name_or_path is None:
         raise InputError("--do_predict without --do_train needs a trained model: give --model_name_or_path")
     args.choose_metric("tagging")
+    require(*Tagging.packages, extra="train", use="this recipe")
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     checkpoint = None if args.hp_search else find_checkpoint(args.output_dir, args.resume_from_checkpoint)

@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from hfseq import metrics
 from hfseq.data.cldr import cldr_pairs
+from hfseq.data.errors import require
 from hfseq.data.sampler import check_budget
 from hfseq.data.streaming import count_rows, tokenizer_texts
 from hfseq.training.arguments import DATA_FLAGS, ModelArguments, PairArguments, TranslationArguments
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     disable_progress_bar()  # of saving and loading models; those of encoding and training stay
     if data_args.output_file is not None:
         return generate_file(model_args, data_args, args, source, target, say)
+    require("matplotlib", extra="train", use="this recipe")
     check_ensemble(model_args, train=train)
     if data_args.streaming and train:
         args.evaluate_by_steps()

@@ -446,7 +446,7 @@ BAD = {
     "decay": ({"model": "lm", "method": "lora", "layer_decay": 2}, "--layer_decay has layers to divide with"),
     "average": ({"model": "lm", "method": "lora", "average_checkpoints": 2, "save_total_limit": 2}, "averages whole"),
     "block": ({"model": "lm", "task": "language_modeling", "block_size": 1}, "--block_size 1: give 2 or more"),
-    "rank": ({"model": "lm", "method": "lora", "lora_r": 0}, "the rank is 1 or more"),
+    "rank": ({"model": "lm", "method": "lora", "lora_r": 0}, "--lora_r 0: give 1 or more"),
     "tags": ({"task": "tagging", "model": "lm", "label_column": "summary"}, "5 tokens and 1 summary|each word needs"),
     "column": ({"model": "lm", "text_column": "body"}, "body"),
     "steps": ({"model": "lm", "streaming": True}, "give --max_steps"),

@@ -275,7 +275,7 @@ def test_a_translator_that_trains_on_generates_as_before(translator, tmp_path):
         ({"test_file": None}, "--test_file is missing"),
         ({"retrain": "true"}, "--retrain needs --train_file"),
         ({"holdout": 1}, "--holdout must lie between 0 and 1"),
-        ({"max_drop": -1}, "--max_drop 0 or more"),
+        ({"max_drop": -1}, "--max_drop -1.0: give 0 or more"),
         ({"streaming": "true"}, "--streaming is not of monitoring"),
         ({"validation_file": "x.csv"}, "--validation_file is not of monitoring"),
         ({"hp_search": 2}, "are not of monitoring"),

@@ -5,15 +5,17 @@ import math
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import datasets
 import torch
-from transformers import Seq2SeqTrainingArguments, TrainingArguments
-from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy
+from transformers import Seq2SeqTrainingArguments, Trainer, TrainingArguments, get_scheduler
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, blaming, require
 from hfseq.data.reading import hold_out_validation, read_splits
 from hfseq.data.splits import SPLITS
 from hfseq.data.streaming import read_stream
@@ -33,6 +35,41 @@ COMPARED = (*MADE_BY, *TRAINED_BY)
 """What a comparison says of each model: how it is made, and how it is trained."""
 METHODS = ("all", "head", "gradual", "lora")
 """What fine-tuning trains."""
+_LEAST: dict[str, float] = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(("early_stopping_patience", "max_tokens", "max_length", "max_source_length", "num_beams"), 1),
+    **dict.fromkeys(("max_train_samples", "cache_size", "max_new_tokens", "next_words", "lead", "lora_r"), 1),
+    **dict.fromkeys(("num_seeds", "speed_texts", "teacher_num_beams", "num_bootstrap", "generation_num_beams"), 1),
+    **dict.fromkeys(("dataloader_num_workers", "seed", "data_seed", "weight_decay", "label_smoothing_factor"), 0),
+    **{"eval_accumulation_steps": 1, "neftune_noise_alpha": 0, "augmentations": 0, "max_drop": 0},
+    # The token that a text begins with is one.
+    **dict.fromkeys(("max_target_length", "generation_max_length"), 2),
+}
+_MOST: dict[str, float] = {"seed": 2**32 - 1, "label_smoothing_factor": 1}
+"""Smallest and largest values of arguments that are numbers."""
+_KEPT = {
+    "prediction_loss_only": False,
+    "eval_do_concat_batches": True,
+    "batch_eval_metrics": False,
+    "dataloader_drop_last": False,
+    "label_names": None,
+}
+"""Training arguments with which an evaluation does not give the scores of all rows."""
+
+
+def _check_numbers(arguments: Any) -> None:
+    """Refuse arguments that are no finite number, too small or too large, of a dataclass."""
+    for one in fields(arguments):
+        name, value = one.name, getattr(arguments, one.name)
+        if not isinstance(value, int | float):
+            continue
+        # No gradient is longer than infinity: such a bound cuts none.
+        if math.isnan(value) or (math.isinf(value) and name != "max_grad_norm"):
+            raise ValueError(f"--{name} {value} is not a finite number")
+        if value < _LEAST.get(name, value):
+            raise ValueError(f"--{name} {value}: give {_LEAST[name]} or more")
+        if value > _MOST.get(name, value):
+            raise ValueError(f"--{name} {value}: give {_MOST[name]} or less")
 
 
 @dataclass
@@ -103,6 +140,10 @@ class DataArguments:
         },
     )
     overwrite_output_file: bool = field(default=False, metadata={"help": "Whether output_file may exist."})
+
+    def __post_init__(self) -> None:
+        """Refuse impossible numbers."""
+        _check_numbers(self)
 
     @property
     def file_columns(self) -> list[str] | None:
@@ -198,6 +239,7 @@ class DecodingArguments(DataArguments):
 
     def __post_init__(self) -> None:
         """Refuse flags that would have no effect."""
+        super().__post_init__()
         names = ("num_return_sequences", "do_sample", "temperature", "top_k", "top_p")
         fields = type(self).__dataclass_fields__
         given = [name for name in (*names, "replace_unknown") if getattr(self, name) != fields[name].default]
@@ -234,12 +276,6 @@ class SummaryArguments(DecodingArguments):
     num_beams: int = field(default=4, metadata={"help": "Beams of the final test and of the saved model."})
     lead: int = field(default=1, metadata={"help": "Sentences of the baseline, which are the first of each text."})
 
-    def __post_init__(self) -> None:
-        """Refuse a baseline of no sentences."""
-        if self.lead < 1:
-            raise ValueError(f"--lead {self.lead}: give the number of sentences, 1 or more")
-        super().__post_init__()
-
 
 @dataclass
 class ClassArguments(DataArguments):
@@ -254,6 +290,12 @@ class ClassArguments(DataArguments):
     class_weights: dict | str | None = field(
         default=None, metadata={"help": "Weights of the classes in the loss: balanced, or {class: weight}."}
     )
+
+    def __post_init__(self) -> None:
+        """Refuse a separator that separates nothing."""
+        super().__post_init__()
+        if self.label_separator == "":
+            raise ValueError("--label_separator is empty; give what stands between classes, or leave it out")
 
 
 @dataclass
@@ -304,6 +346,7 @@ class DistillationArguments(ClassArguments):
 
     def __post_init__(self) -> None:
         """Refuse impossible values, and what distillation does not have."""
+        super().__post_init__()
         if self.distillation_loss not in ("mse", "kl"):
             raise ValueError(f"unknown --distillation_loss {self.distillation_loss!r}; there are mse, kl")
         if self.teacher_dtype not in ("float32", "bfloat16"):
@@ -311,9 +354,6 @@ class DistillationArguments(ClassArguments):
         for name in ("mask_probability", "replace_probability", "ngram_probability", "hard_weight"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"--{name} {getattr(self, name)} is not between 0 and 1")
-        for name, least in (("augmentations", 0), ("max_train_samples", 1), ("speed_texts", 1)):
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise ValueError(f"--{name} {getattr(self, name)}: give {least} or more")
         if self.temperature <= 0 or self.distillation_epochs <= 0:
             raise ValueError("--temperature and --distillation_epochs must be more than 0")
         given = {"streaming": self.streaming, "output_file": self.output_file, "class_weights": self.class_weights}
@@ -353,6 +393,7 @@ class MonitoringArguments(ClassArguments):
 
     def __post_init__(self) -> None:
         """Refuse what is missing or impossible."""
+        super().__post_init__()
         for name in ("model_name_or_path", "test_file", "fresh_file"):
             if getattr(self, name) is None:
                 raise ValueError(f"--{name} is missing: the model, its --test_file and a --fresh_file are compared")
@@ -360,8 +401,6 @@ class MonitoringArguments(ClassArguments):
             raise ValueError("--retrain needs --train_file, the rows that the model has learnt")
         if not 0 < self.holdout < 1 or not 0 <= self.alpha <= 1:
             raise ValueError("--holdout must lie between 0 and 1, and --alpha from 0 to 1")
-        if self.num_bootstrap < 1 or self.num_beams < 1 or self.max_drop < 0:
-            raise ValueError("--num_bootstrap and --num_beams must be 1 or more, --max_drop 0 or more")
         given: dict[str, Any] = {"streaming": self.streaming, "output_file": self.output_file}
         given |= {"dataset_name": self.dataset_name}
         given |= {"class_weights": self.class_weights, "validation_file": self.validation_file}
@@ -386,9 +425,6 @@ class TranslationDistillationArguments(PairArguments):
         super().__post_init__()
         if self.teacher is None:
             raise ValueError("--task translation needs --teacher, such as what recipes/translation.py has trained")
-        for name in ("teacher_num_beams", "speed_texts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: give 1 or more")
         for name, value in {"streaming": self.streaming, "output_file": self.output_file}.items():
             if value:
                 raise ValueError(f"--{name} is not of distillation; leave it out")
@@ -417,9 +453,7 @@ class ComparisonArguments(ClassArguments):
 
     def __post_init__(self) -> None:
         """Refuse impossible values, and what a comparison does not have."""
-        for name in ("num_seeds", "speed_texts"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: give 1 or more")
+        super().__post_init__()
         for name, model in (self.models or {}).items():
             if not is_plain_name(str(name)):
                 raise ValueError(f"models: {name!r} names a folder of runs, so give a plain name")
@@ -485,8 +519,6 @@ class TaskArguments(ClassArguments, DecodingArguments):
                 raise ValueError(f"unknown --{name} {getattr(self, name)!r}; there are {', '.join(known)}")
         if self.block_size < 2:
             raise ValueError(f"--block_size {self.block_size}: give 2 or more")
-        if self.max_train_samples is not None and self.max_train_samples < 1:
-            raise ValueError(f"--max_train_samples {self.max_train_samples}: give 1 or more")
         if self.method == "gradual" and self.streaming:
             raise ValueError("--method gradual unfreezes a layer each epoch, and --streaming has no epochs")
 
@@ -541,11 +573,9 @@ class TextArguments(DataArguments):
 
     def __post_init__(self) -> None:
         """Refuse what a language model does not have, and impossible sizes."""
-        for name in ("block_size", "max_new_tokens", "next_words"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name} {getattr(self, name)}: give 1 or more")
-        if self.cache_size is not None and self.cache_size < 1:
-            raise ValueError(f"--cache_size {self.cache_size}: give 1 or more")
+        super().__post_init__()
+        if self.block_size < 1:
+            raise ValueError(f"--block_size {self.block_size}: give 1 or more")
         if self.max_tokens is not None:
             raise ValueError("--max_tokens: batches are --per_device_train_batch_size windows of --block_size tokens")
         if self.output_file is not None:
@@ -632,12 +662,63 @@ class RecipeArguments(TrainingArguments):
             raise ValueError(f"--hp_search {self.hp_search}: give the number of trials, 1 or more")
         if self.hp_search is not None and self.do_predict and not self.do_train:
             raise ValueError("--hp_search trains; leave --do_predict out")
+        if self.hp_search is not None:
+            require("optuna", extra="hpo", use="--hp_search")
+        if self.use_liger_kernel:
+            require("liger_kernel", use="--use_liger_kernel")
+        if self.deepspeed is not None:
+            require("deepspeed", use="--deepspeed")
+        _check_numbers(self)
+        for name, kept in _KEPT.items():
+            if getattr(self, name) != kept:
+                raise ValueError(f"--{name}: the scores of a recipe are those of all rows; leave it out")
         super().__post_init__()
+        self._check_libraries()
         self.hub_strategy = HubStrategy.END
         # Each process reads the data, one of them reports what it dropped.
         if self.process_index:
             logging.getLogger("hfseq").setLevel(logging.ERROR)
             datasets.disable_progress_bars()
+
+    def _check_libraries(self) -> None:
+        """Make in small what a trainer makes from these arguments, so that what is refused does not wait for the data.
+
+        A tracker or an optimizer may lack its package, a schedule an argument, a loader its workers.
+        """
+        with blaming("--report_to"):
+            for tracker in get_reporting_integration_callbacks(self.report_to):
+                # Half made, some complain a second time when they are collected.
+                type("Tracker", (tracker,), {"__del__": lambda _: None})()
+        model: Any = torch.nn.Linear(1, 1)
+        # Whether there are modules of these names is for the real model to say.
+        if self.optim_target_modules is None:
+            with blaming(f"--optim {OptimizerNames(self.optim).value}"):
+                kind, settings = Trainer.get_optimizer_cls_and_kwargs(self, model)
+                if kind.__module__.startswith("torch.optim"):
+                    kind(model.parameters(), **settings)
+        with blaming(
+            f"--lr_scheduler_type {SchedulerType(self.lr_scheduler_type).value} and its --lr_scheduler_kwargs"
+        ):
+            get_scheduler(
+                self.lr_scheduler_type,
+                torch.optim.SGD(model.parameters(), lr=self.learning_rate),
+                num_warmup_steps=self.get_warmup_steps(100),
+                num_training_steps=100,
+                scheduler_specific_kwargs=self.lr_scheduler_kwargs,  # type: ignore[arg-type]
+            )
+        with blaming("--dataloader_…"):
+            workers, persistent = self.dataloader_num_workers, self.dataloader_persistent_workers
+            factor, context = self.dataloader_prefetch_factor, self.dataloader_multiprocessing_context
+            torch.utils.data.DataLoader(
+                [0],  # type: ignore[arg-type]
+                num_workers=workers,
+                persistent_workers=persistent,
+                prefetch_factor=factor,
+                multiprocessing_context=context,
+            )
+        if self.torch_compile:
+            with blaming("--torch_compile_…"):
+                torch.compile(model, backend=self.torch_compile_backend or "inductor", mode=self.torch_compile_mode)
 
     def evaluate_by_steps(self) -> None:
         """Have a run on a stream, which has no epochs, evaluate and save by steps: by default ten times.

@@ -55,8 +55,8 @@ def parse_config(dataclass_types: Sequence[type], args: Sequence[str] | None = N
         return parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
     except InputError:
         raise
-    except (ValueError, ImportError) as error:
-        raise InputError(one_line(error)) from error
+    except Exception as error:  # of transformers, accelerate and their plugins, for a value that is none of theirs
+        raise InputError(one_line(error, named=not isinstance(error, ValueError))) from error
 
 
 def explicit_fields(dataclass_types: Sequence[type], args: Sequence[str] | None = None) -> set[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, require
 from hfseq.training.arguments import TaskArguments
 from hfseq.training.layers import Named, layer_groups, model_parts
 
@@ -156,17 +156,19 @@ def train_head_only(model: PreTrainedModel, new: Collection[str] = ()) -> None:
 
 
 def check_method(args: TaskArguments, average: int | None) -> None:
-    """Refuse flags that the method does not have.
+    """Refuse flags that the method does not have, and a method whose package is missing.
 
     Args:
         args: The flags.
         average: Checkpoints to be averaged.
 
     Raises:
-        InputError: One is of another method.
+        InputError: One is of another method, or peft is not installed.
     """
     if args.layer_decay is not None and args.method in ("head", "lora"):
         raise InputError(f"--layer_decay has layers to divide with --method all or gradual, not {args.method}")
+    if args.method == "lora":
+        require("peft", extra="train", use="--method lora")
     if args.method == "lora" and average:
         raise InputError("--average_checkpoints averages whole models, and --method lora saves adapters alone")
 

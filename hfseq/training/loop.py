@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_scheduler, set_seed
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, blaming
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
 from hfseq.data.streaming import BatchStream, stream_loader
 from hfseq.training.arguments import RecipeArguments
@@ -107,16 +107,23 @@ def start_accelerator(args: RecipeArguments, *, unused_parameters: bool = False)
     Args:
         args: The training arguments.
         unused_parameters: Whether some trainable parameters get no gradient in some steps.
+
+    Raises:
+        InputError: accelerate refuses the arguments, or has no such tracker.
     """
     ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
-    accelerator = Accelerator(
-        cpu=args.use_cpu,
-        mixed_precision="bf16" if args.bf16 else "no",
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=args.data_seed),
-        log_with=args.report_to or None,
-        project_dir=args.output_dir if args.report_to else None,
-        kwargs_handlers=[ddp] if unused_parameters else None,
-    )
+    with blaming("the training arguments"):
+        accelerator = Accelerator(
+            cpu=args.use_cpu,
+            mixed_precision="bf16" if args.bf16 else "no",
+            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=args.data_seed),
+            log_with=args.report_to or None,
+            project_dir=args.output_dir if args.report_to else None,
+            kwargs_handlers=[ddp] if unused_parameters else None,
+        )
+    # It goes on without a tracker whose package it does not find.
+    if lost := sorted({*(args.report_to or ())} - {str(tracker) for tracker in accelerator.log_with}):
+        raise InputError(f"--report_to {lost[0]}: accelerate does not find its package; install it, or leave it out")
     open_repository(args)
     set_seed(args.seed)
     return accelerator

@@ -29,7 +29,7 @@ from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.docstrings import docstring_rows
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_words
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, require
 from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.python_tokens import python_token_rows
 from hfseq.data.reading import shorten_list
@@ -109,6 +109,8 @@ class Task(ABC):
     auto_class: ClassVar[Any]
     generates: ClassVar[bool] = False
     """Whether an evaluation generates."""
+    packages: ClassVar[tuple[str, ...]] = ("matplotlib",)
+    """What its plots and scores need of the `train` extra."""
     collator: CheckedCollator
 
     def __init__(
@@ -287,6 +289,7 @@ class Classification(Task):
     hub_task = "text-classification"
     embedded_name = "synthetic reviews"
     auto_class = AutoModelForSequenceClassification
+    packages = ("matplotlib", "sklearn")
     embedded = staticmethod(review_rows)
 
     def _row_classes(self, rows: datasets.Dataset) -> Sequence[Collection[str]]:
@@ -365,6 +368,7 @@ class Tagging(Task):
     hub_task = "token-classification"
     embedded_name = "tokens of Python sources"
     auto_class = AutoModelForTokenClassification
+    packages = ("matplotlib", "sklearn")
     embedded = staticmethod(python_token_rows)
 
     def _row_classes(self, rows: datasets.Dataset) -> Sequence[Collection[str]]:
@@ -401,7 +405,7 @@ class Tagging(Task):
         self.number_of = number_of
         self.scheme, self._about = self._find_scheme({name: map(_words, rows[tags]) for name, rows in splits.items()})
         if self.scheme is not None:
-            metrics.load("seqeval")  # or an error before the training
+            require("seqeval", extra="train", use="the score of entities")
             self.signatures["entity_f1"] = signature(self.scheme)
         return self._draw(splits)
 

@@ -12,9 +12,10 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, Seq2SeqTrainer,
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LabelSmoother
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SchedulerType, TrainOutput
+from transformers.training_args import OptimizerNames
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, blaming, one_line
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
 from hfseq.data.streaming import BatchStream, stream_loader
 from hfseq.publishing import hub_errors
@@ -77,7 +78,8 @@ class SequenceTrainer(Trainer):
         **kwargs: as `Trainer`.
 
     Raises:
-        InputError: one of the callbacks stops early, but nothing is ever evaluated.
+        InputError: one of the callbacks stops early, but nothing is ever evaluated; or transformers or accelerate
+            refuse the training arguments.
     """
 
     def __init__(
@@ -88,7 +90,8 @@ class SequenceTrainer(Trainer):
         schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None,
         **kwargs: Any,
     ):
-        super().__init__(*args, **kwargs)
+        with blaming("the training arguments"):
+            super().__init__(*args, **kwargs)
         stopper = self._early_stopper()
         self._patience = None if stopper is None else stopper.early_stopping_patience
         if stopper is not None and self.args.eval_strategy == IntervalStrategy.NO:
@@ -138,21 +141,31 @@ class SequenceTrainer(Trainer):
         return stream_loader(self._stream, self.data_collator, args.device, pin_memory=args.dataloader_pin_memory)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The Trainer's, or that of `parameter_groups`."""
-        if self.parameter_groups is not None and self.optimizer is None:
-            model = self.model if model is None else model
-            optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
-            self.optimizer = optimizer_class(self.parameter_groups(model), **settings)
-        return super().create_optimizer(model)
+        """The Trainer's, or that of `parameter_groups`.
+
+        Raises:
+            InputError: The optimizer is not to be had with these arguments.
+        """
+        with blaming(f"--optim {OptimizerNames(self.args.optim).value}"):
+            if self.parameter_groups is not None and self.optimizer is None:
+                model = self.model if model is None else model
+                optimizer_class, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+                self.optimizer = optimizer_class(self.parameter_groups(model), **settings)
+            return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The Trainer's, or `schedule`."""
+        """The Trainer's, or `schedule`.
+
+        Raises:
+            InputError: The schedule is not to be had with these arguments.
+        """
         if self.schedule is not None and self.lr_scheduler is None:
             self.lr_scheduler = self.schedule(
                 optimizer or cast(torch.optim.Optimizer, self.optimizer), num_training_steps
             )
             self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
+        with blaming(f"--lr_scheduler_type {SchedulerType(self.args.lr_scheduler_type).value}"):
+            return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
         # By length, where training is grouped so, the Trainer would return predictions in another order than the rows.
@@ -212,8 +225,18 @@ class SequenceTrainer(Trainer):
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One forward and backward, as the Trainer's; the loss is watched."""
-        loss = super().training_step(*args, **kwargs)
+        """One forward and backward, as the Trainer's; the loss is watched.
+
+        Raises:
+            InputError: The model is to be compiled, and there is no compiler, or it fails.
+        """
+        try:
+            loss = super().training_step(*args, **kwargs)
+        except RuntimeError as error:
+            # Nothing is imported for other errors.
+            if self.args.torch_compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
+                raise InputError(f"--torch_compile: {one_line(error)}") from error
+            raise
         self.stop_on_nan.observe(loss, self.state.global_step + 1)
         return loss
 
