@@ -85,6 +85,51 @@ def test_column_names(file, name, text):
     assert rows(dataset) == [("good", "1"), ("bad", "0")]
 
 
+NAMED = {"columns": ("text", "label"), "column_names": ["id", "text", "label"]}
+BODY = "1,good film,pos\n2,bad film,neg\n"
+
+
+@pytest.mark.parametrize("first", ["id,text,label", "ID, Text ,LABEL", "nr,text,Label", "label,id,text"])
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_header_is_no_row(file, name, first):
+    separator = "," if name == "a.csv" else "\t"
+    path = file(name, f"{first}\n{BODY}".replace(",", separator))
+    message = error(path, **NAMED)
+    assert message.startswith(f"{path}:1: this line repeats the names that --column_names gives, so it is a header: ")
+    # Files to predict have the same names, of which one is read.
+    if first != "nr,text,Label":
+        with pytest.raises(InputError, match="so it is a header"):
+            list(file_rows(str(path), "--test_file", Columns(("text",), ()), NAMED["column_names"], False))
+    # What the message says to do about a row.
+    others = {"columns": ("body", "class"), "column_names": ["number", "body", "class"]}
+    assert len(read(path, **others)) == 3
+
+
+def test_a_single_column_with_a_header(file):
+    message = error(file("a.csv", "text\nA hat.\n"), columns=("text",), column_names=["text"])
+    assert "so it is a header" in message
+    assert rows(read(file("b.csv", "text message\nA hat.\n"), columns=("text",), column_names=["text"]))[1:] == [
+        ("A hat.",)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "column"), [("1,text,pos", "text"), ("nr,sentence,Label", "label"), ("1,good film,label", "label")]
+)
+def test_a_row_that_may_be_a_header_is_kept_and_said(file, first, column, caplog):
+    path = file("a.csv", f"{first}\n{BODY}")
+    for _ in range(2):  # a stream reads a file several times
+        assert rows(read(path, **NAMED))[0] == tuple(first.split(",")[1:])
+    message = f"{path}:1: is this line a header? As a row it has {column!r} in the column of that name"
+    assert caplog.messages == [message]
+
+
+def test_names_further_down_are_rows(file, caplog):
+    path = file("a.csv", f"{BODY}3,text,label\n")
+    assert rows(read(path, **NAMED))[-1] == ("text", "label") and not caplog.messages
+    assert rows(read(file("b.csv", f"id,text,label\n{BODY}"), columns=("text", "label")))[0] == ("good film", "pos")
+
+
 def test_json_lines(file):
     text = "".join(json.dumps({"id": 5, **row}) + "\n" for row in DICTS)
     assert rows(read(file("a.jsonl", text))) == rows(read(file("a.json", text))) == ROWS

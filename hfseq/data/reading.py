@@ -67,7 +67,7 @@ def read_splits(
         train_file: The training data; excludes `dataset_name`.
         validation_file: The validation data; replaces that of `dataset_name`.
         test_file: The test data; replaces that of `dataset_name`.
-        column_names: The columns of CSV and TSV files without a header.
+        column_names: The columns of CSV and TSV files without a header; a first line that repeats them is refused.
         moses: Whether a file may be a pair of aligned files.
         label_columns: Those of `columns` that hold classes. Whole numbers and truth values are read as strings (`1`,
             `true`), class ids of a data set that has names for them as those names, and lists of any of these as lists
@@ -312,6 +312,11 @@ def _pick(
             hint = "" if column_names else "; a file without a header needs --column_names"
             raise InputError(f"{path}: {problem} {column!r}; there are {shorten_list(header)}{hint}")
     places = [header.index(column) for column in columns]
+    if column_names is not None:
+        first = next(rows, None)
+        if first is not None:
+            _check_no_header(path, first[1], header, columns)
+            rows = itertools.chain([first], rows)
     for line, row in rows:
         if len(row) == len(header):
             yield [row[place] for place in places]
@@ -321,6 +326,31 @@ def _pick(
         else:
             # A blank line is an empty row, to be dropped and counted like one.
             yield [None] * len(places)
+
+
+def _check_no_header(path: Path, row: Sequence[str], names: Sequence[str], columns: Sequence[str]) -> None:
+    """Refuse a first row that is a header, of a file whose columns are named by hand; warn of one that may be.
+
+    Every name of its own column, in any case, is a header; one among several may be a text or a class.
+    """
+    fields = [field.strip().casefold() for field in row]
+    if len(fields) != len(names):
+        return
+    known = [name.strip().casefold() for name in names]
+    repeated = [column for column in columns if fields[names.index(column)] == column.strip().casefold()]
+    if set(fields) <= set(known) or (len(columns) > 1 and len(repeated) == len(columns)):
+        raise InputError(
+            f"{path}:1: this line repeats the names that --column_names gives, so it is a header: leave out the flag, "
+            "or the line; if it is a row, give its columns other names"
+        )
+    if repeated:
+        _warn_once(f"{path}:1: is this line a header? As a row it has {repeated[0]!r} in the column of that name")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    """Warn of a file that is read several times."""
+    logger.warning(message)
 
 
 def _json_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]]:

@@ -120,7 +120,11 @@ class DataArguments:
     validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
     test_file: str | None = field(default=None, metadata={"help": "The same for the final test."})
     column_names: str | None = field(
-        default=None, metadata={"help": "Columns of CSV and TSV files without a header, with commas: text,label."}
+        default=None,
+        metadata={
+            "help": "Columns of CSV and TSV files without a header, with commas: text,label. A first line that "
+            "repeats them is refused as a header."
+        },
     )
     max_tokens: int | None = field(
         default=None,
