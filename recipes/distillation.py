@@ -208,6 +208,7 @@ def distil_translator(argv: list[str]) -> None:
     say = partial(PartialState().print, flush=True)  # on the first process only
     if args.hp_search or args.do_predict:
         raise InputError("--hp_search and --do_predict: recipes/translation.py searches, and predicts with a student")
+    require("sacrebleu", extra="train", use="this recipe")
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     set_seed(args.seed)

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     disable_progress_bar()  # of saving and loading models; those of encoding and training stay
     if data_args.output_file is not None:
         return generate_file(model_args, data_args, args, source, target, say)
-    require("matplotlib", extra="train", use="this recipe")
+    require("matplotlib", "nltk", "rouge_score", extra="train", use="this recipe")
     check_ensemble(model_args, train=train)
     if data_args.streaming and train:
         args.evaluate_by_steps()

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         args.evaluate_by_steps()
     own = {"honoured": ("generation_num_beams", "generation_max_length"), "fixed": {"predict_with_generate": True}}
     refuse_other_fields(KINDS, argv, args, other_driver="summarization.py", streaming=data_args.streaming, **own)
-    require("matplotlib", extra="train", use="this recipe")
+    require("matplotlib", "nltk", "rouge_score", extra="train", use="this recipe")
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
     checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)

@@ -230,11 +230,15 @@ def test_bad_classes(metric, predictions, references, message):
     assert metric.compute()["score"] > 0
 
 
-def test_without_scikit_learn(monkeypatch):
-    monkeypatch.setattr("hfseq.metrics.classification.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"f1 needs scikit-learn: pip install 'hfseq\[train\]'$"):
-        load("f1")
-    assert load("rouge").metric_name == "rouge"
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("f1", "sklearn"), ("seqeval", "seqeval"), ("sacrebleu", "sacrebleu"), ("chrf", "sacrebleu"), ("rouge", "nltk")],
+)
+def test_without_the_package_that_counts(name, package, monkeypatch):
+    monkeypatch.setattr("hfseq.data.errors.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=rf"the metric '{name}' needs {package}.*: pip install 'hfseq\[train\]'$"):
+        load(name)
+    assert load("exact_match").metric_name == "exact_match"
 
 
 @pytest.mark.parametrize("keep_in_memory", [True, False])

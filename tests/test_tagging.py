@@ -1,5 +1,6 @@
 """The tagging recipe, its embedded data, and the metric of entities."""
 
+import importlib.util
 import json
 import random
 from pathlib import Path
@@ -220,7 +221,13 @@ def test_every_word_has_a_tag(tokenizer, suffix, data, tmp_path):
 def test_later_tokens_of_words_train_a_crf(tags, later, data, tmp_path, monkeypatch):
     """They have the word's tag, but those of the first word of an entity that of its inside, if there is one."""
     tasks = []
-    monkeypatch.setattr(RECIPE, "Tagging", lambda *args, **kwargs: tasks.append(Tagging(*args, **kwargs)) or tasks[-1])
+
+    class Kept(Tagging):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            tasks.append(self)
+
+    monkeypatch.setattr(RECIPE, "Tagging", Kept)
     path = write(tmp_path / "words.conll", [[("ab", tag) for tag in row.split()] for row in tags])
     files = dict.fromkeys(("train_file", "validation_file", "test_file"), path)
     start(data, tmp_path / "run", max_steps=1, **files)
@@ -283,8 +290,10 @@ def test_bad_input(flags, message, data, tmp_path):
 
 
 def test_a_run_on_entities_needs_their_scorer_from_the_beginning(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("hfseq.metrics.tagging.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"seqeval needs the package of its name: pip install 'hfseq\[train\]'"):
+    monkeypatch.setattr(
+        "hfseq.data.errors.find_spec", lambda name: None if name == "seqeval" else importlib.util.find_spec(name)
+    )
+    with pytest.raises(InputError, match=r"the score of entities needs seqeval: pip install 'hfseq\[train\]'"):
         start(data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -6,6 +6,8 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 
+from hfseq.data.errors import require
+
 
 class Metric(evaluate.Metric):
     """Base of the metrics here: checks what is added and keeps it in memory.
@@ -13,6 +15,9 @@ class Metric(evaluate.Metric):
     Everything else is `evaluate`'s own: `add`, `add_batch`, `compute` and `evaluate.combine`. Unlike `evaluate`, the
     predictions are kept in memory unless `keep_in_memory=False`: no lock and no file in the user's cache, and two
     processes that score at the same time do not meet. Every result has a `score`, from 0 to 100.
+
+    Raises:
+        InputError: One of the `packages` that count is not installed.
     """
 
     metric_name: ClassVar[str]
@@ -21,8 +26,11 @@ class Metric(evaluate.Metric):
     formats: ClassVar[datasets.Features | list[datasets.Features]]
     citation_text: ClassVar[str] = ""
     homepage_url: ClassVar[str] = ""
+    packages: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config_name: str | None = None, keep_in_memory: bool = True, **kwargs: Any) -> None:
+        # Here and not where they are imported, which may be after an epoch.
+        require(*self.packages, extra="train", use=f"the metric {self.metric_name!r}")
         super().__init__(config_name, keep_in_memory=keep_in_memory, **kwargs)
         # `evaluate` derives a name from the class's ("sacre_bleu"); `combine` prefixes results with it.
         self.info.module_name = self.metric_name

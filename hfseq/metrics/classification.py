@@ -1,13 +1,10 @@
 """Metrics of classifiers, as `evaluate` modules that need no network."""
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import datasets
 import numpy as np
-
-from hfseq.data.errors import InputError
 
 from .base import Metric
 
@@ -32,12 +29,7 @@ Args:
 """
     formats = [_CLASS, _SEVERAL]
     homepage_url = "https://scikit-learn.org/stable/modules/model_evaluation.html"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Here and not where it scores, which may be after an epoch.
-        if find_spec("sklearn") is None:
-            raise InputError(f"{self.metric_name} needs scikit-learn: pip install 'hfseq[train]'")
-        super().__init__(*args, **kwargs)
+    packages = ("sklearn",)
 
     def _check(self, predictions: Sequence[Any], references: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         checked = []

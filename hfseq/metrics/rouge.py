@@ -34,6 +34,7 @@ class Rouge(TextMetric):
         "https://aclanthology.org/W04-1013"
     )
     homepage_url = "https://github.com/google-research/google-research/tree/master/rouge"
+    packages = ("nltk", "rouge_score")
 
     def _compute(
         self, predictions: list[str], references: list[list[str]], use_stemmer: bool = True

@@ -3,13 +3,11 @@
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from itertools import chain
 from typing import Any
 
 import datasets
 
-from hfseq.data.errors import InputError
 from hfseq.data.tag_schemes import SCHEMES, count_breaks, schemes_with, split_tag
 
 from .base import Metric
@@ -57,12 +55,7 @@ Args:
         {name: datasets.List(datasets.Value("string")) for name in ("predictions", "references")}
     )
     homepage_url = "https://github.com/chakki-works/seqeval"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Here and not where it scores, which may be after an epoch.
-        if find_spec("seqeval") is None:
-            raise InputError("seqeval needs the package of its name: pip install 'hfseq[train]'")
-        super().__init__(*args, **kwargs)
+    packages = ("seqeval",)
 
     def _check(self, predictions: Sequence[Any], references: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         for number, (given, right) in enumerate(zip(predictions, references, strict=True)):

@@ -55,6 +55,7 @@ class SacreBleu(TextMetric):
         "Matt Post. A Call for Clarity in Reporting BLEU Scores. WMT 2018. https://aclanthology.org/W18-6319"
     )
     homepage_url = "https://github.com/mjpost/sacrebleu"
+    packages = ("sacrebleu",)
 
     def _compute(
         self, predictions: list[str], references: list[list[str]], tokenize: str = "13a", lowercase: bool = False
@@ -91,6 +92,7 @@ class ChrF(TextMetric):
         "https://aclanthology.org/W15-3049"
     )
     homepage_url = "https://github.com/mjpost/sacrebleu"
+    packages = ("sacrebleu",)
 
     def _compute(
         self, predictions: list[str], references: list[list[str]], word_order: int = 0, lowercase: bool = False

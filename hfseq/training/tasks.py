@@ -601,6 +601,7 @@ class Seq2Seq(Task):
     embedded_name = "docstrings of Python packages"
     auto_class = AutoModelForSeq2SeqLM
     generates = True
+    packages = ("matplotlib", "nltk", "rouge_score", "sacrebleu")
     embedded = staticmethod(docstring_rows)
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
