@@ -63,11 +63,12 @@ def main() -> None:
             model_dir = stack.enter_context(tempfile.TemporaryDirectory())
             make_model(model_dir)
         bodies = [
-            {"model": model_dir, "prompt": prompt, "max_tokens": args.max_tokens, "temperature": 0}
+            {"prompt": prompt, "max_tokens": args.max_tokens, "temperature": 0}
             for prompt in make_prompts(model_dir, args.requests)
         ]
         servers = {
-            size: stack.enter_context(serve(model_dir, size, args.threads)) for size in (1, args.max_batch_size)
+            size: stack.enter_context(serve(model_dir, size, args.max_tokens, args.threads))
+            for size in (1, args.max_batch_size)
         }
         for port in servers.values():
             complete(port, bodies[0])
@@ -104,12 +105,13 @@ def make_prompts(model_dir: str, number: int) -> list[str]:
 
 
 @contextmanager
-def serve(model_dir: str, max_batch_size: int, threads: int) -> Iterator[int]:
+def serve(model_dir: str, max_batch_size: int, max_new_tokens: int, threads: int) -> Iterator[int]:
     """A server in a process of its own; its port."""
     with closing(socket.create_server(("127.0.0.1", 0))) as one:
         port = one.getsockname()[1]
     command = [sys.executable, "-m", "hfseq.serve", model_dir, "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--max_batch_size", str(max_batch_size)]
+    command += ["--device", "cpu"]
+    command += ["--max_batch_size", str(max_batch_size), "--max_new_tokens", str(max_new_tokens)]
     env = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env) as process:
         try:

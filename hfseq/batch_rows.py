@@ -47,6 +47,10 @@ class Unread(StoppingCriteria):
         return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
 
 
+class RequestError(ValueError):
+    """A request that cannot be answered; the message is a line for whoever made it."""
+
+
 class NotBatched(ValueError):
     """A request for what is not done in a batch, such as beams; `model.generate` does it."""
 
@@ -84,9 +88,9 @@ class Row:
         self.prompt = torch.as_tensor(input_ids, dtype=torch.long, device=model.device)
         size = model.config.vocab_size
         if self.prompt.dim() != 1 or len(self.prompt) == 0:
-            raise ValueError(f"the prompt has shape {tuple(self.prompt.shape)}, expected one token at least, (T,)")
+            raise RequestError(f"the prompt has shape {tuple(self.prompt.shape)}, expected one token at least, (T,)")
         if int(self.prompt.min()) < 0 or int(self.prompt.max()) >= size:
-            raise ValueError(f"the prompt has a token that is not one of the model's {size}")
+            raise RequestError(f"the prompt has a token that is not one of the model's {size}")
         processors, criteria, config = _prepare(model, self.prompt.unsqueeze(0), config, tokenizer)
         split = max((i + 1 for i, one in enumerate(processors) if not isinstance(one, _OF_SCORES_ALONE)), default=0)
         self.own = LogitsProcessorList(processors[:split])
@@ -170,7 +174,7 @@ def _draw(rows: Sequence[Row], probabilities: Tensor) -> Tensor:
     totals = sums[:, -1:]
     for row, total in zip(rows, totals.flatten().tolist(), strict=True):
         if not total > 0:
-            row.fail(ValueError("the settings leave no token with a probability"))
+            row.fail(RequestError("the settings leave no token with a probability"))
     points = torch.stack([torch.rand((1,), generator=row.generator, dtype=torch.double) for row in rows])
     chosen = torch.searchsorted(sums, points.to(sums.device) * totals, right=True)
     return chosen.squeeze(1).clamp(max=sums.shape[1] - 1)
@@ -193,26 +197,35 @@ def _settings(processors: LogitsProcessorList) -> str:
     return repr(values)
 
 
+def stop_criteria(tokenizer: PreTrainedTokenizerBase | None, config: GenerationConfig) -> StoppingCriteriaList:
+    """The criterion of a config's stop strings; none for an empty list.
+
+    Raises:
+        ValueError: If there is no tokenizer.
+        RequestError: If the tokenizer is not one that allows them.
+    """
+    if not config.stop_strings:
+        return StoppingCriteriaList()
+    if tokenizer is None:
+        raise ValueError("stop strings need the tokenizer")
+    try:
+        return StoppingCriteriaList([StopStringCriteria(tokenizer, config.stop_strings)])
+    except ValueError as error:
+        # It looks for the letters of a word of its own in what the tokenizer makes of it, and finds none if words are
+        # tokens.
+        raise RequestError("stop strings do not work with this tokenizer") from error
+
+
 def _prepare(
     model: Any, input_ids: Tensor, config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[LogitsProcessorList, StoppingCriteriaList, GenerationConfig]:
     """The processors, criteria and settings that `model.generate` would have for a prompt `[1, T]`."""
     own = model.generation_config
     config = copy.deepcopy(own if config is None else config)
-    criteria = StoppingCriteriaList()
     # `generate` does not tell a function of ours the tokenizer, which makes it refuse stop strings.
     if own.stop_strings is not None:
         raise NotBatched("stop strings of the model's own generation config are not batched")
-    # An empty list means none.
-    if config.stop_strings:
-        if tokenizer is None:
-            raise ValueError("stop strings need the tokenizer")
-        try:
-            criteria.append(StopStringCriteria(tokenizer, config.stop_strings))
-        except ValueError as error:
-            # It looks for the letters of a word of its own in what the tokenizer makes of it, and finds none if
-            # words are tokens.
-            raise ValueError(f"stop strings do not work with this tokenizer: {error}") from error
+    criteria = stop_criteria(tokenizer, config)
     config.stop_strings = None
 
     def prepared(model, input_ids, logits_processor, stopping_criteria, generation_config, **kwargs):
