@@ -25,9 +25,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.errors import InputError, require
 from hfseq.data.sampler import check_budget
-from hfseq.training.arguments import DATA_FLAGS, FinetuningArguments, ModelArguments, TaskArguments
+from hfseq.training.arguments import FinetuningArguments, ModelArguments, TaskArguments
 from hfseq.training.checkpoints import find_checkpoint
-from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
+from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run
 from hfseq.training.curves import CurveWarnings
 from hfseq.training.files import check_ensemble, load_predictor, predict_file
 from hfseq.training.finetuning import (
@@ -37,6 +37,7 @@ from hfseq.training.finetuning import (
     count_trainable,
     method_groups,
     method_schedule,
+    runs_of,
 )
 from hfseq.training.hub import publish_run
 from hfseq.training.lengths import LengthScores
@@ -53,12 +54,8 @@ KINDS = (ModelArguments, TaskArguments, FinetuningArguments)
 
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe with the arguments `argv`, by default those of the process; without any, both demos."""
-    unless = ("--task", "--model_name_or_path", "--model_type", *DATA_FLAGS)
-    for config in DEMO:
-        flags = with_default_config(argv, config, unless=unless)
+    for flags in runs_of(argv, DEMO, KINDS):
         tune(flags)
-        if flags[:1] != [str(config)]:
-            return
 
 
 def tune(argv: list[str]) -> None:

@@ -16,15 +16,16 @@ from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.errors import InputError, require
 from hfseq.data.sampler import check_budget
-from hfseq.training.arguments import DATA_FLAGS, FinetuningArguments, ModelArguments, TaskArguments
+from hfseq.training.arguments import FinetuningArguments, ModelArguments, TaskArguments
 from hfseq.training.checkpoints import find_checkpoint
-from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
+from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run
 from hfseq.training.finetuning import (
     apply_method,
     check_method,
     count_trainable,
     method_groups,
     method_schedule,
+    runs_of,
     unfreeze,
 )
 from hfseq.training.hub import publish_run
@@ -51,12 +52,8 @@ KINDS = (ModelArguments, TaskArguments, FinetuningArguments)
 
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe with the arguments `argv`, by default those of the process; without any, both demos."""
-    unless = ("--task", "--model_name_or_path", "--model_type", *DATA_FLAGS)
-    for config in DEMO:
-        flags = with_default_config(argv, config, unless=unless)
+    for flags in runs_of(argv, DEMO, KINDS):
         tune(flags)
-        if flags[:1] != [str(config)]:
-            return
 
 
 def tune(argv: list[str]) -> None:

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,14 @@ from transformers import Seq2SeqTrainingArguments
 
 from hfseq.data.errors import InputError
 from hfseq.training import cli
-from hfseq.training.cli import check_output_dir, explicit_fields, parse_config, prepare_output_dir
+from hfseq.training.cli import (
+    check_output_dir,
+    demo_runs,
+    explicit_fields,
+    parse_config,
+    prepare_output_dir,
+    value_of,
+)
 
 
 class Colour(Enum):
@@ -341,3 +349,37 @@ def test_output_dir_is_a_file(tmp_path):
 def test_json_round_trip_of_a_mapping_flag():
     value = {"a": [1, None, True], "b": {"c": 1e-5}}
     assert options("--name", "x", "--extra", json.dumps(value)).extra == value
+
+
+@pytest.fixture
+def two(tmp_path):
+    """The files of a demo of two runs."""
+    (tmp_path / "one.yaml").write_text("output_dir: outputs/two/first\nmodel_type: a\n")
+    (tmp_path / "two.yaml").write_text("output_dir: outputs/two/second\nmodel_name_or_path: outputs/two/first\n")
+    return [str(tmp_path / "one.yaml"), str(tmp_path / "two.yaml")]
+
+
+def test_runs_of_a_demo(two):
+    runs = partial(demo_runs, configs=two, unless=["--train_file"], last_alone={"rate_of_last": ["--rate", "1"]})
+    assert runs([]) == [[two[0]], [two[1]]]
+    assert runs(["--seed", "3"]) == [[two[0], "--seed", "3"], [two[1], "--seed", "3"]]
+    for flags in (["--output_dir", "here"], ["--output-dir=here"]):
+        first, second = runs(flags)
+        assert first == [two[0], *flags, "--output_dir", "here/first"]
+        assert second == [two[1], *flags, "--output_dir", "here/second", "--model_name_or_path", "here/first"]
+    given = ["--rate_of_last", "5"]
+    assert runs(given) == [[two[0], *given, "--rate", "1"], [two[1], *given]]
+    for flags in (["--train_file", "x"], ["--train-file=x"], ["--help"], ["own.yaml", "--output_dir", "here"]):
+        assert runs(flags) == [flags]
+
+
+def test_a_value_before_the_arguments_are_parsed(two):
+    assert value_of([two[0], "--seed", "3"], "output_dir", "no") == "outputs/two/first"
+    for flags in (
+        ["--output_dir", "x"],
+        ["--output-dir", "x"],
+        ["--output-dir=x"],
+        ["--output_dir=a", "--output_dir=x"],
+    ):
+        assert value_of([two[0], *flags], "output_dir", "no") == "x"
+    assert value_of([], "output_dir", "no") == value_of(["--output_dir"], "output_dir", "no") == "no"

@@ -5,10 +5,12 @@ import io
 import json
 import math
 import random
+import re
 import shutil
 from functools import cache
 from pathlib import Path
 
+import datasets
 import pytest
 import recipe_runs
 import torch
@@ -474,3 +476,94 @@ def test_a_full_output_directory_stays(data, tmp_path):
     with pytest.raises(InputError, match="is not empty"):
         start(TRAINER, data, tmp_path, model_name_or_path=data / "lm")
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+# The demo: a language model, and a classifier that starts from it
+
+
+def embedded():
+    splits = {}
+    for seed, (name, count) in enumerate((("train", 40), ("validation", 12), ("test", 8))):
+        some = [(" ".join(words), label) for words, _, label in sentences(count, seed)]
+        splits[name] = datasets.Dataset.from_dict(dict(zip(("text", "label"), zip(*some, strict=True), strict=True)))
+    return datasets.DatasetDict(splits)
+
+
+@pytest.fixture
+def demo(tmp_path, monkeypatch):
+    """Runs the demo of a driver, in little, with some flags; gives its directory."""
+    for task in ("classification", "language_modeling"):
+        monkeypatch.setattr(TASK_CLASSES[task], "embedded", staticmethod(embedded))
+    monkeypatch.chdir(tmp_path)
+    sizes = '{"hidden_size": 16, "embedding_size": 16}'
+    small = ["--num_train_epochs", "1", "--use_cpu", "--disable_tqdm", "true", "--config_overrides", sizes]
+
+    def run(driver, *flags, directory="demo"):
+        recipe_runs.start(RECIPES[driver], [*small, "--output_dir", directory, *flags])
+        return tmp_path / directory
+
+    return run
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_the_demo_in_a_directory_of_its_own(driver, demo, tmp_path, capsys):
+    output = demo(driver, "--seed", "7", "--max_train_samples", "32")
+    assert {path.name for path in tmp_path.iterdir()} == {"demo"}
+    assert {path.name for path in output.iterdir()} == {"language_model", "classifier"}
+    one, other = (json.loads((output / name / "run.json").read_text()) for name in ("language_model", "classifier"))
+    assert one["rows"]["train"] == other["rows"]["train"] == 32
+    assert other["arguments"]["model_name_or_path"] == "language_model"
+    # Words that no row has stay as they were.
+    tables = [load_embeddings(output / name) for name in ("language_model", "classifier")]
+    assert torch.equal(tables[0][3], tables[1][3])
+    with pytest.raises(InputError, match=r"demo/language_model is not empty"):
+        demo(driver)
+    first = weights(output / "classifier")
+    again = demo(driver, "--seed", "7", "--max_train_samples", "32", "--overwrite_output_dir")
+    assert_equal(weights(again / "classifier"), first)
+    capsys.readouterr()
+    resumed = demo(driver, "--seed", "7", "--max_train_samples", "32", "--resume_from_checkpoint", "last")
+    assert_equal(weights(resumed / "classifier"), first)
+
+
+def load_embeddings(directory):
+    found = weights(directory)
+    [name] = [name for name in found if name.endswith(("embeddings.weight", "embed_tokens.weight"))][:1]
+    return found[name]
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("method", ["head", "lora"])
+def test_flags_of_the_classifier_alone(driver, method, demo, capsys):
+    output = demo(driver, "--method", method, "--metric_for_best_model", "f1", "--greater_is_better", "true")
+    trained = re.findall(r"(\w+): ([\d,]+) of ([\d,]+) parameters train", capsys.readouterr().out)
+    assert len(trained) == 2 and trained[0][0] == "LstmForCausalLM"
+    assert trained[0][1] == trained[0][2] and trained[1][1] != trained[1][2]
+    assert "test_f1" in results(output / "classifier")
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--hp_search", "2"], "--hp_search: the demo is two runs; name a --task and a model for one"),
+        (["--do_predict"], "--do_predict: the demo is two runs"),
+        (["--output_file", "x.txt"], "--output_file: the demo is two runs"),
+        (["--resume_from_checkpoint", "x"], "--resume_from_checkpoint x: the demo is two runs; give last"),
+        # Known before the first of them.
+        (["--metric_for_best_model", "perplexity"], "--task classification has no --metric_for_best_model perplexity"),
+    ],
+)
+def test_what_the_demo_cannot_do(driver, flags, message, demo, tmp_path):
+    with pytest.raises(InputError, match=message):
+        demo(driver, *flags)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_full_directory_of_the_second_run_stops_the_first(driver, demo, tmp_path):
+    (tmp_path / "demo" / "classifier").mkdir(parents=True)
+    (tmp_path / "demo" / "classifier" / "mine.txt").touch()
+    with pytest.raises(InputError, match="demo/classifier is not empty"):
+        demo(driver)
+    assert [path.name for path in (tmp_path / "demo").iterdir()] == ["classifier"]

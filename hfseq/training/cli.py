@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -305,11 +305,16 @@ def value_of(args: Sequence[str], name: str, default: str) -> str:
     if args and args[0].endswith((".yaml", ".yml")):
         value = _load_yaml(args[0])[0].get(name, default)
     for number, flag in enumerate(args):
-        if flag.startswith(f"--{name}="):
-            value = flag.partition("=")[2]
-        elif flag == f"--{name}" and number + 1 < len(args):
-            value = args[number + 1]
+        if _name_of(flag) == f"--{name}":
+            _, equals, given = flag.partition("=")
+            value = given if equals else next(iter(args[number + 1 :]), value)
     return str(value)
+
+
+def _name_of(flag: str) -> str:
+    """A flag without its value, its dashes those of the field."""
+    name = flag.partition("=")[0]
+    return f"--{name[2:].replace('-', '_')}" if name.startswith("--") else name
 
 
 def with_default_config(args: Sequence[str] | None, config: str | Path, unless: Sequence[str]) -> list[str]:
@@ -321,7 +326,42 @@ def with_default_config(args: Sequence[str] | None, config: str | Path, unless: 
         unless: Flags that say something about it.
     """
     flags = list(sys.argv[1:] if args is None else args)
-    named = {flag.partition("=")[0] for flag in flags}
+    named = set(map(_name_of, flags))
     if flags and flags[0].endswith((".yaml", ".yml")) or named & {*unless, "--help", "-h"}:
         return flags
     return [str(config), *flags]
+
+
+def demo_runs(
+    args: Sequence[str] | None,
+    configs: Sequence[str | Path],
+    unless: Sequence[str],
+    last_alone: Mapping[str, Sequence[str]],
+) -> list[list[str]]:
+    """The arguments of each run of a demo of several, or those given, where they ask for no demo.
+
+    Where they name an output directory, each run has a folder in it, with the name that its file has for it; and a run
+    that starts from the model of an earlier one starts from the one there.
+
+    Args:
+        args: As of `with_default_config`.
+        configs: The file of each run.
+        unless: As of `with_default_config`.
+        last_alone: Field that is meant for the last run to what the others are told where it is given.
+    """
+    runs = [with_default_config(args, config, unless) for config in configs]
+    if runs[0][:1] != [str(configs[0])]:
+        return runs[:1]
+    given = {_name_of(flag)[2:] for flag in runs[0][1:]}
+    for flags in runs[:-1]:
+        flags += [part for name, instead in last_alone.items() if name in given for part in instead]
+    root = value_of(runs[0][1:], "output_dir", "")
+    moved: dict[str, str] = {}
+    for config, flags in zip(configs, runs, strict=True):
+        usual, model = (value_of([str(config)], name, "") for name in ("output_dir", "model_name_or_path"))
+        if root:
+            moved[usual] = str(Path(root) / Path(usual).name)
+            flags += ["--output_dir", moved[usual]]
+        if model in moved:
+            flags += ["--model_name_or_path", moved[model]]
+    return runs

@@ -4,6 +4,7 @@ The method is that of Howard & Ruder 2018 (ULMFiT), for any model of transformer
 """
 
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hfseq.data.errors import InputError, require
-from hfseq.training.arguments import TaskArguments
+from hfseq.training.arguments import DATA_FLAGS, TaskArguments
+from hfseq.training.cli import check_output_dir, demo_runs, parse_config, value_of
 from hfseq.training.layers import Named, layer_groups, model_parts
 
 
@@ -155,6 +157,52 @@ def train_head_only(model: PreTrainedModel, new: Collection[str] = ()) -> None:
         parameter.requires_grad_(False)
 
 
+# Flags of the demo that are not for its language model, and what that is told.
+_OF_THE_CLASSIFIER: dict[str, Sequence[str]] = {
+    "method": ("--method", "all"),
+    "layer_decay": ("--layer_decay", "1"),
+    "slanted_triangular": ("--slanted_triangular", "false"),
+    "metric_for_best_model": ("--metric_for_best_model", "loss"),
+    "greater_is_better": ("--greater_is_better", "false"),
+    "hub_model_id": ("--push_to_hub", "false"),
+}
+
+
+def runs_of(argv: Sequence[str] | None, demo: Sequence[str | Path], kinds: Sequence[type]) -> list[list[str]]:
+    """The arguments of each run that these ask for: one, or those of the demo, where they name no model and no data.
+
+    The demo trains a language model, then a classifier that starts from it.
+
+    Args:
+        argv: The arguments, by default those of the process.
+        demo: The YAML files of both.
+        kinds: The dataclasses of the arguments.
+
+    Raises:
+        InputError: A demo of two runs cannot do what is asked, or one of them could not begin.
+    """
+    unless = ("--task", "--model_name_or_path", "--model_type", *DATA_FLAGS)
+    runs = demo_runs(argv, demo, unless=unless, last_alone=_OF_THE_CLASSIFIER)
+    if len(runs) == 1:
+        return runs
+    if value_of(runs[-1][1:], "method", "all") in ("head", "lora") and not value_of(runs[-1][1:], "layer_decay", ""):
+        runs[-1] += ["--layer_decay", "1"]  # in place of the file's
+    for flags in runs:
+        _, data_args, args = parse_config(kinds, flags)
+        resume = args.resume_from_checkpoint
+        alone = {"hp_search": args.hp_search, "output_file": data_args.output_file}
+        alone |= {"do_predict": args.do_predict and not args.do_train}
+        for name, given in alone.items():
+            if given:
+                raise InputError(f"--{name}: the demo is two runs; name a --task and a model for one")
+        if resume not in (None, "last"):
+            raise InputError(f"--resume_from_checkpoint {resume}: the demo is two runs; give last, which is for both")
+        args.choose_metric(data_args.task)
+        check_method(data_args, args.average_checkpoints)
+        check_output_dir(str(args.output_dir), overwrite=args.overwrite_output_dir, resume=resume is not None)
+    return runs
+
+
 def check_method(args: TaskArguments, average: int | None) -> None:
     """Refuse flags that the method does not have, and a method whose package is missing.
 
@@ -165,7 +213,7 @@ def check_method(args: TaskArguments, average: int | None) -> None:
     Raises:
         InputError: One is of another method, or peft is not installed.
     """
-    if args.layer_decay is not None and args.method in ("head", "lora"):
+    if args.layer_decay not in (None, 1) and args.method in ("head", "lora"):
         raise InputError(f"--layer_decay has layers to divide with --method all or gradual, not {args.method}")
     if args.method == "lora":
         require("peft", extra="train", use="--method lora")
