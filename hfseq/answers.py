@@ -6,9 +6,11 @@ should know of the text: that it is empty, was cut, or has words that the model 
 
 import re
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
+from threading import Lock
 from typing import Any, cast
 
 import torch
@@ -41,6 +43,51 @@ _ALIGNMENT = (
     'src="data:image/png;base64,{}"></div>'
 )
 _EMPTY = "Type a text first."
+
+
+class Together:
+    """A function of several requests, called for one; those that come while it runs are the next batch.
+
+    Args:
+        function: Takes a list for each argument, and returns one for each output.
+        max_batch_size: Number of requests that are answered together.
+    """
+
+    def __init__(self, function: Callable[..., Sequence[Sequence[Any]]], max_batch_size: int) -> None:
+        self._function = function
+        self._max_batch_size = max_batch_size
+        self._waiting: deque[tuple[tuple[Any, ...], Future]] = deque()
+        self._running = Lock()
+
+    def __call__(self, *arguments: Any) -> tuple[Any, ...]:
+        """The outputs of one request; an error is that of this request alone."""
+        future = self.enter(arguments)
+        with self._running:
+            # Those before it are answered first; maybe it was among them while it waited for the lock.
+            while not future.done():
+                number = min(len(self._waiting), self._max_batch_size)
+                self._answer([self._waiting.popleft() for _ in range(number)])
+        return future.result()
+
+    def enter(self, arguments: tuple[Any, ...]) -> Future:
+        """Wait in line; returns where the outputs are to be."""
+        future: Future = Future()
+        self._waiting.append((arguments, future))
+        return future
+
+    def _answer(self, batch: list[tuple[tuple[Any, ...], Future]]) -> None:
+        try:
+            columns = self._function(*map(list, zip(*(arguments for arguments, _ in batch), strict=True)))
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
+                return
+            # One of them may be to blame.
+            for one in batch:
+                self._answer([one])
+            return
+        for (_, future), outputs in zip(batch, zip(*columns, strict=True), strict=True):
+            future.set_result(outputs)
 
 
 def write_texts(pipe: Any, texts: Sequence[str], beams: Sequence[int]) -> tuple[list[str], list[str]]:

@@ -4,11 +4,16 @@
 
 What it shows follows from the model's class and from what the recipe has said about its run. Requests that come while
 others are computed are answered together, as one batch; only generated text is streamed to each reader alone.
+
+There is no authentication and no encryption: whoever reaches the address can try the model. The page listens to this
+machine alone unless `--host` says otherwise. A request is bounded (`LONGEST_TEXT`, `MAX_BEAMS`), however it is sent;
+no file is taken or given, and what goes wrong inside is told to the terminal alone.
 """
 
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -16,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, pipeline
 from transformers.utils import logging
 
-from hfseq.answers import classify, continue_text, tag, translate, write_texts
+from hfseq.answers import Together, classify, continue_text, tag, translate, write_texts
 from hfseq.data.errors import InputError, one_line, require
 from hfseq.data.texts import encodable
 from hfseq.ensembles import problem_of
@@ -30,6 +35,8 @@ MAX_BATCH = 16
 """Requests that are answered together."""
 MAX_STREAMS = 4
 """Texts that are generated at the same time."""
+MAX_WAITING = 256
+"""Requests that wait at most; more are refused."""
 MAX_BEAMS = 10
 """Beams that a reader can choose."""
 LONGEST_TEXT = 2048
@@ -139,23 +146,19 @@ def make_page(model_dir: str | Path) -> "gr.Blocks":
             with gr.Column():
                 outputs = [*_outputs(gr, subject), gr.Markdown(elem_id="note")]
         options: dict[str, Any] = {"inputs": [text, *settings], "outputs": outputs, "api_name": "answer"}
+        # What is sent is checked by `_check`: gradio's own checks fail on what is no number.
+        options |= {"preprocess": False}
         if stop is None:
-            button.click(_answer(subject), batch=True, max_batch_size=MAX_BATCH, **options)
+            button.click(_answer(gr, subject, settings), concurrency_limit=MAX_BATCH, **options)
         else:
-            written = button.click(_answer(subject), concurrency_limit=MAX_STREAMS, **options)
+            written = button.click(_stream(gr, subject, settings), concurrency_limit=MAX_STREAMS, **options)
             stop.click(None, cancels=[written])
-    return page
+    return page.queue(max_size=MAX_WAITING, api_open=False)
 
 
-def _answer(subject: Subject) -> Callable[..., Any]:
-    """What makes the outputs of a page from its inputs, lists of both but for generation."""
+def _answer(gr: Any, subject: Subject, sliders: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
+    """What makes the outputs of a page from its inputs."""
     model, tokenizer, task = subject.model, subject.tokenizer, subject.task
-    if task == "text-generation":
-
-        def stream(prompt: str | None, *settings: Any) -> Iterator[tuple[str, str]]:
-            yield from continue_text(model, tokenizer, clean_text(prompt), *settings)
-
-        return stream
     function: Callable[..., Any]
     if task in ("text-classification", "token-classification"):
         function = partial(classify if task == "text-classification" else tag, model, tokenizer)
@@ -163,7 +166,53 @@ def _answer(subject: Subject) -> Callable[..., Any]:
         name: Any = "summarization" if task == "summarization" else "translation"
         pipe = pipeline(name, model=model, tokenizer=cast(Any, tokenizer), device="cpu", prefix=subject.prefix)
         function = partial(write_texts if task == "summarization" else translate, pipe)
-    return lambda texts, *settings: function([clean_text(text) for text in texts], *settings)
+    together = Together(function, MAX_BATCH)
+
+    def answer(text: Any, *values: Any) -> tuple[Any, ...]:
+        _check(gr, sliders, text, values)
+        with _untold(gr):
+            return together(clean_text(text), *values)
+
+    return answer
+
+
+def _stream(gr: Any, subject: Subject, sliders: Sequence[Any]) -> Callable[..., Iterator[tuple[str, str]]]:
+    """What makes the outputs of a page from its inputs, piece by piece."""
+
+    def stream(prompt: Any, *values: Any) -> Iterator[tuple[str, str]]:
+        _check(gr, sliders, prompt, values)
+        with _untold(gr):
+            yield from continue_text(subject.model, subject.tokenizer, clean_text(prompt), *values)
+
+    return stream
+
+
+def _check(gr: Any, sliders: Sequence[Any], text: Any, values: Sequence[Any]) -> None:
+    """Refuse what no page sends, though a client of its own can.
+
+    Raises:
+        gradio.Error: What is wrong, for the client.
+    """
+    if not (text is None or isinstance(text, str)):
+        raise gr.Error("The text must be a string.", print_exception=False)
+    for slider, value in zip(sliders, values, strict=True):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (is_number and slider.minimum <= value <= slider.maximum):
+            said = f"{slider.label} must be a number from {slider.minimum} to {slider.maximum}."
+            raise gr.Error(said, print_exception=False)
+
+
+@contextmanager
+def _untold(gr: Any) -> Iterator[None]:
+    """Keeps from the client what an error says of the code and of this machine.
+
+    Raises:
+        gradio.Error: In place of any error; gradio prints both.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise gr.Error("The page failed to answer; its terminal says why.") from error
 
 
 def clean_text(text: str | None) -> str:
@@ -209,10 +258,14 @@ def _outputs(gr: Any, subject: Subject) -> list[Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Open the page of the model that the arguments name, until it is interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m hfseq.demo", description="A page to try a model on.")
+    parser = argparse.ArgumentParser(
+        prog="python -m hfseq.demo",
+        description="A page to try a model on. There is no authentication: whoever reaches the address can try it.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("model_dir", help="a trained model with its tokenizer")
-    parser.add_argument("--host", default="localhost")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--host", default="localhost", help="address to listen at; 0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen at")
     args = parser.parse_args(argv)
     logging.disable_progress_bar()  # of loading
     try:
@@ -236,12 +289,16 @@ def open_page(model_dir: str | Path, host: str, port: int, **options: Any) -> An
     """
     page = make_page(model_dir)
     import gradio as gr
+    from starlette.middleware import Middleware
+
+    from hfseq.demo_requests import Gate
 
     # Fonts of the reader's own system, no record of what was asked, no links to elsewhere.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     own: dict[str, Any] = {"theme": theme, "footer_links": [], "run_history": False, "ssr_mode": False}
+    own["app_kwargs"] = {"middleware": [Middleware(Gate)]}
     try:
-        return page.launch(server_name=host, server_port=port, share=False, show_error=True, **own, **options)
+        return page.launch(server_name=host, server_port=port, share=False, show_error=False, **own, **options)
     except OSError as error:
         raise InputError(f"{host}:{port}: {one_line(error)}") from error
 

@@ -42,9 +42,10 @@ from transformers.cli.serving.utils import DirectStreamer, GenerateManager, Gene
 from hfseq.batch_rows import NotBatched, RequestError, Unread, stop_criteria
 from hfseq.batching import Batcher, BatcherClosed, BatcherFull
 from hfseq.data.collation import position_limit, vocabulary_sizes
+from hfseq.http_json import Refusal
 from hfseq.model_card import is_ours
 from hfseq.models.modeling_heads import ForCausalLM
-from hfseq.serving_requests import ChatRequest, CompletionRequest, Refusal, read_request
+from hfseq.serving_requests import ChatRequest, CompletionRequest, read_request
 
 MAX_WAITING = 1024
 """Requests that wait for a place at most; more are refused with 503."""

@@ -10,10 +10,9 @@ import json
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, ValidationError, field_validator
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from hfseq.data.texts import encodable
+from hfseq.http_json import Refusal, read_object
 
 MAX_BEAMS = 10
 """Beams of a request, as on the demo page."""
@@ -27,22 +26,6 @@ MAX_MESSAGES = 1000
 """Messages of a chat."""
 # A temperature between 0, which is greedy, and this would only make infinite scores.
 _COLDEST = 1e-3
-
-
-class Refusal(HTTPException):
-    """A request that is not answered: the status, and a sentence for the client.
-
-    Args:
-        status_code: Of HTTP.
-        detail: The sentence.
-        param: The field at fault.
-        code: OpenAI's name of the error, where it has one.
-    """
-
-    def __init__(self, status_code: int, detail: str, *, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(status_code, detail)
-        self.param = param
-        self.code = code
 
 
 def _temperature(value: float | None) -> float | None:
@@ -210,51 +193,20 @@ def _token(key: str, vocab_size: int) -> int:
 
 
 async def read_request(request: Request, kind: type[Body], longest: int) -> Body:
-    """The body of a request.
-
-    Half a character, which JSON can hold and no tokenizer takes, becomes a question mark.
+    """The fields of a request.
 
     Args:
-        request: The request; no more of it is kept than `longest`.
+        request: The request.
         kind: The fields that it may have.
-        longest: Bytes of the body.
+        longest: Bytes of its body.
 
     Raises:
-        Refusal: If the body is too long (413), not said to be JSON (415), no JSON, or has a wrong field (400).
+        Refusal: As `read_object`, or 400 if a field is wrong.
     """
-    # A page of another site can have a browser send plain text to a server of its user, and no JSON.
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refusal(415, "the Content-Type of a request is application/json")
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > longest:
-            raise Refusal(413, f"the body of a request has at most {longest} bytes")
     try:
-        fields = clean(json.loads(body, parse_constant=_no_number))
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, "the body is not valid JSON") from error
-    if not isinstance(fields, dict):
-        raise Refusal(400, "the body is not an object of JSON")
-    try:
-        return kind.model_validate(fields)
+        return kind.model_validate(await read_object(request, longest))
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         param = ".".join(map(str, first["loc"]))[:100]
         shown = param if param.isprintable() else repr(param)
         raise Refusal(400, f"{shown}: {first['msg'].removeprefix('Value error, ')[:200]}", param=param) from error
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def clean(value: Any) -> Any:
-    """A value of JSON whose strings can be encoded."""
-    if isinstance(value, str):
-        return encodable(value)
-    if isinstance(value, list):
-        return [clean(one) for one in value]
-    if isinstance(value, dict):
-        return {clean(key): clean(one) for key, one in value.items()}
-    return value

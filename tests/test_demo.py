@@ -416,6 +416,14 @@ def answers_of(url, session, count):
 def test_requests_that_wait_are_answered_in_one_batch_each_as_it_asked(directories, monkeypatch, hosts):
     pytest.importorskip("gradio")
     batches, first, go_on, texts = [], threading.Event(), threading.Event(), [*TEXTS, None, "a \ud83d dog"]
+    entered, all_wait, enter = [], threading.Event(), demo.Together.enter
+
+    def counted(together, arguments):
+        future = enter(together, arguments)
+        entered.append(arguments)
+        if len(entered) == 1 + 2 * len(texts):
+            all_wait.set()
+        return future
 
     def held_up(pipe, texts, beams):
         batches.append(list(zip(texts, beams, strict=True)))
@@ -424,10 +432,12 @@ def test_requests_that_wait_are_answered_in_one_batch_each_as_it_asked(directori
         return translate(pipe, texts, beams)
 
     monkeypatch.setattr(demo, "translate", held_up)
+    monkeypatch.setattr(demo.Together, "enter", counted)
     with served_here(directories / "translation") as url:
         asked = {join(url, "one", [TEXTS[0], 1]): (TEXTS[0], 1)}
         assert first.wait(60)
         asked |= {join(url, "one", [text, beams]): (text, beams) for text in texts for beams in (1, 3)}
+        assert all_wait.wait(60)
         go_on.set()
         answers = answers_of(url, "one", len(asked))
     # Nothing, and half a character, which a tokenizer would refuse, and so the whole batch.
