@@ -227,7 +227,7 @@ def test_clean_up_tokenization_spaces(make_model):
     assert "a." in pipe.postprocess(outputs, clean_up_tokenization_spaces=True)[0]["translation_text"]
 
 
-@pytest.mark.parametrize("text", ["", "  ", "☃☃☃", "x" * 500])
+@pytest.mark.parametrize("text", ["", "  ", "☃☃☃", "x" * 500, "\x00", "a\x00cat"])
 @pytest.mark.parametrize("family", ["t5", "hfseq_rnn", "hfseq_lstm", "hfseq_gru"])
 def test_strange_texts(family, text, tokenizer, make_model):
     pipe = pipeline("translation", model=make_model(family), tokenizer=tokenizer, device="cpu", max_new_tokens=5)

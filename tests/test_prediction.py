@@ -472,6 +472,7 @@ NBEST = [
     [Hypothesis("ein\nText\r\n", -0.5), Hypothesis("ein\tText", -1.25)],
     [Hypothesis("", 0.0)],
     [Hypothesis("Zoë\u2028\x0b.", None)],
+    [Hypothesis("a\x00b\x00", None)],
 ]
 
 
@@ -479,18 +480,20 @@ def test_written_texts_are_one_to_a_line(tmp_path):
     plain, table, objects = (tmp_path / "new" / name for name in ("out.txt", "out.tsv", "out.jsonl"))
     for path in (plain, table, objects):
         write_predictions(str(path), NBEST)
-    assert plain.read_bytes().decode() == "ein Text\n\nZoë  .\n"
+    assert plain.read_bytes().decode() == "ein Text\n\nZoë  .\na\x00b\x00\n"
     assert table.read_bytes().decode().split("\n") == [
         "row\trank\tscore\ttext",
         "1\t1\t-0.5\tein Text",
         "1\t2\t-1.25\tein Text",
         "2\t1\t0\t",
         "3\t1\t\tZoë  .",
+        "4\t1\t\ta\x00b\x00",
         "",
     ]
     rows = [json.loads(line) for line in objects.read_text(encoding="utf-8").split("\n")[:-1]]
     assert rows[1] == {"row": 1, "rank": 2, "score": -1.25, "text": "ein\tText"}
-    assert [(row["row"], row["rank"]) for row in rows] == [(1, 1), (1, 2), (2, 1), (3, 1)]
+    assert [(row["row"], row["rank"]) for row in rows] == [(1, 1), (1, 2), (2, 1), (3, 1), (4, 1)]
+    assert rows[-1]["text"] == "a\x00b\x00"
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"out.txt", "out.tsv", "out.jsonl"}
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from hfseq.data.errors import InputError
 from hfseq.data.reading import Columns, file_rows, read_splits
+from hfseq.data.streaming import read_stream
+from hfseq.training.prediction import read_texts
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 ROWS = [("Ein Hut.", "A hat."), ('Er sagt "ja", ja', 'He says "yes", yes'), ("Grüße 🙂", "Greetings 🙂")]
@@ -444,3 +446,50 @@ def test_real_data():
     assert len(reviews) == 872 and set(reviews["label"]) == {"0", "1"}
     papers = read(SHARED / "summarization_scitldr" / "dev.jsonl", columns=("document", "title"))
     assert len(papers) == 619
+
+
+NUL = [("a\x00b", "x"), ("\x00", "\x00"), ("c", "x\x00y"), ("\x00 d", "x")]
+
+
+def nul_file(tmp_path, name):
+    separator = "," if name.endswith("csv") else "\t"
+    if name == "a.parquet":
+        pq.write_table(pa.table(dict(zip(("text", "label"), zip(*NUL, strict=True), strict=True))), tmp_path / name)
+    elif name == "a.jsonl":
+        text = "".join(json.dumps(dict(zip(("text", "label"), row, strict=True))) + "\n" for row in NUL)
+        write(tmp_path / name, text)
+    elif name == "a":
+        for column, texts in zip(("text", "label"), zip(*NUL, strict=True), strict=True):
+            write(tmp_path / f"a.{column}", "".join(f"{text}\n" for text in texts))
+    else:
+        rows_of = [("text", "label"), *NUL]
+        quote = '"' if name == "quoted.csv" else ""
+        write(tmp_path / name, "".join(f"{quote}{a}{quote}{separator}{quote}{b}{quote}\n" for a, b in rows_of))
+    return tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["a.csv", "quoted.csv", "a.tsv", "a.jsonl", "a.parquet", "a"])
+def test_nul_characters_are_text(name, tmp_path):
+    path = nul_file(tmp_path, name)
+    options = {"columns": ("text", "label"), "moses": name == "a"}
+    assert rows(read(path, **options)) == NUL
+    assert rows(read(path, **options, label_columns=("label",))) == NUL
+    assert list(map(tuple, file_rows(str(path), "--f", Columns(("text", "label"), ()), None, name == "a"))) == NUL
+    stream = read_stream(train_file=str(path), validation_file=str(path), **options)["train"]
+    assert [tuple(row.values()) for row in stream] == NUL
+    assert read_texts(str(path), "text") == [text for text, _ in NUL]
+
+
+def test_nul_characters_in_lists_of_words(tmp_path):
+    words = [["a\x00", "\x00"], ["b", "c\x00d"]]
+    write(tmp_path / "a.jsonl", "".join(json.dumps({"w": row, "t": row}) + "\n" for row in words))
+    write(tmp_path / "a.conll", "\n\n".join("\n".join(f"{word} {word}" for word in row) for row in words) + "\n")
+    options = {"columns": ("w", "t"), "label_columns": ("w", "t")}
+    for name, columns in (("a.jsonl", None), ("a.conll", ["w", "t"])):
+        found = read(tmp_path / name, **options, column_names=columns)
+        assert found["w"][:] == found["t"][:] == words
+
+
+def test_raw_nul_characters_are_no_json(file):
+    path = file("a.jsonl", '{"text": "a\x00b"}\n')
+    assert error(path, columns=("text",)).startswith(f"{path}:1: not JSON (Invalid control character")

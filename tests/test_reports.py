@@ -7,7 +7,13 @@ import torch
 
 from hfseq.data.errors import InputError
 from hfseq.training.callbacks import StopOnNaN, check_finite
-from hfseq.training.reports import plot_alignment, plot_confusion_matrix, plot_learning_curve, write_samples
+from hfseq.training.reports import (
+    plot_alignment,
+    plot_confusion_matrix,
+    plot_learning_curve,
+    write_lines,
+    write_samples,
+)
 
 image = pytest.importorskip("matplotlib.image")
 
@@ -137,3 +143,8 @@ def test_weights_that_are_not_finite_are_refused():
         model.bias[1] = float("inf")
     with pytest.raises(InputError, match="step 3"):
         check_finite(model, 3)
+
+
+def test_lines_of_texts_with_line_breaks(tmp_path):
+    write_lines(tmp_path / "lines.txt", ["a\nb", "", "\r\n", "c\u2028d\x00e  f"])
+    assert (tmp_path / "lines.txt").read_bytes().decode() == "a b\n\n\nc d\x00e  f\n"

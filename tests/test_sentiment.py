@@ -127,6 +127,27 @@ def test_odd_texts_get_a_class(trained, text):
     assert together[1]["score"] == pytest.approx(classify("the plot is dull")[0]["score"], abs=1e-6)
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_odd_characters_of_texts_and_classes(driver, data, tmp_path):
+    names = {"good": "go\x00od", "bad": "bad\nvery", "so-so": "so\u2028so"}
+    for file, count in (("train", 36), ("val", 9), ("test", 6)):
+        some = [{"text": text.replace("the", "th\x00e"), "label": names[name]} for text, name in reviews(count, 0)]
+        (tmp_path / f"{file}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+    files = dict(zip(("train_file", "validation_file", "test_file"), ("train", "val", "test"), strict=True))
+    output = start(
+        driver, data, tmp_path / "run", **{flag: tmp_path / f"{name}.jsonl" for flag, name in files.items()}
+    )
+    lines = (output / "predictions.txt").read_text(encoding="utf-8").split("\n")
+    assert len(lines) == 7 and set(lines[:6]) <= {"go\x00od", "bad very", "so so"}
+    config = AutoModelForSequenceClassification.from_pretrained(output).config
+    assert set(config.id2label.values()) == set(names.values())
+    classify = pipeline("text-classification", model=str(output), device="cpu")
+    texts = [text.replace("the", "th\x00e") for text, _ in reviews(6, 0)]
+    found = [result["label"] for result in classify([*texts, "\x00"])]
+    assert [" ".join(name.splitlines()) for name in found[:6]] == lines[:6] and found[6] in names.values()
+    assert any("\x00" in token for token in AutoTokenizer.from_pretrained(output).get_vocab())
+
+
 # How it is told
 
 

@@ -59,6 +59,9 @@ def read_splits(
 
     JSON lines, Parquet and Hub data may also hold one column `translation` of `{"de": ..., "en": ...}`.
 
+    All other characters are text as they are, NUL and other control characters among them (in JSON lines escaped, as
+    JSON wants them).
+
     Args:
         columns: The columns to keep; every row has to have text in each.
         dataset_name: A dataset of the Hub, a local folder that `datasets.load_dataset` takes, or one that

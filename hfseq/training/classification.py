@@ -14,7 +14,7 @@ from hfseq import metrics
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
 from hfseq.data.errors import InputError
 from hfseq.training.batches import run_by_length
-from hfseq.training.reports import plot_confusion_matrix, plot_learning_curve, write_samples
+from hfseq.training.reports import plot_confusion_matrix, plot_learning_curve, write_lines, write_samples
 
 
 def encode_classified(
@@ -210,7 +210,7 @@ def write_class_reports(
     root = Path(output_dir)
     predicted = class_names(decisions, names)
     write_samples(root / "samples.txt", texts, class_names(labels, names), predicted)
-    (root / "predictions.txt").write_text("".join(f"{name}\n" for name in predicted), encoding="utf-8")
+    write_lines(root / "predictions.txt", predicted)
     if log_history:
         plot_learning_curve(log_history, root / "learning_curve.png", metric="accuracy")
     if labels.ndim == 1:

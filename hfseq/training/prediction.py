@@ -27,6 +27,7 @@ from hfseq.data.reading import Columns, file_rows
 from hfseq.ensembles import problem_of
 from hfseq.training.batches import run_by_length
 from hfseq.training.classification import predict_logits
+from hfseq.training.reports import in_one_line
 from hfseq.training.seq2seq import copied_vocabulary, decode_ids
 
 # Stands for an unknown word while its neighbours are decoded; no character, so no token has it.
@@ -619,17 +620,13 @@ def _lines(
         return (json.dumps(row, ensure_ascii=False) for row in objects)
     if suffix == ".tsv":
         return ("\t".join(map(_field, row)) for row in table)
-    return map(_one_line, plain)
+    return map(in_one_line, plain)
 
 
 def _field(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else _one_line(str(value)).replace("\t", " ")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.splitlines())
+    return f"{value:.6g}" if isinstance(value, float) else in_one_line(str(value)).replace("\t", " ")
 
 
 def _write(name: str, lines: Iterable[str], overwrite: bool) -> None:

@@ -5,7 +5,7 @@ The plots need matplotlib (the `train` extra), which is imported when one is dra
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -245,6 +245,22 @@ def plot_trade_off(
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
+
+
+def in_one_line(text: str) -> str:
+    """A text with spaces for its line breaks, so that it has a line of a file to itself."""
+    return " ".join(text.splitlines())
+
+
+def write_lines(path: str | os.PathLike, texts: Iterable[str]) -> None:
+    """Write texts, a line each; line breaks in them become spaces.
+
+    Args:
+        path: of the UTF-8 text file.
+        texts: what is written.
+    """
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.writelines(f"{in_one_line(text)}\n" for text in texts)
 
 
 def write_samples(

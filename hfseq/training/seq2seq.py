@@ -20,7 +20,7 @@ from hfseq.data.errors import InputError
 from hfseq.models.modeling_heads import ForConditionalGeneration
 from hfseq.training.batches import run_by_length
 from hfseq.training.cross_entropy import summed_cross_entropy
-from hfseq.training.reports import plot_alignment, plot_learning_curve, write_samples
+from hfseq.training.reports import plot_alignment, plot_learning_curve, write_lines, write_samples
 
 
 def encode_pairs(
@@ -172,8 +172,7 @@ def write_reports(
     root = Path(output_dir)
     sources, references, predictions = texts
     write_samples(root / "samples.txt", sources, references, predictions)
-    lines = (" ".join(text.splitlines()) + "\n" for text in predictions)
-    (root / "predictions.txt").write_text("".join(lines), encoding="utf-8")
+    write_lines(root / "predictions.txt", predictions)
     if log_history:
         plot_learning_curve(log_history, root / "learning_curve.png", metric=metric)
     row = next((i for i, text in enumerate(predictions) if 20 <= len(text) <= 80), 0)

@@ -52,7 +52,7 @@ from hfseq.training.classification import (
     score_classes,
 )
 from hfseq.training.lengths import sample_split
-from hfseq.training.reports import plot_confusion_matrix, plot_learning_curve, write_samples
+from hfseq.training.reports import plot_confusion_matrix, plot_learning_curve, write_lines, write_samples
 from hfseq.training.seq2seq import (
     copied_vocabulary,
     decode_outputs,
@@ -210,7 +210,7 @@ class Task(ABC):
         root = Path(str(self.args.output_dir))
         right, shown = self.show(self.references[split]), self.show(decisions)
         write_samples(root / "samples.txt", self.sources(split), right, shown)
-        (root / "predictions.txt").write_text("".join(f"{line}\n" for line in shown), encoding="utf-8")
+        write_lines(root / "predictions.txt", shown)
         if log:
             plot_learning_curve(log, root / "learning_curve.png", metric=self.metric)
 
