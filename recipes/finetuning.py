@@ -29,7 +29,7 @@ from hfseq.training.arguments import FinetuningArguments, ModelArguments, TaskAr
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run
 from hfseq.training.curves import CurveWarnings
-from hfseq.training.files import check_ensemble, load_predictor, predict_file
+from hfseq.training.files import check_model, load_predictor, predict_file
 from hfseq.training.finetuning import (
     GradualUnfreezing,
     apply_method,
@@ -67,7 +67,7 @@ def tune(argv: list[str]) -> None:
     disable_progress_bar()  # of saving and loading models; those of encoding and training stay
     if data_args.output_file is not None:
         return predict_file(model_args, data_args, args, say)
-    check_ensemble(model_args, train=train)
+    check_model(model_args, train=train)
     check_method(data_args, args.average_checkpoints)
     args.choose_metric(data_args.task)
     require(*TASKS[data_args.task].packages, extra="train", use="this recipe")

@@ -36,6 +36,7 @@ from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
 from hfseq.training.continuous_cache import FLATNESS, cached_scores
 from hfseq.training.curves import CurveWarnings
+from hfseq.training.files import check_model
 from hfseq.training.hub import publish_run
 from hfseq.training.language_modeling import (
     LanguageModelingTrainer,
@@ -69,6 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         return go_on(model_args, data_args, args)
     if model_args.ensemble:
         raise InputError("--ensemble is not for language models; leave it out")
+    check_model(model_args, train=train)
     require("matplotlib", extra="train", use="this recipe")
     resume = args.resume_from_checkpoint is not None
     check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
@@ -87,8 +89,6 @@ def main(argv: list[str] | None = None) -> None:
     # 3. Model and tokenizer.
     texts = lines_of(tokenizer_texts(splits["train"], (column,))) if train else None
     make_model = partial(load_model, AutoModelForCausalLM, model_args, texts, default_type="hfseq_lstm")
-    if not train and model_args.model_name_or_path is None:
-        raise InputError("--do_predict without --do_train needs a trained model: give --model_name_or_path")
     model, tokenizer = make_model() if train else load_trained(AutoModelForCausalLM, model_args)
     if model_args.model_name_or_path is None:
         start_texts(tokenizer)

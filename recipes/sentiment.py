@@ -51,7 +51,7 @@ from hfseq.training.classification import (
 )
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
 from hfseq.training.curves import CurveWarnings
-from hfseq.training.files import check_ensemble, classify_file, load_predictor
+from hfseq.training.files import check_model, classify_file, load_predictor
 from hfseq.training.hub import publish_run
 from hfseq.training.lengths import LengthScores, sample_split
 from hfseq.training.models import checkpoint_classes, load_model
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
         options = {"max_length": data_args.max_length, "separator": separator}
         return classify_file(model_args, data_args, args, text, say=say, **options)
     require("matplotlib", "sklearn", extra="train", use="this recipe")
-    check_ensemble(model_args, train=train)
+    check_model(model_args, train=train)
     streaming = data_args.streaming and train
     if streaming:
         args.evaluate_by_steps()

@@ -33,7 +33,7 @@ from hfseq.training.arguments import DATA_FLAGS, ModelArguments, SummarizationAr
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
 from hfseq.training.curves import CurveWarnings
-from hfseq.training.files import check_ensemble, generate_file, load_predictor
+from hfseq.training.files import check_model, generate_file, load_predictor
 from hfseq.training.hub import publish_run
 from hfseq.training.lengths import LengthScores, sample_split
 from hfseq.training.models import load_model
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     if data_args.output_file is not None:
         return generate_file(model_args, data_args, args, source, target, say)
     require("matplotlib", "nltk", "rouge_score", extra="train", use="this recipe")
-    check_ensemble(model_args, train=train)
+    check_model(model_args, train=train)
     if data_args.streaming and train:
         args.evaluate_by_steps()
     resume = args.resume_from_checkpoint is not None

@@ -30,6 +30,7 @@ from hfseq.training.arguments import DATA_FLAGS, ModelArguments, TaggingArgument
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
 from hfseq.training.curves import CurveWarnings
+from hfseq.training.files import check_model
 from hfseq.training.hub import publish_run
 from hfseq.training.lengths import LengthScores
 from hfseq.training.models import checkpoint_classes, load_model, load_trained
@@ -52,8 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     disable_progress_bar()  # of saving and loading models; those of encoding and training stay
     if model_args.ensemble:
         raise InputError("--ensemble is not for taggers; leave it out")
-    if not train and model_args.model_name_or_path is None:
-        raise InputError("--do_predict without --do_train needs a trained model: give --model_name_or_path")
+    check_model(model_args, train=train)
     args.choose_metric("tagging")
     require(*Tagging.packages, extra="train", use="this recipe")
     resume = args.resume_from_checkpoint is not None

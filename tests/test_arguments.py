@@ -149,6 +149,13 @@ def test_adapters_need_peft(driver, tmp_path, monkeypatch):
         run(driver, tmp_path, "--method", "lora")
 
 
+@pytest.mark.parametrize("recipe", [*DRIVERS, "language_modeling", "tagging"])
+def test_a_prediction_needs_a_model_before_data(recipe, tmp_path):
+    with pytest.raises(InputError, match="^--do_predict without --do_train needs a trained model: give --model_name"):
+        run(recipe, tmp_path, "--do_predict")
+    assert not (tmp_path / "out").exists()
+
+
 # Those that torch has itself.
 PLAIN = {"adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"}
 SPECIAL = {"cosine_with_min_lr": "min_lr", "cosine_warmup_with_min_lr": "min_lr", "warmup_stable_decay": "num_decay"}

@@ -45,21 +45,22 @@ def load_predictor(auto_class: Any, args: ModelArguments) -> tuple[PreTrainedMod
     Raises:
         InputError: If none is named, or as `load_trained` and `load_ensemble`.
     """
-    if args.model_name_or_path is None:
-        raise InputError("--do_predict without --do_train needs a trained model: give --model_name_or_path")
+    check_model(args, train=False)
     if args.ensemble:
-        return load_ensemble([args.model_name_or_path, *args.ensemble], auto_class)
+        return load_ensemble([str(args.model_name_or_path), *args.ensemble], auto_class)
     return load_trained(auto_class, args)
 
 
-def check_ensemble(args: ModelArguments, *, train: bool) -> None:
-    """Refuse to train an ensemble.
+def check_model(args: ModelArguments, *, train: bool) -> None:
+    """Refuse to train an ensemble, and to predict without a trained model.
 
     Raises:
-        InputError: If it was asked for.
+        InputError: If that was asked for.
     """
     if train and args.ensemble:
         raise InputError("--ensemble is for prediction: give --do_predict alone, or train its members one by one")
+    if not train and args.model_name_or_path is None:
+        raise InputError("--do_predict without --do_train needs a trained model: give --model_name_or_path")
 
 
 def generate_file(
