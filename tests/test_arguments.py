@@ -3,8 +3,10 @@
 import gc
 import importlib.util
 import sys
+from functools import partial
 
 import accelerate.accelerator
+import datasets
 import pytest
 import torch
 from recipe_runs import load
@@ -16,6 +18,7 @@ from hfseq.data.errors import InputError
 from hfseq.training.arguments import (
     ClassificationArguments,
     ComparisonArguments,
+    DataArguments,
     DistillationArguments,
     GenerationArguments,
     ModelArguments,
@@ -285,3 +288,16 @@ def test_a_compiler_that_fails_is_one_line(tmp_path, monkeypatch):
     made.args.torch_compile = True
     with pytest.raises(InputError, match="^--torch_compile: .*no compiler"):
         made.training_step()
+
+
+def test_columns_that_the_embedded_data_do_not_have():
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"] * 30, "label": ["x", "y"] * 30})
+    embedded = datasets.DatasetDict(train=rows, validation=rows)
+    read = partial(DataArguments().read, embedded=lambda: embedded, train=True, seed=1)
+    assert read(("text", "label")).keys() == embedded.keys()
+    with pytest.raises(
+        InputError, match="^no data are named, and the embedded ones have no column 'body'; .*text, lab"
+    ):
+        read(("body", "label"))
+    with pytest.raises(InputError, match="must differ, got text, text"):
+        read(("text", "text"))

@@ -16,7 +16,7 @@ from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrate
 from transformers.training_args import OptimizerNames
 
 from hfseq.data.errors import InputError, blaming, require
-from hfseq.data.reading import hold_out_validation, read_splits
+from hfseq.data.reading import check_sources, hold_out_validation, read_splits
 from hfseq.data.splits import SPLITS
 from hfseq.data.streaming import read_stream
 from hfseq.json_files import is_plain_name
@@ -205,7 +205,14 @@ class DataArguments:
         }
         if train and self.streaming:
             return read_stream(**sources, num_parts=num_parts)
+        check_sources(columns, self.dataset_name, self.train_file)
         splits = read_splits(**sources) if named else embedded()
+        known = next(iter(splits.values())).column_names
+        if missing := [column for column in columns if column not in known]:
+            raise InputError(
+                f"no data are named, and the embedded ones have no column {missing[0]!r}; give --train_file, or leave "
+                f"the flag out: there are {', '.join(known)}"
+            )
         if train:
             splits = hold_out_validation(splits, seed=seed, in_order=running, classes=classes)
             return datasets.DatasetDict({name: splits[name] for name in SPLITS if name in splits})
