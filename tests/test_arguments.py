@@ -254,6 +254,14 @@ def test_numbers_of_the_data(kind, flags, message):
         parse_config((kind,), flags)
 
 
+def test_random_numbers_are_left_alone(tmp_path):
+    torch.manual_seed(1)
+    arguments(tmp_path)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert after == torch.rand(1)
+
+
 def test_values_at_the_edge(tmp_path):
     args = arguments(tmp_path, "--max_grad_norm", "inf", "--seed", str(2**32 - 1), "--label_smoothing_factor", "1")
     assert args.max_grad_norm == float("inf") and args.seed == 2**32 - 1

@@ -700,7 +700,7 @@ class RecipeArguments(TrainingArguments):
             for tracker in get_reporting_integration_callbacks(self.report_to):
                 # Half made, some complain a second time when they are collected.
                 type("Tracker", (tracker,), {"__del__": lambda _: None})()
-        model: Any = torch.nn.Linear(1, 1)
+        model: Any = torch.nn.ParameterList([torch.zeros(1)])  # which draws no random numbers
         # Whether there are modules of these names is for the real model to say.
         if self.optim_target_modules is None:
             with blaming(f"--optim {OptimizerNames(self.optim).value}"):
