@@ -188,6 +188,14 @@ def test_a_schedule_works_or_says_what_it_lacks(schedule, tmp_path):
         assert message.startswith(f"--lr_scheduler_type {schedule} and its --lr_scheduler_kwargs: ")
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_schedules_that_follow_scores_are_the_trainers(driver, schedule, tmp_path):
+    message = f"^--lr_scheduler_type {schedule} follows scores, .*; use {driver}.py$"
+    with pytest.raises(InputError, match=message):
+        run(f"{driver}_accelerate", tmp_path, "--lr_scheduler_type", schedule)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

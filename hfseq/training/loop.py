@@ -13,7 +13,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import get_scheduler, set_seed
+from transformers import SchedulerType, get_scheduler, set_seed
 
 from hfseq.data.errors import InputError, blaming
 from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
@@ -82,7 +82,7 @@ def refuse_other_fields(
         streaming: Whether the training rows are a stream, and `args.evaluate_by_steps` was called.
 
     Raises:
-        InputError: The user set another field.
+        InputError: The user set another field, or a schedule that the loop cannot follow.
     """
     *own_kinds, _ = kinds
     own = {name for kind in own_kinds for name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
@@ -92,6 +92,11 @@ def refuse_other_fields(
         # A checkpoint is written at each evaluation.
         own.add("eval_steps")
         values |= {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": args.eval_steps}
+    if args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
+        name = SchedulerType(args.lr_scheduler_type).value
+        raise InputError(
+            f"--lr_scheduler_type {name} follows scores, of which the Accelerate loop tells it none; use {other_driver}"
+        )
     for name in sorted(explicit_fields(kinds, argv) - own - HONOURED - set(honoured)):
         if name not in values:
             raise InputError(f"--{name} is not honoured by the Accelerate loop; use {other_driver} for it")
