@@ -95,7 +95,7 @@ def refuse_other_fields(
     if args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
         name = SchedulerType(args.lr_scheduler_type).value
         raise InputError(
-            f"--lr_scheduler_type {name} follows scores, of which the Accelerate loop tells it none; use {other_driver}"
+            f"--lr_scheduler_type {name} follows scores, of which the Accelerate loop tells none; use {other_driver}"
         )
     for name in sorted(explicit_fields(kinds, argv) - own - HONOURED - set(honoured)):
         if name not in values:
