@@ -157,7 +157,7 @@ def make_page(model_dir: str | Path) -> "gr.Blocks":
 
 
 def _answer(gr: Any, subject: Subject, sliders: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
-    """What makes the outputs of a page from its inputs."""
+    """The function from the inputs of a page to its outputs."""
     model, tokenizer, task = subject.model, subject.tokenizer, subject.task
     function: Callable[..., Any]
     if task in ("text-classification", "token-classification"):
@@ -177,7 +177,7 @@ def _answer(gr: Any, subject: Subject, sliders: Sequence[Any]) -> Callable[..., 
 
 
 def _stream(gr: Any, subject: Subject, sliders: Sequence[Any]) -> Callable[..., Iterator[tuple[str, str]]]:
-    """What makes the outputs of a page from its inputs, piece by piece."""
+    """The function from the inputs of a page to its outputs, piece by piece."""
 
     def stream(prompt: Any, *values: Any) -> Iterator[tuple[str, str]]:
         _check(gr, sliders, prompt, values)

@@ -28,7 +28,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def is_plain_name(name: Any) -> bool:
-    """Whether a value is a name for a file or folder that cannot lead out of the folder it is in, on any system."""
+    """True for a name of a file or folder that cannot lead out of the folder it is in, on any system."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")

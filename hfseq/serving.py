@@ -182,7 +182,7 @@ def check_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> None
 
 
 async def report_refusal(request: Request, error: Any) -> Response:
-    """What is wrong with a request, in OpenAI's format."""
+    """The response to a refused request, in OpenAI's format."""
     return report(error.status_code, error.detail, getattr(error, "param", None), getattr(error, "code", None))
 
 
@@ -385,7 +385,7 @@ class SomeToken(LogitsProcessor):
 
 
 def refusal_of(error: BaseException) -> Refusal:
-    """What a client is told of an error; what is not its own fault goes to the log."""
+    """The message that a client gets of an error; errors that are not its own fault go to the log."""
     if isinstance(error, RequestError):
         return Refusal(400, str(error))
     if isinstance(error, BatcherClosed | BatcherFull):

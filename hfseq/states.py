@@ -38,7 +38,7 @@ def save_state(cache: Cache, path: str | os.PathLike) -> None:
 
 
 def load_state(path: str | os.PathLike, device: torch.device | str = "cpu") -> DynamicCache:
-    """What `save_state` wrote, to be passed on as `cache`.
+    """Read the state that `save_state` wrote, to be passed on as `cache`.
 
     Args:
         path: The file.

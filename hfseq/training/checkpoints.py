@@ -54,7 +54,7 @@ def mark_complete(checkpoint: str | os.PathLike) -> None:
 
 
 def is_complete(checkpoint: str | os.PathLike) -> bool:
-    """Whether `checkpoint` has a manifest and every file in it has the size that stands there.
+    """True if `checkpoint` has a manifest and every file in it has the size that stands there.
 
     Raises:
         InputError: The manifest is broken, or names a file outside `checkpoint`.

@@ -110,7 +110,7 @@ class Task(ABC):
     generates: ClassVar[bool] = False
     """Whether an evaluation generates."""
     packages: ClassVar[tuple[str, ...]] = ("matplotlib",)
-    """What its plots and scores need of the `train` extra."""
+    """Packages of the `train` extra that its plots and scores need."""
     collator: CheckedCollator
 
     def __init__(
