@@ -625,9 +625,10 @@ def test_steps_that_cannot_be(flags, message, data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_do_predict_needs_a_test_split(data, tmp_path):
+def test_do_predict_needs_a_test_split(data, trained, tmp_path):
+    flags = arguments(data, tmp_path / "out", test_file=None, model_name_or_path=trained)
     with pytest.raises(InputError, match="--do_predict .*--test_file"):
-        RECIPES[TRAINER].main([*arguments(data, tmp_path / "out", test_file=None), "--do_predict"])
+        RECIPES[TRAINER].main([*flags, "--do_predict"])
 
 
 def test_a_prediction_only_model_needs_no_training_rows():
