@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# What the recipes need, and what tests, checks and benchmarks need beside it; each leaves a mark when it is there.
-TRAIN := $(VENV)/.train
+# What the demo needs, and what tests, checks and benchmarks need beside it; each leaves a mark when it is there.
+DEMO := $(VENV)/.demo
 DEV := $(VENV)/.dev
 # Modules are compiled when they are first imported: of those installed few are.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --progress-bar off --no-compile
@@ -21,19 +21,19 @@ OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
 install: $(DEV)
 
-$(TRAIN): pyproject.toml constraints.txt
-	@echo "installing hfseq and what its recipes need into $(VENV): a minute or two"
+$(DEMO): pyproject.toml constraints.txt
+	@echo "installing hfseq and what the demo needs into $(VENV): a minute or two"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP_INSTALL) -e '.[train]'
+	@$(PIP_INSTALL) -e . babel matplotlib sacrebleu
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt
 	@echo "installing hfseq and what its tests need into $(VENV): a minute or two"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) -e '.[dev]'
-	@touch $(TRAIN) $@
+	@touch $(DEMO) $@
 
-demo: $(TRAIN)
+demo: $(DEMO)
 	$(OFFLINE) $(BIN)/python recipes/translation.py --overwrite_output_dir
 	$(BIN)/python tests/check_floor.py outputs/translation_demo/all_results.json test_exact_match 97
 
