@@ -25,12 +25,12 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Encod
 from transformers.configuration_utils import strict
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput, SequenceClassifierOutput
-from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from hfseq.data.collation import vocabulary_sizes
 from hfseq.data.errors import InputError
 from hfseq.models import NAMES
+from hfseq.models.cache import takes_past_key_values
 from hfseq.training.arguments import ModelArguments
 from hfseq.training.models import load_trained
 
@@ -252,7 +252,7 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
         """Decoder inputs for teacher forcing `[B, T]`, as the first member makes them."""
         return self.members[0].prepare_decoder_input_ids_from_labels(labels)  # type: ignore[operator]
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    @takes_past_key_values
     @can_return_tuple
     def forward(
         self,

@@ -18,12 +18,11 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils.deprecation import deprecate_kwarg
 
 from .data.errors import InputError, one_line, require
 from .export import read_export, run_session
 from .models.alignment import valid_steps
-from .models.cache import RecurrentCacheLayer, cache_layers
+from .models.cache import RecurrentCacheLayer, cache_layers, takes_past_key_values
 from .models.modeling_heads import steps_to_keep
 
 
@@ -196,7 +195,7 @@ class _Generates(OnnxRunner, GenerationMixin):
 class OnnxForCausalLM(_Generates):
     """An exported language model."""
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    @takes_past_key_values
     def forward(
         self,
         input_ids: Tensor,
@@ -268,7 +267,7 @@ class OnnxForConditionalGeneration(_Generates):
         """The encoder."""
         return OnnxEncoder(self)
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    @takes_past_key_values
     def forward(
         self,
         input_ids: Tensor | None = None,

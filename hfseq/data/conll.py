@@ -35,8 +35,8 @@ def conll_rows(
     document (a); part 0`). One with as many is that of a word, unless a space follows `#`, and where the tag would be
     stands neither `#`, the tag of the Penn Treebank, nor a tag that the file has elsewhere, on a line that does not
     begin with `#` or a sentence. So `# id 5f2e domain=en` is a comment and `# O`, `# # O`, `#\tSYM` and `#tag HT` are
-    words. A warning of this module's logger counts the comments that could
-    be mistaken: those with as many columns as words, and those without a space after `#`.
+    words. A warning of this module's logger counts the comments that could be mistaken: those with as many columns as
+    words, and those without a space after `#`.
 
     Args:
         read: Gives the lines of the file, each time from the beginning.

@@ -5,6 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
+from transformers.utils.deprecation import deprecate_kwarg
+
+takes_past_key_values = deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+"""Decorator of a `forward` that also takes `cache` by its name before transformers 5.24, with the warning of 5.24."""
 
 
 class RecurrentCacheLayer(CacheLayerMixin):

@@ -81,9 +81,10 @@ class SequenceGenerationMixin(GenerationMixin):
         def setting(name: str, default: Any) -> Any:
             return next((one[name] for one in settings if one.get(name) is not None), default)
 
-        if setting("use_cache", True):
+        cached = setting("use_cache", True)
+        if cached:
             check_cache(setting("cache_implementation", None), kwargs)
-        usual = setting("num_beams", 1) == 1 and setting("use_cache", True) and not more
+        usual = setting("num_beams", 1) == 1 and cached and not more
         if usual and not any(setting(name, False) is not False for name in _SPECIAL) and self.can_step():
             kwargs["custom_generate"] = partial(decode, streamer=kwargs.get("streamer"))
         return super().generate(inputs, generation_config, *more, **kwargs)

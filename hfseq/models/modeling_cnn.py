@@ -6,11 +6,10 @@ import torch
 from torch import Size, Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import ModelOutput
-from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from .alignment import valid_steps
-from .cache import RecurrentCacheLayer, cache_layers, check_states
+from .cache import RecurrentCacheLayer, cache_layers, check_states, takes_past_key_values
 from .characters import CharacterEncoder
 from .configuration_cnn import CnnConfig
 from .convolution import PositionEmbedding, SourceMemory
@@ -78,7 +77,7 @@ class CnnModel(CnnPreTrainedModel, Backbone):
             self.source = SourceMemory(memory, config.embedding_size, config.num_hidden_layers)
         self.post_init()
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    @takes_past_key_values
     @can_return_tuple
     def forward(
         self,

@@ -12,11 +12,11 @@ from transformers.modeling_outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
-from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from .adaptive import AdaptiveSoftmax
 from .alignment import next_labels, valid_steps
+from .cache import takes_past_key_values
 from .configuration_base import SequenceConfig
 from .crf import LinearChainCrf
 from .dropout import Dropout
@@ -68,7 +68,7 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
         self.adaptive_softmax = None if cutoffs is None else AdaptiveSoftmax(self.output.width, cutoffs)
         self.post_init()
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    @takes_past_key_values
     @can_return_tuple
     def forward(
         self,
@@ -291,7 +291,7 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
         fields = dict(zip(("last_hidden_state", self.encoder_extra), tensors, strict=False))
         return self.encoder_output_class(**fields, hidden_states=layers[0] if layers else None)
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    @takes_past_key_values
     @can_return_tuple
     def forward(
         self,

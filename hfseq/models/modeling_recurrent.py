@@ -6,12 +6,11 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import ModelOutput
-from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 
 from .alignment import align, take_steps, valid_steps
 from .attention import Bridge, CrossAttention
-from .cache import RecurrentCacheLayer, cache_layers, check_states
+from .cache import RecurrentCacheLayer, cache_layers, check_states, takes_past_key_values
 from .characters import CharacterEncoder
 from .configuration_base import SequenceConfig
 from .configuration_recurrent import RecurrentConfig
@@ -77,7 +76,7 @@ class RecurrentModel(RecurrentPreTrainedModel, Backbone):
         self.carries = [name for name, does in carries.items() if does]
         self.post_init()
 
-    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    @takes_past_key_values
     @can_return_tuple
     def forward(
         self,

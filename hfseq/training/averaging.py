@@ -21,7 +21,7 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
-from hfseq.data.errors import InputError
+from hfseq.data.errors import InputError, one_line
 from hfseq.json_files import shards
 from hfseq.training.checkpoints import _checkpoints, is_complete
 
@@ -103,7 +103,7 @@ def load_average(model: PreTrainedModel, directories: Sequence[str | os.PathLike
     try:
         result = model.load_state_dict(average_checkpoints(directories), strict=False)
     except RuntimeError as error:
-        raise InputError(f"{directories[0]}: {' '.join(str(error).split())}") from None
+        raise InputError(f"{directories[0]}: {one_line(error)}") from None
     tied = model.get_expanded_tied_weights_keys(all_submodels=True)
     odd = [*result.unexpected_keys, *(name for name in result.missing_keys if name not in tied)]
     if odd:
@@ -123,7 +123,7 @@ def _weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
     except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{directory}: weights cannot be read: {' '.join(str(error).split())}") from error
+        raise InputError(f"{directory}: weights cannot be read: {one_line(error)}") from error
 
 
 def _files(directory: Path) -> list[Path]:

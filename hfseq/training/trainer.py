@@ -199,7 +199,7 @@ class SequenceTrainer(Trainer):
             try:
                 saved = TrainerState.load_from_json(state_file)
             except (OSError, TypeError, ValueError) as error:
-                raise InputError(f"{state_file}: no state of a Trainer: {' '.join(str(error).split())}") from error
+                raise InputError(f"{state_file}: no state of a Trainer: {one_line(error)}") from error
             # It had no better score for as long as this run, which may have another patience, is to wait.
             stopper = saved.stateful_callbacks.get("EarlyStoppingCallback", {})
             waited = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
