@@ -21,10 +21,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassificati
 from hfseq import metrics
 from hfseq.data.labels import encode_labels
 from hfseq.data.reading import read_splits
-from hfseq.export import export_onnx
-from hfseq.onnx_runtime import load_onnx
-from hfseq.quantization import quantize_onnx
-from hfseq.training.costs import file_size
+from hfseq.inference.benchmark import file_size
+from hfseq.onnx.export import export_onnx
+from hfseq.onnx.quantize import quantize_onnx
+from hfseq.onnx.runtime import load_onnx
 
 
 def main() -> None:

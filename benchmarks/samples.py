@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel, set_seed
 
 import hfseq
-from hfseq.data.cldr import cldr_pairs
+from hfseq.data.embedded.cldr import cldr_pairs
 from hfseq.data.reading import read_splits
-from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.seq2seq import encode_pairs, labelled_steps, token_loss
 

@@ -12,7 +12,7 @@ from timing import Row, clock, in_turns
 from transformers import PreTrainedModel
 
 from hfseq.data.encoding import encode_texts
-from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
 from hfseq.training.seq2seq import make_collator
 
 

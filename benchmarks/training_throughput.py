@@ -24,7 +24,7 @@ WARM_UP = 3
 
 def prepare(args: argparse.Namespace, folder: Path) -> None:
     """Encode the pairs once, for all runs."""
-    from hfseq.data.cldr import cldr_pairs
+    from hfseq.data.embedded.cldr import cldr_pairs
     from hfseq.data.reading import read_splits
     from hfseq.tokenization import train_tokenizer
     from hfseq.training.seq2seq import encode_pairs
@@ -46,7 +46,7 @@ def load(args: argparse.Namespace, folder: Path) -> tuple:
     from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, DataCollatorForSeq2Seq, set_seed
 
     import hfseq  # noqa: F401
-    from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+    from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
 
     datasets.disable_progress_bars()
     rows = datasets.load_from_disk(str(folder / "rows"))

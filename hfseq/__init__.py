@@ -3,9 +3,10 @@
 Importing this package registers its models with the Auto classes of transformers.
 """
 
-from . import pipelines as pipelines  # registers the pipelines of translation, summarization, entities
-from .export import export_onnx
-from .models import (
+from hfseq import pipelines as pipelines  # registers the pipelines of translation, summarization, entities
+from hfseq.cache_io import load_state, save_state
+from hfseq.hub.publish import publish
+from hfseq.models import (
     CnnConfig,
     CnnForCausalLM,
     CnnForConditionalGeneration,
@@ -32,10 +33,9 @@ from .models import (
     RnnModel,
     WordCharacterTokenizer,
 )
-from .publishing import publish
-from .states import load_state, save_state
-from .version import __version__
-from .word_vectors import load_word_vectors
+from hfseq.onnx.export import export_onnx
+from hfseq.version import __version__
+from hfseq.word_vectors import load_word_vectors
 
 __all__ = [
     "CnnConfig",

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from .data.errors import InputError
+from hfseq.errors import InputError
 
 _LONGEST_NAME = 255
 """Bytes of a file's name on common file systems; beyond that the system raises errors of its own."""

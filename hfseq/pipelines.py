@@ -25,9 +25,9 @@ from transformers.pipelines.token_classification import AggregationStrategy
 from transformers.pipelines.token_classification import TokenClassificationPipeline as _TokenClassificationPipeline
 from transformers.utils import ModelOutput, logging
 
-from .data.collation import check_batch, vocabulary_sizes
-from .data.copying import copy_sources, decode_copies
-from .data.tag_schemes import check_tags, to_iob2
+from hfseq.data.collation import check_batch, vocabulary_sizes
+from hfseq.data.copying import copy_sources, decode_copies
+from hfseq.data.tag_schemes import check_tags, to_iob2
 
 logger = logging.get_logger(__name__)
 

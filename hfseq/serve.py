@@ -31,8 +31,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 from transformers.utils.import_utils import is_serve_available
 
-from hfseq.data.errors import InputError, one_line
-from hfseq.publishing import load_published
+from hfseq.errors import InputError, one_line
+from hfseq.hub.publish import load_published
 
 _NEEDED = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
 
@@ -79,7 +79,7 @@ def make_server(
     model, tokenizer = _load(model_dir)
     import uvicorn
 
-    from hfseq.serving import Limits, make_app, positions_of
+    from hfseq.serving.server import Limits, make_app, positions_of
 
     app = make_app(
         model.to(place).eval(),  # type: ignore[arg-type]

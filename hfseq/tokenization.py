@@ -7,8 +7,8 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from .data.errors import InputError
-from .models.tokenization_characters import WordCharacterTokenizer, known_characters
+from hfseq.errors import InputError
+from hfseq.models.tokenization_characters import WordCharacterTokenizer, known_characters
 
 # Their order is their ids: 0, 1, 2, 3.
 PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]

@@ -17,7 +17,7 @@ from tokenizers.models import WordLevel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .data.errors import InputError
+from hfseq.errors import InputError
 
 logger = logging.getLogger(__name__)
 

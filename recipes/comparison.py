@@ -26,10 +26,11 @@ from datasets import disable_progress_bars
 from transformers import AutoModelForSequenceClassification, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.errors import InputError, require
+from hfseq.data.embedded.reviews import review_rows
 from hfseq.data.labels import encode_labels, row_classes
-from hfseq.data.reviews import review_rows
 from hfseq.data.streaming import tokenizer_texts
+from hfseq.errors import InputError, require
+from hfseq.inference.benchmark import measure_costs
 from hfseq.json_files import read_object
 from hfseq.training.arguments import (
     DATA_FLAGS,
@@ -42,8 +43,7 @@ from hfseq.training.arguments import (
 from hfseq.training.classification import label_array, majority, score_classes
 from hfseq.training.classifiers import score_classifier, text_classifier, train_classifier
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dirs, run, with_default_config
-from hfseq.training.costs import measure_costs
-from hfseq.training.models import load_model
+from hfseq.training.loading import load_model
 from hfseq.training.reports import plot_trade_off
 from hfseq.training.results import save_results
 

@@ -34,11 +34,13 @@ from datasets import disable_progress_bars
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.cldr import cldr_pairs
-from hfseq.data.errors import InputError, require
+from hfseq.data.embedded.cldr import cldr_pairs
+from hfseq.data.embedded.reviews import review_rows
 from hfseq.data.labels import encode_labels, row_classes
-from hfseq.data.reviews import review_rows
 from hfseq.data.streaming import tokenizer_texts
+from hfseq.errors import InputError, require
+from hfseq.inference.benchmark import cost_table, measure_costs
+from hfseq.inference.prediction import decode_texts
 from hfseq.training.arguments import (
     DATA_FLAGS,
     ClassificationArguments,
@@ -50,11 +52,9 @@ from hfseq.training.arguments import (
 from hfseq.training.classification import label_array, majority, score_classes
 from hfseq.training.classifiers import score_classifier, text_classifier, train_classifier
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dirs, run, value_of, with_default_config
-from hfseq.training.costs import cost_table, measure_costs
 from hfseq.training.distillation import augment, distillation_loss, fingerprint, student_rows, teacher_logits
 from hfseq.training.hub import open_repository, publish_run
-from hfseq.training.models import checkpoint_classes, load_model, load_trained
-from hfseq.training.prediction import decode_texts
+from hfseq.training.loading import checkpoint_classes, load_model, load_trained
 from hfseq.training.results import save_results
 from hfseq.training.seq2seq import score_translations
 from hfseq.training.teacher_embeddings import Neighbours, start_from_teacher

@@ -2,8 +2,8 @@
 
     python recipes/finetuning_accelerate.py
 
-takes the data and model flags of finetuning.py and those of TrainingArguments that hfseq.training.loop.HONOURED names;
-any other is refused. Several CPU processes:
+takes the data and model flags of finetuning.py, and those of TrainingArguments that
+hfseq.training.accelerate_loop.HONOURED names; any other is refused. Several CPU processes:
 
     torchrun --nproc_per_node 2 recipes/finetuning_accelerate.py --use_cpu
 """
@@ -14,8 +14,18 @@ from textwrap import shorten
 
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.errors import InputError, require
-from hfseq.data.sampler import check_budget
+from hfseq.data.token_budget import check_budget
+from hfseq.errors import InputError, require
+from hfseq.training.accelerate_loop import (
+    Progress,
+    describe_batches,
+    make_loader,
+    make_optimizer,
+    make_schedule,
+    refuse_other_fields,
+    start_accelerator,
+    stream_of,
+)
 from hfseq.training.arguments import FinetuningArguments, ModelArguments, TaskArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run
@@ -31,17 +41,7 @@ from hfseq.training.finetuning import (
 from hfseq.training.hub import publish_run
 from hfseq.training.layers import layer_groups
 from hfseq.training.lengths import report_by_length
-from hfseq.training.loop import (
-    Progress,
-    describe_batches,
-    make_loader,
-    make_optimizer,
-    make_schedule,
-    refuse_other_fields,
-    start_accelerator,
-    stream_of,
-)
-from hfseq.training.models import checkpoint_classes, load_with_new
+from hfseq.training.loading import checkpoint_classes, load_with_new
 from hfseq.training.results import compare, examples, save_results
 from hfseq.training.tasks import TASKS
 

@@ -25,11 +25,11 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM, EarlyStoppingCallback, TextStreamer, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.documentation import documentation_rows
-from hfseq.data.errors import InputError, require
+from hfseq.data.embedded.documentation import documentation_rows
+from hfseq.data.running_text import encode_text, lines_of
 from hfseq.data.streaming import tokenizer_texts
-from hfseq.data.texts import encode_text, lines_of
 from hfseq.data.windows import TokenWindows
+from hfseq.errors import InputError, require
 from hfseq.tokenization import start_texts
 from hfseq.training.arguments import DATA_FLAGS, LanguageModelingArguments, ModelArguments, TextArguments
 from hfseq.training.checkpoints import find_checkpoint
@@ -48,7 +48,7 @@ from hfseq.training.language_modeling import (
     text_loss,
     unigram_loss,
 )
-from hfseq.training.models import load_model, load_trained
+from hfseq.training.loading import load_model, load_trained
 from hfseq.training.reports import plot_learning_curve
 from hfseq.training.results import compare, save_results
 from hfseq.training.search import parse_space, report_search, search

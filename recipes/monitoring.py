@@ -30,15 +30,15 @@ from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.errors import InputError, one_line, require
 from hfseq.data.labels import encode_labels
 from hfseq.data.reading import read_splits, shorten_list
-from hfseq.ensembles import problem_of
+from hfseq.errors import InputError, one_line, require
+from hfseq.inference.ensembles import problem_of
+from hfseq.inference.prediction import classify_texts, decode_texts
 from hfseq.training.arguments import FinetuningArguments, ModelArguments, MonitoringArguments, PairArguments
 from hfseq.training.classifiers import train_classifier
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run
-from hfseq.training.models import load_trained
-from hfseq.training.monitoring import (
+from hfseq.training.drift import (
     FEW,
     bootstrap_drop,
     chrf_of_texts,
@@ -48,7 +48,7 @@ from hfseq.training.monitoring import (
     unknown_shares,
     verdict,
 )
-from hfseq.training.prediction import classify_texts, decode_texts
+from hfseq.training.loading import load_trained
 from hfseq.training.translators import train_translator
 
 KINDS = (MonitoringArguments, FinetuningArguments)

@@ -30,11 +30,11 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.collation import CheckedCollator
-from hfseq.data.errors import InputError, require
+from hfseq.data.embedded.reviews import review_rows
 from hfseq.data.labels import encode_labels, row_classes
-from hfseq.data.reviews import review_rows
-from hfseq.data.sampler import check_budget
 from hfseq.data.streaming import encode_stream_labels, tokenizer_texts
+from hfseq.data.token_budget import check_budget
+from hfseq.errors import InputError, require
 from hfseq.training.arguments import DATA_FLAGS, ClassArguments, ClassificationArguments, ModelArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.classification import (
@@ -54,7 +54,7 @@ from hfseq.training.curves import CurveWarnings
 from hfseq.training.files import check_model, classify_file, load_predictor
 from hfseq.training.hub import publish_run
 from hfseq.training.lengths import LengthScores, sample_split
-from hfseq.training.models import checkpoint_classes, load_model
+from hfseq.training.loading import checkpoint_classes, load_model
 from hfseq.training.results import compare, examples, save_results
 from hfseq.training.search import parse_space, report_search, search
 from hfseq.training.trainer import SequenceTrainer

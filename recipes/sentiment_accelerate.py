@@ -2,8 +2,8 @@
 
     python recipes/sentiment_accelerate.py
 
-takes the data and model flags of sentiment.py and those of TrainingArguments that hfseq.training.loop.HONOURED names;
-any other is refused. Several CPU processes:
+takes the data and model flags of sentiment.py, and those of TrainingArguments that
+hfseq.training.accelerate_loop.HONOURED names; any other is refused. Several CPU processes:
 
     torchrun --nproc_per_node 2 recipes/sentiment_accelerate.py --use_cpu
 """
@@ -18,11 +18,21 @@ from transformers import AutoModelForSequenceClassification, DataCollatorWithPad
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.collation import CheckedCollator
-from hfseq.data.errors import InputError, require
+from hfseq.data.embedded.reviews import review_rows
 from hfseq.data.labels import encode_labels, row_classes
-from hfseq.data.reviews import review_rows
-from hfseq.data.sampler import check_budget
 from hfseq.data.streaming import encode_stream_labels, tokenizer_texts
+from hfseq.data.token_budget import check_budget
+from hfseq.errors import InputError, require
+from hfseq.training.accelerate_loop import (
+    Progress,
+    describe_batches,
+    make_loader,
+    make_optimizer,
+    make_schedule,
+    refuse_other_fields,
+    start_accelerator,
+    stream_of,
+)
 from hfseq.training.arguments import DATA_FLAGS, ClassArguments, ClassificationArguments, ModelArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.classification import (
@@ -40,17 +50,7 @@ from hfseq.training.classification import (
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
 from hfseq.training.hub import publish_run
 from hfseq.training.lengths import report_by_length, sample_split
-from hfseq.training.loop import (
-    Progress,
-    describe_batches,
-    make_loader,
-    make_optimizer,
-    make_schedule,
-    refuse_other_fields,
-    start_accelerator,
-    stream_of,
-)
-from hfseq.training.models import checkpoint_classes, load_model
+from hfseq.training.loading import checkpoint_classes, load_model
 from hfseq.training.results import compare, examples, save_results
 
 DEMO = Path(__file__).parent / "configs" / "sentiment_demo.yaml"

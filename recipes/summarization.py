@@ -24,11 +24,11 @@ from accelerate import PartialState
 from transformers import AutoModelForSeq2SeqLM, EarlyStoppingCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.docstrings import docstring_rows
-from hfseq.data.errors import require
-from hfseq.data.sampler import check_budget
+from hfseq.data.embedded.docstrings import docstring_rows
+from hfseq.data.sentences import lead_n
 from hfseq.data.streaming import count_rows, tokenizer_texts
-from hfseq.data.summaries import lead_n
+from hfseq.data.token_budget import check_budget
+from hfseq.errors import require
 from hfseq.training.arguments import DATA_FLAGS, ModelArguments, SummarizationArguments, SummaryArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
@@ -36,7 +36,7 @@ from hfseq.training.curves import CurveWarnings
 from hfseq.training.files import check_model, generate_file, load_predictor
 from hfseq.training.hub import publish_run
 from hfseq.training.lengths import LengthScores, sample_split
-from hfseq.training.models import load_model
+from hfseq.training.loading import load_model
 from hfseq.training.results import compare, examples, save_results
 from hfseq.training.search import parse_space, report_search, search
 from hfseq.training.seq2seq import (

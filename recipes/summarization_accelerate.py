@@ -2,8 +2,8 @@
 
     python recipes/summarization_accelerate.py
 
-takes the data and model flags of summarization.py and those of TrainingArguments that hfseq.training.loop.HONOURED
-names; any other is refused. Several CPU processes:
+takes the data and model flags of summarization.py, and those of TrainingArguments that
+hfseq.training.accelerate_loop.HONOURED names; any other is refused. Several CPU processes:
 
     torchrun --nproc_per_node 2 recipes/summarization_accelerate.py --use_cpu
 """
@@ -15,17 +15,12 @@ from textwrap import shorten
 from transformers import AutoModelForSeq2SeqLM
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.docstrings import docstring_rows
-from hfseq.data.errors import require
-from hfseq.data.sampler import check_budget
+from hfseq.data.embedded.docstrings import docstring_rows
+from hfseq.data.sentences import lead_n
 from hfseq.data.streaming import count_rows, tokenizer_texts
-from hfseq.data.summaries import lead_n
-from hfseq.training.arguments import DATA_FLAGS, ModelArguments, SummarizationArguments, SummaryArguments
-from hfseq.training.checkpoints import find_checkpoint
-from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
-from hfseq.training.hub import publish_run
-from hfseq.training.lengths import report_by_length, sample_split
-from hfseq.training.loop import (
+from hfseq.data.token_budget import check_budget
+from hfseq.errors import require
+from hfseq.training.accelerate_loop import (
     Progress,
     describe_batches,
     make_loader,
@@ -35,7 +30,12 @@ from hfseq.training.loop import (
     start_accelerator,
     stream_of,
 )
-from hfseq.training.models import load_model
+from hfseq.training.arguments import DATA_FLAGS, ModelArguments, SummarizationArguments, SummaryArguments
+from hfseq.training.checkpoints import find_checkpoint
+from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
+from hfseq.training.hub import publish_run
+from hfseq.training.lengths import report_by_length, sample_split
+from hfseq.training.loading import load_model
 from hfseq.training.results import compare, examples, save_results
 from hfseq.training.seq2seq import (
     batch_loss,

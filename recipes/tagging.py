@@ -24,8 +24,8 @@ from accelerate import PartialState
 from transformers import EarlyStoppingCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from hfseq.data.errors import InputError, require
-from hfseq.data.sampler import check_budget
+from hfseq.data.token_budget import check_budget
+from hfseq.errors import InputError, require
 from hfseq.training.arguments import DATA_FLAGS, ModelArguments, TaggingArguments, TaggingTrainingArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
@@ -33,7 +33,7 @@ from hfseq.training.curves import CurveWarnings
 from hfseq.training.files import check_model
 from hfseq.training.hub import publish_run
 from hfseq.training.lengths import LengthScores
-from hfseq.training.models import checkpoint_classes, load_model, load_trained
+from hfseq.training.loading import checkpoint_classes, load_model, load_trained
 from hfseq.training.results import compare, examples, save_results
 from hfseq.training.search import parse_space, report_search, search
 from hfseq.training.tasks import Tagging

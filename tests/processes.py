@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-MODULES = ["hfseq", "hfseq.training.trainer", "hfseq.training.loop"]
+MODULES = ["hfseq", "hfseq.training.trainer", "hfseq.training.accelerate_loop"]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(MODULES)
 

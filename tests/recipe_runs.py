@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch.distributed import TCPStore
 
-from hfseq.training import loop
+from hfseq.training import accelerate_loop as loop
 from hfseq.training.trainer import SequenceTrainer
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from hfseq import CnnConfig, GruConfig, LstmConfig, RnnConfig
-from hfseq.models.adaptive import AdaptiveSoftmax
+from hfseq.models.adaptive_softmax import AdaptiveSoftmax
 
 CUTOFFS = [5, 9, 10]
 SIZES = {"vocab_size": 20, "hidden_size": 8, "embedding_size": 6, "dropout": 0.0, "adaptive_softmax_cutoffs": CUTOFFS}

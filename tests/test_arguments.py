@@ -14,7 +14,8 @@ from transformers import SchedulerType
 from transformers.integrations import integration_utils
 from transformers.training_args import OptimizerNames
 
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
+from hfseq.training.accelerate_loop import start_accelerator
 from hfseq.training.arguments import (
     ClassificationArguments,
     ComparisonArguments,
@@ -27,7 +28,6 @@ from hfseq.training.arguments import (
     TextArguments,
 )
 from hfseq.training.cli import parse_config
-from hfseq.training.loop import start_accelerator
 from hfseq.training.trainer import SequenceTrainer
 
 DRIVERS = ("sentiment", "summarization", "translation", "finetuning")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, TrainingArguments
 
 from hfseq import LstmConfig
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.training.averaging import average_checkpoints, last_checkpoints, load_average
 from hfseq.training.checkpoints import MANIFEST, save_checkpoint
 from hfseq.training.trainer import SequenceTrainer

@@ -12,9 +12,9 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from hfseq import CnnConfig, GruConfig, LstmConfig, RnnConfig
-from hfseq.batch_rows import NotBatched
-from hfseq.batching import Batcher, BatcherClosed, BatcherFull
 from hfseq.models import MODEL_CLASSES
+from hfseq.serving.batcher import Batcher, BatcherClosed, BatcherFull
+from hfseq.serving.requests import NotBatched
 from hfseq.tokenization import start_texts, train_tokenizer
 
 SIZES = {"vocab_size": 40, "hidden_size": 12, "embedding_size": 10, "num_hidden_layers": 2}

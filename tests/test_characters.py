@@ -26,11 +26,11 @@ from transformers import (
 
 import hfseq
 from hfseq.data.collation import CheckedCollator
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.models.characters import CharacterEncoder
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import ModelArguments
-from hfseq.training.models import load_model
+from hfseq.training.loading import load_model
 
 TEXTS = ["Hello , world : don't stop", "aab says Hello"] * 3
 FAMILIES = (hfseq.RnnConfig, hfseq.LstmConfig, hfseq.GruConfig, hfseq.CnnConfig)

@@ -29,8 +29,9 @@ from transformers import (
 )
 
 from hfseq import LstmConfig
-from hfseq.data.errors import InputError
-from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
+from hfseq.errors import InputError
+from hfseq.training.accelerate_loop import Progress
 from hfseq.training.averaging import last_checkpoints
 from hfseq.training.checkpoints import (
     MANIFEST,
@@ -44,7 +45,6 @@ from hfseq.training.checkpoints import (
     rotate_checkpoints,
     save_checkpoint,
 )
-from hfseq.training.loop import Progress
 from hfseq.training.trainer import GenerationTrainer
 
 BEST, LAST, EPOCHS, PATIENCE = 8, 14, 6, 3

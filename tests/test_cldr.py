@@ -11,9 +11,9 @@ import processes
 import pytest
 from babel import Locale
 
-from hfseq.data.cldr import cldr_pairs
-from hfseq.data.errors import InputError
+from hfseq.data.embedded.cldr import cldr_pairs
 from hfseq.data.splits import SPLITS, split_of
+from hfseq.errors import InputError
 
 HELD_OUT_KINDS = {
     *("date", "time", "datetime", "interval", "amount", "number", "percent", "unit", "relative"),
@@ -163,7 +163,7 @@ def test_known_translations(pairs):
 
 def test_deterministic_in_seed_and_across_processes():
     code = (
-        "import hashlib, json; from hfseq.data.cldr import cldr_pairs;"
+        "import hashlib, json; from hfseq.data.embedded.cldr import cldr_pairs;"
         "pairs = cldr_pairs('en', 'de', train_size=400, validation_size=20, test_size=40, seed=3);"
         "print(hashlib.sha256(json.dumps([pairs[s].to_dict() for s in pairs]).encode()).hexdigest(), hash('a'))"
     )
@@ -210,6 +210,6 @@ def test_bad_sizes(size):
 
 
 def test_more_than_there_is(monkeypatch):
-    monkeypatch.setattr("hfseq.data.cldr_forms._KINDS", {"relative": 1})
+    monkeypatch.setattr("hfseq.data.embedded.cldr_forms._KINDS", {"relative": 1})
     with pytest.raises(InputError, match=r"test size: 100000 is more than the \d+ pairs there are"):
         cldr_pairs("en", "de", train_size=10, validation_size=10, test_size=100_000)

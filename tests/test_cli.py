@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 from transformers import Seq2SeqTrainingArguments
 
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.training import cli
 from hfseq.training.cli import (
     check_output_dir,

@@ -30,7 +30,7 @@ from transformers import (
 
 from hfseq import CnnConfig, CnnForCausalLM, LstmConfig, LstmForCausalLM, LstmForConditionalGeneration
 from hfseq.data.collation import CheckedCollator, check_batch, position_limit, vocabulary_sizes
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.pipelines import TranslationPipeline
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.seq2seq import decode_outputs, generate_ids, make_collator

@@ -9,7 +9,7 @@ import torch
 from recipe_runs import Killed, assert_equal, kill_after_checkpoint, load, results, weights, write_reviews
 from transformers import AutoModelForSequenceClassification
 
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.training.reports import plot_trade_off
 
 RECIPE = load("comparison")

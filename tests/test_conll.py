@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from hfseq.data.errors import InputError
 from hfseq.data.reading import read_splits
 from hfseq.data.streaming import read_stream
+from hfseq.errors import InputError
 
 CONLLU = """\
 # sent_id = 1

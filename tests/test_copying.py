@@ -13,7 +13,7 @@ from hfseq import GruConfig, GruForConditionalGeneration
 from hfseq.data.collation import CheckedCollator, check_batch
 from hfseq.data.copying import CopyCollator, copy_sources, copy_targets, decode_copies
 from hfseq.data.encoding import encode_texts
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.tokenization import MODELS, train_tokenizer
 
 TEXTS = ["the cat sat on the mat.", "a dog (big) said: no, the cat is on a mat, and big!"]

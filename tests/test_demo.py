@@ -29,10 +29,11 @@ from transformers import (
     pipeline,
 )
 
-from hfseq import CnnConfig, GruConfig, LstmConfig, demo
-from hfseq.answers import classify, continue_text, note, tag, translate, write_texts
-from hfseq.data.errors import InputError
-from hfseq.demo import load_subject, main
+from hfseq import CnnConfig, GruConfig, LstmConfig
+from hfseq.demo import page as demo
+from hfseq.demo.handlers import classify, continue_text, note, tag, translate, write_texts
+from hfseq.demo.page import load_subject, main
+from hfseq.errors import InputError
 from hfseq.tokenization import start_texts, train_tokenizer
 from hfseq.training.reports import plot_alignment
 from hfseq.training.seq2seq import align_texts

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from test_demo import directories, free_port, join  # noqa: F401
 
-from hfseq import demo
-from hfseq.answers import Together
+from hfseq.demo import page as demo
+from hfseq.demo.handlers import Together
 
 gradio = pytest.importorskip("gradio")
 

@@ -29,9 +29,10 @@ from transformers import (
 )
 
 from hfseq import metrics
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
+from hfseq.inference.benchmark import seconds_a_text
+from hfseq.inference.prediction import decode_texts
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.costs import seconds_a_text
 from hfseq.training.distillation import (
     MASK,
     augment,
@@ -40,7 +41,6 @@ from hfseq.training.distillation import (
     student_rows,
     teacher_logits,
 )
-from hfseq.training.prediction import decode_texts
 from hfseq.training.teacher_embeddings import Neighbours, start_from_teacher
 
 RECIPE = load("distillation")

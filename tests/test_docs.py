@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hfseq.data.cldr import cldr_pairs
+from hfseq.data.embedded.cldr import cldr_pairs
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))

@@ -9,10 +9,10 @@ from collections import defaultdict
 
 import pytest
 
-from hfseq.data import docstrings
-from hfseq.data.docstrings import docstring_rows
-from hfseq.data.errors import InputError
+from hfseq.data.embedded import docstrings
+from hfseq.data.embedded.docstrings import docstring_rows
 from hfseq.data.splits import SPLITS
+from hfseq.errors import InputError
 
 GOOGLE = """Compute the *cosine similarity* between `x1` and :class:`~torch.Tensor`.
 
@@ -268,7 +268,7 @@ def test_same_in_every_process_with_nothing_imported_or_printed(tmp_path, monkey
     (trap / "latin.py").write_bytes('"""Ü"""'.encode("latin-1"))
     code = """
 import gc, json, sys, warnings
-from hfseq.data import docstrings
+from hfseq.data.embedded import docstrings
 docstrings._PACKAGES = ("babel", "trap", "no_such_package")
 warnings.simplefilter("always")
 before = set(sys.modules)

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from hfseq import CnnConfig, GruConfig, LstmConfig
-from hfseq.data.errors import InputError
-from hfseq.ensembles import (
+from hfseq.errors import InputError
+from hfseq.inference.ensembles import (
     EnsembleForConditionalGeneration,
     EnsembleForSequenceClassification,
     load_ensemble,

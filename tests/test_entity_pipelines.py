@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForTokenClassification, PreTrainedToken
 from transformers.pipelines.token_classification import TokenClassificationPipeline as Original
 
 from hfseq import LstmConfig, LstmForTokenClassification, WordCharacterTokenizer
-from hfseq.answers import tag
+from hfseq.demo.handlers import tag
 from hfseq.pipelines import TokenClassificationPipeline
 from hfseq.tokenization import train_tokenizer
 

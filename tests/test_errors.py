@@ -4,10 +4,10 @@ import sys
 
 import pytest
 
-from hfseq.data.errors import InputError, one_line, require
-from hfseq.export import export_onnx
-from hfseq.onnx_runtime import load_onnx
-from hfseq.quantization import quantize_onnx
+from hfseq.errors import InputError, one_line, require
+from hfseq.onnx.export import export_onnx
+from hfseq.onnx.quantize import quantize_onnx
+from hfseq.onnx.runtime import load_onnx
 
 
 def test_the_missing_packages_are_named(monkeypatch):

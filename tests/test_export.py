@@ -17,12 +17,14 @@ import torch
 from transformers import BertConfig, BertModel, pipeline
 
 import hfseq
-from hfseq import GruConfig, export, quantization
-from hfseq.data.errors import InputError
-from hfseq.export import export_onnx, graphs_of
+from hfseq import GruConfig
+from hfseq.errors import InputError
 from hfseq.models import MODEL_CLASSES
-from hfseq.onnx_runtime import load_onnx
-from hfseq.quantization import quantize_onnx
+from hfseq.onnx import export
+from hfseq.onnx import quantize as quantization
+from hfseq.onnx.export import export_onnx, graphs_of
+from hfseq.onnx.quantize import quantize_onnx
+from hfseq.onnx.runtime import load_onnx
 from hfseq.tokenization import train_tokenizer
 
 CLASSES = [model for heads in MODEL_CLASSES.values() for model in heads.values()]

@@ -31,7 +31,7 @@ from transformers import (
 
 import hfseq
 from hfseq import CnnConfig, CnnForCausalLM, LstmConfig, LstmForCausalLM, LstmForSequenceClassification
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.training.finetuning import (
     GradualUnfreezing,
     count_trainable,

@@ -38,7 +38,7 @@ from transformers import (
 )
 
 from hfseq import GruConfig, LstmConfig
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import FinetuningArguments, TaskArguments
 from hfseq.training.tasks import TASKS as TASK_CLASSES

@@ -20,12 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hfseq import LstmConfig, LstmForSequenceClassification
-from hfseq.data.errors import InputError
 from hfseq.data.labels import encode_labels
 from hfseq.data.reading import read_splits
+from hfseq.data.running_text import encode_text
+from hfseq.data.sentences import lead_n, split_sentences
 from hfseq.data.streaming import encode_stream_labels, read_stream
-from hfseq.data.summaries import lead_n, split_sentences
-from hfseq.data.texts import encode_text
+from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
 from hfseq.word_vectors import load_word_vectors
 

@@ -21,7 +21,7 @@ from recipe_runs import ROOT, load
 from test_tokenization import normalised
 from transformers import AutoConfig, AutoTokenizer
 
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.models import MODEL_CLASSES
 from hfseq.tokenization import MODELS, NORMALIZATIONS, train_tokenizer
 from hfseq.training.cli import explicit_values, parse_config

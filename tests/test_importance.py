@@ -11,8 +11,8 @@ from transformers import (
 )
 
 from hfseq import CnnConfig, GruConfig, LstmConfig, RnnConfig
-from hfseq.data.errors import InputError
-from hfseq.importance import Importance, log_odds, word_importance
+from hfseq.errors import InputError
+from hfseq.inference.importance import Importance, log_odds, word_importance
 from hfseq.tokenization import train_tokenizer
 
 TEXTS = ["the cat sat on the mat, twice", "a dog", "", "cat", "is the house of the cat unbelievable?", "  \n"]

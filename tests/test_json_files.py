@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.json_files import file_beside, is_plain_name, read_object, shards
 from hfseq.training.results import save_results
 

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hfseq.data.errors import InputError
 from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.reading import hold_out_validation, read_splits
+from hfseq.errors import InputError
 
 COLUMNS = {"columns": ["text", "label"], "label_columns": ["label"]}
 TEXTS = ["good", "bad", "so so"]

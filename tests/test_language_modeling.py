@@ -22,9 +22,9 @@ from transformers import (
 )
 
 from hfseq import LstmConfig
-from hfseq.data.errors import InputError
-from hfseq.data.texts import encode_text
+from hfseq.data.running_text import encode_text
 from hfseq.data.windows import TokenWindows
+from hfseq.errors import InputError
 from hfseq.training.checkpoints import last_complete_checkpoint
 from hfseq.training.language_modeling import LanguageModelingTrainer, next_words, text_loss, unigram_loss
 

@@ -13,7 +13,7 @@ import torch
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.metrics import F1, Accuracy, ChrF, ExactMatch, Rouge, SacreBleu, load, scores_by_group
 
 PREDICTIONS = ["The cat sat on the mat.", "A dog barks loudly in the yard!", "Nothing to see here", ""]
@@ -235,7 +235,7 @@ def test_bad_classes(metric, predictions, references, message):
     [("f1", "sklearn"), ("seqeval", "seqeval"), ("sacrebleu", "sacrebleu"), ("chrf", "sacrebleu"), ("rouge", "nltk")],
 )
 def test_without_the_package_that_counts(name, package, monkeypatch):
-    monkeypatch.setattr("hfseq.data.errors.find_spec", lambda name: None)
+    monkeypatch.setattr("hfseq.errors.find_spec", lambda name: None)
     with pytest.raises(InputError, match=rf"the metric '{name}' needs {package}.*: pip install 'hfseq\[train\]'$"):
         load(name)
     assert load("exact_match").metric_name == "exact_match"

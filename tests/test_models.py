@@ -24,7 +24,7 @@ from transformers.models.auto import modeling_auto
 
 from hfseq import GruConfig, LstmConfig, LstmForCausalLM, LstmForConditionalGeneration, LstmModel, RnnConfig
 from hfseq.models import MODEL_CLASSES
-from hfseq.models.alignment import next_labels
+from hfseq.models.padding import next_labels
 
 pytestmark = pytest.mark.contract
 

@@ -12,9 +12,9 @@ from recipe_runs import WORDS, load, reviews, weights
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig, pipeline
 
 import hfseq
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.training.arguments import MonitoringArguments
-from hfseq.training.monitoring import (
+from hfseq.training.drift import (
     bootstrap_drop,
     chrf_of_texts,
     drift_tests,

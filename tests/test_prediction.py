@@ -11,10 +11,9 @@ from accelerate import PartialState
 from test_ensembles import FAMILIES, make, make_classifier, make_pointer
 from transformers import ByT5Tokenizer, pipeline
 
-from hfseq.data.errors import InputError
-from hfseq.ensembles import EnsembleForConditionalGeneration
-from hfseq.tokenization import train_tokenizer
-from hfseq.training.prediction import (
+from hfseq.errors import InputError
+from hfseq.inference.ensembles import EnsembleForConditionalGeneration
+from hfseq.inference.prediction import (
     Decision,
     Hypothesis,
     best_word,
@@ -30,6 +29,7 @@ from hfseq.training.prediction import (
     write_decisions,
     write_predictions,
 )
+from hfseq.tokenization import train_tokenizer
 
 TEXTS = [
     "the cat, the cat sat on the mat and saw a dog",

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 import hfseq
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.models import MODEL_CLASSES
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.results import save_run
@@ -481,7 +481,7 @@ def test_pushing_again_updates_and_a_push_cut_off_leaves_what_was(hub, user, tra
 
 ERRORS = """\
 import sys, hfseq
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 for name, token in (("ann/x", "hf_wrong"), ("ann/x", "hf_reader"), ("bob/x", "hf_writer"), ("ann/a b", "hf_writer")):
     try:
         hfseq.publish(sys.argv[1], name, token=token)

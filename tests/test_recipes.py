@@ -23,8 +23,8 @@ from recipe_runs import (
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, modeling_utils
 
-from hfseq.data.errors import InputError
 from hfseq.data.streaming import BatchStream
+from hfseq.errors import InputError
 from hfseq.training.averaging import last_checkpoints
 from hfseq.training.checkpoints import last_complete_checkpoint
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.training.callbacks import StopOnNaN, check_finite
 from hfseq.training.reports import (
     plot_alignment,

@@ -10,10 +10,10 @@ import numpy as np
 import processes
 import pytest
 
-from hfseq.data import reviews as grammar
-from hfseq.data.errors import InputError
-from hfseq.data.reviews import review_rows
+from hfseq.data.embedded import reviews as grammar
+from hfseq.data.embedded.reviews import review_rows
 from hfseq.data.splits import SPLITS
+from hfseq.errors import InputError
 
 SIZES = {"train_size": 6_000, "validation_size": 600, "test_size": 1_200}
 ORDERED_KINDS = {
@@ -270,7 +270,7 @@ def test_texts_are_written_well(reviews):
 
 def test_deterministic_in_seed_and_across_processes():
     code = (
-        "import hashlib, json; from hfseq.data.reviews import review_rows;"
+        "import hashlib, json; from hfseq.data.embedded.reviews import review_rows;"
         "rows = review_rows(train_size=400, validation_size=20, test_size=40, seed=3);"
         "print(hashlib.sha256(json.dumps([rows[s].to_dict() for s in rows]).encode()).hexdigest(), hash('a'))"
     )

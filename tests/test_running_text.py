@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, GPT2LMHeadModel
 
 from hfseq import CnnConfig, GruConfig, LstmConfig, RnnConfig, load_state, save_state
-from hfseq.data.documentation import documentation_rows
-from hfseq.data.errors import InputError
-from hfseq.data.texts import encode_text
+from hfseq.data.embedded.documentation import documentation_rows
+from hfseq.data.running_text import encode_text
 from hfseq.data.windows import TokenWindows
+from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
 
 SIZES = {"vocab_size": 30, "hidden_size": 8, "embedding_size": 6, "num_hidden_layers": 2, "dropout": 0.0}

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
-from hfseq.data.errors import InputError
-from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
+from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
+from hfseq.errors import InputError
 
 LENGTHS = st.lists(st.integers(0, 60), min_size=1, max_size=300)
 

@@ -14,7 +14,7 @@ import yaml
 from transformers import AutoModelForTokenClassification, EarlyStoppingCallback, TrainerCallback, set_seed
 
 from hfseq import LstmConfig
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.training.arguments import ModelArguments, RecipeArguments
 from hfseq.training.cli import parse_config
 from hfseq.training.search import (

@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from hfseq import GruConfig
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.checkpoints import last_complete_checkpoint
 from hfseq.training.classification import class_weights, classification_loss, decide, majority

@@ -16,10 +16,10 @@ import torch
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 import hfseq
-from hfseq.batching import Batcher
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.serve import make_server
-from hfseq.serving import BatchingManager, Limits
+from hfseq.serving.batcher import Batcher
+from hfseq.serving.server import BatchingManager, Limits
 from hfseq.tokenization import start_texts, train_tokenizer
 
 
@@ -164,7 +164,7 @@ def test_requests_are_batched(language_model):
 @pytest.fixture(params=["batched", "not_batched"])
 def either_way(request, monkeypatch):
     if request.param == "not_batched":
-        monkeypatch.setattr("hfseq.serving.is_batched", lambda model: False)
+        monkeypatch.setattr("hfseq.serving.server.is_batched", lambda model: False)
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -16,8 +16,9 @@ from test_serve import running, send
 from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 import hfseq
-from hfseq import serve, serving
+from hfseq import serve
 from hfseq.serve import main, make_server, public_name
+from hfseq.serving import server as serving
 from hfseq.tokenization import start_texts, train_tokenizer
 
 TestClient = pytest.importorskip("starlette.testclient").TestClient
@@ -464,7 +465,7 @@ def test_errors_inside_are_for_the_log_alone(folders, kind, stream, error, monke
 
 
 def test_a_failed_template_tells_nothing(client, caplog):
-    with caplog.at_level(logging.INFO, "hfseq.serving"):
+    with caplog.at_level(logging.INFO, "hfseq.serving.server"):
         chat = {"messages": [{"role": "nobody", "content": "a"}]}
         refused(client.post(CHAT, json=chat), 400, said="the model's chat template does not take these messages")
     assert "secret of the template" in caplog.text

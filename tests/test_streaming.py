@@ -16,10 +16,10 @@ from accelerate import Accelerator
 from test_checkpoints import collate, same, start, tiny_model
 from transformers import Seq2SeqTrainingArguments, TrainerCallback
 
-from hfseq.data.errors import InputError
 from hfseq.data.labels import encode_labels
 from hfseq.data.reading import read_splits
 from hfseq.data.streaming import BatchStream, encode_stream_labels, first_texts, read_stream, stream_loader
+from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.checkpoints import epoch_batches, last_complete_checkpoint
 from hfseq.training.trainer import GenerationTrainer

@@ -3,7 +3,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
 from hfseq import LstmConfig
-from hfseq.data.summaries import lead_n, split_sentences
+from hfseq.data.sentences import lead_n, split_sentences
 from hfseq.training.seq2seq import set_generation
 
 

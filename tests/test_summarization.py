@@ -21,7 +21,7 @@ from recipe_runs import (
 )
 from transformers import AutoModelForSeq2SeqLM, T5Config, pipeline
 
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.seq2seq import split_references
 

@@ -11,10 +11,10 @@ from recipe_runs import Killed, assert_close, assert_equal, kill_after_checkpoin
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from hfseq import metrics
+from hfseq.data.embedded.python_tokens import python_token_rows
 from hfseq.data.encoding import encode_words
-from hfseq.data.errors import InputError
-from hfseq.data.python_tokens import python_token_rows
-from hfseq.model_card import make_card
+from hfseq.errors import InputError
+from hfseq.hub.model_card import make_card
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.tasks import Tagging
 
@@ -291,7 +291,7 @@ def test_bad_input(flags, message, data, tmp_path):
 
 def test_a_run_on_entities_needs_their_scorer_from_the_beginning(data, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "hfseq.data.errors.find_spec", lambda name: None if name == "seqeval" else importlib.util.find_spec(name)
+        "hfseq.errors.find_spec", lambda name: None if name == "seqeval" else importlib.util.find_spec(name)
     )
     with pytest.raises(InputError, match=r"the score of entities needs seqeval: pip install 'hfseq\[train\]'"):
         start(data, tmp_path / "run")

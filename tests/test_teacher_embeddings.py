@@ -5,7 +5,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 import hfseq
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.teacher_embeddings import start_from_teacher, teacher_embeddings
 

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.tokenization import MODELS, train_tokenizer
 
 TEXTS = [

@@ -13,10 +13,10 @@ from transformers import (
 )
 
 import hfseq
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import ModelArguments
-from hfseq.training.models import load_trained
+from hfseq.training.loading import load_trained
 
 HEADS = {
     "CausalLM": (AutoModelForCausalLM, "language model"),

@@ -6,7 +6,7 @@ from transformers import EarlyStoppingCallback, Seq2SeqTrainingArguments, Traini
 from transformers.trainer_pt_utils import LabelSmoother
 
 from hfseq import LstmConfig, LstmForConditionalGeneration, LstmForSequenceClassification
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.training.seq2seq import batch_loss, trainer_loss
 from hfseq.training.trainer import GenerationTrainer, SequenceTrainer, SmoothedCrossEntropy
 

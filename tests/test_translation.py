@@ -31,11 +31,11 @@ from transformers import (
 )
 
 from hfseq import LstmConfig, LstmForCausalLM
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import ModelArguments
 from hfseq.training.checkpoints import MANIFEST, last_complete_checkpoint
-from hfseq.training.models import load_model
+from hfseq.training.loading import load_model
 from hfseq.training.trainer import GenerationTrainer
 
 TRAINER, ACCELERATE = DRIVERS = ("translation", "translation_accelerate")

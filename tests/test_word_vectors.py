@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from hfseq import LstmConfig, LstmForCausalLM, LstmForConditionalGeneration
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
 from hfseq.word_vectors import WordVectorCoverage, load_word_vectors
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .errors import InputError
+from hfseq.errors import InputError
 
 
 def check_batch(

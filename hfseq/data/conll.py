@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from .errors import InputError
+from hfseq.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import torch
 from tokenizers import Encoding, models
 from transformers import BatchEncoding, DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
-from .errors import InputError
+from hfseq.errors import InputError
 
 
 def copy_sources(

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import datasets
 
-from .errors import InputError
-from .reading import shorten_list
+from hfseq.data.reading import shorten_list
+from hfseq.errors import InputError
 
 # Python turns no longer number than one of 4300 digits into text or back.
 _MOST_DIGITS = 4000

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from . import conll
-from .errors import InputError, one_line
+from hfseq.data import conll
+from hfseq.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 

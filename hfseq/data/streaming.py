@@ -13,9 +13,8 @@ from accelerate.data_loader import prepare_data_loader
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, IterableDataset
 
-from .errors import InputError, one_line
-from .labels import encode_labels
-from .reading import (
+from hfseq.data.labels import encode_labels
+from hfseq.data.reading import (
     Columns,
     check_row,
     check_sources,
@@ -27,7 +26,8 @@ from .reading import (
     report_dropped,
     string_table,
 )
-from .sampler import TokenBudgetBatchSampler, row_lengths
+from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
+from hfseq.errors import InputError, one_line
 
 WINDOW = 8192
 """Rows that are in memory at once, and among which they are shuffled."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from .errors import InputError
+from hfseq.errors import InputError
 
 
 class TokenWindows(IterableDataset):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 
-from hfseq.data.errors import require
+from hfseq.errors import require
 
 
 class Metric(evaluate.Metric):

@@ -6,7 +6,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from .base import Metric
+from hfseq.metrics.base import Metric
 
 _CLASS, _SEVERAL = (
     datasets.Features({"predictions": kind, "references": kind})

@@ -5,9 +5,8 @@ from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
-from hfseq.data.summaries import split_sentences
-
-from .text import TextMetric
+from hfseq.data.sentences import split_sentences
+from hfseq.metrics.text import TextMetric
 
 _TYPES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -16,7 +15,7 @@ class Rouge(TextMetric):
     """ROUGE (Lin 2004) as Google's rouge-score computes it: the mean over the rows of F1, 0 to 100.
 
     `compute` returns `rouge1` and `rouge2` (shared words and pairs of words), `rougeL` (longest common subsequence),
-    `rougeLsum` (the same sentence by sentence, which `hfseq.data.summaries.split_sentences` finds) and `score`, which
+    `rougeLsum` (the same sentence by sentence, which `hfseq.data.sentences.split_sentences` finds) and `score`, which
     is `rouge1`. It takes `use_stemmer`, by default True: words are compared by their stems, as most papers do (the
     module of the same name on the Hub does not by default, and gives fractions).
 

@@ -9,8 +9,7 @@ from typing import Any
 import datasets
 
 from hfseq.data.tag_schemes import SCHEMES, count_breaks, schemes_with, split_tag
-
-from .base import Metric
+from hfseq.metrics.base import Metric
 
 # Of these seqeval's strict mode is the scorer, of the others the script of the CoNLL shared tasks, which reads no S, L
 # or U; seqeval's other mode counts as the script does.

@@ -5,7 +5,7 @@ from typing import Any
 
 import datasets
 
-from .base import Metric
+from hfseq.metrics.base import Metric
 
 References = Sequence[str] | Sequence[Sequence[str]]
 

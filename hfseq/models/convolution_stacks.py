@@ -6,9 +6,9 @@ import torch
 from torch import Size, Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .alignment import align, take_steps
 from .convolution import ROOT_HALF, Convolution, StepAttention
 from .dropout import Dropout
+from .padding import align, take_steps
 
 State = tuple[Tensor, ...]
 """State of one layer: the windows of its convolutions, each `[B, (k - 1) d, width]`."""

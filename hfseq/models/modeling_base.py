@@ -8,12 +8,12 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import PreTrainedModel
 
-from .alignment import valid_steps
 from .characters import CharacterEncoder
 from .configuration_base import SequenceConfig
 from .convolution import Convolution
 from .dropout import Dropout, drop_words
 from .generation import Step
+from .padding import valid_steps
 from .recurrent import RecurrentLayer
 
 

@@ -8,7 +8,6 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .alignment import valid_steps
 from .cache import RecurrentCacheLayer, cache_layers, check_states, takes_past_key_values
 from .characters import CharacterEncoder
 from .configuration_cnn import CnnConfig
@@ -18,6 +17,7 @@ from .dropout import Dropout
 from .modeling_base import Backbone, SequencePreTrainedModel
 from .modeling_heads import ForCausalLM, ForConditionalGeneration, ForSequenceClassification, ForTokenClassification
 from .outputs import CnnModelOutput
+from .padding import valid_steps
 
 
 class CnnPreTrainedModel(SequencePreTrainedModel):

@@ -14,14 +14,14 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from .adaptive import AdaptiveSoftmax
-from .alignment import next_labels, valid_steps
+from .adaptive_softmax import AdaptiveSoftmax
 from .cache import takes_past_key_values
 from .configuration_base import SequenceConfig
 from .crf import LinearChainCrf
 from .dropout import Dropout
 from .generation import SequenceGenerationMixin, Step, is_bare
 from .modeling_base import Backbone, SequencePreTrainedModel
+from .padding import next_labels, valid_steps
 from .pointer import Pointer
 from .pooling import Pooling
 

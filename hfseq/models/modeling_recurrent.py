@@ -8,7 +8,6 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
-from .alignment import align, take_steps, valid_steps
 from .attention import Bridge, CrossAttention
 from .cache import RecurrentCacheLayer, cache_layers, check_states, takes_past_key_values
 from .characters import CharacterEncoder
@@ -19,6 +18,7 @@ from .generation import Step, is_bare
 from .modeling_base import Backbone, SequencePreTrainedModel
 from .modeling_heads import ForCausalLM, ForConditionalGeneration, ForSequenceClassification, ForTokenClassification
 from .outputs import RecurrentModelOutput
+from .padding import align, take_steps, valid_steps
 from .pointer import Pointer, transition_scores
 from .recurrent import RecurrentStack, State
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .alignment import end_positions
+from .padding import end_positions
 
 
 class Pooling(nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
-from .alignment import Alignment, align, permute_steps, take_steps
 from .dropout import Dropout, drop
+from .padding import Alignment, align, permute_steps, take_steps
 
 State = tuple[Tensor, ...]
 """State of one layer and direction: `(h,)`, or `(h, c)` for LSTM, each `[B, H]`."""

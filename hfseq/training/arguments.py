@@ -15,10 +15,10 @@ from transformers.integrations import get_reporting_integration_callbacks
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
-from hfseq.data.errors import InputError, blaming, require
 from hfseq.data.reading import check_sources, hold_out_validation, read_splits
 from hfseq.data.splits import SPLITS
 from hfseq.data.streaming import read_stream
+from hfseq.errors import InputError, blaming, require
 from hfseq.json_files import is_plain_name
 from hfseq.tokenization import MODELS, NORMALIZATIONS
 

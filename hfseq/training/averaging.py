@@ -21,7 +21,7 @@ from transformers.utils import (
     WEIGHTS_NAME,
 )
 
-from hfseq.data.errors import InputError, one_line
+from hfseq.errors import InputError, one_line
 from hfseq.json_files import shards
 from hfseq.training.checkpoints import _checkpoints, is_complete
 

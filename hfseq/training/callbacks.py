@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 
 _NEVER = torch.iinfo(torch.int64).max
 

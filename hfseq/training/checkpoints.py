@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from hfseq.data.errors import InputError
 from hfseq.data.streaming import BatchStream
+from hfseq.errors import InputError
 from hfseq.json_files import file_beside, read_object
 
 MANIFEST = "complete.json"

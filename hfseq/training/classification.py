@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq import metrics
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
-from hfseq.data.errors import InputError
-from hfseq.training.batches import run_by_length
+from hfseq.errors import InputError
+from hfseq.inference.parallel import run_by_length
 from hfseq.training.reports import plot_confusion_matrix, plot_learning_curve, write_lines, write_samples
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import DataCollatorWithPadding, EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq.data.collation import CheckedCollator
-from hfseq.data.sampler import check_budget
+from hfseq.data.token_budget import check_budget
 from hfseq.training.arguments import ClassArguments, RecipeArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.classification import (

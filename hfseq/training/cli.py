@@ -18,7 +18,7 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from hfseq.data.errors import InputError, one_line
+from hfseq.errors import InputError, one_line
 
 # What a training run writes at the top of its output directory, transformers' names included.
 _PRODUCED = (

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hfseq.data.errors import InputError
 from hfseq.data.windows import TokenWindows
+from hfseq.errors import InputError
 
 FLATNESS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0)
 """What is tried for how much more likely a similar state is than another, $\\theta$ in the paper."""

@@ -11,17 +11,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hfseq.data.errors import InputError
-from hfseq.ensembles import load_ensemble
-from hfseq.training.arguments import (
-    DataArguments,
-    DecodingArguments,
-    ModelArguments,
-    RecipeArguments,
-    TaskArguments,
-)
-from hfseq.training.models import load_trained
-from hfseq.training.prediction import (
+from hfseq.errors import InputError
+from hfseq.inference.ensembles import load_ensemble
+from hfseq.inference.prediction import (
     check_output_file,
     classify_texts,
     decode_texts,
@@ -33,6 +25,14 @@ from hfseq.training.prediction import (
     write_predictions,
     write_scores,
 )
+from hfseq.training.arguments import (
+    DataArguments,
+    DecodingArguments,
+    ModelArguments,
+    RecipeArguments,
+    TaskArguments,
+)
+from hfseq.training.loading import load_trained
 
 
 def load_predictor(auto_class: Any, args: ModelArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hfseq.data.errors import InputError, require
+from hfseq.errors import InputError, require
 from hfseq.training.arguments import DATA_FLAGS, TaskArguments
 from hfseq.training.cli import check_output_dir, demo_runs, parse_config, value_of
 from hfseq.training.layers import Named, layer_groups, model_parts

@@ -7,7 +7,7 @@ from typing import Any
 from accelerate import PartialState
 from huggingface_hub import HfApi
 
-from hfseq.publishing import hub_errors, publish
+from hfseq.hub.publish import hub_errors, publish
 from hfseq.training.arguments import RecipeArguments
 from hfseq.training.results import save_run
 

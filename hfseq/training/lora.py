@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from hfseq.data.errors import InputError, one_line
+from hfseq.errors import InputError, one_line
 from hfseq.training.layers import model_parts, stacks
 
 TASKS = {

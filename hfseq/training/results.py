@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hfseq import metrics
+from hfseq.hub.model_card import RUN_FILE
 from hfseq.json_files import read_object
-from hfseq.model_card import RUN_FILE
 from hfseq.training.cli import explicit_values
 from hfseq.version import __version__
 

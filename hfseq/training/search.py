@@ -34,7 +34,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, SchedulerType, Train
 from transformers.trainer_utils import SaveStrategy
 from transformers.training_args import OptimizerNames
 
-from hfseq.data.errors import InputError, one_line, require
+from hfseq.errors import InputError, one_line, require
 from hfseq.training.callbacks import StopOnNaN
 from hfseq.training.cli import _parse, _parser
 from hfseq.training.trainer import SequenceTrainer, SmoothedCrossEntropy

@@ -16,9 +16,9 @@ from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.copying import CopyCollator, copy_sources, copy_targets, decode_copies
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
+from hfseq.inference.parallel import run_by_length
 from hfseq.models.modeling_heads import ForConditionalGeneration
-from hfseq.training.batches import run_by_length
 from hfseq.training.cross_entropy import summed_cross_entropy
 from hfseq.training.reports import plot_alignment, plot_learning_curve, write_lines, write_samples
 

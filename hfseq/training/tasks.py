@@ -27,19 +27,19 @@ from transformers import (
 
 from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
-from hfseq.data.docstrings import docstring_rows
+from hfseq.data.embedded.docstrings import docstring_rows
+from hfseq.data.embedded.python_tokens import python_token_rows
+from hfseq.data.embedded.reviews import review_rows
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_words
-from hfseq.data.errors import InputError, require
 from hfseq.data.labels import encode_labels, row_classes
-from hfseq.data.python_tokens import python_token_rows
 from hfseq.data.reading import shorten_list
-from hfseq.data.reviews import review_rows
+from hfseq.data.sentences import lead_n
 from hfseq.data.streaming import encode_stream_labels, tokenizer_texts
-from hfseq.data.summaries import lead_n
 from hfseq.data.tag_schemes import count_breaks, find_scheme
+from hfseq.errors import InputError, require
+from hfseq.inference.parallel import run_by_length
 from hfseq.metrics.tagging import signature
 from hfseq.training.arguments import TASK_METRICS, FinetuningArguments, TaskArguments
-from hfseq.training.batches import run_by_length
 from hfseq.training.classification import (
     class_names,
     class_weights,

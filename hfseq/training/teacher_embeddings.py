@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize, pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfseq.data.errors import InputError
+from hfseq.errors import InputError
 
 _LONGEST = 16  # of the teacher's tokens in one of the student's
 

@@ -15,10 +15,10 @@ from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SchedulerType, TrainOutput
 from transformers.training_args import OptimizerNames
 
-from hfseq.data.errors import InputError, blaming, one_line
-from hfseq.data.sampler import TokenBudgetBatchSampler, row_lengths
 from hfseq.data.streaming import BatchStream, stream_loader
-from hfseq.publishing import hub_errors
+from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
+from hfseq.errors import InputError, blaming, one_line
+from hfseq.hub.publish import hub_errors
 from hfseq.training.arguments import RecipeArguments
 from hfseq.training.averaging import last_checkpoints, load_average
 from hfseq.training.callbacks import StopOnNaN, check_finite

@@ -9,7 +9,7 @@ import datasets
 import torch
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase
 
-from hfseq.data.sampler import check_budget
+from hfseq.data.token_budget import check_budget
 from hfseq.training.arguments import GenerationArguments, PairArguments
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.curves import CurveWarnings

@@ -1,0 +1,326 @@
+"""The embedded summaries: docstrings of the standard library and of the packages that hfseq needs.
+
+The first paragraph of a docstring says in one line what the rest explains, so body and first line are a document and
+its summary, written by people who meant them so. This is developers' English, not news: a score here says little about
+other texts. The docstrings are read from the user's own installation, by parsing the sources and never by importing
+them; each text is under the licence of its package, and none is shipped with hfseq.
+"""
+
+from __future__ import annotations
+
+import ast
+import gc
+import importlib.util
+import random
+import re
+import sysconfig
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import datasets
+
+from hfseq.data.splits import SPLITS, split_of
+from hfseq.errors import InputError
+
+# What every installation of hfseq has: its dependencies and theirs. Of two like texts the earlier package's stays.
+_PACKAGES = (
+    *("numpy", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "safetensors"),
+    *("huggingface_hub", "sacrebleu", "rouge_score", "babel", "pyarrow", "yaml", "tqdm", "pandas", "fsspec"),
+    *("aiohttp", "anyio", "attr", "yarl", "multidict", "requests", "urllib3", "filelock", "packaging", "dill"),
+    *("multiprocess", "psutil", "jinja2", "networkx", "sympy", "mpmath", "nltk", "joblib", "absl", "click"),
+    *("typer", "rich", "pygments", "regex", "lxml", "dateutil"),
+)
+_STANDARD_LIBRARY = "python"
+_USUAL = {"train": 9_000, "validation": 500, "test": 1_000}  # rows, where nothing else is asked for
+# Folders; the models of transformers are a quarter of all sources, and mostly repeat each other's docstrings.
+_NOT_READ = {"test", "tests", "site-packages", "dist-packages", "_vendor", "models"}
+
+_SUMMARY_WORDS = range(3, 26)
+_DOCUMENT_WORDS = range(12, 201)
+# Of the summary's content words, the share that the document must have: without any, nothing leads to the summary.
+_LEAST_OVERLAP = 0.25
+# Of a document's runs of four words, the share that earlier documents may have; and of those that one of these had
+# first, the share that it may have.
+_MOST_REPEATED = 0.5
+
+# Of a text's words, the share that must be plain English words.
+_LEAST_PLAIN = 0.65
+
+# Sections whose text is no prose, and sections of which only the heading goes.
+_CODE_SECTIONS = {"example", "examples", "usage", "shape", "shapes", "see also", "references", "reference", "citation"}
+_TEXT_SECTIONS = {
+    *("args", "arguments", "parameters", "params", "keyword args", "keyword arguments", "other parameters", "kwargs"),
+    *("returns", "return", "return value", "raises", "yields", "yield", "warns", "attributes", "properties"),
+    *("note", "notes", "warning", "warnings", "important", "caution", "tip", "details", "explanation", "description"),
+}
+_UNDERLINE = re.compile(r"([=~^\"'`*#+-])\1{2,}")
+_DIRECTIVE = re.compile(r"\.\. (?:(\w+)::)?(.*)")
+_ADMONITIONS = {"note", "warning", "important", "caution", "attention", "hint", "tip"}
+# ":param int size: how many" → "size", "how many".
+_FIELD = re.compile(
+    r":(param|parameter|arg|argument|key|keyword|raises?|returns?|yields?|ivar|cvar|var|type|rtype|vartype)"
+    r"(?: [^:]*?(\w+))?:\s*(.*)"
+)
+# "size (`int`, *optional*): how many", "size: how many" → "size", "how many".
+_ARGUMENT = re.compile(r"[`*'\"]*([\w.]+)[`'\"]*(?:\s*\(.*\))?\s*:(?:\s+(.*))?")
+# No sentence, or one that goes on in the body, or with fields or sections in its paragraph.
+_NO_SUMMARY = re.compile(r"^[^A-Z\"']|[:,;]$|(?:^|\s)[:@]\w|\b(?:Args|Arguments|Parameters|Returns?|Raises):")
+_BULLET = re.compile(r"(?:[-*+•]|\d[.)]|\(\w\))\s+(.*)")
+
+# In this order: roles, links, code, emphasis, addresses, numbers of footnotes.
+_MARKUP = (
+    (re.compile(r":[\w:]+:`[~!.]?([^`<]*?)(?:\s*<[^>]*>)?`"), r"\1"),
+    (re.compile(r"`([^`<]+?)\s*<[^>]*>`_+"), r"\1"),
+    (re.compile(r"\[`?[~.]?([^\]`]+)`?\]\([^)]*\)|\[`[~.]?([^`]*)`\]"), r"\1\2"),
+    (re.compile(r"`+([^`]*)`+_?"), r"\1"),
+    (re.compile(r"(?<![\w*])\*{1,2}(?=\S)([^*]*[^*\s])\*{1,2}(?!\w)"), r"\1"),
+    (re.compile(r"\s*<?https?://[^\s>)]*[^\s>).,]>?"), ""),
+    (re.compile(r"\s*\[\d+\]_?"), ""),
+)
+_WORD = re.compile(r"[a-z]+")
+_PLAIN_WORD = re.compile(r"[(\"']*[A-Za-z][a-z]*(?:[-'/][A-Za-z]+)*[)\"']*[.,;:!?]*[)\"']*")
+
+
+def docstring_rows(
+    *,
+    train_size: int | None = None,
+    validation_size: int | None = None,
+    test_size: int | None = None,
+    seed: int = 0,
+) -> datasets.DatasetDict:
+    """Reads documents and their summaries from the docstrings of the installed sources.
+
+    The columns are `document`, `summary` and `kind`, the package ("python" for the standard library).
+
+    - `summary` is the docstring's first paragraph, 3 to 25 words.
+    - `document` is the rest, 12 to 200 words on one line: paragraphs, lists, and what is said of arguments, results
+      and errors ("dim: Dimension where the similarity is computed."). Headings, examples, code, tables, formulas,
+      types of arguments, references and markup are gone.
+
+    Two things are chosen, not found. At least a quarter of the summary's content words (by their first five letters)
+    occur in the document, since many first lines name what the body never does. And little comes twice: no two rows
+    have the same summary, but for plurals and digits; at least half of a document's runs of four words are in no
+    earlier one, and at most half of what it brings new comes back in any later one. Functions that share most of their
+    docstring are one row.
+
+    All rows of one source file are in one split, which does not depend on `seed`. Rows, and so all scores, depend on
+    the installed versions: the same installation gives the same rows in every process.
+
+    Args:
+        train_size: Number of rows in `train`; None for 9,000, or all where the installed versions have fewer.
+        validation_size: Number of rows in `validation`; None for 500, likewise.
+        test_size: Number of rows in `test`; None for 1,000, likewise.
+        seed: Chooses the rows of each split among those that there are, and their order.
+
+    Raises:
+        InputError: A size that cannot be had.
+    """
+    splits = {}
+    for split, size in zip(SPLITS, (train_size, validation_size, test_size), strict=True):
+        rows = _rows()[split]
+        if size is None:
+            size = min(_USUAL[split], len(rows))
+        if size < 1:
+            raise InputError(f"{split} size: {size} is too few; give 1 or more")
+        if size > len(rows):
+            raise InputError(f"{split} size: {size} is more than the {len(rows)} rows there are; give fewer")
+        documents, summaries, kinds = zip(*random.Random(f"{seed} {split}").sample(rows, size), strict=True)
+        splits[split] = datasets.Dataset.from_dict({"document": documents, "summary": summaries, "kind": kinds})
+    return datasets.DatasetDict(splits)
+
+
+@cache
+def _rows() -> dict[str, list[tuple[str, str, str]]]:
+    """Reads all rows (document, summary, kind) of each split; takes many seconds, once a process."""
+    with parsing():
+        return _distinct(_docstrings())
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """Inside it, syntax trees are made quickly and without warnings of sources with escapes that Python dislikes."""
+    # Looking for cycles among the millions of nodes, which have none, would take longer than all the rest.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _distinct(docstrings: Iterable[tuple[str, str, str]]) -> dict[str, list[tuple[str, str, str]]]:
+    """Makes rows of docstrings (kind, path, text), leaving out those that repeat an earlier one."""
+    rows: dict[str, list[tuple[str, str, str]]] = {split: [] for split in SPLITS}
+    summaries: set[str] = set()
+    # Run of words, hashed, to the number of the document that had it first; how many each had first.
+    first: dict[int, int] = {}
+    new: list[int] = []
+    for kind, name, docstring in docstrings:
+        document, summary = _document_and_summary(docstring)
+        if not document:
+            continue
+        key = " ".join(word.rstrip("s") for word in _WORD.findall(summary.lower()))
+        words = _WORD.findall(document.lower())
+        own = {zlib.crc32(" ".join(words[i : i + 4]).encode()) for i in range(len(words) - 3)}
+        repeated = Counter(first[run] for run in own if run in first)
+        if (
+            key in summaries
+            or repeated.total() > _MOST_REPEATED * len(own)
+            or any(count > _MOST_REPEATED * new[number] for number, count in repeated.items())
+        ):
+            continue
+        summaries.add(key)
+        first |= {run: len(new) for run in own if run not in first}
+        new.append(len(own) - repeated.total())
+        rows[split_of(f"{kind}/{name}")].append((document, summary, kind))
+    return rows
+
+
+def _docstrings() -> Iterator[tuple[str, str, str]]:
+    """Parses the sources in order: kind, path of the source in the package, one of its docstrings."""
+    roots = {_STANDARD_LIBRARY: standard_library()}
+    for package in _PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.submodule_search_locations:
+            roots[package] = Path(spec.submodule_search_locations[0])
+    for kind, root in roots.items():
+        for name, tree in syntax_trees(root):
+            for docstring in docstrings_below(tree.body):
+                yield kind, name, docstring
+
+
+def standard_library() -> Path:
+    """Where the standard library's sources are."""
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def source_files(root: Path) -> list[str]:
+    """Python sources below a folder, but tests: their paths in it, in order."""
+    names = [path.relative_to(root) for path in root.rglob("*.py")]
+    return sorted(name.as_posix() for name in names if _NOT_READ.isdisjoint(name.parts))
+
+
+def syntax_trees(root: Path) -> Iterator[tuple[str, ast.Module]]:
+    """Parses the sources below a folder: their paths in it, in order, and trees."""
+    for name in source_files(root):
+        try:
+            yield name, ast.parse((root / name).read_text("utf-8"))
+        except (SyntaxError, ValueError):  # a template, or another encoding
+            continue
+
+
+def docstrings_below(body: Sequence[ast.stmt]) -> Iterator[str]:
+    """Gives the docstrings of the classes and functions in `body`, those inside them too, in their order."""
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = ast.get_docstring(node)
+            if docstring:
+                yield docstring
+            yield from docstrings_below(node.body)
+        elif isinstance(node, ast.If | ast.Try | ast.With):
+            yield from docstrings_below(node.body)
+
+
+def _document_and_summary(docstring: str) -> tuple[str, str]:
+    """Cleans a docstring's body and first paragraph; two empty texts if they are not a document and its summary."""
+    first, *rest = re.split(r"\n[ \t]*\n", docstring, maxsplit=1)
+    summary = _unmarked(first)
+    if not rest or len(summary.split()) not in _SUMMARY_WORDS or not _is_prose(summary) or _NO_SUMMARY.search(summary):
+        return "", ""
+    paragraphs = [text for text in map(_unmarked, _paragraphs(rest[0])) if _is_prose(text)]
+    document = " ".join(text if text[-1] in ".!?" else f"{text.rstrip(':;, ')}." for text in paragraphs)
+    content = {word[:5] for word in _WORD.findall(summary.lower()) if len(word) > 3}
+    known = {word[:5] for word in _WORD.findall(document.lower())}
+    if (
+        len(document.split()) not in _DOCUMENT_WORDS
+        or len(content & known) < max(_LEAST_OVERLAP * len(content), 1)
+        # Then it copies itself.
+        or summary.rstrip(".") in document
+    ):
+        return "", ""
+    return document, summary
+
+
+def _paragraphs(body: str) -> list[str]:
+    """Splits the body of a docstring, in Google's, NumPy's or Sphinx's style, into paragraphs and items.
+
+    Left out are headings, the sections of `_CODE_SECTIONS`, code, doctests, directives but for notes, and types.
+    """
+    paragraphs: list[list[str]] = [[]]
+    lines = body.splitlines()
+    # Lines indented more than this are code, or belong to a directive or a section that is left out.
+    hidden: int | None = None
+    hidden_section = fenced = prompted = underline = False
+    for line, following in zip(lines, [*lines[1:], ""], strict=False):
+        text = line.strip()
+        indent = _indent(line)
+        heading = text.strip("#*: ").lower()
+        if hidden is not None and text and indent <= hidden:
+            hidden = None
+        if text.startswith("```"):
+            fenced = not fenced
+        elif not text:
+            prompted = False
+        elif fenced:
+            continue
+        elif underline:
+            underline = False
+        elif _UNDERLINE.fullmatch(following.strip()):
+            underline, hidden_section = True, heading in _CODE_SECTIONS
+        elif prompted or hidden_section or hidden is not None:
+            continue
+        elif text.startswith(">>>"):
+            prompted = True
+        elif text.endswith(":") and heading in _CODE_SECTIONS:
+            hidden = indent
+        elif text.endswith(":") and heading in _TEXT_SECTIONS:
+            pass
+        elif found := _DIRECTIVE.fullmatch(text):
+            hidden = None if found[1] in _ADMONITIONS else indent
+            paragraphs.append([found[2]] if hidden is None else [])
+            continue
+        elif found := _FIELD.fullmatch(text):
+            hidden = indent if found[1].endswith("type") else None
+            paragraphs.append([f"{found[2]}: {found[3]}" if found[2] else found[3]] if hidden is None else [])
+            continue
+        else:
+            if text.endswith("::"):
+                text, hidden = text[:-1], indent
+            if found := _BULLET.fullmatch(text):
+                text = found[1]
+                paragraphs.append([])
+            if found := _ARGUMENT.fullmatch(text):
+                # NumPy's style has the type there, and the text below.
+                typed = " : " in text and _indent(following) > indent
+                text = f"{found[1]}: {'' if typed else found[2] or ''}"
+                paragraphs.append([])
+            paragraphs[-1].append(text)
+            continue
+        paragraphs.append([])
+    return [" ".join(paragraph) for paragraph in paragraphs]
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _unmarked(text: str) -> str:
+    """Takes markup off a text, and puts it on one line."""
+    if any(mark in text for mark in "`*[/"):
+        for pattern, replacement in _MARKUP:
+            text = pattern.sub(replacement, text)
+    return " ".join(text.split())
+
+
+def _is_prose(text: str) -> bool:
+    """Whether most of it are English words and not names, numbers or formulas."""
+    words = text.split()
+    plain = sum(_PLAIN_WORD.fullmatch(word) is not None for word in words)
+    return plain >= max(3, _LEAST_PLAIN * len(words))

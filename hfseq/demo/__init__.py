@@ -1,0 +1,1 @@
+"""The demo page of a model."""

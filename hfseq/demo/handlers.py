@@ -1,0 +1,321 @@
+"""What the demo page answers: texts of several requests in, an answer to each out.
+
+The answers of one batch are those that each request gets alone. With each goes a note, in Markdown, on what a reader
+should know of the text: that it is empty, was cut, or has words that the model does not know.
+"""
+
+import re
+from base64 import b64encode
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import BytesIO
+from threading import Lock
+from typing import Any, cast
+
+import torch
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+
+from hfseq.data.collation import check_batch, vocabulary_sizes
+from hfseq.data.encoding import encode_words
+from hfseq.data.tag_schemes import check_tags, to_iob2
+from hfseq.inference.ensembles import problem_of
+from hfseq.inference.importance import Importance, word_importance
+from hfseq.inference.prediction import classify_texts, generation_options, word_spans
+from hfseq.serving.requests import Unread
+from hfseq.training.reports import plot_alignment
+from hfseq.training.seq2seq import align_texts
+
+Spans = list[tuple[str, Any]]
+"""Pieces of a text with the tag or the importance of each, None for none."""
+LONGEST_ALIGNMENT = 100
+"""Tokens of a source or a target whose alignment is drawn; a cell of a longer one could not be seen."""
+LONGEST_IMPORTANCE = 256
+"""Tokens of a text whose words are left out one by one, which takes time in the square of its length."""
+# Half the size in pixels, as the plot has 150 dots to an inch; a wide one scrolls.
+_ALIGNMENT = (
+    '<div style="overflow-x: auto"><img alt="heat map of attention weights" style="zoom: 0.5; max-width: none" '
+    'src="data:image/png;base64,{}"></div>'
+)
+_EMPTY = "Type a text first."
+
+
+class Together:
+    """A function of several requests, called for one; those that come while it runs are the next batch.
+
+    Args:
+        function: Takes a list for each argument, and returns one for each output.
+        max_batch_size: Number of requests that are answered together.
+    """
+
+    def __init__(self, function: Callable[..., Sequence[Sequence[Any]]], max_batch_size: int) -> None:
+        self._function = function
+        self._max_batch_size = max_batch_size
+        self._waiting: deque[tuple[tuple[Any, ...], Future]] = deque()
+        self._running = Lock()
+
+    def __call__(self, *arguments: Any) -> tuple[Any, ...]:
+        """The outputs of one request; an error is that of this request alone."""
+        future = self.enter(arguments)
+        with self._running:
+            # Those before it are answered first; maybe it was among them while it waited for the lock.
+            while not future.done():
+                number = min(len(self._waiting), self._max_batch_size)
+                self._answer([self._waiting.popleft() for _ in range(number)])
+        return future.result()
+
+    def enter(self, arguments: tuple[Any, ...]) -> Future:
+        """Wait in line; returns where the outputs are to be."""
+        future: Future = Future()
+        self._waiting.append((arguments, future))
+        return future
+
+    def _answer(self, batch: list[tuple[tuple[Any, ...], Future]]) -> None:
+        try:
+            columns = self._function(*map(list, zip(*(arguments for arguments, _ in batch), strict=True)))
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
+                return
+            # One of them may be to blame.
+            for one in batch:
+                self._answer([one])
+            return
+        for (_, future), outputs in zip(batch, zip(*columns, strict=True), strict=True):
+            future.set_result(outputs)
+
+
+def write_texts(pipe: Any, texts: Sequence[str], beams: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Summaries, or translations, by a sequence-to-sequence model.
+
+    Args:
+        pipe: A pipeline of `hfseq.pipelines`.
+        texts: One of each request.
+        beams: Number of beams of each.
+
+    Returns:
+        A text and a note for each; an empty text for an empty one.
+    """
+    written = [""] * len(texts)
+    for number in sorted(set(beams)):
+        rows = [row for row, text in enumerate(texts) if text.strip() and beams[row] == number]
+        sources, options = [texts[row] for row in rows], generation_options(num_beams=int(number))
+        for row, result in zip(rows, pipe(sources, batch_size=len(rows), truncation=True, **options), strict=True):
+            written[row] = result[f"{pipe.result_name}_text"].strip()
+    return written, [note(pipe.tokenizer, text, pipe.source_prefix) for text in texts]
+
+
+def translate(pipe: Any, texts: Sequence[str], beams: Sequence[int]) -> tuple[list[str], list[str], list[str]]:
+    """As `write_texts`, and between text and note an alignment in HTML: what each token of the text attends to."""
+    written, notes = write_texts(pipe, texts, beams)
+    pictures = [""] * len(texts)
+    for row in [row for row, text in enumerate(written) if text]:
+        source = pipe.source_prefix + texts[row]
+        lengths = [len(pipe.tokenizer(text, truncation=True)["input_ids"]) for text in (source, written[row])]
+        if max(lengths) <= LONGEST_ALIGNMENT:
+            picture = BytesIO()
+            plot_alignment(*align_texts(pipe.model, pipe.tokenizer, source, written[row]), picture)
+            pictures[row] = _ALIGNMENT.format(b64encode(picture.getvalue()).decode())
+        else:
+            said = f"The alignment is drawn for texts of up to {LONGEST_ALIGNMENT} tokens."
+            notes[row] = _paragraphs(notes[row], said)
+    return written, pictures, notes
+
+
+def classify(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> tuple[list[dict[str, float] | str | None], list[Spans], list[str]]:
+    """Classes of texts, and what each word has to do with it.
+
+    Returns:
+        Probabilities of all classes (the value of a regression as a text, None for an empty text); words with their
+        importance, of which the largest is 1 or -1; and a note for each.
+    """
+    limit = tokenizer.model_max_length
+    decisions, _ = classify_texts(model, tokenizer, texts, batch_size=len(texts), max_length=limit)
+    notes = [note(tokenizer, text) for text in texts]
+    values = problem_of(model.config) == "regression"
+    answers: list[dict[str, float] | str | None] = [one.label if values else one.scores or None for one in decisions]
+    if not tokenizer.is_fast:
+        return answers, [[] for _ in texts], notes
+    lengths = [len(tokenizer(text, truncation=True)["input_ids"]) for text in texts]
+    short = [row for row, length in enumerate(lengths) if length <= LONGEST_IMPORTANCE]
+    found = word_importance(model, tokenizer, [texts[row] for row in short], max_length=limit)
+    spans: list[Spans] = [[] for _ in texts]
+    for row, importance in zip(short, found, strict=True):
+        spans[row] = _weighted(texts[row], importance)
+    for row in set(range(len(texts))) - set(short):
+        said = f"The importance of words is shown for texts of up to {LONGEST_IMPORTANCE} tokens."
+        notes[row] = _paragraphs(notes[row], said)
+    return answers, spans, notes
+
+
+def _weighted(text: str, importance: Importance) -> Spans:
+    """All of a text in pieces, the words with their importance relative to the largest."""
+    largest = max(map(abs, importance.values), default=0.0) or 1.0
+    pieces: Spans = []
+    place = 0
+    for (begin, end), value in zip(importance.spans, importance.values, strict=True):
+        pieces += [(text[place:begin], None)] if place < begin else []
+        pieces.append((text[begin:end], value / largest))
+        place = end
+    return pieces + ([(text[place:], None)] if place < len(text) else [])
+
+
+@torch.no_grad()
+def tag(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
+) -> tuple[list[Spans], list[str]]:
+    """Tags of the words of texts, as the tagging recipe finds them.
+
+    A word is what spaces separate, and its tag that of its first token. Words of one entity are put together, those
+    outside of entities have none.
+
+    Returns:
+        All of a text in pieces, words with their tags; and a note for each.
+    """
+    rows = [row for row, text in enumerate(texts) if text.strip()]
+    pieces = [re.findall(r"\s+|\S+", text) for text in texts]
+    found: list[list[str | None]] = [[None] * len(own) for own in pieces]
+    if rows:
+        places = [[at for at, piece in enumerate(pieces[row]) if not piece.isspace()] for row in rows]
+        words = [[pieces[row][at] for at in own] for row, own in zip(rows, places, strict=True)]
+        encoded, _ = encode_words(tokenizer, words)
+        columns = {name: encoded[name] for name in ("input_ids", "char_ids") if name in encoded}
+        batch = tokenizer.pad(columns, return_tensors="pt")
+        check_batch(batch, **vocabulary_sizes(model))
+        best = model(**batch.to(model.device)).logits.argmax(dim=-1).tolist()
+        names = cast(dict[int, str], model.config.id2label)
+        width = batch["input_ids"].shape[1]
+        for index, row in enumerate(rows):
+            owners = encoded.word_ids(index)
+            shift = width - len(owners) if tokenizer.padding_side == "left" else 0
+            for at, word in enumerate(owners):
+                if word is not None and (at == 0 or word != owners[at - 1]):
+                    found[row][places[index][word]] = names[best[index][at + shift]]
+    answers: list[Spans] = [list(zip(own, tags, strict=True)) for own, tags in zip(pieces, found, strict=True)]
+    try:
+        check_tags(cast(dict[int, str], model.config.id2label).values())
+    except ValueError:
+        pass  # They are classes of words.
+    else:
+        answers = list(map(_entities, answers))
+    return answers, [note(tokenizer, text) for text in texts]
+
+
+def _entities(pieces: Spans) -> Spans:
+    """Words of one entity in one piece, with its type; those outside of entities have none."""
+    tags = iter(to_iob2([tag or "O" for piece, tag in pieces if not piece.isspace()]))
+    joined: Spans = []
+    for piece, _ in pieces:
+        tag = "O" if piece.isspace() else next(tags)
+        if tag.startswith("I-"):
+            # Between it and the word before there is white space.
+            space, _ = joined.pop()
+            joined[-1] = joined[-1][0] + space + piece, tag[2:]
+        else:
+            joined.append((piece, None if tag == "O" else tag[2:]))
+    return joined
+
+
+def continue_text(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    max_new_tokens: int,
+) -> Iterator[tuple[str, str]]:
+    """What a language model writes after a prompt, each time with a few words more.
+
+    Args:
+        model: The language model.
+        tokenizer: Its tokenizer.
+        prompt: The beginning; if it is empty, the model begins.
+        temperature: Of the drawing; 0 for always the likeliest token.
+        top_k: Likeliest tokens that it is from; 0 for all.
+        top_p: Share of the probability that it is from.
+        max_new_tokens: How much to write at most.
+
+    Yields:
+        The text so far, without the prompt, and a note.
+    """
+    ids = tokenizer(prompt, verbose=False)["input_ids"]
+    if not ids:
+        ids = [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
+    room = max(1, tokenizer.model_max_length - int(max_new_tokens))
+    cut = f"The prompt has {len(ids):,} tokens, of which the model reads the last {room:,}." if len(ids) > room else ""
+    said = _paragraphs(cut, unknown_words(tokenizer, prompt))
+    inputs = torch.tensor([ids[-room:]])
+    check_batch({"input_ids": inputs}, **vocabulary_sizes(model))
+    options: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        options = {"do_sample": True, "temperature": float(temperature), "top_k": int(top_k), "top_p": float(top_p)}
+    streamer: Any = TextIteratorStreamer(cast(Any, tokenizer), skip_prompt=True, skip_special_tokens=True)
+    stop = Unread()
+
+    def generate() -> None:
+        try:
+            cast(Any, model).generate(
+                inputs.to(model.device),
+                attention_mask=torch.ones_like(inputs).to(model.device),
+                streamer=streamer,
+                stopping_criteria=StoppingCriteriaList([stop]),
+                max_new_tokens=int(max_new_tokens),
+                num_beams=1,
+                **options,
+            )
+        finally:
+            # The reader waits for it, whatever has happened.
+            streamer.end()
+
+    text = ""
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(generate)
+        try:
+            for part in streamer:
+                text += part
+                yield text.lstrip(), said
+        finally:
+            stop.event.set()
+        job.result()
+    if not text.strip():
+        yield "", _paragraphs(said, "The model ended the text at once.")
+
+
+def note(tokenizer: PreTrainedTokenizerBase, text: str, prefix: str = "") -> str:
+    """What a reader should know of a text, in Markdown; empty if there is nothing to say.
+
+    Args:
+        tokenizer: Of the model; its `model_max_length` is what the model reads.
+        text: The text.
+        prefix: Text before it.
+    """
+    if not text.strip():
+        return _EMPTY
+    length, limit = len(tokenizer(prefix + text, verbose=False)["input_ids"]), tokenizer.model_max_length
+    cut = f"The text has {length:,} tokens, of which the model reads the first {limit:,}." if length > limit else ""
+    return _paragraphs(cut, unknown_words(tokenizer, text, prefix))
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str, prefix: str = "") -> str:
+    """A line of Markdown with the words of a text that the tokenizer does not know; empty if it knows all."""
+    if not tokenizer.is_fast or tokenizer.unk_token_id is None:
+        return ""
+    encoded = tokenizer(prefix + text, verbose=False)
+    spans = word_spans(encoded, prefix + text, len(prefix))
+    pairs = zip(encoded["input_ids"], spans, strict=True)
+    places = [span for token, span in pairs if token == tokenizer.unk_token_id and span is not None]
+    words = list(dict.fromkeys((prefix + text)[begin:end].replace("`", "") for begin, end in places))
+    shown = ", ".join(f"`{word}`" for word in words[:10] if word)
+    return f"Not in the vocabulary: {shown}{' …' if len(words) > 10 else ''}" if shown else ""
+
+
+def _paragraphs(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)

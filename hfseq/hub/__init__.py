@@ -1,0 +1,1 @@
+"""Publishing to the model Hub, and the model card."""

@@ -1,0 +1,1 @@
+"""Generating, scoring and classifying with trained models; nothing here trains."""

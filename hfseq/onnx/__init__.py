@@ -1,0 +1,1 @@
+"""Export to ONNX, inference with onnxruntime, int8 quantisation."""

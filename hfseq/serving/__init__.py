@@ -1,0 +1,1 @@
+"""The HTTP server: requests, the continuous batcher, the application."""
