@@ -1,184 +1,59 @@
-"""Train a translator with the Trainer: from scratch (LSTM, GRU, RNN) or from any sequence-to-sequence checkpoint.
+"""Train a translator with the Trainer: from scratch (LSTM, GRU, RNN, CNN) or from any sequence-to-sequence checkpoint.
 
     python recipes/translation.py
 
 trains on the embedded pairs (dates, amounts, names … from Babel's localisation data), as configs/translation_demo.yaml
-says. Your own data, with every flag of transformers' TrainingArguments; a YAML file may come first:
+says. For your own data, with every flag of transformers' TrainingArguments; a YAML file may come first:
 
     python recipes/translation.py recipes/configs/translation_multi30k.yaml --train_file data/train \
         --validation_file data/val --test_file data/test --source_lang de --target_lang en --output_dir outputs/de-en
 
-A trained model, or several with --ensemble, translates a file with --do_predict --test_file texts.txt --output_file
+A trained model, or an --ensemble of several, translates a file with --do_predict --test_file texts.txt --output_file
 translations.txt; --hp_search 20 searches the hp_space of the YAML file; --streaming reads data larger than memory.
 """
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import datasets
-from accelerate import PartialState
-from transformers import AutoModelForSeq2SeqLM, EarlyStoppingCallback, set_seed
-from transformers.utils.logging import disable_progress_bar
-
-from hfseq import metrics
-from hfseq.data.embedded.cldr import cldr_pairs
-from hfseq.data.streaming import count_rows, tokenizer_texts
-from hfseq.data.token_budget import check_budget
-from hfseq.errors import require
-from hfseq.training.arguments import DATA_FLAGS, ModelArguments, PairArguments, TranslationArguments
-from hfseq.training.checkpoints import find_checkpoint
-from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, run, with_default_config
-from hfseq.training.curves import CurveWarnings
-from hfseq.training.files import check_model, generate_file, load_predictor
-from hfseq.training.hub import publish_run
-from hfseq.training.lengths import LengthScores, sample_split
-from hfseq.training.loading import load_model
-from hfseq.training.results import compare, examples, save_results
-from hfseq.training.search import parse_space, report_search, search
-from hfseq.training.seq2seq import (
-    copied_vocabulary,
-    decode_outputs,
-    encode_pairs,
-    make_collator,
-    score_translations,
-    set_generation,
-    trainer_loss,
-    write_reports,
-)
-from hfseq.training.trainer import GenerationTrainer
+from hfseq.tasks.arguments import TranslationArguments
+from hfseq.tasks.seq2seq import Translation
+from hfseq.training import cli
+from hfseq.training.arguments import GenerationArguments, ModelArguments
+from hfseq.training.predict_files import generate_file
+from hfseq.training.run import begin, finish, load, make_trainer, new_model, search, test_split
 
 DEMO = Path(__file__).parent / "configs" / "translation_demo.yaml"
-KINDS = (ModelArguments, PairArguments, TranslationArguments)
+ARGUMENTS = (ModelArguments, TranslationArguments, GenerationArguments)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe with the arguments `argv`, by default those of the process."""
     # 1. Arguments. Nothing is written before everything that can be checked has been.
-    argv = with_default_config(argv, DEMO, unless=("--model_name_or_path", *DATA_FLAGS))
-    model_args, data_args, args = parse_config(KINDS, argv)
-    train, predict = args.do_train or not args.do_predict, args.do_predict or not args.do_train
-    source, target = data_args.source_lang, data_args.target_lang
-    say = partial(PartialState().print, flush=True)  # on the first process only
-    disable_progress_bar()  # of saving and loading models; those of encoding and training stay
-    if data_args.output_file is not None:
-        return generate_file(model_args, data_args, args, source, target, say)
-    require("matplotlib", "sacrebleu", extra="train", use="this recipe")
-    check_model(model_args, train=train)
-    if data_args.streaming and train:
-        args.evaluate_by_steps()
-    resume = args.resume_from_checkpoint is not None
-    check_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
-    checkpoint = None if args.hp_search else find_checkpoint(args.output_dir, args.resume_from_checkpoint)
-    set_seed(args.seed)
+    run = begin(ARGUMENTS, argv, Translation, demo=DEMO)
+    if run.data.inference_only:
+        return generate_file(run, run.data.source_lang, run.data.target_lang)
 
-    # 2. Data: pairs of texts in the columns `source_lang` and `target_lang`.
-    parts = args.world_size * max(1, args.dataloader_num_workers)
-    reading = {"train": train, "seed": args.seed, "moses": True, "num_parts": parts}
-    splits = data_args.read((source, target), partial(cldr_pairs, source, target), **reading)
-    say(f"{count_rows(splits)} pairs {source} → {target}")
+    # 2. Data: pairs of texts, in columns named by the languages.
+    pairs = Translation(run.data, run.args)
+    run.read(pairs)
 
-    # 3. Model and tokenizer.
-    texts = tokenizer_texts(splits["train"], (source, target)) if train else None
-    make_model = partial(load_model, AutoModelForSeq2SeqLM, model_args, texts, default_type="hfseq_lstm")
-    model, tokenizer = make_model() if train else load_predictor(AutoModelForSeq2SeqLM, model_args)
-    generation = {
-        "num_beams": data_args.num_beams,
-        "max_length": data_args.max_target_length,
-        "length_penalty": data_args.length_penalty,
-    }
-    set_generation(model, **generation)
-    say(f"{type(model).__name__}: {model.num_parameters():,} parameters, {len(tokenizer)} tokens")
-    space = parse_space(args.hp_space, args, model.config, max_tokens=data_args.max_tokens) if args.hp_search else {}
+    # 3. Model and tokenizer, and both sides as tokens.
+    model, tokenizer, _ = load(run, pairs)
+    pairs.encode(model, tokenizer, run.log)
 
-    # 4. Encoding; some training rows are scored beside the validation rows, by their length.
-    if train:
-        splits["train_sample"] = sample_split(splits["train"], len(splits["validation"]), args.seed)
-    copied, prefix = copied_vocabulary(model), data_args.source_prefix
-    encoded, lengths, notes = encode_pairs(
-        splits,
-        tokenizer,
-        source,
-        target,
-        max_source_length=data_args.max_source_length,
-        max_target_length=data_args.max_target_length,
-        prefix=prefix,
-        copy_vocabulary=copied,
-    )
-    for note in notes:
-        say(note)
-    if train:
-        check_budget(encoded["train"], data_args.max_tokens, args.world_size)
+    # 4. Training, or a search for the hyperparameters.
+    trainer = make_trainer(run, pairs, model, tokenizer)
+    if run.args.hp_search:
+        return search(run, pairs, trainer, partial(new_model, run, pairs, tokenizer=tokenizer))
+    if run.train:
+        trainer.train_and_save(run.checkpoint, run.args.average_checkpoints, run.log)
 
-    def decode(rows: datasets.Dataset, ids: Any) -> list[str]:
-        texts, limit = [prefix + text for text in rows[source]], data_args.max_source_length
-        return decode_outputs(tokenizer, ids, texts, max_source_length=limit, copy_vocabulary=copied)
-
-    def score(rows: datasets.Dataset, output: Any) -> dict[str, float]:
-        return score_translations(decode(rows, output.predictions), rows[target])
-
-    # 5. Training, or a search for the best way to train.
-    prepare_output_dir(args.output_dir, overwrite=args.overwrite_output_dir, resume=resume)
-    args.generation_max_length = args.generation_max_length or data_args.max_target_length
-    patience = data_args.early_stopping_patience
-    trainer = GenerationTrainer(
-        model=model,
-        args=args,
-        train_dataset=encoded.get("train"),
-        eval_dataset=encoded.get("validation", encoded.get("test")),
-        processing_class=tokenizer,
-        data_collator=make_collator(model, tokenizer),
-        compute_loss_func=trainer_loss(model, args.label_smoothing_factor),
-        compute_metrics=lambda output: score(splits["validation"], output),
-        callbacks=[EarlyStoppingCallback(patience)] if patience else None,
-        max_tokens=data_args.max_tokens,
-    )
-    if args.hp_search:
-
-        def new_model(overrides: dict[str, Any]) -> Any:
-            new, _ = make_model(tokenizer=tokenizer, overrides=overrides)
-            set_generation(new, **generation)
-            trainer.compute_loss_func = trainer_loss(new, args.label_smoothing_factor)
-            return new
-
-        trials = search(trainer, new_model, space, n_trials=args.hp_search, resume=resume, say=say)
-        return say(report_search(trials, args, KINDS, argv))
-    if train:
-        trainer.add_callback(CurveWarnings())
-
-        def bleu(split: str, rows: list[int], output: Any) -> float:
-            return score(splits["train_sample" if split == "train" else split].select(rows), output)["bleu"]
-
-        trainer.add_callback(LengthScores(trainer, encoded["train_sample"], lengths, "bleu", bleu, say))
-        say(trainer.describe_batches())
-        trainer.train_and_save(checkpoint, args.average_checkpoints, say)
-    if not predict:
-        return
-
-    # 6. The final test: with beams, beside the source copied.
-    name = "test" if "test" in encoded else "validation"
-    trainer.compute_metrics = None
-    output = trainer.predict(encoded[name], metric_key_prefix=name, num_beams=data_args.num_beams)
-    rows, right = splits[name], list(splits[name][target])
-    predictions = decode(rows, output.predictions)
-    kinds = rows["kind"] if "kind" in rows.column_names else None
-    systems = {"model": predictions, "copy": rows[source]}
-    results, table = compare(score_translations, systems, right, kinds=kinds)
-    signature = metrics.load("sacrebleu").compute(predictions=predictions, references=right)["signature"]
-
-    # 7. Reports.
-    if trainer.is_world_process_zero():
-        save_results(args.output_dir, {f"{name}_{key}": value for key, value in results.items()})
-        log, texts = trainer.state.log_history, (rows[source], right, predictions)
-        limits = (data_args.max_source_length, data_args.max_target_length)
-        write_reports(args.output_dir, model, tokenizer, log, texts, metric="bleu", limits=limits, prefix=prefix)
-        print(f"\n{name}: {len(rows)} pairs, beam {data_args.num_beams}\n{table}")
-        print(f"sacreBLEU signature: {signature}\n\n{examples(rows[source], predictions, kinds)}\n")
-        print(f"model, scores, samples and plots are in {args.output_dir}")
-        about = {"task": "translation", "languages": [source, target], "signatures": {"bleu": signature}}
-        about |= {"embedded": "dates, amounts, names … of Babel's CLDR data", "example": rows[source][0]}
-        publish_run(args, KINDS, argv, splits, split=name, **about)
+    # 5. The final test, with beam search, beside a copy of the source; and the reports.
+    if run.predict:
+        split = test_split(pairs)
+        ids = trainer.predict_split(split, num_beams=run.data.num_beams)
+        finish(run, pairs, split, ids, model=model, history=trainer.state.log_history)
 
 
 if __name__ == "__main__":
-    run(main)
+    cli.run(main)

@@ -135,3 +135,19 @@ def encode_splits(
                     "were cut"
                 )
     return encoded
+
+
+def encode_filled(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, prefix: str = ""
+) -> tuple[list[int], list[list[int]], dict[str, int]]:
+    """The numbers of the texts that are not empty, their ids, and how many were `empty` or `cut`, if some were."""
+    rows = [row for row, text in enumerate(texts) if text.strip()]
+    encoded: Any = {"input_ids": []}
+    lengths: list[int] = []
+    if rows:
+        encoded, lengths = encode_texts(tokenizer, [prefix + texts[row] for row in rows], max_length)
+    # Some tokenizers add no end mark, and leave nothing of a text of control characters.
+    filled = [(row, ids) for row, ids in zip(rows, encoded["input_ids"], strict=True) if ids]
+    counts = {"empty": len(texts) - len(filled), "cut": sum(length > max_length for length in lengths)}
+    counts = {name: count for name, count in counts.items() if count}
+    return [row for row, _ in filled], [ids for _, ids in filled], counts

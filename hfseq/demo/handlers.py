@@ -24,12 +24,13 @@ from transformers import (
 from hfseq.data.collation import check_batch, vocabulary_sizes
 from hfseq.data.encoding import encode_words
 from hfseq.data.tag_schemes import check_tags, to_iob2
-from hfseq.inference.ensembles import problem_of
+from hfseq.inference.alignment import align_texts, word_spans
+from hfseq.inference.classify import classify_texts
+from hfseq.inference.generate import generation_options
 from hfseq.inference.importance import Importance, word_importance
-from hfseq.inference.prediction import classify_texts, generation_options, word_spans
+from hfseq.inference.loading import problem_of
+from hfseq.plots import plot_alignment
 from hfseq.serving.requests import Unread
-from hfseq.training.reports import plot_alignment
-from hfseq.training.seq2seq import align_texts
 
 Spans = list[tuple[str, Any]]
 """Pieces of a text with the tag or the importance of each, None for none."""

@@ -26,7 +26,7 @@ from hfseq.demo.handlers import Together, classify, continue_text, tag, translat
 from hfseq.errors import InputError, one_line, require
 from hfseq.hub.model_card import METRICS, head_of, is_ours, measured, read_run, what_it_does
 from hfseq.hub.publish import load_published
-from hfseq.inference.ensembles import problem_of
+from hfseq.inference.loading import problem_of
 
 if TYPE_CHECKING:
     import gradio as gr

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Run = Callable[[Sequence[str]], Any]
 """What a model does with texts, tokenizing included."""
@@ -74,20 +75,51 @@ def measure_costs(
 
 
 def cost_table(
-    scores: Mapping[str, Mapping[str, float]], costs: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]
+    scores: Mapping[str, Mapping[str, Any]], costs: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]
 ) -> list[str]:
     """Lines of a Markdown table with a row for each system: its scores, and what it costs.
 
     Args:
-        scores: System to its scores.
+        scores: System to its scores, numbers or text.
         costs: System to its costs, as `measure_costs` gives them; a baseline has none.
         titles: Score to the title of its column.
     """
     lines = [f"| | {' | '.join([*titles.values(), *COSTS.values()])} |", "|---" * (1 + len(titles) + len(COSTS)) + "|"]
     for system, found in scores.items():
-        cells = [f"{found[name]:.2f}" for name in titles]
+        cells = [value if isinstance(value := found[name], str) else f"{value:.2f}" for name in titles]
         for name in COSTS:
             value = costs.get(system, {}).get(name)
             cells.append("" if value is None else f"{value:,}" if name == "parameters" else f"{value:.4g}")
         lines.append(f"| {' | '.join([system, *cells])} |")
     return lines
+
+
+def text_classifier(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> Callable[[Sequence[str]], torch.Tensor]:
+    """Function from texts to logits, tokenization included."""
+    model.eval()
+
+    @torch.inference_mode()
+    def classify(texts: Sequence[str]) -> torch.Tensor:
+        inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
+        return model(**inputs.to(model.device)).logits.cpu()  # which waits for the device
+
+    return classify
+
+
+def text_translator(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_source_length: int, **options: Any
+) -> Callable[[Sequence[str]], Any]:
+    """Function from texts to generated texts, tokenization included; `options` are of `generate`."""
+    model.eval()
+    generate: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]
+
+    @torch.inference_mode()
+    def translate(texts: Sequence[str]) -> list[str]:
+        limits = {"truncation": True, "max_length": max_source_length}
+        inputs = tokenizer(list(texts), padding=True, **limits, return_tensors="pt")
+        ids = generate(**inputs.to(model.device), **options)
+        return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+    return translate

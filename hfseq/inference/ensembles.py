@@ -29,10 +29,9 @@ from transformers.utils.generic import can_return_tuple
 
 from hfseq.data.collation import vocabulary_sizes
 from hfseq.errors import InputError
+from hfseq.inference.loading import load_trained, problem_of
 from hfseq.models import NAMES
 from hfseq.models.cache import takes_past_key_values
-from hfseq.training.arguments import ModelArguments
-from hfseq.training.loading import load_trained
 
 # What all members' decoders are started with, ended by and padded with.
 _GENERATION_IDS = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
@@ -400,11 +399,6 @@ def log_mean(log_probabilities: Tensor) -> Tensor:
     return log_probabilities.logsumexp(dim=0) - math.log(len(log_probabilities))
 
 
-def problem_of(config: PreTrainedConfig) -> Any:
-    """A classifier's `problem_type`; where it is not said, one label is a regression, several exclude each other."""
-    return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
-
-
 def _copying(model: PreTrainedModel) -> dict[str, Any]:
     """Whether a model is a pointer-generator, and of which unknown token."""
     if not getattr(model.config, "pointer_generator", False):
@@ -504,7 +498,7 @@ def load_ensemble(names: Sequence[str], auto_class: Any) -> tuple[PreTrainedMode
     if auto_class not in _CLASSES:
         raise InputError(f"--ensemble: models of {auto_class.__name__} do not predict together")
     ensemble_class = _CLASSES[auto_class]
-    loaded = [load_trained(auto_class, ModelArguments(model_name_or_path=name)) for name in names]
+    loaded = [load_trained(auto_class, name) for name in names]
     models = [model for model, _ in loaded]
     tokenizers = [tokenizer for _, tokenizer in loaded]
     check_members(models, names)

@@ -20,9 +20,9 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from hfseq.data.collation import CheckedCollator
 from hfseq.errors import InputError
-from hfseq.inference.ensembles import problem_of
-from hfseq.inference.prediction import word_spans
-from hfseq.training.classification import predict_logits
+from hfseq.inference.alignment import word_spans
+from hfseq.inference.classify import predict_logits
+from hfseq.inference.loading import problem_of
 
 
 class Importance(NamedTuple):

@@ -1,8 +1,9 @@
-"""What the explicit Accelerate loops share: which flags they obey, the optimizer, and where a loop stands."""
+"""The parts of an explicit Accelerate loop: arguments it honours, optimizer, schedule, progress, checkpoints."""
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import SchedulerType, get_scheduler, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, SchedulerType, get_scheduler, set_seed
+from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.streaming import BatchStream, stream_loader
-from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
+from hfseq.data.token_budget import TokenBudgetBatchSampler, check_budget, row_lengths
 from hfseq.errors import InputError, blaming
+from hfseq.tasks.arguments import DATA_FLAGS
+from hfseq.tasks.base import Task
 from hfseq.training.arguments import RecipeArguments
 from hfseq.training.averaging import last_checkpoints, load_average
 from hfseq.training.callbacks import StopOnNaN, check_finite
@@ -25,14 +29,17 @@ from hfseq.training.checkpoints import (
     LOOP_STATE,
     best_checkpoint,
     epoch_batches,
+    find_checkpoint,
     load_checkpoint,
     load_stream,
     save_checkpoint,
 )
-from hfseq.training.cli import explicit_fields
+from hfseq.training.cli import explicit_fields, parse_config, with_default_config
 from hfseq.training.curves import new_curve_warnings
-from hfseq.training.finetuning import optimizer_groups
-from hfseq.training.hub import open_repository
+from hfseq.training.finetuning import describe_parameters, optimizer_groups
+from hfseq.training.lengths import length_report
+from hfseq.training.reporting import open_repository
+from hfseq.training.run import Run, check_arguments
 
 logger = logging.getLogger(__name__)
 
@@ -45,49 +52,86 @@ HONOURED = frozenset(
         *("logging_steps", "save_total_limit", "metric_for_best_model", "greater_is_better", "disable_tqdm"),
         *("average_checkpoints", "gradient_checkpointing", "activation_checkpointing", "report_to"),
         *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_token", "hub_strategy", "license"),
-        "hp_space",
+        *("generation_num_beams", "generation_max_length", "hp_space"),
     }
 )
-"""Fields of `RecipeArguments` that every loop obeys; it evaluates and saves once an epoch.
+"""Training arguments that the loop honours; it evaluates and saves once an epoch.
 
-A space to search may be said, for one YAML file serves both drivers; the search itself is the Trainer's.
+A search space is accepted, since one YAML file serves both drivers, but the search itself is the Trainer's.
 """
-FIXED = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
-"""Fields that may be said, so that one YAML file serves both drivers, but only so."""
+FIXED = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "load_best_model_at_end": True,
+    "predict_with_generate": True,
+}
+"""Training arguments that are accepted with these values only, so that one YAML file serves both drivers."""
 _KEPT = ("epoch", "step", "log", "best", "best_step", "best_folder", "worse")
-"""Attributes of `Progress` that a checkpoint keeps."""
+"""Attributes of `Loop` that a checkpoint keeps."""
 _PREDICTION = frozenset({"ensemble", "output_file"})
-"""Fields of the model and of the data that are for a trained model, which is the Trainer's driver's."""
+"""Flags of the model and of the data that only the Trainer's driver has: those for predicting with trained models."""
+
+
+def begin_loop(
+    arguments: Sequence[type],
+    argv: Sequence[str] | None,
+    tasks: type[Task] | Mapping[str, type[Task]],
+    *,
+    other_driver: str,
+    demo: str | Path | None = None,
+) -> Run:
+    """Parse the arguments of a recipe with an explicit loop, check all that can be checked, and start Accelerate.
+
+    Args:
+        arguments: Dataclasses of the model, the data and the training.
+        argv: The arguments; None for those of the process.
+        tasks: The task, or the tasks that `--task` chooses from.
+        other_driver: Name of the script that honours all training arguments.
+        demo: YAML file of the run without arguments.
+
+    Raises:
+        InputError: An argument is wrong or not honoured, a package or tracker is missing, or the Hub refuses.
+    """
+    if demo is not None:
+        argv = with_default_config(argv, demo, unless=("--model_name_or_path", *DATA_FLAGS))
+    model, data, args = parse_config(arguments, argv)
+    if data.streaming:
+        args.evaluate_by_steps()
+    refuse_other_fields(arguments, argv, args, other_driver=other_driver, streaming=data.streaming)
+    run = Run(model, data, args, arguments=tuple(arguments), argv=argv or (), log=print)
+    check_arguments(run, tasks)
+    run.checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
+    gradual = getattr(data, "method", None) == "gradual"  # some parameters get no gradient in some epochs
+    run.accelerator = start_accelerator(args, unused_parameters=gradual)
+    run.log = partial(run.accelerator.print, flush=True)  # on the first process
+    disable_progress_bar()  # of saving and loading models; those of encoding and training stay
+    return run
 
 
 def refuse_other_fields(
-    kinds: Sequence[type],
+    arguments: Sequence[type],
     argv: Sequence[str] | None,
     args: RecipeArguments,
     *,
     other_driver: str,
-    honoured: Sequence[str] = (),
-    fixed: Mapping[str, Any] | None = None,
     streaming: bool = False,
 ) -> None:
-    """Refuse training arguments that an explicit loop does not obey.
+    """Refuse training arguments that the loop does not honour.
 
     Args:
-        kinds: What `parse_config` was called with, the training arguments last.
-        argv: Likewise.
+        arguments: Dataclasses of the arguments, the training arguments last.
+        argv: The arguments.
         args: The training arguments.
-        other_driver: Name of the script that obeys them.
-        honoured: Fields that this loop obeys beside `HONOURED`.
-        fixed: Fields that may have one value beside `FIXED`.
+        other_driver: Name of the script that honours them.
         streaming: Whether the training rows are a stream, and `args.evaluate_by_steps` was called.
 
     Raises:
         InputError: The user set another field, or a schedule that the loop cannot follow.
     """
-    *own_kinds, _ = kinds
-    own = {name for kind in own_kinds for name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
+    *others, _ = arguments
+    own = {name for kind in others for name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
     own -= _PREDICTION
-    values = FIXED | dict(fixed or {})
+    values = dict(FIXED)
     if streaming:
         # A checkpoint is written at each evaluation.
         own.add("eval_steps")
@@ -95,9 +139,9 @@ def refuse_other_fields(
     if args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
         name = SchedulerType(args.lr_scheduler_type).value
         raise InputError(
-            f"--lr_scheduler_type {name} follows scores, of which the Accelerate loop tells none; use {other_driver}"
+            f"--lr_scheduler_type {name} needs scores, which the Accelerate loop does not pass on; use {other_driver}"
         )
-    for name in sorted(explicit_fields(kinds, argv) - own - HONOURED - set(honoured)):
+    for name in sorted(explicit_fields(arguments, argv) - own - HONOURED):
         if name not in values:
             raise InputError(f"--{name} is not honoured by the Accelerate loop; use {other_driver} for it")
         if getattr(args, name) != values[name]:
@@ -105,9 +149,9 @@ def refuse_other_fields(
 
 
 def start_accelerator(args: RecipeArguments, *, unused_parameters: bool = False) -> Accelerator:
-    """An Accelerator that does what the training arguments say, with all random numbers seeded.
+    """Start Accelerate as the training arguments say, and seed all random generators.
 
-    With --push_to_hub it makes the repository; see `open_repository`.
+    With `--push_to_hub` it creates the repository; see `open_repository`.
 
     Args:
         args: The training arguments.
@@ -126,7 +170,7 @@ def start_accelerator(args: RecipeArguments, *, unused_parameters: bool = False)
             project_dir=args.output_dir if args.report_to else None,
             kwargs_handlers=[ddp] if unused_parameters else None,
         )
-    # It goes on without a tracker whose package it does not find.
+    # Accelerate silently drops a tracker whose package it does not find.
     if lost := sorted({*(args.report_to or ())} - {str(tracker) for tracker in accelerator.log_with}):
         raise InputError(f"--report_to {lost[0]}: accelerate does not find its package; install it, or leave it out")
     open_repository(args)
@@ -174,21 +218,10 @@ def make_loader(
     return accelerator.prepare(DataLoader(rows, collate_fn=collator, **batches))
 
 
-def stream_of(loader: DataLoader) -> BatchStream | None:
-    """The stream that a loader of `make_loader` reads, if it reads one."""
-    return loader.dataset if isinstance(loader.dataset, BatchStream) else None
-
-
-def describe_batches(accelerator: Accelerator, loader: DataLoader) -> str:
-    """How many processes and batches there are, to print."""
-    what = f"{len(loader)} batches an epoch" if stream_of(loader) is None else "batches of a stream"
-    return f"{accelerator.num_processes} process(es), {what}"
-
-
 def make_optimizer(
     model: torch.nn.Module, args: RecipeArguments, groups: list[dict[str, Any]] | None = None
 ) -> torch.optim.Optimizer:
-    """AdamW as the Trainer makes it: no decay of biases and norms.
+    """AdamW with the Trainer's parameter groups: no weight decay of biases and norms.
 
     Args:
         model: The model.
@@ -206,31 +239,8 @@ def make_optimizer(
     )
 
 
-def make_schedule(
-    accelerator: Accelerator,
-    optimizer: torch.optim.Optimizer,
-    args: RecipeArguments,
-    loader: DataLoader,
-    schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None,
-) -> tuple[Any, int]:
-    """The learning rate schedule, which checkpoints keep, and the number of optimizer steps.
-
-    Args:
-        accelerator: Of the loop.
-        optimizer: Its optimizer.
-        args: The training arguments.
-        loader: Of the training rows.
-        schedule: Makes the schedule from the optimizer and the number of steps; None for that of the arguments.
-    """
-    total_steps = args.max_steps
-    if total_steps <= 0:
-        total_steps = math.ceil(args.num_train_epochs * math.ceil(len(loader) / args.gradient_accumulation_steps))
-    scheduler = schedule(optimizer, total_steps) if schedule else _schedule_of(args, optimizer, total_steps)
-    accelerator.register_for_checkpointing(scheduler)
-    return scheduler, total_steps
-
-
-def _schedule_of(args: RecipeArguments, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
+def make_schedule(args: RecipeArguments, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
+    """The learning rate schedule of the training arguments."""
     return get_scheduler(
         args.lr_scheduler_type,
         optimizer,
@@ -240,63 +250,106 @@ def _schedule_of(args: RecipeArguments, optimizer: torch.optim.Optimizer, total_
     )
 
 
-class Progress:
-    """Where an explicit loop stands: step, epoch, log, best evaluation, patience.
+class Loop:
+    """State of an explicit loop: batches, optimizer, schedule, step, epoch, log, best evaluation, patience.
 
-    It shows a progress bar, stops at a loss that is no number, and goes on from a checkpoint with the same result as
-    a loop that was never stopped.
+    It shows a progress bar, stops at a loss that is not finite, and resumes from a checkpoint with the result of a
+    loop that was never interrupted.
 
     Args:
-        accelerator: That prepared the model.
-        args: Training arguments.
-        total_steps: Optimizer steps to do.
-        patience: Evaluations without a better score after which the loop is done; None for no such end.
+        run: The run, whose output directory is made ready.
+        task: The task, encoded for the model.
+        model: The model.
+        tokenizer: Its tokenizer.
+        parameter_groups: Makes the optimizer's groups; None for those of the Trainer.
+        schedule: Makes the learning rate schedule from the optimizer and the number of steps; None for that of the
+            training arguments.
 
     Attributes:
-        log: Losses and evaluations so far, as `TrainerState.log_history` has them.
+        model: The model as Accelerate prepared it.
+        plain_model: The model itself.
+        optimizer: Its optimizer.
+        scheduler: The learning rate schedule.
+        log: Losses and evaluations so far, as `TrainerState.log_history`.
+
+    Raises:
+        InputError: A row is longer than `--max_tokens`, or the checkpoint to resume from is not complete.
     """
 
     def __init__(
-        self, accelerator: Accelerator, args: RecipeArguments, *, total_steps: int, patience: int | None
+        self,
+        run: Run,
+        task: Task,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        parameter_groups: Callable[[Any], list[dict[str, Any]]] | None = None,
+        schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None,
     ) -> None:
-        self.accelerator, self.args, self.total_steps, self.patience = accelerator, args, total_steps, patience
+        accelerator, args, max_tokens = run.accelerator, run.args, run.data.max_tokens
+        assert accelerator is not None
+        self.accelerator, self.args, self.task, self.tokenizer = accelerator, args, task, tokenizer
+        self.patience, self.plain_model = run.data.early_stopping_patience, model
+        check_budget(task.encoded["train"], max_tokens, accelerator.num_processes)
+        run.log(f"{type(model).__name__}: {describe_parameters(model)}, {len(tokenizer)} tokens")
+        self.loader = make_loader(accelerator, task.encoded["train"], task.collator, args, max_tokens=max_tokens)
+        self.stream = self.loader.dataset if isinstance(self.loader.dataset, BatchStream) else None
+        if args.activation_checkpointing:
+            model.activation_checkpointing_enable()
+        optimizer = make_optimizer(model, args, parameter_groups(model) if parameter_groups else None)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.total_steps = args.max_steps
+        if self.total_steps <= 0:
+            steps = math.ceil(len(self.loader) / args.gradient_accumulation_steps)
+            self.total_steps = math.ceil(args.num_train_epochs * steps)
+        self.scheduler = (schedule or partial(make_schedule, args))(self.optimizer, self.total_steps)
+        accelerator.register_for_checkpointing(self.scheduler)
+        run.prepare()
+        batches = f"{len(self.loader)} batches an epoch" if self.stream is None else "batches of a stream"
+        run.log(f"{accelerator.num_processes} process(es), {batches}")
         self.epoch, self.step, self.log = 0, 0, []  # type: ignore[var-annotated]
         self.best: float | None = None
         self.best_step: int | None = None
         self.best_folder = str(args.output_dir)  # where the checkpoint of that step is
         self.worse = 0
         self.stop_on_nan = StopOnNaN()
-        # Below 1 it is a share of all steps.
+        # Below 1 it is a fraction of all steps.
         every = args.logging_steps
-        self.log_every = int(every) if every >= 1 else math.ceil(every * total_steps)
+        self.log_every = int(every) if every >= 1 else math.ceil(every * self.total_steps)
         self.running = torch.tensor(0.0, device=accelerator.device)  # loss of the steps since the last log
         self._batches: Iterator[Any] | None = None  # of a stream, which goes on from evaluation to evaluation
-        hidden = args.disable_tqdm or not accelerator.is_main_process
-        self.bar = tqdm(total=total_steps, disable=hidden)
+        self.bar = tqdm(total=self.total_steps, disable=args.disable_tqdm or not accelerator.is_main_process)
         if args.report_to:
             accelerator.init_trackers(Path(str(args.output_dir)).name)
+        if run.checkpoint is not None:
+            self._resume(run.checkpoint)
 
     @property
     def done(self) -> bool:
         """Whether there is nothing left to train: all steps are done, or patience has run out."""
         return self.step >= self.total_steps or (self.patience is not None and self.worse >= self.patience)
 
-    def steps(self, loader: Any) -> Iterator[list[Any]]:
-        """The batches of each optimizer step of an epoch, as many as are accumulated; fewer in its last one.
+    def steps(self) -> Iterator[list[Any]]:
+        """Batches of each optimizer step of an epoch, as many as are accumulated; fewer in its last one.
 
-        A stream has no epochs; there it is the steps up to the next evaluation.
+        A stream has no epochs; its steps go up to the next evaluation.
         """
         micro_steps = self.args.gradient_accumulation_steps
-        if stream_of(loader) is None:
-            batches = epoch_batches(self.accelerator, loader, self.epoch)
+        if self.stream is None:
+            batches = epoch_batches(self.accelerator, self.loader, self.epoch)
         else:
             if self._batches is None:
-                self._batches = epoch_batches(self.accelerator, loader, 0, skip=self.step * micro_steps)
+                self._batches = epoch_batches(self.accelerator, self.loader, 0, skip=self.step * micro_steps)
             batches = islice(self._batches, int(self.args.eval_steps or 1) * micro_steps)
         while self.step < self.total_steps and (micro := list(islice(batches, micro_steps))):
             yield micro
             self._end_step()
         self.epoch += 1
+
+    def total(self, counts: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Sum of counts over all processes, divided by their number, as gradients are averaged over them."""
+        count = torch.as_tensor(sum(counts), device=self.accelerator.device)
+        return self.accelerator.reduce(count, "sum") / self.accelerator.num_processes
 
     def observe(self, loss: torch.Tensor) -> None:
         """Note the loss of one of the batches of a step, a scalar."""
@@ -323,26 +376,27 @@ class Progress:
         if self.accelerator.is_main_process:
             self.bar.write(text)
 
-    def end_epoch(
-        self, model: torch.nn.Module, scores: Mapping[str, float], stream: BatchStream | None = None
-    ) -> None:
-        """Note the evaluation of an epoch, print it, warn of bad curves, and write a checkpoint; on all processes.
+    def evaluate(self) -> dict[str, float]:
+        """Scores and loss of the validation rows; prints the scores by source length."""
+        found = {split: self.task.predict(self.plain_model, split) for split in ("train_sample", "validation")}
+        raw, loss = found["validation"]
+        self.say(length_report(self.task, {split: predictions for split, (predictions, _) in found.items()}))
+        return self.task.score_raw("validation", raw) | {"loss": loss}
 
-        Args:
-            model: The model.
-            scores: Of the evaluation.
-            stream: What the training rows are read from, if they are streamed.
+    def end_epoch(self) -> None:
+        """Evaluate, log the scores, warn of bad curves, and write a checkpoint; on all processes.
 
         Raises:
             InputError: A weight is not finite.
         """
+        scores = self.evaluate()
         self.stop_on_nan.check()
         self._note({f"eval_{name}": value for name, value in scores.items()})
         self.say(", ".join(f"{name} {value:.4g}" for name, value in self.log[-1].items()))
         metric, greater = self.args.metric_for_best_model, bool(self.args.greater_is_better)
         for message in new_curve_warnings(self.log, metric, greater) if self.accelerator.is_main_process else ():
             logger.warning(message)
-        check_finite(model, self.step)
+        check_finite(self.model, self.step)
         score = scores[str(self.args.metric_for_best_model).removeprefix("eval_")]
         if self.best is None or (score > self.best if self.args.greater_is_better else score < self.best):
             self.best, self.best_step, self.worse = score, self.step, 0
@@ -358,19 +412,18 @@ class Progress:
             state,
             total_limit=self.args.save_total_limit,
             best_step=self.best_step,
-            stream=stream,
+            stream=self.stream,
             batches=self.step * self.args.gradient_accumulation_steps,
         )
 
-    def resume(self, checkpoint: str, stream: BatchStream | None = None) -> None:
-        """Go on from a checkpoint: model, optimizer, schedule, random numbers, the stream and this.
+    def _resume(self, checkpoint: str) -> None:
+        """Resume from a checkpoint: model, optimizer, schedule, random states, the stream and the loop.
 
         Raises:
-            InputError: It is not a complete checkpoint, its state lacks something, or the best one of its run is
-                nowhere to be found.
+            InputError: It is not complete, its state lacks something, or the best one of its run cannot be found.
         """
-        if stream is not None:
-            load_stream(stream, checkpoint, self.accelerator.process_index)
+        if self.stream is not None:
+            load_stream(self.stream, checkpoint, self.accelerator.process_index)
         state = load_checkpoint(self.accelerator, checkpoint)
         if missing := [name for name in ("running", *_KEPT) if name not in state]:
             raise InputError(f"{checkpoint}: its {LOOP_STATE} does not say {missing[0]!r}")
@@ -382,15 +435,23 @@ class Progress:
             self.best_folder = str(best_checkpoint(checkpoint, recorded).parent)
         self.bar.n = self.bar.initial = self.step
 
-    def load_result(self, model: torch.nn.Module) -> None:
-        """Close the bar, and load the weights of the best evaluation, or the mean of several if that is wanted.
+    def load_result(self) -> None:
+        """Load the weights of the best evaluation, or the mean of several checkpoints.
 
         Raises:
             InputError: If there is no checkpoint to average.
         """
         self.bar.close()
-        output_dir = str(self.args.output_dir)
+        output_dir, metric = str(self.args.output_dir), self.task.metric
         if count := self.args.average_checkpoints:
-            load_average(self.accelerator.unwrap_model(model), last_checkpoints(output_dir, count))
+            load_average(self.accelerator.unwrap_model(self.model), last_checkpoints(output_dir, count))
+            mean = self.evaluate()[metric]
+            self.accelerator.print(f"mean of the last {count} checkpoints: {metric} {mean:.4g}")
         else:
             load_checkpoint(self.accelerator, Path(self.best_folder) / f"checkpoint-{self.best_step}")
+
+    def save(self, model: Any) -> None:
+        """Save the model and its tokenizer; on the first process."""
+        if self.accelerator.is_main_process:
+            model.save_pretrained(self.args.output_dir)
+            self.tokenizer.save_pretrained(self.args.output_dir)

@@ -1,19 +1,33 @@
 """Distillation: a classifier learns what a larger one says (Hinton et al. 2015; Tang et al. 2019)."""
 
 import hashlib
+import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch.nn.functional import kl_div, log_softmax, mse_loss
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.encoding import encode_texts
-from hfseq.training.classification import classification_loss, predict_logits
+from hfseq.errors import InputError
+from hfseq.inference.benchmark import cost_table, measure_costs
+from hfseq.inference.classify import predict_logits
+from hfseq.inference.loading import load_trained
+from hfseq.tasks.base import Task
+from hfseq.tasks.losses import classification_loss
+from hfseq.training.arguments import ModelArguments
+from hfseq.training.reporting import open_repository, save_results
+from hfseq.training.run import Run, fit, new_model, publish_run, score_baseline, score_model, test_split
+from hfseq.training.teacher_embeddings import Neighbours
+from hfseq.training.teacher_embeddings import start_from_teacher as start_from_teacher
 
 MASK = None
 """Stands for a masked word."""
@@ -197,3 +211,149 @@ def distillation_loss(
         known = right >= 0
         total = total + hard_weight * classification_loss(logits[known], right[known], count=1)
     return total / (len(labels) if count is None else count / labels.shape[1])
+
+
+def trainer_loss(**settings: Any) -> Callable[..., torch.Tensor]:
+    """`distillation_loss` as a Trainer calls it; `settings` are its keyword arguments."""
+
+    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:
+        return distillation_loss(outputs.logits, labels, count=num_items_in_batch, **settings)
+
+    return loss
+
+
+def check_flags(run: Run) -> None:
+    """Refuse flags that would have no effect on a distillation.
+
+    Raises:
+        InputError: One was given.
+    """
+    recipe = f"recipes/{'sentiment' if run.data.task == 'classification' else 'translation'}.py"
+    if run.args.hp_search or run.args.do_predict:
+        raise InputError(f"--hp_search and --do_predict: {recipe} searches, and predicts with a student")
+    if run.data.task == "classification" and run.args.label_smoothing_factor:
+        raise InputError("--label_smoothing_factor would not reach the student's loss; leave it out")
+    if getattr(run.data, "teacher_tokenizer", False) and run.model.model_name_or_path:
+        raise InputError(
+            "--teacher_tokenizer is for a new student; that of --model_name_or_path has its own tokenizer"
+        )
+    open_repository(run.args)
+
+
+def classification_teacher(run: Run, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Path]:
+    """The teacher on its device, its tokenizer and directory: a checkpoint, or a new model trained on all classes.
+
+    Args:
+        run: The run.
+        task: The task with all training rows.
+
+    Raises:
+        InputError: As `load_trained` and `fit`.
+    """
+    data = run.data
+    if data.teacher is not None:
+        teacher, tokenizer = load_trained(task.auto_class, data.teacher, **task.fields)
+        return teacher.to(run.args.device), tokenizer, Path(data.teacher)
+    model = ModelArguments(
+        model_type=data.teacher_type,
+        config_overrides=data.teacher_overrides,
+        tokenizer_model="word",
+        vocab_size=run.model.vocab_size,
+        lowercase=True,
+    )
+    teacher, tokenizer, _ = new_model(replace(run, model=model), task)
+    directory = Path(run.args.output_dir) / "teacher"
+    settings = {"learning_rate": data.teacher_learning_rate, "num_train_epochs": data.teacher_epochs}
+    fit(run, task, teacher, tokenizer, directory, **settings)
+    return teacher.to(run.args.device), tokenizer, directory
+
+
+def augment_for(
+    data: Any, texts: Sequence[str], teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> Iterator[list[str | None]]:
+    """Variants of texts as the flags say; see `augment`. The teacher's embeddings find neighbours of words."""
+    options: dict[str, Any] = {"masked": data.mask_probability, "ngram": data.ngram_probability}
+    if data.replace_probability:
+        options |= {"replaced": data.replace_probability, "neighbours": Neighbours(teacher, tokenizer, texts)}
+    return augment(texts, data.augmentations, seed=seed, **options)
+
+
+def kept_result(
+    path: Path, load: Callable[[Path], Any], make: Callable[[], Any], save: Callable[[Path, Any], Any], count: int
+) -> Any:
+    """A result that an interrupted run may have left: loaded if it is there, else made and saved.
+
+    Args:
+        path: Its file.
+        load: Reads it.
+        make: Makes it.
+        save: Writes it, on the first process.
+        count: Number of its rows; a file with another is not used.
+    """
+    if path.is_file() and len(kept := load(path)) == count:
+        return kept
+    result = make()
+    if PartialState().is_main_process:
+        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        save(partial, result)
+        partial.replace(path)
+    return result
+
+
+def load_texts(path: Path) -> list[str]:
+    """A list of texts from a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def save_texts(path: Path, texts: Sequence[str]) -> None:
+    """Write a list of texts to a JSON file."""
+    path.write_text(json.dumps(texts, ensure_ascii=False), encoding="utf-8")
+
+
+def report(
+    run: Run,
+    task: Task,
+    models: Mapping[str, tuple[Any, PreTrainedTokenizerBase, Path]],
+    make_function: Callable[[Any, PreTrainedTokenizerBase], Callable[[Sequence[str]], Any]],
+    titles: Mapping[str, str],
+    greedy: str | None = None,
+) -> None:
+    """Score and time all models on the test, print and save the table, and publish the student if that is wanted.
+
+    Args:
+        run: The run.
+        task: The task.
+        models: Name to model, tokenizer and directory; `teacher` and `student` among them.
+        make_function: Makes of a model and its tokenizer the function from texts to outputs that is timed.
+        titles: Score to the title of its column.
+        greedy: Score that is also computed of greedy search, in the column `<score>_greedy`.
+
+    Raises:
+        InputError: As `publish`.
+    """
+    split, scores = test_split(task), {}
+    for name, (model, tokenizer, _) in models.items():
+        scores[name] = score_model(task, model, tokenizer, split, **task.test_options())
+        if greedy is not None:
+            searched = score_model(task, model, tokenizer, split, num_beams=1)
+            scores[name][f"{greedy}_greedy"] = searched[greedy]
+    for name, found in score_baseline(task, split).items():
+        scores[name] = found | ({} if greedy is None else {f"{greedy}_greedy": found[greedy]})
+    if not PartialState().is_main_process:
+        return
+    texts = [getattr(run.data, "source_prefix", "") + text for text in task.sources(split)[: run.data.speed_texts]]
+    timed = {name: (make_function(model, its), model, place) for name, (model, its, place) in models.items()}
+    costs = measure_costs(timed, texts, rounds=1 if task.generates else 5)
+    output_dir, lines = str(run.args.output_dir), cost_table(scores, costs, titles)
+    results = {
+        f"{split}_{system.replace(' ', '_')}_{key}": value
+        for system, found in scores.items()
+        for key, value in (found | costs.get(system, {})).items()
+    }
+    save_results(output_dir, results | {f"{split}_{key}": value for key, value in scores["student"].items()})
+    (Path(output_dir) / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join([f"\n{split}: {task.summary(split, task.references[split])}", *lines]))
+    faster = costs["teacher"]["ms_a_text"] / costs["student"]["ms_a_text"]
+    print(f"\nthe student is {faster:.1f} times as fast as the teacher for one text")
+    print(f"model, scores and table are in {output_dir}")
+    publish_run(run, task, split, **task.about(split, task.show(task.references[split])))

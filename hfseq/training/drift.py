@@ -242,7 +242,7 @@ def plot_monitoring(
     """Draw lengths, shares of unknown tokens and outputs of reference and fresh texts side by side, as a PNG."""
     from matplotlib.figure import Figure
 
-    from hfseq.training.reports import save_figure, shorten_label
+    from hfseq.plots import save_figure, shorten_label
 
     figure = Figure(figsize=(10, 3.2))
     panels: Any = figure.subplots(1, 3)

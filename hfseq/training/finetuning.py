@@ -4,6 +4,7 @@ The method is that of Howard & Ruder 2018 (ULMFiT), for any model of transformer
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,85 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hfseq.errors import InputError, require
-from hfseq.training.arguments import DATA_FLAGS, TaskArguments
+from hfseq.tasks.arguments import DATA_FLAGS, ClassArguments, DecodingArguments
+from hfseq.tasks.base import Task
+from hfseq.tasks.classification import Classification
+from hfseq.tasks.language_modeling import LanguageModeling
+from hfseq.tasks.seq2seq import Seq2Seq
+from hfseq.tasks.tagging import Tagging
+from hfseq.training.arguments import GenerationArguments, ModelArguments
 from hfseq.training.cli import check_output_dir, demo_runs, parse_config, value_of
 from hfseq.training.layers import Named, layer_groups, model_parts
+
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "tagging": Tagging,
+    "language_modeling": LanguageModeling,
+    "seq2seq": Seq2Seq,
+}
+"""Tasks of fine-tuning."""
+METHODS = ("all", "head", "gradual", "lora")
+"""Methods of fine-tuning."""
+
+
+@dataclass
+class TaskArguments(ClassArguments, DecodingArguments):
+    """Task, rows, and fine-tuning method."""
+
+    task: str = field(default="classification", metadata={"help": f"Task: {', '.join(TASKS)}."})
+    method: str = field(
+        default="all",
+        metadata={
+            "help": "What is trained: all weights; the head only; gradual: one layer more each epoch, from the top "
+            "(Howard & Ruder 2018); lora: low-rank adapters (Hu et al. 2022), merged at the end."
+        },
+    )
+    layer_decay: float | None = field(
+        default=None,
+        metadata={"help": "Learning rate ratio of each layer to the one below; 2.6 with gradual, otherwise 1."},
+    )
+    slanted_triangular: bool | None = field(
+        default=None, metadata={"help": "Slanted triangular learning rates; the default with --method gradual."}
+    )
+    lora_r: int = field(default=8, metadata={"help": "Rank of the adapters."})
+    lora_alpha: float = field(default=16.0, metadata={"help": "Scale of the adapters, divided by their rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapters."})
+    lora_target_modules: list[str] | None = field(
+        default=None, metadata={"help": "Modules to adapt instead of the usual ones of the model type."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on this many rows only."})
+    text_column: str | None = field(  # type: ignore[assignment]
+        default=None,
+        metadata={"help": "Column of the texts; by default text, tokens (tagging), document (seq2seq)."},
+    )
+    label_column: str | None = field(  # type: ignore[assignment]
+        default=None, metadata={"help": "Column of the labels; by default label, tags, summary."}
+    )
+    block_size: int = field(default=128, metadata={"help": "Language modeling: tokens of a block."})
+    max_length: int = field(
+        default=256,
+        metadata={"help": "Classification and tagging: maximum length in tokens; longer texts are truncated."},
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse unknown tasks and methods, and what the method cannot do."""
+        super().__post_init__()
+        for name, known in (("task", TASKS), ("method", METHODS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown --{name} {getattr(self, name)!r}; there are {', '.join(known)}")
+        if self.block_size < 2:
+            raise ValueError(f"--block_size {self.block_size}: give 2 or more")
+        if self.method == "gradual" and self.streaming:
+            raise ValueError("--method gradual unfreezes a layer each epoch, and --streaming has no epochs")
+
+
+@dataclass
+class FinetuningArguments(GenerationArguments):
+    """Training arguments of fine-tuning."""
+
+    learning_rate: float = field(
+        default=5e-5, metadata={"help": "Peak learning rate; the default suits a pretrained Transformer."}
+    )
 
 
 def optimizer_groups(
@@ -97,19 +174,40 @@ def unfreeze(groups: Sequence[Named], count: int) -> None:
             parameter.requires_grad_(depth < count)
 
 
-class GradualUnfreezing(TrainerCallback):
-    """Trains the top group in the first epoch and one more below in each that follows (Howard & Ruder 2018, 3.3).
+class Unfreezing:
+    """Gradual unfreezing: the top group trains in the first epoch, and one more below it in each that follows.
 
-    What trains depends on the epoch alone, so that a resumed run goes on as it would have. The optimizer must know all
-    groups from the start.
+    (Howard & Ruder 2018, section 3.3.) Which groups train depends on the epoch alone, so that a resumed run goes on as
+    it would have. The optimizer must have all groups from the start. Other methods unfreeze nothing.
 
     Args:
-        new: As for `layer_groups`, which says what is on top of what.
+        model: The model.
+        data: Flags of the method.
+        new: Names of parameters that no checkpoint has trained.
     """
 
-    def __init__(self, new: Collection[str] = ()) -> None:
-        self.new = new
-        self.groups: Sequence[Named] = ()
+    def __init__(self, model: PreTrainedModel, data: TaskArguments, new: Collection[str]) -> None:
+        self.groups = layer_groups(model, new) if data.method == "gradual" else []
+
+    def start_epoch(self, epoch: int) -> None:
+        """Unfreeze the groups of an epoch, counted from 0."""
+        unfreeze(self.groups, epoch + 1)
+
+    def end(self) -> None:
+        """Leave all groups trainable."""
+        unfreeze(self.groups, len(self.groups))
+
+
+class GradualUnfreezing(TrainerCallback):
+    """`Unfreezing` in a Trainer, of the model that it trains: each trial of a search has its own.
+
+    Args:
+        data: Flags of the method.
+        new: Names of parameters that no checkpoint has trained.
+    """
+
+    def __init__(self, data: TaskArguments, new: Collection[str] = ()) -> None:
+        self.data, self.new = data, new
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -119,8 +217,7 @@ class GradualUnfreezing(TrainerCallback):
         Raises:
             InputError: If they are not to look for parameters without a gradient.
         """
-        # Each trial of a search has a model of its own.
-        self.groups = layer_groups(kwargs["model"], self.new)
+        self.unfreezing = Unfreezing(kwargs["model"], self.data, self.new)
         looks = args.ddp_find_unused_parameters
         if args.world_size > 1 and not (not args.activation_checkpointing if looks is None else looks):
             raise InputError("gradual unfreezing on several processes needs --ddp_find_unused_parameters true")
@@ -129,13 +226,13 @@ class GradualUnfreezing(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Unfreeze the groups of this epoch."""
-        unfreeze(self.groups, int(state.epoch or 0) + 1)
+        self.unfreezing.start_epoch(int(state.epoch or 0))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Leave all groups trainable."""
-        unfreeze(self.groups, len(self.groups))
+        self.unfreezing.end()
 
 
 def train_head_only(model: PreTrainedModel, new: Collection[str] = ()) -> None:
@@ -168,7 +265,7 @@ _OF_THE_CLASSIFIER: dict[str, Sequence[str]] = {
 }
 
 
-def runs_of(argv: Sequence[str] | None, demo: Sequence[str | Path], kinds: Sequence[type]) -> list[list[str]]:
+def runs_of(argv: Sequence[str] | None, demo: Sequence[str | Path], arguments: Sequence[type]) -> list[list[str]]:
     """The arguments of each run that these ask for: one, or those of the demo, where they name no model and no data.
 
     The demo trains a language model, then a classifier that starts from it.
@@ -176,7 +273,7 @@ def runs_of(argv: Sequence[str] | None, demo: Sequence[str | Path], kinds: Seque
     Args:
         argv: The arguments, by default those of the process.
         demo: The YAML files of both.
-        kinds: The dataclasses of the arguments.
+        arguments: The dataclasses of the arguments.
 
     Raises:
         InputError: A demo of two runs cannot do what is asked, or one of them could not begin.
@@ -188,7 +285,7 @@ def runs_of(argv: Sequence[str] | None, demo: Sequence[str | Path], kinds: Seque
     if value_of(runs[-1][1:], "method", "all") in ("head", "lora") and not value_of(runs[-1][1:], "layer_decay", ""):
         runs[-1] += ["--layer_decay", "1"]  # in place of the file's
     for flags in runs:
-        _, data_args, args = parse_config(kinds, flags)
+        model_args, data_args, args = parse_config(arguments, flags)
         resume = args.resume_from_checkpoint
         alone = {"hp_search": args.hp_search, "output_file": data_args.output_file}
         alone |= {"do_predict": args.do_predict and not args.do_train}
@@ -197,28 +294,32 @@ def runs_of(argv: Sequence[str] | None, demo: Sequence[str | Path], kinds: Seque
                 raise InputError(f"--{name}: the demo is two runs; name a --task and a model for one")
         if resume not in (None, "last"):
             raise InputError(f"--resume_from_checkpoint {resume}: the demo is two runs; give last, which is for both")
-        args.choose_metric(data_args.task)
-        check_method(data_args, args.average_checkpoints)
+        args.choose_metric(TASKS[data_args.task].metrics)
+        check_method(model_args, data_args, args)
         check_output_dir(str(args.output_dir), overwrite=args.overwrite_output_dir, resume=resume is not None)
     return runs
 
 
-def check_method(args: TaskArguments, average: int | None) -> None:
-    """Refuse flags that the method does not have, and a method whose package is missing.
+def check_method(model: ModelArguments, data: TaskArguments, args: GenerationArguments) -> None:
+    """Refuse a run without a model, flags that the method does not have, and a method whose package is missing.
 
     Args:
-        args: The flags.
-        average: Checkpoints to be averaged.
+        model: Flags of the model.
+        data: Flags of the task and the method.
+        args: The training arguments.
 
     Raises:
-        InputError: One is of another method, or peft is not installed.
+        InputError: One of these.
     """
-    if args.layer_decay not in (None, 1) and args.method in ("head", "lora"):
-        raise InputError(f"--layer_decay has layers to divide with --method all or gradual, not {args.method}")
-    if args.method == "lora":
+    train = args.do_train or not args.do_predict
+    if train and model.model_name_or_path is None and model.model_type is None:
+        raise InputError("give --model_name_or_path, a checkpoint to fine-tune, or --model_type to train from scratch")
+    if data.layer_decay not in (None, 1) and data.method in ("head", "lora"):
+        raise InputError(f"--layer_decay has layers to divide with --method all or gradual, not {data.method}")
+    if data.method == "lora":
         require("peft", extra="train", use="--method lora")
-    if args.method == "lora" and average:
-        raise InputError("--average_checkpoints averages whole models, and --method lora saves adapters alone")
+    if data.method == "lora" and args.average_checkpoints:
+        raise InputError("--average_checkpoints averages whole models, and --method lora saves adapters only")
 
 
 def apply_method(model: PreTrainedModel, args: TaskArguments, new: Collection[str]) -> Any:
@@ -242,6 +343,23 @@ def apply_method(model: PreTrainedModel, args: TaskArguments, new: Collection[st
     targets, rank = args.lora_target_modules, args.lora_r
     options = {"alpha": args.lora_alpha, "dropout": args.lora_dropout, "target_modules": targets, "new": new}
     return apply_lora(model, args.task, r=rank, **options)  # type: ignore[arg-type]
+
+
+def method_options(data: TaskArguments, args: GenerationArguments, new: Collection[str]) -> dict[str, Any]:
+    """Options of a trainer or an explicit loop by `--method`: parameter groups and schedule.
+
+    Args:
+        data: Flags of the method.
+        args: The training arguments; several processes look for unused parameters if the method needs it.
+        new: Names of parameters that no checkpoint has trained.
+    """
+    args.ddp_find_unused_parameters = args.ddp_find_unused_parameters or data.method == "gradual" or None
+    return {"parameter_groups": method_groups(data, args, new), "schedule": method_schedule(data)}
+
+
+def merge_adapters(model: Any, data: TaskArguments) -> Any:
+    """The model without adapters, which LoRA has merged into its weights; any other as it is."""
+    return model.merge_and_unload() if data.method == "lora" else model
 
 
 def method_groups(
@@ -271,11 +389,12 @@ def method_schedule(args: TaskArguments) -> Callable[[torch.optim.Optimizer, int
     return slanted_triangular if wanted else None
 
 
-def count_trainable(model: nn.Module) -> tuple[int, int]:
-    """Number of trainable parameters, and of all, without what peft keeps of modules that train whole."""
+def describe_parameters(model: nn.Module) -> str:
+    """Number of parameters, and of those that train if some do not; modules that peft copied count once."""
     sizes = [
         (parameter.requires_grad, parameter.numel())
         for name, parameter in model.named_parameters()
         if ".original_module." not in name
     ]
-    return sum(size for trainable, size in sizes if trainable), sum(size for _, size in sizes)
+    total, trained = sum(size for _, size in sizes), sum(size for trains, size in sizes if trains)
+    return f"{total:,} parameters" if trained == total else f"{trained:,} of {total:,} parameters train"

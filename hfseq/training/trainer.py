@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import datasets
+import numpy as np
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, PreTrainedModel, Seq2SeqTrainer, Trainer
+from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, Seq2SeqTrainer, Trainer
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LabelSmoother
@@ -19,6 +20,9 @@ from hfseq.data.streaming import BatchStream, stream_loader
 from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
 from hfseq.errors import InputError, blaming, one_line
 from hfseq.hub.publish import hub_errors
+from hfseq.tasks.base import Task
+from hfseq.tasks.losses import summed_cross_entropy
+from hfseq.tasks.seq2seq import labelled_steps
 from hfseq.training.arguments import RecipeArguments
 from hfseq.training.averaging import last_checkpoints, load_average
 from hfseq.training.callbacks import StopOnNaN, check_finite
@@ -31,9 +35,7 @@ from hfseq.training.checkpoints import (
     rotate_checkpoints,
     save_stream,
 )
-from hfseq.training.cross_entropy import summed_cross_entropy
-from hfseq.training.hub import publish_directory, repository_of
-from hfseq.training.seq2seq import labelled_steps
+from hfseq.training.reporting import publish_directory, repository_of
 
 
 class SmoothedCrossEntropy(LabelSmoother):
@@ -59,37 +61,44 @@ class SmoothedCrossEntropy(LabelSmoother):
 
 
 class SequenceTrainer(Trainer):
-    """A `Trainer` that can be killed, and batches by tokens.
+    """Crash-safe `Trainer` with token-budget batching.
 
-    - It batches by `max_tokens` (see `TokenBudgetBatchSampler`) when it is given, else as its arguments say;
-    - It resumes from complete checkpoints only, deletes old ones only when the new one is complete, and goes on
-      exactly where it was, on any number of processes: shuffle, random states, best checkpoint, patience;
-    - It stops at a loss or at weights that are not finite, and never saves them.
+    - Batches have at most `max_tokens` tokens (see `TokenBudgetBatchSampler`) where that is given, otherwise the size
+      that the training arguments say.
+    - Training resumes from complete checkpoints only, and exactly where it stopped, on any number of processes:
+      shuffle, random states, best checkpoint, patience. Old checkpoints are deleted once the new one is complete.
+    - A loss or weights that are not finite stop the run, and are never saved.
 
-    Training rows may be a `datasets.IterableDataset`, read as they are needed (see `BatchStream`).
+    Training rows may be a `datasets.IterableDataset`, which is streamed (see `BatchStream`).
 
     Args:
-        *args: as `Trainer`.
-        max_tokens: budget of one batch of one process, in tokens, padding counted. None keeps the batches of the
-            training arguments (`per_device_train_batch_size`, `train_sampling_strategy`).
-        parameter_groups: makes the optimizer's groups from the model; None for those of the Trainer.
-        schedule: makes the learning rate schedule from the optimizer and the number of steps; None for that of the
+        *args: As `Trainer`.
+        task: Scores the evaluations, whose rows are those of the split `validation`; None for `compute_metrics`.
+        max_tokens: Token budget of a batch of one process, padding included. None keeps the batches of the training
+            arguments (`per_device_train_batch_size`, `train_sampling_strategy`).
+        parameter_groups: Makes the optimizer's groups from the model; None for those of the Trainer.
+        schedule: Makes the learning rate schedule from the optimizer and the number of steps; None for that of the
             training arguments.
-        **kwargs: as `Trainer`.
+        **kwargs: As `Trainer`.
 
     Raises:
-        InputError: one of the callbacks stops early, but nothing is ever evaluated; or transformers or accelerate
+        InputError: One of the callbacks stops early, but nothing is ever evaluated; or transformers or accelerate
             refuse the training arguments.
     """
 
     def __init__(
         self,
         *args: Any,
+        task: Task | None = None,
         max_tokens: int | None = None,
         parameter_groups: Callable[[nn.Module], list[dict[str, Any]]] | None = None,
         schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None,
         **kwargs: Any,
     ):
+        self.task, self._split = task, "validation"
+        self._predictions: np.ndarray | None = None
+        if task is not None:
+            kwargs["compute_metrics"] = self._score
         with blaming("the training arguments"):
             super().__init__(*args, **kwargs)
         stopper = self._early_stopper()
@@ -110,6 +119,24 @@ class SequenceTrainer(Trainer):
 
     def _early_stopper(self) -> EarlyStoppingCallback | None:
         return next((one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)), None)
+
+    def _score(self, output: EvalPrediction) -> dict[str, float]:
+        self._predictions = cast(np.ndarray, output.predictions)
+        return cast(Task, self.task).score_raw(self._split, output.predictions)
+
+    def take_predictions(self) -> np.ndarray | None:
+        """Raw predictions of the last evaluation, once; None if there are none."""
+        predictions, self._predictions = self._predictions, None
+        return predictions
+
+    def predict_split(self, split: str, **options: Any) -> np.ndarray:
+        """Raw predictions of a split of the task; `options` are of `generate`."""
+        self._split = split
+        try:
+            self.predict(cast(Task, self.task).encoded[split], metric_key_prefix=split, **options)
+        finally:
+            self._split = "validation"
+        return cast(np.ndarray, self.take_predictions())
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         if self.max_tokens is None:

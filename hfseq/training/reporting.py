@@ -1,4 +1,4 @@
-"""Results of a run: scores beside baselines, examples, and the files that keep them."""
+"""Artefacts of a run: scores beside baselines, examples, the files that keep them, and the Hub repository."""
 
 import importlib.metadata
 import json
@@ -6,9 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+from huggingface_hub import HfApi
+
 from hfseq import metrics
 from hfseq.hub.model_card import RUN_FILE
+from hfseq.hub.publish import hub_errors, publish
 from hfseq.json_files import read_object
+from hfseq.training.arguments import RecipeArguments
 from hfseq.training.cli import explicit_values
 from hfseq.version import __version__
 
@@ -158,3 +163,25 @@ def save_run(
     }
     text = json.dumps(run, indent=4, ensure_ascii=False, default=str)
     (Path(output_dir) / RUN_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def repository_of(args: RecipeArguments) -> str:
+    """The name under which a run is published: --hub_model_id, or that of the output directory."""
+    return args.hub_model_id or Path(str(args.output_dir)).absolute().name
+
+
+def open_repository(args: RecipeArguments) -> None:
+    """Make the repository before a training, so that a bad name or token does not wait for its end.
+
+    Raises:
+        InputError: As `publish`.
+    """
+    if args.push_to_hub and PartialState().is_main_process:
+        with hub_errors(repository_of(args)):
+            HfApi().create_repo(repository_of(args), private=args.hub_private_repo, exist_ok=True)
+
+
+def publish_directory(args: RecipeArguments) -> str:
+    """Publish the output directory where the arguments say; returns the address."""
+    revision = args.hub_revision
+    return publish(args.output_dir or "", repository_of(args), private=args.hub_private_repo, revision=revision)

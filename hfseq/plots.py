@@ -1,11 +1,11 @@
-"""What a run leaves to look at: a learning curve, an alignment, a confusion matrix, sample outputs.
+"""Plots: learning curves, attention, confusion matrices, quality against latency.
 
 The plots need matplotlib (the `train` extra), which is imported when one is drawn, and no display.
 """
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -245,45 +245,3 @@ def plot_trade_off(
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
-
-
-def in_one_line(text: str) -> str:
-    """A text with spaces for its line breaks, so that it has a line of a file to itself."""
-    return " ".join(text.splitlines())
-
-
-def write_lines(path: str | os.PathLike, texts: Iterable[str]) -> None:
-    """Write texts, a line each; line breaks in them become spaces.
-
-    Args:
-        path: of the UTF-8 text file.
-        texts: what is written.
-    """
-    with open(path, "w", encoding="utf-8") as stream:
-        stream.writelines(f"{in_one_line(text)}\n" for text in texts)
-
-
-def write_samples(
-    path: str | os.PathLike,
-    sources: Sequence[str],
-    references: Sequence[str],
-    predictions: Sequence[str],
-    n: int = 20,
-) -> None:
-    """Write the first `n` examples as text: source, reference, prediction, a blank line between examples.
-
-    Args:
-        path: of the UTF-8 text file.
-        sources: inputs.
-        references: what is right, one for each source.
-        predictions: what the model gave, one for each source.
-        n: how many examples.
-    """
-    rows = list(zip(sources, references, predictions, strict=True))[:n]
-    with open(path, "w", encoding="utf-8") as stream:
-        stream.write(
-            "\n".join(
-                f"source:     {source}\nreference:  {reference}\nprediction: {prediction}\n"
-                for source, reference, prediction in rows
-            )
-        )

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
     Cache,
+    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -23,16 +24,12 @@ from transformers.trainer_utils import EvalLoopOutput
 from hfseq.cache_io import load_state, save_state
 from hfseq.data.windows import TokenWindows
 from hfseq.errors import InputError
-from hfseq.training.seq2seq import token_loss
+from hfseq.tasks.language_modeling import RunningTextModeling, perplexities, text_loss
+from hfseq.training.curves import CurveWarnings
+from hfseq.training.finetuning import describe_parameters
+from hfseq.training.run import Run
+from hfseq.training.search import parse_space
 from hfseq.training.trainer import SequenceTrainer
-
-
-def carries_state(model: PreTrainedModel) -> bool:
-    """Whether a model's state after a window is what the next one starts from: that of hfseq's models is.
-
-    The keys and values of a Transformer would grow with the text.
-    """
-    return model.config.model_type.startswith("hfseq_")
 
 
 def detached(cache: Cache) -> Cache:
@@ -40,30 +37,6 @@ def detached(cache: Cache) -> Cache:
     for layer in cache.layers:
         layer.states = tuple(state.detach() for state in layer.states)  # type: ignore[union-attr]
     return cache
-
-
-@torch.no_grad()
-def text_loss(model: PreTrainedModel, windows: TokenWindows, *, carry: bool) -> tuple[float, int]:
-    """Loss of a text, window after window.
-
-    Args:
-        model: A causal language model.
-        windows: Of the text, or of the columns of it that are this process's.
-        carry: Whether each window starts from the state after the one before; else each is read on its own.
-
-    Returns:
-        The sum of the negative log-probabilities of all tokens but the first, in nats, and their number.
-    """
-    model.eval()
-    total, count, state = 0.0, 0, None
-    for batch in windows:
-        inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        options = {"cache": state, "use_cache": True} if carry else {"use_cache": False}
-        outputs = model(**inputs, **options, num_items_in_batch=1)
-        state = outputs.cache if carry else None
-        total += outputs.loss.item()
-        count += int((batch["labels"] != -100).sum())
-    return total, count
 
 
 class LanguageModelingTrainer(SequenceTrainer):
@@ -187,64 +160,41 @@ class _RateByLength(TrainerCallback):
             group["lr"] = rate
 
 
-def perplexities(total: float, tokens: int, words: int) -> dict[str, float]:
-    """`loss`, `perplexity` and `word_perplexity` of a text.
+def make_text_trainer(
+    run: Run, task: RunningTextModeling, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> LanguageModelingTrainer:
+    """Trainer of a language model of running text; see `hfseq.training.run.make_trainer`.
 
     Args:
-        total: Sum of the negative log-probabilities of its tokens, in nats.
-        tokens: Their number.
-        words: Number of words, with the ends of lines.
-    """
-    loss = total / tokens
-    return {"loss": loss, "perplexity": _exp(loss), "word_perplexity": _exp(total / words)}
-
-
-def unigram_loss(train: np.ndarray, test: np.ndarray, vocab_size: int) -> float:
-    """Sum of the negative log-probabilities of all tokens but the first by their frequency in another text.
-
-    Args:
-        train: The tokens that are counted; one is added to the count of each token of the vocabulary.
-        test: The tokens whose loss it is.
-        vocab_size: How many tokens there are.
-    """
-    counts = np.bincount(train, minlength=vocab_size) + 1
-    return float(-np.log(counts / counts.sum())[test[1:]].sum())
-
-
-@torch.no_grad()
-def next_words(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, count: int = 10
-) -> list[tuple[str, float]]:
-    """The likeliest tokens after a text, the likeliest first, with their probabilities.
-
-    Args:
-        model: A causal language model.
+        run: The run, whose output directory is made ready.
+        task: The task, encoded for the model.
+        model: The model.
         tokenizer: Its tokenizer.
-        text: What comes before; empty for the beginning of a line.
-        count: How many tokens; all of a smaller vocabulary.
+
+    Raises:
+        InputError: The search space or another argument is wrong.
     """
-    model.eval()
-    probabilities = model(prompt_ids(tokenizer, text).to(model.device)).logits[0, -1].float().softmax(dim=-1)
-    values, ids = probabilities.topk(min(count, len(probabilities)))
-    names = [str(tokenizer.decode([id])) for id in ids.tolist()]
-    return list(zip(names, values.tolist(), strict=True))
-
-
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
-    """Ids `[1, T]` of a text to go on with: it does not end, and begins a line."""
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return torch.tensor([[tokenizer.eos_token_id, *ids]])
-
-
-def _exp(value: float) -> float:
-    """Infinity in place of an overflow."""
-    return math.exp(value) if value < 700 else math.inf
-
-
-def smoothed_loss(label_smoothing: float) -> Any:
-    """A `compute_loss_func` of labels in their place, with label smoothing (Szegedy et al. 2016, section 7)."""
-
-    def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
-        return token_loss(outputs.logits, labels, label_smoothing=label_smoothing, count=num_items_in_batch)
-
-    return loss
+    args, data = run.args, run.data
+    run.log(f"{type(model).__name__}: {describe_parameters(model)}, {len(tokenizer)} tokens")
+    if args.hp_search:
+        run.space = parse_space(args.hp_space, args, model.config, max_tokens=None)
+    world = args.world_size
+    share = {"rank": args.process_index, "num_replicas": world}
+    lengths = args.seed if data.vary_block_size else None
+    eval_columns = -(-args.per_device_eval_batch_size // world) * world
+    trainer = LanguageModelingTrainer(
+        model=model,
+        args=args,
+        train_dataset=task.windows("train", args.per_device_train_batch_size * world, seed=lengths, **share),
+        eval_dataset=task.windows("validation", eval_columns, **share),
+        processing_class=tokenizer,
+        compute_loss_func=None if task.own_loss else task.loss,
+        callbacks=[EarlyStoppingCallback(data.early_stopping_patience)] if data.early_stopping_patience else None,
+        carry=task.carry,
+        words=task.references["validation"],
+    )
+    if not args.hp_search:
+        trainer.add_callback(CurveWarnings())
+        carried = "carried" if task.carry else "not carried"
+        run.log(f"{trainer.describe_batches()}, the state {carried} from each to the next")
+    return trainer

@@ -1,0 +1,118 @@
+"""Classes and probabilities of texts."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import datasets
+import numpy as np
+import torch
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+
+from hfseq.data.collation import CheckedCollator
+from hfseq.data.encoding import encode_filled, encode_texts
+from hfseq.inference.loading import problem_of
+from hfseq.inference.parallel import run_by_length
+
+
+class Decision(NamedTuple):
+    """What a classifier says of a text.
+
+    Attributes:
+        label: The likeliest class; all of at least one half where several may hold; the value of a regression; empty
+            for an empty text.
+        scores: Probability of each class, or the value of a regression; empty for an empty text.
+    """
+
+    label: str
+    scores: dict[str, float]
+
+
+@torch.no_grad()
+def predict_logits(
+    model: PreTrainedModel,
+    encoded: datasets.Dataset,
+    collator: Callable[[list[dict[str, Any]]], Any],
+    *,
+    batch_size: int,
+    progress: str | None = None,
+) -> np.ndarray:
+    """Scores of each class for each row, on all processes together.
+
+    Args:
+        model: A sequence classifier, on its device.
+        encoded: Rows as `encode_classified` makes them.
+        collator: Makes batches of them.
+        batch_size: Rows at once; rows of one length go together.
+        progress: Title of a progress bar, if there is to be one.
+
+    Returns:
+        `[N, num_labels]` in the order of `encoded`, the same on every process.
+    """
+    model.eval()
+
+    def run(rows: list[int]) -> list[list[float]]:
+        batch = collator(list(encoded.select(rows))).to(model.device)
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        return model(**inputs).logits.float().tolist()
+
+    return np.array(run_by_length([len(ids) for ids in encoded["input_ids"]], batch_size, run, progress))
+
+
+def classify_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    batch_size: int,
+    max_length: int,
+    separator: str = ", ",
+) -> tuple[list[Decision], dict[str, int]]:
+    """Classes and probabilities of texts, on all processes together.
+
+    Args:
+        model: A sequence classifier or an ensemble, on its device.
+        tokenizer: Its tokenizer.
+        texts: The texts.
+        batch_size: Texts at once; those of one length go together.
+        max_length: Tokens of a text, special ones counted; the rest of it is cut off.
+        separator: Between the classes of a text, where several may hold.
+
+    Returns:
+        A decision for each text in its place, the same on every process; and how many texts were `empty` or `cut`, if
+        some were.
+
+    Raises:
+        InputError: If an id is not of the model.
+    """
+    rows, ids, counts = encode_filled(tokenizer, texts, max_length)
+    decisions = [Decision("", {}) for _ in texts]
+    if not rows:
+        return decisions, counts
+    columns: dict[str, Any] = {"input_ids": ids}
+    if "char_ids" in tokenizer.model_input_names:
+        spelled, _ = encode_texts(tokenizer, [texts[row] for row in rows], max_length)
+        columns["char_ids"] = spelled["char_ids"]
+    encoded = datasets.Dataset.from_dict(columns)
+    collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
+    logits = torch.as_tensor(predict_logits(model, encoded, collator, batch_size=batch_size))
+    problem, id2label = problem_of(model.config), cast(dict[int, str], model.config.id2label)
+    names = [id2label[index] for index in range(len(id2label))]
+    if problem == "single_label_classification":
+        logits = logits.softmax(dim=-1)
+    elif problem == "multi_label_classification":
+        logits = logits.sigmoid()
+    for row, values in zip(rows, logits.tolist(), strict=True):
+        scores: dict[str, float] = {}
+        for name, value in zip(names, values, strict=True):
+            # Classes of one name are one: of classes that exclude each other it is as likely as they are together.
+            if name in scores:
+                value = scores[name] + value if problem == "single_label_classification" else max(scores[name], value)
+            scores[name] = value
+        if problem == "regression":
+            label = separator.join(f"{value:.6g}" for value in values)
+        elif problem == "multi_label_classification":
+            label = separator.join(name for name, value in scores.items() if value >= 0.5)
+        else:
+            label = max(scores, key=scores.__getitem__)
+        decisions[row] = Decision(label, scores)
+    return decisions, counts

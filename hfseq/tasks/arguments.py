@@ -1,0 +1,322 @@
+"""Command-line fields of the tasks: where the rows come from, their columns, lengths and decoding."""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import datasets
+
+from hfseq.data.reading import check_sources, hold_out_validation, read_splits
+from hfseq.data.splits import SPLITS
+from hfseq.data.streaming import read_stream
+from hfseq.errors import InputError
+
+DATA_FLAGS = ("--dataset_name", "--train_file", "--validation_file", "--test_file")
+"""Flags that name data, in place of a recipe's embedded data."""
+
+_LEAST: dict[str, float] = {
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
+    **dict.fromkeys(("early_stopping_patience", "max_tokens", "max_length", "max_source_length", "num_beams"), 1),
+    **dict.fromkeys(("max_train_samples", "cache_size", "max_new_tokens", "next_words", "lead", "lora_r"), 1),
+    **dict.fromkeys(("num_seeds", "speed_texts", "teacher_num_beams", "num_bootstrap", "generation_num_beams"), 1),
+    **dict.fromkeys(("dataloader_num_workers", "seed", "data_seed", "weight_decay", "label_smoothing_factor"), 0),
+    **{"eval_accumulation_steps": 1, "neftune_noise_alpha": 0, "augmentations": 0, "max_drop": 0},
+    # The BOS token is one of them.
+    **dict.fromkeys(("max_target_length", "generation_max_length"), 2),
+}
+_MOST: dict[str, float] = {"seed": 2**32 - 1, "label_smoothing_factor": 1}
+
+
+def check_numbers(arguments: Any) -> None:
+    """Check that the numbers of a dataclass are finite and in range.
+
+    Raises:
+        ValueError: One is not; it names the flag.
+    """
+    for one in fields(arguments):
+        name, value = one.name, getattr(arguments, one.name)
+        if not isinstance(value, int | float):
+            continue
+        # An infinite gradient norm is never exceeded, so it means no clipping.
+        if math.isnan(value) or (math.isinf(value) and name != "max_grad_norm"):
+            raise ValueError(f"--{name} {value} is not a finite number")
+        if value < _LEAST.get(name, value):
+            raise ValueError(f"--{name} {value}: give {_LEAST[name]} or more")
+        if value > _MOST.get(name, value):
+            raise ValueError(f"--{name} {value}: give {_MOST[name]} or less")
+
+
+@dataclass
+class DataArguments:
+    """Data sources and batching."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or a local directory."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that data set."})
+    train_file: str | None = field(
+        default=None, metadata={"help": "CSV, TSV, JSON lines or Parquet file with the training rows."}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
+    test_file: str | None = field(default=None, metadata={"help": "The same for the final test."})
+    column_names: str | None = field(
+        default=None,
+        metadata={
+            "help": "Comma-separated column names of CSV and TSV files without a header: text,label. A first line "
+            "that repeats them is refused as a header."
+        },
+    )
+    max_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Token budget of a batch, padding included, instead of per_device_train_batch_size."},
+    )
+    streaming: bool = field(default=False, metadata={"help": "Stream the training rows; for data larger than memory."})
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after this many evaluations without improvement."}
+    )
+    output_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "With --do_predict: write a prediction for each row of --test_file, which needs no labels, to "
+            "this file (.tsv and .jsonl with scores, otherwise plain text); output_dir is not touched."
+        },
+    )
+    overwrite_output_file: bool = field(default=False, metadata={"help": "Overwrite output_file if it exists."})
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_numbers(self)
+
+    @property
+    def inference_only(self) -> bool:
+        """Whether the run only predicts, into a file or on the screen, and has no output directory."""
+        return self.output_file is not None
+
+    @property
+    def file_columns(self) -> list[str] | None:
+        """Columns of files without a header; None where files have one."""
+        return self.column_names.split(",") if self.column_names else None
+
+    def read(
+        self,
+        columns: Sequence[str],
+        embedded: Callable[[], datasets.DatasetDict],
+        *,
+        train: bool,
+        seed: int,
+        moses: bool = False,
+        label_columns: Sequence[str] = (),
+        classes: Callable[[datasets.Dataset], Iterable[Collection[str]]] | None = None,
+        num_parts: int = 1,
+        running: bool = False,
+        validation: bool = False,
+    ) -> dict[str, Any]:
+        """Read the data that the flags name, or make the embedded data if they name none.
+
+        Args:
+            columns: Columns to keep.
+            embedded: Makes the embedded data.
+            train: With it there must be training rows, and validation rows are held out of them if there are none;
+                without it there must be a test split, and only that is returned (with `validation` that, too).
+            seed: Seed of the held-out rows.
+            moses: Whether files may be aligned plain text; see `read_splits`.
+            label_columns: Columns that may hold lists; see `read_splits`.
+            classes: Classes of each row, which the training rows must all have; see `hold_out_validation`.
+            num_parts: Shards of a stream; see `read_stream`.
+            running: Whether the rows are running text: empty ones are kept, and the last ones are held out.
+            validation: See `train`.
+
+        Returns:
+            Split name to rows; with `streaming` the training rows are a `datasets.IterableDataset`.
+
+        Raises:
+            InputError: As `read_splits` and `read_stream`, and if a split is missing.
+        """
+        named = any((self.dataset_name, self.train_file, self.validation_file, self.test_file))
+        sources: dict[str, Any] = {
+            "columns": columns,
+            "dataset_name": self.dataset_name,
+            "dataset_config_name": self.dataset_config_name,
+            "train_file": self.train_file,
+            "validation_file": self.validation_file,
+            "test_file": self.test_file,
+            "column_names": self.file_columns,
+            "moses": moses,
+            "label_columns": label_columns,
+            "keep_empty": running,
+        }
+        if train and self.streaming:
+            return read_stream(**sources, num_parts=num_parts)
+        check_sources(columns, self.dataset_name, self.train_file)
+        splits = read_splits(**sources) if named else embedded()
+        known = next(iter(splits.values())).column_names
+        if missing := [column for column in columns if column not in known]:
+            raise InputError(
+                f"no data are named, and the embedded ones have no column {missing[0]!r}; give --train_file, or leave "
+                f"the flag out: there are {', '.join(known)}"
+            )
+        if train:
+            splits = hold_out_validation(splits, seed=seed, in_order=running, classes=classes)
+            return {name: splits[name] for name in SPLITS if name in splits}
+        if "test" not in splits:
+            raise InputError("--do_predict without --do_train needs --test_file, or a data set with a test split")
+        kept = ("validation", "test") if validation else ("test",)
+        return {name: splits[name] for name in kept if name in splits}
+
+
+@dataclass
+class ClassArguments(DataArguments):
+    """Texts and classes."""
+
+    text_column: str = field(default="text", metadata={"help": "Column of the texts."})
+    label_column: str = field(
+        default="label", metadata={"help": "Column of the class of each text, or of a list of classes (multi-label)."}
+    )
+    label_separator: str | None = field(
+        default=None, metadata={"help": "Separator between the classes of a row, for multi-label files: ';'."}
+    )
+    max_length: int = field(default=256, metadata={"help": "Maximum length in tokens; longer texts are truncated."})
+    class_weights: dict | str | None = field(
+        default=None, metadata={"help": "Class weights of the loss: balanced, or {class: weight}."}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a separator that separates nothing."""
+        super().__post_init__()
+        if self.label_separator == "":
+            raise ValueError("--label_separator is empty; give what stands between classes, or leave it out")
+
+
+@dataclass
+class DecodingArguments(DataArguments):
+    """Pairs of texts, their lengths and decoding."""
+
+    source_prefix: str = field(default="", metadata={"help": "Text before every source: 'summarize: ' for T5."})
+    max_source_length: int = field(
+        default=256, metadata={"help": "Maximum source length in tokens; longer sources are truncated."}
+    )
+    max_target_length: int = field(
+        default=256, metadata={"help": "Maximum target length in tokens; longer targets are truncated."}
+    )
+    num_beams: int = field(default=5, metadata={"help": "Beams of the final test and of the saved model."})
+    length_penalty: float | None = field(
+        default=None,
+        metadata={"help": "Beam scores are divided by length to this power; larger values favour longer texts."},
+    )
+    num_return_sequences: int = field(default=1, metadata={"help": "With --output_file: texts for each source."})
+    do_sample: bool = field(default=False, metadata={"help": "With --output_file: sample instead of beam search."})
+    temperature: float | None = field(default=None, metadata={"help": "Sampling temperature."})
+    top_k: int | None = field(default=None, metadata={"help": "Top-k sampling: sample from the k most likely tokens."})
+    top_p: float | None = field(default=None, metadata={"help": "Nucleus (top-p) sampling threshold."})
+    replace_unknown: bool = field(
+        default=False,
+        metadata={"help": "With --output_file: replace each unknown word by the source word with the most attention."},
+    )
+    score_targets: bool = field(
+        default=False,
+        metadata={"help": "With --output_file: write log-probabilities of the targets in --test_file instead."},
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse flags that would have no effect."""
+        super().__post_init__()
+        names = ("num_return_sequences", "do_sample", "temperature", "top_k", "top_p")
+        own = type(self).__dataclass_fields__
+        given = [name for name in (*names, "replace_unknown") if getattr(self, name) != own[name].default]
+        if self.score_targets and (given or self.length_penalty is not None):
+            raise ValueError(f"--score_targets generates nothing; leave --{(*given, 'length_penalty')[0]} out")
+        if self.output_file is None and (given or self.score_targets):
+            raise ValueError(f"--{(*given, 'score_targets')[0]} goes with --output_file")
+
+
+@dataclass
+class TranslationArguments(DecodingArguments):
+    """Language pairs, their lengths and decoding."""
+
+    source_lang: str = field(
+        default="en", metadata={"help": "Source language: the column, or the file name extension."}
+    )
+    target_lang: str = field(
+        default="de", metadata={"help": "Target language: the column, or the file name extension."}
+    )
+    train_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "CSV, TSV, JSON lines or Parquet file, or prefix of aligned text files: train.de, train.en."
+        },
+    )
+
+
+@dataclass
+class SummarizationArguments(DecodingArguments):
+    """Texts and summaries, their lengths and decoding."""
+
+    text_column: str = field(default="document", metadata={"help": "Column of the texts."})
+    summary_column: str = field(
+        default="summary", metadata={"help": "Column of the summary of each text, or of a list of summaries."}
+    )
+    max_source_length: int = field(
+        default=400, metadata={"help": "Maximum text length in tokens; longer texts are truncated."}
+    )
+    max_target_length: int = field(
+        default=100, metadata={"help": "Maximum summary length in tokens; longer summaries are truncated."}
+    )
+    num_beams: int = field(default=4, metadata={"help": "Beams of the final test and of the saved model."})
+    lead: int = field(default=1, metadata={"help": "Leading sentences of each text that the baseline takes."})
+
+
+@dataclass
+class TaggingArguments(DataArguments):
+    """Words and tags."""
+
+    text_column: str = field(default="tokens", metadata={"help": "Column of the words of each row."})
+    label_column: str = field(default="tags", metadata={"help": "Column of the tag of each word."})
+    max_length: int = field(default=256, metadata={"help": "Maximum length in tokens; longer rows are truncated."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Train on this many rows only."})
+    streaming: bool = field(init=False, default=False)
+    output_file: None = field(init=False, default=None)
+    overwrite_output_file: bool = field(init=False, default=False)
+
+
+@dataclass
+class RunningTextArguments(DataArguments):
+    """Running text, its windows, and the continuation of a prompt."""
+
+    text_column: str = field(
+        default="text",
+        metadata={"help": "Column of the text, one or more lines a row; a file may also be plain text."},
+    )
+    block_size: int = field(default=70, metadata={"help": "Window of truncated BPTT in tokens."})
+    vary_block_size: bool = field(
+        default=True, metadata={"help": "Vary the length of training windows (Merity et al. 2018, section 4.1)."}
+    )
+    carry_state: bool = field(
+        default=True, metadata={"help": "Start each window from the state after the one before it."}
+    )
+    cache_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Also test with a continuous cache of this many tokens (Grave et al. 2017), whose flatness and "
+            "weight are chosen on the validation text."
+        },
+    )
+    prompt: str | None = field(default=None, metadata={"help": "With --do_predict: the text to continue."})
+    max_new_tokens: int = field(default=50, metadata={"help": "With --prompt: tokens to generate."})
+    next_words: int = field(default=10, metadata={"help": "With --prompt: most likely next tokens to show."})
+    do_sample: bool = field(default=False, metadata={"help": "With --prompt: sample instead of greedy search."})
+    temperature: float | None = field(default=None, metadata={"help": "Sampling temperature."})
+    top_k: int | None = field(default=None, metadata={"help": "Top-k sampling: sample from the k most likely tokens."})
+    top_p: float | None = field(default=None, metadata={"help": "Nucleus (top-p) sampling threshold."})
+    max_tokens: None = field(init=False, default=None)
+    output_file: None = field(init=False, default=None)
+    overwrite_output_file: bool = field(init=False, default=False)
+
+    @property
+    def inference_only(self) -> bool:
+        """Whether the run only continues a prompt."""
+        return self.prompt is not None
+
+    def __post_init__(self) -> None:
+        """Refuse a window without a token to predict."""
+        super().__post_init__()
+        if self.block_size < 1:
+            raise ValueError(f"--block_size {self.block_size}: give 1 or more")

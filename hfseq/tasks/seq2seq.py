@@ -1,0 +1,318 @@
+"""Sequence-to-sequence tasks: translation, summarization, and a text for a text in general."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from textwrap import shorten
+from typing import Any, ClassVar
+
+import datasets
+import torch
+from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
+
+from hfseq import metrics
+from hfseq.data.collation import CheckedCollator
+from hfseq.data.copying import CopyCollator, copied_vocabulary, copy_sources, copy_targets, decode_outputs
+from hfseq.data.embedded.cldr import cldr_pairs
+from hfseq.data.embedded.docstrings import docstring_rows
+from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
+from hfseq.data.sentences import lead_n
+from hfseq.data.streaming import tokenizer_texts
+from hfseq.errors import InputError
+from hfseq.inference.alignment import align_texts
+from hfseq.models.modeling_heads import ForConditionalGeneration
+from hfseq.plots import plot_alignment
+from hfseq.tasks.base import Task
+
+
+class Seq2Seq(Task):
+    """A target text for each source text; a row may have several references.
+
+    Attributes:
+        copied: Vocabulary size of a model that copies unknown words of its source; None for any other.
+    """
+
+    columns = ("document", "summary")
+    list_columns = slice(1, 2)
+    metrics: ClassVar[tuple[str, ...]] = ("rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf", "exact_match")
+    hub_task = "summarization"
+    embedded_name = "docstrings of Python packages"
+    auto_class = AutoModelForSeq2SeqLM
+    generates = True
+    packages: ClassVar[tuple[str, ...]] = ("matplotlib", "nltk", "rouge_score", "sacrebleu")
+    writes_unknown = False
+    """Whether the unknown token may be generated."""
+    copied: int | None = None
+
+    def embedded(self) -> datasets.DatasetDict:
+        """Docstrings of the installed Python packages, and their first lines."""
+        return docstring_rows()
+
+    def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
+        rows, self.references = split_references(self._draw(splits), self.names[1])
+        return rows
+
+    def texts(self) -> Any:
+        """Texts of both sides."""
+        return tokenizer_texts(self.splits["train"], self.names)
+
+    def configure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Set the model's default generation, and train a model with coverage by its own loss, unless smoothed."""
+        data, unknown = self.data, None if self.writes_unknown else tokenizer.unk_token_id
+        penalty = data.length_penalty
+        set_generation(model, data.num_beams, data.max_target_length, length_penalty=penalty, unknown=unknown)
+        self.own_loss = bool(getattr(model.config, "coverage", False)) and not self.args.label_smoothing_factor
+
+    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
+        data, (source, target) = self.data, self.names
+        self.tokenizer, self.copied = tokenizer, copied_vocabulary(model)
+        collator: Any = DataCollatorForSeq2Seq(tokenizer, model=model)
+        self.collator = CheckedCollator(collator if self.copied is None else CopyCollator(collator), model)
+        if "train_sample" in self.splits:
+            sample = [[text] for text in self.splits["train_sample"][target]]
+            self.references = self.references | {"train_sample": sample}
+
+        def encode(batch: dict[str, list[str]]) -> dict[str, list]:
+            texts = [data.source_prefix + text for text in batch[source]]
+            encoded, lengths = encode_texts(tokenizer, texts, data.max_source_length)
+            labels, target_lengths = encode_texts(tokenizer, batch[target], data.max_target_length, target=True)
+            columns = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+            columns |= {"labels": labels["input_ids"], "length": lengths, "target_length": target_lengths}
+            if self.copied is not None:
+                columns["copy_ids"], words = copy_sources(tokenizer, texts, encoded, self.copied)
+                columns["labels"] = copy_targets(tokenizer, batch[target], labels, words, self.copied)
+            return columns
+
+        limits = {
+            "length": Limit("sources", "--max_source_length", data.max_source_length),
+            "target_length": Limit("targets", "--max_target_length", data.max_target_length),
+        }
+        return encode_splits(self.splits, encode, limits)
+
+    def loss_inputs(self, model: torch.nn.Module, labels: torch.Tensor) -> dict[str, Any]:
+        """In training, have models that can compute logits only for steps with a label."""
+        return labelled_steps(getattr(model, "module", model), labels)
+
+    def raw(self, model: PreTrainedModel, batch: Any, outputs: Any, labels: torch.Tensor, **options: Any) -> list[Any]:
+        """Generated token ids of each row."""
+        generate: Any = model.generate
+        limit = self.args.generation_max_length or self.data.max_target_length  # type: ignore[attr-defined]
+        options = {"num_beams": self.args.generation_num_beams, "max_length": limit} | options  # type: ignore[attr-defined]
+        inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("decoder_")}
+        return generate(**inputs, **options).tolist()
+
+    def test_options(self) -> dict[str, Any]:
+        """The final test searches with beams."""
+        return {"num_beams": self.data.num_beams}
+
+    def decode(self, split: str, raw: Any, rows: Sequence[int] | None = None) -> list[str]:
+        """Texts of the generated ids."""
+        texts = self.sources(split)
+        sources = [self.data.source_prefix + texts[row] for row in (range(len(texts)) if rows is None else rows)]
+        limit = self.data.max_source_length
+        return decode_outputs(self.tokenizer, raw, sources, max_source_length=limit, copy_vocabulary=self.copied)
+
+    def score(self, predictions: Any, references: Any) -> dict[str, float]:
+        """ROUGE, BLEU, chrF and exact matches."""
+        return score_summaries(predictions, references) | score_translations(predictions, references)
+
+    def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
+        """The first sentence of each source."""
+        return {"lead_1": lead_n(self.sources(split), 1)}
+
+    def show(self, predictions: Any) -> list[str]:
+        """Texts; the first of several references."""
+        return [text if isinstance(text, str) else text[0] for text in predictions]
+
+    def summary(self, split: str, predictions: Any) -> str:
+        """Heading of the final test."""
+        return f"{super().summary(split, predictions)}, beam {self.data.num_beams}"
+
+    def plot(self, model: PreTrainedModel, log: Sequence[dict[str, Any]], split: str, predictions: Any) -> None:
+        """Write the learning curve, and the attention of the first prediction of medium length."""
+        super().plot(model, log, split, predictions)
+        row = next((row for row, text in enumerate(predictions) if 20 <= len(text) <= 80), 0)
+        source = self.data.source_prefix + self.sources(split)[row]
+        limits = (self.data.max_source_length, self.data.max_target_length)
+        attention = align_texts(model, self.tokenizer, source, predictions[row], limits=limits)
+        plot_alignment(*attention, f"{self.args.output_dir}/alignment.png")
+
+
+class Summarization(Seq2Seq):
+    """A summary for each text; the baseline is its first sentences."""
+
+    metrics = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+    packages = ("matplotlib", "nltk", "rouge_score")
+    rows = "texts"
+    kind_metric = "rouge"
+
+    def column_names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return self.data.text_column, self.data.summary_column
+
+    def describe(self) -> str:
+        """Number of rows of each split."""
+        return f"{super().describe()} with a summary"
+
+    def score(self, predictions: Any, references: Any) -> dict[str, float]:
+        """ROUGE."""
+        return score_summaries(predictions, references)
+
+    def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
+        """The first `lead` sentences of each text."""
+        return {f"lead_{self.data.lead}": lead_n(self.sources(split), self.data.lead)}
+
+
+class Translation(Seq2Seq):
+    """A translation for each text; the baseline is a copy of the source."""
+
+    list_columns = slice(0, 0)  # a text has one translation
+    metrics = ("bleu", "chrf", "exact_match")
+    hub_task = "translation"
+    embedded_name = "dates, amounts, names … of Babel's CLDR data"
+    packages = ("matplotlib", "sacrebleu")
+    rows = "pairs"
+    kind_metric = "exact_match"
+    moses = True
+    writes_unknown = True
+
+    def column_names(self) -> tuple[str, ...]:
+        """The languages, which name the columns."""
+        return self.data.source_lang, self.data.target_lang
+
+    def embedded(self) -> datasets.DatasetDict:
+        """Dates, amounts and names in both languages, from Babel's CLDR data."""
+        return cldr_pairs(*self.names)
+
+    def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
+        splits = self._draw(splits)
+        self.references = {split: list(rows[self.names[1]]) for split, rows in splits.items() if split != "train"}
+        return splits
+
+    def describe(self) -> str:
+        """Number of pairs of each split, and the languages."""
+        return f"{super().describe()} {' → '.join(self.names)}"
+
+    def score(self, predictions: Any, references: Any) -> dict[str, float]:
+        """BLEU, chrF and exact matches."""
+        return score_translations(predictions, references)
+
+    def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
+        """The sources themselves."""
+        return {"copy": self.sources(split)}
+
+    def about(self, split: str, predictions: Any) -> dict[str, Any]:
+        """The languages, and sacreBLEU's signature."""
+        found = metrics.load("sacrebleu").compute(predictions=predictions, references=self.references[split])
+        return {"languages": self.names, "signatures": {"bleu": found["signature"]}}
+
+
+def score_translations(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """`bleu` (cased, 13a), `chrf` and `exact_match`, all from 0 to 100."""
+    names = {"bleu": "sacrebleu", "chrf": "chrf", "exact_match": "exact_match"}
+    return {
+        name: metrics.load(metric).compute(predictions=predictions, references=references)["score"]
+        for name, metric in names.items()
+    }
+
+
+def score_summaries(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """`rouge1`, `rouge2`, `rougeL`, `rougeLsum`, F1 from 0 to 100, each with the best of a row's references."""
+    scores = metrics.load("rouge").compute(predictions=predictions, references=references)
+    return {name: scores[name] for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")}
+
+
+def split_references(splits: Mapping[str, Any], target: str) -> tuple[dict[str, Any], dict[str, list[list[str]]]]:
+    """Rows with one target each, of rows that may have several.
+
+    Args:
+        splits: Rows in which `target` holds a text, or a list of texts; `train` may be a stream, whose errors come
+            when its rows do.
+        target: That column.
+
+    Returns:
+        The splits with one text a row: of `train` a row for each target, of the others the first one. And all targets
+        of each row of the others.
+
+    Raises:
+        InputError: A row has no target that is more than spaces.
+    """
+    rows_of, references = {}, {}
+    for name, rows in splits.items():
+        if isinstance(rows, datasets.IterableDataset):
+            features = datasets.Features({**rows.features, target: datasets.Value("string")})
+            rows_of[name] = rows.map(partial(_row_of_each, target=target), batched=True, features=features)
+            continue
+        several = [_targets(value) for value in rows[target]]
+        if [] in several:
+            raise InputError(f"{name}, row {several.index([]) + 1}: column {target!r} is an empty list; give a text")
+        if name == "train":
+            rows = rows.select([row for row, texts in enumerate(several) for _ in texts])
+            first = [text for texts in several for text in texts]
+        else:
+            references[name] = several
+            first = [texts[0] for texts in several]
+        feature = datasets.Value("string")
+        rows_of[name] = rows.remove_columns(target).add_column(target, first, feature=feature)
+    return rows_of, references
+
+
+def _targets(value: str | list[str]) -> list[str]:
+    return [text for text in ([value] if isinstance(value, str) else value) if text and text.strip()]
+
+
+def _row_of_each(batch: dict[str, list[Any]], target: str) -> dict[str, list[Any]]:
+    """A row for each target of each row of a stream, of which no process knows all, so that numbers say nothing."""
+    several = [_targets(value) for value in batch[target]]
+    if [] in several:
+        row = several.index([])
+        texts = " ".join(repr(shorten(values[row], 60)) for name, values in batch.items() if name != target)
+        raise InputError(f"train, the row of {texts}: column {target!r} is an empty list; give a text")
+    columns = {
+        name: [value for value, texts in zip(values, several, strict=True) for _ in texts]
+        for name, values in batch.items()
+    }
+    return columns | {target: [text for texts in several for text in texts]}
+
+
+def set_generation(
+    model: PreTrainedModel,
+    num_beams: int,
+    max_length: int,
+    *,
+    length_penalty: float | None = None,
+    unknown: int | None = None,
+) -> None:
+    """Make these what the saved model does when it is not told otherwise.
+
+    Args:
+        model: The model.
+        num_beams: Beams.
+        max_length: In tokens.
+        length_penalty: Beams are ranked by their log-probability over their length to this power; None for the power
+            that the model has.
+        unknown: Id of the unknown token, which is never written, as no text has it: a model of words would begin many
+            a summary with it, and decoding skips it. None, or the id of another special token, forbids nothing.
+    """
+    config = model.generation_config
+    config.num_beams = num_beams
+    config.max_length = max_length
+    config.early_stopping = True if num_beams > 1 else None
+    if num_beams == 1:
+        config.length_penalty = None  # that of the model is of beams, too: beside one alone it is not saved
+    elif length_penalty is not None:
+        config.length_penalty = length_penalty
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    needed = (*ends, config.bos_token_id, config.pad_token_id, config.decoder_start_token_id)
+    if unknown is not None and unknown not in needed:
+        config.suppress_tokens = sorted({*(config.suppress_tokens or ()), unknown})
+
+
+def labelled_steps(model: torch.nn.Module, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Inputs with which a model in training computes logits only for steps with a label.
+
+    Args:
+        model: A sequence-to-sequence model, not wrapped. Only hfseq's can, and pointer-generators cannot.
+        labels: `[B, T]`, -100 for padding.
+    """
+    can = model.training and isinstance(model, ForConditionalGeneration) and model.pointer is None
+    return {"logits_to_keep": labels != -100} if can else {}

@@ -1,0 +1,186 @@
+"""Monitoring a trained model: its rows, its predictions, and training on fresh data."""
+
+import copy
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import datasets
+import numpy as np
+from accelerate import PartialState
+from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+
+from hfseq.data.reading import read_splits, shorten_list
+from hfseq.errors import InputError
+from hfseq.inference.classify import classify_texts
+from hfseq.inference.generate import decode_texts
+from hfseq.inference.loading import load_config, load_trained, problem_of
+from hfseq.tasks.arguments import TranslationArguments
+from hfseq.tasks.base import Task
+from hfseq.tasks.classification import Classification
+from hfseq.tasks.seq2seq import Translation
+from hfseq.training.drift import chrf_of_texts
+from hfseq.training.run import Run, fit
+
+
+class Monitored:
+    """A trained classifier, translator or summarizer, and the files of texts that it is monitored on.
+
+    Args:
+        data: Flags of the model, the files and the lengths.
+        args: The training arguments.
+
+    Attributes:
+        generates: Whether the model generates texts.
+        classes: Names of the classes of a classifier.
+
+    Raises:
+        InputError: The model cannot be loaded, or is not of one of these kinds.
+    """
+
+    def __init__(self, data: Any, args: Any) -> None:
+        self.data, self.args = data, args
+        config = load_config(data.model_name_or_path)
+        classifies = any(name.endswith("Classification") for name in config.architectures or ())
+        self.generates = bool(config.is_encoder_decoder) and not classifies
+        auto_class = AutoModelForSeq2SeqLM if self.generates else AutoModelForSequenceClassification
+        self.model, self.tokenizer = load_trained(auto_class, data.model_name_or_path)
+        if not self.generates and problem_of(self.model.config) != "single_label_classification":
+            raise InputError("monitoring is of classifiers with one class a text, translators and summarizers")
+        self.model.to(args.device)
+        names = cast(dict[int, str], self.model.config.id2label or {})
+        self.classes = [] if self.generates else [names[number] for number in range(len(names))]
+
+    def read_rows(self, path: str | None, flag: str) -> datasets.Dataset:
+        """Rows of a file with labels; classes may be written as names or as numbers.
+
+        Raises:
+            InputError: As `read_splits`, and for a class that the model does not have.
+        """
+        text, label = self.data.text_column, self.data.label_column
+        with naming(flag):
+            rows = self._read(path, (text, label), label_columns=(label,))
+        if self.generates:
+            return rows
+        # A model that was trained on numbers, or without names, has classes such as LABEL_1.
+        numbers = {str(number): name for number, name in enumerate(self.classes)}
+        found = [str(value).strip() for value in rows[label]]
+        # The column as a whole decides: where names are digits, too, a single row could be either.
+        if not {*found} <= {*self.classes} and {*found} <= {*numbers}:
+            found = [numbers[value] for value in found]
+        if unknown := sorted({*found} - {*self.classes}):
+            known = shorten_list(self.classes)
+            raise InputError(f"{flag} {path}: class {unknown[0]!r} is not one of the model's: {known}")
+        return datasets.Dataset.from_dict({text: rows[text], label: found})
+
+    def read_texts(self) -> list[str]:
+        """The fresh texts, with and without labels."""
+        with naming("--fresh_file"):
+            return list(self._read(self.data.fresh_file, (self.data.text_column,))[self.data.text_column])
+
+    def has_labels(self) -> bool:
+        """Whether the fresh file has a column of labels."""
+        label = self.data.label_column
+        try:
+            with naming("--fresh_file"):
+                self._read(self.data.fresh_file, (label,), label_columns=(label,))
+        except InputError as error:
+            if f"no column {label!r}" in str(error) or "empty: none of" in str(error):
+                return False
+            raise
+        return True
+
+    def _read(self, path: str | None, columns: tuple[str, ...], **options: Any) -> datasets.Dataset:
+        return read_splits(columns=columns, test_file=path, column_names=self.data.file_columns, **options)["test"]
+
+    def predict(self, texts: list[str]) -> list[str]:
+        """Class name or generated text for each text."""
+        data, size = self.data, self.args.per_device_eval_batch_size
+        inputs = (self.model, self.tokenizer, texts)
+        if not self.generates:
+            found, _ = classify_texts(*inputs, batch_size=size, max_length=data.max_length)
+            return [decision.label for decision in found]
+        options = {"num_beams": data.num_beams, "max_length": data.max_target_length, "prefix": data.source_prefix}
+        nbest, _ = decode_texts(*inputs, batch_size=size, max_source_length=data.max_length, **options)
+        return [best[0].text for best in nbest]
+
+    def score(self, rows: datasets.Dataset, predictions: list[str] | None = None) -> np.ndarray:
+        """Score of each row, 0 to 100: its chrF, or whether its class is right."""
+        if predictions is None:
+            predictions = self.predict(list(rows[self.data.text_column]))
+        references = list(rows[self.data.label_column])
+        if self.generates:
+            return chrf_of_texts(predictions, references)
+        return np.array([100.0 * (one == other) for one, other in zip(predictions, references, strict=True)])
+
+    def retrain(
+        self, run: Run, old: datasets.Dataset, reference: datasets.Dataset, fresh: datasets.Dataset
+    ) -> list[str]:
+        """Train on with old and fresh rows, and keep the new model if it is better; returns lines of the report.
+
+        Args:
+            run: The run.
+            old: Rows that the model has learnt.
+            reference: Rows of its test.
+            fresh: Fresh rows, a part of which is held out to judge the new model.
+        """
+        args, data = self.args, self.data
+        target = Path(str(args.output_dir)) / "retrained"
+        new = target.with_name("retrained.partial")
+        parts = fresh.train_test_split(test_size=data.holdout, seed=args.seed)
+        judges = {"test rows": reference, "held-out fresh rows": parts["test"]}
+        learnt = datasets.concatenate_datasets([old, parts["train"]]).train_test_split(test_size=0.05, seed=args.seed)
+        before = {name: float(self.score(rows).mean()) for name, rows in judges.items()}
+        run.log(f"\ntraining on from the model with {len(old)} old and {len(parts['train'])} fresh rows")
+        task, flags = self._task()
+        task.use({"train": learnt["train"], "validation": learnt["test"]}, known=self.classes or None)
+        args.choose_metric(("chrf",) if self.generates else task.metrics)
+        own = copy.deepcopy(self.model.generation_config) if self.generates else None
+        fit(replace(run, data=flags), task, self.model, self.tokenizer, new)
+        if own is not None:
+            # It takes the place of the monitored model, which generates by its own settings.
+            self.model.generation_config = own
+            if PartialState().is_main_process:
+                own.save_pretrained(new)
+        after = {name: float(self.score(rows).mean()) for name, rows in judges.items()}
+        better = all(after[name] >= before[name] for name in judges) and after != before
+        PartialState().wait_for_everyone()
+        if PartialState().is_main_process:
+            if better:
+                shutil.rmtree(target, ignore_errors=True)
+                new.rename(target)
+            else:
+                shutil.rmtree(new)
+        lines = ["## Retrained", "", "| | before | after |", "|---|---|---|"]
+        lines += [f"| {name} | {before[name]:.2f} | {after[name]:.2f} |" for name in judges]
+        if better:
+            return [*lines, "", f"The new model is better and is kept: {target}"]
+        return [*lines, "", "The new model is not better on both; the old one is kept, and the new one is deleted."]
+
+    def _task(self) -> tuple[Task, Any]:
+        """The task of the model, and its data flags."""
+        data = self.data
+        if not self.generates:
+            return Classification(data, self.args), data
+        flags = TranslationArguments(
+            source_lang=data.text_column,
+            target_lang=data.label_column,
+            max_source_length=data.max_length,
+            max_target_length=data.max_target_length,
+            num_beams=data.num_beams,
+            max_tokens=data.max_tokens,
+            source_prefix=data.source_prefix,
+        )
+        return Translation(flags, self.args), flags
+
+
+@contextmanager
+def naming(flag: str) -> Iterator[None]:
+    """Name the flag that was given in errors of `read_splits`."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace("--test_file", flag)) from error
