@@ -33,9 +33,10 @@ import datasets
 import yaml
 from samples import SOURCE, TARGET, Sizes
 
+from hfseq.data.copying import decode_ids
 from hfseq.data.reading import read_splits
+from hfseq.tasks.seq2seq import score_translations
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.seq2seq import decode_ids, score_translations
 
 # JoeyNMT's names of the splits.
 NAMES = {"train": "train", "validation": "dev", "test": "test"}

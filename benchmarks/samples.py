@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
+from hfseq.tasks.seq2seq import encode_pairs
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel, set_seed
 
@@ -17,8 +18,9 @@ import hfseq
 from hfseq.data.embedded.cldr import cldr_pairs
 from hfseq.data.reading import read_splits
 from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
+from hfseq.tasks.losses import token_loss
+from hfseq.tasks.seq2seq import labelled_steps
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.seq2seq import encode_pairs, labelled_steps, token_loss
 
 SOURCE, TARGET = "de", "en"
 

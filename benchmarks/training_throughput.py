@@ -27,7 +27,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> None:
     from hfseq.data.embedded.cldr import cldr_pairs
     from hfseq.data.reading import read_splits
     from hfseq.tokenization import train_tokenizer
-    from hfseq.training.seq2seq import encode_pairs
+    from hfseq.tasks.seq2seq import encode_pairs
 
     columns = (args.source_lang, args.target_lang)
     if args.train_file:
@@ -101,8 +101,9 @@ def run_recipe(args: argparse.Namespace, folder: Path) -> list[float]:
     """The recipe's Trainer with the recipe's arguments; returns the time at the end of each step."""
     from transformers import TrainerCallback
 
-    from hfseq.training.arguments import TranslationArguments
-    from hfseq.training.seq2seq import trainer_loss
+    from hfseq.tasks.arguments import TranslationArguments
+    from hfseq.tasks.seq2seq import Translation
+    from hfseq.training.arguments import GenerationArguments
     from hfseq.training.trainer import GenerationTrainer
 
     ends = []
@@ -112,7 +113,7 @@ def run_recipe(args: argparse.Namespace, folder: Path) -> list[float]:
             tick(ends, args.steps)
 
     model, rows, tokenizer, collator, _ = load(args, folder)
-    arguments = TranslationArguments(
+    arguments = GenerationArguments(
         output_dir=str(folder / "output"),
         max_steps=args.steps,
         use_cpu=args.device == "cpu",
@@ -129,7 +130,7 @@ def run_recipe(args: argparse.Namespace, folder: Path) -> list[float]:
         train_dataset=rows,
         processing_class=tokenizer,
         data_collator=collator,
-        compute_loss_func=trainer_loss(model, arguments.label_smoothing_factor),
+        compute_loss_func=Translation(TranslationArguments(), arguments).loss,
         callbacks=[Clock()],
         max_tokens=args.max_tokens,
     )

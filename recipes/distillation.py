@@ -182,7 +182,7 @@ def distil_classifier(argv: list[str]) -> None:
     labels = task.splits["train"]["labels"]
     rows = distillation.student_rows(tokenizer, texts, labels, variants, logits, data.max_length)
     settings = {"kind": data.distillation_loss, "temperature": data.temperature, "hard_weight": data.hard_weight}
-    loss = distillation.trainer_loss(**settings)
+    loss = distillation.student_loss(**settings)
     fit(run, task, student, tokenizer, root, rows=rows, loss=loss, num_train_epochs=data.distillation_epochs)
 
     # 6. The final test of all three, speed included, and the reports.

@@ -56,7 +56,7 @@ def tune(argv: list[str]) -> None:
 
     # 4. Training, or a search for the hyperparameters.
     options = finetuning.method_options(run.data, run.args, new)
-    gradual = [GradualUnfreezing(run.data, new)] if run.data.method == "gradual" else []
+    gradual = [GradualUnfreezing(new)] if run.data.method == "gradual" else []
     trainer = make_trainer(run, task, model, tokenizer, callbacks=gradual, **options)
     if run.args.hp_search:
 

@@ -44,7 +44,7 @@ def tune(argv: list[str]) -> None:
     tuned = finetuning.apply_method(pretrained, run.data, new)
 
     # 4. Batches, and an optimizer and schedule of the method.
-    unfreezing = Unfreezing(tuned, run.data, new)
+    unfreezing = Unfreezing(tuned, new, gradual=run.data.method == "gradual")
     loop = Loop(run, task, tuned, tokenizer, **finetuning.method_options(run.data, args, new))
     model, optimizer, scheduler = loop.model, loop.optimizer, loop.scheduler
 

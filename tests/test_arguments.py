@@ -15,19 +15,11 @@ from transformers.integrations import integration_utils
 from transformers.training_args import OptimizerNames
 
 from hfseq.errors import InputError
+from hfseq.tasks.arguments import DataArguments, RunningTextArguments, SummarizationArguments
 from hfseq.training.accelerate_loop import start_accelerator
-from hfseq.training.arguments import (
-    ClassificationArguments,
-    ComparisonArguments,
-    DataArguments,
-    DistillationArguments,
-    GenerationArguments,
-    ModelArguments,
-    SummaryArguments,
-    TaskArguments,
-    TextArguments,
-)
+from hfseq.training.arguments import GenerationArguments, ModelArguments, RecipeArguments
 from hfseq.training.cli import parse_config
+from hfseq.training.finetuning import TaskArguments
 from hfseq.training.trainer import SequenceTrainer
 
 DRIVERS = ("sentiment", "summarization", "translation", "finetuning")
@@ -44,7 +36,7 @@ OWN = {
 
 def arguments(tmp_path, *flags):
     given = ["--output_dir", str(tmp_path / "out"), "--use_cpu", *flags]
-    return parse_config((ModelArguments, ClassificationArguments), given)[1]
+    return parse_config((ModelArguments, RecipeArguments), given)[1]
 
 
 def fails(tmp_path, *flags):
@@ -246,10 +238,14 @@ def test_values_that_nothing_can_be_done_with(flags, message, tmp_path):
         ),
         (TaskArguments, ["--layer_decay", "nan"], "--layer_decay nan is not a finite number"),
         (TaskArguments, ["--label_separator", ""], "--label_separator is empty; give what stands between classes"),
-        (SummaryArguments, ["--lead", "0"], "--lead 0: give 1 or more"),
-        (TextArguments, ["--early_stopping_patience", "-1"], "--early_stopping_patience -1: give 1 or more"),
-        (ComparisonArguments, ["--max_length", "-1"], "--max_length -1: give 1 or more"),
-        (DistillationArguments, ["--max_train_samples", "0"], "--max_train_samples 0: give 1 or more"),
+        (SummarizationArguments, ["--lead", "0"], "--lead 0: give 1 or more"),
+        (RunningTextArguments, ["--early_stopping_patience", "-1"], "--early_stopping_patience -1: give 1 or more"),
+        (load("comparison").ComparisonArguments, ["--max_length", "-1"], "--max_length -1: give 1 or more"),
+        (
+            load("distillation").DistillationArguments,
+            ["--max_train_samples", "0"],
+            "--max_train_samples 0: give 1 or more",
+        ),
         (
             GenerationArguments,
             ["--output_dir", "x", "--generation_num_beams", "0"],

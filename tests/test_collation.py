@@ -26,14 +26,17 @@ from transformers import (
     MarianMTModel,
     RobertaConfig,
     RobertaForSequenceClassification,
+    Seq2SeqTrainingArguments,
 )
 
 from hfseq import CnnConfig, CnnForCausalLM, LstmConfig, LstmForCausalLM, LstmForConditionalGeneration
 from hfseq.data.collation import CheckedCollator, check_batch, position_limit, vocabulary_sizes
+from hfseq.data.copying import decode_outputs
 from hfseq.errors import InputError
 from hfseq.pipelines import TranslationPipeline
+from hfseq.tasks.arguments import TranslationArguments
+from hfseq.tasks.seq2seq import Translation, make_collator
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.seq2seq import decode_outputs, generate_ids, make_collator
 
 BERT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8, "vocab_size": 12}
 LSTM = {"hidden_size": 8, "vocab_size": 12}
@@ -251,12 +254,16 @@ def test_pipeline_with_the_tokenizer_of_another_model(tokenizer):
         translate(tokens[0])
 
 
-def test_generated_texts(tokenizer):
+def test_generated_texts(tokenizer, tmp_path):
     model = LstmForConditionalGeneration(LstmConfig(hidden_size=8, vocab_size=len(tokenizer)))
 
+    args = Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True, per_device_eval_batch_size=2)
+    task = Translation(TranslationArguments(max_target_length=4), args)
+    task.collator = make_collator(model, tokenizer)
+
     def generate(*ids):
-        rows = datasets.Dataset.from_dict({"input_ids": ids, "labels": ids})
-        return generate_ids(model, rows, make_collator(model, tokenizer), batch_size=2, max_length=4)
+        task.encoded = {"test": datasets.Dataset.from_dict({"input_ids": ids, "labels": ids})}
+        return task.predict(model, "test")[0]
 
     assert len(generate([4, 2], [5, 5, 2])) == 2
     # Batches end at different lengths.

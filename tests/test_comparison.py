@@ -10,7 +10,7 @@ from recipe_runs import Killed, assert_equal, kill_after_checkpoint, load, resul
 from transformers import AutoModelForSequenceClassification
 
 from hfseq.errors import InputError
-from hfseq.training.reports import plot_trade_off
+from hfseq.plots import plot_trade_off
 
 RECIPE = load("comparison")
 CONFIG = """\

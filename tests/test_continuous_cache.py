@@ -12,7 +12,7 @@ from hfseq import LstmConfig, LstmForCausalLM
 from hfseq.data.running_text import encode_text
 from hfseq.data.windows import TokenWindows
 from hfseq.errors import InputError
-from hfseq.training.continuous_cache import FLATNESS, WEIGHTS, CachedScores, cached_scores
+from hfseq.inference.continuous_cache import FLATNESS, WEIGHTS, CachedScores, cached_scores
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from hfseq.training import cross_entropy as module
-from hfseq.training.cross_entropy import summed_cross_entropy
+from hfseq.tasks import losses as module
+from hfseq.tasks.losses import summed_cross_entropy
 
 
 @pytest.fixture(params=[1, 40, 2**18])

@@ -18,9 +18,10 @@ from test_models import CAUSAL, CLASSES, FIELDS, MODEL, RECURRENT, SEQ2SEQ, SEQU
 
 from hfseq import LstmForCausalLM, LstmForConditionalGeneration
 from hfseq.data.windows import TokenWindows
+from hfseq.inference.continuous_cache import cached_scores
 from hfseq.models import MODEL_CLASSES
-from hfseq.training.continuous_cache import cached_scores
-from hfseq.training.seq2seq import labelled_steps, token_loss
+from hfseq.tasks.losses import token_loss
+from hfseq.tasks.seq2seq import labelled_steps
 
 if not torch.cuda.is_available():
     pytest.skip("there is no CUDA device", allow_module_level=True)

@@ -34,9 +34,9 @@ from hfseq.demo import page as demo
 from hfseq.demo.handlers import classify, continue_text, note, tag, translate, write_texts
 from hfseq.demo.page import load_subject, main
 from hfseq.errors import InputError
+from hfseq.inference.alignment import align_texts
+from hfseq.plots import plot_alignment
 from hfseq.tokenization import start_texts, train_tokenizer
-from hfseq.training.reports import plot_alignment
-from hfseq.training.seq2seq import align_texts
 
 TEXTS = ["the cat sat on the mat", "a dog", "", "where is the house of the cat?", "yes, Zoë 🙂\nwe met Ann Lee ."]
 ASKED = "we met Ann Lee ."

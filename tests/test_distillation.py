@@ -31,7 +31,7 @@ from transformers import (
 from hfseq import metrics
 from hfseq.errors import InputError
 from hfseq.inference.benchmark import seconds_a_text
-from hfseq.inference.prediction import decode_texts
+from hfseq.inference.generate import decode_texts
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.distillation import (
     MASK,

@@ -34,7 +34,7 @@ from hfseq import CnnConfig, CnnForCausalLM, LstmConfig, LstmForCausalLM, LstmFo
 from hfseq.errors import InputError
 from hfseq.training.finetuning import (
     GradualUnfreezing,
-    count_trainable,
+    describe_parameters,
     optimizer_groups,
     slanted_triangular,
     train_head_only,
@@ -494,7 +494,7 @@ def test_head_only(kind, tmp_path):
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert moved == {"classifier.weight", "classifier.bias"}
     sizes = [weight.numel() for name, weight in after.items()]
-    assert count_trainable(trainer.model) == (8 * 3 + 3, sum(sizes))
+    assert describe_parameters(trainer.model) == f"{8 * 3 + 3:,} of {sum(sizes):,} parameters train"
 
 
 @pytest.mark.parametrize("name", ["GPT2LMHeadModel", "T5ForConditionalGeneration", "LstmForCausalLM"])
@@ -619,10 +619,10 @@ def test_lora(name, task, targets, tmp_path):
     trained = {key for key, weight in adapted.named_parameters() if weight.requires_grad}
     assert all("lora_" in key or "modules_to_save" in key for key in trained)
     assert sum("modules_to_save" in key for key in trained) == len(head)
-    count, total = count_trainable(adapted)
-    assert count == sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
-    lora = sum(weight.numel() for key, weight in adapted.named_parameters() if "lora_" in key)
-    assert total - lora == sum(weight.numel() for weight in build(name).parameters())
+    count = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    total = sum(weight.numel() for key, weight in adapted.named_parameters() if "lora_" in key)
+    total += sum(weight.numel() for weight in build(name).parameters())
+    assert describe_parameters(adapted) == f"{count:,} of {total:,} parameters train"
 
     adapted = adapt(build(name), task)
     adapted(**inputs).logits.pow(2).sum().backward()

@@ -40,14 +40,12 @@ from transformers import (
 from hfseq import GruConfig, LstmConfig
 from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.arguments import FinetuningArguments, TaskArguments
-from hfseq.training.tasks import TASKS as TASK_CLASSES
+from hfseq.training.finetuning import TASKS, FinetuningArguments, TaskArguments
 
 TRAINER, ACCELERATE = DRIVERS = ("finetuning", "finetuning_accelerate")
 RECIPES = {driver: load(driver) for driver in DRIVERS}
 NOUNS = ("plot", "cast", "song", "room")
 WORDS = {"good": ("fine", "great", "superb"), "bad": ("poor", "awful", "dull")}
-TASKS = ("classification", "tagging", "language_modeling", "seq2seq")
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
@@ -265,8 +263,8 @@ def rare(path, count):
 
 def task_of(task, tmp_path, **flags):
     args = FinetuningArguments(output_dir=str(tmp_path / "run"), use_cpu=True, report_to=[])
-    args.choose_metric(task)
-    return TASK_CLASSES[task](TaskArguments(task=task, **flags), args, None, train=True, num_parts=1)
+    args.choose_metric(TASKS[task].metrics)
+    return TASKS[task](TaskArguments(task=task, **flags), args).read()
 
 
 @pytest.mark.parametrize("task", ["classification", "tagging"])
@@ -481,7 +479,7 @@ def test_a_full_output_directory_stays(data, tmp_path):
 # The demo: a language model, and a classifier that starts from it
 
 
-def embedded():
+def embedded(task):
     splits = {}
     for seed, (name, count) in enumerate((("train", 40), ("validation", 12), ("test", 8))):
         some = [(" ".join(words), label) for words, _, label in sentences(count, seed)]
@@ -493,7 +491,7 @@ def embedded():
 def demo(tmp_path, monkeypatch):
     """Runs the demo of a driver, in little, with some flags; gives its directory."""
     for task in ("classification", "language_modeling"):
-        monkeypatch.setattr(TASK_CLASSES[task], "embedded", staticmethod(embedded))
+        monkeypatch.setattr(TASKS[task], "embedded", embedded)
     monkeypatch.chdir(tmp_path)
     sizes = '{"hidden_size": 16, "embedding_size": 16}'
     small = ["--num_train_epochs", "1", "--use_cpu", "--disable_tqdm", "true", "--config_overrides", sizes]

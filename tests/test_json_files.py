@@ -8,7 +8,7 @@ import pytest
 
 from hfseq.errors import InputError
 from hfseq.json_files import file_beside, is_plain_name, read_object, shards
-from hfseq.training.results import save_results
+from hfseq.training.reporting import save_results
 
 ESCAPES = [
     "../victim",

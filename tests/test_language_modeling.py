@@ -25,8 +25,10 @@ from hfseq import LstmConfig
 from hfseq.data.running_text import encode_text
 from hfseq.data.windows import TokenWindows
 from hfseq.errors import InputError
+from hfseq.inference.generate import next_words
+from hfseq.tasks.language_modeling import text_loss, unigram_loss
 from hfseq.training.checkpoints import last_complete_checkpoint
-from hfseq.training.language_modeling import LanguageModelingTrainer, next_words, text_loss, unigram_loss
+from hfseq.training.running_text import LanguageModelingTrainer
 
 RECIPE = load("language_modeling")
 SIZES = {"hidden_size": 12, "embedding_size": 12, "dropout": 0.0}

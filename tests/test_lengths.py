@@ -1,5 +1,7 @@
 """Scores by quartile of source length, against scores of groups made by hand."""
 
+from types import SimpleNamespace
+
 import datasets
 import numpy as np
 import pytest
@@ -13,15 +15,9 @@ from transformers import (
 )
 
 from hfseq import LstmConfig
+from hfseq.tasks.base import Task, sample_rows
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.lengths import (
-    LengthScores,
-    length_report,
-    quartile_edges,
-    rows_by_length,
-    sample_rows,
-    scores_by_length,
-)
+from hfseq.training.lengths import LengthScores, length_report, quartile_edges, rows_by_length
 from hfseq.training.trainer import GenerationTrainer, SequenceTrainer
 
 
@@ -50,8 +46,6 @@ def test_quartiles(lengths, groups):
     assert {name: sorted(lengths[row] for row in rows) for name, rows in found.items()} == groups
     assert list(found) == list(groups)
     assert all(rows == sorted(rows) for rows in found.values())
-    scores = scores_by_length(lengths, lambda rows: sum(lengths[row] for row in rows))
-    assert scores == {name: sum(members) for name, members in groups.items() if members}
 
 
 def test_quartiles_are_numpys():
@@ -69,14 +63,60 @@ def test_sample_rows():
     assert sample_rows(5, 20, seed=3) == [0, 1, 2, 3, 4]
 
 
+class Numbers(Task):
+    """Sources of some length, whose raw predictions are numbers; the score is the mean of their differences."""
+
+    columns, metrics, auto_class, hub_task, embedded_name = ("text",), ("bleu",), None, "", ""
+
+    def __init__(self, encoded, score=None):
+        super().__init__(
+            SimpleNamespace(text_column="a", label_column="b"), SimpleNamespace(metric_for_best_model="bleu")
+        )
+        self.encoded = encoded
+        self.lengths = {name: [len(row) for row in rows["input_ids"]] for name, rows in encoded.items()}
+        self.references = {
+            name: np.array([np.ravel(row)[0] for row in rows["labels"]]) for name, rows in encoded.items()
+        }
+        self.asked = []
+
+    def embedded(self):
+        return None
+
+    def _prepare(self, splits, known, train):
+        return splits
+
+    def _encode(self, model, tokenizer):
+        return None
+
+    def decode(self, split, raw, rows=None):
+        """A number that depends on the prediction of each row."""
+        raw = np.asarray(raw)
+        return raw if raw.ndim == 1 else raw[:, 1]
+
+    def score(self, predictions, references):
+        self.asked.append(np.array(references).tolist())
+        return {"bleu": float(np.abs(np.array(predictions) - np.array(references)).mean()), "size": len(references)}
+
+    def baseline(self, split, *, trained):
+        return {}
+
+    def show(self, predictions):
+        return []
+
+
 def test_report():
-    report = length_report("bleu", [3, 30, 40], sum, [1, 2, 3, 4, 5, 6, 7, 8], lambda rows: len(rows) / 3)
-    assert report.split("\n") == [
+    def rows(lengths):
+        ids = [[0] * length for length in lengths]
+        return datasets.Dataset.from_dict({"input_ids": ids, "labels": [0] * len(ids)})
+
+    task = Numbers({"train_sample": rows([3, 30, 40]), "validation": rows([1, 2, 3, 4, 5, 6, 7, 8])})
+    raw = {"train_sample": [0, 2, 4], "validation": [1] * 2 + [2] * 6}
+    assert length_report(task, raw).split("\n") == [
         "bleu by source length                     rows       train  validation",
-        "  up to 2 tokens                         0 / 2           -      0.6667",
-        "  3-4 tokens                             1 / 2           0      0.6667",
-        "  5-6 tokens                             0 / 2           -      0.6667",
-        "  over 6 tokens                          2 / 2           3      0.6667",
+        "  up to 2 tokens                         0 / 2           -           1",
+        "  3-4 tokens                             1 / 2           0           2",
+        "  5-6 tokens                             0 / 2           -           2",
+        "  over 6 tokens                          2 / 2           3           2",
     ]
 
 
@@ -85,14 +125,6 @@ def rows_of(number, seed):
     rng = np.random.default_rng(seed)
     ids = [[*rng.integers(4, 40, rng.integers(1, 11)).tolist(), 2] for _ in range(number)]
     return ids, rng.integers(0, 3, number).tolist()
-
-
-def score_of(kind, output):
-    """A number that depends on the prediction and the label of each row."""
-    labels = output.label_ids
-    if kind == "generation":
-        return float(np.abs(output.predictions[:, 1] - labels[:, 0]).mean())
-    return float(output.predictions[np.arange(len(labels)), labels].mean())
 
 
 def make_trainer(tmp_path, kind, tokenizer):
@@ -120,36 +152,32 @@ def make_trainer(tmp_path, kind, tokenizer):
         disable_tqdm=True,
         **own,
     )
+    sides = ((train, train_labels), (validation, validation_labels))
+    rows = [datasets.Dataset.from_dict({"input_ids": ids, "labels": labels}) for ids, labels in sides]
+    sample = rows[0].select(sample_rows(60, 20, seed=5))
+    task = Numbers({"train_sample": sample, "validation": rows[1]})
     trainer_class = GenerationTrainer if kind == "generation" else SequenceTrainer
     return trainer_class(
         model=model,
         args=args,
-        train_dataset=datasets.Dataset.from_dict({"input_ids": train, "labels": train_labels}),
-        eval_dataset=datasets.Dataset.from_dict({"input_ids": validation, "labels": validation_labels}),
+        train_dataset=rows[0],
+        eval_dataset=rows[1],
         processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer) if kind == "generation" else None,
-        compute_metrics=lambda output: {"score": score_of(kind, output), "size": len(output.label_ids)},
+        task=task,
     )
 
 
 @pytest.mark.parametrize("kind", ["generation", "classification"])
-def test_every_evaluation_prints_both_sides_and_changes_nothing(tmp_path, kind):
+def test_every_evaluation_logs_both_sides_and_changes_nothing(tmp_path, kind):
     tokenizer = train_tokenizer(["a b c d e f g h i j k l m n o p"] * 9, model="bpe", vocab_size=45)
     plain = make_trainer(tmp_path, kind, tokenizer)
     plain.train()
 
-    said, asked = [], []
+    said = []
     trainer = make_trainer(tmp_path, kind, tokenizer)
-    compute_metrics = trainer.compute_metrics
-    validation, train = trainer.eval_dataset, trainer.train_dataset.select(sample_rows(60, 20, seed=5))
-
-    def score(split, rows, output):
-        asked.append((split, rows, output.label_ids))
-        return score_of(kind, output)
-
-    sides = {"train_sample": train, "validation": validation}
-    lengths = {name: [len(row) for row in rows["input_ids"]] for name, rows in sides.items()}
-    trainer.add_callback(LengthScores(trainer, train, lengths, "score", score, said.append))
+    trainer.add_callback(LengthScores(trainer, said.append))
+    task = trainer.task
     trainer.train()
     assert len(said) == 2
     timed = ("runtime", "per_second")
@@ -159,48 +187,18 @@ def test_every_evaluation_prints_both_sides_and_changes_nothing(tmp_path, kind):
     for name, tensor in plain.model.state_dict().items():
         assert torch.equal(tensor, trainer.model.state_dict()[name]), name
 
-    # The last table, from predictions of each quartile alone.
-    remember, trainer.compute_metrics = trainer.compute_metrics, compute_metrics
-    sides = []
-    edges = quartile_edges([len(row) for row in validation["input_ids"]])
-    for rows in (train, validation):
-        groups = rows_by_length([len(row) for row in rows["input_ids"]], edges)
-        sides.append(
-            {name: (len(g), trainer.predict(rows.select(g)).metrics["test_score"]) for name, g in groups.items()}
-        )
+    # The last table, from the predictions of each side as a whole.
+    raw = {split: trainer.predict_split(split) for split in ("train_sample", "validation")}
+    edges = quartile_edges(task.lengths["validation"])
     lines = said[-1].split("\n")[1:]
-    assert len(lines) == len(sides[0]) == 4
-    for line, name in zip(lines, sides[0], strict=True):
-        (n_train, train_score), (n_validation, validation_score) = sides[0][name], sides[1][name]
-        assert line.split() == [
-            *name.split(),
-            str(n_train),
-            "/",
-            str(n_validation),
-            f"{train_score:.4g}",
-            f"{validation_score:.4g}",
-        ]
+    groups = {split: rows_by_length(task.lengths[split], edges) for split in raw}
+    assert len(lines) == len(groups["validation"]) == 4
+    for line, name in zip(lines, groups["validation"], strict=True):
+        sides = {split: groups[split][name] for split in raw}
+        scores = [task.score_raw(split, raw[split][rows], rows)["bleu"] for split, rows in sides.items()]
+        counts = [str(len(rows)) for rows in sides.values()]
+        assert line.split() == [*name.split(), counts[0], "/", counts[1], *(f"{score:.4g}" for score in scores)]
     assert len({line.split()[-1] for line in lines} | {line.split()[-2] for line in lines}) > 2
 
-    assert len(asked) == 2 * 2 * 4
-    for split, rows, label_ids in asked:
-        wanted = {"train": train, "validation": validation}[split].select(rows)["labels"]
-        found = label_ids.reshape(len(rows), -1)[:, 0].tolist()
-        assert found == [label[0] if isinstance(label, list) else label for label in wanted]
-
-    # Without scores there is no table, nor of other rows than the trainer's.
-    trainer.compute_metrics = None
-    trainer.evaluate()
-    trainer.compute_metrics = remember
-    trainer.evaluate(trainer.train_dataset)
-    assert len(said) == 2
     assert trainer.evaluate()["eval_size"] == 20
     assert len(said) == 3
-
-
-def test_without_scores_there_is_nothing_to_show(tmp_path):
-    tokenizer = train_tokenizer(["a b c d e f g h i j k l m n o p"] * 9, model="bpe", vocab_size=45)
-    trainer = make_trainer(tmp_path, "classification", tokenizer)
-    trainer.compute_metrics = None
-    with pytest.raises(ValueError, match="compute_metrics"):
-        LengthScores(trainer, trainer.train_dataset, {}, "score", lambda split, rows, output: 0.0)

@@ -13,7 +13,6 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig,
 
 import hfseq
 from hfseq.errors import InputError
-from hfseq.training.arguments import MonitoringArguments
 from hfseq.training.drift import (
     bootstrap_drop,
     chrf_of_texts,
@@ -23,6 +22,7 @@ from hfseq.training.drift import (
     unknown_shares,
     verdict,
 )
+from hfseq.training.monitoring import Monitored
 
 RECIPE = load("monitoring")
 
@@ -305,8 +305,10 @@ def test_names_that_are_numbers_are_not_taken_for_places(tmp_path):
     given = {"names": names, "places": ["0", "1", "2", "3", "4"]}
     for name, labels in given.items():
         write(tmp_path / f"{name}.csv", [(f"text {label}", label) for label in labels])
-        arguments = MonitoringArguments(model_name_or_path="x", test_file="x", fresh_file="x")
-        rows = load("monitoring").read_rows(str(tmp_path / f"{name}.csv"), "--test_file", arguments, names)
+        monitored = object.__new__(Monitored)
+        monitored.data = load("monitoring").MonitoringArguments("x", test_file="x", fresh_file="x")
+        monitored.generates, monitored.classes = False, names
+        rows = monitored.read_rows(str(tmp_path / f"{name}.csv"), "--test_file")
         assert list(rows["label"]) == names
 
 

@@ -12,23 +12,11 @@ from test_ensembles import FAMILIES, make, make_classifier, make_pointer
 from transformers import ByT5Tokenizer, pipeline
 
 from hfseq.errors import InputError
+from hfseq.inference.alignment import best_word, fill_unknown, word_spans
+from hfseq.inference.classify import Decision, classify_texts
 from hfseq.inference.ensembles import EnsembleForConditionalGeneration
-from hfseq.inference.prediction import (
-    Decision,
-    Hypothesis,
-    best_word,
-    check_output_file,
-    classify_texts,
-    decode_texts,
-    fill_unknown,
-    generation_options,
-    perplexity,
-    read_texts,
-    score_texts,
-    word_spans,
-    write_decisions,
-    write_predictions,
-)
+from hfseq.inference.files import check_output_file, read_texts, write_decisions, write_predictions
+from hfseq.inference.generate import Hypothesis, decode_texts, generation_options, perplexity, score_texts
 from hfseq.tokenization import train_tokenizer
 
 TEXTS = [

@@ -29,7 +29,7 @@ import hfseq
 from hfseq.errors import InputError
 from hfseq.models import MODEL_CLASSES
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.results import save_run
+from hfseq.training.reporting import save_run
 
 CONFIG = """\
 model_type: hfseq_gru

@@ -10,7 +10,7 @@ import pytest
 from hfseq.data.reading import Columns, file_rows, read_splits
 from hfseq.data.streaming import read_stream
 from hfseq.errors import InputError
-from hfseq.inference.prediction import read_texts
+from hfseq.inference.files import read_texts
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data"
 ROWS = [("Ein Hut.", "A hat."), ('Er sagt "ja", ja', 'He says "yes", yes'), ("Grüße 🙂", "Greetings 🙂")]

@@ -6,14 +6,9 @@ import pytest
 import torch
 
 from hfseq.errors import InputError
+from hfseq.inference.files import write_lines, write_samples
+from hfseq.plots import plot_alignment, plot_confusion_matrix, plot_learning_curve
 from hfseq.training.callbacks import StopOnNaN, check_finite
-from hfseq.training.reports import (
-    plot_alignment,
-    plot_confusion_matrix,
-    plot_learning_curve,
-    write_lines,
-    write_samples,
-)
 
 image = pytest.importorskip("matplotlib.image")
 

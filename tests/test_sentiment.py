@@ -32,9 +32,11 @@ from transformers import (
 
 from hfseq import GruConfig
 from hfseq.errors import InputError
+from hfseq.tasks.arguments import ClassArguments
+from hfseq.tasks.classification import Classification, class_weights
+from hfseq.tasks.losses import classification_loss
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.checkpoints import last_complete_checkpoint
-from hfseq.training.classification import class_weights, classification_loss, decide, majority
 
 TRAINER, ACCELERATE = DRIVERS = ("sentiment", "sentiment_accelerate")
 RECIPES = {driver: load(driver) for driver in DRIVERS}
@@ -359,15 +361,19 @@ def test_balanced_weights():
     several = [[1.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]
     assert class_weights("balanced", several, ["a", "b"]).tolist() == pytest.approx([1 / 3, 3.0])
     assert class_weights({"b": 2}, labels, ["a", "b", "c"]).tolist() == [1.0, 2.0, 1.0]
-    assert class_weights(None, labels, ["a", "b", "c"]) is None
 
 
-def test_decisions_and_the_baseline():
+def test_predictions_and_the_baseline():
+    task = Classification(ClassArguments(), None)
+    task.splits = {"test": ["a", "b"]}
     logits = np.array([[0.1, 0.2, -1.0], [3.0, -2.0, 0.5]])
-    assert decide(logits, several=False).tolist() == [1, 0]
-    assert decide(logits, several=True).tolist() == [[1, 1, 0], [1, 0, 1]]
-    assert majority([2, 1, 2], 2).tolist() == [2, 2]
-    assert majority([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], 2).tolist() == [[0.0, 1.0], [0.0, 1.0]]
+    expected = {False: ([1, 0], [2, 1, 2], [2, 2])}
+    expected[True] = ([[1, 1, 0], [1, 0, 1]], [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]])
+    for task.multi_label, (predictions, labels, most) in expected.items():
+        task.references = {"train": np.array(labels)}
+        assert task.decode("test", logits).tolist() == predictions
+        assert task.baseline("test", trained=True)["majority"].tolist() == most
+    assert task.baseline("test", trained=False) == {}
 
 
 # Bad input

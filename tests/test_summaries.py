@@ -4,7 +4,7 @@ from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
 from hfseq import LstmConfig
 from hfseq.data.sentences import lead_n, split_sentences
-from hfseq.training.seq2seq import set_generation
+from hfseq.tasks.seq2seq import set_generation
 
 
 @pytest.mark.parametrize(

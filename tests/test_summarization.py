@@ -22,8 +22,8 @@ from recipe_runs import (
 from transformers import AutoModelForSeq2SeqLM, T5Config, pipeline
 
 from hfseq.errors import InputError
+from hfseq.tasks.seq2seq import split_references
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.seq2seq import split_references
 
 TRAINER, ACCELERATE = DRIVERS = ("summarization", "summarization_accelerate")
 RECIPES = {driver: load(driver) for driver in DRIVERS}

@@ -15,8 +15,8 @@ from hfseq.data.embedded.python_tokens import python_token_rows
 from hfseq.data.encoding import encode_words
 from hfseq.errors import InputError
 from hfseq.hub.model_card import make_card
+from hfseq.tasks.tagging import Tagging
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.tasks import Tagging
 
 RECIPE, FINETUNING = load("tagging"), load("finetuning_accelerate")
 CONFIG = """\

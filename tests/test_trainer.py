@@ -7,7 +7,8 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from hfseq import LstmConfig, LstmForConditionalGeneration, LstmForSequenceClassification
 from hfseq.errors import InputError
-from hfseq.training.seq2seq import batch_loss, trainer_loss
+from hfseq.tasks.arguments import TranslationArguments
+from hfseq.tasks.seq2seq import Translation
 from hfseq.training.trainer import GenerationTrainer, SequenceTrainer, SmoothedCrossEntropy
 
 
@@ -44,14 +45,15 @@ def test_training_computes_no_logits_of_padding(tmp_path, smoothing):
     batch["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels)
     rows = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: rows.append(inputs[0].shape[:-1].numel()))
+    args = Seq2SeqTrainingArguments(str(tmp_path), label_smoothing_factor=smoothing, use_cpu=True, report_to=[])
+    task = Translation(TranslationArguments(), args)
     trainer = GenerationTrainer(
         model=model,
-        args=Seq2SeqTrainingArguments(str(tmp_path), label_smoothing_factor=smoothing, use_cpu=True, report_to=[]),
-        compute_loss_func=trainer_loss(model, smoothing),
+        args=args,
+        compute_loss_func=task.loss,
     )
     losses = [trainer.compute_loss(model.train(), dict(batch)), trainer.compute_loss(model.eval(), dict(batch))]
-    options = {"own": False, "label_smoothing": smoothing, "count": 9}
-    losses += [batch_loss(model.train(), batch, **options), batch_loss(model.eval(), batch, **options)]
+    losses += [task.batch_loss(model.train(), batch, 9), task.batch_loss(model.eval(), batch, 9)]
     assert rows == [9, 15, 9, 15]
     for loss in losses[1:]:
         torch.testing.assert_close(loss, losses[0])

@@ -63,30 +63,20 @@ class Seq2Seq(Task):
         self.own_loss = bool(getattr(model.config, "coverage", False)) and not self.args.label_smoothing_factor
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
-        data, (source, target) = self.data, self.names
         self.tokenizer, self.copied = tokenizer, copied_vocabulary(model)
-        collator: Any = DataCollatorForSeq2Seq(tokenizer, model=model)
-        self.collator = CheckedCollator(collator if self.copied is None else CopyCollator(collator), model)
+        self.collator = make_collator(model, tokenizer)
         if "train_sample" in self.splits:
-            sample = [[text] for text in self.splits["train_sample"][target]]
+            sample = [[text] for text in self.splits["train_sample"][self.names[1]]]
             self.references = self.references | {"train_sample": sample}
-
-        def encode(batch: dict[str, list[str]]) -> dict[str, list]:
-            texts = [data.source_prefix + text for text in batch[source]]
-            encoded, lengths = encode_texts(tokenizer, texts, data.max_source_length)
-            labels, target_lengths = encode_texts(tokenizer, batch[target], data.max_target_length, target=True)
-            columns = {name: encoded[name] for name in ("input_ids", "attention_mask")}
-            columns |= {"labels": labels["input_ids"], "length": lengths, "target_length": target_lengths}
-            if self.copied is not None:
-                columns["copy_ids"], words = copy_sources(tokenizer, texts, encoded, self.copied)
-                columns["labels"] = copy_targets(tokenizer, batch[target], labels, words, self.copied)
-            return columns
-
-        limits = {
-            "length": Limit("sources", "--max_source_length", data.max_source_length),
-            "target_length": Limit("targets", "--max_target_length", data.max_target_length),
-        }
-        return encode_splits(self.splits, encode, limits)
+        return encode_pairs(
+            self.splits,
+            tokenizer,
+            *self.names,
+            max_source_length=self.data.max_source_length,
+            max_target_length=self.data.max_target_length,
+            prefix=self.data.source_prefix,
+            copy_vocabulary=self.copied,
+        )
 
     def loss_inputs(self, model: torch.nn.Module, labels: torch.Tensor) -> dict[str, Any]:
         """In training, have models that can compute logits only for steps with a label."""
@@ -95,8 +85,10 @@ class Seq2Seq(Task):
     def raw(self, model: PreTrainedModel, batch: Any, outputs: Any, labels: torch.Tensor, **options: Any) -> list[Any]:
         """Generated token ids of each row."""
         generate: Any = model.generate
-        limit = self.args.generation_max_length or self.data.max_target_length  # type: ignore[attr-defined]
-        options = {"num_beams": self.args.generation_num_beams, "max_length": limit} | options  # type: ignore[attr-defined]
+        args: Any = self.args
+        options = {"num_beams": args.generation_num_beams, "max_length": args.generation_max_length} | options
+        options["max_length"] = options["max_length"] or self.data.max_target_length
+        options = {name: value for name, value in options.items() if value is not None}
         inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("decoder_")}
         return generate(**inputs, **options).tolist()
 
@@ -204,6 +196,58 @@ class Translation(Seq2Seq):
         """The languages, and sacreBLEU's signature."""
         found = metrics.load("sacrebleu").compute(predictions=predictions, references=self.references[split])
         return {"languages": self.names, "signatures": {"bleu": found["signature"]}}
+
+
+def encode_pairs(
+    splits: Mapping[str, datasets.Dataset],
+    tokenizer: PreTrainedTokenizerBase,
+    source: str,
+    target: str,
+    *,
+    max_source_length: int,
+    max_target_length: int,
+    prefix: str = "",
+    copy_vocabulary: int | None = None,
+) -> EncodedSplits:
+    """Encode pairs of texts for a sequence-to-sequence model.
+
+    Args:
+        splits: Rows with text columns `source` and `target`, by the name of their split.
+        tokenizer: Of the model.
+        source: Name of the source column.
+        target: Name of the target column.
+        max_source_length: Tokens of a source, the end mark counted; the rest of the text is cut off.
+        max_target_length: The same for a target.
+        prefix: Text before every source.
+        copy_vocabulary: The vocabulary's size of a model that copies unknown words; None for any other.
+
+    Returns:
+        Columns `input_ids`, `attention_mask`, `labels` and, for a model that copies, `copy_ids`, in the order of the
+        rows.
+    """
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list]:
+        texts = [prefix + text for text in batch[source]]
+        encoded, lengths = encode_texts(tokenizer, texts, max_source_length)
+        labels, target_lengths = encode_texts(tokenizer, batch[target], max_target_length, target=True)
+        columns = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+        columns |= {"labels": labels["input_ids"], "length": lengths, "target_length": target_lengths}
+        if copy_vocabulary is not None:
+            columns["copy_ids"], words = copy_sources(tokenizer, texts, encoded, copy_vocabulary)
+            columns["labels"] = copy_targets(tokenizer, batch[target], labels, words, copy_vocabulary)
+        return columns
+
+    limits = {
+        "length": Limit("sources", "--max_source_length", max_source_length),
+        "target_length": Limit("targets", "--max_target_length", max_target_length),
+    }
+    return encode_splits(splits, encode, limits)
+
+
+def make_collator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> CheckedCollator:
+    """Collator of rows that `encode_pairs` made for this model."""
+    collator: Any = DataCollatorForSeq2Seq(tokenizer, model=model)
+    return CheckedCollator(collator if copied_vocabulary(model) is None else CopyCollator(collator), model)
 
 
 def score_translations(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:

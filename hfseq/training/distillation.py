@@ -213,7 +213,7 @@ def distillation_loss(
     return total / (len(labels) if count is None else count / labels.shape[1])
 
 
-def trainer_loss(**settings: Any) -> Callable[..., torch.Tensor]:
+def student_loss(**settings: Any) -> Callable[..., torch.Tensor]:
     """`distillation_loss` as a Trainer calls it; `settings` are its keyword arguments."""
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:

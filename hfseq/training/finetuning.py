@@ -178,16 +178,16 @@ class Unfreezing:
     """Gradual unfreezing: the top group trains in the first epoch, and one more below it in each that follows.
 
     (Howard & Ruder 2018, section 3.3.) Which groups train depends on the epoch alone, so that a resumed run goes on as
-    it would have. The optimizer must have all groups from the start. Other methods unfreeze nothing.
+    it would have. The optimizer must have all groups from the start.
 
     Args:
         model: The model.
-        data: Flags of the method.
         new: Names of parameters that no checkpoint has trained.
+        gradual: Whether to unfreeze gradually at all; otherwise all groups train from the start.
     """
 
-    def __init__(self, model: PreTrainedModel, data: TaskArguments, new: Collection[str]) -> None:
-        self.groups = layer_groups(model, new) if data.method == "gradual" else []
+    def __init__(self, model: PreTrainedModel, new: Collection[str], gradual: bool = True) -> None:
+        self.groups = layer_groups(model, new) if gradual else []
 
     def start_epoch(self, epoch: int) -> None:
         """Unfreeze the groups of an epoch, counted from 0."""
@@ -202,12 +202,11 @@ class GradualUnfreezing(TrainerCallback):
     """`Unfreezing` in a Trainer, of the model that it trains: each trial of a search has its own.
 
     Args:
-        data: Flags of the method.
         new: Names of parameters that no checkpoint has trained.
     """
 
-    def __init__(self, data: TaskArguments, new: Collection[str] = ()) -> None:
-        self.data, self.new = data, new
+    def __init__(self, new: Collection[str] = ()) -> None:
+        self.new = new
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -217,7 +216,7 @@ class GradualUnfreezing(TrainerCallback):
         Raises:
             InputError: If they are not to look for parameters without a gradient.
         """
-        self.unfreezing = Unfreezing(kwargs["model"], self.data, self.new)
+        self.unfreezing = Unfreezing(kwargs["model"], self.new)
         looks = args.ddp_find_unused_parameters
         if args.world_size > 1 and not (not args.activation_checkpointing if looks is None else looks):
             raise InputError("gradual unfreezing on several processes needs --ddp_find_unused_parameters true")
