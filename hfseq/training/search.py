@@ -14,7 +14,6 @@ the best is trained again, with the same result, by `recipe.py OUTPUT_DIR/best_t
 `hpo` extra.
 """
 
-import argparse
 import csv
 import difflib
 import json
@@ -36,7 +35,7 @@ from transformers.training_args import OptimizerNames
 
 from hfseq.errors import InputError, one_line, require
 from hfseq.training.callbacks import StopOnNaN
-from hfseq.training.cli import _parse, _parser
+from hfseq.training.cli import explicit_values
 from hfseq.training.trainer import SequenceTrainer, SmoothedCrossEntropy
 
 logger = logging.getLogger(__name__)
@@ -338,7 +337,7 @@ def write_best_config(
     """
     fields = {
         name: value
-        for name, value in _explicit_values(dataclass_types, argv).items()
+        for name, value in explicit_values(dataclass_types, argv).items()
         if not name.startswith("hp_") and not name.endswith("_token") and name != "resume_from_checkpoint"
     }
     fields["output_dir"] = str(Path(path).parent / "best_trial")
@@ -507,12 +506,3 @@ def _line(trial: Trial) -> str:
         for name, value in trial.params.items()
     )
     return f"{value:>9}  {trial.state:9}{params}{f'  ({trial.reason})' if trial.reason else ''}"
-
-
-def _explicit_values(dataclass_types: Sequence[type], argv: Sequence[str] | None) -> dict[str, Any]:
-    """The fields that the user set, as written, before the dataclasses make something else of them."""
-    parser, flags = _parser(dataclass_types, argv)
-    for action in parser._actions:
-        if action.dest not in parser.from_file:
-            action.default, action.required = argparse.SUPPRESS, False
-    return vars(_parse(parser, flags))
