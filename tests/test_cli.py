@@ -163,6 +163,7 @@ def test_a_mapping_in_the_flow_style_of_yaml_as_a_flag():
         ("- name", "not a mapping"),
         ("name", "not a mapping"),
         ("name: [", "not YAML in UTF-8"),
+        ("note: 2031-99-01", "not YAML in UTF-8: month must be in 1..12"),
         ("name: !!python/object:os.system x", "not YAML in UTF-8"),
         (b"name: \xff\xfe\xfa", "not YAML in UTF-8"),
     ],
@@ -369,8 +370,9 @@ def test_output_dir_is_a_file(tmp_path):
 
 
 def test_json_round_trip_of_a_mapping_flag():
-    value = {"a": [1, None, True], "b": {"c": 1e-5}}
-    assert options("--name", "x", "--extra", json.dumps(value)).extra == value
+    value = {"a": [1, None, True], "b": {"c": 1e-5}, "😀\t": "/é"}
+    for text in (json.dumps(value), json.dumps(value, indent="\t"), json.dumps(value, separators=(",", ":"))):
+        assert options("--name", "x", "--extra", text).extra == value
 
 
 @pytest.fixture

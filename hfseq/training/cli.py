@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -201,6 +202,7 @@ class _Parser(HfArgumentParser):
         return {name: value for name, value in vars(namespace).items() if value is not absent}, unknown
 
     def _read_yaml(self, path: str) -> dict[str, Any]:
+        """Return the values of a YAML file, converted."""
         values, root = _load_yaml(path)
         converted: dict[str, Any] = {}
         for key, node in root.value if root else ():
@@ -240,6 +242,7 @@ class _Parser(HfArgumentParser):
         return [part for item in items for part in (item if isinstance(item, list) else [item])]
 
     def _from_text(self, name: str, text: str) -> Any:
+        """Convert a single value, or one item of a list, by the field's flag."""
         if text == "--":
             raise InputError("-- is not a value")  # argparse drops it
         return self._given([f"--{name}={text}"])[0][name]
@@ -252,16 +255,22 @@ def _types(hint: Any) -> set[Any]:
 
 
 def _mapping(text: str) -> Any:
+    """Parse a mapping in JSON or in YAML's flow style."""
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise argparse.ArgumentTypeError(f"not a mapping: {text} ({one_line(error)})") from None
+        # First, since YAML does not accept all of JSON: tabs, escaped surrogate pairs.
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        try:
+            value = yaml.load(text, _Loader)
+        except (yaml.YAMLError, ValueError) as error:
+            raise argparse.ArgumentTypeError(f"not a mapping: {text} ({one_line(error)})") from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"not a mapping: {text}; give one such as {{hidden_size: 32}}")
     return value
 
 
 def _mapping_or_text(text: str) -> Any:
+    """Parse a mapping; anything else, such as a path, remains text."""
     return _mapping(text) if text.lstrip().startswith("{") else text
 
 
@@ -282,7 +291,7 @@ def _load_yaml(path: str) -> tuple[dict[str, Any], Any]:
         values = loader.construct_document(root) if root else {}
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # a bad encoding, an impossible date
         raise InputError(f"{path}: not YAML in UTF-8: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: not a mapping; give lines such as `learning_rate: 1e-3`")
