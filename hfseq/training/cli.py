@@ -150,6 +150,14 @@ def prepare_output_dirs(output_dir: str, parts: Sequence[str], *, overwrite: boo
             prepare_output_dir(str(Path(output_dir) / part), overwrite=True, resume=False)
 
 
+# Type of a YAML value to the error for a field that does not accept it.
+_REFUSALS: dict[type, str] = {
+    types.NoneType: "has no value; give one or leave the key out",
+    dict: "is a mapping; give a single value",
+    list: "is a list; give a single value",
+}
+
+
 class _Parser(HfArgumentParser):
     """`HfArgumentParser` that reads a YAML file first and raises one-line errors."""
 
@@ -226,26 +234,21 @@ class _Parser(HfArgumentParser):
             node: The value as written, so that `no` and `007` remain unchanged if the field is a string.
             value: The value as YAML reads it.
         """
-        if value is None and types.NoneType not in self.types[name]:
-            raise InputError("has no value; give one or leave the key out")
-        if isinstance(node, yaml.MappingNode) and dict not in self.types[name]:
-            raise InputError("is a mapping; give a single value")
-        if value is None or isinstance(node, yaml.MappingNode):
-            return value
-        if not isinstance(node, yaml.SequenceNode):
-            return self._from_text(name, node.value)
-        if list not in self.types[name]:
-            raise InputError("is a list; give a single value")
-        if not all(isinstance(item, yaml.ScalarNode) for item in node.value):
-            raise InputError("is a list of something other than single values")
-        items = [self._from_text(name, item.value) for item in node.value]
-        return [part for item in items for part in (item if isinstance(item, list) else [item])]
+        kind = type(value)
+        if kind in _REFUSALS and kind not in self.types[name]:
+            raise InputError(_REFUSALS[kind])
+        if kind is list:
+            items = [self._from_scalar(name, item) for item in node.value]
+            return [part for item in items for part in (item if isinstance(item, list) else [item])]
+        return value if kind in _REFUSALS else self._from_scalar(name, node)
 
-    def _from_text(self, name: str, text: str) -> Any:
+    def _from_scalar(self, name: str, node: yaml.Node) -> Any:
         """Convert a single value, or one item of a list, by the field's flag."""
-        if text == "--":
+        if not isinstance(node, yaml.ScalarNode):
+            raise InputError("is a list of something other than single values")
+        if node.value == "--":
             raise InputError("-- is not a value")  # argparse drops it
-        return self._given([f"--{name}={text}"])[0][name]
+        return self._given([f"--{name}={node.value}"])[0][name]
 
 
 def _types(hint: Any) -> set[Any]:
