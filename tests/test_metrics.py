@@ -129,7 +129,7 @@ def function_of(name):
 
 
 def refused_by_the_function(name, predictions, references, message):
-    """The function refuses what its metric refuses, with the same message; None is for the metric only."""
+    """Check that the function rejects what its metric rejects, with the same message; None is for the metric only."""
     if predictions is not None and references is not None:
         with pytest.raises(ValueError, match=message):
             function_of(name)(predictions, references)

@@ -46,7 +46,7 @@ KINDS = (ModelArguments, Options, Arguments)
 
 
 class Seen(TrainerCallback):
-    """The arguments that each training began with, and its validation losses."""
+    """Training arguments and validation losses of each run."""
 
     def __init__(self):
         self.runs = []
