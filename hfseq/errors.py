@@ -1,25 +1,26 @@
-"""The one exception for what a user got wrong, and its messages."""
+"""The exception for invalid user input, and helpers for its messages."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
 
 class InputError(ValueError):
-    """Bad input: a file, a line, a column or a flag.
+    """Invalid input: a file, a line, a column or a flag.
 
-    The message is one line that names the culprit and says what would be right; a recipe prints it without a
-    traceback and exits with 1.
+    The message is one line that names the culprit and says what would be valid; a recipe prints it without a
+    traceback and exits with code 1.
     """
 
 
 def require(*packages: str, extra: str | None = None, use: str = "this") -> None:
-    """Refuse to go on without optional packages, before the work that ends with them; imports nothing.
+    """Check that optional packages are installed, without importing them, before any work that would be lost.
 
     Args:
-        packages: Their names, as they are imported.
-        extra: That of hfseq which brings them; None for packages that no extra has.
-        use: Names what needs them: a flag, say.
+        packages: Import names.
+        extra: Extra of hfseq that installs them; None for packages of no extra.
+        use: Name of what needs them, such as a flag.
 
     Raises:
         InputError: One is not installed.
@@ -30,12 +31,25 @@ def require(*packages: str, extra: str | None = None, use: str = "this") -> None
         raise InputError(f"{use} needs {' and '.join(missing)}: pip install {wanted}")
 
 
-def one_line(error: object, *, named: bool = False) -> str:
-    """The message of an exception, or other text, on one line of 500 characters at most.
+def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """Return the end of a message about an unknown name: the closest known one.
 
     Args:
-        error: It.
-        named: Whether the exception's type stands before its message.
+        word: The unknown name.
+        known: The known ones.
+        otherwise: Hint if none is close; by default a list of all.
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; {otherwise or 'there are ' + ', '.join(known)}"
+
+
+def one_line(error: object, *, named: bool = False) -> str:
+    """Return the message of an exception, or other text, on one line of at most 500 characters.
+
+    Args:
+        error: Exception or text.
+        named: Put the exception's type before its message.
     """
     message = f"{type(error).__name__}: {error}" if named else str(error)
     return " ".join(message.split())[:500]
@@ -46,10 +60,10 @@ def blaming(flags: str) -> Iterator[None]:
     """Turn whatever a library raises for the values of some flags into an `InputError` that names them.
 
     Args:
-        flags: Those that the library was called with.
+        flags: Flags whose values the library was called with.
 
     Raises:
-        InputError: The library, or a package that it wants, refused them.
+        InputError: The library, or a package that it needs, rejected them.
     """
     try:
         yield

@@ -136,7 +136,7 @@ def test_torn_checkpoints_do_not_count(tmp_path, caplog):
     assert last_checkpoints(tmp_path, 3) == [str(checkpoints[row]) for row in (0, 1, 3)]
     assert not caplog.text
     assert last_checkpoints(tmp_path, 4) == last_checkpoints(tmp_path, 3)
-    assert "has 3 complete checkpoints; the mean is of these, not of 4" in caplog.text
+    assert "has only 3 complete checkpoints; averaging these, not 4" in caplog.text
     with pytest.raises(InputError, match="has no complete one"):
         last_checkpoints(tmp_path / "empty", 2)
     with pytest.raises(InputError, match="cannot average 0 checkpoints"):
@@ -146,8 +146,8 @@ def test_torn_checkpoints_do_not_count(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        ({"w": torch.ones(2)}, "lacks the weight 'v' that .*a has"),
-        ({"w": torch.ones(2), "v": torch.ones(1), "x": torch.ones(1)}, "has a weight 'x' that .*a has not"),
+        ({"w": torch.ones(2)}, "lacks weight 'v' of .*a"),
+        ({"w": torch.ones(2), "v": torch.ones(1), "x": torch.ones(1)}, "has weight 'x' that .*a lacks"),
         ({"w": torch.ones(3), "v": torch.ones(1)}, r"b: w is \[3\] torch.float32, and \[2\] torch.float32 in .*a"),
         ({"w": torch.ones(2), "v": torch.ones(1).double()}, r"v is \[1\] torch.float64"),
     ],
@@ -185,7 +185,7 @@ def test_shards_of_others_are_not_read(tmp_path, index, name):
 def test_no_weights(tmp_path):
     with pytest.raises(InputError, match="has no weights"):
         average_checkpoints([tmp_path])
-    with pytest.raises(InputError, match="no checkpoint to average"):
+    with pytest.raises(InputError, match="no checkpoints to average"):
         average_checkpoints([])
 
 

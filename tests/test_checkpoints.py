@@ -394,6 +394,18 @@ def test_complete_or_not(tmp_path):
             find_checkpoint(tmp_path, str(bad))
 
 
+def test_marking_twice_renews_the_manifest(tmp_path):
+    checkpoint = fake(tmp_path, 1)
+    # A process killed while it writes the manifest leaves this.
+    (checkpoint / f"{MANIFEST}.partial").write_text("{")
+    (checkpoint / "sub" / "more").write_bytes(b"12")
+    assert not is_complete(checkpoint)
+    for _ in range(2):
+        mark_complete(checkpoint)
+        assert json.loads((checkpoint / MANIFEST).read_text()) == {"files": {"sub/more": 2, "weights": 5}}
+        assert is_complete(checkpoint) and last_complete_checkpoint(tmp_path) == str(checkpoint)
+
+
 @pytest.mark.parametrize("name", ["../victim", "/victim", "sub/../../victim", "link", "C:victim", ""], ids=repr)
 def test_files_of_a_checkpoint_are_its_own(name, tmp_path):
     (tmp_path / "victim").write_bytes(b"1")

@@ -111,6 +111,12 @@ def test_flags_override_yaml(config):
     assert options(path, "--no_careful").careful is False
 
 
+def test_values_that_look_like_flags(config):
+    path = config("name: --rate\nwords: [-1, --name, --x=y, '']\nnote: ' =a b'\n")
+    assert options(path) == Options("--rate", words=["-1", "--name", "--x=y", ""], note=" =a b")
+    assert options("--name=--rate=1", "--note=") == Options("--rate=1", note="")
+
+
 def test_single_value_for_a_list_and_empty_file(config):
     assert options(config("words: one"), "--name", "x").words == ["one"]
     assert options(config("# nothing\n"), "--name", "x") == Options("x")
@@ -119,8 +125,21 @@ def test_single_value_for_a_list_and_empty_file(config):
 def test_a_mapping_as_a_flag():
     assert options("--name", "x", "--overrides", '{"a": 1e-5}').overrides == {"a": 1e-5}
     assert options("--name", "x", "--extra", "file.json").extra == "file.json"
-    assert "--overrides: not a JSON object: {a}" in fails("--name", "x", "--overrides", "{a}")
-    assert "--overrides: not a JSON object: 3" in fails("--name", "x", "--overrides", "3")
+    assert "--overrides: not a mapping: {a" in fails("--name", "x", "--overrides", "{a")
+    assert "--extra: not a mapping: {a: 1}}" in fails("--name", "x", "--extra", "{a: 1}}")
+    assert "--overrides: not a mapping: 3; give one such as" in fails("--name", "x", "--overrides", "3")
+
+
+def test_a_mapping_in_the_flow_style_of_yaml_as_a_flag():
+    flow = "{hidden_size: 32, rate: 1e-5, deep: {a: [1, no]}, name: 'x: y', none: null}"
+    value = {"hidden_size": 32, "rate": 1e-5, "deep": {"a": [1, False]}, "name": "x: y", "none": None}
+    assert options("--name", "x", "--overrides", flow, f"--extra= {flow}") == Options(
+        "x", extra=value, overrides=value
+    )
+    flags = ["--output_dir", "x", "--use_cpu", "--lr_scheduler_kwargs", "{min_lr: 3e-5}"]
+    flags += ["--lr_scheduler_type", "cosine_with_min_lr"]
+    (training,) = parse_config([Seq2SeqTrainingArguments], flags)
+    assert training.lr_scheduler_kwargs == {"min_lr": 3e-5}
 
 
 @pytest.mark.parametrize(
@@ -137,11 +156,14 @@ def test_a_mapping_as_a_flag():
         ("steps: [1, 2]", "line 1: steps: is a list"),
         ("steps: {a: 2}", "line 1: steps: is a mapping"),
         ("sizes: [1, [2]]", "line 1: sizes: is a list of something"),
-        ("overrides: text", "line 1: overrides: not a JSON object: text"),
+        ("overrides: text", "line 1: overrides: not a mapping: text"),
         ("name: x\nname: y", "line 2: name is given a second time"),
+        ("name: x\nnote: --", "line 2: note: -- is not a value"),
+        ("words: [a, --, b]", "line 1: words: -- is not a value"),
         ("- name", "not a mapping"),
         ("name", "not a mapping"),
         ("name: [", "not YAML in UTF-8"),
+        ("note: 2031-99-01", "not YAML in UTF-8: month must be in 1..12"),
         ("name: !!python/object:os.system x", "not YAML in UTF-8"),
         (b"name: \xff\xfe\xfa", "not YAML in UTF-8"),
     ],
@@ -164,6 +186,7 @@ def test_bad_files(tmp_path):
     [
         (["--rtae", "1"], "unknown flag --rtae; did you mean --rate?"),
         (["--rtae=1"], "unknown flag --rtae; did you mean --rate?"),
+        (["--no_careful_"], "unknown flag --no_careful_; did you mean --no_careful?"),
         (["--overr", "{}"], "unknown flag --overr"),
         (["--rate", "fast"], "argument --rate: invalid float value: 'fast'"),
         (["--rate"], "argument --rate: expected one argument"),
@@ -347,8 +370,9 @@ def test_output_dir_is_a_file(tmp_path):
 
 
 def test_json_round_trip_of_a_mapping_flag():
-    value = {"a": [1, None, True], "b": {"c": 1e-5}}
-    assert options("--name", "x", "--extra", json.dumps(value)).extra == value
+    value = {"a": [1, None, True], "b": {"c": 1e-5}, "😀\t": "/é"}
+    for text in (json.dumps(value), json.dumps(value, indent="\t"), json.dumps(value, separators=(",", ":"))):
+        assert options("--name", "x", "--extra", text).extra == value
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ PERFORMANCE = {"total_time_in_seconds", "samples_per_second", "latency_in_second
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """The directories of an untrained classifier and of an untrained sequence-to-sequence model."""
+    """Directories of an untrained classifier and an untrained sequence-to-sequence model."""
     root = tmp_path_factory.mktemp("models")
     tokenizer = train_tokenizer([*TEXTS, *TARGETS], model="word", vocab_size=60)
     size = {"vocab_size": len(tokenizer), "hidden_size": 16, "embedding_size": 16, **IDS}
@@ -39,7 +39,7 @@ def models(tmp_path_factory):
 
 
 def compute(task, auto_class, directory, data, **options):
-    """What the evaluator finds, given the directory, and the model and its tokenizer; without the times."""
+    """Scores from the evaluator, without timings; the same from a directory and from a loaded model and tokenizer."""
     model, tokenizer = auto_class.from_pretrained(directory), AutoTokenizer.from_pretrained(directory)
     found = [
         evaluator(task).compute(str(directory), data, **options),

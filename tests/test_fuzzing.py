@@ -1,4 +1,4 @@
-"""Whatever stands in a file, a reader gives what it promises or one line that says what is wrong.
+"""Fuzzing of the readers: any file yields valid rows or a one-line error.
 
 Each test runs over a few examples, the same ones every time. HFSEQ_FUZZ_EXAMPLES=10000 draws as many new ones.
 """
@@ -89,7 +89,7 @@ ROWS = st.lists(st.tuples(texts(), st.one_of(st.sampled_from(["x", "y", "1", "-2
 
 
 def outcome(read):
-    """The rows, or None where they are refused as they should be."""
+    """Rows, or None if they are rejected with a one-line error."""
     try:
         return read()
     except InputError as error:
@@ -98,7 +98,7 @@ def outcome(read):
 
 
 def read_both(path, **options):
-    """The rows of a file, read at once and streamed, which must be the same."""
+    """Rows of a file, the same whether read at once or streamed."""
     whole = outcome(lambda: read_splits(train_file=str(path), **options)["train"].to_list())
     valid = {"validation_file": str(path)}
     streamed = outcome(lambda: list(read_stream(train_file=str(path), **valid, **options)["train"]))
@@ -107,7 +107,7 @@ def read_both(path, **options):
 
 
 def check_rows(rows, columns, label_columns):
-    """What `read_splits` promises of the rows that it returns."""
+    """Check the contract of `read_splits` for the rows that it returns."""
     assert rows
     for row in rows:
         assert list(row) == list(columns)

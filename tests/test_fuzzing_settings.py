@@ -1,4 +1,4 @@
-"""Whatever a configuration or a recipe's arguments say, they work or are refused; a tokenizer takes any text.
+"""Fuzzing of configurations, recipe arguments (both work or are rejected) and tokenizers, which accept any text.
 
 See `test_fuzzing.py`.
 """

@@ -46,6 +46,19 @@ def test_the_interval_of_a_drop_is_that_of_two_means():
     assert drop == bootstrap_drop("accuracy", old, new, count=4000)
 
 
+def test_the_interval_of_a_drop_is_that_of_resampled_rows():
+    rng = np.random.default_rng(0)
+    for old, new in (
+        (rng.exponential(20, 60), rng.exponential(15, 40)),
+        (rng.exponential(20, 60), np.array([7.0])),
+        (np.array([9.0]), np.array([7.0])),
+    ):
+        drop = bootstrap_drop("chrf", old, new, count=20000, level=0.9)
+        means = [rng.choice(side, (20000, len(side))).mean(axis=1) for side in (old, new)]
+        assert [drop.low, drop.high] == pytest.approx(np.quantile(means[0] - means[1], [0.05, 0.95]), abs=0.3)
+    assert (drop.low, drop.high) == (2.0, 2.0)
+
+
 def sides(seed, longer=0.0, unknown=0.0, classes=0.0):
     """Lengths, unknown shares and classes of 300 reference and 200 fresh texts."""
     rng = np.random.default_rng(seed)
@@ -83,6 +96,27 @@ def test_rare_classes_raise_no_false_alarms(shares):
 def test_permutations_agree_with_the_table_where_counts_are_large():
     # Pearson's chi-square of these counts is 4.0 with one degree of freedom: p = 0.0455 in the tables.
     assert permuted_chi_square(np.array([[120, 80], [100, 100]])) == pytest.approx(0.0455, abs=0.012)
+
+
+@pytest.mark.parametrize("counts", [[[30, 4, 1, 0], [12, 6, 0, 2]], [[9, 0, 3], [3, 0, 4]], [[5, 5], [5, 5]]])
+def test_permutations_agree_with_shuffled_texts_where_counts_are_small(counts):
+    counts = np.array(counts)
+    names = np.repeat([0, 1], counts.sum(axis=1))
+    classes = np.concatenate([np.repeat(np.arange(len(row)), row) for row in counts])
+    expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
+
+    def statistic(classes):
+        table = np.array([np.bincount(classes[names == side], minlength=counts.shape[1]) for side in (0, 1)])
+        return ((table - expected)[:, counts.any(axis=0)] ** 2 / expected[:, counts.any(axis=0)]).sum()
+
+    rng = np.random.default_rng(0)
+    extreme = np.mean([statistic(rng.permutation(classes)) >= statistic(classes) - 1e-9 for _ in range(4000)])
+    found = permuted_chi_square(counts)
+    # Four standard errors of both.
+    assert found == pytest.approx(extreme, abs=4 * np.sqrt(0.25 / 4000 + 0.25 / 9999))
+    assert found == permuted_chi_square(counts) and permuted_chi_square(counts, seed=1) == pytest.approx(
+        found, abs=0.03
+    )
 
 
 def test_few_rows_raise_no_alarm_by_their_score():
@@ -170,7 +204,7 @@ def test_texts_as_before_raise_no_alarm(data, tmp_path, capsys):
     assert code == 0 and found["alarms"] == []
     assert found["drop"]["reference"] == 100.0 and found["drop"]["points"] <= 2.0
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
-    assert "No bound is passed." in report and "| accuracy | 100.00 |" in report
+    assert "No threshold is exceeded." in report and "| accuracy | 100.00 |" in report
     assert (tmp_path / "out" / "report.png").read_bytes().startswith(b"\x89PNG")
     assert report.strip() in capsys.readouterr().out
 

@@ -415,7 +415,7 @@ def test_streams_that_cannot_be(driver, data, tmp_path):
         assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
     plain = start(driver, data, tmp_path / "plain", max_steps=2)
-    with pytest.raises(InputError, match="is not of a run with --streaming on as many processes; start afresh"):
+    with pytest.raises(InputError, match="is not from a run with --streaming and as many processes"):
         start(driver, data, plain, resume_from_checkpoint="last", **(stream | {"max_steps": 4}))
 
 

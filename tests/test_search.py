@@ -11,6 +11,7 @@ import optuna
 import pytest
 import torch
 import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from transformers import AutoModelForTokenClassification, EarlyStoppingCallback, TrainerCallback, set_seed
 
 from hfseq import LstmConfig
@@ -19,14 +20,11 @@ from hfseq.training.arguments import ModelArguments, RecipeArguments
 from hfseq.training.cli import parse_config
 from hfseq.training.search import (
     SEARCHABLE,
-    Choice,
-    Range,
     Trial,
     best_trial,
     parse_space,
     report_search,
     search,
-    suggest,
     write_best_config,
 )
 from hfseq.training.trainer import SequenceTrainer
@@ -48,7 +46,7 @@ KINDS = (ModelArguments, Options, Arguments)
 
 
 class Seen(TrainerCallback):
-    """The arguments that each training began with, and its validation losses."""
+    """Training arguments and validation losses of each run."""
 
     def __init__(self):
         self.runs = []
@@ -305,7 +303,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(config, tmp_path):
     # A process that is killed leaves its trial as running.
     storage = f"sqlite:///{tmp_path / 'run' / 'search.db'}"
     study = optuna.load_study(study_name="search", storage=storage)
-    suggest(study.ask(), {"learning_rate": Range(1e-4, 1e-1, log=True)})
+    study.ask({"learning_rate": FloatDistribution(1e-4, 1e-1, log=True)})
     resumed = recipe([*argv, "--resume_from_checkpoint", "last"])
     assert len(resumed.runs) == 2
     assert [trial.state for trial in resumed.trials].count("fail") == 2
@@ -346,26 +344,26 @@ def arguments(tmp_path, **fields):
 @pytest.mark.parametrize(
     ("space", "parsed"),
     [
-        ({"learning_rate": {"low": "1e-4", "high": "1", "log": True}}, Range(1e-4, 1.0, log=True)),
-        ({"num_train_epochs": {"low": 2, "high": 8, "step": 1}}, Range(2.0, 8.0, 1.0)),
-        ({"max_steps": {"low": "2", "high": 8.0, "step": 3}}, Range(2, 8, 3)),
-        ({"weight_decay": [0, "1e-2"]}, Choice((0.0, 0.01))),
-        ({"lr_scheduler_type": ["linear", "cosine"]}, Choice(("linear", "cosine"))),
-        ({"config_overrides.dropout": {"low": 0, "high": 1}}, Range(0.0, 1.0)),
-        ({"config_overrides.hidden_size": {"low": 8, "high": 64, "log": True}}, Range(8, 64, log=True)),
-        ({"config_overrides.hidden_size": ["8", 16]}, Choice((8, 16))),
-        ({"config_overrides.tie_word_embeddings": [True, False]}, Choice((True, False))),
-        ({"config_overrides.attention_type": ["dot", "general"]}, Choice(("dot", "general"))),
-        ({"config_overrides.bidirectional": [True, False]}, Choice((True, False))),
-        ({"config_overrides.bos_token_id": [1, 2.5]}, Choice((1.0, 2.5))),
+        ({"learning_rate": {"low": "1e-4", "high": "1", "log": True}}, FloatDistribution(1e-4, 1.0, log=True)),
+        ({"num_train_epochs": {"low": 2, "high": 8, "step": 1}}, FloatDistribution(2.0, 8.0, step=1.0)),
+        ({"max_steps": {"low": "2", "high": 8.0, "step": 3}}, IntDistribution(2, 8, step=3)),
+        ({"weight_decay": [0, "1e-2"]}, CategoricalDistribution((0.0, 0.01))),
+        ({"lr_scheduler_type": ["linear", "cosine"]}, CategoricalDistribution(("linear", "cosine"))),
+        ({"config_overrides.dropout": {"low": 0, "high": 1}}, FloatDistribution(0.0, 1.0)),
+        ({"config_overrides.hidden_size": {"low": 8, "high": 64, "log": True}}, IntDistribution(8, 64, log=True)),
+        ({"config_overrides.hidden_size": ["8", 16]}, CategoricalDistribution((8, 16))),
+        ({"config_overrides.tie_word_embeddings": [True, False]}, CategoricalDistribution((True, False))),
+        ({"config_overrides.attention_type": ["dot", "general"]}, CategoricalDistribution(("dot", "general"))),
+        ({"config_overrides.bidirectional": [True, False]}, CategoricalDistribution((True, False))),
+        ({"config_overrides.bos_token_id": [1, 2.5]}, CategoricalDistribution((1.0, 2.5))),
     ],
 )
 def test_spaces(tmp_path, space, parsed):
     config = LstmConfig(vocab_size=20, bos_token_id=None)
     (found,) = parse_space(space, arguments(tmp_path), config).values()
     assert found == parsed
-    values = (found.low, found.high, found.step) if isinstance(found, Range) else found.values
-    wanted = (parsed.low, parsed.high, parsed.step) if isinstance(parsed, Range) else parsed.values
+    values = found.choices if isinstance(found, CategoricalDistribution) else (found.low, found.high, found.step)
+    wanted = parsed.choices if isinstance(parsed, CategoricalDistribution) else (parsed.low, parsed.high, parsed.step)
     assert list(map(type, values)) == list(map(type, wanted))
 
 
@@ -380,31 +378,40 @@ def test_spaces(tmp_path, space, parsed):
             {"hidden_size": [8]},
             "hp_space: hidden_size cannot be searched; write config_overrides.hidden_size",
         ),
-        ({"learning_rate": 0.1}, "learning_rate: 0.1 is no range"),
-        ({"learning_rate": "0.1"}, "learning_rate: '0.1' is no range"),
+        ({"learning_rate": 0.1}, "learning_rate: 0.1 is not a range"),
+        ({"learning_rate": "0.1"}, "learning_rate: '0.1' is not a range"),
         ({"learning_rate": {"low": 0.1}}, "needs low and high; high is missing"),
         ({"learning_rate": {"low": 0.1, "high": 1, "lgo": True}}, "unknown key 'lgo'"),
-        ({"learning_rate": {"low": 1, "high": 0.1}}, "learning_rate: low 1.0 is above high 0.1"),
-        ({"learning_rate": {"low": 0, "high": 0.1, "log": True}}, "starts above 0, not at 0.0"),
+        (
+            {"learning_rate": {"low": 1, "high": 0.1}},
+            "learning_rate: `low <= high` must hold, but got (low=1.0, high=0.1)",
+        ),
+        (
+            {"learning_rate": {"low": 0, "high": 0.1, "log": True}},
+            "learning_rate: `low > 0` must hold for `log=True`, but got (low=0.0",
+        ),
         ({"learning_rate": {"low": 0.01, "high": 0.1, "log": True, "step": 0.01}}, "has no step"),
-        ({"learning_rate": {"low": 0.01, "high": 0.1, "step": 0}}, "step must be above 0"),
+        (
+            {"learning_rate": {"low": 0.01, "high": 0.1, "step": 0}},
+            "learning_rate: `step > 0` must hold, but got step=0.0",
+        ),
         ({"learning_rate": {"low": 0.01, "high": 0.1, "log": "yes"}}, "log is true or false, not 'yes'"),
         ({"learning_rate": {"low": -1, "high": 0.1}}, "-1.0 is too small; it must be at least 0"),
         ({"learning_rate": {"low": "small", "high": 0.1}}, "learning_rate: low: 'small' is not a number"),
         ({"learning_rate": {"low": True, "high": 2}}, "low: True is not a number"),
         ({"learning_rate": {"low": 0.1, "high": ".inf"}}, "high: '.inf' is not a number"),
         ({"learning_rate": {"low": 0.1, "high": float("inf")}}, "high: inf is not a number"),
-        ({"learning_rate": []}, "the list is empty"),
+        ({"learning_rate": []}, "learning_rate: The `choices` must contain one or more elements"),
         ({"learning_rate": [0.1, "big"]}, "learning_rate: 'big' is not a number"),
         ({"num_train_epochs": [0, 1]}, "0.0 is too small; it must be above 0"),
         ({"gradient_accumulation_steps": {"low": 1, "high": 4, "step": 0.5}}, "step: 0.5 is not a whole number"),
         ({"lr_scheduler_type": ["linear", "cosin"]}, "unknown value 'cosin'; did you mean cosine"),
-        ({"lr_scheduler_type": {"low": 1, "high": 2}}, "is no number; give a list"),
+        ({"lr_scheduler_type": {"low": 1, "high": 2}}, "is not numeric; give a list of choices"),
         ({"config_overrides.hidden_size": {"low": 0.5, "high": 8}}, "low: 0.5 is not a whole number"),
         ({"config_overrides.attention_type": ["dot", 3]}, "of one type; 3 is not text"),
         ({"config_overrides.tie_word_embeddings": [True, "no"]}, "'no' is not true or false"),
         ({"config_overrides.bidirectional": [True, 1]}, "1 is not true or false"),
-        ({"label_smoothing_factor": [0.0, 0.1]}, "losses of different smoothing cannot be compared"),
+        ({"label_smoothing_factor": [0.0, 0.1]}, "losses of different smoothing are not comparable"),
     ],
 )
 def test_bad_spaces(tmp_path, space, message):
@@ -416,13 +423,13 @@ def test_bad_spaces(tmp_path, space, message):
 def test_runs_that_cannot_be_searched(tmp_path, monkeypatch):
     space, config = {"per_device_train_batch_size": [4], "num_train_epochs": [1]}, LstmConfig(vocab_size=20)
     args = arguments(tmp_path)
-    with pytest.raises(InputError, match="batch_size cannot be searched: --max_tokens makes the batches"):
+    with pytest.raises(InputError, match="batch_size cannot be searched: --max_tokens determines the batches"):
         parse_space(space, args, config, max_tokens=100)
     with pytest.raises(InputError, match="num_train_epochs cannot be searched: --max_steps is given"):
         parse_space(space, arguments(tmp_path, max_steps=3), config)
     with pytest.raises(InputError, match="needs evaluations"):
         parse_space(space, arguments(tmp_path, eval_strategy="no", load_best_model_at_end=False), config)
-    with pytest.raises(InputError, match="needs trials; got 0"):
+    with pytest.raises(InputError, match="needs at least one trial; got 0"):
         search(SimpleNamespace(args=args), None, {}, n_trials=0)
     with monkeypatch.context() as patch:
         patch.setattr(Arguments, "world_size", 2)

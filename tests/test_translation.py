@@ -534,7 +534,7 @@ BAD = {
         "--config_overrides: LstmConfig has no field 'hiden_size'; did you mean hidden_size",
     ),
     "vocabulary": (override(vocab_size=8), "vocab_size comes from the tokenizer"),
-    "not JSON": (lambda _: {"config_overrides": "hidden_size=8"}, "--config_overrides.*not a JSON object"),
+    "not JSON": (lambda _: {"config_overrides": "hidden_size=8"}, "--config_overrides.*not a mapping"),
     "max_tokens": (lambda _: {"max_tokens": 3}, r"--max_tokens 3 is too small: row \d+ .* has \d+ tokens"),
     "tokenizer": (lambda _: {"tokenizer_model": "letters"}, "letters.*unigram, bpe"),
     "vocab_size": (lambda _: {"tokenizer_model": "bpe", "vocab_size": 5}, "a vocabulary of 5 is too small"),

@@ -1,84 +1,101 @@
-"""Metrics as `evaluate` modules that work with no network.
+"""Metrics as plain functions, and as `evaluate` metrics that need no network.
 
-`evaluate.load("sacrebleu")` fetches a script from the Hub; `hfseq.metrics.load("sacrebleu")` does not. What it returns
-is an `evaluate.Metric` like any other, with `add`, `add_batch` and `compute`, and goes into `evaluate.combine`.
+    hfseq.metrics.bleu(predictions, references)["score"]
+    hfseq.metrics.load("sacrebleu").compute(predictions=predictions, references=references)["score"]
+
+Each function returns a dictionary with a `score`. The `evaluate.load("sacrebleu")` of the same name fetches a script
+from the Hub; `hfseq.metrics.load("sacrebleu")` does not, and returns an `evaluate.Metric` like any other, with `add`,
+`add_batch` and `compute`, which also works in `evaluate.combine` and `evaluate.evaluator`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .base import Metric
-from .classification import F1, Accuracy
-from .rouge import Rouge
-from .tagging import Seqeval
-from .text import ChrF, ExactMatch, SacreBleu, TextMetric
+from .classification import accuracy, check_classes, f1
+from .regression import check_numbers, pearson, rmse, spearman
+from .tagging import check_tag_rows, seqeval
+from .text import bleu, check_texts, chrf, exact_match, rouge
+
+if TYPE_CHECKING:
+    from .adapter import Metric
 
 __all__ = [
-    "F1",
-    "Accuracy",
-    "ChrF",
-    "ExactMatch",
-    "Metric",
-    "Rouge",
-    "SacreBleu",
-    "Seqeval",
-    "TextMetric",
+    "accuracy",
+    "bleu",
+    "chrf",
+    "exact_match",
+    "f1",
     "load",
+    "pearson",
+    "rmse",
+    "rouge",
     "scores_by_group",
+    "seqeval",
+    "spearman",
 ]
 
-_METRICS: dict[str, type[Metric]] = {
-    metric.metric_name: metric for metric in (SacreBleu, ChrF, ExactMatch, Rouge, Accuracy, F1, Seqeval)
+_METRICS: dict[str, tuple[Any, Any]] = {
+    "sacrebleu": (bleu, check_texts),
+    "chrf": (chrf, check_texts),
+    "exact_match": (exact_match, check_texts),
+    "rouge": (rouge, check_texts),
+    "accuracy": (accuracy, check_classes),
+    "f1": (f1, check_classes),
+    "seqeval": (seqeval, check_tag_rows),
+    "pearson": (pearson, check_numbers),
+    "spearman": (spearman, check_numbers),
+    "rmse": (rmse, check_numbers),
 }
+"""Name to function and check of its inputs."""
 
 
-def load(name: str) -> Metric:
-    """Returns a new metric by its name.
+def load(name: str, **kwargs: Any) -> "Metric":
+    """Return a new `evaluate` metric.
 
-    Of texts: "sacrebleu", "chrf", "exact_match", "rouge". Of classes, with scikit-learn: "accuracy", "f1".
-    Of entities, with seqeval: "seqeval".
+    Args:
+        name: For text "sacrebleu", "chrf", "exact_match" or "rouge"; for classes "accuracy" or "f1"; for entities
+            "seqeval"; for regression "pearson", "spearman" or "rmse".
+        **kwargs: Arguments of `evaluate.Metric`, such as `keep_in_memory`.
 
     Raises:
-        ValueError: if there is no metric of this name here.
-        InputError: if it needs a package that is not installed.
+        ValueError: There is no such metric.
+        InputError: A package that the metric needs is not installed.
     """
     if name not in _METRICS:
         raise ValueError(f"hfseq has no metric {name!r}; it has {', '.join(_METRICS)}")
-    return _METRICS[name]()
+    from .adapter import Metric
+
+    return Metric(name, *_METRICS[name], **kwargs)
 
 
 def scores_by_group(
-    metric: Metric,
-    predictions: Sequence[Any],
-    references: Sequence[Any],
-    groups: Sequence[str],
+    metric: "Metric", predictions: Sequence[Any], references: Sequence[Any], groups: Sequence[str]
 ) -> dict[str, float]:
-    """Computes a metric's `score` for each group apart, for example for each kind of pair in a test set.
+    """Compute a metric's `score` for each group of rows, for example for each kind of pair in a test set.
 
     Args:
-        metric: any metric of this module.
-        predictions: one a row, such as the metric takes them.
-        references: one a row, or, of texts, one list of references.
-        groups: the name of the group that each row belongs to.
+        metric: A metric from `load`.
+        predictions: One for each row.
+        references: One for each row; for text, a reference or a list of references.
+        groups: Name of each row's group.
 
     Returns:
-        The score of each group, groups in the order in which they first appear.
+        Group to score, in the order in which the groups first appear.
 
     Raises:
-        ValueError: if the three do not have the same length.
+        ValueError: The three differ in length.
     """
     if not len(predictions) == len(references) == len(groups):
         raise ValueError(
             f"{len(predictions)} predictions, {len(references)} references and {len(groups)} groups: "
             "there must be as many of each"
         )
-    rows: dict[str, list[int]] = {}
+    members: dict[str, list[int]] = {}
     for row, group in enumerate(groups):
-        rows.setdefault(group, []).append(row)
-    scores = {}
-    for group, members in rows.items():
-        metric.add_batch(
-            predictions=[predictions[row] for row in members], references=[references[row] for row in members]
-        )
-        scores[group] = metric.compute()["score"]
-    return scores
+        members.setdefault(group, []).append(row)
+    return {
+        group: metric.compute(
+            predictions=[predictions[row] for row in rows], references=[references[row] for row in rows]
+        )["score"]
+        for group, rows in members.items()
+    }

@@ -1,8 +1,8 @@
-"""The mean of the weights of several checkpoints.
+"""Checkpoint averaging.
 
-Averaging the last checkpoints of a run is Vaswani et al. 2017, section 6.1; that the mean of points along a run
-generalises better than its end is Izmailov et al. 2018 (stochastic weight averaging). Statistics of batch
-normalisation are averaged as they are, not measured again.
+Averaging the last checkpoints of a run follows Vaswani et al. 2017, section 6.1; that the mean of points along a run
+generalizes better than its end point is shown by Izmailov et al. 2018 (stochastic weight averaging). Batch
+normalization statistics are averaged as well, not recomputed.
 """
 
 import logging
@@ -23,43 +23,43 @@ from transformers.utils import (
 
 from hfseq.errors import InputError, one_line
 from hfseq.json_files import shards
-from hfseq.training.checkpoints import _checkpoints, is_complete
+from hfseq.training.checkpoints import is_complete, list_checkpoints
 
 logger = logging.getLogger(__name__)
 
 
 def last_checkpoints(output_dir: str | os.PathLike, n: int) -> list[str]:
-    """The last `n` complete checkpoints of `output_dir`, oldest first; all, with a warning, where there are fewer.
+    """Return the last `n` complete checkpoints in `output_dir`, oldest first; fewer, with a warning, if that is all.
 
-    The rotation always keeps the best checkpoint: with `save_total_limit` at `n`, an early best one is among them. A
-    run that stopped early may have fewer, which is no reason to lose its result.
+    Rotation always keeps the best checkpoint: with `save_total_limit=n`, an early best one is among them. A run that
+    stopped early may have fewer, and its result should not be lost.
 
     Raises:
-        InputError: `n` is below 1, or there is none.
+        InputError: `n` is below 1, or there is no complete checkpoint.
     """
     if n < 1:
         raise InputError(f"cannot average {n} checkpoints; give 1 or more")
-    complete = [str(path) for _, path in _checkpoints(output_dir) if is_complete(path)]
+    complete = [str(path) for _, path in list_checkpoints(output_dir) if is_complete(path)]
     if not complete:
         raise InputError(f"cannot average the last {n} checkpoints: {output_dir} has no complete one")
     if len(complete) < n:
-        logger.warning("%s has %d complete checkpoints; the mean is of these, not of %d", output_dir, len(complete), n)
+        logger.warning("%s has only %d complete checkpoints; averaging these, not %d", output_dir, len(complete), n)
     return complete[-n:]
 
 
 def average_checkpoints(directories: Sequence[str | os.PathLike]) -> dict[str, torch.Tensor]:
-    """The mean of the weights in `directories`, as a state dict on the CPU.
+    """Average the weights in `directories` into a state dict on the CPU.
 
-    A directory holds what `save_pretrained`, the Trainer or Accelerate's `save_state` wrote, in one file or in
-    shards. The sums are float64, the result has each weight's own type. What is not a floating number (counters,
-    indices) is taken from the last. One checkpoint is in memory at a time, beside the sums. Names lack the `module.`
-    that a model wrapped for several processes puts before them.
+    A directory holds the output of `save_pretrained`, the Trainer or Accelerate's `save_state`, in one file or
+    sharded. Sums are accumulated in float64; the result has each weight's dtype. Integer tensors (counters, indices)
+    are taken from the last checkpoint. One checkpoint is read at a time. The prefix `module.` of a distributed
+    wrapper is removed from the names.
 
     Raises:
-        InputError: there is no directory, one has no weights or torn ones, or their names, shapes or types differ.
+        InputError: No directory is given, weights are missing or corrupt, or their names, shapes or dtypes differ.
     """
     if not directories:
-        raise InputError("there is no checkpoint to average")
+        raise InputError("no checkpoints to average")
     total: dict[str, torch.Tensor] = {}
     layout: dict[str, tuple[torch.Size, torch.dtype]] = {}
     first = directories[0]
@@ -70,12 +70,14 @@ def average_checkpoints(directories: Sequence[str | os.PathLike]) -> dict[str, t
             if not number:
                 layout[name] = (tensor.shape, tensor.dtype)
             if name not in layout:
-                raise InputError(f"{directory} has a weight {name!r} that {first} has not; average one model's")
+                raise InputError(
+                    f"{directory} has weight {name!r} that {first} lacks; average one model's checkpoints"
+                )
             if layout[name] != (tensor.shape, tensor.dtype):
                 (there, kind), here = layout[name], tensor.shape
                 raise InputError(
                     f"{directory}: {name} is {list(here)} {tensor.dtype}, and {list(there)} {kind} in {first}; "
-                    "average checkpoints of one model"
+                    "average one model's checkpoints"
                 )
             if not tensor.is_floating_point():
                 total[name] = tensor.clone()
@@ -84,7 +86,7 @@ def average_checkpoints(directories: Sequence[str | os.PathLike]) -> dict[str, t
             else:
                 total[name] = tensor.double()
         if missing := sorted(layout.keys() - found):
-            raise InputError(f"{directory} lacks the weight {missing[0]!r} that {first} has; average one model's")
+            raise InputError(f"{directory} lacks weight {missing[0]!r} of {first}; average one model's checkpoints")
     cut = len("module.") if all(name.startswith("module.") for name in total) else 0
     for name, (_, kind) in layout.items():
         mean = total.pop(name)
@@ -93,12 +95,12 @@ def average_checkpoints(directories: Sequence[str | os.PathLike]) -> dict[str, t
 
 
 def load_average(model: PreTrainedModel, directories: Sequence[str | os.PathLike]) -> None:
-    """Put the mean of the checkpoints in `directories` into `model`, on whatever device that is.
+    """Load the average of the checkpoints in `directories` into `model`, on its device.
 
-    Tied weights may be saved under one of their names.
+    Tied weights may be saved under only one of their names.
 
     Raises:
-        InputError: as `average_checkpoints`, or the checkpoints are of another model.
+        InputError: As for `average_checkpoints`, or the checkpoints are those of another model.
     """
     try:
         result = model.load_state_dict(average_checkpoints(directories), strict=False)
@@ -111,7 +113,7 @@ def load_average(model: PreTrainedModel, directories: Sequence[str | os.PathLike
 
 
 def _weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each weight in `directory` with its name, on the CPU."""
+    """Iterate over the names and weights in `directory`, on the CPU."""
     try:
         for path in _files(directory):
             if path.suffix == ".safetensors":
@@ -127,7 +129,7 @@ def _weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _files(directory: Path) -> list[Path]:
-    """The files of weights: one, or the shards that an index names."""
+    """Return the weight files: a single one, or the shards listed in an index."""
     for whole, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
         if (directory / whole).is_file():
             return [directory / whole]

@@ -1,9 +1,9 @@
-"""Checkpoints that are complete, or recognisably not.
+"""Crash-safe checkpoints.
 
-A checkpoint is a directory `checkpoint-<step>`. The last thing written into it is a manifest of its files and their
-sizes; without that, or with a file that does not match it, the checkpoint is taken for a torn one. Older checkpoints
-go only after the manifest of the newest stands, so a process killed at any moment leaves a complete one behind, once
-there has been one.
+A checkpoint is a directory `checkpoint-<step>`. The last file written into it is a manifest of its files and their
+sizes; a checkpoint without a manifest, or with a file that does not match it, counts as torn. Older checkpoints are
+deleted only once the newest has its manifest, so that a process killed at any moment leaves a complete one behind, as
+soon as there has been one.
 
 The second half serves an explicit Accelerate loop: `save_checkpoint`, `load_checkpoint`, `epoch_batches`.
 """
@@ -28,7 +28,7 @@ LOOP_STATE = "loop_state.json"
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's content, or a directory's entries, are on the disk."""
+    """Flush a file's content, or a directory's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -37,13 +37,13 @@ def _sync(path: Path) -> None:
 
 
 def mark_complete(checkpoint: str | os.PathLike) -> None:
-    """Write the manifest: the files below `checkpoint` with their sizes, all of them on the disk before it appears."""
+    """Write or renew the manifest of the files below `checkpoint`, all of them flushed to disk before it appears."""
     root = Path(checkpoint)
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    partial = root / f"{MANIFEST}.partial"
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path not in (root / MANIFEST, partial))
     for path in files:
         _sync(path)
     sizes = {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
-    partial = root / f"{MANIFEST}.partial"
     with open(partial, "w", encoding="utf-8") as stream:
         json.dump({"files": sizes}, stream, indent=1)
         stream.flush()
@@ -54,43 +54,43 @@ def mark_complete(checkpoint: str | os.PathLike) -> None:
 
 
 def is_complete(checkpoint: str | os.PathLike) -> bool:
-    """True if `checkpoint` has a manifest and every file in it has the size that stands there.
+    """Return True if `checkpoint` has a manifest and every file listed there has the size listed.
 
     Raises:
-        InputError: The manifest is broken, or names a file outside `checkpoint`.
+        InputError: The manifest is malformed, or lists a file outside `checkpoint`.
     """
     manifest = Path(checkpoint) / MANIFEST
     if not manifest.is_file():
         return False
     sizes = read_object(manifest).get("files")
     if not isinstance(sizes, dict):
-        raise InputError(f"{manifest}: it has no files with their sizes")
+        raise InputError(f"{manifest}: no mapping of files to sizes")
     try:
         return all(file_beside(manifest, name, below=True).stat().st_size == size for name, size in sizes.items())
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def _checkpoints(output_dir: str | os.PathLike) -> list[tuple[int, Path]]:
-    """`(step, directory)` of every `checkpoint-<step>`, complete or not, by step."""
+def list_checkpoints(output_dir: str | os.PathLike) -> list[tuple[int, Path]]:
+    """Return `(step, directory)` of every `checkpoint-<step>`, complete or torn, sorted by step."""
     matches = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in Path(output_dir).glob("checkpoint-*"))
     return sorted((int(match[1]), path) for match, path in matches if match and path.is_dir())
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """The complete checkpoint of the highest step in `output_dir`, or None."""
-    return next((str(path) for _, path in reversed(_checkpoints(output_dir)) if is_complete(path)), None)
+    """Return the complete checkpoint with the highest step in `output_dir`, or None."""
+    return next((str(path) for _, path in reversed(list_checkpoints(output_dir)) if is_complete(path)), None)
 
 
 def find_checkpoint(output_dir: str | os.PathLike, resume_from: str | None) -> str | None:
-    """What `--resume_from_checkpoint` means: `last` is the newest complete checkpoint, anything else a directory.
+    """Resolve `--resume_from_checkpoint`: `last` for the newest complete checkpoint, or a directory.
 
     Returns:
-        The directory, or None to start from the beginning: nothing was asked for, or there is no complete checkpoint
-        yet because the run was killed before its first.
+        The directory, or None to start from scratch: not resuming, or the run was killed before its first checkpoint
+        was complete.
 
     Raises:
-        InputError: the directory is not a complete checkpoint.
+        InputError: The directory is not a complete checkpoint.
     """
     if resume_from is None:
         return None
@@ -98,16 +98,16 @@ def find_checkpoint(output_dir: str | os.PathLike, resume_from: str | None) -> s
         return last_complete_checkpoint(output_dir)
     if not is_complete(resume_from):
         raise InputError(
-            f"--resume_from_checkpoint {resume_from}: not a complete checkpoint (it has no valid {MANIFEST}); "
-            "'last' takes the newest complete one of --output_dir"
+            f"--resume_from_checkpoint {resume_from}: not a complete checkpoint (no valid {MANIFEST}); "
+            "'last' selects the newest complete one in --output_dir"
         )
     return resume_from
 
 
 def remove_checkpoint(checkpoint: str | os.PathLike) -> None:
-    """Delete a checkpoint, its manifest first: one that is deleted halfway is not taken for complete.
+    """Delete a checkpoint, its manifest first, so that a half-deleted one does not count as complete.
 
-    Of a link to a checkpoint only the link goes.
+    If it is a symbolic link, only the link is deleted.
     """
     root = Path(checkpoint)
     if root.is_symlink():
@@ -118,42 +118,42 @@ def remove_checkpoint(checkpoint: str | os.PathLike) -> None:
 
 
 def best_checkpoint(checkpoint: str | os.PathLike, recorded: Any) -> Path:
-    """The best checkpoint of a run that goes on from one of its checkpoints.
+    """Locate the best checkpoint of a resumed run.
 
     Args:
-        checkpoint: What it goes on from; the best one may lie beside it, since a folder of checkpoints may be moved.
-        recorded: Where the best one was when `checkpoint` was written, as a state in it says.
+        checkpoint: Checkpoint to resume from; the best one may lie beside it, as a folder of checkpoints can be moved.
+        recorded: Path of the best checkpoint as recorded in the state of `checkpoint`.
 
     Raises:
-        InputError: It is in neither place, or what was recorded is no path of a `checkpoint-<step>`.
+        InputError: It is in neither place, or `recorded` is not the path of a `checkpoint-<step>`.
     """
     name = Path(recorded).name if isinstance(recorded, str) else ""
     if re.fullmatch(r"checkpoint-\d+", name) is None:
         raise InputError(
-            f"{checkpoint}: its state names {recorded!r:.300} as the best checkpoint of its run, which is no "
-            "checkpoint-STEP; take another checkpoint to go on from"
+            f"{checkpoint}: its state names {recorded!r:.300} as the best checkpoint of its run, which is "
+            "not a checkpoint-STEP; resume from another checkpoint"
         )
     places = [Path(checkpoint).parent / name, Path(recorded)]
     for path in places:
         if is_complete(path):
             return path
     raise InputError(
-        f"{checkpoint}: the best checkpoint of its run, {name}, is not beside it; copy it there, or take "
-        "another checkpoint to go on from"
+        f"{checkpoint}: the best checkpoint of its run, {name}, is not beside it; copy it there, or "
+        "resume from another checkpoint"
     )
 
 
 def rotate_checkpoints(
     output_dir: str | os.PathLike, total_limit: int | None, *, newest: int, best: int | None = None
 ) -> None:
-    """Delete the oldest checkpoints, and torn ones, so that `total_limit` stay.
+    """Delete torn checkpoints and the oldest complete ones, so that `total_limit` remain.
 
-    The checkpoints of the steps `newest` (just written and complete) and `best` always stay. No limit (None or 0)
-    deletes nothing.
+    The checkpoints of the steps `newest` (just completed) and `best` are always kept. No limit (None or 0) deletes
+    nothing.
     """
     if not total_limit:
         return
-    checkpoints = _checkpoints(output_dir)
+    checkpoints = list_checkpoints(output_dir)
     kept = {newest, best}
     spare = total_limit - sum(step in kept for step, _ in checkpoints)
     for step, path in reversed(checkpoints):
@@ -166,19 +166,21 @@ def rotate_checkpoints(
 
 
 def save_stream(stream: BatchStream, checkpoint: str | os.PathLike, rank: int, batches: int) -> None:
-    """Write where a process's stream stood after `batches` batches, into a checkpoint that is not complete yet."""
+    """Save the position of a rank's stream after `batches` batches into a checkpoint that is not complete yet."""
     (Path(checkpoint) / f"stream_{rank}.json").write_text(json.dumps(stream.state_dict(batches)), encoding="utf-8")
 
 
 def load_stream(stream: BatchStream, checkpoint: str | os.PathLike, rank: int) -> None:
-    """Let a process's stream go on where `save_stream` says.
+    """Restore the position of a rank's stream that `save_stream` saved.
 
     Raises:
-        InputError: The checkpoint is of a run without a stream, or of other processes.
+        InputError: The checkpoint is from a run without streaming, or with fewer processes.
     """
     path = Path(checkpoint) / f"stream_{rank}.json"
     if not path.is_file():
-        raise InputError(f"{checkpoint} is not of a run with --streaming on as many processes; start afresh")
+        raise InputError(
+            f"{checkpoint} is not from a run with --streaming and as many processes; start from scratch instead"
+        )
     stream.load_state_dict(read_object(path))
 
 
@@ -193,20 +195,21 @@ def save_checkpoint(
     stream: BatchStream | None = None,
     batches: int = 0,
 ) -> Path:
-    """Write `checkpoint-<step>` of a loop on every rank, then delete what passes `total_limit`.
+    """Write `checkpoint-<step>` of a training loop, then delete checkpoints beyond `total_limit`.
 
-    Model, optimizer, scheduler, scaler and random states are Accelerate's (`save_state`). They are written beside
-    their place and renamed into it when complete. Call it on all ranks, after the evaluation of the step.
+    The states of model, optimizer, scheduler, scaler and random generators are Accelerate's (`save_state`). They are
+    written to a temporary directory that is renamed when complete. Call it on all ranks, after the evaluation of the
+    step.
 
     Args:
-        accelerator: that prepared the model, the optimizer and the scheduler.
-        output_dir: where checkpoints stand.
-        step: optimizer steps done.
-        state: what else the loop needs to go on, JSON values: epoch, batches done in it, best metric, patience, log.
-        total_limit: how many checkpoints stay.
-        best_step: the step of the best checkpoint, which always stays.
-        stream: what this rank reads its rows from, if it is one.
-        batches: of it, done so far.
+        accelerator: The one that prepared the model, the optimizer and the scheduler.
+        output_dir: Parent directory of the checkpoints.
+        step: Number of optimizer steps done.
+        state: Further state of the loop, as JSON values: epoch, batches done in it, best metric, patience, log.
+        total_limit: Number of checkpoints to keep.
+        best_step: Step of the best checkpoint, which is always kept.
+        stream: Stream that this rank reads its rows from, if any.
+        batches: Number of its batches done so far.
 
     Returns:
         The checkpoint's directory.
@@ -237,7 +240,12 @@ def save_checkpoint(
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: str | os.PathLike) -> dict[str, Any]:
-    """Restore what `save_checkpoint` wrote, after `prepare`; returns its `state`.
+    """Restore the states that `save_checkpoint` saved; call it after `prepare`.
+
+    Optimizer and random states are pickled: resume only from checkpoints that you trust.
+
+    Returns:
+        The `state` of the loop.
 
     Raises:
         InputError: The state is not a JSON object.
@@ -247,20 +255,20 @@ def load_checkpoint(accelerator: Accelerator, checkpoint: str | os.PathLike) -> 
 
 
 def epoch_batches(accelerator: Accelerator, dataloader: Any, epoch: int, skip: int = 0) -> Iterator[Any]:
-    """The batches of an epoch, from the one after the first `skip` of this rank.
+    """Iterate over the batches of an epoch, after skipping the first `skip` of this rank.
 
-    A resumed run gets the batches, and the random numbers, that it would have had without the interruption:
+    A resumed run gets the batches, and the random numbers, of an uninterrupted one:
 
-    - the epoch is set before the skipping, since on several processes it does not reach a sampler behind
-      `SkipBatchSampler` and `BatchSamplerShard`;
-    - starting an iterator draws a seed for the workers from torch's global generator, at the start of an epoch or at
-      the point of resumption; the generator is put back.
+    - The epoch is set before skipping, because with several processes `set_epoch` does not reach a sampler behind
+      `SkipBatchSampler` and `BatchSamplerShard`.
+    - Starting an iterator, at the start of an epoch or on resuming, draws a seed for the workers from torch's global
+      generator; the generator's state is restored.
 
     Args:
-        accelerator: that prepared `dataloader`.
-        dataloader: over a `TokenBudgetBatchSampler`, or with `DataLoaderConfiguration(use_seedable_sampler=True)`.
-        epoch: from 0.
-        skip: batches of this epoch already done on this rank.
+        accelerator: The one that prepared `dataloader`.
+        dataloader: Over a `TokenBudgetBatchSampler`, or with `DataLoaderConfiguration(use_seedable_sampler=True)`.
+        epoch: Number of the epoch, from 0.
+        skip: Number of batches of this epoch already done on this rank.
     """
     dataloader.set_epoch(epoch)
     if skip:

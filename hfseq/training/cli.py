@@ -1,9 +1,8 @@
-"""The command line of the recipes: YAML first, flags override, every mistake one line."""
+"""Command line of the recipes: a YAML file first, overridden by flags; every mistake is reported on one line."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import re
@@ -12,15 +11,16 @@ import sys
 import time
 import types
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
-from hfseq.errors import InputError, one_line
+from hfseq.errors import InputError, did_you_mean, one_line
 
-# What a training run writes at the top of its output directory, transformers' names included.
+# Files that a training run writes at the top of its output directory, including those of transformers.
 _PRODUCED = (
     *("checkpoint-*", "config.json", "generation_config.json", "training_args.bin", "trainer_state.json"),
     *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "*_results.json", "run.json"),
@@ -31,56 +31,56 @@ _PRODUCED = (
 
 
 def parse_config(dataclass_types: Sequence[type], args: Sequence[str] | None = None) -> tuple[Any, ...]:
-    """Parses a recipe's arguments into dataclasses, as `HfArgumentParser` does; a YAML file may come first.
+    """Parse a recipe's arguments into dataclasses, as `HfArgumentParser` does; a YAML file may come first.
 
-    `recipe.py config.yaml --learning_rate 1e-4` reads the file, a mapping from field to value, and lets the flags
-    override it. A YAML value is taken as a flag's would be: `1e-3` is a float where the field is one, `no` is the
-    string where the field is a string, and a required field given there counts as given. Beyond flags, YAML can say
-    `null` for a field that may be None, a list, and a mapping; a flag takes the mapping as JSON.
+    `recipe.py config.yaml --learning_rate 1e-4` reads the file, a mapping of fields to values, and overrides it by the
+    flags. A YAML value is read as a flag's would be: `1e-3` is a float if the field is a float, `no` and `007` are
+    strings if the field is a string, and a required field given in the file counts as given. Beyond flags, YAML has
+    `null` for optional fields, lists and mappings; a flag takes a mapping as JSON or in YAML's flow style.
 
     Args:
-        dataclass_types: The dataclasses to fill; no two share a field's name.
-        args: The arguments, without the program's name; by default those of the process.
+        dataclass_types: Dataclasses to fill; their field names are distinct.
+        args: Arguments without the program's name; by default those of the process.
 
     Returns:
-        One instance of each type, in order.
+        An instance of each dataclass, in order.
 
     Raises:
-        InputError: A file that cannot be read, an unknown key or flag, a bad or missing value, and whatever a
-            dataclass's own checks (those of `TrainingArguments`, say) refuse.
+        InputError: Unreadable file, unknown key or flag, invalid or missing value, or a value that is rejected by a
+            dataclass's own checks (such as those of `TrainingArguments`).
     """
-    parser, flags = _parser(dataclass_types, args)
-    _parse(parser, flags)
+    parser = _Parser(dataclass_types)
+    values = parser.explicit_values(args)
+    if missing := [f"--{name}" for name in parser.required if name not in values]:
+        raise InputError(f"the following arguments are required: {', '.join(missing)}")
     try:
-        return parser.parse_args_into_dataclasses(flags, look_for_args_file=False)
+        return tuple(parser.parse_dict(values))
     except InputError:
         raise
-    except Exception as error:  # of transformers, accelerate and their plugins, for a value that is none of theirs
+    except Exception as error:  # of transformers, accelerate and their plugins
         raise InputError(one_line(error, named=not isinstance(error, ValueError))) from error
 
 
-def explicit_fields(dataclass_types: Sequence[type], args: Sequence[str] | None = None) -> set[str]:
-    """Returns the names of the fields that the user set, in the YAML file or by a flag.
+def explicit_values(dataclass_types: Sequence[type], args: Sequence[str] | None = None) -> dict[str, Any]:
+    """Return the values of the fields that the user set, in the YAML file or by a flag.
 
-    Takes what `parse_config` takes. A driver that honours only some fields of
-    `TrainingArguments` refuses the others by these.
+    Takes the arguments of `parse_config`.
+    """
+    return _Parser(dataclass_types).explicit_values(args)
+
+
+def explicit_fields(dataclass_types: Sequence[type], args: Sequence[str] | None = None) -> set[str]:
+    """Return the names of the fields that the user set, so that a driver can reject those that it does not honor.
+
+    Takes the arguments of `parse_config`.
     """
     return set(explicit_values(dataclass_types, args))
 
 
-def explicit_values(dataclass_types: Sequence[type], args: Sequence[str] | None = None) -> dict[str, Any]:
-    """Returns the fields that the user set, in the YAML file or by a flag, and their values."""
-    parser, flags = _parser(dataclass_types, args)
-    for action in parser._actions:
-        if action.dest not in parser.from_file:
-            action.default, action.required = argparse.SUPPRESS, False
-    return vars(_parse(parser, flags))
-
-
 def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
-    """Runs a recipe's `main(None)` and exits: 1 after one line on stderr for an `InputError`, 130 for Ctrl-C.
+    """Run a recipe's `main(None)` and exit: with 1 and one line on stderr for an `InputError`, with 130 for Ctrl-C.
 
-    Anything else is a fault of the program and keeps its traceback. With several processes the first one speaks.
+    Any other exception is a bug and keeps its traceback. Of several processes, the first one reports.
     """
     try:
         code = main(None)
@@ -98,31 +98,30 @@ def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
 
 
 def check_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
-    """Refuses an output directory with something in it, unless the run overwrites or resumes; touches nothing.
+    """Reject a non-empty output directory unless the run overwrites or resumes; changes nothing.
 
     Raises:
-        InputError: A non-empty directory without one of the two, or a path that is no directory.
+        InputError: The directory is not empty, or the path is a file.
     """
     path = Path(output_dir)
     if path.exists() and not path.is_dir():
         raise InputError(f"--output_dir {output_dir} is a file; give a directory")
     if path.is_dir() and any(path.iterdir()) and not (overwrite or resume):
         raise InputError(
-            f"--output_dir {output_dir} is not empty; give another one, or --resume_from_checkpoint last to go on "
-            "there, or --overwrite_output_dir to start afresh"
+            f"--output_dir {output_dir} is not empty; give another one, or --resume_from_checkpoint last to resume "
+            "the run, or --overwrite_output_dir to start from scratch"
         )
 
 
 def prepare_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
-    """Checks the output directory, then makes it ready; to be called when every other input has passed its check.
+    """Check the output directory and create or clear it; call it once all other inputs are checked.
 
-    With `overwrite`, what an earlier run wrote there goes, since its checkpoints would pass for those of the new run:
-    checkpoints, models, tokenizers, states and results, known by their names. Anything else stays, so that a wrong
-    path costs no one their files. With `resume` nothing is deleted, overwrite or not. Only the first process (RANK)
-    changes the disk.
+    With `overwrite`, the output of an earlier run, whose checkpoints could be mistaken for those of the new run, is
+    deleted: checkpoints, models, tokenizers, states and results, recognized by their names. Other files are kept, so
+    that a wrong path costs nobody their files. With `resume` nothing is deleted. Only the first process (RANK) writes.
 
     Raises:
-        InputError: As `check_output_dir`.
+        InputError: As for `check_output_dir`.
     """
     check_output_dir(output_dir, overwrite=overwrite, resume=resume)
     if int(os.environ.get("RANK", "0")):
@@ -140,10 +139,10 @@ def prepare_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> Non
 
 
 def prepare_output_dirs(output_dir: str, parts: Sequence[str], *, overwrite: bool, resume: bool) -> None:
-    """The same for a run that has trained models in folders below its own, of which some may be there.
+    """Prepare the output directory of a run that trains models in the subdirectories `parts`, and these if they exist.
 
     Raises:
-        InputError: As `check_output_dir`.
+        InputError: As for `check_output_dir`.
     """
     prepare_output_dir(output_dir, overwrite=overwrite, resume=resume)
     for part in parts:
@@ -151,70 +150,135 @@ def prepare_output_dirs(output_dir: str, parts: Sequence[str], *, overwrite: boo
             prepare_output_dir(str(Path(output_dir) / part), overwrite=True, resume=False)
 
 
+# Type of a YAML value to the error for a field that does not accept it.
+_REFUSALS: dict[type, str] = {
+    types.NoneType: "has no value; give one or leave the key out",
+    dict: "is a mapping; give a single value",
+    list: "is a list; give a single value",
+}
+
+
 class _Parser(HfArgumentParser):
-    """HfArgumentParser that raises one line instead of a usage of two hundred flags."""
+    """`HfArgumentParser` that reads a YAML file first and raises one-line errors."""
 
     def __init__(self, dataclass_types: Any):
-        super().__init__(dataclass_types, allow_abbrev=False, usage="%(prog)s [CONFIG.yaml] [--FIELD VALUE ...]")
-        self.from_file: set[str] = set()
-        hints = {name: hint for kind in dataclass_types for name, hint in get_type_hints(kind).items()}
-        # What each field takes, before HfArgumentParser settled on one type for its flag.
-        self.takes = {name: {get_origin(part) or part for part in _parts(hint)} for name, hint in hints.items()}
-        # A field with a no_ flag has two actions; the first is the one that takes a value.
-        self.fields = {action.dest: action for action in reversed(self._actions) if action.dest in hints}
-        for name, action in self.fields.items():
-            if dict in self.takes[name]:
-                action.type = _mapping_or_text if str in self.takes[name] else _mapping
+        # The types of each field, before HfArgumentParser settles on one for its flag.
+        self.types: dict[str, set[Any]] = {}
+        for kind in dataclass_types:
+            hints = get_type_hints(kind)
+            self.types |= {field.name: _types(hints[field.name]) for field in fields(kind) if field.init}
+        self.flags: list[str] = []
+        self.required: list[str] = []
+        usage = "%(prog)s [CONFIG.yaml] [--FIELD VALUE ...]"
+        super().__init__(dataclass_types, allow_abbrev=False, exit_on_error=False, usage=usage)
 
-    def error(self, message: str) -> NoReturn:
-        raise InputError(message)
+    def add_argument(self, *flags: Any, required: bool = False, **kwargs: Any) -> argparse.Action:
+        """Add a flag; a required one may be given in the YAML file instead, which argparse knows nothing of."""
+        name = flags[0].removeprefix("--")
+        if dict in self.types.get(name, ()):
+            kwargs["type"] = _mapping_or_text if str in self.types[name] else _mapping
+        self.flags += flags
+        self.required += [name] if required else []
+        return super().add_argument(*flags, **kwargs)
+
+    def explicit_values(self, args: Sequence[str] | None) -> dict[str, Any]:
+        """Return the values given in the YAML file or by flags.
+
+        Raises:
+            InputError: Unreadable file, unknown key or flag, or invalid value.
+        """
+        flags = list(sys.argv[1:] if args is None else args)
+        values = self._read_yaml(flags.pop(0)) if _has_config(flags) else {}
+        try:
+            given, unknown = self._given(flags)
+        except argparse.ArgumentError as error:
+            raise InputError(str(error)) from None
+        if unknown and unknown[0].startswith("--"):
+            flag = unknown[0].partition("=")[0]
+            raise InputError(f"unknown flag {flag}{did_you_mean(flag, self.flags, '--help lists all')}")
+        if unknown:
+            raise InputError(
+                f"unexpected argument {unknown[0]!r}; a YAML file comes first, anything else is --FIELD VALUE"
+            )
+        return values | given
+
+    def _given(self, flags: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """Return the values given by flags, and unknown arguments."""
+        # argparse sets no default where the namespace has a value.
+        absent = object()
+        namespace, unknown = self.parse_known_args(flags, argparse.Namespace(**dict.fromkeys(self.types, absent)))
+        return {name: value for name, value in vars(namespace).items() if value is not absent}, unknown
+
+    def _read_yaml(self, path: str) -> dict[str, Any]:
+        """Return the values of a YAML file, converted."""
+        values, root = _load_yaml(path)
+        converted: dict[str, Any] = {}
+        for key, node in root.value if root else ():
+            name, where = key.value, f"{path}, line {key.start_mark.line + 1}"
+            if name not in self.types:
+                raise InputError(f"{where}: unknown key {name!r}{did_you_mean(name, self.types, '--help lists all')}")
+            if name in converted:
+                raise InputError(f"{where}: {name} is given a second time; keep one")
+            try:
+                converted[name] = self._from_yaml(name, node, values[name])
+            except (argparse.ArgumentError, InputError) as error:
+                message = error.message if isinstance(error, argparse.ArgumentError) else error
+                raise InputError(f"{where}: {name}: {message}") from None
+        return converted
+
+    def _from_yaml(self, name: str, node: yaml.Node, value: Any) -> Any:
+        """Convert a YAML value as a flag's would be.
+
+        Args:
+            name: Name of the field.
+            node: The value as written, so that `no` and `007` remain unchanged if the field is a string.
+            value: The value as YAML reads it.
+        """
+        kind = type(value)
+        if kind in _REFUSALS and kind not in self.types[name]:
+            raise InputError(_REFUSALS[kind])
+        if kind is list:
+            items = [self._from_scalar(name, item) for item in node.value]
+            return [part for item in items for part in (item if isinstance(item, list) else [item])]
+        return value if kind in _REFUSALS else self._from_scalar(name, node)
+
+    def _from_scalar(self, name: str, node: yaml.Node) -> Any:
+        """Convert a single value, or one item of a list, by the field's flag."""
+        if not isinstance(node, yaml.ScalarNode):
+            raise InputError("is a list of something other than single values")
+        if node.value == "--":
+            raise InputError("-- is not a value")  # argparse drops it
+        return self._given([f"--{name}={node.value}"])[0][name]
 
 
-def _parts(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+def _types(hint: Any) -> set[Any]:
+    """Return the types of a union, or the single type, without their arguments."""
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return {get_origin(part) or part for part in parts}
 
 
 def _mapping(text: str) -> Any:
+    """Parse a mapping in JSON or in YAML's flow style."""
     try:
+        # First, since YAML does not accept all of JSON: tabs, escaped surrogate pairs.
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise argparse.ArgumentTypeError(f"not a JSON object: {text} ({error})") from None
+    except json.JSONDecodeError:
+        try:
+            value = yaml.load(text, _Loader)
+        except (yaml.YAMLError, ValueError) as error:
+            raise argparse.ArgumentTypeError(f"not a mapping: {text} ({one_line(error)})") from None
     if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"not a JSON object: {text}")
+        raise argparse.ArgumentTypeError(f"not a mapping: {text}; give one such as {{hidden_size: 32}}")
     return value
 
 
 def _mapping_or_text(text: str) -> Any:
+    """Parse a mapping; anything else, such as a path, remains text."""
     return _mapping(text) if text.lstrip().startswith("{") else text
 
 
-def _parser(dataclass_types: Sequence[type], args: Sequence[str] | None) -> tuple[_Parser, list[str]]:
-    """Returns a parser whose defaults are those of the YAML file, and the flags that remain."""
-    flags = list(sys.argv[1:] if args is None else args)
-    parser = _Parser(dataclass_types)
-    if flags and flags[0].endswith((".yaml", ".yml")):
-        _read_yaml(parser, flags.pop(0))
-    return parser, flags
-
-
-def _parse(parser: _Parser, flags: list[str]) -> argparse.Namespace:
-    namespace, unknown = parser.parse_known_args(flags)
-    if unknown:
-        first = unknown[0]
-        if not first.startswith("--"):
-            raise InputError(f"unexpected argument {first!r}; a YAML file comes first, anything else is --FIELD VALUE")
-        flag = first.partition("=")[0]
-        raise InputError(f"unknown flag {flag}{_meant(flag, parser._option_string_actions)}")
-    return namespace
-
-
-def _meant(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else "; --help lists all"
-
-
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader that takes 1e-3 for a number too, as YAML 1.2 does; it matters inside mappings."""
+    """YAML's safe loader that also reads 1e-3 as a number, as YAML 1.2 does; it matters inside mappings."""
 
 
 _Loader.add_implicit_resolver(
@@ -223,111 +287,59 @@ _Loader.add_implicit_resolver(
 
 
 def _load_yaml(path: str) -> tuple[dict[str, Any], Any]:
-    """The values of a YAML file, and its nodes."""
+    """Return the values of a YAML file, and its root node."""
     try:
         loader = _Loader(Path(path).read_bytes())
         root = loader.get_single_node()
         values = loader.construct_document(root) if root else {}
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # a bad encoding, an impossible date
         raise InputError(f"{path}: not YAML in UTF-8: {one_line(error)}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: not a mapping; give lines such as `learning_rate: 1e-3`")
     return values, root
 
 
-def _read_yaml(parser: _Parser, path: str) -> None:
-    """Makes the values of a YAML file the parser's defaults."""
-    values, root = _load_yaml(path)
-    for key, node in root.value if root else ():
-        name, where = key.value, f"{path}, line {key.start_mark.line + 1}"
-        if name not in parser.fields:
-            raise InputError(f"{where}: unknown key {name!r}{_meant(name, parser.fields)}")
-        if name in parser.from_file:
-            raise InputError(f"{where}: {name} is given a second time; keep one")
-        try:
-            value = _from_yaml(parser, name, node, values[name])
-        except (argparse.ArgumentError, argparse.ArgumentTypeError) as error:
-            message = error.message if isinstance(error, argparse.ArgumentError) else error
-            raise InputError(f"{where}: {name}: {message}") from None
-        parser.from_file.add(name)
-        parser.set_defaults(**{name: value})
-        parser.fields[name].required = False
-
-
-def _from_yaml(parser: _Parser, name: str, node: yaml.Node, value: Any) -> Any:
-    """Returns what a flag with this YAML value would have given.
-
-    Args:
-        parser: Knows the field.
-        name: The field.
-        node: The value as written, so that `no` and `007` stay what they are where the field is a string.
-        value: The value as YAML understands it.
-    """
-    action, takes = parser.fields[name], parser.takes[name]
-    if value is None:
-        if types.NoneType not in takes:
-            raise argparse.ArgumentTypeError("has no value; give one or leave the key out")
-        return None
-    if isinstance(node, yaml.MappingNode):
-        if dict not in takes:
-            raise argparse.ArgumentTypeError("is a mapping; give a single value")
-        return value
-    if isinstance(node, yaml.SequenceNode):
-        if list not in takes:
-            raise argparse.ArgumentTypeError("is a list; give a single value")
-        return [_convert(parser, action, item.value) for item in node.value]
-    converted = _convert(parser, action, node.value)
-    return [converted] if action.nargs == "+" else converted
-
-
-def _convert(parser: _Parser, action: argparse.Action, text: str) -> Any:
-    if not isinstance(text, str):
-        raise argparse.ArgumentTypeError("is a list of something other than single values")
-    value = parser._get_value(action, text)
-    parser._check_value(action, value)
-    return value
+def _has_config(flags: Sequence[str]) -> bool:
+    return bool(flags) and flags[0].endswith((".yaml", ".yml"))
 
 
 def value_of(args: Sequence[str], name: str, default: str) -> str:
-    """What the arguments say of one field, before it is known which dataclasses they fill.
+    """Return the value of one field before it is known which dataclasses the arguments fill.
 
     Args:
-        args: As of `parse_config`.
-        name: The field's.
-        default: Where they say nothing.
+        args: Arguments as for `parse_config`.
+        name: Name of the field.
+        default: Value if it is not given.
 
     Raises:
-        InputError: If a YAML file cannot be read.
+        InputError: A YAML file cannot be read.
     """
-    value = default
-    if args and args[0].endswith((".yaml", ".yml")):
-        value = _load_yaml(args[0])[0].get(name, default)
-    for number, flag in enumerate(args):
-        if _name_of(flag) == f"--{name}":
-            _, equals, given = flag.partition("=")
-            value = given if equals else next(iter(args[number + 1 :]), value)
-    return str(value)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest="value", nargs="?")
+    given = parser.parse_known_args(args)[0].value
+    if given is None:
+        given = _load_yaml(args[0])[0].get(name, default) if _has_config(args) else default
+    return str(given)
 
 
-def _name_of(flag: str) -> str:
-    """A flag without its value, its dashes those of the field."""
+def _field_of(flag: str) -> str:
+    """Return a flag without its value, spelled like its field."""
     name = flag.partition("=")[0]
     return f"--{name[2:].replace('-', '_')}" if name.startswith("--") else name
 
 
 def with_default_config(args: Sequence[str] | None, config: str | Path, unless: Sequence[str]) -> list[str]:
-    """Puts a YAML file first where the arguments name neither another nor any of the flags `unless`.
+    """Insert a default YAML file unless the arguments start with one or contain a flag in `unless`.
 
     Args:
-        args: The arguments, without the program's name; by default those of the process.
-        config: The file that says what a recipe does when it is told nothing about its data.
-        unless: Flags that say something about it.
+        args: Arguments without the program's name; by default those of the process.
+        config: YAML file for a recipe that is told nothing about its data.
+        unless: Flags that specify the data.
     """
     flags = list(sys.argv[1:] if args is None else args)
-    named = set(map(_name_of, flags))
-    if flags and flags[0].endswith((".yaml", ".yml")) or named & {*unless, "--help", "-h"}:
+    if _has_config(flags) or {*map(_field_of, flags)} & {*unless, "--help", "-h"}:
         return flags
     return [str(config), *flags]
 
@@ -338,21 +350,21 @@ def demo_runs(
     unless: Sequence[str],
     last_alone: Mapping[str, Sequence[str]],
 ) -> list[list[str]]:
-    """The arguments of each run of a demo of several, or those given, where they ask for no demo.
+    """Return the arguments of each run of a demo of several runs, or those given if they ask for no demo.
 
-    Where they name an output directory, each run has a folder in it, with the name that its file has for it; and a run
-    that starts from the model of an earlier one starts from the one there.
+    If an output directory is given, each run gets a subdirectory of it, named as in its YAML file, and a run that
+    starts from the model of an earlier one starts from the model there.
 
     Args:
-        args: As of `with_default_config`.
-        configs: The file of each run.
-        unless: As of `with_default_config`.
-        last_alone: Field that is meant for the last run to what the others are told where it is given.
+        args: Arguments as for `with_default_config`.
+        configs: YAML file of each run.
+        unless: Flags as for `with_default_config`.
+        last_alone: Field that is meant for the last run only, to the flags that the other runs get if it is given.
     """
     runs = [with_default_config(args, config, unless) for config in configs]
     if runs[0][:1] != [str(configs[0])]:
         return runs[:1]
-    given = {_name_of(flag)[2:] for flag in runs[0][1:]}
+    given = {_field_of(flag)[2:] for flag in runs[0][1:]}
     for flags in runs[:-1]:
         flags += [part for name, instead in last_alone.items() if name in given for part in instead]
     root = value_of(runs[0][1:], "output_dir", "")

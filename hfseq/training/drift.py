@@ -1,4 +1,4 @@
-"""Watching a model in use: has its score dropped, and are the texts that it gets still those that it knows?"""
+"""Monitoring of a deployed model: drop of its score, and drift of its inputs and outputs."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class Drop(NamedTuple):
-    """How much lower the score of the fresh texts is.
+    """Drop of a score from reference to fresh texts.
 
     Attributes:
         metric: Name of the score.
-        reference: Score of the reference texts.
-        fresh: That of the fresh ones.
-        low: Lower end of the interval of their difference, reference minus fresh.
-        high: Its upper end.
+        reference: Score on the reference texts.
+        fresh: Score on the fresh texts.
+        low: Lower bound of the confidence interval of the difference, reference minus fresh.
+        high: Upper bound.
     """
 
     metric: str
@@ -35,14 +35,14 @@ class Drop(NamedTuple):
 
 
 class Drift(NamedTuple):
-    """A test of whether fresh texts differ from the reference texts in one respect.
+    """Test for a difference in distribution between reference and fresh texts.
 
     Attributes:
-        what: The respect.
-        reference: Its mean in the reference texts, or a share for each class.
-        fresh: The same in the fresh ones.
+        what: The quantity tested.
+        reference: Its mean over the reference texts, or the share of each class.
+        fresh: The same over the fresh texts.
         test: Name of the test.
-        p_value: Of the test, corrected for the number of tests.
+        p_value: P-value, corrected for multiple testing.
     """
 
     what: str
@@ -61,27 +61,33 @@ def bootstrap_drop(
     level: float = 0.95,
     seed: int = 42,
 ) -> Drop:
-    """The drop of a score that is a mean over rows, with a percentile interval (Efron & Tibshirani 1993, chapter 13).
+    """Drop of a mean score, with a percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13).
 
     Args:
         metric: Name of the score.
-        reference: What each reference row adds to it: 100 or 0 of an accuracy.
-        fresh: The same of each fresh row.
-        count: Samples; rows of each side are drawn with replacement, as many as there are.
-        level: Of the interval.
-        seed: Of the drawing.
+        reference: Score of each reference row, for accuracy 100 or 0.
+        fresh: Score of each fresh row.
+        count: Number of bootstrap samples.
+        level: Confidence level.
+        seed: Random seed.
     """
-    rng = np.random.default_rng(seed)
-    means = [
-        np.array([side[rng.integers(0, len(side), len(side))].mean() for _ in range(count)])
-        for side in (reference, fresh)
-    ]
-    low, high = np.percentile(means[0] - means[1], [50 * (1 - level), 50 * (1 + level)])
-    return Drop(metric, float(reference.mean()), float(fresh.mean()), float(low), float(high))
+    from scipy.stats import bootstrap
+
+    interval = bootstrap(
+        # SciPy refuses a sample of one; a second copy of the same row leaves the distribution of the mean as it is.
+        [np.repeat(side, 2) if len(side) == 1 else side for side in (reference, fresh)],
+        lambda old, new, axis: old.mean(axis) - new.mean(axis),
+        n_resamples=count,
+        batch=100,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Drop(metric, float(reference.mean()), float(fresh.mean()), float(interval.low), float(interval.high))
 
 
 def chrf_of_texts(outputs: Sequence[str], references: Sequence[Any]) -> np.ndarray:
-    """The chrF of each text, from 0 to 100 (Popović 2015); a reference may be a list of several."""
+    """Sentence-level chrF (Popović 2015), 0 to 100, of each text; a reference may be a list of several."""
     from sacrebleu import sentence_chrf
 
     return np.array(
@@ -93,7 +99,7 @@ def chrf_of_texts(outputs: Sequence[str], references: Sequence[Any]) -> np.ndarr
 
 
 def unknown_shares(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The number of tokens of each text, special ones not counted, and the share of them that is unknown."""
+    """Return the number of tokens of each text, without special tokens, and the share that is out-of-vocabulary."""
     ids = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     lengths = np.array([len(row) for row in ids])
     unknown = np.array([sum(token == tokenizer.unk_token_id for token in row) for row in ids])
@@ -105,17 +111,16 @@ def drift_tests(
     unknown: tuple[np.ndarray, np.ndarray],
     outputs: tuple[Sequence[Any], Sequence[Any]],
 ) -> list[Drift]:
-    """Test whether input lengths, shares of unknown tokens and outputs are distributed as they were.
+    """Test input lengths, shares of unknown tokens and outputs for drift.
 
-    Lengths by the two-sample test of Kolmogorov and Smirnov, shares of unknown tokens by that of Mann and Whitney,
-    classes by Pearson's chi-square statistic of their counts, whose p-value is that of permutations, since many a
-    class is rare; outputs that are numbers, such as lengths, as lengths are.
-    The p-values are corrected by Holm (1979).
+    Lengths (and other numbers) are compared by the two-sample Kolmogorov-Smirnov test, shares of unknown tokens by
+    the Mann-Whitney test, class counts by Pearson's chi-square statistic with a permutation p-value, as some classes
+    may be rare. The p-values are corrected for multiple testing (Holm 1979).
 
     Args:
-        lengths: Tokens of each reference and each fresh text.
-        unknown: Their shares of unknown tokens.
-        outputs: What the model makes of them: a name of a class, or a number, for each.
+        lengths: Number of tokens of each reference text and of each fresh text.
+        unknown: Shares of unknown tokens, for both sides.
+        outputs: Outputs of the model for both sides: a class name or a number for each text.
     """
     from scipy.stats import ks_2samp, mannwhitneyu
 
@@ -123,7 +128,7 @@ def drift_tests(
     old, new = lengths
     found.append(("input length", old.mean(), new.mean(), "Kolmogorov-Smirnov", ks_2samp(old, new).pvalue))
     old, new = unknown
-    # Where no text has an unknown token, there is nothing to rank.
+    # Without any unknown token there is nothing to rank.
     p_value = mannwhitneyu(old, new).pvalue if old.any() or new.any() else 1.0
     found.append(("share of unknown tokens", old.mean(), new.mean(), "Mann-Whitney", p_value))
     if isinstance(outputs[0][0], str):
@@ -143,28 +148,18 @@ def drift_tests(
 
 
 def permuted_chi_square(counts: np.ndarray, permutations: int = 9999, seed: int = 42) -> float:
-    """P-value of Pearson's chi-square statistic of two rows of counts `[2, K]`, by permutations of the texts.
+    """Permutation p-value of Pearson's chi-square test of two rows of class counts `[2, K]`.
 
-    Of a permutation the first row is drawn from the multivariate hypergeometric distribution.
+    The tables of permuted texts are drawn directly, from the distribution of tables with the same margins.
     """
-    total = counts.sum(axis=0)
-    share = counts.sum(axis=1, keepdims=True) / counts.sum()
-    expected = share * total
+    from scipy.stats import MonteCarloMethod, chi2_contingency
 
-    def statistic(first: np.ndarray) -> np.ndarray:
-        rows = np.stack([first, total - first], axis=-2)
-        return np.divide(
-            (rows - expected) ** 2, expected, out=np.zeros_like(rows, dtype=float), where=expected > 0
-        ).sum(axis=(-2, -1))
-
-    drawn = np.random.default_rng(seed).multivariate_hypergeometric(total, counts[0].sum(), size=permutations)
-    # Equal up to rounding is as extreme.
-    extreme = (statistic(drawn) >= statistic(counts[0]) * (1 - 1e-9)).sum()
-    return float((1 + extreme) / (1 + permutations))
+    method = MonteCarloMethod(n_resamples=permutations, rng=np.random.default_rng(seed))
+    return float(chi2_contingency(counts[:, counts.any(axis=0)], correction=False, method=method).pvalue)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number by Holm's step-down method (1979)."""
+    """Correct p-values for multiple testing by Holm's step-down method (1979)."""
     order = np.argsort(p_values)
     corrected = np.empty(len(p_values))
     largest = 0.0
@@ -179,38 +174,38 @@ def _plain(value: Any) -> Any:
 
 
 FEW = 30
-"""With fewer fresh rows a drop is no alarm: a percentile interval of so few is too narrow."""
+"""Minimum number of fresh rows for an alarm by score: percentile intervals of smaller samples are too narrow."""
 
 
 def verdict(
     drop: Drop | None, drifts: Sequence[Drift], *, max_drop: float, alpha: float, rows: int = FEW
 ) -> list[str]:
-    """A line for each bound that is passed.
+    """Return a line for each threshold that is exceeded.
 
     Args:
-        drop: Of the score; None where nobody knows the right answers.
-        drifts: The tests.
-        max_drop: Points that the score may drop; more is an alarm if the interval is above 0, too.
-        alpha: A test whose p-value is smaller is an alarm.
-        rows: How many fresh rows were scored; fewer than 30 raise no alarm by their score.
+        drop: Drop of the score; None for unlabeled texts.
+        drifts: Drift tests.
+        max_drop: Largest acceptable drop in points; a larger one is an alarm if its interval excludes 0.
+        alpha: Significance level; a test with a smaller p-value is an alarm.
+        rows: Number of fresh rows that were scored; fewer than `FEW` raise no alarm by their score.
     """
     alarms = []
     if drop is not None and rows >= FEW and drop.points > max_drop and drop.low > 0:
         alarms.append(
             f"{drop.metric} has dropped by {drop.points:.2f} points ({drop.low:.2f} to {drop.high:.2f}), from "
-            f"{drop.reference:.2f} to {drop.fresh:.2f}; the bound is {max_drop:g}"
+            f"{drop.reference:.2f} to {drop.fresh:.2f}; the threshold is {max_drop:g}"
         )
     for drift in drifts:
         if drift.p_value < alpha:
             alarms.append(
                 f"{drift.what} has changed: {show(drift.reference)} before, {show(drift.fresh)} now ({drift.test}, "
-                f"p = {drift.p_value:.2g}; the bound is {alpha:g})"
+                f"p = {drift.p_value:.2g}; the threshold is {alpha:g})"
             )
     return alarms
 
 
 def show(value: Any) -> str:
-    """A number, or the shares of the most frequent classes."""
+    """Format a number, or the shares of the most frequent classes."""
     if not isinstance(value, Mapping):
         return f"{value:.4g}"
     most = sorted(value.items(), key=lambda item: -item[1])[:5]
@@ -220,9 +215,9 @@ def show(value: Any) -> str:
 def report_lines(
     model: PreTrainedModel, counts: tuple[int, int], drop: Drop | None, drifts: Sequence[Drift], alarms: Sequence[str]
 ) -> list[str]:
-    """The report as Markdown."""
+    """Return the report as lines of Markdown."""
     lines = [f"# {type(model).__name__}: {counts[1]:,} fresh texts beside {counts[0]:,} reference texts", ""]
-    lines += [f"- **{alarm}**" for alarm in alarms] or ["No bound is passed."]
+    lines += [f"- **{alarm}**" for alarm in alarms] or ["No threshold is exceeded."]
     lines += ["", "| | reference | fresh | |", "|---|---|---|---|"]
     if drop is not None:
         interval = f"drop {drop.points:.2f}, 95 % interval {drop.low:.2f} to {drop.high:.2f}"
@@ -239,7 +234,7 @@ def plot_monitoring(
     outputs: tuple[Sequence[Any], Sequence[Any]],
     path: str | os.PathLike,
 ) -> None:
-    """Draw lengths, shares of unknown tokens and outputs of reference and fresh texts side by side, as a PNG."""
+    """Plot lengths, shares of unknown tokens and outputs of reference and fresh texts, as a PNG."""
     from matplotlib.figure import Figure
 
     from hfseq.plots import save_figure, shorten_label

@@ -1,6 +1,6 @@
-"""Search for hyperparameters with optuna, through `Trainer.hyperparameter_search`.
+"""Hyperparameter search with optuna.
 
-A recipe's YAML names what is searched, and where:
+A recipe's YAML names the hyperparameters and their values:
 
     hp_space:
       learning_rate: {low: 1e-4, high: 1e-2, log: true}
@@ -8,38 +8,37 @@ A recipe's YAML names what is searched, and where:
       config_overrides.dropout: {low: 0.0, high: 0.5}
       config_overrides.hidden_size: [128, 256, 512]
 
-A name is one of `SEARCHABLE`, or a config field of the new model behind `config_overrides.`. A trial saves no model:
-the best is trained again, with the same result, by `recipe.py OUTPUT_DIR/best_trial.yaml`. Trials are kept in
-`search.db`, so that an interrupted search goes on, and ends as if it had not been interrupted. optuna comes with the
+A name is one of `SEARCHABLE`, or a config field of the new model prefixed with `config_overrides.`. Trials save no
+model: `recipe.py OUTPUT_DIR/best_trial.yaml` trains the best one again, with the same result. Trials are stored in
+`search.db`, so that an interrupted search can be resumed and ends like an uninterrupted one. optuna comes with the
 `hpo` extra.
 """
 
-import argparse
 import csv
-import difflib
 import json
-import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 from transformers import PreTrainedConfig, PreTrainedModel, SchedulerType, Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import SaveStrategy
+from transformers.trainer_utils import HPSearchBackend, SaveStrategy
 from transformers.training_args import OptimizerNames
 
-from hfseq.errors import InputError, one_line, require
+from hfseq.errors import InputError, did_you_mean, one_line, require
 from hfseq.training.callbacks import StopOnNaN
-from hfseq.training.cli import _parse, _parser
+from hfseq.training.cli import explicit_values
 from hfseq.training.trainer import SequenceTrainer, SmoothedCrossEntropy
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
 
 SEARCHABLE: dict[str, type] = {
     **dict.fromkeys(("learning_rate", "weight_decay", "max_grad_norm", "label_smoothing_factor"), float),
@@ -48,7 +47,7 @@ SEARCHABLE: dict[str, type] = {
     "lr_scheduler_type": SchedulerType,
     "optim": OptimizerNames,
 }
-"""Training arguments that can be searched; what others say is settled when a trainer is made."""
+"""Training arguments that can be searched; the others only take effect when a trainer is constructed."""
 
 _POSITIVE = ("num_train_epochs", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps")
 _CONFIG = "config_overrides."
@@ -56,32 +55,15 @@ _STORAGE, _TABLE, _BEST = "search.db", "trials.csv", "best_trial.yaml"
 
 
 @dataclass(frozen=True)
-class Range:
-    """Numbers from `low` to `high`, both included: integers if they are, else floats."""
-
-    low: int | float
-    high: int | float
-    step: int | float | None = None
-    log: bool = False
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values."""
-
-    values: tuple[bool | int | float | str, ...]
-
-
-@dataclass(frozen=True)
 class Trial:
-    """What came of one trial.
+    """Result of one trial.
 
     Attributes:
-        number: counted from 0, interrupted trials too.
-        state: `complete`, `pruned` (it was losing, or could not be trained: see `reason`) or `fail` (interrupted).
-        value: the objective; the last known if pruned, None if there is none.
-        params: names of the space to values.
-        reason: why it could not be trained, else empty.
+        number: Number of the trial from 0, counting interrupted ones.
+        state: `complete`, `pruned` (unpromising, or failed to train: see `reason`) or `fail` (interrupted).
+        value: Objective; the last reported one if pruned, None if there is none.
+        params: Names of the space to values.
+        reason: Why it could not be trained; empty otherwise.
     """
 
     number: int
@@ -93,34 +75,34 @@ class Trial:
 
 def parse_space(
     space: Mapping[str, Any], args: TrainingArguments, config: PreTrainedConfig, *, max_tokens: int | None = None
-) -> dict[str, Range | Choice]:
-    """Check a search before anything is written, and read its space.
+) -> dict[str, "BaseDistribution"]:
+    """Validate a search space, before anything is written.
 
     Args:
-        space: name to `{low, high}` with `log` or `step`, or to a list of values; a number may be a string, as YAML
-            1.1 takes `1e-4` for one.
-        args: of the trainer.
-        config: of a model without the overrides of a trial; its values tell what type a field has.
-        max_tokens: of the trainer.
+        space: Name to `{low, high}` with `log` or `step`, or to a list of choices; numbers may be strings, because
+            YAML 1.1 reads `1e-4` as one.
+        args: Training arguments of the trainer.
+        config: Config of a model without the overrides of a trial; its values determine the types of the fields.
+        max_tokens: Token budget of the trainer.
 
     Returns:
-        The space, in the order given.
+        Name to optuna distribution, in the order given.
 
     Raises:
-        InputError: optuna is missing, the run cannot be searched, a name is unknown or without effect, or its values
-            are none or impossible.
+        InputError: optuna is not installed, the run does not support a search, or a name or its values are invalid or
+            have no effect.
     """
-    _optuna()
+    optuna = _optuna()
     if args.world_size > 1:
-        raise InputError("hp_space: a search runs in one process, since transformers prunes in the first one only")
+        raise InputError("hp_space: a search runs in one process, since transformers prunes only in the first one")
     if args.eval_strategy == "no":
         raise InputError("hp_space: a search needs evaluations; leave --eval_strategy no out")
     if not isinstance(space, Mapping) or not space:
         raise InputError("hp_space is empty; give lines such as `learning_rate: {low: 1e-4, high: 1e-2, log: true}`")
     without_effect = {
         "num_train_epochs": args.max_steps > 0 and "--max_steps is given",
-        "per_device_train_batch_size": max_tokens is not None and "--max_tokens makes the batches",
-        "label_smoothing_factor": _metric(args) == "eval_loss" and "losses of different smoothing cannot be compared",
+        "per_device_train_batch_size": max_tokens is not None and "--max_tokens determines the batches",
+        "label_smoothing_factor": _metric(args) == "eval_loss" and "losses of different smoothing are not comparable",
         f"{_CONFIG}pointer_generator": "the rows are encoded for it before the first trial",
     }
     fields = {*config.to_dict(), *config.attribute_map}
@@ -130,86 +112,74 @@ def parse_space(
         if reason := without_effect.get(name):
             raise InputError(f"{where} cannot be searched: {reason}")
         if name in SEARCHABLE:
-            parsed[name] = _read(where, spec, SEARCHABLE[name])
+            parsed[name] = _distribution(optuna, where, spec, SEARCHABLE[name])
             _check_sign(where, parsed[name], above=name in _POSITIVE)
         elif str(name).startswith(_CONFIG):
             field = name.removeprefix(_CONFIG)
             if field not in fields:
-                raise InputError(f"hp_space: {type(config).__name__} has no field {field!r}{_meant(field, fields)}")
+                hint = did_you_mean(field, fields)
+                raise InputError(f"hp_space: {type(config).__name__} has no field {field!r}{hint}")
             value = getattr(config, field)
-            parsed[name] = _read(where, spec, type(value) if isinstance(value, bool | int | float | str) else None)
+            kind = type(value) if isinstance(value, bool | int | float | str) else None
+            parsed[name] = _distribution(optuna, where, spec, kind)
         else:
-            hint = f"; write {_CONFIG}{name}" if name in fields else _meant(str(name), SEARCHABLE)
+            hint = f"; write {_CONFIG}{name}" if name in fields else did_you_mean(str(name), SEARCHABLE)
             raise InputError(f"{where} cannot be searched{hint}")
     return parsed
-
-
-def suggest(trial: Any, space: Mapping[str, Range | Choice]) -> dict[str, Any]:
-    """The values of an optuna `trial`, name to value; the same however often it is asked."""
-    values: dict[str, Any] = {}
-    for name, spec in space.items():
-        if isinstance(spec, Choice):
-            values[name] = trial.suggest_categorical(name, spec.values)
-        elif isinstance(spec.low, int) and isinstance(spec.high, int):
-            values[name] = trial.suggest_int(name, spec.low, spec.high, step=spec.step or 1, log=spec.log)
-        else:
-            values[name] = trial.suggest_float(name, spec.low, spec.high, step=spec.step, log=spec.log)
-    return values
 
 
 def search(
     trainer: SequenceTrainer,
     make_model: Callable[[dict[str, Any]], PreTrainedModel],
-    space: Mapping[str, Range | Choice],
+    space: Mapping[str, "BaseDistribution"],
     *,
     n_trials: int,
     resume: bool = False,
     say: Callable[[str], Any] = print,
 ) -> list[Trial]:
-    """Train `n_trials` times with values of `space`; afterwards the trainer holds no model worth keeping.
+    """Train `n_trials` times with values from `space`; afterwards the trainer has no model.
 
     The objective is `metric_for_best_model`: of the best evaluation if `load_best_model_at_end`, else of the last.
-    The values come from a TPE sampler (Bergstra et al. 2011) seeded by `args.seed` and the trial. From its second
-    evaluation on, a trial is pruned if its best value so far is worse than the median of the finished ones at that
-    step; the first quarter of the trials, five at most, are never pruned. Trials that evaluate at other steps
-    (another batch size) have nothing to be compared with. A trial that cannot be trained (an impossible config, a
-    loss that is no number, a batch that the GPU cannot hold) counts as pruned.
+    Values are sampled by TPE (Bergstra et al. 2011), seeded by `args.seed` and the number of the trial. From its
+    second evaluation on, a trial is pruned if its best value so far is worse than the median of the finished ones at
+    that step; the first quarter of the trials, at most five, are never pruned. Trials that evaluate at other steps
+    (because of another batch size) are not compared. A trial that cannot be trained (an impossible config, a NaN or
+    infinite loss, out of memory) counts as pruned.
 
     Args:
-        trainer: as for a run; its data, callbacks and arguments serve every trial.
-        make_model: a new model, made as the recipe makes it, from config overrides beyond those of the recipe.
-        space: from `parse_space`.
-        n_trials: how many in all, those before an interruption counted.
-        resume: go on with the search in `output_dir`, if there is one; else it is deleted.
-        say: prints the line of a trial.
+        trainer: Trainer as for a single run; its data, callbacks and arguments serve every trial.
+        make_model: Makes a new model of the recipe, given config overrides beyond those of the recipe.
+        space: Search space from `parse_space`.
+        n_trials: Total number of trials, including those before an interruption.
+        resume: Resume the search in `output_dir`, if there is one; otherwise it is deleted.
+        say: Prints a line for each trial.
 
     Returns:
         All trials of the search, in order.
 
     Raises:
-        InputError: `n_trials` is below 1, or the search to go on with was another one.
+        InputError: `n_trials` is below 1, or the search to resume had other settings.
     """
     optuna = _optuna()
     args, state = trainer.args, optuna.trial.TrialState
     if n_trials < 1:
-        raise InputError(f"a search needs trials; got {n_trials}")
-    study, study_args = _open(optuna, args, space, resume)
+        raise InputError(f"a search needs at least one trial; got {n_trials}")
+    study = _open(optuna, args, space, resume)
     for killed in study.get_trials(states=(state.RUNNING,)):
         study.tell(killed.number, state=state.FAIL)
     done = len(study.get_trials(states=(state.COMPLETE, state.PRUNED)))
 
     def model_init(trial: Any) -> PreTrainedModel:
-        values = suggest(trial, space)
         model = make_model(
-            {name.removeprefix(_CONFIG): value for name, value in values.items() if name.startswith(_CONFIG)}
+            {name.removeprefix(_CONFIG): value for name, value in trial.params.items() if name.startswith(_CONFIG)}
         )
-        # A trainer that is given its model seeds after it was made, one with `model_init` before: without this, the
-        # best trial could not be repeated.
+        # A trainer that is given a model seeds after it was made, one with `model_init` before: without this, the
+        # best trial could not be reproduced.
         set_seed(args.seed)
         return model
 
     def hp_space(trial: Any) -> dict[str, Any]:
-        values = {name: value for name, value in suggest(trial, space).items() if not name.startswith(_CONFIG)}
+        values = {name: value for name, value in trial.params.items() if not name.startswith(_CONFIG)}
         if (smoothing := values.get("label_smoothing_factor")) is not None:
             trainer.label_smoother = SmoothedCrossEntropy(epsilon=smoothing) if smoothing else None
         return values
@@ -220,60 +190,57 @@ def search(
             return value
         return max(value, best) if args.greater_is_better else min(value, best)
 
-    def train(resume_from_checkpoint: Any = None, trial: Any = None) -> Any:
-        try:
-            return type(trainer).train(trainer, resume_from_checkpoint, trial)
-        except (InputError, torch.OutOfMemoryError) as error:
-            trial.set_user_attr("reason", one_line(error))
-            raise optuna.TrialPruned from error
-
-    # The Trainer casts a value to the type that the argument has, and some floats are 0.
+    # The Trainer casts a value to the type of the current one, and some floats are given as the integer 0.
     for name, kind in SEARCHABLE.items():
         if name in space and kind is float:
             setattr(args, name, float(getattr(args, name)))
-    warm_up = _steps_of_evaluation(trainer) + 1
+    study.pruner = optuna.pruners.MedianPruner(
+        n_startup_trials=min(5, math.ceil(n_trials / 4)), n_warmup_steps=_steps_of_evaluation(trainer) + 1
+    )
     save_strategy, args.save_strategy = args.save_strategy, SaveStrategy.NO
-    trainer.model_init = model_init
-    trainer.train = train  # type: ignore[method-assign, assignment]
+    # With these, as `Trainer.hyperparameter_search` sets them, `train(trial=...)` is a trial.
+    trainer.model_init, trainer.hp_search_backend = model_init, HPSearchBackend.OPTUNA  # type: ignore[assignment]
+    trainer.hp_space, trainer.compute_objective = hp_space, objective
     try:
-        # A call for each trial: a sampler that is seeded by the trial goes on after an interruption as if there had
-        # been none.
         for index in range(done, n_trials):
-            # The watch remembers a bad loss, which need not be this trial's.
-            trainer.remove_callback(trainer.stop_on_nan)
-            trainer.stop_on_nan = StopOnNaN()
-            trainer.add_callback(trainer.stop_on_nan)
-            try:
-                trainer.hyperparameter_search(
-                    hp_space=hp_space,
-                    compute_objective=objective,
-                    n_trials=1,
-                    backend="optuna",
-                    sampler=optuna.samplers.TPESampler(seed=args.seed + index),
-                    pruner=optuna.pruners.MedianPruner(
-                        n_startup_trials=min(5, math.ceil(n_trials / 4)), n_warmup_steps=warm_up
-                    ),
-                    **study_args,
-                )
-            except ValueError:
-                # It ends by asking for the best trial, and there is none while each was pruned.
-                if study.get_trials(deepcopy=False)[-1].state is not state.PRUNED:
-                    raise
-            trial = _trials(study, space)[-1]
-            say(f"trial {index + 1} of {n_trials}: {_line(trial)}")
+            # Seeded by the trial, so that a resumed search samples like an uninterrupted one.
+            study.sampler = optuna.samplers.TPESampler(seed=args.seed + index)
+            _run_trial(optuna, trainer, study, space)
+            say(f"trial {index + 1} of {n_trials}: {_line(_trials(study, space)[-1])}")
     finally:
-        del trainer.train
-        trainer.model_init = None  # type: ignore[assignment]
-        trainer.hp_search_backend = None
+        trainer.model_init = trainer.hp_search_backend = None  # type: ignore[assignment]
         args.save_strategy = save_strategy
     return _trials(study, space)
 
 
+def _run_trial(optuna: ModuleType, trainer: Any, study: Any, space: Mapping[str, "BaseDistribution"]) -> None:
+    state, trial = optuna.trial.TrialState, study.ask(dict(space))
+    # A loss that it has seen may be another trial's.
+    trainer.remove_callback(trainer.stop_on_nan)
+    trainer.stop_on_nan = StopOnNaN()
+    trainer.add_callback(trainer.stop_on_nan)
+    trainer.objective = None
+    try:
+        trainer.train(trial=trial)
+        if trainer.objective is None:  # training ended before the first evaluation
+            trainer.objective = trainer.compute_objective(trainer.evaluate())
+    except (optuna.TrialPruned, InputError, torch.OutOfMemoryError) as error:
+        if not isinstance(error, optuna.TrialPruned):
+            trial.set_user_attr("reason", one_line(error))
+        study.tell(trial, state=state.PRUNED)
+    except BaseException:
+        study.tell(trial, state=state.FAIL)
+        raise
+    else:
+        study.tell(trial, trainer.objective)
+    trainer.model, trainer.model_wrapped = trainer.accelerator.free_memory(trainer.model, trainer.model_wrapped)
+
+
 def best_trial(trials: Sequence[Trial], greater_is_better: bool) -> Trial:
-    """The complete trial with the best value, the earliest of equals.
+    """Return the complete trial with the best value, the earliest of equals.
 
     Raises:
-        InputError: none is complete.
+        InputError: No trial is complete.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
     if not complete:
@@ -289,16 +256,16 @@ def report_search(
     """Write `trials.csv` and `best_trial.yaml` into the output directory.
 
     Args:
-        trials: from `search`.
-        args: of the trainer.
-        dataclass_types: what the recipe gave to `parse_config`.
-        argv: the same; the fields set there go into the YAML file.
+        trials: Trials from `search`.
+        args: Training arguments of the trainer.
+        dataclass_types: Dataclasses that the recipe passed to `parse_config`.
+        argv: Arguments that the recipe passed to `parse_config`; the fields set there go into the YAML file.
 
     Returns:
-        A table of all trials, and what to do next, to print.
+        A table of all trials and the next command, to print.
 
     Raises:
-        InputError: no trial is complete.
+        InputError: No trial is complete.
     """
     root = Path(str(args.output_dir))
     write_trials(root / _TABLE, trials)
@@ -306,12 +273,12 @@ def report_search(
     write_best_config(root / _BEST, dataclass_types, argv, best.params)
     lines = [f"{len(trials)} trials, by {_metric(args).removeprefix('eval_')}:"]
     lines += [f"{'*' if trial is best else ' '} {trial.number:4}  {_line(trial)}" for trial in trials]
-    lines.append(f"the best is {best.number}; {root / _BEST} trains it: give it to the same recipe")
+    lines.append(f"the best is {best.number}; to train it, run the same recipe with {root / _BEST}")
     return "\n".join(lines)
 
 
 def write_trials(path: str | os.PathLike, trials: Sequence[Trial]) -> None:
-    """Write a CSV file with the columns `number`, `value`, `state`, one for each name of the space, and `reason`."""
+    """Write a CSV file with columns `number`, `value`, `state`, one for each name of the space, and `reason`."""
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     with open(path, "w", encoding="utf-8", newline="") as stream:
         table = csv.writer(stream)
@@ -324,34 +291,30 @@ def write_trials(path: str | os.PathLike, trials: Sequence[Trial]) -> None:
 def write_best_config(
     path: str | os.PathLike, dataclass_types: Sequence[type], argv: Sequence[str] | None, params: Mapping[str, Any]
 ) -> None:
-    """Write a YAML file that makes the recipe do what a trial did.
+    """Write a YAML file that makes the recipe repeat a trial.
 
-    It has the fields that `argv` sets, but for those of the search (`hp_…`), those that say how this run began
-    (`resume_from_checkpoint`) and secrets (`…_token`); and the values of the trial. Its output directory is
-    `best_trial` below that of the search.
+    It contains the fields set in `argv`, except those of the search (`hp_...`), `resume_from_checkpoint` and secrets
+    (`..._token`), and the values of the trial. Its output directory is `best_trial` below that of the search.
 
     Args:
-        path: of the file.
-        dataclass_types: what the recipe gave to `parse_config`.
-        argv: the same.
-        params: of the trial.
+        path: Path of the file.
+        dataclass_types: Dataclasses that the recipe passed to `parse_config`.
+        argv: Arguments that the recipe passed to `parse_config`.
+        params: Values of the trial.
     """
     fields = {
         name: value
-        for name, value in _explicit_values(dataclass_types, argv).items()
+        for name, value in explicit_values(dataclass_types, argv).items()
         if not name.startswith("hp_") and not name.endswith("_token") and name != "resume_from_checkpoint"
     }
     fields["output_dir"] = str(Path(path).parent / "best_trial")
+    fields |= {name: value for name, value in params.items() if not name.startswith(_CONFIG)}
     overrides = dict(fields.get("config_overrides") or {})
-    for name, value in params.items():
-        if name.startswith(_CONFIG):
-            overrides[name.removeprefix(_CONFIG)] = value
-        else:
-            fields[name] = value
+    overrides |= {name.removeprefix(_CONFIG): value for name, value in params.items() if name.startswith(_CONFIG)}
     if overrides:
         fields["config_overrides"] = overrides
     text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=119)
-    Path(path).write_text(f"# The best trial of a search, to be given to the same recipe.\n{text}", encoding="utf-8")
+    Path(path).write_text(f"# Best trial of a search; run the same recipe with this file.\n{text}", encoding="utf-8")
 
 
 def _optuna() -> ModuleType:
@@ -366,83 +329,73 @@ def _metric(args: TrainingArguments) -> str:
     return f"eval_{(args.metric_for_best_model or 'loss').removeprefix('eval_')}"
 
 
-def _meant(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(known))}"
-
-
-def _read(where: str, spec: Any, kind: type | None) -> Range | Choice:
-    """Read a range or a list.
+def _distribution(optuna: ModuleType, where: str, spec: Any, kind: type | None) -> "BaseDistribution":
+    """Parse a range or a list of choices.
 
     Args:
-        where: for messages.
-        spec: as given.
-        kind: of the values: int, float, bool, str or an enumeration; None if it is not known.
+        optuna: The package.
+        where: Prefix of error messages.
+        spec: The range or list as given.
+        kind: Type of the values: int, float, bool, str or an enumeration; None if unknown.
     """
-    if isinstance(spec, Sequence) and not isinstance(spec, str):
-        return _choice(where, spec, kind)
+    try:
+        if isinstance(spec, Sequence) and not isinstance(spec, str):
+            return optuna.distributions.CategoricalDistribution(_choices(where, spec, kind))
+        bounds, log = _bounds(where, spec, kind)
+        whole = all(isinstance(bound, int) for bound in bounds.values())
+        if whole:
+            return optuna.distributions.IntDistribution(**bounds, log=log)
+        return optuna.distributions.FloatDistribution(**{key: float(bound) for key, bound in bounds.items()}, log=log)
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{where}: {one_line(error)}") from None
+
+
+def _bounds(where: str, spec: Any, kind: type | None) -> tuple[dict[str, int | float], bool]:
+    """Return `low`, `high` and possibly `step` of a range, and if it is logarithmic."""
     if not isinstance(spec, Mapping):
-        raise InputError(f"{where}: {spec!r} is no range; give {{low: …, high: …}} or a list of values")
+        raise InputError(f"{where}: {spec!r} is not a range; give {{low: …, high: …}} or a list of choices")
     if unknown := sorted(map(str, spec.keys() - {"low", "high", "step", "log"})):
         raise InputError(f"{where}: unknown key {unknown[0]!r}; a range has low, high, and step or log")
     if missing := [key for key in ("low", "high") if key not in spec]:
         raise InputError(f"{where}: a range needs low and high; {missing[0]} is missing")
     if kind not in (int, float, None):
-        raise InputError(f"{where} is no number; give a list of values")
-    bounds = [_number(f"{where}: {key}", spec[key], kind) for key in ("low", "high", "step") if key in spec]
-    if kind is None and not all(isinstance(bound, int) for bound in bounds):
-        bounds = [float(bound) for bound in bounds]
-    low, high, *steps = bounds
+        raise InputError(f"{where} is not numeric; give a list of choices")
     log = spec.get("log", False)
     if not isinstance(log, bool):
         raise InputError(f"{where}: log is true or false, not {log!r}")
-    if low > high:
-        raise InputError(f"{where}: low {low} is above high {high}")
-    if log and low <= 0:
-        raise InputError(f"{where}: a logarithmic range starts above 0, not at {low}")
-    if log and steps:
+    if log and "step" in spec:
         raise InputError(f"{where}: a logarithmic range has no step; leave one out")
-    if steps and steps[0] <= 0:
-        raise InputError(f"{where}: step must be above 0, not {steps[0]}")
-    return Range(low, high, steps[0] if steps else None, log)
+    return {key: _number(f"{where}: {key}", value, kind) for key, value in spec.items() if key != "log"}, log
 
 
-def _choice(where: str, values: Sequence[Any], kind: type | None) -> Choice:
-    if not values:
-        raise InputError(f"{where}: the list is empty; give the values to try")
-    if kind in (int, float):
-        return Choice(tuple(_number(where, value, kind) for value in values))
+def _choices(where: str, values: Sequence[Any], kind: type | None) -> Sequence[Any]:
     if kind is not None and issubclass(kind, Enum):
         known = [member.value for member in kind]
-        for value in values:
-            if value not in known:
-                raise InputError(f"{where}: unknown value {value!r}{_meant(str(value), known)}")
-        return Choice(tuple(values))
+        if unknown := [value for value in values if value not in known]:
+            raise InputError(f"{where}: unknown value {unknown[0]!r}{did_you_mean(str(unknown[0]), known)}")
+        return values
+    if kind in (int, float):
+        return [_number(where, value, kind) for value in values]
     if kind is None:
-        try:
+        with suppress(InputError):
             numbers = [_number(where, value, None) for value in values]
-        except InputError:
-            kind = bool if isinstance(values[0], bool) else str
-        else:
-            whole = all(isinstance(number, int) for number in numbers)
-            return Choice(tuple(numbers if whole else map(float, numbers)))
+            return numbers if all(isinstance(number, int) for number in numbers) else list(map(float, numbers))
+        kind = bool if isinstance(values[0], bool) else str
     if wrong := [value for value in values if not isinstance(value, kind)]:
         name = {bool: "true or false", str: "text"}[kind]
-        raise InputError(f"{where}: the values of a list are of one type; {wrong[0]!r} is not {name}")
-    return Choice(tuple(values))
+        raise InputError(f"{where}: the choices of a list are of one type; {wrong[0]!r} is not {name}")
+    return values
 
 
 def _number(where: str, value: Any, kind: type | None) -> int | float:
-    """A number of type `kind`; if that is None, an integer if it is written as one."""
+    """Return a number of type `kind`; if that is None, an integer if it is written as one."""
     number = value
     if isinstance(value, str):
-        try:
-            number = int(value)
-        except ValueError:
-            try:
-                number = float(value)
-            except ValueError:
-                number = None
+        for convert in (float, int):
+            with suppress(ValueError):
+                number = convert(value)
     if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
         raise InputError(f"{where}: {value!r} is not a number")
     if kind is int and number != int(number):
@@ -450,38 +403,31 @@ def _number(where: str, value: Any, kind: type | None) -> int | float:
     return number if kind is None else kind(number)
 
 
-def _check_sign(where: str, spec: Range | Choice, *, above: bool) -> None:
-    values = (spec.low,) if isinstance(spec, Range) else spec.values
-    for value in values:
+def _check_sign(where: str, distribution: Any, *, above: bool) -> None:
+    for value in getattr(distribution, "choices", None) or (distribution.low,):
         if isinstance(value, int | float) and (value < 0 or above and value == 0):
             raise InputError(f"{where}: {value} is too small; it must be {'above' if above else 'at least'} 0")
 
 
-def _open(
-    optuna: ModuleType, args: TrainingArguments, space: Mapping[str, Range | Choice], resume: bool
-) -> tuple[Any, dict[str, Any]]:
-    """Make or open the study; returns it, and what `create_study` takes to open it again."""
+def _open(optuna: ModuleType, args: TrainingArguments, space: Mapping[str, "BaseDistribution"], resume: bool) -> Any:
+    """Create or open the study."""
     path = Path(str(args.output_dir)) / _STORAGE
     path.parent.mkdir(parents=True, exist_ok=True)
     if not resume:
         path.unlink(missing_ok=True)
     direction = "maximize" if args.greater_is_better else "minimize"
-    study_args = {
-        "study_name": "search",
-        "storage": optuna.storages.RDBStorage(f"sqlite:///{path}"),
-        "load_if_exists": True,
-        "direction": direction,
-    }
-    study = optuna.create_study(**study_args)
+    study = optuna.create_study(
+        study_name="search", storage=f"sqlite:///{path}", load_if_exists=True, direction=direction
+    )
     what = json.dumps([_metric(args), direction, args.seed, {name: repr(spec) for name, spec in space.items()}])
     if study.user_attrs.setdefault("search", what) != what:
         raise InputError(f"the search in {path} had another hp_space, metric or seed; give another --output_dir")
     study.set_user_attr("search", what)
-    return study, study_args
+    return study
 
 
 def _steps_of_evaluation(trainer: Trainer) -> int:
-    """Optimizer steps before the first evaluation, as the arguments stand."""
+    """Return the number of optimizer steps before the first evaluation, as the arguments stand."""
     _, steps_of_epoch, *_, steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
     if trainer.args.eval_strategy == "epoch":
         return steps_of_epoch
@@ -489,7 +435,7 @@ def _steps_of_evaluation(trainer: Trainer) -> int:
     return int(every) if every >= 1 else math.ceil(every * steps)
 
 
-def _trials(study: Any, space: Mapping[str, Range | Choice]) -> list[Trial]:
+def _trials(study: Any, space: Mapping[str, "BaseDistribution"]) -> list[Trial]:
     trials = []
     for trial in study.get_trials(deepcopy=False):
         params = {name: trial.params[name] for name in space if name in trial.params}
@@ -507,12 +453,3 @@ def _line(trial: Trial) -> str:
         for name, value in trial.params.items()
     )
     return f"{value:>9}  {trial.state:9}{params}{f'  ({trial.reason})' if trial.reason else ''}"
-
-
-def _explicit_values(dataclass_types: Sequence[type], argv: Sequence[str] | None) -> dict[str, Any]:
-    """The fields that the user set, as written, before the dataclasses make something else of them."""
-    parser, flags = _parser(dataclass_types, argv)
-    for action in parser._actions:
-        if action.dest not in parser.from_file:
-            action.default, action.required = argparse.SUPPRESS, False
-    return vars(_parse(parser, flags))
