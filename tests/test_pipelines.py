@@ -1,5 +1,6 @@
 """`pipeline("translation")` and `pipeline("summarization")` give what tokenizer, generate and decode give by hand."""
 
+import inspect
 import json
 import logging
 import subprocess
@@ -20,12 +21,14 @@ from transformers import (
     GPT2LMHeadModel,
     M2M100Config,
     MarianConfig,
+    MBartTokenizer,
     NllbTokenizer,
     PreTrainedTokenizerFast,
     T5Config,
     pipeline,
 )
-from transformers.pipelines import PIPELINE_REGISTRY, check_task
+from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS, check_task
+from transformers.pipelines.base import Pipeline, PipelineRegistry
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hfseq import GruConfig, LstmConfig, RnnConfig
@@ -506,3 +509,15 @@ def test_without_an_unknown_token_only_what_is_known_is_copied(copier, monkeypat
     monkeypatch.setattr(model.config, "unk_token_id", None)
     pipe = pipeline("summarization", model=model, tokenizer=words, device="cpu")
     assert pipe(COPIED[0])[0]["summary_text"] == by_hand(model, words, COPIED[:1])[0][0]
+
+
+def test_the_private_parts_of_the_registry_are_there():
+    """The names of transformers that `_register` uses; where one goes, this says which."""
+    assert {"translation", "summarization"} <= PIPELINE_REGISTRY.supported_tasks.keys()
+    assert inspect.signature(PipelineRegistry.check_task).parameters.keys() == {"self", "task"}
+    assert isinstance(REMOVED_TASKS, dict) and "question-answering" in REMOVED_TASKS
+    registry = PipelineRegistry({}, {})
+    registry.register_pipeline("mine", type("Mine", (Pipeline,), {}), type="text")
+    assert "_registered_impl" in vars(registry.supported_tasks["mine"]["impl"])
+    assert registry.supported_tasks["mine"].keys() == {"impl", "pt", "type"}
+    assert callable(MBartTokenizer._build_translation_inputs)
