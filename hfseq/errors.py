@@ -1,28 +1,29 @@
-"""The one exception for what a user got wrong, and its messages."""
+"""The exception for invalid user input, and helpers for its messages."""
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
 
 class InputError(ValueError):
-    """Bad input: a file, a line, a column or a flag.
+    """Invalid user input, such as a file, a line, a column or a flag.
 
-    The message is one line that names the culprit and says what would be right; a recipe prints it without a
-    traceback and exits with 1.
+    The message is one line that names the cause and the remedy; recipes print it without a traceback and exit with
+    status 1.
     """
 
 
 def require(*packages: str, extra: str | None = None, use: str = "this") -> None:
-    """Refuse to go on without optional packages, before the work that ends with them; imports nothing.
+    """Check that optional packages are installed, without importing them, before any work that needs them.
 
     Args:
-        packages: Their names, as they are imported.
-        extra: That of hfseq which brings them; None for packages that no extra has.
-        use: Names what needs them: a flag, say.
+        packages: Import names of the packages.
+        extra: Extra of hfseq that installs them; None if there is none.
+        use: Feature or flag that needs them, for the message.
 
     Raises:
-        InputError: One is not installed.
+        InputError: If a package is not installed.
     """
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
@@ -31,29 +32,35 @@ def require(*packages: str, extra: str | None = None, use: str = "this") -> None
 
 
 def one_line(error: object, *, named: bool = False) -> str:
-    """The message of an exception, or other text, on one line of 500 characters at most.
+    """The message of an exception, or other text, on one line of at most 500 characters.
 
     Args:
-        error: It.
-        named: Whether the exception's type stands before its message.
+        error: The exception or text.
+        named: Prepend the type of the exception.
     """
     message = f"{type(error).__name__}: {error}" if named else str(error)
     return " ".join(message.split())[:500]
 
 
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint at the known word closest to a misspelt one, "; did you mean X?"; empty if none is close."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 @contextmanager
 def blaming(flags: str) -> Iterator[None]:
-    """Turn whatever a library raises for the values of some flags into an `InputError` that names them.
+    """Convert any exception that a library raises for the values of some flags to an `InputError` that names them.
 
     Args:
-        flags: Those that the library was called with.
+        flags: The flags whose values are passed to the library.
 
     Raises:
-        InputError: The library, or a package that it wants, refused them.
+        InputError: If the library, or a package that it needs, rejects them.
     """
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # each tracker, optimizer and plugin has its own
+    except Exception as error:  # trackers, optimizers and plugins raise their own types
         raise InputError(f"{flags}: {one_line(error, named=not str(error))}") from error
