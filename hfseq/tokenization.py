@@ -173,9 +173,9 @@ def _untrained(model: str, vocab_size: int) -> tuple[Tokenizer, trainers.Trainer
 def _reproducible(tokenizer: Tokenizer, vocab_size: int) -> models.Unigram:
     """The trained unigram model, made independent of the random iteration order of the trainer's hash map.
 
-    In that order the trainer sums, breaks ties, also at the size limit, and assigns scores 1e-4 apart to characters that
-    are not pieces of their own. So train a surplus of pieces, level those characters, round, sort by score and text,
-    and keep the best pieces and every character.
+    In that order the trainer sums, breaks ties, also at the size limit, and assigns scores 1e-4 apart to characters
+    that are not pieces of their own. So train a surplus of pieces, level those characters, round, sort by score and
+    text, and keep the best pieces and every character.
     """
     vocab = json.loads(tokenizer.to_str())["model"]["vocab"][len(SPECIAL_TOKENS) :]
     lowest = min(score for _, score in vocab)
