@@ -147,7 +147,7 @@ def test_bodies_are_bounded_and_flat(page):
 def test_a_long_body_is_refused(page):
     data = ["a" * 2**18, 1]
     status, text = call(page, "gradio_api/queue/join", {"fn_index": 0, "session_hash": "long", "data": data})
-    assert status == 413 and json.loads(text)["detail"] == "the body of a request has at most 262144 bytes"
+    assert status == 413 and json.loads(text)["detail"] == "the request body exceeds 262144 bytes"
 
 
 BEAMS = "Beams must be a number from 1 to 10."

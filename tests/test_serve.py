@@ -278,7 +278,7 @@ def test_what_cannot_be_served(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=f"--device {device}: "):
             make_server("nowhere", device=device)
     for name in ("max_batch_size", "max_prompt_tokens", "max_new_tokens"):
-        with pytest.raises(InputError, match=f"--{name} 0: it must be at least 1"):
+        with pytest.raises(InputError, match=f"--{name} 0: must be at least 1"):
             make_server("nowhere", **{name: 0})
     monkeypatch.setattr("hfseq.serve.is_serve_available", lambda: False)
     with pytest.raises(InputError, match=r"pip install 'hfseq\[serve\]'"):

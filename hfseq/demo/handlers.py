@@ -27,7 +27,7 @@ from hfseq.data.tag_schemes import check_tags, to_iob2
 from hfseq.inference.ensembles import problem_of
 from hfseq.inference.importance import Importance, word_importance
 from hfseq.inference.prediction import classify_texts, generation_options, word_spans
-from hfseq.serving.requests import Unread
+from hfseq.serving.requests import Cancelled
 from hfseq.training.reports import plot_alignment
 from hfseq.training.seq2seq import align_texts
 
@@ -258,7 +258,7 @@ def continue_text(
     if temperature > 0:
         options = {"do_sample": True, "temperature": float(temperature), "top_k": int(top_k), "top_p": float(top_p)}
     streamer: Any = TextIteratorStreamer(cast(Any, tokenizer), skip_prompt=True, skip_special_tokens=True)
-    stop = Unread()
+    stop = Cancelled()
 
     def generate() -> None:
         try:
