@@ -14,8 +14,8 @@ Requests for any other model are rejected, and no request makes the server load,
 
 There is no authentication and no encryption: anyone who can reach the address can use the model. By default the server
 is reachable from this machine only; put a proxy with authentication in front of it before you expose it with `--host`.
-Requests are limited to `--max_prompt_tokens` and `--max_new_tokens` (and to the positions of a Transformer). Those that
-exceed a limit are rejected with status 400; `max_tokens` defaults to the maximum.
+Requests are limited to `--max_prompt_tokens` and `--max_new_tokens` (and to the positions of a Transformer); those
+beyond a limit are rejected with status 400. `max_tokens` defaults to the maximum.
 """
 
 import argparse
