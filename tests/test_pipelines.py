@@ -3,8 +3,6 @@
 import inspect
 import json
 import logging
-import subprocess
-import sys
 
 import datasets
 import pytest
@@ -437,14 +435,6 @@ def test_registration():
 def test_there_is_no_default_model(task):
     with pytest.raises(ValueError, match="default"):
         pipeline(task)
-
-
-def test_import_is_cheap():
-    """What is slow to import (datasets, evaluate, the Trainer) comes only with what needs it."""
-    heavy = ["datasets", "evaluate", "sacrebleu", "pandas", "pyarrow", "babel", "matplotlib", "transformers.trainer"]
-    code = f"import sys, hfseq, hfseq.pipelines; print([name for name in {heavy} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
 
 
 COPIED = ["the Quux sat on Zork", "a dog (Blah), the cat Blah Krzys and Blah", "Quux!", "the cat sat on the mat"]

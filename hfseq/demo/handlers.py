@@ -174,27 +174,27 @@ def tag(
         The spans of each text, words with their tags, and a note.
     """
     rows = [row for row, text in enumerate(texts) if text.strip()]
-    pieces = [re.findall(r"\s+|\S+", text) for text in texts]
-    found: list[list[str | None]] = [[None] * len(own) for own in pieces]
+    answers: list[Spans] = [[(span, None) for span in re.findall(r"\s+|\S+", text)] for text in texts]
+    names = cast(dict[int, str], model.config.id2label)
     if rows:
-        places = [[at for at, piece in enumerate(pieces[row]) if not piece.isspace()] for row in rows]
-        words = [[pieces[row][at] for at in own] for row, own in zip(rows, places, strict=True)]
+        places = [[at for at, (span, _) in enumerate(answers[row]) if not span.isspace()] for row in rows]
+        words = [[answers[row][at][0] for at in own] for row, own in zip(rows, places, strict=True)]
         encoded, _ = encode_words(tokenizer, words)
         columns = {name: encoded[name] for name in ("input_ids", "char_ids") if name in encoded}
         batch = tokenizer.pad(columns, return_tensors="pt")
         check_batch(batch, **vocabulary_sizes(model))
         best = model(**batch.to(model.device)).logits.argmax(dim=-1).tolist()
-        names = cast(dict[int, str], model.config.id2label)
-        width = batch["input_ids"].shape[1]
         for index, row in enumerate(rows):
             owners = encoded.word_ids(index)
-            shift = width - len(owners) if tokenizer.padding_side == "left" else 0
-            for at, word in enumerate(owners):
-                if word is not None and (at == 0 or word != owners[at - 1]):
-                    found[row][places[index][word]] = names[best[index][at + shift]]
-    answers: list[Spans] = [list(zip(own, tags, strict=True)) for own, tags in zip(pieces, found, strict=True)]
+            start = len(best[index]) - len(owners) if tokenizer.padding_side == "left" else 0
+            labels = best[index][start : start + len(owners)]
+            # Backwards, so that the first token of each word comes last.
+            for word, label in reversed(list(zip(owners, labels, strict=True))):
+                if word is not None:
+                    at = places[index][word]
+                    answers[row][at] = answers[row][at][0], names[label]
     try:
-        check_tags(cast(dict[int, str], model.config.id2label).values())
+        check_tags(names.values())
     except ValueError:
         pass  # Tags that are not entities, such as parts of speech.
     else:

@@ -90,7 +90,7 @@ def make_card(
         _scores(split, scores, baselines, run),
         _usage(model, task, auto_class, repo_id, run.get("example")),
         _training(run, images),
-        _limitations(model, tokenizer, split, scores, run, license),
+        _limitations(len(tokenizer), split if scores else None, run.get("max_length"), license),
     ]
     data = ModelCardData(
         model_name=name,
@@ -169,13 +169,11 @@ def _baselines(results: Mapping[str, Any], split: str, scores: Mapping[str, floa
     """Scores of the baselines, keyed by baseline and metric."""
     found: dict[str, dict[str, float]] = {}
     for key, value in results.items():
-        system, name = "", ""
-        for metric in METRICS:
-            # The longest, since one name may be a suffix of another.
-            if key.startswith(f"{split}_") and key.endswith(f"_{metric}") and len(metric) > len(name):
-                system, name = key[len(split) + 1 : -len(metric) - 1], metric
-        if system and name in scores:
-            found.setdefault(system, {})[name] = value
+        # The longest, since one name may be a suffix of another.
+        metric = max((name for name in METRICS if key.endswith(f"_{name}")), key=len, default="")
+        system = key.removeprefix(f"{split}_").removesuffix(f"_{metric}")
+        if key.startswith(f"{split}_") and metric in scores and system != metric:
+            found.setdefault(system, {})[metric] = value
     return found
 
 
@@ -242,23 +240,15 @@ def _training(run: Mapping[str, Any], images: Sequence[str]) -> str:
     return "## Training\n\n" + "\n\n".join(parts) if parts else ""
 
 
-def _limitations(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    split: str,
-    scores: Mapping[str, float],
-    run: Mapping[str, Any],
-    license: str | None,
-) -> str:
+def _limitations(vocab_size: int, split: str | None, max_length: int | None, license: str | None) -> str:
     lines = [
         f"- The scores above are for the {split} set; expect lower ones on other domains, genres or languages."
-        if scores
+        if split
         else "- No evaluation results are reported.",
         "- The training data was not filtered for bias, toxicity or personal information.",
-        f"- The vocabulary has {len(tokenizer):,} tokens.",
+        f"- The vocabulary has {vocab_size:,} tokens.",
     ]
-    limit = run.get("max_length")
-    if limit:
-        lines.append(f"- Training texts were truncated to {limit} tokens.")
+    if max_length:
+        lines.append(f"- Training texts were truncated to {max_length} tokens.")
     lines.append(f"- Licence of the weights: {license or 'not stated'}.")
     return "## Limitations\n\n" + "\n".join(lines)

@@ -1,8 +1,7 @@
 """Publishing a model on the Hub, with its code, its tokenizer and a model card."""
 
-import importlib
-import importlib.util
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,11 +39,6 @@ OPTIONAL = (
     "vocab.txt",
 )
 """Files that `save_pretrained` writes for some models and tokenizers only."""
-# Either major version of the Hub client is built on one of these, whose errors it does not wrap.
-_UNREACHABLE: tuple[type[BaseException], ...] = (
-    ConnectionError,
-    *(importlib.import_module(name).TransportError for name in ("httpx", "httpx2") if importlib.util.find_spec(name)),
-)
 
 
 def publish(
@@ -213,6 +207,12 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     return found
 
 
+def _network_errors() -> tuple[type[BaseException], ...]:
+    """Exceptions for an unreachable Hub; its client is built on one of these libraries and does not wrap theirs."""
+    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))
+    return (ConnectionError, *(client.TransportError for client in clients if client is not None))
+
+
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
     """Convert errors of the Hub client to an `InputError` of one line.
@@ -242,5 +242,5 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         raise
     except ValueError as error:  # of the card's metadata
         raise InputError(f"{repo_id}: the Hub rejects the model card: {one_line(error)}") from error
-    except _UNREACHABLE as error:
+    except _network_errors() as error:
         raise InputError(f"{repo_id}: {constants.ENDPOINT} cannot be reached: {type(error).__name__}") from error

@@ -242,13 +242,7 @@ class BatchingManager(GenerateManager):
         self._unbatched: set[Future] = set()
 
     def generate_streaming(
-        self,
-        model: PreTrainedModel,
-        processor: Any,
-        inputs: dict,
-        gen_config: GenerationConfig,
-        request_id: str,
-        response_parser: Any = None,
+        self, model: Any, processor: Any, inputs: dict, gen_config: Any, request_id: str, response_parser: Any = None
     ) -> tuple[asyncio.Queue, DirectStreamer]:
         """Start generation; return a queue of text chunks and the streamer that fills it.
 
@@ -273,7 +267,7 @@ class BatchingManager(GenerateManager):
         return queue, streamer
 
     async def generate_non_streaming(
-        self, model: PreTrainedModel, processor: Any, inputs: dict, gen_config: GenerationConfig, request_id: str
+        self, model: Any, processor: Any, inputs: dict, gen_config: Any, request_id: str
     ) -> tuple[str, int, Any]:
         """Return the text, the number of prompt tokens, and the new tokens.
 
@@ -300,7 +294,7 @@ class BatchingManager(GenerateManager):
         model: Any,
         tokenizer: Any,
         inputs: dict,
-        gen_config: GenerationConfig,
+        config: GenerationConfig,
         streamer: DirectStreamer | None = None,
     ) -> Future[list[int]]:
         """Future of the new tokens.
@@ -308,7 +302,7 @@ class BatchingManager(GenerateManager):
         The handler has just seeded torch's global generator with the seed of the request, if it has one, and the
         batcher draws the seed of the row from it.
         """
-        self._limits.apply(inputs["input_ids"].shape[-1], gen_config)
+        self._limits.apply(inputs["input_ids"].shape[-1], config)
         try:
             if is_batched(model):
                 if self._batcher is None:
@@ -316,8 +310,8 @@ class BatchingManager(GenerateManager):
                     self._batcher = Batcher(model, max_batch_size=size, max_waiting=MAX_WAITING)
                 with suppress(NotBatched):
                     ids = inputs["input_ids"][0]
-                    return self._batcher.submit(ids, gen_config, tokenizer=tokenizer, streamer=streamer)
-            return self._generate(model, tokenizer, inputs, gen_config, streamer)
+                    return self._batcher.submit(ids, config, tokenizer=tokenizer, streamer=streamer)
+            return self._generate(model, tokenizer, inputs, config, streamer)
         except (BatcherClosed, BatcherFull, RequestError) as error:
             raise refusal_of(error) from error
 
