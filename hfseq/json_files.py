@@ -65,7 +65,7 @@ def file_beside(source: Path, name: Any, *, suffixes: Collection[str] = (), belo
     if suffixes and Path(name).suffix not in suffixes:
         raise InputError(f"{source}: {name!r:.300} does not end in {', '.join(sorted(suffixes))}; it stays as it is")
     path = source.parent / name
-    if not stays_inside(path):
+    if not is_inside(path, source.parent):
         raise InputError(f"{source}: {name!r:.300} is a link that leads out of its folder; put the file itself there")
     return path
 
@@ -82,10 +82,10 @@ def shards(index: Path) -> list[Path]:
     return sorted({file_beside(index, name, suffixes=(".safetensors", ".bin")) for name in names.values()})
 
 
-def stays_inside(path: Path) -> bool:
-    """Return True if a path, links resolved, lies in its folder or, in the cache of the Hub, in its repository."""
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return True if a path, links resolved, is in a folder or, in the cache of the Hub, in its repository."""
     # `Path.resolve` raises on circular links.
-    root = Path(os.path.realpath(path.parent))
+    root = Path(os.path.realpath(folder))
     snapshots = (parent for parent in root.parents if parent.name == "snapshots")
     root = next((parent.parent for parent in snapshots if (parent.parent / "blobs").is_dir()), root)
     return Path(os.path.realpath(path)).is_relative_to(root)

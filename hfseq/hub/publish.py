@@ -25,7 +25,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from hfseq import models
 from hfseq.errors import InputError, one_line
 from hfseq.hub.model_card import make_card
-from hfseq.json_files import shards, stays_inside
+from hfseq.json_files import is_inside, shards
 
 IMAGES = ("learning_curve.png", "alignment.png", "confusion_matrix.png")
 """Plots of a run that are shown on the model card."""
@@ -135,7 +135,7 @@ def find_plots(directory: Path) -> list[str]:
     """
     names = [name for name in IMAGES if (directory / name).is_file()]
     for name in names:
-        if not stays_inside(directory / name):
+        if not is_inside(directory / name, directory):
             raise InputError(f"{directory / name}: is a link that leads out of its folder; put the file itself there")
     return names
 
