@@ -219,7 +219,7 @@ class _TextToTextPipeline(Pipeline):
         if not ended.all():
             logger.warning(
                 f"{int((~ended).sum())} of {len(ended)} outputs reached the longest length the model's "
-                f"generation config allows ({sequences.shape[-1]} tokens) and are cut off there; `max_new_tokens` "
+                f"generation config allows ({sequences.shape[-1]} tokens) and are truncated there; `max_new_tokens` "
                 "sets another."
             )
 

@@ -117,8 +117,8 @@ def translate(pipe: Any, texts: Sequence[str], beams: Sequence[int]) -> tuple[li
             plot_alignment(*align_texts(pipe.model, pipe.tokenizer, source, written[row]), picture)
             pictures[row] = _ALIGNMENT.format(b64encode(picture.getvalue()).decode())
         else:
-            said = f"The alignment is only shown for texts of up to {LONGEST_ALIGNMENT} tokens."
-            notes[row] = _paragraphs(notes[row], said)
+            remark = f"The alignment is only shown for texts of up to {LONGEST_ALIGNMENT} tokens."
+            notes[row] = _paragraphs(notes[row], remark)
     return written, pictures, notes
 
 
@@ -144,8 +144,8 @@ def classify(
         for row, importance in zip(short, found, strict=True):
             spans[row] = _weighted(texts[row], importance)
         for row in set(range(len(texts))) - set(short):
-            said = f"Word importance is only shown for texts of up to {LONGEST_IMPORTANCE} tokens."
-            notes[row] = _paragraphs(notes[row], said)
+            remark = f"Word importance is only shown for texts of up to {LONGEST_IMPORTANCE} tokens."
+            notes[row] = _paragraphs(notes[row], remark)
     return answers, spans, notes
 
 
@@ -245,7 +245,7 @@ def continue_text(
         ids = [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
     room = max(1, tokenizer.model_max_length - int(max_new_tokens))
     cut = f"The prompt has {len(ids):,} tokens and was truncated to the last {room:,}." if len(ids) > room else ""
-    said = _paragraphs(cut, unknown_words(tokenizer, prompt))
+    remarks = _paragraphs(cut, unknown_words(tokenizer, prompt))
     inputs = torch.tensor([ids[-room:]])
     check_batch({"input_ids": inputs}, **vocabulary_sizes(model))
     options: dict[str, Any] = {"do_sample": False}
@@ -275,12 +275,12 @@ def continue_text(
         try:
             for part in streamer:
                 text += part
-                yield text.lstrip(), said
+                yield text.lstrip(), remarks
         finally:
             cancelled.event.set()
         job.result()
     if not text.strip():
-        yield "", _paragraphs(said, "The model generated an empty text.")
+        yield "", _paragraphs(remarks, "The model generated an empty text.")
 
 
 def note(tokenizer: PreTrainedTokenizerBase, text: str, prefix: str = "") -> str:

@@ -84,10 +84,9 @@ def load_demo_model(model_dir: str | Path) -> DemoModel:
     kind, config = type(model).__name__, model.config
     known, auto_class = head_of(kind)
     if known is None and auto_class == "AutoModelForSeq2SeqLM":
-        said, own = run.get("task"), getattr(config, "task_specific_params", None) or {}
-        known = said if said in ("translation", "summarization") else "text2text"
-        if said is None and set(own) == {"summarization"}:
-            known = "summarization"
+        params = getattr(config, "task_specific_params", None) or {}
+        known = run.get("task", "summarization" if set(params) == {"summarization"} else None)
+        known = known if known in ("translation", "summarization") else "text2text"
     if known is None:
         raise InputError(
             f"{model_dir}: {kind} is not supported; there are pages for translation, summarization, classification, "
@@ -169,9 +168,8 @@ def _answer(gr: Any, demo: DemoModel, sliders: Sequence[Any]) -> Callable[..., t
     batched = DynamicBatcher(function, MAX_BATCH)
 
     def answer(text: Any, *values: Any) -> tuple[Any, ...]:
-        _check(gr, sliders, text, values)
-        with _hide_errors(gr):
-            return batched(encodable(text or ""), *values)
+        with _validated(gr, sliders, text, values) as clean:
+            return batched(clean, *values)
 
     return answer
 
@@ -180,37 +178,31 @@ def _stream(gr: Any, demo: DemoModel, sliders: Sequence[Any]) -> Callable[..., I
     """Create the handler that streams the outputs."""
 
     def stream(prompt: Any, *values: Any) -> Iterator[tuple[str, str]]:
-        _check(gr, sliders, prompt, values)
-        with _hide_errors(gr):
-            yield from continue_text(demo.model, demo.tokenizer, encodable(prompt or ""), *values)
+        with _validated(gr, sliders, prompt, values) as clean:
+            yield from continue_text(demo.model, demo.tokenizer, clean, *values)
 
     return stream
 
 
-def _check(gr: Any, sliders: Sequence[Any], text: Any, values: Sequence[Any]) -> None:
-    """Validate inputs, which a client other than the page may have sent.
+@contextmanager
+def _validated(gr: Any, sliders: Sequence[Any], text: Any, values: Sequence[Any]) -> Iterator[str]:
+    """Validate inputs, which a client other than the page may have sent, and hide the details of internal errors.
+
+    Yields:
+        The text without unpaired surrogates.
 
     Raises:
-        gradio.Error: If they are invalid.
+        gradio.Error: If the inputs are invalid, or in place of any error inside, which gradio prints, too.
     """
     if not (text is None or isinstance(text, str)):
         raise gr.Error("The text must be a string.", print_exception=False)
     for slider, value in zip(sliders, values, strict=True):
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (is_number and slider.minimum <= value <= slider.maximum):
-            said = f"{slider.label} must be a number from {slider.minimum} to {slider.maximum}."
-            raise gr.Error(said, print_exception=False)
-
-
-@contextmanager
-def _hide_errors(gr: Any) -> Iterator[None]:
-    """Hide the details of internal errors from the client.
-
-    Raises:
-        gradio.Error: In place of any error; gradio prints both.
-    """
+            message = f"{slider.label} must be a number from {slider.minimum} to {slider.maximum}."
+            raise gr.Error(message, print_exception=False)
     try:
-        yield
+        yield encodable(text or "")
     except Exception as error:
         raise gr.Error("Internal error; see the terminal of the page.") from error
 

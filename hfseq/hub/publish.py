@@ -230,14 +230,14 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         raise InputError(f"{repo_id}: HF_HUB_OFFLINE is set, so nothing can be published") from error
     except HfHubHTTPError as error:
         status = None if error.response is None else error.response.status_code
-        said = " ".join((error.server_message or "").split())[:200]
+        message = one_line(error.server_message or "")[:200]
         why = {
             401: "invalid token; run `hf auth login`, or set HF_TOKEN",
             403: "no write access: the token is read-only, or the namespace is not yours",
             404: "not found, or not visible with this token",
             409: "the name is already taken",
         }.get(status or 0, f"the Hub answered {status}")
-        raise InputError(f"{repo_id}: {why}{f' ({said})' if said else ''}") from error
+        raise InputError(f"{repo_id}: {why}{f' ({message})' if message else ''}") from error
     except InputError:
         raise
     except ValueError as error:  # of the card's metadata
