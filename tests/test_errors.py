@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from hfseq.errors import InputError, one_line, require
+from hfseq.errors import InputError, did_you_mean, one_line, require
 from hfseq.onnx.export import export_onnx
 from hfseq.onnx.quantize import quantize_onnx
 from hfseq.onnx.runtime import load_onnx
@@ -24,6 +24,12 @@ def test_one_line():
     error = ValueError(" a\n\n  b\tc ")
     assert one_line(error) == "a b c" and one_line(error, named=True) == "ValueError: a b c"
     assert one_line("x" * 1000) == "x" * 500
+
+
+def test_did_you_mean():
+    known = {"learning_rate", "output_dir"}
+    assert did_you_mean("learning_rat", known) == "; did you mean learning_rate?"
+    assert did_you_mean("xyz", known) == did_you_mean("x", []) == ""
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
