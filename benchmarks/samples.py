@@ -10,7 +10,6 @@ from typing import Any
 import datasets
 import numpy as np
 import torch
-from hfseq.tasks.seq2seq import encode_pairs
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel, set_seed
 
@@ -19,7 +18,7 @@ from hfseq.data.embedded.cldr import cldr_pairs
 from hfseq.data.reading import read_splits
 from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
 from hfseq.tasks.losses import token_loss
-from hfseq.tasks.seq2seq import labelled_steps
+from hfseq.tasks.seq2seq import encode_pairs, labelled_steps
 from hfseq.tokenization import train_tokenizer
 
 SOURCE, TARGET = "de", "en"

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 import training_throughput
 from beside_joeynmt import HOW_TO, JoeyNMT
-from hfseq.tasks.seq2seq import make_collator
 from samples import SOURCE, TARGET, Samples, make_optimizer, real_tokens, train_step
 from timing import Row, clock, in_turns
 from transformers import PreTrainedModel
 
 from hfseq.data.encoding import encode_texts
 from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
+from hfseq.tasks.seq2seq import make_collator
 
 
 def recipe_beside_bare(samples: Samples, threads: int) -> Row:

@@ -26,8 +26,8 @@ def prepare(args: argparse.Namespace, folder: Path) -> None:
     """Encode the pairs once, for all runs."""
     from hfseq.data.embedded.cldr import cldr_pairs
     from hfseq.data.reading import read_splits
-    from hfseq.tokenization import train_tokenizer
     from hfseq.tasks.seq2seq import encode_pairs
+    from hfseq.tokenization import train_tokenizer
 
     columns = (args.source_lang, args.target_lang)
     if args.train_file:

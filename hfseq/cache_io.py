@@ -1,4 +1,4 @@
-"""The state that a model carries from one call to the next, kept in a file."""
+"""Saving and loading the recurrent state of a language model."""
 
 import os
 
@@ -16,11 +16,11 @@ def save_state(cache: Cache, path: str | os.PathLike) -> None:
     """Write the cache of an hfseq language model to a safetensors file.
 
     Args:
-        cache: As a model returned it.
-        path: The file.
+        cache: A cache that the model returned.
+        path: Path of the file.
 
     Raises:
-        InputError: It is another model's cache, or one without a token seen, or that of an encoder-decoder.
+        InputError: If the cache is not of an hfseq language model, is empty, or is of an encoder-decoder.
     """
     if isinstance(cache, EncoderDecoderCache):
         raise InputError("the state of an encoder-decoder belongs to its source; keep that")
@@ -30,7 +30,7 @@ def save_state(cache: Cache, path: str | os.PathLike) -> None:
         if not isinstance(layer, RecurrentCacheLayer) or layer.states is None or layer.memory is not None:
             raise InputError(f"cache: layer {index} holds no state of an hfseq language model")
         metadata[str(index)] = f"{layer.seen} {layer.model_type}"
-        # Rows of a larger tensor would be written as the whole.
+        # A slice would be written with the whole tensor it belongs to.
         tensors |= {f"{index}.{part}": state.detach().contiguous() for part, state in enumerate(layer.states)}
     if not tensors:
         raise InputError("cache: no token has been seen, so there is no state")
@@ -38,14 +38,14 @@ def save_state(cache: Cache, path: str | os.PathLike) -> None:
 
 
 def load_state(path: str | os.PathLike, device: torch.device | str = "cpu") -> DynamicCache:
-    """Read the state that `save_state` wrote, to be passed on as `cache`.
+    """Read a state that `save_state` wrote, to be passed to the model as `cache`.
 
     Args:
-        path: The file.
-        device: Where the state goes: the model's.
+        path: Path of the file.
+        device: Device of the model.
 
     Raises:
-        InputError: The file cannot be read, or is not of `save_state`.
+        InputError: If the file cannot be read, or was not written by `save_state`.
     """
     cache, states = DynamicCache(), []
     try:

@@ -1,4 +1,4 @@
-"""JSON files whose content is not to be trusted: objects, and names of files beside them."""
+"""Untrusted JSON files: objects, and references to files in the same folder."""
 
 import json
 import os
@@ -9,11 +9,11 @@ from typing import Any
 from hfseq.errors import InputError
 
 _LONGEST_NAME = 255
-"""Bytes of a file's name on common file systems; beyond that the system raises errors of its own."""
+"""Longest file name in bytes on common file systems."""
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one where there is no file.
+    """The object in a JSON file; empty if the file does not exist.
 
     Raises:
         InputError: If the file is not a JSON object.
@@ -28,7 +28,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def is_plain_name(name: Any) -> bool:
-    """True for a name of a file or folder that cannot lead out of the folder it is in, on any system."""
+    """Return True for the name of a file or folder that cannot escape its folder on any operating system."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
@@ -40,22 +40,22 @@ def is_plain_name(name: Any) -> bool:
 
 
 def file_beside(source: Path, name: Any, *, suffixes: Collection[str] = (), below: bool = False) -> Path:
-    """The file that a name in a JSON file stands for, in the folder of the JSON file and never outside it.
+    """Resolve a file name from a JSON file within the folder of that file, never outside it.
 
-    Names are plain: no separators, no `..`, no drive letters, nothing that is not printable. A link is followed inside
-    the folder alone, or, in the cache of the Hub, inside that of its repository, where all files are links.
+    Names must be plain: no separators, `..`, drive letters or unprintable characters. Links must stay inside the
+    folder or, in the cache of the Hub, where all files are links, inside that of the repository.
 
     Args:
-        source: The JSON file.
-        name: Value found in it, of any type.
-        suffixes: Suffixes that the name may have; any if there are none.
-        below: Accept files in folders below, their parts joined by `/`.
+        source: Path of the JSON file.
+        name: Value from it, of any type.
+        suffixes: Accepted suffixes; all if empty.
+        below: Accept files in sub-folders, with `/` between the parts.
 
     Returns:
-        The path; there may be no file.
+        The path, whether or not the file exists.
 
     Raises:
-        InputError: If the name is not plain, has another suffix, or is a link that leads elsewhere.
+        InputError: If the name is not plain, has another suffix, or is a link to a place outside.
     """
     parts = name.split("/") if below and isinstance(name, str) else [name]
     if not all(map(is_plain_name, parts)):
@@ -65,17 +65,16 @@ def file_beside(source: Path, name: Any, *, suffixes: Collection[str] = (), belo
     if suffixes and Path(name).suffix not in suffixes:
         raise InputError(f"{source}: {name!r:.300} does not end in {', '.join(sorted(suffixes))}; it stays as it is")
     path = source.parent / name
-    # `Path.resolve` raises where links form a ring.
-    if not Path(os.path.realpath(path)).is_relative_to(_root(source.parent)):
+    if not is_inside(path, source.parent):
         raise InputError(f"{source}: {name!r:.300} is a link that leads out of its folder; put the file itself there")
     return path
 
 
 def shards(index: Path) -> list[Path]:
-    """The files of weights that an index such as `model.safetensors.index.json` names.
+    """The weight files listed in an index such as `model.safetensors.index.json`.
 
     Raises:
-        InputError: If it names none, or one outside its folder.
+        InputError: If the index lists none, or one outside its folder.
     """
     names = read_object(index).get("weight_map")
     if not isinstance(names, dict) or not names:
@@ -83,8 +82,10 @@ def shards(index: Path) -> list[Path]:
     return sorted({file_beside(index, name, suffixes=(".safetensors", ".bin")) for name in names.values()})
 
 
-def _root(folder: Path) -> Path:
-    """The folder that links in a folder may not leave: it, or its repository in the cache of the Hub."""
-    real = Path(os.path.realpath(folder))
-    snapshots = (parent for parent in real.parents if parent.name == "snapshots")
-    return next((parent.parent for parent in snapshots if (parent.parent / "blobs").is_dir()), real)
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return True if a path, links resolved, is in a folder or, in the cache of the Hub, in its repository."""
+    # `Path.resolve` raises on circular links.
+    root = Path(os.path.realpath(folder))
+    snapshots = (parent for parent in root.parents if parent.name == "snapshots")
+    root = next((parent.parent for parent in snapshots if (parent.parent / "blobs").is_dir()), root)
+    return Path(os.path.realpath(path)).is_relative_to(root)

@@ -1,14 +1,14 @@
 """`pipeline("translation")` and `pipeline("summarization")` for every encoder-decoder checkpoint.
 
-transformers 5 has neither and refuses their names. Importing this module, as `import hfseq` does, gives them back with
-the arguments and results they had in transformers 4, to hfseq's models and to T5, Marian, BART, mBART, NLLB … alike:
+transformers 5 removed both and rejects their names. Importing this module, as `import hfseq` does, restores them with
+the arguments and results of transformers 4, for hfseq's models and for T5, Marian, BART, mBART, NLLB … alike:
 
     >>> translate = pipeline("translation", model="outputs/translation")
     >>> translate(["Good morning", "Thank you"], batch_size=8, num_beams=5)
     [{'translation_text': 'Guten Morgen'}, {'translation_text': 'Danke'}]
 
-It also has `pipeline("token-classification")`, or "ner", put together whole entities of all of
-`hfseq.data.tag_schemes`, where transformers itself reads the tags of IOB1 and IOB2 alone.
+It also extends `pipeline("token-classification")`, or "ner", to group the entities of all tagging schemes in
+`hfseq.data.tag_schemes`; transformers itself supports IOB1 and IOB2 only.
 """
 
 import re
@@ -31,27 +31,27 @@ from hfseq.data.tag_schemes import check_tags, to_iob2
 
 logger = logging.get_logger(__name__)
 
-# "translation_en_to_de", the way transformers 4 named a pair of languages in the task.
+# "translation_en_to_de", the task name that transformers 4 used for a language pair.
 _LANGUAGE_PAIR = re.compile(r"translation_(?P<source>.+)_to_(?P<target>.+)")
 
-# Whoever sets one of these with a call knows that it may cut the output.
+# A caller who sets one of these expects that outputs may be truncated.
 _LIMITS = {"max_length", "max_new_tokens", "max_time", "stop_strings", "stopping_criteria", "generation_config"}
 
-# First words of the names of letters of scripts written without spaces.
+# First words of the Unicode names of letters in scripts written without spaces.
 _UNSPACED = {"CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR"}
 
 
 class _TextToTextPipeline(Pipeline):
-    """Text in, generated text out. The two public classes name the task and the keys of the results.
+    """Base of the two public pipelines, which define the default task and the keys of the results.
 
     Args:
-        model: an encoder-decoder model that can generate.
-        tokenizer: its tokenizer.
-        task: selects the model's `config.task_specific_params`, if it has some: T5's `prefix`, beams and lengths.
-        kwargs: those of `Pipeline`, those of the call, and any of `generate`, then used for every call.
+        model: An encoder-decoder model that can generate.
+        tokenizer: Tokenizer of the model.
+        task: Name under which `config.task_specific_params` is looked up: T5's `prefix`, beams and lengths.
+        kwargs: Arguments of `Pipeline`, of a call, or of `generate`; the latter two become defaults of every call.
 
     Raises:
-        ValueError: if the model is not an encoder-decoder.
+        ValueError: If the model is not an encoder-decoder.
     """
 
     # Any: transformers annotates these with types narrower than what it takes.
@@ -64,15 +64,17 @@ class _TextToTextPipeline(Pipeline):
     model: Any
     tokenizer: Any
 
+    default_task: ClassVar[str]
     result_name: ClassVar[str]
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, task: str, **kwargs: Any
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, task: str | None = None, **kwargs: Any
     ) -> None:
+        task = task or self.default_task
         if not (model.config.is_encoder_decoder and model.can_generate()):
             raise ValueError(
                 f"{type(self).__name__} needs an encoder-decoder model that generates text "
-                f"(AutoModelForSeq2SeqLM loads those); {type(model).__name__} is none"
+                f"(AutoModelForSeq2SeqLM loads those); {type(model).__name__} is not one"
             )
         super().__init__(model, tokenizer=cast(Any, tokenizer), task=task, **kwargs)
         params = dict((getattr(model.config, "task_specific_params", None) or {}).get(task, {}))
@@ -84,7 +86,7 @@ class _TextToTextPipeline(Pipeline):
 
     @property
     def source_prefix(self) -> str:
-        """Text before every source, unless a call says another."""
+        """Default prefix of every input."""
         return self._preprocess_params["prefix"]
 
     def _sanitize_parameters(
@@ -97,53 +99,45 @@ class _TextToTextPipeline(Pipeline):
         prefix: str | None = None,
         **generate_kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        preprocess_params: dict[str, Any] = {}
-        if truncation is not None:
-            preprocess_params["truncation"] = truncation
-        if prefix is not None:
-            preprocess_params["prefix"] = prefix
-
         if self.assistant_model is not None:
             generate_kwargs["assistant_model"] = self.assistant_model
         if self.assistant_tokenizer is not None:
             generate_kwargs |= {"tokenizer": self.tokenizer, "assistant_tokenizer": self.assistant_tokenizer}
-
         if return_text is not None:
             if return_tensors is not None and return_tensors == return_text:
                 raise ValueError("give either `return_text` or `return_tensors`: a result holds text or token ids")
             return_tensors = not return_text
-        postprocess_params: dict[str, Any] = {}
-        if return_tensors is not None:
-            postprocess_params["return_tensors"] = return_tensors
-        if clean_up_tokenization_spaces is not None:
-            postprocess_params["clean_up_tokenization_spaces"] = clean_up_tokenization_spaces
+        preprocess_params = _given(truncation=truncation, prefix=prefix)
+        postprocess_params = _given(
+            return_tensors=return_tensors, clean_up_tokenization_spaces=clean_up_tokenization_spaces
+        )
         return preprocess_params, generate_kwargs, postprocess_params
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Generates a text for each input.
+        """Generate a text for each input.
 
         Args:
-            inputs: a string; a list, tuple or column of strings; a generator or another iterator over strings, or a
-                `KeyDataset`, which are read as the results are asked for.
-            args: none.
+            inputs: A string; a list, tuple or column of strings; or an iterator over strings or a `KeyDataset`, which
+                are consumed lazily.
+            args: Must be empty.
             kwargs: `batch_size` (default 1), `num_workers`; `return_tensors=True` for token ids instead of text;
-                `truncation=True` cuts inputs to the tokenizer's `model_max_length`; `prefix` goes before every input;
+                `truncation=True` to truncate inputs to the tokenizer's `model_max_length`; `prefix` of every input;
                 `clean_up_tokenization_spaces`; and every argument of `generate`.
 
         Returns:
-            For a list, a list with one dict for each input, or with `num_return_sequences` above 1 one list of dicts
-            for each. For a string a list of its dicts, for an iterator or `KeyDataset` an iterator over such lists.
+            For a list, a list with one dict per input or, with `num_return_sequences` above 1, one list of dicts per
+            input. For a string a list of its dicts, for an iterator or `KeyDataset` an iterator over such lists.
 
         Raises:
-            ValueError: if an input is not a string, or the tokenizer has tokens that the model has not.
+            ValueError: If an input is not a string, or a token id is outside the model's vocabulary.
         """
         if isinstance(inputs, Sequence) and not isinstance(inputs, str):
             inputs = list(inputs)
         elif isinstance(inputs, Iterator):
-            # Pipeline knows generators only.
+            # `Pipeline` recognises generators only.
             inputs = (text for text in inputs)
         if isinstance(inputs, list | KeyDataset) and not len(inputs):
-            # Pipeline looks at the first one.
+            # `Pipeline` inspects the first item.
             return []
         results = super().__call__(inputs, *args, **kwargs)
         if isinstance(inputs, list) and all(len(result) == 1 for result in results):
@@ -153,9 +147,9 @@ class _TextToTextPipeline(Pipeline):
     def preprocess(  # type: ignore[override]
         self, input_: Any, *, prefix: str = "", **tokenize_kwargs: Any
     ) -> Any:
-        """Encodes one text to `input_ids` and `attention_mask` of shape (1, length), length at least 1.
+        """Encode one text as `input_ids` and `attention_mask` `[1, T]`, T at least 1.
 
-        For a model that copies words beyond its vocabulary, to `copy_ids` and `copy_words`, too.
+        For a pointer-generator that copies out-of-vocabulary words, add `copy_ids` and `copy_words`.
         """
         if not isinstance(input_, str):
             raise ValueError(
@@ -163,10 +157,10 @@ class _TextToTextPipeline(Pipeline):
                 "list or an iterator of strings, or a column of a dataset: KeyDataset(dataset, 'name')"
             )
         encoded = self._encode(prefix + input_, **tokenize_kwargs)
-        # Encoders of two segments have them; generate() refuses them for all others, and there is one segment here.
+        # There is one segment, and generate() rejects them for models without segment embeddings.
         encoded.pop("token_type_ids", None)
         if encoded["input_ids"].shape[-1] == 0:
-            # An empty text of a tokenizer that adds nothing: only its end is there.
+            # An empty text and a tokenizer that adds no special tokens: a single EOS stands for it.
             encoded["input_ids"] = torch.tensor([[self._id_of_nothing()]])
             encoded["attention_mask"] = torch.ones(1, 1, dtype=torch.long)
         config = self.model.config
@@ -174,12 +168,12 @@ class _TextToTextPipeline(Pipeline):
             ids, words = copy_sources(self.tokenizer, [prefix + input_], encoded, config.vocab_size)
             encoded["copy_ids"] = torch.tensor(ids) if ids[0] else encoded["input_ids"]
             encoded["copy_words"] = words[0]
-        # A tokenizer of another model; on a GPU its ids would end the process.
+        # An id out of range, as from another model's tokenizer, would abort the process on a GPU.
         check_batch(encoded, **vocabulary_sizes(self.model))
         return encoded
 
     def _id_of_nothing(self) -> int:
-        """The id that stands for an empty text: the end mark, or else another special token."""
+        """The id that stands for an empty text: EOS, or else another special token."""
         tokenizer, ends = self.tokenizer, self.model.config.eos_token_id
         known = [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
         known += [tokenizer.pad_token_id, tokenizer.unk_token_id]
@@ -197,35 +191,35 @@ class _TextToTextPipeline(Pipeline):
         limited = self._limited or not _LIMITS.isdisjoint(generate_kwargs)
         kwargs = self._prepare_generate_kwargs(generate_kwargs)
         if "max_new_tokens" in generate_kwargs and "max_length" not in generate_kwargs:
-            # What the call says replaces the length said earlier; generate() warns of both.
+            # The call overrides the default length; generate() would warn about both.
             kwargs.pop("max_length", None)
         if "stop_strings" in kwargs:
             kwargs.setdefault("tokenizer", self.tokenizer)
         inputs = dict(input_tensors)
         words = inputs.pop("copy_words", None)
         if "forced_bos_token_id" in inputs:
-            # The target language, the same for the whole batch; collated, it is a list.
+            # The target language, the same for the whole batch; collation makes it a list.
             forced = inputs.pop("forced_bos_token_id")
             kwargs.setdefault("forced_bos_token_id", forced[0] if isinstance(forced, list) else forced)
         output = self.model.generate(**inputs, **kwargs)
         sequences = output["sequences"] if isinstance(output, ModelOutput) else output  # [B * num_return_sequences, T]
         if not limited:
-            self._warn_of_cut(sequences)
+            self._warn_of_truncation(sequences)
         batch_size = inputs["input_ids"].shape[0]
         output_ids = sequences.reshape(batch_size, -1, sequences.shape[-1])  # [B, num_return_sequences, T]
         return {"output_ids": output_ids} | ({} if words is None else {"copy_words": words})
 
-    def _warn_of_cut(self, sequences: torch.Tensor) -> None:
-        """Says so when a sequence ended for lack of room and the caller did not set the room."""
+    def _warn_of_truncation(self, sequences: torch.Tensor) -> None:
+        """Warn if a sequence was truncated at a length limit that the caller did not set."""
         ends = self.model.generation_config.eos_token_id
         if ends is None:
             return
-        # The first token may be the one that starts the decoder, which for some models is the end token.
+        # The first token may be the decoder start token, which for some models is EOS.
         ended = torch.isin(sequences[:, 1:], torch.tensor(ends, device=sequences.device)).any(-1)
         if not ended.all():
             logger.warning(
                 f"{int((~ended).sum())} of {len(ended)} outputs reached the longest length the model's "
-                f"generation config allows ({sequences.shape[-1]} tokens) and are cut off there; `max_new_tokens` "
+                f"generation config allows ({sequences.shape[-1]} tokens) and are truncated there; `max_new_tokens` "
                 "sets another."
             )
 
@@ -235,7 +229,7 @@ class _TextToTextPipeline(Pipeline):
         return_tensors: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
     ) -> list[dict[str, Any]]:
-        """Turns the sequences of one input, (1, num_return_sequences, length), into as many dicts."""
+        """Convert the sequences of one input, `[1, num_return_sequences, T]`, to one dict each."""
         sequences = model_outputs["output_ids"][0]
         if return_tensors:
             return [{f"{self.result_name}_token_ids": sequence} for sequence in sequences]
@@ -249,56 +243,39 @@ class _TextToTextPipeline(Pipeline):
 
 
 class SummarizationPipeline(_TextToTextPipeline):
-    """Summarizes texts; results have the key `summary_text`, or `summary_token_ids` with `return_tensors=True`.
+    """Summarization; results have the key `summary_text`, or `summary_token_ids` with `return_tensors=True`.
 
-    Comes from `pipeline("summarization", model=…)`; see `__call__` for inputs and arguments.
+    Created by `pipeline("summarization", model=…)`; see `__call__` for inputs and arguments.
     """
 
+    default_task = "summarization"
     result_name = "summary"
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        task: str = "summarization",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(model, tokenizer, task=task, **kwargs)
 
 
 class TranslationPipeline(_TextToTextPipeline):
-    """Translates texts; results have the key `translation_text`, with `return_tensors=True` `translation_token_ids`.
+    """Translation; results have the key `translation_text`, or `translation_token_ids` with `return_tensors=True`.
 
-    Comes from `pipeline("translation", model=…)`; see `__call__` for inputs and arguments. Models of many languages
-    (mBART, NLLB, M2M100 …) take `src_lang` and `tgt_lang`, here or in a call, in the codes of their tokenizer. The
-    task name `translation_en_to_de` gives them too; for T5 it selects the prefix that asks for this pair.
+    Created by `pipeline("translation", model=…)`; see `__call__` for inputs and arguments. Multilingual models (mBART,
+    NLLB, M2M100 …) take `src_lang` and `tgt_lang`, here or in a call, in the codes of their tokenizer. The task name
+    `translation_en_to_de` sets them, too; for T5 it selects the prefix of that language pair.
     """
 
+    default_task = "translation"
     result_name = "translation"
-
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, task: str = "translation", **kwargs: Any
-    ) -> None:
-        super().__init__(model, tokenizer, task=task, **kwargs)
 
     def _sanitize_parameters(
         self, *, src_lang: str | None = None, tgt_lang: str | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess_params, forward_params, postprocess_params = super()._sanitize_parameters(**kwargs)
-        if src_lang is not None:
-            preprocess_params["src_lang"] = src_lang
-        if tgt_lang is not None:
-            preprocess_params["tgt_lang"] = tgt_lang
-        return preprocess_params, forward_params, postprocess_params
+        return preprocess_params | _given(src_lang=src_lang, tgt_lang=tgt_lang), forward_params, postprocess_params
 
     def _encode(
         self, text: str, src_lang: str | None = None, tgt_lang: str | None = None, **tokenize_kwargs: Any
     ) -> Any:
         if pair := _LANGUAGE_PAIR.fullmatch(self.task):
             src_lang, tgt_lang = src_lang or pair["source"], tgt_lang or pair["target"]
-        # Only tokenizers of models of many languages have this method, which transformers keeps for this pipeline. A
-        # model trained on one pair of them has its target language in the generation config and may do without.
+        # Only tokenizers of multilingual models have this method, which transformers keeps for this pipeline. A model
+        # trained on one language pair has its target language in the generation config and may do without.
         build = getattr(self.tokenizer, "_build_translation_inputs", None)
         preset = src_lang is None and tgt_lang is None and self.model.generation_config.forced_bos_token_id is not None
         if build is None or preset:
@@ -307,20 +284,19 @@ class TranslationPipeline(_TextToTextPipeline):
 
 
 class TokenClassificationPipeline(_TokenClassificationPipeline):
-    """The pipeline of transformers, whose aggregation strategies give whole entities of every scheme of tags.
+    """transformers' pipeline with aggregation strategies that group the entities of every tagging scheme.
 
-    It comes from `pipeline("token-classification", model=…)`. transformers knows the prefixes `B-` and `I-` and gives
-    one piece for each other prefix. Here the tags of models with labels in IOE1, IOE2, IOBES or BILOU, with prefixes
-    in lower case or without types (`_` is the type then) are read as IOB2 before they are grouped; see
-    `hfseq.data.tag_schemes.to_iob2`. All other models, and `aggregation_strategy="none"`, give what they give without
-    hfseq.
+    Created by `pipeline("token-classification", model=…)`. transformers knows the prefixes `B-` and `I-` and splits
+    entities at all others. Here labels in IOE1, IOE2, IOBES or BILOU, with lower-case prefixes or without types (the
+    type is then `_`) are converted to IOB2 before they are grouped; see `hfseq.data.tag_schemes.to_iob2`. Results for
+    all other models, and of `aggregation_strategy="none"`, are those of transformers.
 
-    With "simple", neighbouring tokens of one type with no space between them are parts of a word and stay together
+    With "simple", adjacent tokens of one type with no space between them are parts of a word and stay together
     whatever their prefixes, unless they are of a script without spaces, such as Chinese.
     """
 
     def gather_pre_entities(self, sentence: str, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        """As in transformers; each token has `joined`, too: whether it is a later part of the word before it."""
+        """Add `joined` to each token of transformers: True if it continues the word of the token before it."""
         tokens = super().gather_pre_entities(sentence, *args, **kwargs)
         words, end = kwargs.get("word_ids"), None
         for token in tokens:
@@ -328,12 +304,12 @@ class TokenClassificationPipeline(_TokenClassificationPipeline):
             if words is not None:
                 token["joined"] = place > 0 and words[place] == words[place - 1]
             else:
-                token["joined"] = end is not None and _goes_on(sentence, start, end)
+                token["joined"] = end is not None and _continues_word(sentence, start, end)
             end = token["end"]
         return tokens
 
     def aggregate(self, pre_entities: list[dict[str, Any]], aggregation_strategy: Any) -> list[dict[str, Any]]:
-        """As in transformers, where it can read the labels; else with tags in IOB2."""
+        """Group tokens into entities, after a conversion to IOB2 where transformers does not support the labels."""
         labels = list(cast(dict[int, str], self.model.config.id2label).values())
         if aggregation_strategy == AggregationStrategy.NONE or not _needs_iob2(labels):
             return super().aggregate(pre_entities, aggregation_strategy)
@@ -348,7 +324,7 @@ class TokenClassificationPipeline(_TokenClassificationPipeline):
 
 
 def _needs_iob2(labels: Collection[str]) -> bool:
-    """Return whether labels mark entities in a way that transformers does not read."""
+    """Return True if the labels follow a tagging scheme that transformers does not support."""
     if all(label == "O" or label.startswith(("B-", "I-")) for label in labels):
         return False
     try:
@@ -358,47 +334,54 @@ def _needs_iob2(labels: Collection[str]) -> bool:
     return True
 
 
-def _goes_on(sentence: str, start: int, end: int) -> bool:
-    """Return whether a token from `start` on can be of the same word as the one before it, which ends at `end`."""
+def _continues_word(sentence: str, start: int, end: int) -> bool:
+    """Return True if a token at `start` can belong to the word of the token before it, which ends at `end`."""
     if start > end or sentence[start : start + 1].isspace():
         return False
-    # What overlaps is one word; a space may be a token of its own, which the word after it begins with.
+    # Overlapping tokens are one word; a token may be a single space, with which the next word begins.
     around = sentence[start - 1 : start + 1]
     return start < end or any(unicodedata.name(one, "").partition(" ")[0] not in _UNSPACED for one in around)
 
 
 def _check_task(task: str) -> tuple[str, dict[str, Any], Any]:
-    """Finds the pipeline of a task as `PipelineRegistry.check_task` does, and those of `translation_XX_to_YY` too."""
+    """Look up a task like `PipelineRegistry.check_task`, with support for `translation_XX_to_YY`."""
     if pair := _LANGUAGE_PAIR.fullmatch(task):
         return "translation", PIPELINE_REGISTRY.supported_tasks["translation"], (pair["source"], pair["target"])
     return PipelineRegistry.check_task(PIPELINE_REGISTRY, task)
 
 
+def _given(**options: Any) -> dict[str, Any]:
+    """The options that are not None."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def _register() -> None:
-    pipelines: dict[str, Any] = {"translation": TranslationPipeline, "summarization": SummarizationPipeline}
-    for task, pipeline_class in pipelines.items():
-        REMOVED_TASKS.pop(task, None)
-        PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=AutoModelForSeq2SeqLM, type="text")
-        # There is no default model; with an empty table pipeline() says so when none is given, without it a KeyError.
-        PIPELINE_REGISTRY.supported_tasks[task]["default"] = {}
-        # With this mark `save_pretrained` would copy this file to the checkpoint and have the config demand
-        # `trust_remote_code` for it.
-        del pipeline_class._registered_impl
+    """Add the pipelines to transformers' registry.
+
+    transformers has no public way to restore a removed task name, to add the name of a language pair or to replace a
+    pipeline: all use of private parts of its registry is in this function and in `_add`.
+    """
+    for pipeline_class in (TranslationPipeline, SummarizationPipeline):
+        REMOVED_TASKS.pop(pipeline_class.default_task, None)
+        # There is no default model; given an empty table pipeline() reports that, without one it raises a KeyError.
+        _add(pipeline_class.default_task, pipeline_class, pt_model=AutoModelForSeq2SeqLM, type="text", default={})
     PIPELINE_REGISTRY.check_task = _check_task  # type: ignore[method-assign]
-    task = "token-classification"
-    known = PIPELINE_REGISTRY.supported_tasks[task]
-    # Not if somebody has registered another one.
-    if known["impl"] in (_TokenClassificationPipeline, _path_of(_TokenClassificationPipeline)):
-        # Out first, or the registry would warn.
-        del PIPELINE_REGISTRY.supported_tasks[task]
+    known = PIPELINE_REGISTRY.supported_tasks["token-classification"]
+    own = _TokenClassificationPipeline
+    # A pipeline that somebody else has registered stays.
+    if known["impl"] in (own, f"{own.__module__}.{own.__qualname__}"):
+        # The registry warns of a task that it has.
+        del PIPELINE_REGISTRY.supported_tasks["token-classification"]
         options = {"pt_model": known["pt"], "default": known.get("default"), "type": known.get("type")}
-        PIPELINE_REGISTRY.register_pipeline(task, TokenClassificationPipeline, **options)
-        del cast(Any, TokenClassificationPipeline)._registered_impl  # as above
+        _add("token-classification", TokenClassificationPipeline, **options)
 
 
-def _path_of(pipeline_class: type) -> str:
-    """Path by which transformers names a class in its registry."""
-    return f"{pipeline_class.__module__}.{pipeline_class.__qualname__}"
+def _add(task: str, pipeline_class: Any, *, default: Any, **options: Any) -> None:
+    PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, **options)
+    PIPELINE_REGISTRY.supported_tasks[task]["default"] = default
+    # With this mark `save_pretrained` would copy this file to the checkpoint, whose config would then require
+    # `trust_remote_code`.
+    del pipeline_class._registered_impl
 
 
 _register()

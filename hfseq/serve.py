@@ -1,22 +1,21 @@
-"""Serve a language model over HTTP, by transformers' own server.
+"""Serve a language model over HTTP, with the API of transformers' server.
 
     python -m hfseq.serve outputs/wikitext2 --port 8000
 
     curl localhost:8000/v1/completions -H 'Content-Type: application/json' \
         -d '{"model": "outputs/wikitext2", "prompt": "The history of", "max_tokens": 20}'
 
-The endpoints are those of OpenAI's API: `/v1/completions`, `/v1/chat/completions` and `/v1/models`, and there is
-`/health`. `"stream": true` sends the words as they come. Requests that come at the same time are generated together,
-up to `--max_batch_size` of them, and each gets what it would get alone.
+The endpoints are those of OpenAI's API, `/v1/completions`, `/v1/chat/completions` and `/v1/models`, and `/health`.
+`"stream": true` streams the answer. Concurrent requests, up to `--max_batch_size`, are generated together with
+continuous batching; each gets the answer it would get alone.
 
-The model's name is the argument as it was typed, or, of an absolute path, its last part; `/v1/models` says it. A
-request with another name is refused, and none has the server load, download or read anything.
+The model is named by the command-line argument, or by the last part of an absolute path, as listed at `/v1/models`.
+Requests for any other model are rejected, and no request makes the server load, download or read anything.
 
-There is no authentication and no encryption: whoever reaches the address can have texts generated. The server listens
-to this machine alone unless `--host` says otherwise; put a proxy that asks for a key in front of it before others may
-reach it. What one request gets is bounded: `--max_prompt_tokens` of a prompt and `--max_new_tokens` of an answer (a
-Transformer's positions are a limit, too). A request for more is refused, with 400, and one that names no `max_tokens`
-gets as many as there may be.
+There is no authentication and no encryption: anyone who can reach the address can use the model. By default the server
+is reachable from this machine only; put a proxy with authentication in front of it before you expose it with `--host`.
+Requests are limited to `--max_prompt_tokens` and `--max_new_tokens` (and to the positions of a Transformer); those
+beyond a limit are rejected with status 400. `max_tokens` defaults to the maximum.
 """
 
 import argparse
@@ -47,23 +46,23 @@ def make_server(
     max_prompt_tokens: int = 2048,
     max_new_tokens: int = 1024,
 ) -> Any:
-    """Transformers' server for a model of hfseq, whose requests it batches, or of transformers.
+    """Create the server for a model of hfseq, whose requests are batched, or of transformers.
 
     Args:
-        model_dir: A language model and its tokenizer: a directory, or a name on the Hub.
-        host: Address to listen at.
-        port: Port to listen at.
-        device: `cpu`, `cuda`, or `auto` for a GPU where there is one; a number is that GPU.
-        max_batch_size: Number of requests that are generated at once; later ones wait.
-        max_prompt_tokens: Tokens of a prompt at most.
-        max_new_tokens: Tokens of an answer at most, and of one to a request that names no number.
+        model_dir: A language model with its tokenizer: a directory, or a name on the Hub.
+        host: Address to listen on.
+        port: Port to listen on.
+        device: `cpu`, `cuda`, or `auto` for a GPU if there is one; a number selects a GPU.
+        max_batch_size: Maximum number of requests generated concurrently; further ones are queued.
+        max_prompt_tokens: Maximum length of a prompt in tokens.
+        max_new_tokens: Maximum number of generated tokens, and the default of requests that set none.
 
     Returns:
-        A `uvicorn.Server`; its `run()` serves until it is interrupted.
+        A `uvicorn.Server`; `run()` serves until it is interrupted.
 
     Raises:
-        InputError: If the model does not load or writes no text, a number is not positive, the device is not there, or
-            the server's packages are not installed.
+        InputError: If the model cannot be loaded or is not a language model, a number is not positive, the device is
+            not available, or the packages of the server are not installed.
     """
     limits = {
         "max_batch_size": max_batch_size,
@@ -72,10 +71,10 @@ def make_server(
     }
     for name, value in limits.items():
         if value < 1:
-            raise InputError(f"--{name} {value}: it must be at least 1")
+            raise InputError(f"--{name} {value}: must be at least 1")
     place = _device(device)
     if not is_serve_available():
-        raise InputError("serving needs more packages: pip install 'hfseq[serve]'")
+        raise InputError("serving needs optional packages: pip install 'hfseq[serve]'")
     model, tokenizer = _load(model_dir)
     import uvicorn
 
@@ -91,13 +90,13 @@ def make_server(
 
 
 def public_name(model_dir: str) -> str:
-    """The name under which a model is served: as it was typed, without the place of an absolute path."""
+    """The name under which a model is served: the argument as typed, or the last part of an absolute path."""
     path = Path(model_dir)
     return path.name if path.is_absolute() else path.as_posix()
 
 
 def _load(model_dir: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The language model that is served, once, and its tokenizer."""
+    """Load a language model and its tokenizer."""
     directory = Path(model_dir)
     if not directory.is_dir():
         name, _, revision = model_dir.partition("@")
@@ -107,46 +106,50 @@ def _load(model_dir: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             raise InputError(f"{model_dir}: {one_line(error)}") from error
     model, tokenizer = load_published(directory)
     config: Any = model.config
-    kind = type(model).__name__
+    kind = f"{model_dir}: {type(model).__name__}"
     if not model.can_generate() or config.is_encoder_decoder:
-        raise InputError(f"{model_dir}: {kind} is not a language model, which completions need")
+        raise InputError(f"{kind} is not a language model, as completions need")
     if getattr(config, "add_cross_attention", False):
-        raise InputError(f"{model_dir}: this {kind} reads an encoder's states, which requests do not have")
+        raise InputError(f"{kind} needs encoder states (add_cross_attention), which requests do not have")
     if not tokenizer.is_fast:
-        raise InputError(f"{model_dir}: a stream needs a fast tokenizer, and this is {type(tokenizer).__name__}")
+        raise InputError(f"{model_dir}: streaming needs a fast tokenizer, not {type(tokenizer).__name__}")
     return model, tokenizer
 
 
 def _device(device: str) -> torch.device:
-    """The device of a name; fails in one line where moving the model would fail with a traceback."""
+    """Resolve the name of a device.
+
+    Raises:
+        InputError: If it is unknown or not available.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         return torch.empty(0, device=int(device) if device.isdigit() else device).device
     except (AssertionError, RuntimeError) as error:
-        # The rest of what torch says is advice on debugging kernels.
+        # The other lines are advice on debugging kernels.
         raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serve what the arguments name, until it is interrupted."""
+    """Run the server until it is interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m hfseq.serve",
-        description="Serve a language model over HTTP. There is no authentication: whoever reaches the address can "
-        "have texts generated.",
+        description="Serve a language model over HTTP. There is no authentication: anyone who can reach the address "
+        "can use the model.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "model_dir",
-        help="a trained language model with its tokenizer; requests name it as it is typed here, or by the last part "
-        "of an absolute path",
+        help="directory or Hub name of a language model with its tokenizer; requests name the model as typed here, or "
+        "by the last part of an absolute path",
     )
-    parser.add_argument("--host", default="localhost", help="address to listen at; 0.0.0.0 lets other machines in")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen at")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
-    parser.add_argument("--max_batch_size", type=int, default=32, help="requests that are generated at once")
-    parser.add_argument("--max_prompt_tokens", type=int, default=2048, help="tokens of a prompt; more are refused")
-    parser.add_argument("--max_new_tokens", type=int, default=1024, help="tokens of an answer; more are refused")
+    parser.add_argument("--host", default="localhost", help="address to listen on; 0.0.0.0 for all interfaces")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, a GPU number, or auto")
+    parser.add_argument("--max_batch_size", type=int, default=32, help="maximum number of concurrent requests")
+    parser.add_argument("--max_prompt_tokens", type=int, default=2048, help="maximum prompt length in tokens")
+    parser.add_argument("--max_new_tokens", type=int, default=1024, help="maximum number of generated tokens")
     args = parser.parse_args(argv)
     logging.disable_progress_bar()  # of loading
     try:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from hfseq.errors import InputError
 from hfseq.models.tokenization_characters import WordCharacterTokenizer, known_characters
 
-# Their order is their ids: 0, 1, 2, 3.
+# Ids 0, 1, 2, 3.
 PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
 NORMALIZATIONS = ("nfc", "nfkc", "none")
 
@@ -18,13 +18,13 @@ NORMALIZATIONS = ("nfc", "nfkc", "none")
 _SPACE = "▁"
 # Scripts written without spaces, where a run of letters is a whole clause.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
-# What no token crosses; the space before a unit belongs to it.
-# - unigram: words with their punctuation, as in SentencePiece, since the trainer takes a whole word for a candidate
-#   only if it has seen it continued in two ways. `<` is alone, so that no piece can become a special token.
-# - The others: runs of letters and marks; any other character for itself.
-# - Subwords: digits one by one, so that an unseen number is spelled like any other.
-# - wordpiece, word: every letter of unspaced scripts for itself. A word model would know no run of them, and WordPiece
-#   makes one `<unk>` of a run with a single unknown character.
+# Pre-tokenization: no token crosses the bounds of a unit, and the space before a unit belongs to it.
+# - unigram: words with their punctuation, as in SentencePiece, since the trainer considers a whole word as a candidate
+#   only if it has seen two continuations. `<` is split off, so that no piece can spell a special token.
+# - The others: runs of letters and combining marks; any other character alone.
+# - Subwords: single digits, so that an unseen number is spelled like any other.
+# - wordpiece, word: single letters of unspaced scripts. A word model would not know any run of them, and WordPiece
+#   maps a run with one unknown character to a single `<unk>`.
 _UNITS = {
     "unigram": rf"{_SPACE}?(?:[^{_SPACE}\d<]+|[\d<])",
     "bpe": rf"{_SPACE}?(?:[\w&&[^\d]]+|[^{_SPACE}])",
@@ -47,36 +47,35 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     r"""Train a tokenizer on `texts`.
 
-    Encoding a text appends `</s>`; decoding with `skip_special_tokens=True` gives back the normalised text whenever
-    the vocabulary covers it, for every model. Normalised means: the Unicode form and case asked for, each run of
-    whitespace one space, none at the ends. No-break spaces are typography: NFC keeps them, NFKC turns them into
-    spaces. `▁` (U+2581) marks spaces in tokens and is read as a space. What the vocabulary does not cover becomes
-    `<unk>`, which decoding skips.
+    Encoding a text appends `</s>`; decoding with `skip_special_tokens=True` restores the normalised text, with every
+    model, if the vocabulary covers it. Normalisation applies the Unicode form and case, collapses runs of whitespace
+    to one space and strips both ends. NFC keeps no-break spaces, NFKC converts them to spaces. `▁` (U+2581) marks
+    spaces in tokens and is read as a space. Out-of-vocabulary text becomes `<unk>`, which decoding skips.
 
-    Text is text: `</s>` typed by a user is spelled with ordinary tokens and comes back as typed, it never ends a
-    sequence (`split_special_tokens=True`). For a corpus whose `<unk>` marks are meant as such, call
+    Special tokens in a text are ordinary text (`split_special_tokens=True`): a typed `</s>` is spelled with ordinary
+    tokens, decoded as typed, and never ends a sequence. For a corpus that contains actual `<unk>` tokens call
     `tokenizer(text, split_special_tokens=False)`.
 
-    Training on the same texts gives the same tokenizer.
+    Training is deterministic.
 
     Args:
-        texts: The training texts, for one joint vocabulary of all languages. Read once; blank ones are ignored.
+        texts: Training texts, of all languages for a joint vocabulary. Iterated once; blank ones are ignored.
         model: `unigram` (Kudo 2018), `bpe` (Sennrich et al. 2016), `wordpiece` (Schuster & Nakajima 2012), `word` (the
-            most frequent words; punctuation apart, a word remembers whether a space came before it: `▁Hut`, `,`),
-            `whitespace` (the same of what stands between spaces, for text that is tokenized already) or `character`
-            (the most frequent code points).
-        vocab_size: The largest number of entries, the four special ones counted; few texts give fewer.
+            most frequent words; punctuation is split off, and a token includes the space before it: `▁Hut`, `,`),
+            `whitespace` (the same, split at spaces only, for text that is already tokenized) or `character` (the most
+            frequent code points).
+        vocab_size: Maximum number of entries, with the four special tokens; few texts give fewer.
         normalization: `nfc`, `nfkc` or `none`.
-        lowercase: Whether to lowercase.
-        characters: Whether encodings have the characters of each token, too, upper and lower case apart; see
-            `WordCharacterTokenizer`.
+        lowercase: Lowercase all text.
+        characters: Add the characters of each token to encodings, case-sensitive; see `WordCharacterTokenizer`.
 
     Returns:
-        The tokenizer, with pad `<pad>` 0, bos `<s>` 1, eos `</s>` 2 and unk `<unk>` 3, padding on the right.
-        `save_pretrained` and `AutoTokenizer.from_pretrained` keep it as it is.
+        The tokenizer, with pad `<pad>` 0, bos `<s>` 1, eos `</s>` 2 and unk `<unk>` 3, padding on the right. It
+        survives `save_pretrained` and `AutoTokenizer.from_pretrained` unchanged.
 
     Raises:
-        InputError: For an unknown model or normalisation, no text, or a vocabulary too small for the model.
+        InputError: If the model or normalisation is unknown, all texts are blank, or `vocab_size` is too small for the
+            model.
     """
     if model not in MODELS:
         raise InputError(f"unknown tokenizer model {model!r}; there are: {', '.join(MODELS)}")
@@ -126,10 +125,9 @@ def train_tokenizer(
 
 
 def start_texts(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Have a tokenizer put `</s>` before a text and not after it.
+    """Make a tokenizer prepend `</s>` to a text instead of appending it.
 
-    That is what a language model that has read text after text takes for a prompt: it begins where another text has
-    ended, and goes on.
+    A language model trained on a stream of texts separated by `</s>` expects that of a prompt.
     """
     end = tokenizer.eos_token
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -149,18 +147,18 @@ def _normalizer(normalization: str, lowercase: bool) -> normalizers.Normalizer:
 
 
 def _untrained(model: str, vocab_size: int) -> tuple[Tokenizer, trainers.Trainer]:
-    """The tokenizer without normaliser and post-processor, and its trainer."""
+    """An untrained tokenizer, without normaliser and post-processor, and its trainer."""
     common: dict[str, Any] = {"vocab_size": vocab_size, "special_tokens": SPECIAL_TOKENS, "show_progress": False}
     trainer: trainers.Trainer
     if model == "unigram":
-        # The surplus is for `_reproducible` to cut.
+        # `_reproducible` removes the surplus.
         surplus = {"vocab_size": vocab_size + vocab_size // 20 + 1}
         tokenizer, trainer = Tokenizer(models.Unigram()), trainers.UnigramTrainer(unk_token=UNK, **common | surplus)
     elif model == "bpe":
         tokenizer, trainer = Tokenizer(models.BPE(unk_token=UNK, fuse_unk=True)), trainers.BpeTrainer(**common)
     elif model == "wordpiece":
-        # The space marks where words start, so `##` need not mark where they go on; its trainer numbers `##` pieces in
-        # an order that changes from run to run.
+        # The space marks the start of words, so `##` is not needed; the trainer numbers `##` pieces in an order that
+        # differs between runs.
         wordpiece = models.WordPiece(unk_token=UNK, continuing_subword_prefix="", max_input_chars_per_word=1000)
         tokenizer = Tokenizer(wordpiece)
         trainer = trainers.WordPieceTrainer(continuing_subword_prefix="", **common)
@@ -173,11 +171,11 @@ def _untrained(model: str, vocab_size: int) -> tuple[Tokenizer, trainers.Trainer
 
 
 def _reproducible(tokenizer: Tokenizer, vocab_size: int) -> models.Unigram:
-    """The trained unigram model without what the random order of a hash map left in it.
+    """The trained unigram model, made independent of the random iteration order of the trainer's hash map.
 
-    The trainer sums in that order, breaks ties by it, also the one for the last place, and gives the characters that
-    are no piece of their own scores 1e-4 apart in it. So: train some more pieces than asked for, level those
-    characters, round, order by score and text, keep the best and every character.
+    In that order the trainer sums, breaks ties, also at the size limit, and assigns scores 1e-4 apart to characters
+    that are not pieces of their own. So train a surplus of pieces, level those characters, round, sort by score and
+    text, and keep the best pieces and every character.
     """
     vocab = json.loads(tokenizer.to_str())["model"]["vocab"][len(SPECIAL_TOKENS) :]
     lowest = min(score for _, score in vocab)

@@ -39,6 +39,8 @@ class Hub:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Else the body of an answer waits until the client has acknowledged the head.
+    disable_nagle_algorithm = True
 
     def log_message(self, *args):
         pass

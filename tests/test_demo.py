@@ -32,7 +32,7 @@ from transformers import (
 from hfseq import CnnConfig, GruConfig, LstmConfig
 from hfseq.demo import page as demo
 from hfseq.demo.handlers import classify, continue_text, note, tag, translate, write_texts
-from hfseq.demo.page import load_subject, main
+from hfseq.demo.page import load_demo_model, main
 from hfseq.errors import InputError
 from hfseq.inference.alignment import align_texts
 from hfseq.plots import plot_alignment
@@ -160,7 +160,7 @@ def directories(tmp_path_factory):
 
 
 def loaded(directories, name):
-    subject = load_subject(directories / name)
+    subject = load_demo_model(directories / name)
     return subject.model, subject.tokenizer
 
 
@@ -180,7 +180,7 @@ def test_texts_of_one_batch_are_those_of_the_pipeline_alone(directories, name):
     assert len(set(written)) > 3, "the model says the same to everything, the test would show nothing"
     beamed = write_texts(pipe, TEXTS, [1] * 5)[0], write_texts(pipe, TEXTS, [3] * 5)[0]
     assert beamed[0] != beamed[1], "beams change nothing, the test would show nothing"
-    assert notes[:3] == ["", "", "Type a text first."] and "`Zoë`" in notes[4]
+    assert notes[:3] == ["", "", "Enter a text first."] and "`Zoë`" in notes[4]
 
 
 @pytest.mark.parametrize("name", ["translation", "prefixed", "t5"])
@@ -203,7 +203,7 @@ def test_alignments_of_long_texts_are_not_drawn(directories):
     model, tokenizer = loaded(directories, "translation")
     pipe = pipeline("translation", model=model, tokenizer=tokenizer, device="cpu")
     (written,), (picture,), (said,) = translate(pipe, ["the cat " * 60], [1])
-    assert written and picture == "" and said == "The alignment is drawn for texts of up to 100 tokens."
+    assert written and picture == "" and said == "The alignment is only shown for texts of up to 100 tokens."
 
 
 @pytest.mark.parametrize("name", ["sentiment", "several"])
@@ -223,7 +223,7 @@ def test_classes_are_those_of_the_pipeline_and_words_those_of_the_text(directori
         assert values == pytest.approx([value for _, value in words if value is not None], abs=1e-4)
         assert max(map(abs, values)) == 1
     assert sum(answers[0].values()) == pytest.approx(1) or name == "several"
-    assert notes[2] == "Type a text first."
+    assert notes[2] == "Enter a text first."
 
 
 def test_a_regression_shows_its_value(directories):
@@ -237,7 +237,7 @@ def test_of_long_texts_words_have_no_importance(directories):
     model, tokenizer = loaded(directories, "sentiment")
     answers, spans, notes = classify(model, tokenizer, ["cat " * 300, "cat"])
     assert all(answers) and spans == [[], [("cat", pytest.approx(1, abs=2))]]
-    assert notes == ["The importance of words is shown for texts of up to 256 tokens.", ""]
+    assert notes == ["Word importance is only shown for texts of up to 256 tokens.", ""]
 
 
 # BERT tells places apart, so that padding on the left is not for it.
@@ -255,7 +255,7 @@ def test_tags_are_those_of_the_pipeline(directories, name, side, monkeypatch):
         expected = [one["entity"] for one in tagger(text)[: len(text.split())]] if text.strip() else []
         assert [label for piece, label in pieces if not piece.isspace()] == expected
     assert len({label for pieces in answers for _, label in pieces}) > 3
-    assert notes == ["", "", "Type a text first.", "", ""]
+    assert notes == ["", "", "Enter a text first.", "", ""]
 
 
 def test_words_of_an_entity_are_one_piece(directories, monkeypatch):
@@ -324,22 +324,22 @@ def test_generation_ends_when_nobody_reads_on_and_its_errors_arrive(directories,
 def test_a_long_prompt_keeps_its_end(directories):
     model, tokenizer = loaded(directories, "gpt2")
     *_, (text, said) = continue_text(model, tokenizer, "the cat " * 40, 0, 0, 1, 12)
-    assert text and said == "The prompt has 81 tokens, of which the model reads the last 20."
+    assert text and said == "The prompt has 81 tokens and was truncated to the last 20."
 
 
 def test_notes(directories):
     _, tokenizer = loaded(directories, "prefixed")
-    assert note(tokenizer, " \n") == "Type a text first." and note(tokenizer, "a dog", "we: ") == ""
+    assert note(tokenizer, " \n") == "Enter a text first." and note(tokenizer, "a dog", "we: ") == ""
     assert note(tokenizer, "a Zoë `🙂 Zoë dog") == "Not in the vocabulary: `Zoë`, `🙂`"
     long = note(tokenizer, "cat " * 30 + "Ulm")
-    assert long == "The text has 32 tokens, of which the model reads the first 20.\n\nNot in the vocabulary: `Ulm`"
+    assert long == "The text has 32 tokens and was truncated to the first 20.\n\nNot in the vocabulary: `Ulm`"
 
 
 # --- the page ------------------------------------------------------------------------------------------------------
 
 
 def test_what_a_page_is_for_follows_from_class_and_run(directories):
-    tasks = {name: load_subject(directories / name).task for name in MODELS}
+    tasks = {name: load_demo_model(directories / name).task for name in MODELS}
     assert tasks == {
         "translation": "translation",
         "prefixed": "translation",
@@ -354,22 +354,22 @@ def test_what_a_page_is_for_follows_from_class_and_run(directories):
         "generation": "text-generation",
         "gpt2": "text-generation",
     }
-    subject = load_subject(directories / "translation")
+    subject = load_demo_model(directories / "translation")
     assert subject.name == "translation" and subject.example == TEXTS[0]
     count = f"{subject.model.num_parameters():,}"
     kind = f"A `GruForConditionalGeneration` of {count} parameters that translates en to de."
-    assert subject.about == f"{kind} On the test data: BLEU 41.62."
-    prefixed = load_subject(directories / "prefixed")
+    assert subject.about == f"{kind} On the test set: BLEU 41.62."
+    prefixed = load_demo_model(directories / "prefixed")
     assert (prefixed.example, prefixed.prefix, prefixed.tokenizer.model_max_length) == (TEXTS[1], "we: ", 20)
-    assert load_subject(directories / "several").tokenizer.model_max_length == 32
-    assert load_subject(directories / "value").tokenizer.model_max_length == 2048
+    assert load_demo_model(directories / "several").tokenizer.model_max_length == 32
+    assert load_demo_model(directories / "value").tokenizer.model_max_length == 2048
 
 
 def test_what_has_no_page(directories, tmp_path, monkeypatch, capsys):
     shutil.copytree(directories / "sentiment", tmp_path / "masked")
     BertForMaskedLM(BertConfig(vocab_size=20, **SMALL, **HEADS)).save_pretrained(tmp_path / "masked")
-    with pytest.raises(InputError, match="BertForMaskedLM has no page"):
-        load_subject(tmp_path / "masked")
+    with pytest.raises(InputError, match="BertForMaskedLM is not supported"):
+        load_demo_model(tmp_path / "masked")
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path)])
     assert ended.value.code == 1 and "no config.json, so there is no model" in capsys.readouterr().err
@@ -417,7 +417,7 @@ def answers_of(url, session, count):
 def test_requests_that_wait_are_answered_in_one_batch_each_as_it_asked(directories, monkeypatch, hosts):
     pytest.importorskip("gradio")
     batches, first, go_on, texts = [], threading.Event(), threading.Event(), [*TEXTS, None, "a \ud83d dog"]
-    entered, all_wait, enter = [], threading.Event(), demo.Together.enter
+    entered, all_wait, enter = [], threading.Event(), demo.DynamicBatcher.enter
 
     def counted(together, arguments):
         future = enter(together, arguments)
@@ -433,7 +433,7 @@ def test_requests_that_wait_are_answered_in_one_batch_each_as_it_asked(directori
         return translate(pipe, texts, beams)
 
     monkeypatch.setattr(demo, "translate", held_up)
-    monkeypatch.setattr(demo.Together, "enter", counted)
+    monkeypatch.setattr(demo.DynamicBatcher, "enter", counted)
     with served_here(directories / "translation") as url:
         asked = {join(url, "one", [TEXTS[0], 1]): (TEXTS[0], 1)}
         assert first.wait(60)
@@ -542,7 +542,7 @@ def test_a_translation_and_its_alignment_in_a_browser(directories, show):
     expect = sync_api().expect
     with show("translation", served_by_the_command) as page:
         expect(page.locator("h1")).to_have_text("translation")
-        expect(page.get_by_text("On the test data: BLEU 41.62")).to_be_visible()
+        expect(page.get_by_text("On the test set: BLEU 41.62")).to_be_visible()
         page.get_by_text(TEXTS[0]).click()  # the run's example
         expect(page.locator("#text textarea")).to_have_value(TEXTS[0])
         for text, beams in ((TEXTS[0], 1), (TEXTS[3], 3), (TEXTS[4], 3)):
@@ -558,7 +558,7 @@ def test_a_translation_and_its_alignment_in_a_browser(directories, show):
         expect(picture).to_be_visible()
         assert picture.evaluate(REACHES_ITS_END)
         ask(page, " ")
-        expect(page.locator("#note")).to_have_text("Type a text first.")
+        expect(page.locator("#note")).to_have_text("Enter a text first.")
         expect(page.locator("#answer textarea")).to_have_value("")
         expect(picture).to_have_count(0)
         ask(page, TEXTS[0], beams=1)

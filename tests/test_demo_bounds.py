@@ -13,12 +13,12 @@ import pytest
 from test_demo import directories, free_port, join  # noqa: F401
 
 from hfseq.demo import page as demo
-from hfseq.demo.handlers import Together
+from hfseq.demo.handlers import DynamicBatcher
 
 gradio = pytest.importorskip("gradio")
 
 SECRET = "/a/path/of/this/machine"
-GENERIC = "The page failed to answer; its terminal says why."
+GENERIC = "Internal error; see the terminal of the page."
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def test_bodies_are_bounded_and_flat(page):
         [{"url": "http://127.0.0.1:9/", "path": "a", "meta": {"_type": "gradio.FileData"}}, 1],
     ):
         status, text = call(page, "gradio_api/queue/join", whole | {"data": data})
-        assert status == 400 and json.loads(text) == {"detail": "the data of a request are texts and numbers"}
+        assert status == 400 and json.loads(text) == {"detail": "the data of a request must be texts and numbers"}
     for body in (b"", b"{", b"[]", b"[" * 100_000, b'{"data": [NaN, 1]}', b'{"data": ["a", Infinity]}', b"\xff"):
         status, text = call(page, "gradio_api/queue/join", body)
         assert status == 400 and json.loads(text)["detail"].startswith("the body is not ")
@@ -147,7 +147,7 @@ def test_bodies_are_bounded_and_flat(page):
 def test_a_long_body_is_refused(page):
     data = ["a" * 2**18, 1]
     status, text = call(page, "gradio_api/queue/join", {"fn_index": 0, "session_hash": "long", "data": data})
-    assert status == 413 and json.loads(text)["detail"] == "the body of a request has at most 262144 bytes"
+    assert status == 413 and json.loads(text)["detail"] == "the request body exceeds 262144 bytes"
 
 
 BEAMS = "Beams must be a number from 1 to 10."
@@ -239,7 +239,7 @@ def test_the_help_says_that_anybody_can_come_in(capsys):
 # --- batches -------------------------------------------------------------------------------------------------------
 
 
-class Watched(Together):
+class Watched(DynamicBatcher):
     """Says when so many wait."""
 
     def __init__(self, function, max_batch_size, number):

@@ -35,7 +35,7 @@ def test_did_you_mean():
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_graphs_without_their_packages(package, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, package, None)
-    uses = {"quantisation": quantize_onnx, "export": export_onnx} | ({"this": load_onnx} if package != "onnx" else {})
+    uses = {"quantization": quantize_onnx, "export": export_onnx} | ({"this": load_onnx} if package != "onnx" else {})
     for use, function in uses.items():
         with pytest.raises(InputError, match=rf"^{use} needs .*{package}: pip install 'hfseq\[onnx\]'$"):
             function(tmp_path, *([tmp_path / "out"] if use != "this" else []))

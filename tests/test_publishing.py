@@ -124,7 +124,7 @@ def test_a_dry_run_writes_and_shows_what_would_go_up(trained, tmp_path, capsys):
     target = tmp_path / "folder"
     hfseq.publish(trained, "ann/tiny-gru", dry_run=target)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "would go to ann/tiny-gru:"
+    assert lines[0] == "would be pushed to ann/tiny-gru:"
     names = {path.name for path in target.iterdir()}
     assert {line.split()[0] for line in lines[1:]} == names
     assert f"  model.safetensors  {(target / 'model.safetensors').stat().st_size:,} bytes" in lines
@@ -173,7 +173,7 @@ def test_the_card_says_what_was_measured(trained, folder):
     text = card_of(folder).text
     accuracy = f"| accuracy | {found['test_accuracy']:.2f} | {found['test_majority_accuracy']:.2f} |"
     assert "| | model | majority |" in text and accuracy in text
-    for said in ("![Loss and score while training](learning_curve.png)", "Rows: 40 train, 10 validation, 10 test."):
+    for said in ("![Loss and score during training](learning_curve.png)", "Rows: 40 train, 10 validation, 10 test."):
         assert said in text
     assert (
         "learning_rate: 0.01" in text
@@ -203,7 +203,7 @@ def test_a_translator_has_languages_a_signature_and_an_alignment(tmp_path):
     )
     (bleu,) = (result for result in card.data.eval_results if result.metric_name == "BLEU")
     assert bleu.metric_args["signature"].startswith("nrefs:1|case:mixed")
-    assert "![Which source words the model attends to](alignment.png)" in card.text
+    assert "![Attention weights over the source words](alignment.png)" in card.text
     assert "| | model | copy |" in card.text and "that translates de to en" in card.text
     assert json.loads((tmp_path / "run" / "hub" / "generation_config.json").read_text())["num_beams"] == 5
 
@@ -215,7 +215,11 @@ def test_a_card_without_a_run_file_claims_nothing(tmp_path):
     tokenizer.save_pretrained(tmp_path / "bert")
     hfseq.publish(tmp_path / "bert", "bert", dry_run=tmp_path / "out")
     card = card_of(tmp_path / "out")
-    assert card.data.eval_results is None and "## Scores" not in card.text and "Nobody has said here" in card.text
+    assert (
+        card.data.eval_results is None
+        and "## Scores" not in card.text
+        and "No evaluation results are reported." in card.text
+    )
     assert "trust_remote_code" not in card.text and "import hfseq" not in card.text
     assert "trained with hfseq" not in card.text
     assert not list((tmp_path / "out").glob("*.py"))
@@ -255,7 +259,7 @@ def test_a_model_that_is_ours_in_part_says_what_it_needs(tmp_path):
     hfseq.publish(tmp_path / "both", "both", dry_run=tmp_path / "out")
     card = card_of(tmp_path / "out")
     assert card.text.count("import hfseq") == card.text.count("```python") == 1
-    assert "trust_remote_code" not in card.text and "With transformers alone" not in card.text
+    assert "trust_remote_code" not in card.text and "With transformers:" not in card.text
 
 
 def test_where_a_dry_run_may_write(trained, tmp_path):
@@ -323,6 +327,12 @@ def weights_elsewhere(folder, name):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def a_plot_elsewhere(folder):
+    """A link in the folder of a model that somebody else has packed."""
+    (folder / "alignment.png").symlink_to(folder.parent / "secret")
+    (folder.parent / "secret").write_text("mine")
+
+
 def edit(folder, name, old, new):
     text = (folder / name).read_text()
     assert old in text
@@ -354,6 +364,7 @@ def edit(folder, name, old, new):
         ),
         (lambda folder: weights_elsewhere(folder, 5), "index.json: 5 is not the plain name"),
         (less_weights, "the weights lack classifier.bias, classifier.weight"),
+        (a_plot_elsewhere, "alignment.png: is a link that leads out of its folder"),
     ],
 )
 def test_what_is_broken_is_not_published(change, message, trained, tmp_path):
@@ -366,7 +377,7 @@ def test_what_is_broken_is_not_published(change, message, trained, tmp_path):
 
 @pytest.mark.parametrize("name", ["two/many/parts", "sp ace", "-dash", ""])
 def test_a_name_that_is_none(name, trained, tmp_path):
-    with pytest.raises(InputError, match="is no name of a repository"):
+    with pytest.raises(InputError, match="is not a valid repository name"):
         hfseq.publish(trained, name, dry_run=tmp_path / "out")
 
 
@@ -495,10 +506,10 @@ def test_what_the_hub_refuses_is_one_line_each(hub, user, trained):
     done = user("-c", ERRORS, trained, token=None)
     assert done.returncode == 0, done.stderr
     unknown, reader, taken, bad = done.stdout.splitlines()
-    assert unknown.startswith("ann/x: the Hub does not know this token")
-    assert reader.startswith("ann/x: this token may not write there")
-    assert taken.startswith("bob/x: this token may not write there: it can only read, or the name belongs to somebody")
-    assert bad.startswith("'ann/a b' is no name of a repository")
+    assert unknown.startswith("ann/x: invalid token")
+    assert reader.startswith("ann/x: no write access")
+    assert taken.startswith("bob/x: no write access: the token is read-only, or the namespace is not yours")
+    assert bad.startswith("'ann/a b' is not a valid repository name")
     assert not {"ann/x", "bob/x"} & hub[0].repos.keys()
     assert "hf_wrong" not in done.stdout + done.stderr
 
@@ -507,7 +518,7 @@ def test_a_bad_token_and_no_network_stop_a_recipe_before_it_trains(user, rows, t
     command = [ROOT / "recipes" / "sentiment.py", *arguments(rows, tmp_path / "run"), "--push_to_hub"]
     nowhere = "http://127.0.0.1:9"
     for done, said in (
-        (user(*command, token="hf_wrong"), "error: run: the Hub does not know this token"),
+        (user(*command, token="hf_wrong"), "error: run: invalid token"),
         (online(nowhere, tmp_path, *command), f"error: run: {nowhere} cannot be reached"),
     ):
         assert done.returncode == 1

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 import hfseq
 from hfseq.errors import InputError
-from hfseq.serve import make_server
+from hfseq.serve import main, make_server
 from hfseq.serving.batcher import Batcher
 from hfseq.serving.server import BatchingManager, Limits
 from hfseq.tokenization import start_texts, train_tokenizer
@@ -260,25 +260,25 @@ def test_models_of_transformers_go_their_own_way(tmp_path, language_model, monke
         assert "".join(part["choices"][0]["text"] for part in parts) == expected
 
 
-def test_what_cannot_be_served(tmp_path, monkeypatch):
+def test_what_cannot_be_served(tmp_path, monkeypatch, capsys):
     tokenizer = train_tokenizer(["a b"], model="word", vocab_size=20)
     model = hfseq.GruForSequenceClassification(hfseq.GruConfig(vocab_size=len(tokenizer), hidden_size=8))
     for saved in (model, tokenizer):
         saved.save_pretrained(tmp_path / "classifier")
     with pytest.raises(InputError, match="GruForSequenceClassification is not a language model"):
         make_server(str(tmp_path / "classifier"))
-    done = subprocess.run(
-        [sys.executable, "-m", "hfseq.serve", str(tmp_path)], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: ")
-    assert "no config.json, so there is no model" in done.stderr
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path)])
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and "no config.json, so there is no model" in line
     with pytest.raises(InputError, match="nowhere"):
         make_server("nowhere")
     for device in ("99", "cuda:99", "nothing"):
         with pytest.raises(InputError, match=f"--device {device}: "):
             make_server("nowhere", device=device)
     for name in ("max_batch_size", "max_prompt_tokens", "max_new_tokens"):
-        with pytest.raises(InputError, match=f"--{name} 0: it must be at least 1"):
+        with pytest.raises(InputError, match=f"--{name} 0: must be at least 1"):
             make_server("nowhere", **{name: 0})
     monkeypatch.setattr("hfseq.serve.is_serve_available", lambda: False)
     with pytest.raises(InputError, match=r"pip install 'hfseq\[serve\]'"):

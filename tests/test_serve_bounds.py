@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_serve import running, send
 from transformers import AutoConfig, AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers.cli.serving import chat_completion, completion, model_manager, utils
 
 import hfseq
 from hfseq import serve
@@ -358,9 +359,9 @@ def test_positions_of_a_transformer_are_a_limit_too(folders):
         assert post(5).json()["choices"][0]["finish_reason"] == "length"
         room = used["completion_tokens"]
         assert post(5, max_tokens=room).json()["usage"] == used
-        refused(post(5, max_tokens=room + 1), 400, said=f"{room} may be", code="context_length_exceeded")
+        refused(post(5, max_tokens=room + 1), 400, said=f"after this prompt is {room}", code="context_length_exceeded")
         for letters in (40, 32):
-            refused(post(letters), 400, said="and may have 31", code="context_length_exceeded")
+            refused(post(letters), 400, said="the maximum is 31", code="context_length_exceeded")
 
 
 def test_an_answer_is_as_long_as_the_server_allows(client):
@@ -381,7 +382,7 @@ def test_what_a_tokenizer_cannot_do_gets_400(folders, kind, stream):
         spent = {"prompt": "a b c d e f g", "stream": stream}
         spent["generation_config"] = json.dumps({"do_sample": True, "no_repeat_ngram_size": 1})
         answer = client.post(COMPLETIONS, json=spent)
-        said = "the settings leave no token with a probability"
+        said = "the sampling settings leave no token with nonzero probability"
         if stream:
             assert answer.text.rstrip().endswith(f'data: {{"error": "{said}"}}')
         else:
@@ -452,7 +453,7 @@ def test_errors_inside_are_for_the_log_alone(folders, kind, stream, error, monke
             patched.setattr(model, "forward", error)
             answer = client.post(COMPLETIONS, json={"prompt": "a", "stream": stream})
         assert SECRET in caplog.text and SECRET not in answer.text
-        said = "the server failed to answer; its log says why"
+        said = "internal server error; see the server's log"
         if stream:
             assert answer.text == f'data: {{"error": "{said}"}}\n\n'
         else:
@@ -467,7 +468,7 @@ def test_errors_inside_are_for_the_log_alone(folders, kind, stream, error, monke
 def test_a_failed_template_tells_nothing(client, caplog):
     with caplog.at_level(logging.INFO, "hfseq.serving.server"):
         chat = {"messages": [{"role": "nobody", "content": "a"}]}
-        refused(client.post(CHAT, json=chat), 400, said="the model's chat template does not take these messages")
+        refused(client.post(CHAT, json=chat), 400, said="the model's chat template rejects these messages")
     assert "secret of the template" in caplog.text
 
 
@@ -496,3 +497,23 @@ def test_no_more_than_so_many_wait(folders, kind, monkeypatch):
                 go_on.set()
             assert refusals == [503, 503]
             assert [answer.result().status for answer in answers] == [200, 200]
+
+
+def test_the_private_parts_of_the_server_of_transformers_are_there():
+    """What `hfseq.serving.server` builds on; where one goes, this says which."""
+    expected = ["tokenizer", "loop", "queue", "response_parser"]
+    assert list(inspect.signature(utils.DirectStreamer).parameters) == expected
+    assert vars(utils._StreamError("why")) == {"msg": "why"}
+    for own, known in (
+        (serving.OneModel, model_manager.ModelManager),
+        (serving.BatchingState, utils.GenerationState),
+        (serving.BatchingManager, utils.GenerateManager),
+    ):
+        assert issubclass(own, known)
+        names = [name for name in vars(own) if not name.startswith("_") and name != "load_model_and_processor"]
+        for name in names:
+            there, here = (inspect.signature(getattr(one, name)).parameters for one in (known, own))
+            assert list(here) == list(there), name
+    source = "".join(inspect.getsource(one) for one in (utils, completion, chat_completion))
+    for used in ("model_manager.force_model", "generation_state.get_manager(", "isinstance(text, _StreamError)"):
+        assert used in source

@@ -1,1 +1,1 @@
-"""The demo page of a model."""
+"""Demo page for a trained model."""

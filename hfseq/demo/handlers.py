@@ -1,7 +1,7 @@
-"""What the demo page answers: texts of several requests in, an answer to each out.
+"""Request handlers of the demo page, for batches of requests.
 
-The answers of one batch are those that each request gets alone. With each goes a note, in Markdown, on what a reader
-should know of the text: that it is empty, was cut, or has words that the model does not know.
+Answers do not depend on the other requests of a batch. Each has a note in Markdown, which tells if the text is empty,
+was truncated, or has out-of-vocabulary words.
 """
 
 import re
@@ -14,12 +14,7 @@ from threading import Lock
 from typing import Any, cast
 
 import torch
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteriaList,
-    TextIteratorStreamer,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, TextIteratorStreamer
 
 from hfseq.data.collation import check_batch, vocabulary_sizes
 from hfseq.data.encoding import encode_words
@@ -30,28 +25,28 @@ from hfseq.inference.generate import generation_options
 from hfseq.inference.importance import Importance, word_importance
 from hfseq.inference.loading import problem_of
 from hfseq.plots import plot_alignment
-from hfseq.serving.requests import Unread
+from hfseq.serving.requests import Cancelled
 
 Spans = list[tuple[str, Any]]
-"""Pieces of a text with the tag or the importance of each, None for none."""
+"""Spans of a text with their tag or importance, or None."""
 LONGEST_ALIGNMENT = 100
-"""Tokens of a source or a target whose alignment is drawn; a cell of a longer one could not be seen."""
+"""Maximum length of source and target, in tokens, for a plot of the alignment; larger plots are illegible."""
 LONGEST_IMPORTANCE = 256
-"""Tokens of a text whose words are left out one by one, which takes time in the square of its length."""
-# Half the size in pixels, as the plot has 150 dots to an inch; a wide one scrolls.
+"""Maximum length of a text, in tokens, for word importance, whose cost is quadratic in the length."""
+# The plot has 150 dpi and is shown at half size; a wide one scrolls.
 _ALIGNMENT = (
     '<div style="overflow-x: auto"><img alt="heat map of attention weights" style="zoom: 0.5; max-width: none" '
     'src="data:image/png;base64,{}"></div>'
 )
-_EMPTY = "Type a text first."
+_EMPTY = "Enter a text first."
 
 
-class Together:
-    """A function of several requests, called for one; those that come while it runs are the next batch.
+class DynamicBatcher:
+    """Dynamic batching of a function: requests that arrive while it runs form the next batch.
 
     Args:
-        function: Takes a list for each argument, and returns one for each output.
-        max_batch_size: Number of requests that are answered together.
+        function: Function of one list per argument that returns one list per output.
+        max_batch_size: Maximum number of requests in a batch.
     """
 
     def __init__(self, function: Callable[..., Sequence[Sequence[Any]]], max_batch_size: int) -> None:
@@ -61,17 +56,17 @@ class Together:
         self._running = Lock()
 
     def __call__(self, *arguments: Any) -> tuple[Any, ...]:
-        """The outputs of one request; an error is that of this request alone."""
+        """Return the outputs of one request; errors of other requests do not affect it."""
         future = self.enter(arguments)
         with self._running:
-            # Those before it are answered first; maybe it was among them while it waited for the lock.
+            # Earlier requests go first; this one may have been answered while it waited for the lock.
             while not future.done():
                 number = min(len(self._waiting), self._max_batch_size)
                 self._answer([self._waiting.popleft() for _ in range(number)])
         return future.result()
 
     def enter(self, arguments: tuple[Any, ...]) -> Future:
-        """Wait in line; returns where the outputs are to be."""
+        """Queue a request; return the future of its outputs."""
         future: Future = Future()
         self._waiting.append((arguments, future))
         return future
@@ -83,7 +78,7 @@ class Together:
             if len(batch) == 1:
                 batch[0][1].set_exception(error)
                 return
-            # One of them may be to blame.
+            # One request may be the cause.
             for one in batch:
                 self._answer([one])
             return
@@ -92,15 +87,15 @@ class Together:
 
 
 def write_texts(pipe: Any, texts: Sequence[str], beams: Sequence[int]) -> tuple[list[str], list[str]]:
-    """Summaries, or translations, by a sequence-to-sequence model.
+    """Summarize or translate texts with a sequence-to-sequence model.
 
     Args:
         pipe: A pipeline of `hfseq.pipelines`.
-        texts: One of each request.
-        beams: Number of beams of each.
+        texts: One text per request.
+        beams: Number of beams of each request.
 
     Returns:
-        A text and a note for each; an empty text for an empty one.
+        A text, empty for an empty input, and a note for each request.
     """
     written = [""] * len(texts)
     for number in sorted(set(beams)):
@@ -112,7 +107,7 @@ def write_texts(pipe: Any, texts: Sequence[str], beams: Sequence[int]) -> tuple[
 
 
 def translate(pipe: Any, texts: Sequence[str], beams: Sequence[int]) -> tuple[list[str], list[str], list[str]]:
-    """As `write_texts`, and between text and note an alignment in HTML: what each token of the text attends to."""
+    """Like `write_texts`, with the attention weights of each text, as an HTML image, between text and note."""
     written, notes = write_texts(pipe, texts, beams)
     pictures = [""] * len(texts)
     for row in [row for row, text in enumerate(written) if text]:
@@ -123,41 +118,40 @@ def translate(pipe: Any, texts: Sequence[str], beams: Sequence[int]) -> tuple[li
             plot_alignment(*align_texts(pipe.model, pipe.tokenizer, source, written[row]), picture)
             pictures[row] = _ALIGNMENT.format(b64encode(picture.getvalue()).decode())
         else:
-            said = f"The alignment is drawn for texts of up to {LONGEST_ALIGNMENT} tokens."
-            notes[row] = _paragraphs(notes[row], said)
+            remark = f"The alignment is only shown for texts of up to {LONGEST_ALIGNMENT} tokens."
+            notes[row] = _paragraphs(notes[row], remark)
     return written, pictures, notes
 
 
 def classify(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> tuple[list[dict[str, float] | str | None], list[Spans], list[str]]:
-    """Classes of texts, and what each word has to do with it.
+    """Classify texts, with the importance of each word.
 
     Returns:
-        Probabilities of all classes (the value of a regression as a text, None for an empty text); words with their
-        importance, of which the largest is 1 or -1; and a note for each.
+        Class probabilities (for regression the value as a string, None for an empty text); spans of the text, words
+        with their importance, scaled so that the largest is 1 or -1; and a note for each text.
     """
     limit = tokenizer.model_max_length
     decisions, _ = classify_texts(model, tokenizer, texts, batch_size=len(texts), max_length=limit)
     notes = [note(tokenizer, text) for text in texts]
     values = problem_of(model.config) == "regression"
     answers: list[dict[str, float] | str | None] = [one.label if values else one.scores or None for one in decisions]
-    if not tokenizer.is_fast:
-        return answers, [[] for _ in texts], notes
-    lengths = [len(tokenizer(text, truncation=True)["input_ids"]) for text in texts]
-    short = [row for row, length in enumerate(lengths) if length <= LONGEST_IMPORTANCE]
-    found = word_importance(model, tokenizer, [texts[row] for row in short], max_length=limit)
     spans: list[Spans] = [[] for _ in texts]
-    for row, importance in zip(short, found, strict=True):
-        spans[row] = _weighted(texts[row], importance)
-    for row in set(range(len(texts))) - set(short):
-        said = f"The importance of words is shown for texts of up to {LONGEST_IMPORTANCE} tokens."
-        notes[row] = _paragraphs(notes[row], said)
+    if tokenizer.is_fast:
+        lengths = [len(tokenizer(text, truncation=True)["input_ids"]) for text in texts]
+        short = [row for row, length in enumerate(lengths) if length <= LONGEST_IMPORTANCE]
+        found = word_importance(model, tokenizer, [texts[row] for row in short], max_length=limit)
+        for row, importance in zip(short, found, strict=True):
+            spans[row] = _weighted(texts[row], importance)
+        for row in set(range(len(texts))) - set(short):
+            remark = f"Word importance is only shown for texts of up to {LONGEST_IMPORTANCE} tokens."
+            notes[row] = _paragraphs(notes[row], remark)
     return answers, spans, notes
 
 
 def _weighted(text: str, importance: Importance) -> Spans:
-    """All of a text in pieces, the words with their importance relative to the largest."""
+    """The spans of a text, words with their importance relative to the largest."""
     largest = max(map(abs, importance.values), default=0.0) or 1.0
     pieces: Spans = []
     place = 0
@@ -172,51 +166,51 @@ def _weighted(text: str, importance: Importance) -> Spans:
 def tag(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]
 ) -> tuple[list[Spans], list[str]]:
-    """Tags of the words of texts, as the tagging recipe finds them.
+    """Tag the words of texts, as the tagging recipe does.
 
-    A word is what spaces separate, and its tag that of its first token. Words of one entity are put together, those
-    outside of entities have none.
+    Words are separated by spaces, and get the tag of their first token. The words of an entity are merged; words
+    outside entities have no tag.
 
     Returns:
-        All of a text in pieces, words with their tags; and a note for each.
+        The spans of each text, words with their tags, and a note.
     """
     rows = [row for row, text in enumerate(texts) if text.strip()]
-    pieces = [re.findall(r"\s+|\S+", text) for text in texts]
-    found: list[list[str | None]] = [[None] * len(own) for own in pieces]
+    answers: list[Spans] = [[(span, None) for span in re.findall(r"\s+|\S+", text)] for text in texts]
+    names = cast(dict[int, str], model.config.id2label)
     if rows:
-        places = [[at for at, piece in enumerate(pieces[row]) if not piece.isspace()] for row in rows]
-        words = [[pieces[row][at] for at in own] for row, own in zip(rows, places, strict=True)]
+        places = [[at for at, (span, _) in enumerate(answers[row]) if not span.isspace()] for row in rows]
+        words = [[answers[row][at][0] for at in own] for row, own in zip(rows, places, strict=True)]
         encoded, _ = encode_words(tokenizer, words)
         columns = {name: encoded[name] for name in ("input_ids", "char_ids") if name in encoded}
         batch = tokenizer.pad(columns, return_tensors="pt")
         check_batch(batch, **vocabulary_sizes(model))
         best = model(**batch.to(model.device)).logits.argmax(dim=-1).tolist()
-        names = cast(dict[int, str], model.config.id2label)
-        width = batch["input_ids"].shape[1]
         for index, row in enumerate(rows):
             owners = encoded.word_ids(index)
-            shift = width - len(owners) if tokenizer.padding_side == "left" else 0
-            for at, word in enumerate(owners):
-                if word is not None and (at == 0 or word != owners[at - 1]):
-                    found[row][places[index][word]] = names[best[index][at + shift]]
-    answers: list[Spans] = [list(zip(own, tags, strict=True)) for own, tags in zip(pieces, found, strict=True)]
+            start = len(best[index]) - len(owners) if tokenizer.padding_side == "left" else 0
+            labels = best[index][start : start + len(owners)]
+            # Backwards, so that the first token of each word comes last.
+            for word, label in reversed(list(zip(owners, labels, strict=True))):
+                if word is not None:
+                    at = places[index][word]
+                    answers[row][at] = answers[row][at][0], names[label]
     try:
-        check_tags(cast(dict[int, str], model.config.id2label).values())
+        check_tags(names.values())
     except ValueError:
-        pass  # They are classes of words.
+        pass  # Tags that are not entities, such as parts of speech.
     else:
         answers = list(map(_entities, answers))
     return answers, [note(tokenizer, text) for text in texts]
 
 
 def _entities(pieces: Spans) -> Spans:
-    """Words of one entity in one piece, with its type; those outside of entities have none."""
+    """Merge the words of each entity into one span with its type; words outside entities have none."""
     tags = iter(to_iob2([tag or "O" for piece, tag in pieces if not piece.isspace()]))
     joined: Spans = []
     for piece, _ in pieces:
         tag = "O" if piece.isspace() else next(tags)
         if tag.startswith("I-"):
-            # Between it and the word before there is white space.
+            # The span before it is the white space between two words.
             space, _ = joined.pop()
             joined[-1] = joined[-1][0] + space + piece, tag[2:]
         else:
@@ -233,16 +227,16 @@ def continue_text(
     top_p: float,
     max_new_tokens: int,
 ) -> Iterator[tuple[str, str]]:
-    """What a language model writes after a prompt, each time with a few words more.
+    """Stream the continuation of a prompt.
 
     Args:
         model: The language model.
-        tokenizer: Its tokenizer.
-        prompt: The beginning; if it is empty, the model begins.
-        temperature: Of the drawing; 0 for always the likeliest token.
-        top_k: Likeliest tokens that it is from; 0 for all.
-        top_p: Share of the probability that it is from.
-        max_new_tokens: How much to write at most.
+        tokenizer: Tokenizer of the model.
+        prompt: The prompt; an empty one is replaced by the BOS (or EOS) token.
+        temperature: Sampling temperature; 0 for greedy decoding.
+        top_k: Sample from the k most likely tokens; 0 for all.
+        top_p: Nucleus sampling threshold.
+        max_new_tokens: Maximum number of generated tokens.
 
     Yields:
         The text so far, without the prompt, and a note.
@@ -251,15 +245,15 @@ def continue_text(
     if not ids:
         ids = [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
     room = max(1, tokenizer.model_max_length - int(max_new_tokens))
-    cut = f"The prompt has {len(ids):,} tokens, of which the model reads the last {room:,}." if len(ids) > room else ""
-    said = _paragraphs(cut, unknown_words(tokenizer, prompt))
+    cut = f"The prompt has {len(ids):,} tokens and was truncated to the last {room:,}." if len(ids) > room else ""
+    remarks = _paragraphs(cut, unknown_words(tokenizer, prompt))
     inputs = torch.tensor([ids[-room:]])
     check_batch({"input_ids": inputs}, **vocabulary_sizes(model))
     options: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         options = {"do_sample": True, "temperature": float(temperature), "top_k": int(top_k), "top_p": float(top_p)}
     streamer: Any = TextIteratorStreamer(cast(Any, tokenizer), skip_prompt=True, skip_special_tokens=True)
-    stop = Unread()
+    cancelled = Cancelled()
 
     def generate() -> None:
         try:
@@ -267,13 +261,13 @@ def continue_text(
                 inputs.to(model.device),
                 attention_mask=torch.ones_like(inputs).to(model.device),
                 streamer=streamer,
-                stopping_criteria=StoppingCriteriaList([stop]),
+                stopping_criteria=StoppingCriteriaList([cancelled]),
                 max_new_tokens=int(max_new_tokens),
                 num_beams=1,
                 **options,
             )
         finally:
-            # The reader waits for it, whatever has happened.
+            # The loop below waits for it, even after an error.
             streamer.end()
 
     text = ""
@@ -282,31 +276,31 @@ def continue_text(
         try:
             for part in streamer:
                 text += part
-                yield text.lstrip(), said
+                yield text.lstrip(), remarks
         finally:
-            stop.event.set()
+            cancelled.event.set()
         job.result()
     if not text.strip():
-        yield "", _paragraphs(said, "The model ended the text at once.")
+        yield "", _paragraphs(remarks, "The model generated an empty text.")
 
 
 def note(tokenizer: PreTrainedTokenizerBase, text: str, prefix: str = "") -> str:
-    """What a reader should know of a text, in Markdown; empty if there is nothing to say.
+    """Remarks on a text in Markdown: empty, truncated, out-of-vocabulary words.
 
     Args:
-        tokenizer: Of the model; its `model_max_length` is what the model reads.
+        tokenizer: Tokenizer of the model; texts are truncated to its `model_max_length`.
         text: The text.
-        prefix: Text before it.
+        prefix: Prefix of the text.
     """
     if not text.strip():
         return _EMPTY
     length, limit = len(tokenizer(prefix + text, verbose=False)["input_ids"]), tokenizer.model_max_length
-    cut = f"The text has {length:,} tokens, of which the model reads the first {limit:,}." if length > limit else ""
+    cut = f"The text has {length:,} tokens and was truncated to the first {limit:,}." if length > limit else ""
     return _paragraphs(cut, unknown_words(tokenizer, text, prefix))
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str, prefix: str = "") -> str:
-    """A line of Markdown with the words of a text that the tokenizer does not know; empty if it knows all."""
+    """A line of Markdown that lists the out-of-vocabulary words of a text; empty if there are none."""
     if not tokenizer.is_fast or tokenizer.unk_token_id is None:
         return ""
     encoded = tokenizer(prefix + text, verbose=False)

@@ -1,13 +1,13 @@
-"""A page in the browser to try a model on: translation, summarization, classification, tagging, generation.
+"""Interactive demo page for a model: translation, summarization, classification, tagging, generation.
 
     python -m hfseq.demo outputs/translation_demo --port 7860
 
-What it shows follows from the model's class and from what the recipe has said about its run. Requests that come while
-others are computed are answered together, as one batch; only generated text is streamed to each reader alone.
+The task follows from the model's class and the record of the recipe's run (`run.json`). Concurrent requests are
+answered in batches, except for text generation, which is streamed to each user.
 
-There is no authentication and no encryption: whoever reaches the address can try the model. The page listens to this
-machine alone unless `--host` says otherwise. A request is bounded (`LONGEST_TEXT`, `MAX_BEAMS`), however it is sent;
-no file is taken or given, and what goes wrong inside is told to the terminal alone.
+There is no authentication and no encryption: anyone who can reach the address can use the model. By default the page
+is reachable from this machine only; see `--host`. Requests are limited (`LONGEST_TEXT`, `MAX_BEAMS`), files are
+neither accepted nor served, and internal errors are reported in the terminal only.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, pipeline
 from transformers.utils import logging
 
 from hfseq.data.running_text import encodable
-from hfseq.demo.handlers import Together, classify, continue_text, tag, translate, write_texts
+from hfseq.demo.handlers import DynamicBatcher, classify, continue_text, tag, translate, write_texts
 from hfseq.errors import InputError, one_line, require
 from hfseq.hub.model_card import METRICS, head_of, is_ours, measured, read_run, what_it_does
 from hfseq.hub.publish import load_published
@@ -32,15 +32,15 @@ if TYPE_CHECKING:
     import gradio as gr
 
 MAX_BATCH = 16
-"""Requests that are answered together."""
+"""Maximum number of requests in a batch."""
 MAX_STREAMS = 4
-"""Texts that are generated at the same time."""
+"""Maximum number of concurrent generations."""
 MAX_WAITING = 256
-"""Requests that wait at most; more are refused."""
+"""Maximum number of waiting requests; further ones are rejected."""
 MAX_BEAMS = 10
-"""Beams that a reader can choose."""
+"""Maximum number of beams."""
 LONGEST_TEXT = 2048
-"""Tokens that a model reads at most, so that nobody keeps all others waiting."""
+"""Maximum length of a text in tokens, so that no request delays all others."""
 _PLACEHOLDERS = {
     "translation": "A text to translate",
     "summarization": "A text to summarize",
@@ -50,17 +50,17 @@ _PLACEHOLDERS = {
 }
 
 
-class Subject(NamedTuple):
-    """What a page shows.
+class DemoModel(NamedTuple):
+    """A model with what its page shows.
 
     Attributes:
-        name: Of the directory.
-        model: The model, in evaluation.
-        tokenizer: Its tokenizer; `model_max_length` is what the page lets the model read.
-        task: The Hub's name of the task; `text2text` if nobody says what a sequence-to-sequence model is for.
-        prefix: Text before every source; None for what the model's config says.
-        example: A text to try, if the run has left one.
-        about: A line of Markdown on the model and its score.
+        name: Name of the directory.
+        model: The model, in evaluation mode.
+        tokenizer: Tokenizer of the model; `model_max_length` is the limit of the page.
+        task: Task name of the Hub; `text2text` for a sequence-to-sequence model whose task is unknown.
+        prefix: Prefix of every source; None for that of the model's config.
+        example: An example text from the run, if there is one.
+        about: Description of the model and its scores, one line of Markdown.
     """
 
     name: str
@@ -72,11 +72,11 @@ class Subject(NamedTuple):
     about: str
 
 
-def load_subject(model_dir: str | Path) -> Subject:
-    """Load a model and what its run says about it.
+def load_demo_model(model_dir: str | Path) -> DemoModel:
+    """Load a model and the record of its run.
 
     Raises:
-        InputError: If the model does not load, or is for none of the tasks.
+        InputError: If the model cannot be loaded, or its task is not supported.
     """
     directory = Path(model_dir)
     model, tokenizer = load_published(directory)
@@ -84,13 +84,12 @@ def load_subject(model_dir: str | Path) -> Subject:
     kind, config = type(model).__name__, model.config
     known, auto_class = head_of(kind)
     if known is None and auto_class == "AutoModelForSeq2SeqLM":
-        said, own = run.get("task"), getattr(config, "task_specific_params", None) or {}
-        known = said if said in ("translation", "summarization") else "text2text"
-        if said is None and set(own) == {"summarization"}:
-            known = "summarization"
+        params = getattr(config, "task_specific_params", None) or {}
+        known = run.get("task", "summarization" if set(params) == {"summarization"} else None)
+        known = known if known in ("translation", "summarization") else "text2text"
     if known is None:
         raise InputError(
-            f"{model_dir}: {kind} has no page; it is for translation, summarization, classification, "
+            f"{model_dir}: {kind} is not supported; there are pages for translation, summarization, classification, "
             "tagging and generation"
         )
     positions = getattr(getattr(config, "encoder", config), "max_position_embeddings", None)
@@ -101,8 +100,8 @@ def load_subject(model_dir: str | Path) -> Subject:
     split = run.get("split", "test")
     scores = [f"{METRICS[name][0]} {value:.2f}" for name, value in measured(results, split).items()]
     about = f"A `{kind}` of {model.num_parameters():,} parameters {what_it_does(known, run.get('languages', []))}."
-    about += f" On the {split} data: {', '.join(scores)}." if scores else ""
-    return Subject(
+    about += f" On the {split} set: {', '.join(scores)}." if scores else ""
+    return DemoModel(
         directory.resolve().name,
         model.eval(),
         tokenizer,
@@ -114,158 +113,147 @@ def load_subject(model_dir: str | Path) -> Subject:
 
 
 def make_page(model_dir: str | Path) -> "gr.Blocks":
-    """Make the page of a model, of hfseq or of transformers.
+    """Create the page of a model, of hfseq or of transformers.
 
     Args:
-        model_dir: The model and its tokenizer; what a recipe has left beside it (`run.json`, `all_results.json`) tells
-            the task, an example and the score.
+        model_dir: Directory of the model with its tokenizer; the task, an example and the scores are read from the
+            recipe's `run.json` and `all_results.json`, if they exist.
 
     Returns:
-        The page; `launch()` opens it.
+        The page; `launch()` serves it.
 
     Raises:
-        InputError: If gradio is not installed, the model does not load, or it is for none of the tasks.
+        InputError: If gradio is not installed, the model cannot be loaded, or its task is not supported.
     """
     require("gradio", "matplotlib", extra="demo", use="the page")
     import gradio as gr
 
-    subject = load_subject(model_dir)
-    # It tells nobody that it runs, and asks for no newer version.
-    with gr.Blocks(title=subject.name, analytics_enabled=False) as page:
-        gr.Markdown(f"# {subject.name}\n\n{subject.about}")
+    demo = load_demo_model(model_dir)
+    # No telemetry, no check for updates.
+    with gr.Blocks(title=demo.name, analytics_enabled=False) as page:
+        gr.Markdown(f"# {demo.name}\n\n{demo.about}")
         with gr.Row():
             with gr.Column():
-                hint = _PLACEHOLDERS.get(subject.task, "A text")
+                hint = _PLACEHOLDERS.get(demo.task, "A text")
                 text = gr.Textbox(label="Text", lines=4, max_lines=12, placeholder=hint, elem_id="text")
-                settings = _settings(gr, subject)
+                settings = _settings(gr, demo)
                 with gr.Row():
                     button = gr.Button("Go", variant="primary", elem_id="go")
-                    stop = gr.Button("Stop", elem_id="stop") if subject.task == "text-generation" else None
-                if subject.example is not None:
-                    gr.Examples([[subject.example]], [text], cache_examples=False)
+                    stop = gr.Button("Stop", elem_id="stop") if demo.task == "text-generation" else None
+                if demo.example is not None:
+                    gr.Examples([[demo.example]], [text], cache_examples=False)
             with gr.Column():
-                outputs = [*_outputs(gr, subject), gr.Markdown(elem_id="note")]
+                outputs = [*_outputs(gr, demo), gr.Markdown(elem_id="note")]
         options: dict[str, Any] = {"inputs": [text, *settings], "outputs": outputs, "api_name": "answer"}
-        # What is sent is checked by `_check`: gradio's own checks fail on what is no number.
+        # Inputs are validated by `_check`: gradio's own validation fails on non-numeric values.
         options |= {"preprocess": False}
         if stop is None:
-            button.click(_answer(gr, subject, settings), concurrency_limit=MAX_BATCH, **options)
+            button.click(_answer(gr, demo, settings), concurrency_limit=MAX_BATCH, **options)
         else:
-            written = button.click(_stream(gr, subject, settings), concurrency_limit=MAX_STREAMS, **options)
+            written = button.click(_stream(gr, demo, settings), concurrency_limit=MAX_STREAMS, **options)
             stop.click(None, cancels=[written])
     return page.queue(max_size=MAX_WAITING, api_open=False)
 
 
-def _answer(gr: Any, subject: Subject, sliders: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
-    """The function from the inputs of a page to its outputs."""
-    model, tokenizer, task = subject.model, subject.tokenizer, subject.task
+def _answer(gr: Any, demo: DemoModel, sliders: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
+    """Create the handler from the inputs of a page to its outputs."""
+    model, tokenizer, task = demo.model, demo.tokenizer, demo.task
     function: Callable[..., Any]
     if task in ("text-classification", "token-classification"):
         function = partial(classify if task == "text-classification" else tag, model, tokenizer)
     else:
         name: Any = "summarization" if task == "summarization" else "translation"
-        pipe = pipeline(name, model=model, tokenizer=cast(Any, tokenizer), device="cpu", prefix=subject.prefix)
+        pipe = pipeline(name, model=model, tokenizer=cast(Any, tokenizer), device="cpu", prefix=demo.prefix)
         function = partial(write_texts if task == "summarization" else translate, pipe)
-    together = Together(function, MAX_BATCH)
+    batched = DynamicBatcher(function, MAX_BATCH)
 
     def answer(text: Any, *values: Any) -> tuple[Any, ...]:
-        _check(gr, sliders, text, values)
-        with _untold(gr):
-            return together(clean_text(text), *values)
+        with _validated(gr, sliders, text, values) as clean:
+            return batched(clean, *values)
 
     return answer
 
 
-def _stream(gr: Any, subject: Subject, sliders: Sequence[Any]) -> Callable[..., Iterator[tuple[str, str]]]:
-    """The function from the inputs of a page to its outputs, piece by piece."""
+def _stream(gr: Any, demo: DemoModel, sliders: Sequence[Any]) -> Callable[..., Iterator[tuple[str, str]]]:
+    """Create the handler that streams the outputs."""
 
     def stream(prompt: Any, *values: Any) -> Iterator[tuple[str, str]]:
-        _check(gr, sliders, prompt, values)
-        with _untold(gr):
-            yield from continue_text(subject.model, subject.tokenizer, clean_text(prompt), *values)
+        with _validated(gr, sliders, prompt, values) as clean:
+            yield from continue_text(demo.model, demo.tokenizer, clean, *values)
 
     return stream
 
 
-def _check(gr: Any, sliders: Sequence[Any], text: Any, values: Sequence[Any]) -> None:
-    """Refuse what no page sends, though a client of its own can.
+@contextmanager
+def _validated(gr: Any, sliders: Sequence[Any], text: Any, values: Sequence[Any]) -> Iterator[str]:
+    """Validate inputs, which a client other than the page may have sent, and hide the details of internal errors.
+
+    Yields:
+        The text without unpaired surrogates.
 
     Raises:
-        gradio.Error: What is wrong, for the client.
+        gradio.Error: If the inputs are invalid, or in place of any error inside, which gradio prints, too.
     """
     if not (text is None or isinstance(text, str)):
         raise gr.Error("The text must be a string.", print_exception=False)
     for slider, value in zip(sliders, values, strict=True):
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (is_number and slider.minimum <= value <= slider.maximum):
-            said = f"{slider.label} must be a number from {slider.minimum} to {slider.maximum}."
-            raise gr.Error(said, print_exception=False)
-
-
-@contextmanager
-def _untold(gr: Any) -> Iterator[None]:
-    """Keeps from the client what an error says of the code and of this machine.
-
-    Raises:
-        gradio.Error: In place of any error; gradio prints both.
-    """
+            message = f"{slider.label} must be a number from {slider.minimum} to {slider.maximum}."
+            raise gr.Error(message, print_exception=False)
     try:
-        yield
+        yield encodable(text or "")
     except Exception as error:
-        raise gr.Error("The page failed to answer; its terminal says why.") from error
+        raise gr.Error("Internal error; see the terminal of the page.") from error
 
 
-def clean_text(text: str | None) -> str:
-    """A text as tokenizers take it, whatever was sent; no text is an empty one."""
-    return encodable(text or "")
-
-
-def _settings(gr: Any, subject: Subject) -> list[Any]:
-    """The components for what a reader can choose, in the order of the answer's arguments."""
-    if subject.task in ("text-classification", "token-classification"):
+def _settings(gr: Any, demo: DemoModel) -> list[Any]:
+    """The components for the settings, in the order of the handler's arguments."""
+    if demo.task in ("text-classification", "token-classification"):
         return []
-    if subject.task == "text-generation":
-        longest: int = min(500, int(subject.tokenizer.model_max_length) - 1)
+    if demo.task == "text-generation":
+        longest: int = min(500, int(demo.tokenizer.model_max_length) - 1)
         return [
-            gr.Slider(0, 2, 0.8, step=0.05, label="Temperature", info="0: the likeliest token", elem_id="temperature"),
-            gr.Slider(0, 200, 50, step=1, label="Top k", info="0: all tokens", elem_id="top_k"),
+            gr.Slider(0, 2, 0.8, step=0.05, label="Temperature", info="0: greedy decoding", elem_id="temperature"),
+            gr.Slider(0, 200, 50, step=1, label="Top k", info="0: off", elem_id="top_k"),
             gr.Slider(0.05, 1, 0.95, step=0.05, label="Top p", elem_id="top_p"),
             gr.Slider(1, longest, min(60, longest), step=1, label="Tokens", elem_id="tokens"),
         ]
-    own = min(MAX_BEAMS, int(subject.model.generation_config.num_beams or 1))
+    own = min(MAX_BEAMS, int(demo.model.generation_config.num_beams or 1))
     return [gr.Slider(1, MAX_BEAMS, own, step=1, label="Beams", elem_id="beams")]
 
 
-def _outputs(gr: Any, subject: Subject) -> list[Any]:
-    """The components for the answer."""
-    if subject.task == "text-classification":
-        config = subject.model.config
-        title, words = "Classes", "What speaks for the likeliest class (red), and what against it"
+def _outputs(gr: Any, demo: DemoModel) -> list[Any]:
+    """The components for the outputs."""
+    if demo.task == "text-classification":
+        config = demo.model.config
+        title, words = "Classes", "Words for the predicted class (red) and against it"
         if problem_of(config) == "regression":
-            title, words = "Value", "What raises the value (red), and what lowers it"
+            title, words = "Value", "Words that raise the value (red) or lower it"
         return [
             gr.Label(label=title, num_top_classes=min(10, int(config.num_labels or 0)), elem_id="answer"),
             gr.HighlightedText(label=words, show_legend=True, elem_id="importance"),
         ]
-    if subject.task == "token-classification":
+    if demo.task == "token-classification":
         return [gr.HighlightedText(label="Tags", elem_id="answer")]
     kinds = {"translation": "Translation", "summarization": "Summary", "text2text": "Answer"}
-    written = gr.Textbox(label=kinds.get(subject.task, "Continuation"), lines=4, max_lines=20, elem_id="answer")
-    if subject.task in ("summarization", "text-generation"):
+    written = gr.Textbox(label=kinds.get(demo.task, "Continuation"), lines=4, max_lines=20, elem_id="answer")
+    if demo.task in ("summarization", "text-generation"):
         return [written]
     return [written, gr.HTML(label="Alignment", show_label=True, container=True, elem_id="alignment")]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Open the page of the model that the arguments name, until it is interrupted."""
+    """Serve the page until it is interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m hfseq.demo",
-        description="A page to try a model on. There is no authentication: whoever reaches the address can try it.",
+        description="Serve an interactive demo page for a model. There is no authentication: anyone who can reach the "
+        "address can use the model.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("model_dir", help="a trained model with its tokenizer")
-    parser.add_argument("--host", default="localhost", help="address to listen at; 0.0.0.0 lets other machines in")
-    parser.add_argument("--port", type=int, default=7860, help="port to listen at")
+    parser.add_argument("model_dir", help="directory of a trained model with its tokenizer")
+    parser.add_argument("--host", default="localhost", help="address to listen on; 0.0.0.0 for all interfaces")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on")
     args = parser.parse_args(argv)
     logging.disable_progress_bar()  # of loading
     try:
@@ -276,16 +264,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def open_page(model_dir: str | Path, host: str, port: int, **options: Any) -> Any:
-    """Make the page of a model, and show it.
+    """Create and launch the page of a model.
 
     Args:
-        model_dir: See `make_page`.
-        host: Address to listen at.
-        port: Port to listen at.
-        options: Of `gradio.Blocks.launch`.
+        model_dir: Directory of the model; see `make_page`.
+        host: Address to listen on.
+        port: Port to listen on.
+        options: Options of `gradio.Blocks.launch`.
 
     Raises:
-        InputError: As `make_page`, or if one cannot listen there.
+        InputError: As `make_page`, or if the address is not available.
     """
     page = make_page(model_dir)
     import gradio as gr
@@ -293,7 +281,7 @@ def open_page(model_dir: str | Path, host: str, port: int, **options: Any) -> An
 
     from hfseq.demo.requests import Gate
 
-    # Fonts of the reader's own system, no record of what was asked, no links to elsewhere.
+    # System fonts, no history of requests, no external links.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     own: dict[str, Any] = {"theme": theme, "footer_links": [], "run_history": False, "ssr_mode": False}
     own["app_kwargs"] = {"middleware": [Middleware(Gate)]}

@@ -1,8 +1,7 @@
-"""Requests to the demo page, before they are answered: which are let in.
+"""Filter for HTTP requests to the demo page.
 
-gradio's application has more routes than the page needs: among others they take files of any size from anybody, and
-its components fetch what a request names as a file. Here only the page's own routes are open, and what they get is
-text and numbers.
+gradio's application has more routes than the page needs: among others, it accepts uploads of any size from anyone, and
+its components fetch files that a request names. Only the routes of the page are open here, for text and numbers only.
 """
 
 import json
@@ -16,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hfseq.serving.http_json import Refusal, read_object
 
 LONGEST_BODY = 2**18
-"""Bytes of a request: many times what a model reads of a text."""
+"""Maximum size of a request in bytes, many times the text that a model reads."""
 _API = "/gradio_api/"
 _READ = {"/", "/config", "/favicon.ico", "/manifest.json", "/robots.txt", "/theme.css"}
 _READ |= {_API + name for name in ("info", "queue/data", "startup-events")}
@@ -25,13 +24,13 @@ _SENT = {_API + name for name in ("cancel", "queue/join", "reset", "run/predict"
 
 
 class Gate:
-    """ASGI middleware that answers 404 to all but the page's own routes, and 4xx to what no page sends."""
+    """ASGI middleware that responds with 404 to other routes than the page's, and with 4xx to invalid requests."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request in, or answer it."""
+        """Pass the request on, or reject it."""
         if scope["type"] == "http":
             try:
                 receive = await _admit(scope, receive)
@@ -42,10 +41,10 @@ class Gate:
 
 
 async def _admit(scope: Scope, receive: Receive) -> Receive:
-    """The `receive` of a request that is let in, with its body, which is read.
+    """Check a request; return a `receive` that replays its body.
 
     Raises:
-        Refusal: If the route is not open, or the body not one of the page.
+        Refusal: If the route is not open, or the body is invalid.
     """
     method, path = scope["method"], scope["path"]
     if method in ("GET", "HEAD") and (path in _READ or path.startswith(_READ_BELOW)):
@@ -55,7 +54,7 @@ async def _admit(scope: Scope, receive: Receive) -> Receive:
     fields = await read_object(Request(scope, receive), LONGEST_BODY)
     data = fields.get("data") or []
     if not isinstance(data, list) or not all(one is None or isinstance(one, str | int | float) for one in data):
-        raise Refusal(400, "the data of a request are texts and numbers")
+        raise Refusal(400, "the data of a request must be texts and numbers")
     body: Message = {"type": "http.request", "body": json.dumps(fields).encode(), "more_body": False}
     messages = deque([body])
 

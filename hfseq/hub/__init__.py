@@ -1,1 +1,1 @@
-"""Publishing to the model Hub, and the model card."""
+"""Publishing models on the Hub, with a model card."""

@@ -1,4 +1,4 @@
-"""The card of a published model, from what its directory says about the run that made it."""
+"""Model cards, rendered from the files that a training run leaves in its output directory."""
 
 import pprint
 import re
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hfseq.json_files import read_object
 
 RUN_FILE = "run.json"
-"""What a recipe writes about itself: task, data, arguments, versions; see `hfseq.training.results.save_run`."""
+"""Record of a recipe's run: task, data, arguments, versions; see `hfseq.training.results.save_run`."""
 
 # Endings of class names: task of the Hub, and the Auto class.
 _HEADS: dict[str, tuple[str | None, str]] = {
@@ -40,19 +40,13 @@ METRICS = {
     "perplexity": ("perplexity of a token", "perplexity"),
     "word_perplexity": ("perplexity of a word", "perplexity"),
 }
-"""Metric to its title and the Hub's type of it."""
+"""Metric names to their titles and metric types on the Hub."""
 _TITLES = {
-    "learning_curve.png": "Loss and score while training",
-    "alignment.png": "Which source words the model attends to",
-    "confusion_matrix.png": "Right and predicted classes",
+    "learning_curve.png": "Loss and score during training",
+    "alignment.png": "Attention weights over the source words",
+    "confusion_matrix.png": "Confusion matrix",
 }
-_TEMPLATE = """\
----
-{{ card_data }}
----
-
-{{ text }}
-"""
+_TEMPLATE = "---\n{{ card_data }}\n---\n\n{{ text }}\n"
 
 
 def make_card(
@@ -64,18 +58,18 @@ def make_card(
     images: Sequence[str] = (),
     license: str | None = None,
 ) -> ModelCard:
-    """Make the card of a model.
+    """Create the model card.
 
     Args:
-        directory: What the run wrote: `run.json` and `all_results.json`; without them the card says less.
+        directory: Output directory of the run; `run.json` and `all_results.json` are used if they exist.
         model: The model.
-        tokenizer: Its tokenizer.
-        repo_id: Where it will be.
-        images: Plots that will be there, too.
-        license: The Hub's name of the licence of the weights; None for what the run said.
+        tokenizer: Tokenizer of the model.
+        repo_id: Repository on the Hub.
+        images: Names of the plots in the repository.
+        license: Licence of the weights, as an identifier of the Hub; None for that of `run.json`.
 
     Raises:
-        InputError: If one of the files is broken.
+        InputError: If one of the files is malformed.
     """
     run, results = read_run(directory)
     kind = type(model).__name__
@@ -85,20 +79,21 @@ def make_card(
     split = run.get("split", "test")
     scores = measured(results, split)
     baselines = _baselines(results, split, scores)
-    data_name, dataset = run.get("data", "data that the run did not name"), run.get("dataset")
+    data_name, dataset = run.get("data", "unspecified data"), run.get("dataset")
     languages = run.get("languages", [])
     version = run.get("versions", {}).get("hfseq")
+    name = repo_id.rpartition("/")[2]
     parts = [
-        f"# {repo_id.rpartition('/')[2]}",
+        f"# {name}",
         f"A model (`{kind}`, {model.num_parameters():,} parameters) {what_it_does(task, languages)}"
         + (f", trained with hfseq {version} on {data_name}." if version else "."),
         _scores(split, scores, baselines, run),
         _usage(model, task, auto_class, repo_id, run.get("example")),
         _training(run, images),
-        _limits(model, tokenizer, split, scores, run, license),
+        _limitations(len(tokenizer), split if scores else None, run.get("max_length"), license),
     ]
     data = ModelCardData(
-        model_name=repo_id.rpartition("/")[2],
+        model_name=name,
         pipeline_tag=task,
         library_name="transformers",
         language=[code for code in languages if re.fullmatch("[a-z]{2,3}", code)] or None,
@@ -112,12 +107,12 @@ def make_card(
                 dataset_type=dataset if dataset and run.get("tested_on") == dataset else "other",
                 dataset_name=run.get("tested_on", data_name),
                 dataset_split=split,
-                metric_type=METRICS[name][1],
-                metric_name=METRICS[name][0],
+                metric_type=METRICS[metric][1],
+                metric_name=METRICS[metric][0],
                 metric_value=round(value, 4),
-                metric_args={"signature": run["signatures"][name]} if name in run.get("signatures", {}) else None,
+                metric_args={"signature": run["signatures"][metric]} if metric in run.get("signatures", {}) else None,
             )
-            for name, value in scores.items()
+            for metric, value in scores.items()
         ]
         or None,
     )
@@ -126,29 +121,29 @@ def make_card(
 
 
 def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, float]]:
-    """What a run says about itself (`run.json`), and the numbers that it has measured (`all_results.json`).
+    """The record of a run (`run.json`) and its measurements (`all_results.json`); empty where a file is missing.
 
     Raises:
-        InputError: If one of the files is broken; one that is not there says nothing.
+        InputError: If one of the files is malformed.
     """
     run, results = read_object(directory / RUN_FILE), read_object(directory / "all_results.json")
-    # Numbers alone: a run may have ended without a score. What is null is not said.
+    # A run may have ended without scores.
     run = {key: value for key, value in run.items() if value is not None}
     return run, {key: value for key, value in results.items() if isinstance(value, int | float) and isfinite(value)}
 
 
 def measured(results: Mapping[str, float], split: str) -> dict[str, float]:
-    """The scores of the model on a split, by the names of `METRICS`."""
+    """Scores of the model on a split, keyed by the names in `METRICS`."""
     return {name: results[f"{split}_{name}"] for name in METRICS if f"{split}_{name}" in results}
 
 
 def head_of(class_name: str) -> tuple[str | None, str]:
-    """The Hub's task of a class of models, None if its name does not tell, and its Auto class."""
+    """The Hub's task of a model class, None if the class name does not determine it, and its Auto class."""
     return next((found for ending, found in _HEADS.items() if class_name.endswith(ending)), (None, "AutoModel"))
 
 
 def what_it_does(task: str | None, languages: Sequence[str]) -> str:
-    """A clause about a model of a task of the Hub, and of languages: "that translates de to en"."""
+    """A relative clause that describes a model of a task, such as "that translates de to en"."""
     does = {
         "translation": f"that translates {' to '.join(languages)}" if languages else "that translates",
         "summarization": "that summarizes",
@@ -160,27 +155,25 @@ def what_it_does(task: str | None, languages: Sequence[str]) -> str:
 
 
 def is_ours(model: PreTrainedModel) -> bool:
-    """Whether a model is one of hfseq's, whose code is published with it."""
+    """Return True for a model of hfseq, whose code is published with it."""
     return model.config.model_type.startswith("hfseq_")
 
 
 def has_ours(model: PreTrainedModel) -> bool:
-    """Whether a model of transformers is made of one of hfseq's and another: their code does not come with it."""
+    """Return True for a composite model of transformers with a part of hfseq, whose code is not published with it."""
     parts = (getattr(model.config, name, None) for name in ("encoder", "decoder"))
     return any(getattr(part, "model_type", "").startswith("hfseq_") for part in parts)
 
 
 def _baselines(results: Mapping[str, Any], split: str, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """The scores of what stood beside the model, by their names."""
+    """Scores of the baselines, keyed by baseline and metric."""
     found: dict[str, dict[str, float]] = {}
     for key, value in results.items():
-        system, name = "", ""
-        for metric in METRICS:
-            # The longest, since one name ends as another's does.
-            if key.startswith(f"{split}_") and key.endswith(f"_{metric}") and len(metric) > len(name):
-                system, name = key[len(split) + 1 : -len(metric) - 1], metric
-        if system and name in scores:
-            found.setdefault(system, {})[name] = value
+        # The longest, since one name may be a suffix of another.
+        metric = max((name for name in METRICS if key.endswith(f"_{name}")), key=len, default="")
+        system = key.removeprefix(f"{split}_").removesuffix(f"_{metric}")
+        if key.startswith(f"{split}_") and metric in scores and system != metric:
+            found.setdefault(system, {})[metric] = value
     return found
 
 
@@ -190,7 +183,7 @@ def _scores(
     if not scores:
         return ""
     rows = f", {run['rows'][split]:,} rows" if split in run.get("rows", {}) else ""
-    lines = [f"## Scores\n\nMeasured on the {split} data{rows}.\n"]
+    lines = [f"## Scores\n\nMeasured on the {split} set{rows}.\n"]
     lines.append(f"| | model | {' | '.join(baselines)} |" if baselines else "| | model |")
     lines.append("|---" * (2 + len(baselines)) + "|")
     for name, value in scores.items():
@@ -202,8 +195,8 @@ def _scores(
 
 
 def _usage(model: PreTrainedModel, task: str | None, auto_class: str, repo_id: str, example: str | None) -> str:
-    example = " ".join((example or "A text of the kind that the model was trained on.").split())
-    # By characters: words may be long, and some languages have none.
+    example = " ".join((example or "A text like those in the training data.").split())
+    # Truncated by characters: some languages are written without spaces.
     text = repr(example if len(example) <= 200 else example[:199] + "…")
     ours, seq2seq = is_ours(model), auto_class == "AutoModelForSeq2SeqLM"
     trust = ", trust_remote_code=True" if ours else ""
@@ -223,11 +216,11 @@ def _usage(model: PreTrainedModel, task: str | None, auto_class: str, repo_id: s
         by_hand += "print(tokenizer.batch_decode(model.generate(**inputs), skip_special_tokens=True))"
     else:
         by_hand += "print(model(**inputs).last_hidden_state.shape)"
-    # transformers 5 has no pipelines of these two tasks, and none of a bare stack.
+    # transformers 5 has no pipelines for sequence-to-sequence tasks or encoders without a head.
     without = by_hand if seq2seq or task is None else by_pipeline("", trust)
-    title = "Without it, by the code that comes with the model" if ours else "With transformers alone"
+    title = "Without hfseq installed, with the code in this repository" if ours else "With transformers"
     if registers:
-        title = "By hand; the code of hfseq's part does not come with the model"
+        title = "With hfseq, whose code this repository does not include"
     parts = [(title, without)]
     if task is not None and (ours or seq2seq):
         parts.insert(0, ("With hfseq (`pip install hfseq`)", by_pipeline("import hfseq\n", "")))
@@ -240,30 +233,22 @@ def _training(run: Mapping[str, Any], images: Sequence[str]) -> str:
         parts.append(f"Rows: {', '.join(f'{count:,} {name}' for name, count in run['rows'].items())}.")
     if run.get("arguments"):
         lines = (f"{name}: {pprint.pformat(value, width=90)}" for name, value in sorted(run["arguments"].items()))
-        parts.append("Arguments; what is not named has the recipe's default:\n\n```\n" + "\n".join(lines) + "\n```")
+        parts.append("Arguments that differ from the recipe's defaults:\n\n```\n" + "\n".join(lines) + "\n```")
     if run.get("versions"):
         parts.append(f"Versions: {', '.join(f'{name} {version}' for name, version in run['versions'].items())}.")
     parts += [f"![{_TITLES[name]}]({name})" for name in images]
     return "## Training\n\n" + "\n\n".join(parts) if parts else ""
 
 
-def _limits(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    split: str,
-    scores: Mapping[str, float],
-    run: Mapping[str, Any],
-    license: str | None,
-) -> str:
+def _limitations(vocab_size: int, split: str | None, max_length: int | None, license: str | None) -> str:
     lines = [
-        f"- The scores are those of the {split} data above; texts of another kind, domain or language do worse."
-        if scores
-        else "- Nobody has said here how good this model is.",
-        "- Nothing was done about bias, toxicity or private facts in the training data.",
-        f"- Its vocabulary has {len(tokenizer):,} tokens.",
+        f"- The scores above are for the {split} set; expect lower ones on other domains, genres or languages."
+        if split
+        else "- No evaluation results are reported.",
+        "- The training data was not filtered for bias, toxicity or personal information.",
+        f"- The vocabulary has {vocab_size:,} tokens.",
     ]
-    limit = run.get("max_length")
-    if limit:
-        lines.append(f"- It was trained on texts of up to {limit} tokens; of longer ones the rest was cut off.")
+    if max_length:
+        lines.append(f"- Training texts were truncated to {max_length} tokens.")
     lines.append(f"- Licence of the weights: {license or 'not stated'}.")
-    return "## Limits\n\n" + "\n".join(lines)
+    return "## Limitations\n\n" + "\n".join(lines)

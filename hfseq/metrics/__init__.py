@@ -8,7 +8,7 @@ from the Hub; `hfseq.metrics.load("sacrebleu")` does not, and returns an `evalua
 `add_batch` and `compute`, which also works in `evaluate.combine` and `evaluate.evaluator`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .classification import accuracy, check_classes, f1
@@ -69,12 +69,12 @@ def load(name: str, **kwargs: Any) -> "Metric":
 
 
 def scores_by_group(
-    metric: "Metric", predictions: Sequence[Any], references: Sequence[Any], groups: Sequence[str]
+    metric: Callable[..., dict[str, Any]], predictions: Sequence[Any], references: Sequence[Any], groups: Sequence[str]
 ) -> dict[str, float]:
     """Compute a metric's `score` for each group of rows, for example for each kind of pair in a test set.
 
     Args:
-        metric: A metric from `load`.
+        metric: A function of this module.
         predictions: One for each row.
         references: One for each row; for text, a reference or a list of references.
         groups: Name of each row's group.
@@ -94,8 +94,6 @@ def scores_by_group(
     for row, group in enumerate(groups):
         members.setdefault(group, []).append(row)
     return {
-        group: metric.compute(
-            predictions=[predictions[row] for row in rows], references=[references[row] for row in rows]
-        )["score"]
+        group: metric([predictions[row] for row in rows], [references[row] for row in rows])["score"]
         for group, rows in members.items()
     }

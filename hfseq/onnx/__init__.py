@@ -1,1 +1,1 @@
-"""Export to ONNX, inference with onnxruntime, int8 quantisation."""
+"""Export to ONNX, inference with onnxruntime, int8 quantization."""

@@ -1,10 +1,10 @@
-"""Export to ONNX: graphs that run without PyTorch, with any batch and length, masks honoured."""
+"""Export to ONNX graphs with dynamic batch size and length, and with attention masks."""
 
 import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,25 +20,25 @@ from hfseq.json_files import file_beside, read_object
 from hfseq.models.cache import RecurrentCacheLayer
 
 GRAPHS_FILE = "onnx.json"
-"""What the graphs of a folder are, beside them."""
+"""Description of the graphs in a folder."""
 SUFFIXES = frozenset({".jinja", ".json", ".model", ".onnx", ".py", ".spm", ".txt"})
-"""Of the files of an export: graphs, configuration with its code, tokenizer. A new export replaces no others."""
+"""Suffixes of exported files: graphs, configuration with its code, tokenizer. Other files are never replaced."""
 OLDEST_OPSET = 13
-"""Of ONNX's operators; with older ones torch cannot write some of the graphs."""
+"""Oldest ONNX opset with which torch can export all graphs."""
 _STATE_TYPES = ("float32", "int64")
-"""Of a decoder's states: values, and numbers of steps."""
+"""Types of a decoder's states: values, and step counts."""
 TOLERANCE = 1e-4
-"""Largest difference between a graph and the model, of any output, or of its largest value where that is above 1."""
+"""Maximum difference between outputs of graph and model, relative to their largest value where that is above 1."""
 
 
 class Graph(NamedTuple):
     """A graph to export.
 
     Attributes:
-        module: Takes tensors, gives tensors.
-        inputs: Name to an example; those of a batch of 2, and of different lengths.
-        outputs: Their names.
-        axes: Name of an input or output to its dynamic axes.
+        module: Module from tensors to tensors.
+        inputs: Example inputs by name, for a batch of 2 with different lengths.
+        outputs: Names of the outputs.
+        axes: Dynamic axes of inputs and outputs by name.
     """
 
     module: nn.Module
@@ -48,30 +48,30 @@ class Graph(NamedTuple):
 
 
 def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> Path:
-    """Export a trained model of hfseq to ONNX, and compare every graph with it.
+    """Export a trained model of hfseq to ONNX, and verify every graph against it.
 
-    - An encoder (`…Model`), classifier or tagger becomes `model.onnx`: `input_ids` and `attention_mask` `[B, T]`, and
-      `char_ids` where the model reads them, to `logits` or `last_hidden_state`.
-    - A language model becomes `decoder.onnx`: tokens `[B, T]`, mask and the states before them, to `logits` and the
-      states after them. The states before the first token are zeros.
-    - A sequence-to-sequence model becomes `encoder.onnx`, `start.onnx` (the decoder's first states, and what its
-      attention reads) and `decoder.onnx`, one token a step.
+    - An encoder (`…Model`), classifier or tagger becomes `model.onnx`: from `input_ids` and `attention_mask` `[B, T]`,
+      and `char_ids` for models with characters, to `logits` or `last_hidden_state`.
+    - A language model becomes `decoder.onnx`: from tokens `[B, T]`, mask and previous states to `logits` and new
+      states. The initial states are zeros.
+    - A sequence-to-sequence model becomes `encoder.onnx`, `start.onnx` (initial states of the decoder, and the keys
+      and values of its attention) and `decoder.onnx`, one token per step.
 
-    `hfseq.onnx.runtime.load_onnx` runs what is written, `generate()` included. What was there before is replaced only
-    when the new graphs are as they should be.
+    `hfseq.onnx.runtime.load_onnx` loads the result, with `generate()`. An earlier export in the folder is replaced
+    only after the new graphs have been verified.
 
     Args:
-        model_dir: A trained model with its tokenizer.
-        out: Folder for the graphs, the configuration and the tokenizer; it must be empty or of an earlier export.
-        opset: Version of ONNX's operators.
+        model_dir: Directory of a trained model with its tokenizer.
+        out: Folder for graphs, configuration and tokenizer; it must be empty or hold an earlier export.
+        opset: ONNX opset version.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: If there is no such model, the kind cannot be exported, the folder has other files, or the packages
-            `onnx` and `onnxruntime` are not installed.
-        RuntimeError: If a graph differs from the model by more than 1e-4, of large values by that share of them.
+        InputError: If the model cannot be loaded or exported, the folder has other files, or the packages `onnx` and
+            `onnxruntime` are not installed.
+        RuntimeError: If a graph differs from the model by more than `TOLERANCE`.
     """
     require("onnx", "onnxruntime", extra="onnx", use="export")
     import onnxruntime
@@ -80,7 +80,7 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
         raise InputError(f"opset={opset}: the graphs need operators of version {OLDEST_OPSET} or newer")
     check_target(out)
     model, tokenizer = load_published(Path(model_dir))
-    # Graphs have float32, whatever the weights were saved in.
+    # Graphs are float32, whatever the type of the saved weights.
     model.float().eval()
     model.config.dtype = torch.float32
     with tempfile.TemporaryDirectory(prefix="hfseq-") as temporary:
@@ -99,10 +99,10 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
 
 
 def exported_files(folder: Path) -> list[Path]:
-    """The files of an export that are in its folder.
+    """The files of an export that exist.
 
     Raises:
-        InputError: If the export's list of them is none, or has something else than names of its own files.
+        InputError: If the list of files is malformed, or names a file that is not of the export.
     """
     about = folder / GRAPHS_FILE
     names = read_object(about).get("files", [])
@@ -113,10 +113,10 @@ def exported_files(folder: Path) -> list[Path]:
 
 
 def check_target(out: str | Path) -> list[Path]:
-    """The files of an earlier export in a folder, which a new one may replace.
+    """The files of an earlier export in a folder, which a new export replaces.
 
     Raises:
-        InputError: If there are other files, too, or as `exported_files`.
+        InputError: If there are other files, or as `exported_files`.
     """
     target = Path(out)
     if not target.exists():
@@ -130,10 +130,10 @@ def check_target(out: str | Path) -> list[Path]:
 
 
 def read_export(folder: Path) -> dict[str, Any]:
-    """What an export says about its graphs.
+    """Read and validate the description of an export.
 
     Raises:
-        InputError: If the folder has none, or does not say it as `export_onnx` does.
+        InputError: If it is missing or malformed, or a graph is missing.
     """
     file = folder / GRAPHS_FILE
     if not file.is_file():
@@ -141,7 +141,7 @@ def read_export(folder: Path) -> dict[str, Any]:
     about = read_object(file)
     for key, kind in {"graphs": list, "head": str, "states": dict, "memories": list}.items():
         if key not in about:
-            raise InputError(f"{file}: it does not say {key!r}")
+            raise InputError(f"{file}: {key!r} is missing")
         if not isinstance(about[key], kind):
             raise InputError(f"{file}: {key!r} is a {type(about[key]).__name__}, not a {kind.__name__}")
     for name in about["graphs"]:
@@ -150,7 +150,7 @@ def read_export(folder: Path) -> dict[str, Any]:
             raise InputError(f"{path} is missing")
     for name, state in about["states"].items():
         if not _is_state(state):
-            raise InputError(f"{file}: the state {name!r} is {state!r:.300}, which is no shape and type")
+            raise InputError(f"{file}: the state {name!r} is {state!r:.300}, not a shape and type")
     return about
 
 
@@ -161,12 +161,12 @@ def _is_state(state: Any) -> bool:
 
 
 def replace_export(folder: Path, out: str | Path, about: Mapping[str, Any]) -> None:
-    """Put what was exported into its place, where an earlier export may be.
+    """Move an export to its target folder, in place of an earlier one.
 
     Args:
-        folder: What was exported.
-        out: Its place.
-        about: What `onnx.json` is to say, but for the names of the files.
+        folder: Temporary folder of the export.
+        out: Target folder.
+        about: Content of `onnx.json` without the list of files.
 
     Raises:
         InputError: As `check_target`.
@@ -212,10 +212,10 @@ def graphs_of(model: PreTrainedModel) -> tuple[dict[str, Graph], dict[str, Any]]
 def write_graph(graph: Graph, path: str | Path, opset: int) -> None:
     """Trace a graph into a file."""
     with warnings.catch_warnings():
-        # Of the tracer, about checks of shapes, which are not part of the graph; of its age: the newer exporter fixes
-        # the length of a simple recurrent network; and of the writer, about graphs that `check_graph` compares.
+        # The tracer warns of shape checks, which are not part of the graph, and of its deprecation, but the newer
+        # exporter fixes the length of an RNN; the writer warns of graphs that `check_graph` verifies.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\b|hfseq\.export$")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\b|hfseq\.onnx\.export$")
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.onnx\b")
         torch.onnx.export(
             graph.module.eval(),
@@ -231,13 +231,13 @@ def write_graph(graph: Graph, path: str | Path, opset: int) -> None:
 
 @torch.no_grad()
 def check_graph(graph: Graph, session: Any, name: str) -> float:
-    """Compare a graph with the model: on the example, on its first row, and on longer rows.
+    """Compare a graph with the model on the example, on its first row, and on longer rows.
 
     Returns:
-        The largest difference of an output, divided by its largest value where that is above 1.
+        The largest difference of an output, relative to its largest value where that is above 1.
 
     Raises:
-        RuntimeError: If it is more than 1e-4, or no number.
+        RuntimeError: If it exceeds `TOLERANCE` or is NaN, or a shape differs.
     """
     worst = 0.0
     for inputs in _variants(graph):
@@ -260,14 +260,14 @@ def check_graph(graph: Graph, session: Any, name: str) -> float:
 
 
 def run_session(session: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Outputs of an onnxruntime session by their names; inputs that its graph has no use for are left out."""
+    """Outputs of an onnxruntime session by name; inputs that the graph does not have are dropped."""
     names = [output.name for output in session.get_outputs()]
     given = {needed.name: np.ascontiguousarray(inputs[needed.name]) for needed in session.get_inputs()}
     return dict(zip(names, session.run(names, given), strict=True))
 
 
 def _variants(graph: Graph) -> list[dict[str, Tensor]]:
-    """The example, one row of it, and one twice as long along every dynamic axis but the batch."""
+    """The example, its first row, and the example repeated along every dynamic axis but the batch."""
 
     def doubled(name: str, tensor: Tensor) -> Tensor:
         for axis in graph.axes.get(name, {}):
@@ -279,21 +279,19 @@ def _variants(graph: Graph) -> list[dict[str, Tensor]]:
     return [graph.inputs, rows, {name: doubled(name, tensor) for name, tensor in graph.inputs.items()}]
 
 
-class _Whole(nn.Module):
-    """A model as a function of tensors."""
+class _Traced(nn.Module):
+    """A function of tensors that calls a model, as a module for the tracer."""
 
-    def __init__(self, model: PreTrainedModel, names: Sequence[str], output: str) -> None:
+    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
         super().__init__()
-        self.model, self.names, self.output = model, names, output
+        self.model, self.function = model, function
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.names, tensors, strict=True)), use_cache=False, return_dict=True)[
-            self.output
-        ]
+    def forward(self, *tensors: Tensor) -> Any:
+        return self.function(*tensors)
 
 
 def _example(model: PreTrainedModel, length: int = 5) -> dict[str, Tensor]:
-    """Two rows of tokens, one of them shorter and with a gap."""
+    """Two rows of tokens, the second padded on both sides and in the middle."""
     size = model.config.vocab_size
     ids = torch.arange(2 * length).view(2, length) % size
     mask = torch.ones_like(ids)
@@ -315,40 +313,22 @@ def _whole_graph(model: PreTrainedModel, output: str) -> Graph:
         ids[:, :, 2] = 0
         inputs["char_ids"] = ids
         axes["char_ids"] = {0: "batch", 1: "length", 2: "characters"}
-    return Graph(_Whole(model, list(inputs), output), inputs, [output], axes)
+
+    def run(*tensors: Tensor) -> Tensor:
+        return model(**dict(zip(inputs, tensors, strict=True)), use_cache=False, return_dict=True)[output]
+
+    return Graph(_Traced(model, run), inputs, [output], axes)
 
 
-def _fill_cache(
-    states: Sequence[Sequence[Tensor]], memory: tuple[Tensor, ...] | None, model_type: str
-) -> DynamicCache:
-    """A cache that holds states, as after some token."""
+def _fill_cache(model: Any, states: Sequence[Tensor], counts: Sequence[int], memory: Any = None) -> DynamicCache:
+    """A cache that holds states, `counts` of them per layer, as after some token."""
     cache = DynamicCache()
-    for layer_states in states:
+    for end, count in zip(np.cumsum(counts).tolist(), counts, strict=True):
         layer = RecurrentCacheLayer()
-        layer.update(tuple(layer_states), 1)
-        layer.model_type, layer.memory = model_type, memory
+        layer.update(tuple(states[end - count : end]), 1)
+        layer.model_type, layer.memory = model.config.model_type, memory
         cache.layers.append(layer)
     return cache
-
-
-class _LanguageModelStep(nn.Module):
-    """Logits and new states of tokens, after states."""
-
-    def __init__(self, model: PreTrainedModel, counts: Sequence[int]) -> None:
-        super().__init__()
-        self.model, self.counts = model, counts
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        cache = _fill_cache(_grouped(states, self.counts), None, self.model.config.model_type)
-        outputs = self.model(
-            input_ids=input_ids, attention_mask=attention_mask, cache=cache, use_cache=True, return_dict=True
-        )
-        return outputs.logits, *_flat(outputs.cache)
-
-
-def _grouped(states: Sequence[Tensor], counts: Sequence[int]) -> list[Sequence[Tensor]]:
-    ends = np.cumsum(counts).tolist()
-    return [states[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
 def _flat(cache: DynamicCache) -> list[Tensor]:
@@ -364,92 +344,66 @@ def _language_model_graph(model: PreTrainedModel) -> Graph:
     outputs = ["logits", *(f"new_{name}" for name in states)]
     axes = _batch("input_ids", "attention_mask", "logits")
     axes |= {name: {0: "batch"} for name in [*states, *outputs[1:]]}
-    return Graph(_LanguageModelStep(model, counts), inputs | states, outputs, axes)
 
-
-class _Encoder(nn.Module):
-    """The encoder's states and, of a CNN, its input embeddings."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.encoder: Any = model.get_encoder()
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        outputs = self.encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
-        embeddings = outputs.get("input_embeddings")
-        return (outputs.last_hidden_state,) if embeddings is None else (outputs.last_hidden_state, embeddings)
-
-
-class _Start(nn.Module):
-    """What a decoder's cache holds before the first token."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.decoder: Any = model.decoder
-
-    def forward(
-        self, encoder_hidden_states: Tensor, attention_mask: Tensor, *embeddings: Tensor
-    ) -> tuple[Tensor, ...]:
-        states, memory = self.decoder.first_states(encoder_hidden_states, attention_mask, *embeddings)
-        return *(state for layer in states for state in layer), *memory
-
-
-class _TranslatorStep(nn.Module):
-    """Logits and new states of one token."""
-
-    def __init__(self, model: PreTrainedModel, counts: Sequence[int]) -> None:
-        super().__init__()
-        self.model: Any = model
-        self.counts = counts
-
-    def forward(
-        self, decoder_input_ids: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor, *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        count = sum(self.counts)
-        model_type = self.model.decoder.config.model_type
-        cache = _fill_cache(_grouped(tensors[:count], self.counts), tuple(tensors[count:]), model_type)
-        outputs = self.model.decoder(
-            input_ids=decoder_input_ids,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=attention_mask,
-            cache=cache,
-            use_cache=True,
-            return_dict=True,
+    def step(input_ids: Tensor, attention_mask: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        cache = _fill_cache(model, states, counts)
+        outputs = model(
+            input_ids=input_ids, attention_mask=attention_mask, cache=cache, use_cache=True, return_dict=True
         )
-        logits = self.model.lm_head(self.model.output(outputs.last_hidden_state)[0])
-        return logits, *_flat(outputs.cache)
+        return outputs.logits, *_flat(outputs.cache)
+
+    return Graph(_Traced(model, step), inputs | states, outputs, axes)
 
 
 @torch.no_grad()
-def _translator_graphs(model: PreTrainedModel) -> dict[str, Graph]:
+def _translator_graphs(model: Any) -> dict[str, Graph]:
+    encoder, decoder = model.get_encoder(), model.decoder
+
+    def encode(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        outputs = encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        # The input embeddings, of a CNN.
+        embeddings = outputs.get("input_embeddings")
+        return (outputs.last_hidden_state,) if embeddings is None else (outputs.last_hidden_state, embeddings)
+
+    def start(encoder_hidden_states: Tensor, attention_mask: Tensor, *embeddings: Tensor) -> tuple[Tensor, ...]:
+        states, memory = decoder.first_states(encoder_hidden_states, attention_mask, *embeddings)
+        return *(state for layer in states for state in layer), *memory
+
+    def step(
+        decoder_input_ids: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        outputs = decoder(
+            input_ids=decoder_input_ids,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=attention_mask,
+            cache=_fill_cache(decoder, tensors, counts, memory=tuple(tensors[sum(counts) :])),
+            use_cache=True,
+            return_dict=True,
+        )
+        return model.lm_head(model.output(outputs.last_hidden_state)[0]), *_flat(outputs.cache)
+
     inputs = _example(model)
-    encoder = _Encoder(model).eval()
-    encoded = dict(zip(("encoder_hidden_states", "encoder_embeddings"), encoder(**inputs), strict=False))
-    graphs = {
-        "encoder": Graph(encoder, inputs, list(encoded), _batch("input_ids", "attention_mask", *encoded)),
-    }
+    encoded = dict(zip(("encoder_hidden_states", "encoder_embeddings"), encode(*inputs.values()), strict=False))
     hidden, mask = encoded["encoder_hidden_states"], inputs["attention_mask"]
     given = {"encoder_hidden_states": hidden, "attention_mask": mask, **encoded}
-    start = _Start(model).eval()
-    decoder: Any = model.decoder
     layers, memory = decoder.first_states(*given.values())
+    counts = [len(layer) for layer in layers]
     states = {f"state_{number}": state for number, state in enumerate(state for layer in layers for state in layer)}
     memories = {f"memory_{number}": tensor for number, tensor in enumerate(memory)}
-    counts = [len(layer) for layer in layers]
     dynamic = {name: {0: "batch"} for name in states}
     if model.config.to_dict().get("coverage"):
-        # The last state, as long as the source.
+        # The last state is as long as the source.
         dynamic[list(states)[-1]] = {0: "batch", 1: "length"}
     dynamic |= _batch(*memories)
-    axes = _batch(*given)
-    graphs["start"] = Graph(start, given, [*states, *memories], axes | dynamic)
-    step = _TranslatorStep(model, counts).eval()
+    new = {f"new_{name}": axes for name, axes in dynamic.items() if name in states}
     token = {"decoder_input_ids": torch.tensor([[1], [2]]) % model.config.vocab_size}
-    outputs = ["logits", *(f"new_{name}" for name in states)]
-    new = {f"new_{name}": found for name, found in dynamic.items() if name in states}
     one = {"decoder_input_ids": {0: "batch"}, "logits": {0: "batch"}}
     stepped = token | {"encoder_hidden_states": hidden, "attention_mask": mask} | states | memories
-    graphs["decoder"] = Graph(
-        step, stepped, outputs, one | _batch("encoder_hidden_states", "attention_mask") | dynamic | new
-    )
-    return graphs
+    source = _batch("encoder_hidden_states", "attention_mask")
+    return {
+        "encoder": Graph(
+            _Traced(encoder, encode), inputs, list(encoded), _batch("input_ids", "attention_mask", *encoded)
+        ),
+        "start": Graph(_Traced(decoder, start), given, [*states, *memories], _batch(*given) | dynamic),
+        "decoder": Graph(_Traced(model, step), stepped, ["logits", *new], one | source | dynamic | new),
+    }

@@ -1,5 +1,6 @@
-"""Dynamic quantisation of exported graphs to int8, right on every CPU."""
+"""Dynamic quantization of exported graphs to int8 with 7-bit weights, accurate on every CPU."""
 
+import json
 import logging
 import shutil
 import tempfile
@@ -14,46 +15,46 @@ import torch
 from torch import Tensor
 
 from hfseq.errors import InputError, require
-from hfseq.onnx.export import check_target, exported_files, read_export, replace_export
+from hfseq.onnx.export import GRAPHS_FILE, check_target, exported_files, read_export, replace_export
 from hfseq.onnx.runtime import OnnxRunner, load_onnx
 
 TOLERANCE = 0.1
-"""Largest median of the relative differences between int8 and float32 that is accepted.
+"""Maximum median of the relative differences between int8 and float32.
 
-Trained models had 0.005 and 0.02, models of random weights up to 0.06. With 8-bit weights, on a CPU where their
-products saturate, most of the latter had 0.11 to 0.6.
+Measured: 0.005 and 0.02 for trained models, up to 0.06 for random weights; with 8-bit weights, on a CPU where their
+products saturate, 0.11 to 0.6 for most of the latter.
 """
 _LENGTHS = (24, 20, 16, 12, 8, 5, 3, 1)
-"""Of the rows that are compared."""
+"""Lengths of the compared rows."""
 _STEPS = 4
-"""Of a decoder, one token each."""
+"""Number of compared decoder steps."""
 
 
 def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str, float]]:
-    """Make the weights of exported graphs int8, their inputs quantized as they come (dynamic quantisation).
+    """Quantize the weights of exported graphs to int8, and activations at run time (dynamic quantization).
 
-    onnxruntime does that for LSTMs, matrix products and embeddings. Recurrent layers of GRUs and simple RNNs, and
-    convolutions, stay in float32: it has no such kernels, or slower ones.
+    onnxruntime supports LSTMs, matrix products and embeddings. Recurrent layers of GRUs and simple RNNs, and
+    convolutions, stay in float32: it has no int8 kernels for them, or slower ones.
 
-    Weights have 7 bits: -64 to 64 with a scale for each output, those of embeddings 0 to 127 with one scale. A CPU
-    without VNNI adds pairs of products in 16 bits, at most 2 · 255 · 64 = 32640; 8-bit weights would saturate there,
-    silently. So the graphs are as good on such a CPU as on the one that wrote them.
+    Weights have 7 bits: -64 to 64 with one scale per output channel, those of embeddings 0 to 127 with a single scale.
+    A CPU without VNNI adds pairs of products in 16 bits, at most 2 · 255 · 64 = 32640; 8-bit weights would saturate
+    silently. The graphs are therefore equally accurate on every CPU.
 
     Args:
-        directory: What `export_onnx` wrote.
-        out: Folder for the new graphs; it must be empty or of an earlier export. What is there is replaced only when
-            the new graphs are as they should be.
+        directory: Folder that `export_onnx` wrote.
+        out: Folder for the quantized graphs; it must be empty or hold an earlier export, which is replaced only after
+            the new graphs have been verified.
 
     Returns:
-        Graph to the number of its operators with weights in int8 (`int8 LSTM`) and in float32 (`fp32 GRU`), and of the
-        last graph, from which the outputs come, the `median difference` and the `largest difference` from those in
-        float32, as `relative_differences` defines them. `onnx.json` has the same under `int8`.
+        For each graph the number of operators with int8 weights (`int8 LSTM`) and with float32 weights (`fp32 GRU`),
+        and for the last graph, which computes the outputs, the `median difference` and the `largest difference` from
+        float32, as defined by `relative_differences`. `onnx.json` has the same under `int8`.
 
     Raises:
-        InputError: If there is no such folder, it is in int8 already, the other one has other files, the median
-            difference is more than 0.1, or `onnx` is not installed.
+        InputError: If there is no such export or it is quantized already, `out` has other files, the median difference
+            exceeds `TOLERANCE`, or `onnx` or `onnxruntime` is not installed.
     """
-    require("onnx", "onnxruntime", extra="onnx", use="quantisation")
+    require("onnx", "onnxruntime", extra="onnx", use="quantization")
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -70,7 +71,7 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
             path = folder / f"{name}.onnx"
             model = onnx.load(source / path.name)
             if any(tensor.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8) for tensor in _weights(model)):
-                raise InputError(f"{source / path.name} is in int8 already; quantise an export in float32")
+                raise InputError(f"{source / path.name} is quantized to int8 already; quantize a float32 export")
             overrides = {weight: [{"reduce_range": True}] for weight in _embeddings(model)}
             with _without_advice():
                 quantize_dynamic(
@@ -78,7 +79,7 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
                     path,
                     op_types_to_quantize=["LSTM", "MatMul", "Gather"],
                     per_channel=True,
-                    reduce_range=True,  # of LSTMs and products; of embeddings it has to be said apart
+                    reduce_range=True,  # of LSTMs and products; for embeddings see `overrides`
                     weight_type=QuantType.QInt8,
                     extra_options={
                         "DefaultTensorType": onnx.TensorProto.FLOAT,
@@ -86,15 +87,16 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
                     },
                 )
             model = onnx.load(path)
-            # Shapes that were inferred for the quantisation; they would be a third of a small file.
+            # Inferred shapes, up to a third of a small file.
             del model.graph.value_info[:]
             onnx.save(model, path)
             report[name] = _operators(model)
+        (folder / GRAPHS_FILE).write_text(json.dumps(about | {"int8": report}))
         median, largest = relative_differences(plain, load_onnx(folder)[0])
         if not median <= TOLERANCE:
             raise InputError(
-                f"{source}: in int8 the outputs differ by {median:.2g} of their size, more than {TOLERANCE}; use the "
-                "graphs in float32"
+                f"{source}: the outputs in int8 have a median relative difference of {median:.2g}, more than "
+                f"{TOLERANCE}; use the float32 graphs"
             )
         report[about["graphs"][-1]] |= {
             "median difference": float(f"{median:.3g}"),
@@ -108,20 +110,20 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
 def relative_differences(plain: OnnxRunner, quantized: OnnxRunner) -> tuple[float, float]:
     """Median and largest relative difference between the outputs of a model in int8 and in float32.
 
-    It is ‖q − f‖ / ‖f‖, the norms being Euclidean, of what a run of the last graph gives for a row: logits, or states
-    of an encoder, of all steps but padding. A few rows may be far off where attention or a maximum falls elsewhere, so
-    that it is the median that tells whether the graphs are right.
+    The relative difference ‖q − f‖ / ‖f‖ (Euclidean norms) is computed per row from one run of the last graph: logits,
+    or states of an encoder, of all steps but padding. Single rows may differ much, where attention or a maximum
+    selects another step, so the median is the criterion.
 
-    The rows are random tokens of different lengths, a batch padded on the right and one on the left. A language model
-    goes on from there for some steps, one token each, and a translator decodes some, all after states of its own. The
-    median is that of a batch, and of a language model's steps apart; the largest of these counts.
+    The rows are random tokens of different lengths, in one batch padded on the right and one on the left. Language
+    models continue them for some steps of one token, and sequence-to-sequence models decode some steps, each from its
+    own states. Medians are taken per batch, and separately for the steps of a language model; the largest is returned.
 
     Args:
-        plain: Runner of an export in float32.
-        quantized: Runner of the same in int8.
+        plain: Runner of a float32 export.
+        quantized: Runner of the same export in int8.
 
     Returns:
-        Both; they are NaN if an output is.
+        Median and largest difference; NaN if an output is.
     """
     medians, largest = [], []
     for inputs in _batches(plain.config):
@@ -150,7 +152,7 @@ def _batches(config: Any) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
 
 
 def _outputs(runner: OnnxRunner, inputs: dict[str, Tensor], steps: Tensor) -> list[Tensor]:
-    """The outputs that `relative_differences` compares, `[N, K]` each, zeros at padding."""
+    """The outputs that `relative_differences` compares, each `[N, K]`, zero at padding."""
     padding = inputs["attention_mask"] == 0
 
     def rows(output: Tensor) -> Tensor:
@@ -170,12 +172,12 @@ def _outputs(runner: OnnxRunner, inputs: dict[str, Tensor], steps: Tensor) -> li
 
 
 def _weights(model: Any) -> list[Any]:
-    """The tensors of a graph that are no vectors or scalars."""
+    """The weight tensors of a graph with at least two dimensions."""
     return [tensor for tensor in model.graph.initializer if len(tensor.dims) > 1]
 
 
 def _embeddings(model: Any) -> set[str]:
-    """Names of the weights that a graph looks rows up in."""
+    """Names of the embedding matrices of a graph."""
     return {tensor.name for tensor in _weights(model)} & {
         node.input[0] for node in model.graph.node if node.op_type == "Gather"
     }
@@ -183,7 +185,7 @@ def _embeddings(model: Any) -> set[str]:
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Keeps back onnxruntime's advice to prepare a graph, which changes nothing in these."""
+    """Suppress onnxruntime's advice to pre-process the graph, which makes no difference here."""
 
     def other(record: logging.LogRecord) -> bool:
         return "run pre-processing before quantization" not in record.getMessage()
@@ -197,7 +199,7 @@ def _without_advice() -> Iterator[None]:
 
 
 def _operators(model: Any) -> dict[str, float]:
-    """How many operators with weights a graph has, by precision and kind."""
+    """Number of operators with weights, by precision and type."""
     weights = {tensor.name for tensor in _weights(model)}
     counts: Counter[str] = Counter()
     for node in model.graph.node:

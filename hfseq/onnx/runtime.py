@@ -1,5 +1,6 @@
-"""Exported models on onnxruntime: the forward passes of transformers' models, pipelines and `generate()` included."""
+"""Exported models on onnxruntime, with the interface of transformers' models, including pipelines and `generate()`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,27 +22,30 @@ from transformers.modeling_outputs import (
 
 from hfseq.errors import InputError, one_line, require
 from hfseq.models.cache import RecurrentCacheLayer, cache_layers, takes_past_key_values
+from hfseq.models.generation import check_cache
 from hfseq.models.modeling_heads import steps_to_keep
 from hfseq.models.padding import valid_steps
 from hfseq.onnx.export import read_export, run_session
+
+logger = logging.getLogger(__name__)
 
 
 def load_onnx(
     directory: str | Path, *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
 ) -> tuple["OnnxRunner", Any]:
-    """The model that `export_onnx` or `quantize_onnx` wrote, and its tokenizer.
+    """Load a model that `export_onnx` or `quantize_onnx` wrote, and its tokenizer.
 
     Args:
-        directory: Theirs.
-        threads: Of onnxruntime, for one operator; None for one a core.
-        providers: Its execution providers, the first that there is first.
+        directory: Folder of the export.
+        threads: Number of threads per operator; None for one per core.
+        providers: Execution providers of onnxruntime in order of preference.
 
     Returns:
         An `OnnxModel`, `OnnxForSequenceClassification`, `OnnxForTokenClassification`, `OnnxForCausalLM` or
-        `OnnxForConditionalGeneration`, which pipelines take, and the tokenizer.
+        `OnnxForConditionalGeneration`, which can be passed to pipelines, and the tokenizer.
 
     Raises:
-        InputError: If there is no such folder, it is not whole, or onnxruntime is not installed.
+        InputError: If the export is missing, incomplete or damaged, or onnxruntime is not installed.
     """
     require("onnxruntime", extra="onnx")
     import onnxruntime
@@ -56,8 +60,11 @@ def load_onnx(
         path = folder / f"{name}.onnx"
         try:
             sessions[name] = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
-        except Exception as error:  # onnxruntime's own have no base class
-            raise InputError(f"{path} is broken: {one_line(error)}") from error
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            raise InputError(f"{path} is damaged: {one_line(error)}") from error
+    # The report came with 7-bit weights: without it int8 graphs have 8 bits.
+    if "int8" not in about and any(map(_is_quantized, (folder / f"{name}.onnx" for name in about["graphs"]))):
+        logger.warning("%s: 8-bit weights, which saturate on some CPUs; quantize the float32 export again", folder)
     try:
         runner = _RUNNERS[about["head"]](AutoConfig.from_pretrained(folder), sessions, about)
         if runner.can_generate():
@@ -67,19 +74,24 @@ def load_onnx(
         raise InputError(f"{folder}: {one_line(error)}") from error
 
 
+def _is_quantized(path: Path) -> bool:
+    content = path.read_bytes()
+    return any(operator in content for operator in (b"DequantizeLinear", b"DynamicQuantizeLSTM", b"MatMulInteger"))
+
+
 class OnnxRunner(PreTrainedModel):
-    """What the runners share. Tensors come and go on the CPU; nothing is trained.
+    """Base of the runners. Inputs and outputs are on the CPU; there is no training.
 
     Args:
-        config: Of the exported model.
-        sessions: Name of a graph to its onnxruntime session.
-        about: What the export said.
+        config: Configuration of the exported model.
+        sessions: onnxruntime sessions by graph name.
+        about: Content of `onnx.json`.
     """
 
     config_class = PreTrainedConfig
 
     def __init__(self, config: PreTrainedConfig, sessions: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        # Without `post_init`: there are no weights to initialise.
+        # No `post_init`: there are no weights to initialise.
         super().__init__(config)
         self.sessions, self.about = dict(sessions), dict(about)
         self.eval()
@@ -91,11 +103,11 @@ class OnnxRunner(PreTrainedModel):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the outputs."""
+        """Type of the outputs."""
         return torch.float32
 
     def vocabulary_sizes(self) -> dict[str, int]:
-        """As `hfseq.data.collation.vocabulary_sizes` reads them off another model."""
+        """Sizes for `hfseq.data.collation.vocabulary_sizes`, which reads them from the weights of other models."""
         config: Any = self.config
         sizes = {"vocab_size": config.vocab_size}
         if getattr(config, "char_encoder", None) is not None:
@@ -103,7 +115,7 @@ class OnnxRunner(PreTrainedModel):
         return sizes | ({} if self.can_generate() else {"num_labels": config.num_labels})
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: the graphs are files already.
+        """Not supported: the graphs are files already.
 
         Raises:
             ValueError: Always.
@@ -111,13 +123,13 @@ class OnnxRunner(PreTrainedModel):
         raise ValueError("an exported model is not saved; copy its folder")
 
     def run(self, graph: str, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Outputs of a graph, by their names."""
+        """Run a graph; return its outputs by name."""
         found = run_session(self.sessions[graph], {name: tensor.cpu().numpy() for name, tensor in inputs.items()})
         return {name: torch.from_numpy(value) for name, value in found.items()}
 
 
 class _Whole(OnnxRunner):
-    """One graph from tokens to an output."""
+    """A single graph from tokens to one output."""
 
     output_class: ClassVar[type[ModelOutput]]
 
@@ -132,23 +144,23 @@ class _Whole(OnnxRunner):
 
         Args:
             input_ids: Token ids `[B, T]`.
-            attention_mask: 1 at valid steps, `[B, T]`; None if all are.
-            char_ids: Characters of each token `[B, T, L]`, if the model reads them.
+            attention_mask: 1 at valid steps, `[B, T]`; None if all are valid.
+            char_ids: Characters of each token `[B, T, L]`, for models with a character encoder.
             kwargs: Ignored.
 
         Returns:
             `logits`, or `last_hidden_state` of an encoder.
 
         Raises:
-            ValueError: If labels are given, shapes do not fit, an id is outside the vocabulary, or characters are
-                missing or not read.
+            ValueError: If labels are given, shapes do not match, an id is outside the vocabulary, or characters are
+                missing or not supported.
         """
         _no_labels(kwargs)
         ids, mask = _checked(self.config, input_ids, attention_mask)
         inputs = {"input_ids": ids, "attention_mask": mask}
         reads = getattr(self.config, "char_encoder", None) is not None
         if reads and char_ids is None:
-            raise ValueError("this model needs char_ids, which its tokenizer gives")
+            raise ValueError("this model needs char_ids from its tokenizer")
         if not reads and char_ids is not None:
             raise ValueError("char_ids were passed to a model without char_encoder")
         if char_ids is not None:
@@ -165,22 +177,39 @@ class OnnxModel(_Whole):
 
 
 class OnnxForSequenceClassification(_Whole):
-    """An exported classifier of sequences."""
+    """An exported sequence classifier."""
 
     output_class = SequenceClassifierOutput
 
 
 class OnnxForTokenClassification(_Whole):
-    """An exported tagger; with a CRF, Viterbi is in the graph."""
+    """An exported tagger; with a CRF the graph includes Viterbi decoding."""
 
     output_class = TokenClassifierOutput
 
 
 class _Generates(OnnxRunner, GenerationMixin):
-    """A graph that takes states and gives states, in a cache with one layer for all of them."""
+    """Base of generative models, whose states are kept in a cache with a single layer."""
 
-    # A recurrent state cannot go back.
+    # A recurrent state cannot be rolled back.
     _is_stateful = True
+
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate as `GenerationMixin` does.
+
+        Raises:
+            ValueError: If a static, quantized or sliding-window cache is requested; see `check_cache`.
+        """
+        configs = [one for one in (generation_config, self.generation_config) if one is not None]
+        known = (one.cache_implementation for one in configs if one.cache_implementation is not None)
+        check_cache(kwargs.get("cache_implementation") or next(known, None), kwargs)
+        return super().generate(inputs, generation_config, *args, **kwargs)
 
     def _layer(self, cache: Cache) -> RecurrentCacheLayer:
         return cache_layers(cache, 1, f"onnx of {self.config.model_type}")[0]
@@ -210,17 +239,17 @@ class OnnxForCausalLM(_Generates):
         Args:
             input_ids: Token ids `[B, T]`.
             attention_mask: 1 at valid steps, `[B, T]` or `[B, past + T]`.
-            cache: State after the earlier tokens; updated in place.
-            use_cache: Whether to return the state.
-            logits_to_keep: Number of last steps whose logits are wanted, 0 for all, or their indices.
+            cache: State after the previous tokens; updated in place.
+            use_cache: Return the state.
+            logits_to_keep: Number of last steps to return logits for, 0 for all, or the indices of steps.
             kwargs: Ignored.
 
         Returns:
-            `logits` `[B, T, vocab_size]`, and the state if it is wanted.
+            `logits` `[B, T, vocab_size]`, and the cache if `use_cache` is set or one was passed.
 
         Raises:
-            ValueError: If the cache is another model's, labels are given, shapes do not fit, or an id is outside the
-                vocabulary.
+            ValueError: If the cache belongs to another model, labels are given, shapes do not match, or an id is
+                outside the vocabulary.
         """
         _no_labels(kwargs)
         returns = cache is not None or use_cache
@@ -239,21 +268,21 @@ class OnnxForCausalLM(_Generates):
 
 
 class OnnxEncoder(nn.Module):
-    """The encoder of an exported translator.
+    """The encoder of an exported sequence-to-sequence model.
 
     Args:
-        runner: It.
+        runner: Runner of the model.
     """
 
     main_input_name = "input_ids"
 
     def __init__(self, runner: OnnxRunner) -> None:
         super().__init__()
-        # Not a submodule, which the runner would be its own.
+        # Not registered as a submodule: it is part of the runner.
         self.__dict__["runner"] = runner
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
-        """Encoder states `[B, S, M]`, and of a CNN its embeddings."""
+        """Return encoder states `[B, S, M]` and, for a CNN, its input embeddings."""
         runner: Any = self.runner
         ids, mask = _checked(runner.config, input_ids, attention_mask)
         found = runner.run("encoder", {"input_ids": ids, "attention_mask": mask})
@@ -284,25 +313,25 @@ class OnnxForConditionalGeneration(_Generates):
         Args:
             input_ids: Source ids `[B, S]`.
             attention_mask: 1 at valid source positions, `[B, S]`.
-            decoder_input_ids: Target ids `[B, T]`; each token is a step of the graph.
-            encoder_outputs: The encoder's, in place of the source.
-            cache: Decoder state after the earlier tokens; updated in place.
-            decoder_attention_mask: Ones: the graph takes a token a step, and no padding.
-            use_cache: Whether to return the state.
+            decoder_input_ids: Target ids `[B, T]`; the graph runs once per token.
+            encoder_outputs: Encoder outputs, in place of the source.
+            cache: Decoder state after the previous tokens; updated in place.
+            decoder_attention_mask: Must be all ones: padding of the target is not supported.
+            use_cache: Return the state.
             kwargs: Ignored.
 
         Returns:
-            `logits` `[B, T, vocab_size]`, and the state if it is wanted.
+            `logits` `[B, T, vocab_size]`, and the cache if `use_cache` is set or one was passed.
 
         Raises:
-            ValueError: If there is no source, no target or one with padding, labels are given, shapes do not fit, an
-                id is outside the vocabulary, or the cache is another model's.
+            ValueError: If source or target is missing, the target has padding, labels are given, shapes do not match,
+                an id is outside the vocabulary, or the cache belongs to another model.
         """
         _no_labels(kwargs)
         if decoder_attention_mask is not None and not bool(decoder_attention_mask.all()):
-            raise ValueError("an exported translator takes no padding among decoder_input_ids")
+            raise ValueError("exported sequence-to-sequence models do not support padding in decoder_input_ids")
         if decoder_input_ids is None or (input_ids is None and encoder_outputs is None):
-            raise ValueError("an exported translator needs decoder_input_ids, and input_ids or encoder_outputs")
+            raise ValueError("decoder_input_ids, and input_ids or encoder_outputs, are required")
         if encoder_outputs is None:
             encoder_outputs = self.get_encoder()(input_ids, attention_mask)
         if not isinstance(encoder_outputs, ModelOutput):
@@ -345,16 +374,16 @@ _RUNNERS: dict[str, type[OnnxRunner]] = {
 def _checked(
     config: Any, ids: Tensor, mask: Tensor | None, name: str = "input_ids", past: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Ids and mask `[B, T]` as integers, the mask of the current steps alone, all ones where there is none.
+    """Ids and mask `[B, T]` as int64; the mask is that of the current steps, all ones by default.
 
     Raises:
-        ValueError: If shapes do not fit, there is no step, or an id is outside the vocabulary.
+        ValueError: If shapes do not match, there is no step, or an id is outside the vocabulary.
     """
     if ids.dim() != 2 or ids.shape[1] == 0:
-        raise ValueError(f"{name} has shape {tuple(ids.shape)}, expected (batch, length) with a step at least")
+        raise ValueError(f"{name} has shape {tuple(ids.shape)}, expected (batch, length) with at least one step")
     if int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
         raise ValueError(
-            f"{name} has {int(ids.min())} to {int(ids.max())}, the vocabulary 0 to {config.vocab_size - 1}"
+            f"{name} has ids {int(ids.min())} to {int(ids.max())}; the vocabulary has 0 to {config.vocab_size - 1}"
         )
     return ids.long(), _steps(ids, mask, past)
 
@@ -366,4 +395,4 @@ def _steps(like: Tensor, mask: Tensor | None, past: int = 0) -> Tensor:
 
 def _no_labels(arguments: Mapping[str, Any]) -> None:
     if arguments.get("labels") is not None:
-        raise ValueError("an exported model is not trained, so it takes no labels")
+        raise ValueError("exported models cannot be trained and take no labels")

@@ -1,1 +1,1 @@
-"""The HTTP server: requests, the continuous batcher, the application."""
+"""The HTTP server: request state, continuous batching, the application."""

@@ -1,8 +1,8 @@
-"""Continuous batching: requests join one running batch and leave it between two steps.
+"""Continuous (iteration-level) batching: requests join and leave the running batch between decoding steps.
 
-A recurrent or convolutional language model keeps a state of one size for each row, so that rows are joined by putting
-their states together, whatever each has read. What a row generates does not depend on the others, but for the rounding
-of sums, whose order may change with the number of rows.
+The state of a recurrent or convolutional language model has a fixed size per row, so rows of different lengths are
+batched by concatenating their states. Outputs do not depend on the other rows, up to rounding: the order of summation
+may change with the batch size.
 """
 
 import threading
@@ -23,26 +23,26 @@ from hfseq.serving.requests import Row, Streamer, choose, deliver
 
 
 class BatcherFull(RuntimeError):
-    """As many requests wait as may wait."""
+    """The queue of waiting requests is full."""
 
 
 class BatcherClosed(RuntimeError):
-    """The batcher was closed before the request was finished, or before it came."""
+    """The batcher was closed before the request was submitted or finished."""
 
 
 class Batcher:
-    """Generates for many requests at once, by one forward pass for each token of them all.
+    """Serves concurrent requests with one forward pass per token for the whole batch.
 
-    A thread of its own runs the model. New requests are read together, left-padded, and join the rows that are being
-    generated. A request that is finished, cancelled or in error leaves them, and no other request notices.
+    The model runs in a separate thread. Prompts of new requests are prefilled together, left-padded, and join the
+    running batch. A request that is finished, cancelled or failed leaves it without affecting the others.
 
     Args:
         model: A causal language model of hfseq, in evaluation mode.
-        max_batch_size: Number of rows that are generated at once.
-        max_waiting: Number of requests that wait for a place beyond those.
+        max_batch_size: Maximum number of rows in the running batch.
+        max_waiting: Maximum number of requests in the queue.
 
     Raises:
-        ValueError: If the model is in training mode or reads an encoder's states, or a number is not positive.
+        ValueError: If the model is in training mode or needs encoder states, or a number is not positive.
     """
 
     def __init__(self, model: ForCausalLM, *, max_batch_size: int = 32, max_waiting: int = 1024) -> None:
@@ -70,35 +70,34 @@ class Batcher:
         streamer: Streamer | None = None,
         seed: int | None = None,
     ) -> Future[list[int]]:
-        """Ask for the continuation of a prompt.
+        """Request the continuation of a prompt.
 
         Args:
             input_ids: The prompt, `[T]`.
-            generation_config: As of `model.generate`; None for the model's own.
-            tokenizer: The model's, needed for stop strings.
-            streamer: Gets the prompt `[1, T]` now and each token `[1]` as it comes, from the batcher's thread. If it
-                raises, the request ends.
-            seed: Of what is sampled; None for one that torch's global generator draws.
+            generation_config: Settings as for `model.generate`; None for those of the model.
+            tokenizer: Tokenizer of the model, needed for stop strings.
+            streamer: Receives the prompt `[1, T]` immediately and each token `[1]` once it is generated, from the
+                batcher's thread. An exception it raises ends the request.
+            seed: Seed for sampling; None to draw one from torch's global generator.
 
         Returns:
-            The new tokens, the last of which may be that of the end; or what went wrong. Cancelling it ends the
-            request.
+            Future of the new tokens, with the final EOS if there is one. Cancelling it ends the request.
 
         Raises:
-            BatcherClosed: If it is.
-            BatcherFull: If too many requests wait.
-            NotBatched: If the settings ask for beams, several sequences, or another kind of decoding.
-            ValueError: If a setting or the prompt is impossible.
+            BatcherClosed: If the batcher is closed.
+            BatcherFull: If the queue is full.
+            NotBatched: If the settings ask for beam search, several sequences, or another decoding method.
+            ValueError: If a setting or the prompt is invalid.
         """
         row = Row(self.model, input_ids, generation_config, tokenizer, streamer, seed)
         with self._changed:
             if self._closed:
                 raise BatcherClosed("the batcher is closed")
             if len(self._waiting) >= self._max_waiting:
-                # Those that were cancelled meanwhile need no place.
+                # Cancelled requests do not count.
                 self._waiting = deque(row for row in self._waiting if not row.future.done())
             if len(self._waiting) >= self._max_waiting:
-                raise BatcherFull(f"{len(self._waiting)} requests wait already; try again later")
+                raise BatcherFull(f"{len(self._waiting)} requests are waiting already; try again later")
             if streamer is not None:
                 streamer.put(row.prompt.unsqueeze(0).cpu())
             self._waiting.append(row)
@@ -106,7 +105,7 @@ class Batcher:
         return row.future
 
     def close(self) -> None:
-        """End the thread; what is not finished gets a `BatcherClosed`."""
+        """Stop the thread; unfinished requests fail with `BatcherClosed`."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -120,7 +119,7 @@ class Batcher:
                 batch.admit(rows)
                 batch.step()
             except Exception as error:
-                # The states may be half updated, so that none of these rows can go on.
+                # The states may be partially updated, so all of these rows are lost.
                 for row in [*batch.rows, *rows]:
                     row.fail(error)
                 batch = _Batch(self.model)
@@ -129,7 +128,7 @@ class Batcher:
         self._waiting.clear()
 
     def _next_rows(self, running: int) -> list[Row] | None:
-        """Rows for the places that are free, after a wait if there is nothing to do; None at the end."""
+        """Requests to admit, after waiting for work if there is none; None once the batcher is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting or running)
             if self._closed:
@@ -139,7 +138,7 @@ class Batcher:
 
 
 class _Batch:
-    """The rows that are being generated, and the states of them all after each one's last token but one."""
+    """The running rows, and their states before the last token of each."""
 
     def __init__(self, model: ForCausalLM) -> None:
         self._model: Any = model
@@ -147,20 +146,20 @@ class _Batch:
         self._cache = DynamicCache()
 
     def admit(self, rows: list[Row]) -> None:
-        """Read the prompts of new rows, which get their first token and join the others."""
-        waiting = sorted((row for row in rows if not row.future.done()), key=_bracket)
-        for _, group in groupby(waiting, key=_bracket):
-            self._read(list(group))
+        """Prefill the prompts of new rows, which get their first token and join the batch."""
+        waiting = sorted((row for row in rows if not row.future.done()), key=_bucket)
+        for _, group in groupby(waiting, key=_bucket):
+            self._prefill(list(group))
 
     def step(self) -> None:
-        """One token for each row."""
+        """Generate one token for each row."""
         if not self.rows:
             return
         last = torch.tensor([[row.tokens[-1]] for row in self.rows], device=self._model.device)
         deliver(self.rows, choose(self.rows, self._forward(last, None, self._cache)))
-        self._leave()
+        self._drop_finished()
 
-    def _read(self, rows: list[Row]) -> None:
+    def _prefill(self, rows: list[Row]) -> None:
         prompts = [row.prompt for row in rows]
         ids = pad_sequence(prompts, batch_first=True, padding_side="left")
         mask = pad_sequence([torch.ones_like(prompt) for prompt in prompts], batch_first=True, padding_side="left")
@@ -171,17 +170,17 @@ class _Batch:
             if len(rows) == 1:
                 rows[0].fail(error)
                 return
-            # One of them may be to blame, or all together need too much memory.
+            # One row may be the cause, or all together ran out of memory.
             for row in rows:
-                self._read([row])
+                self._prefill([row])
             return
         deliver(rows, tokens)
         self.rows += rows
         self._join(cache)
-        self._leave()
+        self._drop_finished()
 
     def _join(self, cache: DynamicCache) -> None:
-        """Put the states of new rows after those of the others."""
+        """Append the states of new rows to those of the batch."""
         if not self._cache.layers:
             self._cache = cache
             return
@@ -190,17 +189,17 @@ class _Batch:
             layer.states = tuple(torch.cat(pair) for pair in zip(layer.states or (), new.states or (), strict=True))
 
     def _forward(self, ids: Tensor, mask: Tensor | None, cache: DynamicCache) -> Tensor:
-        """Logits `[B, V]` after the last step of `[B, T]`, in float32 as `generate` has them."""
+        """Logits `[B, V]` of the last step of `[B, T]`, in float32 as in `generate`."""
         outputs = self._model(input_ids=ids, attention_mask=mask, cache=cache, use_cache=True, logits_to_keep=1)
         return outputs.logits[:, -1].float()
 
-    def _leave(self) -> None:
+    def _drop_finished(self) -> None:
         staying = [index for index, row in enumerate(self.rows) if not row.future.done()]
         if len(staying) < len(self.rows):
             self.rows = [self.rows[index] for index in staying]
             self._cache.batch_select_indices(torch.tensor(staying, dtype=torch.long, device=self._model.device))
 
 
-def _bracket(row: Row) -> int:
-    """Equal for prompts that are padded together: up to 63 tokens, or less than twice as many as one another."""
+def _bucket(row: Row) -> int:
+    """Length bucket of a prompt: up to 63 tokens, then one bucket per power of two."""
     return max(len(row.prompt), 32).bit_length()

@@ -1,4 +1,4 @@
-"""Bodies of HTTP requests, read with bounds."""
+"""Reading JSON bodies of HTTP requests, with a size limit."""
 
 import json
 from typing import Any
@@ -10,13 +10,13 @@ from hfseq.data.running_text import encodable
 
 
 class Refusal(HTTPException):
-    """A request that is not answered: the status, and a sentence for the client.
+    """A rejected request.
 
     Args:
-        status_code: Of HTTP.
-        detail: The sentence.
-        param: The field at fault.
-        code: OpenAI's name of the error, where it has one.
+        status_code: HTTP status.
+        detail: Message for the client.
+        param: The offending field.
+        code: OpenAI's error code, if there is one.
     """
 
     def __init__(self, status_code: int, detail: str, *, param: str | None = None, code: str | None = None) -> None:
@@ -26,40 +26,38 @@ class Refusal(HTTPException):
 
 
 async def read_object(request: Request, longest: int) -> dict[str, Any]:
-    """The body of a request, an object of JSON.
-
-    Half a character, which JSON can hold and no tokenizer takes, becomes a question mark.
+    """Read the body of a request, a JSON object, with unpaired surrogates replaced by "?".
 
     Args:
-        request: The request; no more of it is kept than `longest`.
-        longest: Bytes of the body.
+        request: The request.
+        longest: Maximum size of the body in bytes; no more is buffered.
 
     Raises:
-        Refusal: If the body is too long (413), not said to be JSON (415), or no object of JSON (400).
+        Refusal: If the body is too long (413), not declared as JSON (415), or not a JSON object (400).
     """
-    # A page of another site can have a browser send plain text to a server of its user, and no JSON.
+    # A cross-site request from a browser can have plain text as its body, but not JSON.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Refusal(415, "the Content-Type of a request is application/json")
+        raise Refusal(415, "the Content-Type must be application/json")
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > longest:
-            raise Refusal(413, f"the body of a request has at most {longest} bytes")
+            raise Refusal(413, f"the request body exceeds {longest} bytes")
     try:
-        fields = _clean(json.loads(body, parse_constant=_no_number))
+        fields = _clean(json.loads(body, parse_constant=_invalid_constant))
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "the body is not valid JSON") from error
     if not isinstance(fields, dict):
-        raise Refusal(400, "the body is not an object of JSON")
+        raise Refusal(400, "the body is not a JSON object")
     return fields
 
 
-def _no_number(name: str) -> float:
+def _invalid_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
 def _clean(value: Any) -> Any:
-    """A value of JSON whose strings can be encoded."""
+    """A JSON value without unpaired surrogates in its strings."""
     if isinstance(value, str):
         return encodable(value)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Rows of a batch: what each request asks for, and how all of them get their next token."""
+"""Request state in a batch, and selection of the next token of every row."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -26,8 +26,8 @@ from transformers.generation import EosTokenCriteria, GenerationMode, MaxLengthC
 
 from hfseq.models.modeling_heads import ForCausalLM
 
-# What these make of scores depends on nothing else, so that rows with the same settings go through them together.
-_OF_SCORES_ALONE = (
+# Processors that depend on the scores only, so that rows with the same settings can share one call.
+_SHAREABLE = (
     MinPLogitsWarper,
     SuppressTokensLogitsProcessor,
     TemperatureLogitsWarper,
@@ -36,44 +36,47 @@ _OF_SCORES_ALONE = (
 )
 
 
-class Unread(StoppingCriteria):
-    """Ends a generation by `model.generate` once nobody waits for it."""
+class Cancelled(StoppingCriteria):
+    """Stops `model.generate` once `event` is set, for example because the client has disconnected."""
 
     def __init__(self) -> None:
         self.event = Event()
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        """The same for all rows."""
+        """Return the state of the event for all rows."""
         return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
 
 
 class RequestError(ValueError):
-    """A request that cannot be answered; the message is a line for whoever made it."""
+    """An invalid request; the message is one line for the client."""
+
+
+NO_CANDIDATES = "the sampling settings leave no token with nonzero probability"
 
 
 class NotBatched(ValueError):
-    """A request for what is not done in a batch, such as beams; `model.generate` does it."""
+    """A request for a decoding method that is not batched, such as beam search, and needs `model.generate`."""
 
 
 class Streamer(Protocol):
-    """Where tokens go as they come; the streamers of transformers are of this kind."""
+    """Receiver of tokens as they are generated, such as the streamers of transformers."""
 
     def put(self, value: Tensor) -> None:
-        """Take the prompt `[1, T]`, then each token `[1]`."""
+        """Receive the prompt `[1, T]`, then each token `[1]`."""
 
     def end(self) -> None:
-        """There are no more."""
+        """Signal the end of the sequence."""
 
 
 class Row:
-    """One request: its settings, and the tokens that it has got.
+    """One request: its settings, and its tokens so far.
 
     Attributes:
-        future: See `Batcher.submit`. Once it is done, for whatever reason, the row leaves the batch.
-        own: Logits processors that read the row's tokens.
-        shared: Those after them, which read scores alone.
-        settings: Of `shared`, equal for rows that go through them together.
-        generator: Of random numbers; None if the row takes the best token.
+        future: Future that `Batcher.submit` returns. Once it is done, for any reason, the row leaves the batch.
+        per_request: Logits processors that read the row's tokens.
+        shared: The processors after them, which depend on the scores only.
+        settings: Settings of `shared`; rows with equal ones share a call.
+        generator: Random number generator; None for greedy decoding.
     """
 
     def __init__(
@@ -86,17 +89,15 @@ class Row:
         seed: int | None,
     ) -> None:
         self.prompt = torch.as_tensor(input_ids, dtype=torch.long, device=model.device)
-        size = model.config.vocab_size
         if self.prompt.dim() != 1 or len(self.prompt) == 0:
-            raise RequestError(f"the prompt has shape {tuple(self.prompt.shape)}, expected one token at least, (T,)")
-        if int(self.prompt.min()) < 0 or int(self.prompt.max()) >= size:
-            raise RequestError(f"the prompt has a token that is not one of the model's {size}")
+            raise RequestError(f"the prompt has shape {tuple(self.prompt.shape)}, expected (T,) with T at least 1")
+        check_ids(self.prompt, model.config.vocab_size)
         processors, criteria, config = _prepare(model, self.prompt.unsqueeze(0), config, tokenizer)
-        split = max((i + 1 for i, one in enumerate(processors) if not isinstance(one, _OF_SCORES_ALONE)), default=0)
-        self.own = LogitsProcessorList(processors[:split])
+        split = max((i + 1 for i, one in enumerate(processors) if not isinstance(one, _SHAREABLE)), default=0)
+        self.per_request = LogitsProcessorList(processors[:split])
         self.shared = LogitsProcessorList(processors[split:])
         self.settings = _settings(self.shared)
-        # What these two kinds do needs no tensor.
+        # These two criteria are evaluated without tensors.
         self._max_new_tokens = config.max_length - len(self.prompt)
         self._ends = {
             token for one in criteria if isinstance(one, EosTokenCriteria) for token in one.eos_token_id.tolist()
@@ -104,8 +105,8 @@ class Row:
         self._criteria = StoppingCriteriaList(
             one for one in criteria if not isinstance(one, EosTokenCriteria | MaxLengthCriteria)
         )
-        # All tokens so far, `[1, T]`, where something reads them.
-        self._ids: Any = self.prompt.unsqueeze(0) if self.own or self._criteria else None
+        # Prompt and tokens so far, `[1, T]`, if a processor or criterion reads them.
+        self._ids: Any = self.prompt.unsqueeze(0) if self.per_request or self._criteria else None
         self.generator: torch.Generator | None = None
         if config.do_sample:
             seed = int(torch.randint(2**63 - 1, ())) if seed is None else seed
@@ -115,11 +116,11 @@ class Row:
         self._streamer = streamer
 
     def process(self, scores: Tensor) -> Tensor:
-        """Scores `[1, V]` as the row's own processors make them."""
-        return self.own(self._ids, scores)
+        """Apply the row's own processors to scores `[1, V]`."""
+        return self.per_request(self._ids, scores)
 
-    def take(self, token: int) -> None:
-        """Go on by a token, or end with it."""
+    def append(self, token: int) -> None:
+        """Add a token, and finish the request if it is the last."""
         self.tokens.append(token)
         if self._streamer is not None:
             self._streamer.put(torch.tensor([token]))
@@ -133,24 +134,34 @@ class Row:
             self.future.set_result(self.tokens)
 
     def fail(self, error: Exception) -> None:
-        """End with an error, unless the request was cancelled meanwhile."""
+        """Finish with an error, unless the request has been cancelled."""
         with suppress(InvalidStateError):
             self.future.set_exception(error)
 
     @contextmanager
     def failing(self) -> Iterator[None]:
-        """What goes wrong inside is an error of this row alone."""
+        """Turn exceptions of the block into an error of this row only."""
         try:
             yield
         except Exception as error:
             self.fail(error)
 
 
+def check_ids(ids: Tensor, vocab_size: int) -> None:
+    """Check that the token ids of a prompt are in the vocabulary.
+
+    Raises:
+        RequestError: If one is not.
+    """
+    if int(ids.min()) < 0 or int(ids.max()) >= vocab_size:
+        raise RequestError(f"the prompt has a token id outside the vocabulary of {vocab_size}")
+
+
 def choose(rows: Sequence[Row], scores: Tensor) -> list[int]:
-    """The next token of each row from its logits `[B, V]`, which are changed."""
+    """Select the next token of each row from its logits `[B, V]`, which are modified."""
     groups: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
-        if row.own:
+        if row.per_request:
             with row.failing():
                 scores[index] = row.process(scores[index : index + 1])[0]
         if row.shared:
@@ -166,26 +177,26 @@ def choose(rows: Sequence[Row], scores: Tensor) -> list[int]:
 
 
 def _draw(rows: Sequence[Row], probabilities: Tensor) -> Tensor:
-    """A token for each row from probabilities `[B, V]`, by the inverse of their cumulated sum.
+    """Sample a token for each row from probabilities `[B, V]` by inverse transform sampling.
 
-    One random number a row makes the choice, where `torch.multinomial` needs one for each word of the vocabulary.
+    It needs one random number per row, `torch.multinomial` one per vocabulary entry.
     """
     sums = probabilities.double().cumsum(dim=-1)
     totals = sums[:, -1:]
     for row, total in zip(rows, totals.flatten().tolist(), strict=True):
         if not total > 0:
-            row.fail(RequestError("the settings leave no token with a probability"))
+            row.fail(RequestError(NO_CANDIDATES))
     points = torch.stack([torch.rand((1,), generator=row.generator, dtype=torch.double) for row in rows])
     chosen = torch.searchsorted(sums, points.to(sums.device) * totals, right=True)
     return chosen.squeeze(1).clamp(max=sums.shape[1] - 1)
 
 
 def deliver(rows: Sequence[Row], tokens: Sequence[int]) -> None:
-    """Give each row its token."""
+    """Append its token to each row."""
     for row, token in zip(rows, tokens, strict=True):
         if not row.future.done():
             with row.failing():
-                row.take(token)
+                row.append(token)
 
 
 def _settings(processors: LogitsProcessorList) -> str:
@@ -198,11 +209,11 @@ def _settings(processors: LogitsProcessorList) -> str:
 
 
 def stop_criteria(tokenizer: PreTrainedTokenizerBase | None, config: GenerationConfig) -> StoppingCriteriaList:
-    """The criterion of a config's stop strings; none for an empty list.
+    """The stopping criterion for the stop strings of a config; an empty list if it has none.
 
     Raises:
         ValueError: If there is no tokenizer.
-        RequestError: If the tokenizer is not one that allows them.
+        RequestError: If the tokenizer does not support them.
     """
     if not config.stop_strings:
         return StoppingCriteriaList()
@@ -211,18 +222,17 @@ def stop_criteria(tokenizer: PreTrainedTokenizerBase | None, config: GenerationC
     try:
         return StoppingCriteriaList([StopStringCriteria(tokenizer, config.stop_strings)])
     except ValueError as error:
-        # It looks for the letters of a word of its own in what the tokenizer makes of it, and finds none if words are
-        # tokens.
+        # The criterion probes the tokenizer with a word, which word-level tokenizers do not know.
         raise RequestError("stop strings do not work with this tokenizer") from error
 
 
 def _prepare(
     model: Any, input_ids: Tensor, config: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase | None
 ) -> tuple[LogitsProcessorList, StoppingCriteriaList, GenerationConfig]:
-    """The processors, criteria and settings that `model.generate` would have for a prompt `[1, T]`."""
+    """The processors, criteria and settings that `model.generate` would use for a prompt `[1, T]`."""
     own = model.generation_config
     config = copy.deepcopy(own if config is None else config)
-    # `generate` does not tell a function of ours the tokenizer, which makes it refuse stop strings.
+    # `generate` does not pass the tokenizer on to `custom_generate`, and rejects stop strings without one.
     if own.stop_strings is not None:
         raise NotBatched("stop strings of the model's own generation config are not batched")
     criteria = stop_criteria(tokenizer, config)

@@ -1,9 +1,9 @@
-"""Requests to the server: the fields that one may have, with their bounds, and what they ask of `generate`.
+"""Schemas of the server's requests, with bounds on all fields, and their conversion to generation settings.
 
-Fields are those of OpenAI's API that have an effect here. Others are refused, as is a value that would have to be
-ignored, but for `user` and `stream_options`: the usage is in the last piece of every stream. `generation_config`, a
-string of JSON as transformers' server takes it, is limited to the fields of `GenerationOptions`; some of
-`GenerationConfig`'s others load code from the Hub.
+Supported are the fields of OpenAI's API that have an effect here. Other fields, and values that would be ignored, are
+rejected, except `user` and `stream_options`: the last chunk of every stream includes the usage. `generation_config`, a
+JSON string as in transformers' server, is limited to the fields of `GenerationOptions`; some other fields of
+`GenerationConfig` load code from the Hub.
 """
 
 import json
@@ -15,16 +15,16 @@ from starlette.requests import Request
 from hfseq.serving.http_json import Refusal, read_object
 
 MAX_BEAMS = 10
-"""Beams of a request, as on the demo page."""
+"""Maximum number of beams, as on the demo page."""
 MAX_STOPS = 4
-"""Stop strings of a request, as with OpenAI."""
+"""Maximum number of stop strings, as in OpenAI's API."""
 LONGEST_STOP = 100
-"""Characters of a stop string."""
+"""Maximum length of a stop string in characters."""
 MAX_BIASES = 300
-"""Tokens in a `logit_bias`."""
+"""Maximum number of tokens in a `logit_bias`."""
 MAX_MESSAGES = 1000
-"""Messages of a chat."""
-# A temperature between 0, which is greedy, and this would only make infinite scores.
+"""Maximum number of messages in a chat."""
+# Temperatures between 0, which means greedy decoding, and this overflow the scores.
 _COLDEST = 1e-3
 
 
@@ -34,19 +34,19 @@ def _temperature(value: float | None) -> float | None:
     return value
 
 
-def _listed(value: Any) -> Any:
-    """One stop string as a list of it; an empty list is none."""
+def _as_list(value: Any) -> Any:
+    """A single stop string as a list, an empty list as None."""
     return [value] if isinstance(value, str) else None if value == [] else value
 
 
-def _joined(value: Any) -> Any:
-    """The text of a message's content, which may be a list of parts; nothing but text is read."""
+def _content_text(value: Any) -> Any:
+    """The text of a message's content, which may be a list of text parts."""
     if not isinstance(value, list):
         return value
     if any(not isinstance(part, dict) or set(part) != {"type", "text"} or part["type"] != "text" for part in value):
-        raise ValueError('the parts of a content are of the form {"type": "text", "text": "..."}')
+        raise ValueError('content parts must have the form {"type": "text", "text": "..."}')
     if not all(isinstance(part["text"], str) for part in value):
-        raise ValueError("the text of a part is a string")
+        raise ValueError("the text of a content part must be a string")
     return " ".join(part["text"] for part in value)
 
 
@@ -60,13 +60,13 @@ Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class _Fields(BaseModel):
-    """Fields that are all given as they are: no text is read as a number, and nothing is infinite."""
+    """Strict schema: no unknown fields, no conversion of types, no infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class GenerationOptions(_Fields):
-    """Fields of a `generation_config`, by their names in `GenerationConfig`."""
+    """Accepted fields of a `generation_config`, named as in `GenerationConfig`."""
 
     max_new_tokens: Tokens | None = None
     min_new_tokens: Annotated[int, Field(ge=0, le=2**31)] | None = None
@@ -84,8 +84,8 @@ class GenerationOptions(_Fields):
     _cold = field_validator("temperature")(_temperature)
 
 
-class _Asked(_Fields):
-    """Fields of both kinds of requests."""
+class _Request(_Fields):
+    """Fields common to both endpoints."""
 
     model: str | None = None
     stream: bool | None = None
@@ -94,7 +94,7 @@ class _Asked(_Fields):
     temperature: Temperature | None = None
     top_p: TopP | None = None
     frequency_penalty: Annotated[float, Field(ge=-0.9, le=2)] | None = None
-    stop: Annotated[Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None, BeforeValidator(_listed)] = None
+    stop: Annotated[Annotated[list[Stop], Field(max_length=MAX_STOPS)] | None, BeforeValidator(_as_list)] = None
     logit_bias: Annotated[dict[str, Bias], Field(max_length=MAX_BIASES)] | None = None
     generation_config: Json[GenerationOptions] | None = None
     n: One | None = None
@@ -105,10 +105,10 @@ class _Asked(_Fields):
     _cold = field_validator("temperature")(_temperature)
 
     def settings(self, vocab_size: int) -> dict[str, Any]:
-        """Fields of a `GenerationConfig`; those that the request does not name are left to the model.
+        """Fields of a `GenerationConfig` that the request sets.
 
         Raises:
-            Refusal: If the request has a bias for what is not one of the `vocab_size` tokens, or draws beams.
+            Refusal: If a bias is for a token outside the vocabulary, or beams are to be sampled.
         """
         asked: dict[str, Any] = {} if self.generation_config is None else self.generation_config.model_dump()
         penalty, bias = self.frequency_penalty, self.logit_bias
@@ -127,16 +127,16 @@ class _Asked(_Fields):
             asked["do_sample"] = False
         if asked.get("num_beams", 1) > 1:
             if asked.get("do_sample"):
-                raise Refusal(400, "num_beams: with beams do_sample must be false", param="generation_config")
+                raise Refusal(400, "num_beams: beam search requires do_sample=false", param="generation_config")
             asked["do_sample"] = False
         return asked
 
     def for_handler(self, name: str, vocab_size: int) -> dict[str, Any]:
-        """The body that transformers' handlers get.
+        """The request body for transformers' handlers.
 
         Args:
-            name: Of the model.
-            vocab_size: Number of its tokens.
+            name: Name of the model.
+            vocab_size: Size of its vocabulary.
 
         Raises:
             Refusal: As `settings`.
@@ -145,7 +145,7 @@ class _Asked(_Fields):
         return body if self.seed is None else body | {"seed": self.seed}
 
 
-class CompletionRequest(_Asked):
+class CompletionRequest(_Request):
     """Body of `/v1/completions`."""
 
     prompt: str | None = None
@@ -155,18 +155,18 @@ class CompletionRequest(_Asked):
     logprobs: None = None
 
     def for_handler(self, name: str, vocab_size: int) -> dict[str, Any]:
-        """See `_Asked`."""
+        """Add prompt and suffix."""
         return super().for_handler(name, vocab_size) | {"prompt": self.prompt or "", "suffix": self.suffix}
 
 
 class Message(_Fields):
-    """A message of a chat; its role is for the model's template to judge."""
+    """A chat message; the model's template validates the role."""
 
     role: Annotated[str, Field(max_length=100)]
-    content: Annotated[str, BeforeValidator(_joined)]
+    content: Annotated[str, BeforeValidator(_content_text)]
 
 
-class ChatRequest(_Asked):
+class ChatRequest(_Request):
     """Body of `/v1/chat/completions`."""
 
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
@@ -174,34 +174,34 @@ class ChatRequest(_Asked):
     logprobs: Literal[False] | None = None
 
     def settings(self, vocab_size: int) -> dict[str, Any]:
-        """See `_Asked`."""
+        """Let `max_completion_tokens` override `max_tokens`."""
         longest = self.max_completion_tokens
         return super().settings(vocab_size) | ({} if longest is None else {"max_new_tokens": longest})
 
     def for_handler(self, name: str, vocab_size: int) -> dict[str, Any]:
-        """See `_Asked`."""
+        """Add the messages."""
         return super().for_handler(name, vocab_size) | {"messages": [one.model_dump() for one in self.messages]}
 
 
-Body = TypeVar("Body", bound=_Asked)
+Body = TypeVar("Body", bound=_Request)
 
 
 def _token(key: str, vocab_size: int) -> int:
     if not (key.isascii() and key.isdecimal() and len(key) < 10 and int(key) < vocab_size):
-        raise Refusal(400, f"logit_bias: {key[:20]!r} is not one of the model's tokens 0 to {vocab_size - 1}")
+        raise Refusal(400, f"logit_bias: {key[:20]!r} is not a token id from 0 to {vocab_size - 1}")
     return int(key)
 
 
 async def read_request(request: Request, kind: type[Body], longest: int) -> Body:
-    """The fields of a request.
+    """Read and validate a request.
 
     Args:
         request: The request.
-        kind: The fields that it may have.
-        longest: Bytes of its body.
+        kind: Schema of the request.
+        longest: Maximum size of the body in bytes.
 
     Raises:
-        Refusal: As `read_object`, or 400 if a field is wrong.
+        Refusal: As `read_object`, or 400 if a field is invalid.
     """
     try:
         return kind.model_validate(await read_object(request, longest))

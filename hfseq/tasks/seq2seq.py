@@ -1,6 +1,6 @@
 """Sequence-to-sequence tasks: translation, summarization, and a text for a text in general."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from textwrap import shorten
 from typing import Any, ClassVar
@@ -194,7 +194,7 @@ class Translation(Seq2Seq):
 
     def about(self, split: str, predictions: Any) -> dict[str, Any]:
         """The languages, and sacreBLEU's signature."""
-        found = metrics.load("sacrebleu").compute(predictions=predictions, references=self.references[split])
+        found = metrics.bleu(predictions, self.references[split])
         return {"languages": self.names, "signatures": {"bleu": found["signature"]}}
 
 
@@ -252,16 +252,13 @@ def make_collator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 def score_translations(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """`bleu` (cased, 13a), `chrf` and `exact_match`, all from 0 to 100."""
-    names = {"bleu": "sacrebleu", "chrf": "chrf", "exact_match": "exact_match"}
-    return {
-        name: metrics.load(metric).compute(predictions=predictions, references=references)["score"]
-        for name, metric in names.items()
-    }
+    functions: tuple[Callable[..., Any], ...] = (metrics.bleu, metrics.chrf, metrics.exact_match)
+    return {function.__name__: function(predictions, references)["score"] for function in functions}
 
 
 def score_summaries(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """`rouge1`, `rouge2`, `rougeL`, `rougeLsum`, F1 from 0 to 100, each with the best of a row's references."""
-    scores = metrics.load("rouge").compute(predictions=predictions, references=references)
+    scores = metrics.rouge(predictions, references)
     return {name: scores[name] for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")}
 
 

@@ -176,8 +176,8 @@ class Tagging(Task):
         scores = score_classes(np.array([*chain.from_iterable(predictions)]), [*chain.from_iterable(references)])
         if self.scheme is None:
             return scores
-        tags = [[[self.classes[tag] for tag in row] for row in side] for side in (predictions, references)]
-        found = metrics.load("seqeval").compute(predictions=tags[0], references=tags[1], scheme=self.scheme)
+        given, right = ([[self.classes[tag] for tag in row] for row in side] for side in (predictions, references))
+        found = metrics.seqeval(given, right, scheme=self.scheme)
         return scores | {f"entity_{name}": found[name] for name in ("f1", "precision", "recall")}
 
     def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:

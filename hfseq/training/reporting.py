@@ -49,7 +49,7 @@ def compare(
     for name in scores[model]:
         lines.append(f"{name:24}" + "".join(f"{scores[system][name]:{width}.2f}" for system in systems))
     if kinds is not None:
-        metric = metrics.load(kind_metric)
+        metric = getattr(metrics, kind_metric)
         by_kind = {
             system: metrics.scores_by_group(metric, predictions, references, kinds)
             for system, predictions in systems.items()
