@@ -28,7 +28,7 @@ from hfseq import json_files
 from hfseq.errors import InputError
 from hfseq.inference import benchmark
 from hfseq.plots import plot_trade_off
-from hfseq.tasks.arguments import ClassArguments
+from hfseq.tasks.arguments import SingleLabelArguments
 from hfseq.tasks.classification import Classification
 from hfseq.training import cli
 from hfseq.training.arguments import ModelArguments, RecipeArguments
@@ -42,7 +42,7 @@ TRAINING = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps")
 
 
 @dataclass
-class ComparisonArguments(ClassArguments):
+class ComparisonArguments(SingleLabelArguments):
     """Texts, classes, and the models to compare."""
 
     models: dict | None = field(
@@ -58,10 +58,6 @@ class ComparisonArguments(ClassArguments):
     pretrained_learning_rate: float = field(default=5e-5, metadata={"help": "Peak learning rate of --pretrained."})
     num_seeds: int = field(default=3, metadata={"help": "Runs of each model, with --seed and the next seeds."})
     speed_texts: int = field(default=200, metadata={"help": "Test texts that speed is measured on."})
-    streaming: bool = field(init=False, default=False)
-    output_file: None = field(init=False, default=None)
-    overwrite_output_file: bool = field(init=False, default=False)
-    label_separator: None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Check the models."""

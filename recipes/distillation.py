@@ -41,7 +41,7 @@ DEMO = Path(__file__).parent / "configs" / "distillation_demo.yaml"
 
 
 @dataclass
-class DistillationArguments(arguments.ClassArguments):
+class DistillationArguments(arguments.SingleLabelArguments):
     """Texts and classes, the teacher, and the distillation."""
 
     task: str = field(default="classification", metadata={"help": "Task: classification or translation."})
@@ -79,10 +79,6 @@ class DistillationArguments(arguments.ClassArguments):
         default="float32", metadata={"help": "Precision of the teacher's labelling: float32, or bfloat16."}
     )
     speed_texts: int = field(default=200, metadata={"help": "Test texts that speed is measured on."})
-    streaming: bool = field(init=False, default=False)
-    output_file: None = field(init=False, default=None)
-    overwrite_output_file: bool = field(init=False, default=False)
-    label_separator: None = field(init=False, default=None)
     class_weights: None = field(init=False, default=None)
 
     def __post_init__(self) -> None:

@@ -16,19 +16,18 @@ from hfseq.training.arguments import ModelArguments
 from hfseq.training.finetuning import TASKS, FinetuningArguments, TaskArguments, Unfreezing
 from hfseq.training.run import finish, new_model
 
-CONFIGS = Path(__file__).parent / "configs"
-DEMO = (CONFIGS / "finetuning_demo_lm.yaml", CONFIGS / "finetuning_demo.yaml")
+DEMO = [Path(__file__).parent / "configs" / f"finetuning_{name}.yaml" for name in ("demo_lm", "demo")]
 ARGUMENTS = (ModelArguments, TaskArguments, FinetuningArguments)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the recipe with the arguments `argv`, by default those of the process; without any, both demos."""
+    """Run the recipe with the arguments `argv`, by default those of the process; the demo is two runs."""
     for flags in finetuning.runs_of(argv, DEMO, ARGUMENTS):
-        tune(flags)
+        run_loop(flags)
 
 
-def tune(argv: list[str]) -> None:
-    """Fine-tune once."""
+def run_loop(argv: list[str]) -> None:
+    """Fine-tune once, in an explicit loop."""
     # 1. Arguments. Nothing is written before everything that can be checked has been.
     run = begin_loop(ARGUMENTS, argv, TASKS, other_driver="finetuning.py")
     finetuning.check_method(run.model, run.data, run.args)

@@ -26,7 +26,7 @@ from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.errors import InputError, require
-from hfseq.tasks.arguments import ClassArguments
+from hfseq.tasks.arguments import SingleLabelArguments
 from hfseq.training import cli, drift
 from hfseq.training.finetuning import FinetuningArguments
 from hfseq.training.monitoring import Monitored
@@ -37,7 +37,7 @@ ALARM = 3
 
 
 @dataclass
-class MonitoringArguments(ClassArguments):
+class MonitoringArguments(SingleLabelArguments):
     """The monitored model, its texts, and the bounds."""
 
     model_name_or_path: str | None = field(
@@ -58,10 +58,6 @@ class MonitoringArguments(ClassArguments):
     holdout: float = field(default=0.3, metadata={"help": "Share of the fresh rows that is held out to judge it."})
     dataset_name: None = field(init=False, default=None)
     validation_file: None = field(init=False, default=None)
-    streaming: bool = field(init=False, default=False)
-    output_file: None = field(init=False, default=None)
-    overwrite_output_file: bool = field(init=False, default=False)
-    label_separator: None = field(init=False, default=None)
     class_weights: None = field(init=False, default=None)
 
     def __post_init__(self) -> None:

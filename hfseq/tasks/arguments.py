@@ -187,6 +187,16 @@ class ClassArguments(DataArguments):
 
 
 @dataclass
+class SingleLabelArguments(ClassArguments):
+    """Texts with one class each, for recipes that train or test several models: nothing streams or goes to a file."""
+
+    streaming: bool = field(init=False, default=False)
+    output_file: None = field(init=False, default=None)
+    overwrite_output_file: bool = field(init=False, default=False)
+    label_separator: None = field(init=False, default=None)
+
+
+@dataclass
 class DecodingArguments(DataArguments):
     """Pairs of texts, their lengths and decoding."""
 
