@@ -179,10 +179,26 @@ def test_only_newlines_end_lines(tmp_path, file, separator):
     prefix = moses(tmp_path, "\n".join(german) + "\n", "one\ntwo\n")
     assert rows(read(prefix, moses=True)) == list(zip(german, ["one", "two"], strict=True))
     assert rows(read(file("a.tsv", f"de\ten\nein{separator}s\tone\nzwei\ttwo\n"))) == rows(read(prefix, moses=True))
-    if separator != "\r":  # which ends a row of CSV
+    if separator != "\r":  # see the test of the ends of a CSV row
         assert rows(read(file("a.csv", f"de,en\nein{separator}s,one\nzwei,two\n"))) == rows(read(prefix, moses=True))
     line = json.dumps({"de": german[0], "en": "one"}, ensure_ascii=False)
     assert rows(read(file("a.jsonl", line + "\n"))) == [(german[0], "one")]
+
+
+def test_a_carriage_return_alone_ends_a_row_of_csv_and_is_reported(file, caplog):
+    """Files of classic Mac OS end lines so; in other files it may be part of a field that lacks quotes."""
+    path = file("mac.csv", "de,en\ra,b\rc,d\r")
+    for _ in range(2):  # a stream reads a file several times
+        assert rows(read(path)) == [("a", "b"), ("c", "d")]
+    told = "a carriage return alone ends this row; a field that contains one needs quotes"
+    assert caplog.messages == [f"{path}:1: {told}"]
+    caplog.clear()
+    path = file("mixed.csv", 'de,en\r\na,"b\rc"\nd,e\rf,g\n')
+    assert rows(read(path)) == [("a", "b\rc"), ("d", "e"), ("f", "g")]
+    assert caplog.messages == [f"{path}:4: {told}"]
+    path = file("wrong.csv", "de,en\na,b\nc\rd,e\n")
+    assert error(path) == f"{path}:3: 1 fields, but the header names 2"
+    assert caplog.messages[-1] == f"{path}:3: {told}"
 
 
 def test_all_splits_in_file_order(tmp_path):

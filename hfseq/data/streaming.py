@@ -18,10 +18,12 @@ from hfseq.data.reading import (
     Columns,
     check_row,
     check_sources,
+    class_names,
     drop_empty,
     file_rows,
     has_labels,
     load_hub,
+    name_classes,
     read_file,
     report_dropped,
     string_table,
@@ -159,11 +161,7 @@ def _hub_part(
 
 
 def _hub_rows(data: datasets.IterableDataset, columns: Columns, source: str) -> Iterator[list[Any]]:
-    names: dict[str, list[str]] = {}
-    for column in columns.labels & (data.features or {}).keys():
-        kind = getattr(data.features[column], "feature", data.features[column])
-        if isinstance(kind, datasets.ClassLabel):
-            names[column] = kind.names
+    names = class_names(data.features or {}, columns)
     listed: dict[str, bool] = {}
     # Not `iter(data)`, of which a worker of a data loader would get only its share of this part.
     batches = data.iter(batch_size=1000)
@@ -180,15 +178,8 @@ def _hub_rows(data: datasets.IterableDataset, columns: Columns, source: str) -> 
             number += 1
             row = dict(zip(batch, values, strict=True))
             for column in names:
-                row[column] = _class_name(row[column], names[column])
+                row[column] = name_classes(row[column], names[column])
             yield check_row(f"{source}, row {number}", row, columns, listed)
-
-
-def _class_name(value: Any, names: list[str]) -> Any:
-    """An id, or a list of ids, as names; -1 and None stand for no class."""
-    if isinstance(value, list):
-        return [_class_name(one, names) for one in value]
-    return names[value] if value is not None and value >= 0 else None
 
 
 def _filled(rows: Iterator[list[Any]], columns: Columns, name: str | None, source: str) -> Iterator[list[Any]]:
