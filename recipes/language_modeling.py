@@ -26,9 +26,8 @@ from transformers import AutoModelForCausalLM, EarlyStoppingCallback, TextStream
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.data.embedded.documentation import documentation_rows
-from hfseq.data.running_text import encode_text, lines_of
+from hfseq.data.running_text import TokenWindows, encode_text, lines_of
 from hfseq.data.streaming import tokenizer_texts
-from hfseq.data.windows import TokenWindows
 from hfseq.errors import InputError, require
 from hfseq.tokenization import start_texts
 from hfseq.training.arguments import DATA_FLAGS, LanguageModelingArguments, ModelArguments, TextArguments

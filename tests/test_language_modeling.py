@@ -22,8 +22,7 @@ from transformers import (
 )
 
 from hfseq import LstmConfig
-from hfseq.data.running_text import encode_text
-from hfseq.data.windows import TokenWindows
+from hfseq.data.running_text import TokenWindows, encode_text
 from hfseq.errors import InputError
 from hfseq.training.checkpoints import last_complete_checkpoint
 from hfseq.training.language_modeling import LanguageModelingTrainer, next_words, text_loss, unigram_loss
