@@ -1,18 +1,18 @@
-"""The split that a value belongs to, of embedded data: the same one in every process."""
+"""Assignment of values to the splits of embedded data, the same in every process."""
 
 import hashlib
 
 SPLITS = ("train", "validation", "test")
-# Percent of all values that belong to validation and to test.
+# Percentages of all values.
 _VALIDATION_SHARE, _TEST_SHARE = 5, 10
 
 
 def split_of(value: str) -> str:
-    """Returns the one split that `value` belongs to: "train", "validation" or "test".
+    """Return the split of a value: "train", "validation" or "test".
 
     Args:
         value: A value as Python writes it: a date "2031-03-05", a minute of the day "15:07", a number "12.5" (no
-            trailing zeros, no exponent), the sorted codes of names "AT DE FR", a locale "de_AT".
+            trailing zeros, no exponent), sorted codes of names "AT DE FR", a locale "de_AT".
     """
     if value.isdecimal() and int(value) <= 12:
         return "train"
