@@ -141,6 +141,8 @@ def test_parquet(tmp_path):
     table = pa.table({"en": [en for _, en in ROWS], "n": [1, 2, 3], "de": [de for de, _ in ROWS]})
     pq.write_table(table, tmp_path / "a.parquet")
     assert rows(read(tmp_path / "a.parquet")) == ROWS
+    pq.write_table(table.append_column("translation", pa.array(["x", "y", "z"])), tmp_path / "c.parquet")
+    assert rows(read(tmp_path / "c.parquet")) == ROWS
     large = table.set_column(0, "en", table["en"].cast(pa.large_string()).dictionary_encode())
     pq.write_table(large, tmp_path / "b.parquet")
     dataset = read(tmp_path / "b.parquet")
@@ -339,7 +341,7 @@ def test_json_value_that_is_no_string(file, value):
 
 def test_json_surrogates(file):
     path = file("a.jsonl", '{"de": "\\ud83d\\ude42", "en": "b"}\n{"de": "a\\ud83d", "en": "c"}\n')
-    assert error(path).startswith(f"{path}:2: column 'de' has half of a surrogate pair")
+    assert error(path).startswith(f"{path}:2: column 'de' contains an unpaired surrogate")
 
 
 def test_rows_of_wrong_length(file):

@@ -68,10 +68,7 @@ def _check_ids(batch: Mapping[str, Any], name: str, mask_name: str, size: int) -
     if batch.get(mask_name) is None:
         return
     mask = torch.as_tensor(batch[mask_name])
-    if mask.shape != ids.shape:
-        raise InputError(
-            f"{mask_name} has shape {tuple(mask.shape)}, but {name} has {tuple(ids.shape)}; they must be the same"
-        )
+    _check_shape(mask_name, mask, name, ids)
     empty = (mask == 0).all(dim=-1)
     if empty.any():
         raise InputError(f"{mask_name} of shape {tuple(mask.shape)}: row {int(empty.nonzero()[0])} is all padding")
@@ -82,10 +79,7 @@ def _check_copies(batch: Mapping[str, Any], vocab_size: int) -> torch.Tensor | N
     if batch.get("copy_ids") is None:
         return None
     ids, inputs = torch.as_tensor(batch["copy_ids"]), torch.as_tensor(batch["input_ids"])
-    if ids.shape != inputs.shape:
-        raise InputError(
-            f"copy_ids has shape {tuple(ids.shape)}, but input_ids has {tuple(inputs.shape)}; they must be the same"
-        )
+    _check_shape("copy_ids", ids, "input_ids", inputs)
     size = vocab_size + ids.shape[-1]
     _check_values(
         "copy_ids", ids, (ids < 0) | (ids >= size), f"outside the vocabulary and what is copied, 0 to {size - 1}"
@@ -115,6 +109,13 @@ def _check_side(labels: torch.Tensor) -> None:
         raise InputError(
             f"labels of shape {tuple(labels.shape)}: row {int(late.nonzero()[0])} is padded on the left, which a "
             "decoder reads as tokens; set tokenizer.padding_side = 'right'"
+        )
+
+
+def _check_shape(name: str, values: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    if values.shape != other.shape:
+        raise InputError(
+            f"{name} has shape {tuple(values.shape)}, but {other_name} has {tuple(other.shape)}; they must be the same"
         )
 
 

@@ -76,9 +76,9 @@ def copy_targets(
     labels = []
     for text, encoding, row in zip(texts, _encodings(tokenizer, encoded), words, strict=True):
         ids = list(encoding.ids)
-        places = {word: vocab_size + position for position, word in enumerate(row) if word}
+        copyable = {word: vocab_size + position for position, word in enumerate(row) if word}
         for position, piece in _unknown_pieces(tokenizer, text, encoding):
-            ids[position] = places.get(piece, ids[position])
+            ids[position] = copyable.get(piece, ids[position])
         labels.append(ids)
     return labels
 
@@ -148,7 +148,7 @@ class CopyCollator:
 def _encodings(tokenizer: PreTrainedTokenizerBase, encoded: BatchEncoding) -> list[Encoding]:
     name = type(tokenizer).__name__
     if not tokenizer.is_fast or encoded.encodings is None:
-        raise InputError(f"{name} does not say which text a token stands for; copying words needs a fast tokenizer")
+        raise InputError(f"{name} has no token offsets; copying words needs a fast tokenizer")
     if tokenizer.unk_token_id is None:
         raise InputError(f"{name} has no unknown token, so there are no unknown words to copy")
     return encoded.encodings

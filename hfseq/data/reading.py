@@ -162,7 +162,7 @@ def file_rows(
         return _json_rows(path, flag, columns)
     if suffix in conll.SUFFIXES:
         if not columns.labels.issuperset(columns):
-            raise InputError(f"{flag} {name}: a word a line is for tagging, not for texts")
+            raise InputError(f"{flag} {name}: one word per line is for tagging, not for texts")
         read = functools.partial(_lines, path, flag)
         return conll.conll_rows(read, path, f"{flag} {name}", columns, column_names)
     return _parquet_rows(path, flag, columns) if suffix == ".parquet" else _moses_rows(path, flag, columns)
@@ -406,8 +406,8 @@ def check_row(place: str, row: dict[str, Any], columns: Columns, listed: dict[st
         try:
             "".join(filter(None, value or "")).encode()
         except UnicodeEncodeError:
-            # JSON can escape half of a surrogate pair.
-            raise InputError(f"{place}: column {column!r} has half of a surrogate pair, which is no text") from None
+            # JSON can escape one half of a surrogate pair.
+            raise InputError(f"{place}: column {column!r} contains an unpaired surrogate, which is not text") from None
         values.append(value)
     return values
 
@@ -454,8 +454,8 @@ def _parquet_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]
 
 def _pick_arrow(source: str, table: pa.Table, names: Sequence[str], columns: Columns) -> pa.Table:
     """Return the wanted columns as strings; `names` are all the columns there are, for errors."""
-    nested = names.count(_TRANSLATION) == 1 and pa.types.is_struct(table[_TRANSLATION].type)
-    if nested and not set(columns) <= set(names):
+    nested = not set(columns) <= set(names) and names.count(_TRANSLATION) == 1
+    if nested and pa.types.is_struct(table[_TRANSLATION].type):
         names = [field.name for field in table[_TRANSLATION].type]
         table = pa.table(table[_TRANSLATION].flatten(), names=names)
     _check_columns(source, columns, names)

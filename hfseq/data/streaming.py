@@ -359,7 +359,7 @@ class BatchStream(IterableDataset):
         before, now = ((run["num_replicas"], run["num_workers"]) for run in (state, vars(self)))
         if before != now:
             raise InputError(
-                "--streaming goes on only on as many processes with as many --dataloader_num_workers as before, "
+                "--streaming resumes only with the same number of processes and of --dataloader_num_workers, "
                 f"{before[0]} with {before[1]}, not {now[0]} with {now[1]}"
             )
         self._start = state["start"] or self._start

@@ -117,8 +117,8 @@ def count_breaks(scheme: str, rows: Iterable[Sequence[str]]) -> int:
 
 def _is_break(scheme: str, before: tuple[str, str], after: tuple[str, str]) -> bool:
     """Return whether a tag, as prefix and type, cannot follow another."""
-    (left, kind), (right, other) = before, after
-    together = "O" not in (left, right) and kind == other
+    (left, entity), (right, other) = before, after
+    together = "O" not in (left, right) and entity == other
     if scheme in ("IOB2", "IOB1"):
         return right == ("I" if scheme == "IOB2" else "B") and not together
     if scheme in ("IOE2", "IOE1"):
@@ -150,16 +150,16 @@ def to_iob2(tags: Sequence[str], joined: Sequence[bool] | None = None) -> list[s
         parts = split_tag(tag)
         if parts is None:
             raise ValueError(f"{tag!r} begins with none of {_PREFIXES}")
-        prefix, kind = parts
-        together = "O" not in (before[0], prefix) and kind == before[1]
+        prefix, entity = parts
+        together = "O" not in (before[0], prefix) and entity == before[1]
         if prefix == "O":
             written.append("O")
         elif together and joined is not None and joined[index]:
-            written.append(f"I-{kind}")
+            written.append(f"I-{entity}")
             # The first part's tag determines whether the entity continues with the next word.
             continue
         else:
             begins = not together or prefix in "BSU" or before[0] in "ESLU"
-            written.append(f"{'B' if begins else 'I'}-{kind}")
+            written.append(f"{'B' if begins else 'I'}-{entity}")
         before = parts
     return written

@@ -74,8 +74,7 @@ def _quantities(split: str) -> list[int]:
 def _number(rng: random.Random, split: str, digits: int, decimals: int) -> Decimal:
     """Draw a number of `split` with at most `digits` digits before and `decimals` after the point."""
     while True:
-        places = rng.randint(0, decimals)
-        scale = 10**places
+        scale = 10 ** rng.randint(0, decimals)
         number = Decimal(rng.randrange(10 ** rng.randint(1, digits) * scale)) / scale
         # 12.50 and 12.5 are one value, as are 1E+2 and 100.
         number = number.quantize(Decimal(1)) if number == number.to_integral_value() else number.normalize()
