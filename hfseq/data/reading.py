@@ -398,7 +398,7 @@ def check_row(place: str, row: dict[str, Any], columns: Columns, listed: dict[st
         is_list = isinstance(value, list)
         is_names = is_list and column in columns.labels and all(isinstance(name, str | None) for name in value)
         if not isinstance(value, str | None) and not is_names:
-            expected = "a class (a string, a whole number, true, false, or a list)" if columns.labels else "a string"
+            expected = "a class (a string, an integer, true, false, or a list)" if columns.labels else "a string"
             shown = _short(json.dumps(value, default=repr))
             raise InputError(f"{place}: column {column!r} must be {expected}, not {shown}")
         if value is not None and listed.setdefault(column, is_list) is not is_list:
@@ -419,8 +419,8 @@ def _class_names(value: Any) -> Any:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, list):
-        # A list in a list stays as it is, and is refused.
-        return [one if isinstance(one, list) else _class_names(one) for one in value]
+        # A nested list remains one, which is an error.
+        return [item if isinstance(item, list) else _class_names(item) for item in value]
     return value
 
 
@@ -513,9 +513,12 @@ def load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tup
 
 def class_names(features: Any, columns: Columns) -> dict[str, list[str]]:
     """Return the class names of each label column of ids, or of lists of ids, that a dataset has names for."""
-    kinds = {column: features[column] for column in columns.labels & features.keys()}
-    kinds = {column: getattr(kind, "feature", kind) for column, kind in kinds.items()}
-    return {column: kind.names for column, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)}
+    found = {}
+    for column in columns.labels & features.keys():
+        feature = getattr(features[column], "feature", features[column])
+        if isinstance(feature, datasets.ClassLabel):
+            found[column] = feature.names
+    return found
 
 
 def name_classes(value: Any, names: Sequence[str]) -> Any:
@@ -532,18 +535,18 @@ def _check_columns(source: object, columns: Sequence[str], names: Sequence[str],
             raise InputError(f"{source}: {problem} {column!r}; there are {shorten_list(names)}{hint}")
 
 
-def _string_type(source: str, columns: Columns, column: str, kind: pa.DataType) -> pa.DataType:
+def _string_type(source: str, columns: Columns, column: str, found: pa.DataType) -> pa.DataType:
     """Return the type that a column of strings or classes is cast to."""
     allowed, expected, target = list(_STRINGS), "strings", pa.string()
-    value = kind
+    value = found
     if column in columns.labels:
         allowed += [pa.types.is_integer, pa.types.is_boolean]
-        expected = "classes (strings, whole numbers, truth values, or lists of them)"
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            value, target = kind.value_type, pa.list_(pa.string())
+        expected = "classes (strings, integers, booleans, or lists of them)"
+        if pa.types.is_list(found) or pa.types.is_large_list(found):
+            value, target = found.value_type, pa.list_(pa.string())
     value = value.value_type if pa.types.is_dictionary(value) else value
     if not any(check(value) for check in allowed):
-        raise InputError(f"{source}: column {column!r} must hold {expected}, not {_short(str(kind))}")
+        raise InputError(f"{source}: column {column!r} must hold {expected}, not {_short(str(found))}")
     return target
 
 

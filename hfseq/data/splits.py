@@ -1,6 +1,13 @@
-"""Assignment of values to the splits of embedded data, the same in every process."""
+"""Splits of embedded data, the same in every process."""
 
 import hashlib
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import datasets
+
+from hfseq.errors import InputError
 
 SPLITS = ("train", "validation", "test")
 # Percentages of all values.
@@ -20,3 +27,43 @@ def split_of(value: str) -> str:
     if bucket < _TEST_SHARE:
         return "test"
     return "validation" if bucket < _TEST_SHARE + _VALIDATION_SHARE else "train"
+
+
+def draw_splits(
+    columns: Sequence[str],
+    sizes: Sequence[int],
+    seed: int,
+    draw: Callable[[str, int, random.Random], Sequence[tuple[Any, ...]]],
+    *,
+    least: int = 1,
+) -> datasets.DatasetDict:
+    """Draw the rows of each split; the size of one split does not change the rows of another.
+
+    Args:
+        columns: Names of the columns.
+        sizes: Number of rows in each of `SPLITS`.
+        seed: Seed of the random generator of each split.
+        draw: Returns as many rows of a split as it is asked for.
+        least: Minimum number of rows.
+
+    Raises:
+        InputError: A size is below `least`.
+    """
+    splits = {}
+    for split, size in zip(SPLITS, sizes, strict=True):
+        if size < least:
+            raise InputError(f"{split} size: {size} is too few; give {least} or more")
+        values = zip(*draw(split, size, random.Random(f"{seed} {split}")), strict=True)
+        splits[split] = datasets.Dataset.from_dict(dict(zip(columns, values, strict=True)))
+    return datasets.DatasetDict(splits)
+
+
+def sample_rows(rows: dict[str, list[Any]], split: str, size: int, rng: random.Random) -> list[Any]:
+    """Sample rows of a split without replacement.
+
+    Raises:
+        InputError: `size` is larger than the number of rows.
+    """
+    if size > len(rows[split]):
+        raise InputError(f"{split} size: {size} is more than the {len(rows[split])} rows there are; give fewer")
+    return rng.sample(rows[split], size)

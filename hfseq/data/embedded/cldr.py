@@ -5,11 +5,9 @@ written in about a thousand locales. Babel formats the same value in two of them
 ("Saturday, 5 March 2031" → "Samstag, 5. März 2031"). It is real localisation data, not open-domain translation.
 """
 
-import random
-
 import datasets
 
-from hfseq.data.splits import SPLITS
+from hfseq.data.splits import draw_splits
 from hfseq.errors import InputError, require
 
 
@@ -58,13 +56,5 @@ def cldr_pairs(
     source, target = parse_locale(source_lang), parse_locale(target_lang)
     if source == target:
         raise InputError(f"source and target language are the same: {source_lang!r} and {target_lang!r}; give two")
-    generator = PairGenerator(source, target)
-    splits = {}
-    for split, size in zip(SPLITS, (train_size, validation_size, test_size), strict=True):
-        if size < 1:
-            raise InputError(f"{split} size: {size} is not a number of pairs; give 1 or more")
-        rows = generator.rows(split, size, random.Random(f"{seed} {split}"))
-        sources, targets, kinds = zip(*rows, strict=True)
-        columns = {source_lang: sources, target_lang: targets, "kind": kinds}
-        splits[split] = datasets.Dataset.from_dict(columns)
-    return datasets.DatasetDict(splits)
+    columns = (source_lang, target_lang, "kind")
+    return draw_splits(columns, (train_size, validation_size, test_size), seed, PairGenerator(source, target).rows)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import gc
 import importlib.util
-import random
 import re
 import sysconfig
 import warnings
@@ -19,14 +18,13 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import datasets
 
 from hfseq.data.embedded.tables import load_table
-from hfseq.data.splits import SPLITS, split_of
-from hfseq.errors import InputError
+from hfseq.data.splits import SPLITS, draw_splits, sample_rows, split_of
 
 _DATA = load_table("docstrings.json")
 # Dependencies of hfseq and theirs. Of similar docstrings the one of the earlier package is kept.
@@ -110,18 +108,10 @@ def docstring_rows(
     Raises:
         InputError: A size is below 1 or larger than the number of rows there are.
     """
-    splits = {}
-    for split, size in zip(SPLITS, (train_size, validation_size, test_size), strict=True):
-        rows = _rows()[split]
-        if size is None:
-            size = min(_DEFAULT_SIZES[split], len(rows))
-        if size < 1:
-            raise InputError(f"{split} size: {size} is too few; give 1 or more")
-        if size > len(rows):
-            raise InputError(f"{split} size: {size} is more than the {len(rows)} rows there are; give fewer")
-        documents, summaries, kinds = zip(*random.Random(f"{seed} {split}").sample(rows, size), strict=True)
-        splits[split] = datasets.Dataset.from_dict({"document": documents, "summary": summaries, "kind": kinds})
-    return datasets.DatasetDict(splits)
+    rows = _rows()
+    sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+    chosen = [min(_DEFAULT_SIZES[split], len(rows[split])) if size is None else size for split, size in sizes.items()]
+    return draw_splits(("document", "summary", "kind"), chosen, seed, partial(sample_rows, rows))
 
 
 @cache

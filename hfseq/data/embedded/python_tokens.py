@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import io
 import keyword
-import random
 import tokenize
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import datasets
 
 from hfseq.data.embedded.docstrings import source_files, standard_library
-from hfseq.data.splits import SPLITS, split_of
-from hfseq.errors import InputError
+from hfseq.data.splits import SPLITS, draw_splits, sample_rows, split_of
 
 # Lengths of a row in tokens.
 _LENGTHS = range(4, 41)
@@ -45,14 +43,8 @@ def python_token_rows(
     Raises:
         InputError: A size is below 1 or larger than the number of rows there are.
     """
-    splits = {}
-    for split, size in zip(SPLITS, (train_size, validation_size, test_size), strict=True):
-        rows = _rows()[split]
-        if not 1 <= size <= len(rows):
-            raise InputError(f"{split} size: {size} is not one of 1 to {len(rows)}, the rows there are")
-        tokens, tags = zip(*random.Random(f"{seed} {split}").sample(rows, size), strict=True)
-        splits[split] = datasets.Dataset.from_dict({"tokens": tokens, "tags": tags})
-    return datasets.DatasetDict(splits)
+    sizes = (train_size, validation_size, test_size)
+    return draw_splits(("tokens", "tags"), sizes, seed, partial(sample_rows, _rows()))
 
 
 @cache

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import datasets
 
 from hfseq.data.embedded.tables import load_table
-from hfseq.data.splits import SPLITS, split_of
+from hfseq.data.splits import draw_splits, split_of
 from hfseq.errors import InputError
 
 LABELS = ("negative", "positive")
@@ -363,13 +363,9 @@ def review_rows(
     Raises:
         InputError: A size is below 2 or larger than the number of texts there are.
     """
-    splits = {}
-    for split, size in zip(SPLITS, (train_size, validation_size, test_size), strict=True):
-        if size < 2:
-            raise InputError(f"{split} size: {size} is too few for texts that come in twins; give 2 or more")
-        texts, labels, kinds = zip(*_rows(split, size, random.Random(f"{seed} {split}")), strict=True)
-        splits[split] = datasets.Dataset.from_dict({"text": texts, "label": labels, "kind": kinds})
-    return datasets.DatasetDict(splits)
+    sizes = (train_size, validation_size, test_size)
+    # Twins come in pairs.
+    return draw_splits(("text", "label", "kind"), sizes, seed, _rows, least=2)
 
 
 def _rows(split: str, size: int, rng: random.Random) -> list[tuple[str, str, str]]:
