@@ -145,6 +145,14 @@ def _visible(source: str | None, target: str | None) -> tuple[str, str]:
     return (source or "").translate(_VISIBLE).strip(), (target or "").translate(_VISIBLE).strip()
 
 
+def _unambiguous(pairs: dict[Any, tuple[str, str]]) -> dict[Any, tuple[str, str]]:
+    """Return the pairs without empty texts whose source text has no other target."""
+    targets = defaultdict(set)
+    for source, target in pairs.values():
+        targets[source].add(target)
+    return {key: pair for key, pair in pairs.items() if all(pair) and len(targets[pair[0]]) == 1}
+
+
 class PairGenerator:
     """Generator of pairs in two locales, restricted to the forms that both locales have."""
 
@@ -176,16 +184,11 @@ class PairGenerator:
         self, forms: Sequence[Any], render: Callable[[Any, Any, Locale], str], probes: Iterable[Any]
     ) -> list[Any]:
         """Return the forms that both locales have and whose source text determines the target text."""
-        bad = set()
+        kept = list(forms)
         for probe in probes:
-            targets = defaultdict(set)
-            texts = {form: self._pair(render, form, probe) for form in forms}
-            for source, target in texts.values():
-                targets[source].add(target)
-            bad |= {
-                form for form, (source, target) in texts.items() if not (source and target) or len(targets[source]) > 1
-            }
-        return [form for form in forms if form not in bad]
+            clear = _unambiguous({form: self._pair(render, form, probe) for form in forms})
+            kept = [form for form in kept if form in clear]
+        return kept
 
     def _pair(self, render: Callable[[Any, Any, Locale], str], form: Hashable, value: Any) -> tuple[str, str]:
         return _visible(render(form, value, self.source), render(form, value, self.target))
@@ -196,12 +199,8 @@ class PairGenerator:
         languages = {code for code in self.source.languages.keys() & self.target.languages.keys() if len(code) == 2}
         names = {code: (self.source.territories[code], self.target.territories[code]) for code in territories}
         names |= {code: (self.source.languages[code], self.target.languages[code]) for code in languages}
-        names = {code: _visible(*pair) for code, pair in sorted(names.items())}
         # English "Nauru" is the island and its language, German "Nauru" and "Nauruisch".
-        targets = defaultdict(set)
-        for source, target in names.values():
-            targets[source].add(target)
-        clear = {code: pair for code, pair in names.items() if all(pair) and len(targets[pair[0]]) == 1}
+        clear = _unambiguous({code: _visible(*pair) for code, pair in sorted(names.items())})
         return (
             {code: pair for code, pair in clear.items() if code in territories},
             {code: pair for code, pair in clear.items() if code in languages},
