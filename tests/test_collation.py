@@ -182,7 +182,7 @@ def test_rows_longer_than_a_model_has_positions(tokenizer):
     checked = CheckedCollator(DataCollatorForSeq2Seq(tokenizer, model=bart), bart)
     for source, target, name in (("a" * 9, "a", "input_ids"), ("a", "a" * 9, "labels")):
         assert checked([dict(tokenizer(source[:-2], text_target=target[:-2]))])
-        with pytest.raises(InputError, match=rf"{name} of shape \(1, 11\): the model has 9 positions; cut texts"):
+        with pytest.raises(InputError, match=rf"{name} of shape \(1, 11\): the model has 9 positions; truncate to"):
             checked([dict(tokenizer(source, text_target=target))])
     # It reads as many as that.
     ids = torch.ones(1, 9, dtype=torch.long)

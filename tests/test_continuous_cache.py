@@ -9,8 +9,7 @@ from test_language_modeling import RECIPE, data, trained  # noqa: F401
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hfseq import LstmConfig, LstmForCausalLM
-from hfseq.data.running_text import encode_text
-from hfseq.data.windows import TokenWindows
+from hfseq.data.running_text import TokenWindows, encode_text
 from hfseq.errors import InputError
 from hfseq.inference.continuous_cache import FLATNESS, WEIGHTS, CachedScores, cached_scores
 

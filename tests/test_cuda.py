@@ -17,7 +17,7 @@ from recipe_runs import load, results, start
 from test_models import CAUSAL, CLASSES, FIELDS, MODEL, RECURRENT, SEQ2SEQ, SEQUENCE, TOKEN
 
 from hfseq import LstmForCausalLM, LstmForConditionalGeneration
-from hfseq.data.windows import TokenWindows
+from hfseq.data.running_text import TokenWindows
 from hfseq.inference.continuous_cache import cached_scores
 from hfseq.models import MODEL_CLASSES
 from hfseq.tasks.losses import token_loss

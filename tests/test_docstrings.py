@@ -258,7 +258,7 @@ def test_sizes_that_cannot_be_had(sizes, message):
 
 
 def test_same_in_every_process_with_nothing_imported_or_printed(tmp_path, monkeypatch):
-    """In a process with other hashes, over some of the packages and one with traps, with all warnings shown."""
+    """In a process with other hashes, over some of the sources and a package with traps, with all warnings shown."""
     trap = tmp_path / "trap"
     (trap / "tests").mkdir(parents=True)
     source = 'raise SystemExit("imported")\n\ndef read():\n    """Read a file now.\n\n    {}\n    """\n'
@@ -270,6 +270,7 @@ def test_same_in_every_process_with_nothing_imported_or_printed(tmp_path, monkey
 import gc, json, sys, warnings
 from hfseq.data.embedded import docstrings
 docstrings._PACKAGES = ("babel", "trap", "no_such_package")
+docstrings.standard_library = (lambda folder: lambda: folder / "email")(docstrings.standard_library())
 warnings.simplefilter("always")
 before = set(sys.modules)
 rows = docstrings._rows()
@@ -284,6 +285,8 @@ print(json.dumps(rows))
     found = json.loads(done.stdout)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(docstrings, "_PACKAGES", ("babel", "trap", "no_such_package"))
+    email = docstrings.standard_library() / "email"
+    monkeypatch.setattr(docstrings, "standard_library", lambda: email)
     assert found == json.loads(json.dumps(docstrings._rows.__wrapped__()))
     assert [row for rows in found.values() for row in rows if row[2] == "trap"] == [[BODY, "Read a file now.", "trap"]]
     assert {row[2] for rows in found.values() for row in rows} == {"python", "babel", "trap"}

@@ -22,8 +22,7 @@ from transformers import (
 )
 
 from hfseq import LstmConfig
-from hfseq.data.running_text import encode_text
-from hfseq.data.windows import TokenWindows
+from hfseq.data.running_text import TokenWindows, encode_text
 from hfseq.errors import InputError
 from hfseq.inference.generate import next_words
 from hfseq.tasks.language_modeling import text_loss, unigram_loss
@@ -311,7 +310,7 @@ def test_a_search(data, tmp_path):
         ({"cache_size": 9, "test_file": None}, "--cache_size needs a validation text"),
         ({"max_tokens": 100}, "--max_tokens: batches are"),
         ({"output_file": "out.txt"}, "--output_file: a language model scores"),
-        ({"per_device_train_batch_size": 100_000}, "too short to be read at 100000 places"),
+        ({"per_device_train_batch_size": 100_000}, "too short for a batch size of 100000"),
         ({"prompt": "a"}, "--prompt goes with --do_predict"),
         ({"model_type": "t5", "config_overrides": "{}"}, "has no language model"),
         ({"streaming": True, "validation_file": None}, "--streaming holds out no rows"),

@@ -141,6 +141,8 @@ def test_parquet(tmp_path):
     table = pa.table({"en": [en for _, en in ROWS], "n": [1, 2, 3], "de": [de for de, _ in ROWS]})
     pq.write_table(table, tmp_path / "a.parquet")
     assert rows(read(tmp_path / "a.parquet")) == ROWS
+    pq.write_table(table.append_column("translation", pa.array(["x", "y", "z"])), tmp_path / "c.parquet")
+    assert rows(read(tmp_path / "c.parquet")) == ROWS
     large = table.set_column(0, "en", table["en"].cast(pa.large_string()).dictionary_encode())
     pq.write_table(large, tmp_path / "b.parquet")
     dataset = read(tmp_path / "b.parquet")
@@ -179,10 +181,26 @@ def test_only_newlines_end_lines(tmp_path, file, separator):
     prefix = moses(tmp_path, "\n".join(german) + "\n", "one\ntwo\n")
     assert rows(read(prefix, moses=True)) == list(zip(german, ["one", "two"], strict=True))
     assert rows(read(file("a.tsv", f"de\ten\nein{separator}s\tone\nzwei\ttwo\n"))) == rows(read(prefix, moses=True))
-    if separator != "\r":  # which ends a row of CSV
+    if separator != "\r":  # see the test of the ends of a CSV row
         assert rows(read(file("a.csv", f"de,en\nein{separator}s,one\nzwei,two\n"))) == rows(read(prefix, moses=True))
     line = json.dumps({"de": german[0], "en": "one"}, ensure_ascii=False)
     assert rows(read(file("a.jsonl", line + "\n"))) == [(german[0], "one")]
+
+
+def test_a_carriage_return_alone_ends_a_row_of_csv_and_is_reported(file, caplog):
+    """Files of classic Mac OS end lines so; in other files it may be part of a field that lacks quotes."""
+    path = file("mac.csv", "de,en\ra,b\rc,d\r")
+    for _ in range(2):  # a stream reads a file several times
+        assert rows(read(path)) == [("a", "b"), ("c", "d")]
+    told = "a carriage return alone ends this row; a field that contains one needs quotes"
+    assert caplog.messages == [f"{path}:1: {told}"]
+    caplog.clear()
+    path = file("mixed.csv", 'de,en\r\na,"b\rc"\nd,e\rf,g\n')
+    assert rows(read(path)) == [("a", "b\rc"), ("d", "e"), ("f", "g")]
+    assert caplog.messages == [f"{path}:4: {told}"]
+    path = file("wrong.csv", "de,en\na,b\nc\rd,e\n")
+    assert error(path) == f"{path}:3: 1 fields, but the header names 2"
+    assert caplog.messages[-1] == f"{path}:3: {told}"
 
 
 def test_all_splits_in_file_order(tmp_path):
@@ -323,7 +341,7 @@ def test_json_value_that_is_no_string(file, value):
 
 def test_json_surrogates(file):
     path = file("a.jsonl", '{"de": "\\ud83d\\ude42", "en": "b"}\n{"de": "a\\ud83d", "en": "c"}\n')
-    assert error(path).startswith(f"{path}:2: column 'de' has half of a surrogate pair")
+    assert error(path).startswith(f"{path}:2: column 'de' contains an unpaired surrogate")
 
 
 def test_rows_of_wrong_length(file):

@@ -41,11 +41,11 @@ def bag(text: str) -> tuple[str, ...]:
 
 def opinions() -> dict[str, str]:
     """Words and phrases of opinion to the label that they have by themselves."""
-    nouns = [noun for domain in grammar._DOMAINS for noun in domain.nouns]
-    good = {*grammar._GOOD, *grammar._LIKED, *(word for noun in nouns for word in noun.good)}
-    bad = {*grammar._BAD, *grammar._LOATHED, *(word for noun in nouns for word in noun.bad)}
-    good |= {phrase for phrases in grammar._PLEASED for phrase in phrases.split("|")}
-    bad |= {phrase for phrases in grammar._ANNOYED for phrase in phrases.split("|")}
+    # "More convincing" and "less convincing" are opinions, "convincing" of what is graded is none by itself.
+    pairs = [pair for name, pair in grammar._OPINIONS.items() if name != "graded"]
+    good, bad = (
+        {part for words in lists for word in words for part in word.split("|")} for lists in zip(*pairs, strict=True)
+    )
     assert not good & bad
     return dict.fromkeys(good, "positive") | dict.fromkeys(bad, "negative")
 
@@ -219,7 +219,7 @@ def test_the_label_of_a_comparison_is_for_what_is_reviewed(reviews):
                 checked["better" if better else "worse"] += 1
             more = re.search(r"this \w+ is (?:far|much|a lot|somewhat) (more|less) ([\w-]+) than", sentence)
             if more:
-                good = (more[1] == "more") == (more[2] in grammar._GRADED_GOOD)
+                good = (more[1] == "more") == (more[2] in grammar._OPINIONS["graded"][0])
                 assert good == (row["label"] == "positive"), sentence
                 checked["more"] += 1
             part = re.search(r"(of|at) (this )?.* (more|less) ([\w-]+) than (?:that|those|the [\w ]+) \1 ", sentence)
@@ -282,6 +282,17 @@ def test_deterministic_in_seed_and_across_processes():
     assert here["test"]["text"] != other["test"]["text"]
 
 
+def test_rows_are_those_of_every_release(reviews):
+    """Published scores on these rows can be compared as long as the rows are the same."""
+    expected = {
+        "train": "6f8014276e13cb84234266388ba41e7da8ccfe4cbc81d014eff64b3edb455806",
+        "validation": "1ee388504a43aac8c39f7d5a4a6bbc69fb950324ba3ae4ccac1baae2ee86a85c",
+        "test": "913ad9ad86fa81237176206bca769975ac04c1169d25e8a5dae3f30c00971bda",
+    }
+    rows = {split: json.dumps(found.to_list(), ensure_ascii=False) for split, found in reviews.items()}
+    assert {split: hashlib.sha256(text.encode()).hexdigest() for split, text in rows.items()} == expected
+
+
 def test_size_of_one_split_does_not_change_another():
     small = review_rows(train_size=50, validation_size=20, test_size=40)
     large = review_rows(train_size=500, validation_size=20, test_size=40)
@@ -302,7 +313,7 @@ def test_bad_sizes(size):
 
 def test_more_than_there_is(monkeypatch):
     def some_hundred(scene):
-        city, number = scene.rng.choice(grammar._CITIES), scene.rng.choice(grammar._NUMBERS)
+        city, number = scene.pick("city"), scene.pick("number")
         return f"{city} is good and {number} is bad", f"{city} is bad and {number} is good"
 
     monkeypatch.setattr(grammar, "_KINDS", {"contrast": (some_hundred, 1)})

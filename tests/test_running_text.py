@@ -7,8 +7,7 @@ from transformers import AutoModelForCausalLM, DynamicCache, GPT2Config, GPT2LMH
 
 from hfseq import CnnConfig, GruConfig, LstmConfig, RnnConfig, load_state, save_state
 from hfseq.data.embedded.documentation import documentation_rows
-from hfseq.data.running_text import encode_text
-from hfseq.data.windows import TokenWindows
+from hfseq.data.running_text import TokenWindows, encode_text
 from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
 
@@ -74,7 +73,10 @@ def test_lengths_vary_with_seed_and_epoch_around_the_mean():
 
 @pytest.mark.parametrize(
     ("tokens", "columns", "processes", "message"),
-    [(5, 5, 1, "a text of 5 tokens is too short to be read at 5 places"), (50, 5, 2, "2 processes cannot share 5")],
+    [
+        (5, 5, 1, r"a text of 5 tokens is too short for a batch size of 5; reduce it"),
+        (50, 5, 2, "a batch size of 5 cannot be divided evenly among 2 processes"),
+    ],
 )
 def test_texts_that_cannot_be_shared(tokens, columns, processes, message):
     with pytest.raises(InputError, match=message):
@@ -97,7 +99,7 @@ def test_encoding_a_text(tmp_path):
     with pytest.raises(InputError, match="there is no text"):
         encode_text([], tokenizer)
     tokenizer.eos_token = None
-    with pytest.raises(InputError, match="end mark"):
+    with pytest.raises(InputError, match="with an EOS token"):
         encode_text(rows, tokenizer)
 
 

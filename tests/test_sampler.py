@@ -6,6 +6,7 @@ from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
@@ -112,8 +113,21 @@ def test_split_batches_is_refused_by_accelerate():
         prepare_data_loader(loader, num_processes=2, process_index=0, split_batches=True)
 
 
-def test_the_trainer_takes_it_for_a_batch_sampler():
-    assert isinstance(TokenBudgetBatchSampler([1], 1), BatchRebalanceSampler)
+def test_the_trainer_passes_it_on_as_a_batch_sampler(tmp_path):
+    """The private contract that the base class is for: fails when transformers no longer goes by the class."""
+    lengths = np.random.default_rng(1).integers(1, 30, 100).tolist()
+    sampler = TokenBudgetBatchSampler(lengths, 90, num_replicas=3, rank=1)
+
+    class BudgetTrainer(Trainer):
+        def _get_train_sampler(self, train_dataset=None):
+            return sampler
+
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[], remove_unused_columns=False)
+    trainer = BudgetTrainer(torch.nn.Linear(1, 1), arguments, torch.tensor, train_dataset=range(100))
+    loader = trainer.get_train_dataloader()
+    loader.set_epoch(2)
+    assert [batch.tolist() for batch in loader] == epoch_of(sampler, 2)
+    assert isinstance(sampler, BatchRebalanceSampler)
 
 
 def test_row_lengths_is_the_longer_side():

@@ -164,7 +164,7 @@ def test_columns_and_what_is_printed(driver, data, tmp_path, capsys):
     assert type(AutoModelForSequenceClassification.from_pretrained(output)).__name__ == "CnnForSequenceClassification"
     printed = capsys.readouterr().out
     assert "38 train, 2 validation, 40 test texts of 3 classes: bad, good, so-so" in printed
-    assert "test: 20 of 40 texts are longer than --max_length 6 and were cut" in printed
+    assert "test: 20 of 40 texts are longer than --max_length 6 and were truncated" in printed
     assert "majority" in printed
 
 

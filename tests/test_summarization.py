@@ -131,7 +131,7 @@ def test_columns_and_what_is_printed(driver, data, tmp_path, capsys):
     output = start(driver, data, tmp_path / "out", **files, **flags)
     printed = capsys.readouterr().out
     assert "2 train, 2 validation, 2 test texts with a summary" in printed
-    assert "test: 2 of 2 sources are longer than --max_source_length 5 and were cut" in printed
+    assert "test: 2 of 2 sources are longer than --max_source_length 5 and were truncated" in printed
     assert "targets are longer" not in printed
     # The lengths are those of the texts, all of which were cut to one length.
     shorter = re.search(r"up to (\d+) tokens +1 / 1 ", printed)

@@ -207,8 +207,8 @@ def test_rows_that_are_cut_are_counted(driver, data, tmp_path, capsys):
     flags = {"max_source_length": 6, "max_target_length": 6, "max_steps": 1}
     start(driver, data, tmp_path / "out", train_file=prefix, **flags)
     printed = capsys.readouterr().out
-    assert "train: 2 of 5 sources are longer than --max_source_length 6 and were cut" in printed
-    assert "train: 2 of 5 targets are longer than --max_target_length 6 and were cut" in printed
+    assert "train: 2 of 5 sources are longer than --max_source_length 6 and were truncated" in printed
+    assert "train: 2 of 5 targets are longer than --max_target_length 6 and were truncated" in printed
 
 
 def pretrained(kind, directory):

@@ -37,8 +37,9 @@ def wheel(tmp_path_factory):
 def test_contents(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hfseq").rglob("*.py")}
-    assert len(modules) > 10
-    assert modules | {"hfseq/py.typed"} <= names
+    tables = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hfseq" / "data" / "embedded").glob("*.json")}
+    assert len(modules) > 10 and "hfseq/data/embedded/reviews.json" in tables
+    assert modules | tables | {"hfseq/py.typed"} <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     others = {name for name in names if not name.startswith("hfseq/") and ".dist-info/" not in name}
     assert others == set()
@@ -55,12 +56,14 @@ def test_installed(wheel, tmp_path):
     program = """
 import pathlib, torch, hfseq
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
+from hfseq.data.embedded.reviews import review_rows
 assert pathlib.Path(hfseq.__file__).parent == pathlib.Path("site/hfseq").resolve(), hfseq.__file__
 assert type(AutoConfig.for_model("hfseq_lstm")) is hfseq.LstmConfig
 inputs, expected = torch.load("expected.pt")
 model = AutoModelForSeq2SeqLM.from_pretrained("checkpoint")
 assert type(model) is hfseq.LstmForConditionalGeneration
 torch.testing.assert_close(model(**inputs).logits, expected)
+assert len(review_rows(train_size=4, validation_size=2, test_size=2)["train"]) == 4
 """
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
     run("-c", program, cwd=tmp_path, env=environment)

@@ -1,1 +1,1 @@
-"""Data: reading, embedded pairs, batching."""
+"""Reading, streaming, tokenization, collation and token-budget batching of datasets."""

@@ -1,4 +1,4 @@
-"""Checks of the values in a batch, where they are still on the CPU; a model's `forward` checks only shapes."""
+"""Checks of the values in a batch while it is on the CPU; a model's `forward` checks only shapes."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,31 +18,31 @@ def check_batch(
     char_vocab_size: int | None = None,
     positions: int | None = None,
 ) -> None:
-    """Refuse a batch that would fail deep inside a model, or train it on nonsense in silence.
+    """Raise an error for a batch that would fail deep inside a model, or silently train it on nonsense.
 
     Args:
-        batch: What a collator or tokenizer made, tensors or arrays on the CPU: `input_ids` `[B, T]` and
+        batch: Output of a collator or tokenizer, tensors or arrays on the CPU: `input_ids` `[B, T]` and
             `decoder_input_ids` `[B, U]` with their masks of the same shapes, `labels` of any shape. Each may be
-            absent; others are not looked at. `copy_ids` of the shape of `input_ids` are what a pointer-generator
-            copies, ids up to the vocabulary's size + T - 1; labels may have those of their row.
-        vocab_size: Rows of the embeddings of `input_ids`.
-        num_labels: Classes that integer `labels` choose from; None for tokens of the decoder. With one class, and
-            where labels are not integers, they are targets of a regression or of several labels, without range.
-        decoder_vocab_size: Rows of the embeddings of `decoder_input_ids`; None for `vocab_size`.
-        char_vocab_size: Rows of the embeddings of `char_ids` `[B, T, L]`; None where a model reads none.
-        positions: Tokens of a row that the model has positions for, T and U at most; None for any number.
+            missing; other names are ignored. `copy_ids` of the shape of `input_ids` are the ids that a
+            pointer-generator copies, up to the vocabulary size + T - 1; labels may contain those of their row.
+        vocab_size: Number of embeddings of `input_ids`.
+        num_labels: Number of classes of integer `labels`; None if they are tokens of the decoder. With one class, or
+            if labels are floats, they are regression or multi-label targets of any value.
+        decoder_vocab_size: Number of embeddings of `decoder_input_ids`; None for `vocab_size`.
+        char_vocab_size: Number of embeddings of `char_ids` `[B, T, L]`; None if the model reads none.
+        positions: Number of position embeddings, the maximum of T and U; None for no limit.
 
     Raises:
-        InputError: An id or a label is out of range (-100, which no loss counts, is a label), a mask has another shape
-            than its ids, a row is all padding or too long, a decoder's labels are padded on the left, a label is to be
-            copied from a row that has none such, or is not finite. It names the argument, the row and the value.
+        InputError: An id or a label is out of range (the ignored label -100 is valid), a mask differs in shape from
+            its ids, a row is all padding or too long, a decoder's labels are padded on the left, a label is a copy id
+            that its row does not have, or is not finite. The message names the argument, the row and the value.
     """
     for name in ("input_ids", "labels", "decoder_input_ids"):
         shape = () if batch.get(name) is None else tuple(batch[name].shape)
-        # Labels of classes may be as many columns as there are classes.
+        # Multi-label targets have as many columns as there are classes.
         if positions is not None and len(shape) == 2 and shape[1] > positions and (name != "labels" or not num_labels):
             raise InputError(
-                f"{name} of shape {shape}: the model has {positions} positions; cut texts to that many tokens "
+                f"{name} of shape {shape}: the model has {positions} positions; truncate to that many tokens "
                 "(--max_length, or --max_source_length and --max_target_length)"
             )
     decoder_vocab_size = vocab_size if decoder_vocab_size is None else decoder_vocab_size
@@ -50,9 +50,9 @@ def check_batch(
     if char_vocab_size is not None and batch.get("char_ids") is not None:
         chars = torch.as_tensor(batch["char_ids"])
         bad = (chars < 0) | (chars >= char_vocab_size)
-        _refuse("char_ids", chars, bad, f"outside the characters, 0 to {char_vocab_size - 1}")
+        _check_values("char_ids", chars, bad, f"outside the characters, 0 to {char_vocab_size - 1}")
     copied = _check_copies(batch, decoder_vocab_size)
-    # Before decoder_input_ids, which collators make of them.
+    # Before decoder_input_ids, which collators derive from them.
     if batch.get("labels") is not None:
         _check_labels(torch.as_tensor(batch["labels"]), decoder_vocab_size, num_labels, copied)
     _check_ids(batch, "decoder_input_ids", "decoder_attention_mask", decoder_vocab_size)
@@ -64,50 +64,46 @@ def _check_ids(batch: Mapping[str, Any], name: str, mask_name: str, size: int) -
     if batch.get(name) is None:
         return
     ids = torch.as_tensor(batch[name])
-    _refuse(name, ids, (ids < 0) | (ids >= size), f"outside the vocabulary, 0 to {size - 1}")
+    _check_values(name, ids, (ids < 0) | (ids >= size), f"outside the vocabulary, 0 to {size - 1}")
     if batch.get(mask_name) is None:
         return
     mask = torch.as_tensor(batch[mask_name])
-    if mask.shape != ids.shape:
-        raise InputError(
-            f"{mask_name} has shape {tuple(mask.shape)}, but {name} has {tuple(ids.shape)}; they must be the same"
-        )
+    _check_shape(mask_name, mask, name, ids)
     empty = (mask == 0).all(dim=-1)
     if empty.any():
         raise InputError(f"{mask_name} of shape {tuple(mask.shape)}: row {int(empty.nonzero()[0])} is all padding")
 
 
 def _check_copies(batch: Mapping[str, Any], vocab_size: int) -> torch.Tensor | None:
-    """The `copy_ids`, if there are some."""
+    """Return the checked `copy_ids`, or None if there are none."""
     if batch.get("copy_ids") is None:
         return None
     ids, inputs = torch.as_tensor(batch["copy_ids"]), torch.as_tensor(batch["input_ids"])
-    if ids.shape != inputs.shape:
-        raise InputError(
-            f"copy_ids has shape {tuple(ids.shape)}, but input_ids has {tuple(inputs.shape)}; they must be the same"
-        )
+    _check_shape("copy_ids", ids, "input_ids", inputs)
     size = vocab_size + ids.shape[-1]
-    _refuse("copy_ids", ids, (ids < 0) | (ids >= size), f"outside the vocabulary and what is copied, 0 to {size - 1}")
+    _check_values(
+        "copy_ids", ids, (ids < 0) | (ids >= size), f"outside the vocabulary and what is copied, 0 to {size - 1}"
+    )
     return ids
 
 
 def _check_labels(labels: torch.Tensor, vocab_size: int, num_labels: int | None, copied: torch.Tensor | None) -> None:
     if labels.is_floating_point():
-        _refuse("labels", labels, ~labels.isfinite(), "not a finite number")
+        _check_values("labels", labels, ~labels.isfinite(), "not a finite number")
         return
     if num_labels == 1:
-        return  # whole numbers are targets of a regression, too
+        return  # integers are regression targets, too
     kind, size = ("vocabulary", vocab_size) if num_labels is None else ("classes", num_labels)
     bad = ((labels < 0) | (labels >= size)) & (labels != -100)
     why = f"outside the {kind}, 0 to {size - 1}, and not -100"
     if copied is not None:
         bad &= ~(labels.unsqueeze(-1) == copied.unsqueeze(-2)).any(dim=-1)
         why += " or in the row's copy_ids"
-    _refuse("labels", labels, bad, why)
+    _check_values("labels", labels, bad, why)
 
 
 def _check_side(labels: torch.Tensor) -> None:
-    """Decoder inputs are the labels moved by one: padding on the left would be read as tokens before the first."""
+    """Check for padding on the left, which a decoder whose inputs are the shifted labels would read as tokens."""
     late = (labels[:, 0] == -100) & (labels != -100).any(dim=1)
     if late.any():
         raise InputError(
@@ -116,7 +112,14 @@ def _check_side(labels: torch.Tensor) -> None:
         )
 
 
-def _refuse(name: str, values: torch.Tensor, bad: torch.Tensor, why: str) -> None:
+def _check_shape(name: str, values: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
+    if values.shape != other.shape:
+        raise InputError(
+            f"{name} has shape {tuple(values.shape)}, but {other_name} has {tuple(other.shape)}; they must be the same"
+        )
+
+
+def _check_values(name: str, values: torch.Tensor, bad: torch.Tensor, why: str) -> None:
     if bad.any():
         row, *rest = bad.nonzero()[0].tolist()
         column = f", column {', '.join(map(str, rest))}" if rest else ""
@@ -125,12 +128,12 @@ def _refuse(name: str, values: torch.Tensor, bad: torch.Tensor, why: str) -> Non
 
 
 class CheckedCollator:
-    """A collator that passes each batch of another one through `check_batch`.
+    """Collator that passes each batch of another collator through `check_batch`.
 
     Args:
-        collator: Of Hugging Face or one's own; takes a list of rows, returns a batch.
-        model: Says how many tokens and labels there are: a model with an output layer over a vocabulary has tokens for
-            labels, any other the classes of its config. The sizes are read now; resize embeddings before.
+        collator: Collator that turns a list of rows into a batch.
+        model: Model that determines the valid ids and labels: tokens if it has an output layer over a vocabulary, else
+            the classes of its config. The sizes are read now; resize embeddings before.
     """
 
     def __init__(self, collator: Callable[[list[Any]], Any], model: PreTrainedModel) -> None:
@@ -138,14 +141,14 @@ class CheckedCollator:
         self.sizes, self.positions = vocabulary_sizes(model), position_limit(model)
 
     def __call__(self, features: list[Any]) -> Any:
-        """Collate rows and check the batch; see `check_batch` for what it raises."""
+        """Collate rows and check the batch, with the errors of `check_batch`."""
         batch = self.collator(features)
         check_batch(batch, **self.sizes, positions=self.positions)
         return batch
 
 
 def vocabulary_sizes(model: PreTrainedModel) -> dict[str, int]:
-    """The sizes that `check_batch` takes, of a model with token embeddings, or of one that says them itself."""
+    """Return the sizes for `check_batch`, from the model's own `vocabulary_sizes` or from its token embeddings."""
     own: Any = getattr(model, "vocabulary_sizes", None)
     if own is not None:
         return own()
@@ -160,16 +163,16 @@ def vocabulary_sizes(model: PreTrainedModel) -> dict[str, int]:
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
-    """Tokens of a row that a model has embeddings of positions for; None if it reads rows of any length."""
+    """Return the number of position embeddings of a model; None if it reads rows of any length."""
     return min(_positions(model), default=None)
 
 
 def _positions(module: nn.Module) -> Iterator[int]:
     if isinstance(module, PreTrainedModel) and module.config.model_type.startswith("hfseq_"):
-        return  # all steps past the last position have that one
+        return  # all steps beyond the last position share its embedding
     for name, child in module.named_children():
         if isinstance(child, nn.Embedding) and ("position" in name or name == "wpe"):
-            # BART's first row is that of position 2, RoBERTa's that after the padding's.
+            # Positions begin at row 2 in BART, and after the row of the padding token in RoBERTa.
             first = getattr(child, "offset", 0 if child.padding_idx is None else child.padding_idx + 1)
             yield child.weight.shape[0] - first
         yield from _positions(child)

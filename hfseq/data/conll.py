@@ -1,5 +1,6 @@
-"""Files of annotated words, a word a line: CoNLL-U, and the formats of the earlier CoNLL tasks."""
+"""Files with one annotated word per line: CoNLL-U and the formats of earlier CoNLL shared tasks."""
 
+import itertools
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -21,43 +22,44 @@ def conll_rows(
     columns: Sequence[str],
     column_names: Sequence[str] | None,
 ) -> Iterator[list[list[str]]]:
-    r"""The sentences of a file; empty lines stand between them.
+    r"""Yield the sentences of a file, which are separated by empty lines.
 
-    - `.conllu`: ten columns with tabs between them, `CONLLU` by name. `tokens` stands for `form`, `tags` for `upos`.
-      Lines of several words as one (`3-4`), of words that are not written (`5.1`) and comments are left out.
-    - `.conll`: columns with tabs between them, or in a line without a tab with spaces, which `column_names` names. No
-      other white space ends a column: a no-break or ideographic space may be a word. Without names the words are the
-      first column, what is learnt the last one, as in CoNLL-2003. Lines of `-DOCSTART-` end a sentence and are left
-      out, and so are comments.
+    - `.conllu`: ten tab-separated columns, `CONLLU` by name. `tokens` is an alias of `form`, `tags` of `upos`.
+      Multiword tokens (`3-4`), empty nodes (`5.1`) and comments are skipped.
+    - `.conll`: columns named by `column_names`, separated by tabs, or by spaces in a line without tabs. No other white
+      space separates columns: a no-break or ideographic space may be a word. Without names the words are the first
+      column and the tags the last one, as in CoNLL-2003. `-DOCSTART-` lines end a sentence and are skipped, as are
+      comments.
 
-    A comment of a `.conll` file begins with `#` and stands before the first word of a sentence. Some words begin so,
-    too. A line is a comment if it has more than one column but not as many as words have (`# text = Oh .`, `#begin
-    document (a); part 0`). One with as many is that of a word, unless a space follows `#`, and where the tag would be
-    stands neither `#`, the tag of the Penn Treebank, nor a tag that the file has elsewhere, on a line that does not
-    begin with `#` or a sentence. So `# id 5f2e domain=en` is a comment and `# O`, `# # O`, `#\tSYM` and `#tag HT` are
-    words. A warning of this module's logger counts the comments that could be mistaken: those with as many columns as
-    words, and those without a space after `#`.
+    A comment of a `.conll` file begins with `#` and precedes the first word of a sentence, but some words begin with
+    `#`, too. A line with more than one column but not as many as words have is a comment (`# text = Oh .`, `#begin
+    document (a); part 0`). One with as many is a word, unless a space follows `#` and the tag column contains neither
+    `#`, a tag of the Penn Treebank, nor a tag that occurs elsewhere in the file, on a line that does not begin with
+    `#` or a sentence. So `# id 5f2e domain=en` is a comment and `# O`, `# # O`, `#\tSYM` and `#tag HT` are words. A
+    warning of this module's logger counts the ambiguous comments: those with as many columns as words, and those
+    without a space after `#`.
 
     Args:
-        read: Gives the lines of the file, each time from the beginning.
-        path: The file, for errors.
-        source: Names it with its flag.
-        columns: What is wanted, by name, the words first.
-        column_names: The columns of a `.conll` file.
+        read: Returns the lines of the file from the beginning, each time it is called.
+        path: Path of the file, for errors.
+        source: Path with its flag, for errors.
+        columns: Names of the columns to keep, the words first.
+        column_names: Names of the columns of a `.conll` file.
 
-    Returns:
-        For each sentence a list of strings for each of `columns`, one string a word.
+    Yields:
+        For each sentence a list of strings for each of `columns`, one string per word.
 
     Raises:
-        InputError: A column that there is not, a line with another number of columns, or a tag with a space in it.
+        InputError: A column is missing, a line has another number of columns, or a tag contains a space.
     """
     universal = path.suffix.lower() == ".conllu"
-    places = _places(source, columns, CONLLU if universal else column_names, universal)
+    indices = _indices(source, columns, CONLLU if universal else column_names, universal)
     expected = len(CONLLU) if universal else len(column_names) if column_names else None
     tags: set[str] | None = None
     comments: list[int] = []
     words: list[list[str]] = []
-    for number, line in enumerate(read(), 1):
+    # The empty line after the last one ends the last sentence.
+    for number, line in enumerate(itertools.chain(read(), [""]), 1):
         text = line.rstrip("\r\n")
         if _ends_sentence(text):
             if words:
@@ -69,23 +71,20 @@ def conll_rows(
             continue
         if not universal and text.startswith("#") and not words:
             if tags is None:
-                expected, tags = _survey(read(), expected, places[-1])
-            if expected is not None and len(fields) > 1 and _is_comment(text, fields, expected, places[-1], tags):
+                expected, tags = _survey(read(), expected, indices[-1])
+            if expected is not None and len(fields) > 1 and _is_comment(text, fields, expected, indices[-1], tags):
                 if len(fields) == expected or not text.startswith("# "):
                     comments.append(number)
                 continue
-        if expected is None:
-            expected = len(fields)
+        expected = expected or len(fields)
         if len(fields) != expected or expected < 2:
             raise InputError(f"{path}:{number}: {len(fields)} columns, not {max(2, expected)}")
-        words.append([fields[place] for place in places])
+        words.append([fields[index] for index in indices])
         spaced = next((value for value in words[-1][1:] if " " in value), None)
         if spaced is not None and not universal:
             raise InputError(
                 f"{path}:{number}: {spaced!r} has a space in it; separate columns by tabs or by spaces, not by both"
             )
-    if words:
-        yield [list(values) for values in zip(*words, strict=True)]
     if comments:
         count, many = len(comments), "s" * (len(comments) > 1)
         logger.warning(
@@ -94,27 +93,27 @@ def conll_rows(
 
 
 def _ends_sentence(text: str) -> bool:
-    """Return whether a line is empty, of white space that separates no columns, or the beginning of a document."""
+    """Return whether a line is empty, consists of white space that separates no columns, or begins a document."""
     first = re.split("[ \t]", text.strip(" \t"), maxsplit=1)[0]
     return first in ("", "-DOCSTART-") or ("\t" not in text and text.isspace())
 
 
 def _columns(text: str) -> list[str]:
-    """The columns of a line that is not CoNLL-U; spaces around them do not count, but a space may be a word."""
+    """Split a line that is not CoNLL-U into columns without surrounding spaces; a space alone may be a word."""
     if "\t" not in text:
         return re.split(" +", text.strip(" "))
     return [field.strip(" ") or field for field in re.split("\t+", text.strip("\t"))]
 
 
-def _is_comment(text: str, fields: Sequence[str], expected: int, place: int, tags: Collection[str]) -> bool:
+def _is_comment(text: str, fields: Sequence[str], expected: int, index: int, tags: Collection[str]) -> bool:
     """Return whether a line that begins with `#`, and a sentence, is a comment; see `conll_rows`."""
     if len(fields) != expected:
         return True
-    return text.startswith("# ") and fields[place] != "#" and fields[place] not in tags
+    return text.startswith("# ") and fields[index] != "#" and fields[index] not in tags
 
 
-def _survey(lines: Iterable[str], expected: int | None, place: int) -> tuple[int | None, set[str]]:
-    """Find the number of columns of the lines of words, None if there are none, and the tags of the certain ones."""
+def _survey(lines: Iterable[str], expected: int | None, index: int) -> tuple[int | None, set[str]]:
+    """Return the number of columns of word lines, None if there are none, and the tags of the unambiguous ones."""
     tags: set[str] = set()
     inside = False
     for line in lines:
@@ -125,12 +124,12 @@ def _survey(lines: Iterable[str], expected: int | None, place: int) -> tuple[int
             inside, fields = True, _columns(text)
             expected = expected or len(fields)
             if len(fields) == expected:
-                tags.add(fields[place])
+                tags.add(fields[index])
     return expected, tags
 
 
-def _places(source: str, columns: Sequence[str], names: Sequence[str] | None, universal: bool) -> list[int]:
-    """Numbers of the columns; -1 is the last one."""
+def _indices(source: str, columns: Sequence[str], names: Sequence[str] | None, universal: bool) -> list[int]:
+    """Return the indices of the columns; -1 is the last one."""
     if names is None:
         if len(columns) != 2:
             raise InputError(f"{source}: name its columns with --column_names")

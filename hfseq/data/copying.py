@@ -1,11 +1,11 @@
-"""Words beyond the vocabulary for models that copy from their source (See et al. 2017, section 2.2).
+"""Copying of out-of-vocabulary words for pointer-generators (See et al. 2017, section 2.2).
 
-Of a text's unknown words each has an id of its own beyond the vocabulary: `vocab_size` + j, where j is the position of
-its first occurrence in the encoded source, padding not counted. `copy_ids` are the source's ids with those in place of
-the unknown token's, labels may have them, `generate` gives them back, and `decode_copies` makes text of them.
+Each out-of-vocabulary word of a source has an id of its own beyond the vocabulary: `vocab_size` + j, where j is the
+position of its first occurrence in the encoded source, padding not counted. `copy_ids` are the source's ids with these
+in place of the unknown token's; labels may contain them, `generate` returns them, and `decode_copies` decodes them.
 
-Word for word it goes with tokenizers of words (`train_tokenizer(model="word")`); of those of subwords it copies the
-characters that they do not know.
+With word tokenizers (`train_tokenizer(model="word")`) whole words are copied, with subword tokenizers the characters
+they do not know.
 """
 
 from collections.abc import Sequence
@@ -22,23 +22,23 @@ from hfseq.errors import InputError
 def copy_sources(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], encoded: BatchEncoding, vocab_size: int
 ) -> tuple[list[list[int]], list[list[str]]]:
-    """Find what can be copied from source texts.
+    """Return the extended ids of source texts and the words that can be copied from them.
 
-    A word has the form that the tokenizer looks up: normalised as it does (case, Unicode form), with its mark of a
-    space before it. Words that truncation has cut off are not there to be copied.
+    A word has the form that the tokenizer looks up: normalised (case, Unicode form), with its word-boundary marker.
+    Words lost to truncation cannot be copied.
 
     Args:
         tokenizer: A fast tokenizer with an unknown token.
-        texts: The texts.
-        encoded: What the tokenizer has made of them, truncated or padded or neither.
-        vocab_size: The model's.
+        texts: The source texts.
+        encoded: The tokenizer's encoding of them, optionally truncated and padded.
+        vocab_size: Vocabulary size of the model.
 
     Returns:
-        `copy_ids` in the shape of `encoded["input_ids"]`; and for each position of each text the unknown word that
-        first occurs there, else "".
+        `copy_ids` in the shape of `encoded["input_ids"]`; and for each position of each text the out-of-vocabulary
+        word that first occurs there, else "".
 
     Raises:
-        InputError: If the tokenizer is not fast or has no unknown token.
+        InputError: The tokenizer is not fast or has no unknown token.
     """
     all_ids, all_words = [], []
     for text, encoding in zip(texts, _encodings(tokenizer, encoded), strict=True):
@@ -59,27 +59,27 @@ def copy_targets(
     words: Sequence[Sequence[str]],
     vocab_size: int,
 ) -> list[list[int]]:
-    """Make labels of target texts, in which an unknown word that the row's source has is copied from it.
+    """Return labels of target texts in which out-of-vocabulary words that the source contains are copied from it.
 
     Args:
-        tokenizer: See `copy_sources`.
-        texts: The texts.
-        encoded: What the tokenizer has made of them.
-        words: What each row can copy, from `copy_sources`.
-        vocab_size: The model's.
+        tokenizer: A fast tokenizer with an unknown token.
+        texts: The target texts.
+        encoded: The tokenizer's encoding of them.
+        words: Words that each row can copy, from `copy_sources`.
+        vocab_size: Vocabulary size of the model.
 
     Returns:
-        `encoded["input_ids"]` with ids of `copy_sources` in place of the unknown token's where there are such.
+        `encoded["input_ids"]` with the ids of `copy_sources` in place of the unknown token's, where there are any.
 
     Raises:
-        InputError: If the tokenizer is not fast or has no unknown token.
+        InputError: The tokenizer is not fast or has no unknown token.
     """
     labels = []
     for text, encoding, row in zip(texts, _encodings(tokenizer, encoded), words, strict=True):
         ids = list(encoding.ids)
-        places = {word: vocab_size + position for position, word in enumerate(row) if word}
+        copyable = {word: vocab_size + position for position, word in enumerate(row) if word}
         for position, piece in _unknown_pieces(tokenizer, text, encoding):
-            ids[position] = places.get(piece, ids[position])
+            ids[position] = copyable.get(piece, ids[position])
         labels.append(ids)
     return labels
 
@@ -93,15 +93,16 @@ def decode_copies(
     skip_special_tokens: bool = True,
     clean_up_tokenization_spaces: bool | None = None,
 ) -> list[str]:
-    """Make text of generated ids, as the tokenizer does, with the words that were copied.
+    """Decode generated ids as the tokenizer does, copied words included.
 
     Args:
-        tokenizer: See `copy_sources`.
-        sequences: Rows of ids, a tensor, an array or lists; negative ones, as labels have at padding, are skipped.
-        words: What each row could copy, from `copy_sources`.
-        vocab_size: The model's.
-        skip_special_tokens: As of `decode`.
-        clean_up_tokenization_spaces: As of `decode`.
+        tokenizer: The tokenizer.
+        sequences: Rows of ids, a tensor, an array or lists; negative ids, such as padding of labels, are skipped.
+        words: Words that each row could copy, from `copy_sources`.
+        vocab_size: Vocabulary size of the model.
+        skip_special_tokens: Omit special tokens, as in `decode`.
+        clean_up_tokenization_spaces: Remove spaces before punctuation, as in `decode`; None for the tokenizer's
+            default.
     """
     skipped = set(tokenizer.all_special_ids) if skip_special_tokens else set()
     cleans = clean_up_tokenization_spaces
@@ -111,10 +112,10 @@ def decode_copies(
         tokens: list[str] = []
         for token in (int(token) for token in sequence):
             if token >= vocab_size:
-                # An id that stands for no word of this row is most improbable, but sampling may hit upon it.
+                # An id without a word in this row is very improbable, but sampling may draw it.
                 tokens += [word for word in row[token - vocab_size : token - vocab_size + 1] if word]
             elif token >= 0 and token not in skipped:
-                # A model may have more tokens than its tokenizer.
+                # A model may have more embeddings than its tokenizer has tokens.
                 tokens += [name for name in tokenizer.convert_ids_to_tokens([token]) if name is not None]
         text = tokenizer.convert_tokens_to_string(tokens)
         texts.append(tokenizer.clean_up_tokenization(text) if cleans else text)
@@ -122,17 +123,17 @@ def decode_copies(
 
 
 class CopyCollator:
-    """`DataCollatorForSeq2Seq` for rows with `copy_ids`, which it pads as it does `input_ids`.
+    """`DataCollatorForSeq2Seq` for rows with `copy_ids`, which are padded like `input_ids`.
 
     Args:
-        collator: The collator.
+        collator: The collator of the other columns.
     """
 
     def __init__(self, collator: DataCollatorForSeq2Seq) -> None:
         self.collator = collator
 
     def __call__(self, features: list[dict[str, Any]]) -> Any:
-        """Pad rows of `input_ids`, `copy_ids` of the same lengths and what else they have."""
+        """Collate rows of `input_ids`, `copy_ids` of the same lengths and other columns."""
         rows = [list(feature["copy_ids"]) for feature in features]
         others = [{name: value for name, value in feature.items() if name != "copy_ids"} for feature in features]
         batch = self.collator(others)
@@ -148,16 +149,16 @@ class CopyCollator:
 def _encodings(tokenizer: PreTrainedTokenizerBase, encoded: BatchEncoding) -> list[Encoding]:
     name = type(tokenizer).__name__
     if not tokenizer.is_fast or encoded.encodings is None:
-        raise InputError(f"{name} does not say which text a token stands for; copying words needs a fast tokenizer")
+        raise InputError(f"{name} has no token offsets; copying words needs a fast tokenizer")
     if tokenizer.unk_token_id is None:
         raise InputError(f"{name} has no unknown token, so there are no unknown words to copy")
     return encoded.encodings
 
 
 def _unknown_pieces(tokenizer: Any, text: str, encoding: Encoding) -> list[tuple[int, str]]:
-    """Positions of the unknown tokens of an encoded text, and what stands there."""
+    """Return the positions of the unknown tokens of an encoded text and the pieces of text there."""
     backend, unknown = tokenizer.backend_tokenizer, tokenizer.unk_token_id
-    # These know a whole word or nothing of it.
+    # These models know a word as a whole or not at all.
     whole = isinstance(backend.model, models.WordLevel | models.WordPiece) and backend.pre_tokenizer is not None
 
     def normalise(part: str) -> str:
@@ -165,14 +166,14 @@ def _unknown_pieces(tokenizer: Any, text: str, encoding: Encoding) -> list[tuple
 
     pieces = []
     for position, (token, (start, end)) in enumerate(zip(encoding.ids, encoding.offsets, strict=True)):
-        # A text may have the mark itself, which stands for no word; and padding may be unknown, too.
+        # The text may contain the unknown token itself, which is no word, and padding may be the unknown token.
         if token != unknown or start == end or text[start:end].strip() == tokenizer.unk_token:
             continue
-        # The offsets of what is composed of several characters are those of the first.
+        # The offsets of a composed character are those of its first code point.
         length = len(normalise(text[start:end]))
         while end < len(text) and not text[end].isspace() and len(normalise(text[start : end + 1])) == length:
             end += 1
-        # With what is before it: whether a space or the start of the text is, can be part of the word.
+        # With the character before it: a preceding space or the start of the text can be part of the word.
         piece = normalise(text[max(start - 1, 0) if whole else start : end])
         if whole:
             piece = backend.pre_tokenizer.pre_tokenize_str(piece)[-1][0]

@@ -1,4 +1,4 @@
-"""Texts of a data set as token ids, cut to a length that is counted."""
+"""Tokenization of a dataset, with truncated rows counted."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,11 +8,11 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 
 class Limit(NamedTuple):
-    """How long texts may be.
+    """Maximum length of texts.
 
     Attributes:
-        texts: What they are, for a message: `sources`.
-        flag: What sets the limit, likewise.
+        texts: Name of the texts in messages, such as `sources`.
+        flag: Flag that sets the limit.
         tokens: The limit.
     """
 
@@ -22,13 +22,13 @@ class Limit(NamedTuple):
 
 
 class EncodedSplits(NamedTuple):
-    """The rows of each split, encoded.
+    """Encoded rows of each split.
 
     Attributes:
         rows: Split name to encoded rows.
-        lengths: Tokens of the source of each row before it was cut, but for a stream.
-        notes: A line for each split and limit that some of its rows passed; those of a stream are not counted, nor
-            those of `train_sample`, which are training rows.
+        lengths: Split name to the number of source tokens of each row before truncation; not for streams.
+        notes: One line for each split and limit that some rows exceeded; not for streams, nor for `train_sample`,
+            which consists of training rows.
     """
 
     rows: dict[str, Any]
@@ -39,16 +39,16 @@ class EncodedSplits(NamedTuple):
 def encode_texts(
     tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, *, target: bool = False
 ) -> tuple[BatchEncoding, list[int]]:
-    """Encode texts, and say how long they were.
+    """Tokenize texts and return their lengths before truncation.
 
     Args:
-        tokenizer: Of the model.
+        tokenizer: Tokenizer of the model.
         texts: The texts.
-        max_length: Tokens of a text, special ones counted; the rest of it is cut off.
-        target: Whether they are targets, which some tokenizers encode in another way.
+        max_length: Maximum number of tokens, special tokens included; longer texts are truncated.
+        target: Encode as targets, which some tokenizers treat differently.
 
     Returns:
-        The encoding, not padded, and for each text the number of its tokens without truncation.
+        The encoding, not padded, and the number of tokens of each text without truncation.
     """
     key = "text_target" if target else "text"
     encoded = tokenizer(**{key: list(texts)}, max_length=max_length, truncation=True)
@@ -61,26 +61,27 @@ def encode_texts(
 def encode_words(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[str]], max_length: int | None = None
 ) -> tuple[BatchEncoding, list[int]]:
-    """Encode rows of words so that each word has a token.
+    """Tokenize rows of words so that each word has at least one token.
 
-    Tokenizers make no token of some words, a no-break space for one, and a tagger could say nothing of them; such a
-    word is read as the unknown token.
+    Tokenizers produce no token for some words (a no-break space, for example), which a tagger could then not label;
+    such a word is replaced by the unknown token.
 
     Args:
-        tokenizer: Of the model, a fast one.
+        tokenizer: Fast tokenizer of the model.
         rows: Words of each row.
-        max_length: Tokens of a row, special ones counted; the rest of it is cut off. None for those of the tokenizer.
+        max_length: Maximum number of tokens, special tokens included; longer rows are truncated. None for the
+            tokenizer's own maximum.
 
     Returns:
-        The encoding, not padded, and for each row the number of its tokens without truncation.
+        The encoding, not padded, and the number of tokens of each row without truncation.
     """
     options: dict[str, Any] = {"is_split_into_words": True, "verbose": False}
-    cut = options | {"truncation": True, "max_length": max_length}
+    truncated = options | {"truncation": True, "max_length": max_length}
     limit = tokenizer.model_max_length if max_length is None else max_length
-    encoded = tokenizer(rows, **cut)
+    encoded = tokenizer(rows, **truncated)
     lengths = [len(ids) for ids in encoded["input_ids"]]
     seen = [{word for word in encoded.word_ids(row) if word is not None} for row in range(len(rows))]
-    # Of a row that may have been cut, those before the last word that is left.
+    # Of a row that may be truncated, only the words before the last remaining one are certain.
     ends = [
         max(found, default=0) if length >= limit else len(row)
         for found, length, row in zip(seen, lengths, rows, strict=True)
@@ -91,8 +92,8 @@ def encode_words(
             [word if at in found or at >= end else unknown for at, word in enumerate(row)]
             for row, found, end in zip(rows, seen, ends, strict=True)
         ]
-        # With more tokens a row may be cut now.
-        encoded = tokenizer(shown, **cut)
+        # With more tokens a row may now be truncated.
+        encoded = tokenizer(shown, **truncated)
         lengths = [len(ids) for ids in encoded["input_ids"]]
         rows = shown
     for row in [row for row, length in enumerate(lengths) if length == limit]:
@@ -105,24 +106,23 @@ def encode_splits(
     encode: Callable[[dict[str, list[Any]]], dict[str, Any]],
     limits: Mapping[str, Limit],
 ) -> EncodedSplits:
-    """Encode the rows of each split, those of a stream when they are read.
+    """Encode the rows of each split; those of a stream lazily.
 
     Args:
         splits: Split name to rows.
-        encode: Takes columns of a batch of rows and gives those of the result, with `length`, the tokens of a source
-            before it was cut, and more such columns if `limits` has them.
-        limits: Column of lengths to their limit.
+        encode: Function of a batch of columns that returns the encoded columns, with `length`, the number of source
+            tokens before truncation, and any other columns of `limits`.
+        limits: Column of lengths to its limit.
 
     Returns:
-        The result without those columns, and what they say.
+        The encoded rows without the columns of lengths, and the lengths and notes derived from them.
     """
     encoded = EncodedSplits({}, {}, [])
     counted = ["length", *(limits.keys() - {"length"})]
     for name, rows in splits.items():
         if isinstance(rows, datasets.IterableDataset):
-            encoded.rows[name] = rows.map(encode, batched=True, remove_columns=rows.column_names).remove_columns(
-                counted
-            )
+            streamed = rows.map(encode, batched=True, remove_columns=rows.column_names)
+            encoded.rows[name] = streamed.remove_columns(counted)
             continue
         result = rows.map(
             encode, batched=True, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Encoding {name}"
@@ -132,7 +132,7 @@ def encode_splits(
             if count := sum(length > limit.tokens for length in result[column]):
                 encoded.notes.append(
                     f"{name}: {count} of {len(result)} {limit.texts} are longer than {limit.flag} {limit.tokens} and "
-                    "were cut"
+                    "were truncated"
                 )
     return encoded
 

@@ -1,4 +1,4 @@
-"""Classes of texts as the numbers that a model is trained on."""
+"""Class names and their ids."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import datasets
 from hfseq.data.reading import shorten_list
 from hfseq.errors import InputError
 
-# Python turns no longer number than one of 4300 digits into text or back.
+# Python converts no integers of more than 4300 digits to or from strings.
 _MOST_DIGITS = 4000
 
 
@@ -19,35 +19,35 @@ def encode_labels(
     replace_names: bool = False,
     separator: str | None = None,
 ) -> tuple[datasets.DatasetDict, list[str]]:
-    """Number the classes of each row.
+    """Encode the classes of each row as ids, or as multi-hot vectors for multi-label data.
 
     Args:
-        splits: Data in which `column` holds a class name a row, or a list of them where several may hold at once, as
-            `read_splits` reads it.
-        column: That column; it becomes `labels` in the result.
-        names: The classes in the order of their numbers, as a trained model has them; None takes those of the training
-            rows, whole numbers in their order, others alphabetically.
-        replace_names: Whether training rows with a class that is not in `names` make these give way, as for None.
-        separator: What stands between the classes of one row, where they are written in one string; an empty string is
-            then no class. None: a string is one class.
+        splits: Data whose `column` contains one class name per row, or a list of them (multi-label), as `read_splits`
+            returns it.
+        column: Name of that column; it becomes `labels` in the result.
+        names: Class names in the order of their ids, as a trained model has them; None collects them from the training
+            rows and sorts integers numerically, other names alphabetically.
+        replace_names: Collect the names from the training rows if these contain a class that is not in `names`.
+        separator: Separator of the classes in a string (multi-label), in which an empty string is no class; None if a
+            string is one class.
 
     Returns:
-        The data with a column `labels` of class numbers, or of lists of `len(names)` floats, 1 for a class that holds,
-        if several may hold; and the names.
+        The data with a column `labels` of class ids, or of `len(names)` floats, 1 for each class of the row, if it is
+        multi-label; and the names.
 
     Raises:
-        InputError: There are fewer than two classes (one, where several may hold), or a row has a class that the
-            training rows, or the trained model, do not have.
+        InputError: There are fewer than two classes (one, if multi-label), or a row has a class that neither the
+            training rows nor the trained model have.
     """
     classes = {split: row_classes(rows, column, separator) for split, rows in splits.items()}
-    several = separator is not None or isinstance(next(iter(splits.values()))[column][0], list)
+    multi_label = separator is not None or isinstance(next(iter(splits.values()))[column][0], list)
     if names is not None and replace_names and not {name for row in classes["train"] for name in row} <= set(names):
         names = None
     if names is None:
         if "train" not in classes:
             raise InputError(f"no training data to take the classes of column {column!r} from")
         names = _order({name for row in classes["train"] for name in row})
-        if len(names) < (1 if several else 2):
+        if len(names) < (1 if multi_label else 2):
             raise InputError(
                 f"column {column!r} of the training data has {len(names)} class{'es' * (len(names) != 1)} "
                 f"({shorten_list(names)}); there is nothing to learn"
@@ -55,7 +55,6 @@ def encode_labels(
     number = {name: index for index, name in enumerate(names)}
     encoded = {}
     for split, rows in splits.items():
-        values: list[int] | list[list[float]]
         for index, row in enumerate(classes[split]):
             unknown = next((name for name in row if name not in number), None)
             if unknown is not None:
@@ -63,7 +62,8 @@ def encode_labels(
                     f"{split}, row {index + 1}: class {unknown!r} of column {column!r} is not one of the "
                     f"{len(names)} known: {shorten_list(names)}"
                 )
-        if several:
+        values: list[int] | list[list[float]]
+        if multi_label:
             values = [[float(name in row) for name in names] for row in map(set, classes[split])]
             feature = datasets.List(datasets.Value("float32"))
         else:
@@ -74,7 +74,7 @@ def encode_labels(
 
 
 def row_classes(rows: datasets.Dataset, column: str, separator: str | None = None) -> list[list[str]]:
-    """The classes of each row, as `encode_labels` finds them; spaces around a name do not belong to it."""
+    """Return the class names of each row, stripped of whitespace; arguments as for `encode_labels`."""
     found = []
     for value in rows[column]:
         if isinstance(value, str):

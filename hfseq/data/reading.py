@@ -1,4 +1,4 @@
-"""Read training, validation and test data from local files or the Hub, with errors that name the place."""
+"""Training, validation and test data from local files or the Hub, with errors that name file, line and column."""
 
 import csv
 import functools
@@ -22,10 +22,12 @@ from hfseq.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
-# The names a split goes by on the Hub, the usual one first.
+# Names of the splits on the Hub, in order of preference.
 _HUB_SPLITS = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
-# The column of the Hub's translation datasets: one dict of language to text in each row.
+# Column of the Hub's translation datasets: a dict of language to text in each row.
 _TRANSLATION = "translation"
+# The default, 131072 characters, is shorter than some documents. The limit is one for the whole process.
+csv.field_size_limit(2**31 - 1)
 
 
 def read_splits(
@@ -41,49 +43,49 @@ def read_splits(
     label_columns: Sequence[str] = (),
     keep_empty: bool = False,
 ) -> datasets.DatasetDict:
-    r"""Read the splits that are given and keep `columns` of them, all strings, in the order of the file.
+    r"""Read the given splits and keep `columns` as strings, in file order.
 
-    A row in which one of `columns` is empty, whitespace or null is dropped; a warning of this module's logger says how
-    many, of which file, and the numbers of the first ones, for whoever has to align predictions with a file.
+    A row in which one of `columns` is empty, whitespace or null is dropped. A warning of this module's logger gives
+    the file, the number of dropped rows and the first row numbers, so that predictions can be aligned with the file.
 
-    Files are UTF-8, with or without a byte order mark. Their extension says what they are:
+    Files are UTF-8, with or without a byte order mark. The extension determines the format:
 
-    - `.csv`: commas, standard quoting (a field in double quotes may hold commas, line breaks and doubled quotes);
-    - `.tsv`: tabs and nothing else, quotes are text; lines end with `\n` or `\r\n`;
-    - `.jsonl`, `.json`: one object a line;
+    - `.csv`: comma-separated, standard quoting (a quoted field may contain commas, line breaks and doubled quotes). A
+      row ends at `\n`, `\r\n` or, with a warning, at a lone `\r` outside quotes;
+    - `.tsv`: tab-separated, quotes are text; lines end with `\n` or `\r\n`;
+    - `.jsonl`, `.json`: one object per line;
     - `.parquet`;
-    - `.conllu`, `.conll`: a word a line, for columns of lists; see `conll_rows`;
-    - with `moses`, any other: the common prefix of aligned plain text files, one for each column (`train` with columns
-      `de`, `en` stands for `train.de`, `train.en`), a text a line; with a single column, that file
-      itself if there is one. Only `\n` and `\r\n` end a line.
+    - `.conllu`, `.conll`: one word per line, for columns of lists; see `conll_rows`;
+    - with `moses`, any other name: the common prefix of aligned plain text files, one per column (`train` with columns
+      `de`, `en` stands for `train.de`, `train.en`), one text per line; with a single column, that file itself if it
+      exists. Only `\n` and `\r\n` end a line.
 
-    JSON lines, Parquet and Hub data may also hold one column `translation` of `{"de": ..., "en": ...}`.
+    JSON lines, Parquet and Hub data may instead have one column `translation` of `{"de": ..., "en": ...}`.
 
-    All other characters are text as they are, NUL and other control characters among them (in JSON lines escaped, as
-    JSON wants them).
+    All other characters, including NUL and other control characters, are text (in JSON lines escaped, as JSON
+    requires).
 
     Args:
-        columns: The columns to keep; every row has to have text in each.
-        dataset_name: A dataset of the Hub, a local folder that `datasets.load_dataset` takes, or one that
-            `save_to_disk` wrote. Its validation split may be called validation, valid, dev or val.
-        dataset_config_name: The configuration of that dataset.
-        train_file: The training data; excludes `dataset_name`.
-        validation_file: The validation data; replaces that of `dataset_name`.
-        test_file: The test data; replaces that of `dataset_name`.
-        column_names: The columns of CSV and TSV files without a header; a first line that repeats them is refused.
-        moses: Whether a file may be a pair of aligned files.
-        label_columns: Those of `columns` that hold classes. Whole numbers and truth values are read as strings (`1`,
-            `true`), class ids of a data set that has names for them as those names, and lists of any of these as lists
-            of strings, which may be empty.
-        keep_empty: Whether empty rows stay: running text has empty lines.
+        columns: Columns to keep; every row needs text in each of them.
+        dataset_name: Hub dataset, local folder that `datasets.load_dataset` accepts, or folder written by
+            `save_to_disk`. Its validation split may be called validation, valid, dev or val.
+        dataset_config_name: Configuration of that dataset.
+        train_file: Training data; excludes `dataset_name`.
+        validation_file: Validation data; replaces that of `dataset_name`.
+        test_file: Test data; replaces that of `dataset_name`.
+        column_names: Column names of CSV and TSV files without a header; a first line that repeats them is refused.
+        moses: Accept prefixes of aligned plain text files.
+        label_columns: Those of `columns` that contain classes. Integers and booleans are read as strings (`1`,
+            `true`), class ids of a dataset with class names as those names, and lists of any of these as lists of
+            strings, possibly empty.
+        keep_empty: Keep empty rows, as running text has empty lines.
 
     Returns:
-        `train`, `validation` and `test`, as far as they were given or are in `dataset_name`. None is empty. A split of
-        `dataset_name` other than `train` in which no row has a class is left out, with a warning: the test splits of
-        GLUE keep theirs to themselves.
+        The given or found ones of `train`, `validation` and `test`, none of them empty. A split of `dataset_name`
+        other than `train` without any labels is left out with a warning: GLUE does not publish its test labels.
 
     Raises:
-        InputError: For anything wrong with the flags, a file, a line, a column or a value.
+        InputError: A flag, file, line, column or value is invalid.
     """
     wanted = Columns(columns, label_columns, keep_empty)
     check_sources(columns, dataset_name, train_file)
@@ -97,13 +99,13 @@ def read_splits(
 
 
 class Columns(tuple[str, ...]):
-    """Names of the columns to keep, with those among them that hold classes, and whether empty rows stay."""
+    """Names of the columns to keep, with the subset that contains classes and whether to keep empty rows."""
 
     labels: frozenset[str]
     keep_empty: bool
 
     def __new__(cls, names: Sequence[str], labels: Sequence[str], keep_empty: bool = False) -> Self:
-        """Names of all, those of the columns of classes, and whether empty rows stay."""
+        """Create from the names of all columns and of the label columns."""
         columns = super().__new__(cls, names)
         columns.labels, columns.keep_empty = frozenset(labels), keep_empty
         return columns
@@ -113,7 +115,7 @@ class Columns(tuple[str, ...]):
 
 
 def check_sources(columns: Sequence[str], dataset_name: str | None, train_file: str | None) -> None:
-    """Refuse columns of one name, and two sources of training data."""
+    """Raise an `InputError` for duplicate columns or two sources of training data."""
     if len(set(columns)) < len(columns):
         raise InputError(f"the columns (or languages) must differ, got {', '.join(columns)}")
     if dataset_name and train_file:
@@ -123,10 +125,10 @@ def check_sources(columns: Sequence[str], dataset_name: str | None, train_file: 
 def read_file(
     name: str, flag: str, columns: Columns, column_names: Sequence[str] | None, moses: bool
 ) -> datasets.Dataset:
-    """One file as a whole, without its empty rows; see `read_splits`."""
+    """Read a whole file without its empty rows; arguments as for `file_rows`."""
     path = Path(name)
     if path.suffix.lower() == ".parquet" and not column_names:
-        table = _read_parquet(path, flag, columns)
+        table = pa.concat_tables(_parquet_tables(path, flag, columns)).combine_chunks()
     else:
         table = string_table(file_rows(name, flag, columns, column_names, moses), columns)
     return drop_empty(datasets.Dataset(table), columns, name, f"{flag} {name}")
@@ -135,17 +137,17 @@ def read_file(
 def file_rows(
     name: str, flag: str, columns: Columns, column_names: Sequence[str] | None, moses: bool
 ) -> Iterator[list[Any]]:
-    """The rows of a file, one after the other, as `read_splits` checks them and with the same errors.
+    """Iterate over the rows of a file, with the checks and errors of `read_splits`.
 
     Args:
-        name: The file.
-        flag: Names it in errors.
-        columns: As `read_splits`.
-        column_names: As `read_splits`.
-        moses: As `read_splits`.
+        name: Path of the file.
+        flag: Flag that gave the file, for errors.
+        columns: Columns to keep.
+        column_names: Column names of a file without a header.
+        moses: Accept a prefix of aligned plain text files.
 
     Returns:
-        The values of `columns` in each row, empty ones too: strings, None, or lists of strings in columns of classes.
+        The values of `columns` in each row, empty rows included: strings, None, or lists of strings in label columns.
     """
     path = Path(name)
     suffix = path.suffix.lower()
@@ -153,22 +155,31 @@ def file_rows(
         raise InputError(f"{flag} {name}: unknown extension {path.suffix!r}; known are {', '.join(_SUFFIXES)}")
     if column_names and suffix not in (".csv", ".tsv", ".conll"):
         raise InputError(f"--column_names is for CSV, TSV and CoNLL files; {flag} {name} is none of them")
-    if suffix == ".csv":
-        return _pick(path, _csv_fields(path, flag), columns, column_names)
-    if suffix == ".tsv":
-        return _pick(path, _tsv_fields(path, flag), columns, column_names)
+    if suffix in (".csv", ".tsv"):
+        fields = _csv_fields if suffix == ".csv" else _tsv_fields
+        return _pick_fields(path, fields(path, flag), columns, column_names)
     if suffix in (".jsonl", ".json"):
         return _json_rows(path, flag, columns)
     if suffix in conll.SUFFIXES:
         if not columns.labels.issuperset(columns):
-            raise InputError(f"{flag} {name}: a word a line is for tagging, not for texts")
+            raise InputError(f"{flag} {name}: one word per line is for tagging, not for texts")
         read = functools.partial(_lines, path, flag)
         return conll.conll_rows(read, path, f"{flag} {name}", columns, column_names)
     return _parquet_rows(path, flag, columns) if suffix == ".parquet" else _moses_rows(path, flag, columns)
 
 
 def drop_empty(dataset: datasets.Dataset, columns: Columns, name: str, source: str) -> datasets.Dataset:
-    """The rows with text in every column, or all; reports the others as `name`, refuses `source` if none is left."""
+    """Return the rows with text in every column, or all rows with `keep_empty`.
+
+    Args:
+        dataset: Rows of `columns`.
+        columns: The columns.
+        name: File or split, for the warning about dropped rows.
+        source: File or split with its flag, for errors.
+
+    Raises:
+        InputError: No row has text.
+    """
     table = dataset.with_format("arrow")[:]
     filled = functools.reduce(operator.and_, (_filled(table[column]) for column in columns))
     if not filled.any():
@@ -181,9 +192,9 @@ def drop_empty(dataset: datasets.Dataset, columns: Columns, name: str, source: s
 
 
 def has_labels(dataset: datasets.Dataset, columns: Columns, name: str) -> bool:
-    """Whether the rows of a split have classes; where none has one in a column of them, reports the split as `name`.
+    """Return whether a split has labels; if a label column has none at all, log that split `name` is left out.
 
-    Such a split is left out. One without rows is not: that is a mistake, which `drop_empty` refuses.
+    A split without any rows is an error of its own, which `drop_empty` raises.
     """
     table = dataset.with_format("arrow")[:]
     for column in columns:
@@ -194,37 +205,31 @@ def has_labels(dataset: datasets.Dataset, columns: Columns, name: str) -> bool:
 
 
 def report_dropped(name: str, count: int, first: Iterable[int], rows: int) -> None:
-    """Warn that `count` empty rows of `rows` were dropped, with the numbers of the first of them."""
+    """Warn that `count` of `rows` rows were dropped as empty, with the numbers of the first of them."""
     numbers = ", ".join(map(str, first)) + ", ..." * (count > 5)
     logger.warning("%s: %d empty row%s dropped of %d: %s", name, count, "s" * (count > 1), rows, numbers)
 
 
 def _filled(values: pa.ChunkedArray) -> np.ndarray:
-    if pa.types.is_list(values.type):
-        return _to_numpy(pc.is_valid(values))
-    return _to_numpy(pc.not_equal(pc.utf8_trim_whitespace(values), ""))
-
-
-def _to_numpy(mask: pa.ChunkedArray) -> np.ndarray:
-    return pc.fill_null(mask, False).to_numpy()
+    is_list = pa.types.is_list(values.type)
+    filled = pc.is_valid(values) if is_list else pc.not_equal(pc.utf8_trim_whitespace(values), "")
+    return pc.fill_null(filled, False).to_numpy()
 
 
 def string_table(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> pa.Table:
-    """A table of rows of strings, None, or lists of strings."""
+    """Return a table of rows of strings, None, or lists of strings."""
     listed = list(rows)
-    values = {column: [row[index] for row in listed] for index, column in enumerate(columns)}
-    return pa.table({column: pa.array(texts, _kind(texts)) for column, texts in values.items()})
-
-
-def _kind(texts: Sequence[Any]) -> pa.DataType:
-    return pa.list_(pa.string()) if any(isinstance(text, list) for text in texts) else pa.string()
+    values = [[row[index] for row in listed] for index in range(len(columns))]
+    lists = [any(isinstance(value, list) for value in column) for column in values]
+    types = [pa.list_(pa.string()) if is_list else pa.string() for is_list in lists]
+    return pa.table(list(map(pa.array, values, types)), names=list(columns))
 
 
 # Text files
 
 
 def _lines(path: Path, flag: str, newline: str = "\n") -> Iterator[str]:
-    r"""Lines with their ends, `\n` alone or those that `newline` means to `open`.
+    r"""Yield lines with their ends, `\n` by default or as `newline` of `open` says.
 
     `str.splitlines` would also split at U+2028, U+0085 and others.
     """
@@ -241,7 +246,7 @@ def _lines(path: Path, flag: str, newline: str = "\n") -> Iterator[str]:
 
 
 def _first_bad_byte(path: Path) -> tuple[int, int]:
-    """Line and value of the first byte that is not UTF-8."""
+    """Return line number and value of the first byte that is not UTF-8."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -276,21 +281,27 @@ def _moses_rows(prefix: Path, flag: str, columns: Sequence[str]) -> Iterator[lis
 
 
 def _csv_fields(path: Path, flag: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(_lines(path, flag, newline=""), strict=True)
-    line = 1
-    while True:
-        # The limit, 131072 characters, is one for the whole process.
-        limit = csv.field_size_limit(2**31 - 1)
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise InputError(f"{path}:{line}: malformed CSV row ({error})") from None
-        finally:
-            csv.field_size_limit(limit)
-        if row is None:
-            return
-        yield line, row
-        line = reader.line_num + 1
+    last, line, warned = "", 1, False
+
+    def lines() -> Iterator[str]:
+        nonlocal last
+        for physical in _lines(path, flag, newline=""):
+            last = physical
+            yield physical
+
+    reader = csv.reader(lines(), strict=True)
+    try:
+        for row in reader:
+            if last.endswith("\r") and not warned:
+                warned = True
+                _warn_once(
+                    f"{path}:{reader.line_num}: a carriage return alone ends this row; a field that contains one "
+                    "needs quotes"
+                )
+            yield line, row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise InputError(f"{path}:{line}: malformed CSV row ({error})") from None
 
 
 def _tsv_fields(path: Path, flag: str) -> Iterator[tuple[int, list[str]]]:
@@ -298,43 +309,37 @@ def _tsv_fields(path: Path, flag: str) -> Iterator[tuple[int, list[str]]]:
         yield number, _without_end(line).split("\t")
 
 
-def _pick(
+def _pick_fields(
     path: Path, rows: Iterator[tuple[int, list[str]]], columns: Sequence[str], column_names: Sequence[str] | None
 ) -> Iterator[list[Any]]:
-    """The wanted columns of rows of fields, each with its line number; the first names them unless they are named."""
+    """Yield the wanted fields of numbered rows; the first row is the header unless `column_names` are given."""
+    first = next(rows, None)
     if column_names is None:
-        first = next(rows, None)
         if first is None:
             raise InputError(f"{path}: empty; the first line must name the columns")
         header = [field.strip() for field in first[1]]
     else:
         header = list(column_names)
-    for column in columns:
-        if header.count(column) != 1:
-            problem = f"{header.count(column)} columns" if column in header else "no column"
-            hint = "" if column_names else "; a file without a header needs --column_names"
-            raise InputError(f"{path}: {problem} {column!r}; there are {shorten_list(header)}{hint}")
-    places = [header.index(column) for column in columns]
-    if column_names is not None:
-        first = next(rows, None)
-        if first is not None:
-            _check_no_header(path, first[1], header, columns)
-            rows = itertools.chain([first], rows)
+    _check_columns(path, columns, header, "" if column_names else "; a file without a header needs --column_names")
+    if column_names is not None and first is not None:
+        _check_no_header(path, first[1], header, columns)
+        rows = itertools.chain([first], rows)
+    indices = [header.index(column) for column in columns]
     for line, row in rows:
         if len(row) == len(header):
-            yield [row[place] for place in places]
+            yield [row[index] for index in indices]
         elif any(row):
             expected = "--column_names names" if column_names else "the header names"
             raise InputError(f"{path}:{line}: {len(row)} fields, but {expected} {len(header)}")
         else:
-            # A blank line is an empty row, to be dropped and counted like one.
-            yield [None] * len(places)
+            # A blank line is an empty row, dropped and counted as one.
+            yield [None] * len(indices)
 
 
 def _check_no_header(path: Path, row: Sequence[str], names: Sequence[str], columns: Sequence[str]) -> None:
-    """Refuse a first row that is a header, of a file whose columns are named by hand; warn of one that may be.
+    """Raise an error if the first row of a file with `--column_names` is a header; warn if it may be one.
 
-    Every name of its own column, in any case, is a header; one among several may be a text or a class.
+    A row that repeats all the names, in any case, is a header; a single name may also be a text or a class.
     """
     fields = [field.strip().casefold() for field in row]
     if len(fields) != len(names):
@@ -352,7 +357,7 @@ def _check_no_header(path: Path, row: Sequence[str], names: Sequence[str], colum
 
 @functools.cache
 def _warn_once(message: str) -> None:
-    """Warn of a file that is read several times."""
+    """Log a warning once, however often the file is read."""
     logger.warning(message)
 
 
@@ -373,135 +378,119 @@ def _json_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]]:
 
 
 def check_row(place: str, row: dict[str, Any], columns: Columns, listed: dict[str, bool]) -> list[Any]:
-    """Check a row of Python values and take what is wanted of it.
+    """Check a row of Python values and return those of `columns`.
 
     Args:
-        place: Where it stands, for errors.
+        place: File and line, or source and row number, for errors.
         row: Column names and values, or `translation` with a dict of them.
-        columns: What is wanted.
-        listed: Which columns of classes hold lists; filled by the first rows and to be passed on to the next.
-
-    Returns:
-        The values of `columns`.
+        columns: Columns to keep.
+        listed: Whether a label column contains lists; filled by the first rows, to be passed on to the next ones.
 
     Raises:
-        InputError: A column is missing, or its value is neither text nor, where it may be, a class.
+        InputError: A column is missing, or its value is neither text nor, in a label column, a class.
     """
     if isinstance(row.get(_TRANSLATION), dict) and not set(columns) <= row.keys():
         row = row[_TRANSLATION]
+    _check_columns(place, columns, list(row))
     values = []
     for column in columns:
-        if column not in row:
-            raise InputError(f"{place}: no column {column!r}; there are {shorten_list(row)}")
         value = _class_names(row[column]) if column in columns.labels else row[column]
-        listed_names = isinstance(value, list) and column in columns.labels and all(map(_is_name, value))
-        if not isinstance(value, str | None) and not listed_names:
-            expected = "a class (a string, a whole number, true, false, or a list)" if columns.labels else "a string"
+        is_list = isinstance(value, list)
+        is_names = is_list and column in columns.labels and all(isinstance(name, str | None) for name in value)
+        if not isinstance(value, str | None) and not is_names:
+            expected = "a class (a string, an integer, true, false, or a list)" if columns.labels else "a string"
             shown = _short(json.dumps(value, default=repr))
             raise InputError(f"{place}: column {column!r} must be {expected}, not {shown}")
-        if value is not None and listed.setdefault(column, isinstance(value, list)) is not isinstance(value, list):
+        if value is not None and listed.setdefault(column, is_list) is not is_list:
             raise InputError(f"{place}: column {column!r} must be a list in all rows or in none")
         try:
             "".join(filter(None, value or "")).encode()
         except UnicodeEncodeError:
-            # JSON can escape half of a surrogate pair.
-            raise InputError(f"{place}: column {column!r} has half of a surrogate pair, which is no text") from None
+            # JSON can escape one half of a surrogate pair.
+            raise InputError(f"{place}: column {column!r} contains an unpaired surrogate, which is not text") from None
         values.append(value)
     return values
 
 
 def _class_names(value: Any) -> Any:
-    """A class or a list of classes of JSON as strings; what is none as it is."""
+    """Return a class or a list of classes of JSON as strings, anything else unchanged."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int):
         return str(value)
     if isinstance(value, list):
-        # A list in a list stays as it is, and is refused.
-        return [one if isinstance(one, list) else _class_names(one) for one in value]
+        # A nested list remains one, which is an error.
+        return [item if isinstance(item, list) else _class_names(item) for item in value]
     return value
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str | None)
 
 
 # Arrow
 
-# What pyarrow raises for a damaged file; names that are not UTF-8 come up as it makes strings of them.
-_DAMAGE = (pa.ArrowException, OSError, UnicodeDecodeError)
 
-
-def _read_parquet(path: Path, flag: str, columns: Columns) -> pa.Table:
+def _parquet_tables(path: Path, flag: str, columns: Columns) -> Iterator[pa.Table]:
+    """Check names and types of a file, then yield an empty table of the wanted columns and tables of the rows."""
+    source = f"{flag} {path}"
     if not path.is_file():
         raise InputError(f"{path}: no such file ({flag})")
     try:
-        schema = pq.read_schema(path)
-        table = pq.read_table(path, columns=_names_to_read(f"{flag} {path}", schema, columns))
-        table.validate(full=True)
-    except _DAMAGE as error:
-        raise InputError(f"{flag} {path}: not a valid Parquet file ({one_line(error, named=True)})") from None
-    return _pick_arrow(f"{flag} {path}", table, schema.names, columns)
+        # Buffered, so that a row group is not in memory as a whole.
+        with pq.ParquetFile(path, buffer_size=2**20) as file:
+            schema = file.schema_arrow
+            names = list(columns) if set(columns) <= set(schema.names) else [_TRANSLATION]
+            empty = pa.schema([field for field in schema if field.name in names]).empty_table()
+            yield _pick_arrow(source, empty, schema.names, columns)
+            for batch in file.iter_batches(batch_size=1000, columns=names):
+                batch.validate(full=True)
+                yield _pick_arrow(source, pa.Table.from_batches([batch]), names, columns)
+    # A damaged file; column names that are not UTF-8 raise as they become strings.
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{source}: not a valid Parquet file ({one_line(error, named=True)})") from None
 
 
 def _parquet_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]]:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file ({flag})")
-    try:
-        # Buffered, so that a group of rows is not in memory as a whole.
-        with pq.ParquetFile(path, buffer_size=2**20) as file:
-            names = _names_to_read(f"{flag} {path}", file.schema_arrow, columns)
-            for batch in file.iter_batches(batch_size=1000, columns=names):
-                batch.validate(full=True)
-                table = _pick_arrow(f"{flag} {path}", pa.Table.from_batches([batch]), names, columns)
-                yield from map(list, zip(*(table[column].to_pylist() for column in columns), strict=True))
-    except _DAMAGE as error:
-        raise InputError(f"{flag} {path}: not a valid Parquet file ({one_line(error, named=True)})") from None
-
-
-def _names_to_read(source: str, schema: pa.Schema, columns: Columns) -> list[str]:
-    """Which columns of a file to read, once their names and types are found right."""
-    names = list(columns) if set(columns) <= set(schema.names) else [_TRANSLATION]
-    empty = pa.schema([field for field in schema if field.name in names]).empty_table()
-    _pick_arrow(source, empty, schema.names, columns)
-    return names
+    for table in _parquet_tables(path, flag, columns):
+        yield from map(list, zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
 def _pick_arrow(source: str, table: pa.Table, names: Sequence[str], columns: Columns) -> pa.Table:
-    """The wanted columns as strings; `names` are all that there are."""
-    one = names.count(_TRANSLATION) == 1
-    if not set(columns) <= set(names) and one and pa.types.is_struct(table[_TRANSLATION].type):
-        texts = table[_TRANSLATION].combine_chunks().flatten()
+    """Return the wanted columns as strings; `names` are all the columns there are, for errors."""
+    nested = not set(columns) <= set(names) and names.count(_TRANSLATION) == 1
+    if nested and pa.types.is_struct(table[_TRANSLATION].type):
         names = [field.name for field in table[_TRANSLATION].type]
-        table = pa.table(dict(zip(names, texts, strict=True)))
+        table = pa.table(table[_TRANSLATION].flatten(), names=names)
     _check_columns(source, columns, names)
-    kinds = [(name, _check_kind(source, columns, name, table[name].type)) for name in columns]
-    return table.select(list(columns)).cast(pa.schema(kinds))
+    types = [(name, _string_type(source, columns, name, table[name].type)) for name in columns]
+    return table.select(list(columns)).cast(pa.schema(types))
 
 
 def _read_hub(name: str, config: str | None, columns: Columns) -> dict[str, datasets.Dataset]:
     splits = {}
     for split, (alias, data) in load_hub(name, config, streaming=False).items():
         source = f"--dataset_name {name}, split {alias}"
-        rows = _pick_hub(data, columns, source)
+        wanted = [column for column in data.column_names if column in {*columns, _TRANSLATION}]
+        table = data.select_columns(wanted or data.column_names).with_format("arrow")[:]
+        for column, classes in class_names(data.features, columns).items():
+            named = [name_classes(value, classes) for value in table[column].to_pylist()]
+            table = table.set_column(table.column_names.index(column), column, [named])
+        rows = datasets.Dataset(_pick_arrow(source, table, data.column_names, columns))
         if split == "train" or has_labels(rows, columns, f"{name} [{alias}]"):
             splits[split] = drop_empty(rows, columns, f"{name} [{alias}]", source)
     return splits
 
 
 def load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tuple[str, Any]]:
-    """Load a data set of the Hub or a local one.
+    """Load a dataset of the Hub or a local one.
 
     Args:
-        name: As `dataset_name` of `read_splits`.
-        config: As `dataset_config_name` of `read_splits`.
-        streaming: Whether for iteration alone; what `save_to_disk` wrote is mapped into memory in either case.
+        name: Hub dataset or local folder, as for `read_splits`.
+        config: Configuration of the dataset.
+        streaming: Load for iteration only; what `save_to_disk` wrote is memory-mapped in either case.
 
     Returns:
-        The name in the data set, and the data, of `train`, `validation` and `test`, as far as they are there.
+        For each of `train`, `validation` and `test` that exists, its name in the dataset and its data.
 
     Raises:
-        InputError: It cannot be loaded, or has none of these splits.
+        InputError: The dataset cannot be loaded or has none of these splits.
     """
     source = f"--dataset_name {name}"
     try:
@@ -509,7 +498,7 @@ def load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tup
             found = datasets.load_from_disk(name)
         else:
             found = datasets.load_dataset(name, config, streaming=streaming)
-    # Whatever a server, a network, a cache or somebody's data files can raise.
+    # Anything that a server, a network, a cache or data files can raise.
     except Exception as error:
         raise InputError(f"{source}: cannot be loaded ({one_line(error.__cause__ or error, named=True)})") from error
     splits = {}
@@ -522,65 +511,47 @@ def load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tup
     return splits
 
 
-def _pick_hub(dataset: datasets.Dataset, columns: Columns, source: str) -> datasets.Dataset:
-    names = dataset.column_names
-    if not set(columns) <= set(names) and _TRANSLATION in names:
-        dataset = dataset.select_columns(_TRANSLATION).flatten()
-        names = [column.removeprefix(f"{_TRANSLATION}.") for column in dataset.column_names]
-        dataset = dataset.rename_columns(dict(zip(dataset.column_names, names, strict=True)))
-    _check_columns(source, columns, names)
-    dataset = _name_classes(dataset.select_columns(list(columns)), columns)
-    features: dict[str, Any] = {}
-    for column in columns:
-        kind = _check_kind(source, columns, column, dataset.data.schema.field(column).type)
-        text = datasets.Value("string")
-        features[column] = datasets.List(text) if pa.types.is_list(kind) else text
-    return dataset.cast(datasets.Features(features))
+def class_names(features: Any, columns: Columns) -> dict[str, list[str]]:
+    """Return the class names of each label column of ids, or of lists of ids, that a dataset has names for."""
+    found = {}
+    for column in columns.labels & features.keys():
+        feature = getattr(features[column], "feature", features[column])
+        if isinstance(feature, datasets.ClassLabel):
+            found[column] = feature.names
+    return found
 
 
-def _name_classes(dataset: datasets.Dataset, columns: Columns) -> datasets.Dataset:
-    """Ids of classes that the data set has names for as these names."""
-    for column in columns.labels:
-        feature = dataset.features[column]
-        kind = getattr(feature, "feature", feature)
-        if not isinstance(kind, datasets.ClassLabel):
-            continue
-        listed = kind is not feature
-        lists = [value if listed else [value] for value in dataset[column]]
-        # -1 stands for no class, and a row may be null.
-        named = [one and [kind.names[id] if id is not None and id >= 0 else None for id in one] for one in lists]
-        values = named if listed else [one for (one,) in named]
-        text = datasets.Value("string")
-        dataset = dataset.remove_columns(column).add_column(
-            column, values, feature=datasets.List(text) if listed else text
-        )
-    return dataset
+def name_classes(value: Any, names: Sequence[str]) -> Any:
+    """Return the name of a class id, or the names of a list of ids; None for -1 and None, which mean no class."""
+    if isinstance(value, list):
+        return [name_classes(item, names) for item in value]
+    return names[value] if value is not None and value >= 0 else None
 
 
-def _check_columns(source: str, columns: Sequence[str], names: Sequence[str]) -> None:
+def _check_columns(source: object, columns: Sequence[str], names: Sequence[str], hint: str = "") -> None:
     for column in columns:
         if names.count(column) != 1:
             problem = f"{names.count(column)} columns" if column in names else "no column"
-            raise InputError(f"{source}: {problem} {column!r}; there are {shorten_list(names)}")
+            raise InputError(f"{source}: {problem} {column!r}; there are {shorten_list(names)}{hint}")
 
 
-def _check_kind(source: str, columns: Columns, column: str, kind: pa.DataType) -> pa.DataType:
-    """Type to which a column of strings, or of classes, is cast."""
+def _string_type(source: str, columns: Columns, column: str, found: pa.DataType) -> pa.DataType:
+    """Return the type that a column of strings or classes is cast to."""
     allowed, expected, target = list(_STRINGS), "strings", pa.string()
-    value = kind
+    value = found
     if column in columns.labels:
         allowed += [pa.types.is_integer, pa.types.is_boolean]
-        expected = "classes (strings, whole numbers, truth values, or lists of them)"
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            value, target = kind.value_type, pa.list_(pa.string())
+        expected = "classes (strings, integers, booleans, or lists of them)"
+        if pa.types.is_list(found) or pa.types.is_large_list(found):
+            value, target = found.value_type, pa.list_(pa.string())
     value = value.value_type if pa.types.is_dictionary(value) else value
     if not any(check(value) for check in allowed):
-        raise InputError(f"{source}: column {column!r} must hold {expected}, not {_short(str(kind))}")
+        raise InputError(f"{source}: column {column!r} must hold {expected}, not {_short(str(found))}")
     return target
 
 
 def shorten_list(names: Sequence[str] | dict[str, Any]) -> str:
-    """Names for an error message, long ones cut; `none` if there are none."""
+    """Join names for an error message, long ones truncated; "none" if there are none."""
     return ", ".join(_short(repr(name)) for name in names) or "none"
 
 
@@ -599,16 +570,16 @@ def hold_out_validation(
     in_order: bool = False,
     classes: Callable[[datasets.Dataset], Iterable[Collection[str]]] | None = None,
 ) -> datasets.DatasetDict:
-    """Give data without a validation split one: a twentieth of the training rows, at most 1000, drawn by `seed`.
+    """Hold out validation rows if there are none: a twentieth of the training rows, at most 1000, drawn at random.
 
     Args:
-        splits: With `train`; returned as they are if they have `validation`.
-        seed: Of the drawing.
-        in_order: Whether the last twentieth is taken instead, of running text, which goes on from row to row.
-        classes: The classes of each of some rows. The last row of a class is not held out: nothing could learn it.
+        splits: Data with `train`; returned unchanged if it has `validation`.
+        seed: Random seed of the draw.
+        in_order: Hold out the last twentieth instead, for running text that continues from row to row.
+        classes: Returns the classes of each row. The last row of a class is not held out, as it could not be learned.
 
     Raises:
-        InputError: There is no training split, only one row in it, or no row that others share the classes of.
+        InputError: There is no training split, only one row in it, or each row is the last one of some class.
     """
     if "train" not in splits:
         raise InputError(f"no training data: the data has only {', '.join(splits)}; name it with --train_file")
@@ -621,7 +592,7 @@ def hold_out_validation(
     held = splits["train"].train_test_split(test_size=size, seed=seed, shuffle=not in_order)
     train, validation = held["train"], held["test"]
     if classes is not None:
-        # In the order of the drawing, so that the rows drawn stay those held out where no class is rare.
+        # In the order of the draw, so that the rows drawn are those held out if no class is rare.
         drawn = datasets.concatenate_datasets([validation, train])
         spared = _rows_to_spare(list(map(set, classes(drawn))), size)
         if not spared:
@@ -633,7 +604,7 @@ def hold_out_validation(
 
 
 def _rows_to_spare(classes: Sequence[Collection[str]], size: int) -> list[int]:
-    """The first `size` rows that can go one after the other without being the last of one of their `classes`."""
+    """Return the first `size` rows that can be removed one by one without removing the last row of a class."""
     left = Counter(itertools.chain.from_iterable(classes))
     rows: list[int] = []
     for row, names in enumerate(classes):

@@ -1,11 +1,11 @@
-"""Sentences of a text, and the summary that any model must beat: the first of them."""
+"""Sentence splitting, and the lead-n baseline of summarization."""
 
 import re
 from collections.abc import Iterable
 
-# A full stop with what closes a quotation or a bracket; those of Chinese and Japanese need no space after them.
+# Sentence-final punctuation with closing quotation marks and brackets; Chinese and Japanese need no space after it.
 _END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s)|[。！？]+[」』）”’]*")
-# What stands before a full stop that seldom ends a sentence.
+# Abbreviations whose full stop rarely ends a sentence.
 _ABBREVIATIONS = frozenset(
     "e.g i.e cf vs al ca approx resp incl fig figs eq eqs sec vol pp mr mrs ms dr prof st jr sr u.s u.k "
     "z.b d.h bzw bsp nr abb vgl".split()
@@ -14,17 +14,17 @@ _LAST_WORD = re.compile(r"[^\s(\[\"'“‘«]*$")
 
 
 def split_sentences(text: str) -> list[str]:
-    """Splits a text into its sentences, by rules: no model, no download, the same everywhere.
+    """Split a text into sentences by rules, without a model or a download.
 
-    A sentence ends at a line break, and after ".", "!", "?" or "…" (and quotation marks and brackets that close there)
-    before a space, unless a small letter follows, or the full stop belongs to an initial ("J. Smith") or to a usual
-    English or German abbreviation ("e.g.", "et al.", "Fig."). "。", "！" and "？" end one anywhere.
+    A sentence ends at a line break, and after ".", "!", "?" or "…" (with closing quotation marks and brackets) before
+    a space, unless a lowercase letter follows or the full stop belongs to an initial ("J. Smith") or to a common
+    English or German abbreviation ("e.g.", "et al.", "Fig."). "。", "！" and "？" end a sentence anywhere.
 
     Args:
         text: Any text.
 
     Returns:
-        The sentences, without the spaces around them; none for a text of nothing but spaces.
+        The sentences without surrounding whitespace; none for a blank text.
     """
     sentences = []
     for line in text.splitlines():
@@ -42,14 +42,14 @@ def split_sentences(text: str) -> list[str]:
 
 
 def lead_n(documents: Iterable[str], n: int) -> list[str]:
-    """Takes the first sentences of each document as its summary.
+    """Return the first `n` sentences of each document as its summary.
 
     Args:
-        documents: One text a row.
-        n: How many sentences of each, as `split_sentences` finds them; a shorter document is taken whole.
+        documents: The documents.
+        n: Number of sentences, as `split_sentences` finds them; shorter documents are returned whole.
 
     Returns:
-        One text a document, its sentences joined by spaces.
+        One text per document, its sentences joined by spaces.
 
     Raises:
         ValueError: `n` is less than 1.

@@ -1,4 +1,4 @@
-"""Training data larger than memory: rows are read when they are needed, batches are made from a window of them."""
+"""Training data larger than memory: rows are streamed, and batches are made from a window of them."""
 
 import functools
 import itertools
@@ -18,10 +18,12 @@ from hfseq.data.reading import (
     Columns,
     check_row,
     check_sources,
+    class_names,
     drop_empty,
     file_rows,
     has_labels,
     load_hub,
+    name_classes,
     read_file,
     report_dropped,
     string_table,
@@ -30,11 +32,11 @@ from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
 from hfseq.errors import InputError, one_line
 
 WINDOW = 8192
-"""Rows that are in memory at once, and among which they are shuffled."""
+"""Size of the shuffle buffer, in rows."""
 TOKENIZER_ROWS = 200_000
-"""Rows from the beginning of a stream that a new tokenizer is trained on."""
+"""Number of rows from the beginning of a stream that a new tokenizer is trained on."""
 
-# Makes an iterator over the rows of part `i` of `n`, empty ones left out.
+# Returns an iterator over the rows of part `i` of `n` without empty ones.
 _PartOf = Callable[[int, int], Iterator[list[Any]]]
 
 
@@ -52,33 +54,33 @@ def read_stream(
     num_parts: int = 1,
     keep_empty: bool = False,
 ) -> dict[str, Any]:
-    """Read what `read_splits` reads, the training rows one after the other each time they are iterated over.
+    """Read the data of `read_splits`, with the training rows as a stream.
 
-    Their checks and errors are the same, but an error comes when its row does; those of the first row, of the header
-    and of flags come at once. Empty rows are dropped, and reported whenever the end is reached.
+    Checks and errors are those of `read_splits`, but an error is raised when its row is read; errors of the first row,
+    the header and the flags are raised at once. Empty rows are dropped, and reported at the end of each epoch.
 
-    The rows come as several shards, of which each process and each worker of its data loader takes its own. Part `i`
-    of a file is every `num_parts`-th row, so each process reads the whole file, which costs little beside encoding,
-    and knows the line of an error. A data set of the Hub is divided by its own files where their number allows it.
+    The rows are divided into shards, and each process and each worker of its data loader takes its own. Part `i` of a
+    file is every `num_parts`-th row, so each process reads the whole file, which is cheap compared with tokenization
+    and keeps line numbers in errors. A Hub dataset is divided by its own files if there are enough of them.
 
     Args:
-        columns: As `read_splits`.
-        dataset_name: As `read_splits`; nothing of it is downloaded but what is read.
-        dataset_config_name: As `read_splits`.
-        train_file: As `read_splits`.
-        validation_file: As `read_splits`.
-        test_file: As `read_splits`.
-        column_names: As `read_splits`.
-        moses: As `read_splits`.
-        label_columns: As `read_splits`.
-        num_parts: Shards of the training rows: processes times workers of the data loader of each.
-        keep_empty: As `read_splits`.
+        columns: Columns to keep, as for `read_splits`.
+        dataset_name: Hub dataset or local folder; only what is read is downloaded.
+        dataset_config_name: Configuration of that dataset.
+        train_file: Training data; excludes `dataset_name`.
+        validation_file: Validation data; replaces that of `dataset_name`.
+        test_file: Test data; replaces that of `dataset_name`.
+        column_names: Column names of CSV and TSV files without a header.
+        moses: Accept prefixes of aligned plain text files.
+        label_columns: Those of `columns` that contain classes.
+        num_parts: Number of shards of the training rows: processes times data loader workers of each.
+        keep_empty: Keep empty rows.
 
     Returns:
         `train`, a `datasets.IterableDataset`, and `validation` and `test` as `read_splits` returns them.
 
     Raises:
-        InputError: As `read_splits`, or there is no split `train` or `validation`.
+        InputError: As for `read_splits`, or there is no split `train` or `validation`.
     """
     check_sources(columns, dataset_name, train_file)
     wanted = Columns(columns, label_columns, keep_empty)
@@ -93,9 +95,7 @@ def read_stream(
         if name is not None:
             splits[split] = read_file(name, f"--{split}_file", wanted, column_names, moses)
     if "train" not in splits:
-        raise InputError(
-            "--streaming without training data; give --train_file, or a --dataset_name with a split train"
-        )
+        raise InputError("--streaming without training data; give --train_file or a --dataset_name with a split train")
     if "validation" not in splits:
         raise InputError("--streaming holds out no rows for validation; give --validation_file")
     return splits
@@ -118,35 +118,25 @@ def _read_hub(name: str, config: str | None, columns: Columns, num_parts: int) -
 
 
 def _to_dataset(part_of: _PartOf, columns: Columns, num_parts: int) -> datasets.IterableDataset:
-    # The first row is read for its types, and for the errors that its reading may bring.
+    # The first row is read for its types, and for the errors that reading it may raise.
     first = next(part_of(0, 1))
     text = datasets.Value("string")
-    kinds = {
-        column: datasets.List(text) if isinstance(value, list) else text
-        for column, value in zip(columns, first, strict=True)
-    }
-    # A list is what `datasets` takes for one shard an item.
-    arguments = {
-        "parts": list(range(num_parts)),
-        "num_parts": num_parts,
-        "part_of": part_of,
-        "columns": tuple(columns),
-    }
-    return datasets.IterableDataset.from_generator(_generate, datasets.Features(kinds), arguments)
+    types = [datasets.List(text) if isinstance(value, list) else text for value in first]
+    features = datasets.Features(dict(zip(columns, types, strict=True)))
+    # `datasets` divides a list argument into one shard per item.
+    arguments = {"parts": list(range(num_parts)), "num_parts": num_parts, "part_of": part_of, "names": tuple(columns)}
+    return datasets.IterableDataset.from_generator(_generate, features, arguments)
 
 
-def _generate(
-    parts: list[int], num_parts: int, part_of: _PartOf, columns: tuple[str, ...]
-) -> Iterator[dict[str, Any]]:
+def _generate(parts: list[int], num_parts: int, part_of: _PartOf, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     for part in parts:
-        for row in part_of(part, num_parts):
-            yield dict(zip(columns, row, strict=True))
+        yield from (dict(zip(names, row, strict=True)) for row in part_of(part, num_parts))
 
 
 def _file_part(
     rows: Callable[[], Iterator[list[Any]]], columns: Columns, name: str, source: str, part: int, num_parts: int
 ) -> Iterator[list[Any]]:
-    # Each part meets all empty rows; one reports them.
+    # Each part sees all empty rows; the first one reports them.
     return itertools.islice(_filled(rows(), columns, name if part == 0 else None, source), part, None, num_parts)
 
 
@@ -159,19 +149,15 @@ def _hub_part(
 
 
 def _hub_rows(data: datasets.IterableDataset, columns: Columns, source: str) -> Iterator[list[Any]]:
-    names: dict[str, list[str]] = {}
-    for column in columns.labels & (data.features or {}).keys():
-        kind = getattr(data.features[column], "feature", data.features[column])
-        if isinstance(kind, datasets.ClassLabel):
-            names[column] = kind.names
+    names = class_names(data.features or {}, columns)
     listed: dict[str, bool] = {}
-    # Not `iter(data)`, of which a worker of a data loader would get only its share of this part.
+    # Not `iter(data)`, which in a data loader worker would yield only the worker's share of this part.
     batches = data.iter(batch_size=1000)
     number = 0
     while True:
         try:
             batch = next(batches, None)
-        # Whatever a server, a network or somebody's data files can raise.
+        # Anything that a server, a network or data files can raise.
         except Exception as error:
             raise InputError(f"{source}: cannot be read ({one_line(error.__cause__ or error, named=True)})") from error
         if batch is None:
@@ -180,29 +166,21 @@ def _hub_rows(data: datasets.IterableDataset, columns: Columns, source: str) -> 
             number += 1
             row = dict(zip(batch, values, strict=True))
             for column in names:
-                row[column] = _class_name(row[column], names[column])
+                row[column] = name_classes(row[column], names[column])
             yield check_row(f"{source}, row {number}", row, columns, listed)
 
 
-def _class_name(value: Any, names: list[str]) -> Any:
-    """An id, or a list of ids, as names; -1 and None stand for no class."""
-    if isinstance(value, list):
-        return [_class_name(one, names) for one in value]
-    return names[value] if value is not None and value >= 0 else None
-
-
 def _filled(rows: Iterator[list[Any]], columns: Columns, name: str | None, source: str) -> Iterator[list[Any]]:
-    """The rows with text in every column, or all; at the end the others are reported under `name`, if it is one."""
+    """Yield the rows with text in every column, or all with `keep_empty`; at the end report the others as `name`."""
     number, dropped, first = 0, 0, []
     for number, row in enumerate(rows, 1):
         filled = all(isinstance(value, list) or (value is not None and value.strip()) for value in row)
         if filled or columns.keep_empty:
             yield row
-        if filled:
-            continue
-        dropped += 1
-        if dropped <= 5:
-            first.append(number)
+        if not filled:
+            dropped += 1
+            if dropped <= 5:
+                first.append(number)
     if dropped == number:
         raise InputError(f"{source}: empty: none of {number} rows has text in {' and '.join(columns)}")
     if dropped and name is not None and not columns.keep_empty:
@@ -210,7 +188,7 @@ def _filled(rows: Iterator[list[Any]], columns: Columns, name: str | None, sourc
 
 
 def count_rows(splits: Mapping[str, datasets.Dataset | datasets.IterableDataset]) -> str:
-    """How many rows each split has, to print; those of a stream are not counted."""
+    """Return the number of rows of each split as text; "streamed" for streams."""
     return ", ".join(
         f"{'streamed' if isinstance(rows, datasets.IterableDataset) else len(rows)} {name}"
         for name, rows in splits.items()
@@ -218,9 +196,9 @@ def count_rows(splits: Mapping[str, datasets.Dataset | datasets.IterableDataset]
 
 
 def first_texts(rows: datasets.IterableDataset, columns: Sequence[str], limit: int = TOKENIZER_ROWS) -> Iterator[str]:
-    """The texts of the first `limit` rows, to train a tokenizer on: each row's `columns`, one after the other.
+    """Yield the texts of `columns` in the first `limit` rows, row by row, to train a tokenizer on.
 
-    The same on every process, as long as `rows` are not divided among them yet.
+    They are the same on every process as long as `rows` have not been divided among them.
     """
     for row in rows.take(limit):
         for column in columns:
@@ -228,35 +206,35 @@ def first_texts(rows: datasets.IterableDataset, columns: Sequence[str], limit: i
 
 
 def tokenizer_texts(rows: datasets.Dataset | datasets.IterableDataset, columns: Sequence[str]) -> Iterator[str]:
-    """The texts of training rows that a new tokenizer is trained on: all, or those of the first rows of a stream."""
+    """Return the texts that a new tokenizer is trained on: all, or those of the first rows of a stream."""
     if isinstance(rows, datasets.IterableDataset):
         return first_texts(rows, columns)
     return itertools.chain.from_iterable(rows[column] for column in columns)
 
 
 def encode_stream_labels(splits: Mapping[str, Any], column: str, **options: Any) -> tuple[dict[str, Any], list[str]]:
-    """Number the classes of each row, where the training rows are a stream; it is read once for its classes.
+    """Encode the classes of each row as `encode_labels` does, reading the streamed training rows once for them.
 
     Args:
-        splits: As `read_stream` returns them.
-        column: As for `encode_labels`.
-        **options: As for `encode_labels`.
+        splits: Data as `read_stream` returns it.
+        column: Column of the classes.
+        **options: Options of `encode_labels`.
 
     Returns:
-        As `encode_labels`, with `train` a stream.
+        The data with a column `labels`, `train` as a stream, and the class names.
 
     Raises:
-        InputError: As `encode_labels`.
+        InputError: As for `encode_labels`.
     """
     values = {_key(value): value for value in splits["train"][column]}
-    # A row for each class, or combination of classes, that there is; its place stands for the text.
-    distinct = datasets.Dataset.from_dict({column: list(values.values()), "place": range(len(values))})
+    # One row for each class or combination of classes; its position replaces the text.
+    distinct = datasets.Dataset.from_dict({column: list(values.values()), "position": range(len(values))})
     encoded, names = encode_labels(datasets.DatasetDict({**splits, "train": distinct}), column, **options)
-    numbers = dict(zip(values, encoded["train"]["labels"], strict=True))
+    ids = dict(zip(values, encoded["train"]["labels"], strict=True))
     features = datasets.Features({**splits["train"].features, "labels": encoded["train"].features["labels"]})
     del features[column]
     rows = splits["train"].map(
-        functools.partial(_number, column=column, numbers=numbers),
+        functools.partial(_encode_batch, column=column, ids=ids),
         batched=True,
         remove_columns=[column],
         features=features,
@@ -268,37 +246,36 @@ def _key(value: str | list[str]) -> str | tuple[str, ...]:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _number(batch: dict[str, list[Any]], column: str, numbers: dict[Any, Any]) -> dict[str, list[Any]]:
-    return {"labels": [numbers[_key(value)] for value in batch[column]]}
+def _encode_batch(batch: dict[str, list[Any]], column: str, ids: dict[Any, Any]) -> dict[str, list[Any]]:
+    return {"labels": [ids[_key(value)] for value in batch[column]]}
 
 
 class BatchStream(IterableDataset):
-    """Batches without end from rows that are read as they are needed, epoch after epoch.
+    """Endless batches of streamed rows, epoch after epoch.
 
     `window` rows are read, shuffled and cut into batches, then the next ones: either within `max_tokens`, padding
-    counted, of rows of about the same length (see `TokenBudgetBatchSampler`), or of `batch_size` rows whatever their
-    length. Rows further apart than a window do not mix, so a file sorted by class or by topic needs to be shuffled
-    before. The same seed gives the same batches.
+    included, of rows of similar length (see `TokenBudgetBatchSampler`), or of `batch_size` rows of any length. Rows
+    further apart than a window are not mixed, so a file sorted by class or topic needs to be shuffled first. The same
+    seed gives the same batches.
 
-    Each process takes its own shards of `rows`, so that all of them together read each row once an epoch. As there is
-    no end, no process runs out of batches while others wait for it.
+    Each process takes its own shards of `rows`, so that together they read each row once per epoch. As the stream is
+    endless, no process runs out of batches while others wait for it.
 
-    The first batches of a resumed run are read and thrown away, by the Trainer or by Accelerate. With the state of a
-    checkpoint (`load_state_dict`) they come as None instead, at once, and reading starts at the window of the first
-    batch that is wanted.
+    The Trainer and Accelerate read and discard the first batches of a resumed run. With the state of a checkpoint
+    (`load_state_dict`) these are None, without any reading, which starts at the window of the first batch needed.
 
     Args:
         rows: Encoded rows, mappings with lists of ids.
         max_tokens: Budget of one batch, in tokens; None for `batch_size` rows.
-        batch_size: Rows of one batch, where there is no budget.
-        window: Rows held in memory.
-        seed: Of the shuffle.
-        rank: Number of this process.
-        num_replicas: How many processes there are.
-        num_workers: Workers of this process's data loader, each of which reads its own shards; 0 for none.
+        batch_size: Rows of one batch if there is no budget.
+        window: Rows in memory at once.
+        seed: Random seed of the shuffle.
+        rank: Rank of this process.
+        num_replicas: Number of processes.
+        num_workers: Number of workers of this process's data loader, each of which reads its own shards; 0 for none.
 
     Raises:
-        ValueError: There are fewer shards than workers (`num_parts` of `read_stream` makes them).
+        ValueError: There are fewer shards than workers (`num_parts` of `read_stream` sets their number).
     """
 
     def __init__(
@@ -316,7 +293,7 @@ class BatchStream(IterableDataset):
         self.rows = split_dataset_by_node(rows, rank=rank, world_size=num_replicas)
         self.max_tokens = max_tokens
         self.batch_size = batch_size
-        # A last batch that is not full comes once an epoch, not once a window.
+        # An incomplete last batch occurs once per epoch, not once per window.
         self.window = window if max_tokens is not None else window + -window % batch_size
         self.seed = seed
         self.num_replicas = num_replicas
@@ -324,7 +301,7 @@ class BatchStream(IterableDataset):
         if num_workers > self.rows.num_shards:
             raise ValueError(f"{num_workers} workers cannot share {self.rows.num_shards} shards of rows")
         self._start: dict[str, Any] = {"batches": 0, "windows": 0, "rows": {}}
-        # Where the last windows began. A data loader is at most a few batches ahead of the step that is saved.
+        # Starts of the last windows. A data loader is at most a few batches ahead of the step that is saved.
         self._begun: deque[dict[str, Any]] = deque(maxlen=16)
 
     def __iter__(self) -> Iterator[list[Mapping[str, Any]] | None]:
@@ -365,24 +342,24 @@ class BatchStream(IterableDataset):
             yield [rows[index] for index in batch]
 
     def state_dict(self, batches: int) -> dict[str, Any]:
-        """What a checkpoint keeps, JSON values, when `batches` batches from the beginning have been trained on.
+        """Return the JSON state of a checkpoint saved after training on `batches` batches.
 
-        Workers read copies of this stream, of whose state nothing is known here; then it says only how many there are.
+        With workers, which read copies of this stream in an unknown state, it contains only the number of them.
         """
         begun = [state for state in self._begun if state["batches"] <= batches]
         processes = {"num_replicas": self.num_replicas, "num_workers": self.num_workers}
         return processes | {"start": begun[-1] if begun else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state_dict` says.
+        """Resume from a state of `state_dict`.
 
         Raises:
-            InputError: There were more or fewer processes, or workers.
+            InputError: The number of processes or workers has changed.
         """
         before, now = ((run["num_replicas"], run["num_workers"]) for run in (state, vars(self)))
         if before != now:
             raise InputError(
-                "--streaming goes on only on as many processes with as many --dataloader_num_workers as before, "
+                "--streaming resumes only with the same number of processes and of --dataloader_num_workers, "
                 f"{before[0]} with {before[1]}, not {now[0]} with {now[1]}"
             )
         self._start = state["start"] or self._start
@@ -395,13 +372,13 @@ def stream_loader(
     *,
     pin_memory: bool = False,
 ) -> DataLoader:
-    """A data loader of a process's own stream, as `accelerator.prepare` would make it, but shared with no other.
+    """Return the data loader of a process's own stream, as `accelerator.prepare` would make it but not sharded.
 
     Args:
-        stream: The stream of this process.
-        collator: Makes a batch of a list of rows.
-        device: Where the batches go.
-        pin_memory: As for `DataLoader`.
+        stream: Stream of this process.
+        collator: Turns a list of rows into a batch.
+        device: Device of the batches.
+        pin_memory: Copy batches into pinned memory, as in `DataLoader`.
     """
     loader = DataLoader(
         stream,

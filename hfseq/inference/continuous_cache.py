@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hfseq.data.windows import TokenWindows
+from hfseq.data.running_text import TokenWindows
 from hfseq.errors import InputError
 
 FLATNESS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0)

@@ -15,8 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from hfseq.data.embedded.documentation import documentation_rows
 from hfseq.data.embedded.reviews import review_rows
 from hfseq.data.encoding import EncodedSplits, encode_splits
-from hfseq.data.running_text import encode_text, lines_of
-from hfseq.data.windows import TokenWindows
+from hfseq.data.running_text import TokenWindows, encode_text, lines_of
 from hfseq.errors import InputError
 from hfseq.inference.continuous_cache import FLATNESS, cached_scores
 from hfseq.plots import plot_learning_curve

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfseq.cache_io import load_state, save_state
-from hfseq.data.windows import TokenWindows
+from hfseq.data.running_text import TokenWindows
 from hfseq.errors import InputError
 from hfseq.tasks.language_modeling import RunningTextModeling, perplexities, text_loss
 from hfseq.training.curves import CurveWarnings

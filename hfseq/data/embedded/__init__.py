@@ -1,1 +1,1 @@
-"""Data sets that need no download."""
+"""Embedded datasets, which need no download."""

@@ -1,4 +1,4 @@
-"""Values written in two locales by Babel, and the drawing of them; see `cldr`."""
+"""Random values formatted in two locales by Babel; see `cldr`."""
 
 from __future__ import annotations
 
@@ -16,57 +16,35 @@ from babel import Locale, dates, lists, numbers, units
 from babel.core import UnknownLocaleError
 from babel.localedata import locale_identifiers
 
+from hfseq.data.embedded.tables import load_table
 from hfseq.data.splits import SPLITS, split_of
 from hfseq.errors import InputError
 
-# One hundred years in a row: "3/5/31" stands for one date only, here and in locales that write four digits.
+# One hundred consecutive years: "3/5/31" stands for one date only, here and in locales that write four digits.
 _FIRST_DAY, _DAYS = dt.date(1950, 1, 1), 36_525
 
-_CURRENCIES = (
-    *("USD", "EUR", "GBP", "JPY", "CHF", "CAD", "AUD", "NZD", "CNY", "INR", "BRL", "MXN"),
-    *("SEK", "NOK", "DKK", "PLN", "CZK", "HUF", "TRY", "ZAR", "KRW", "ILS", "THB", "SGD"),
-)
-_UNITS = (
-    *("length-kilometer", "length-meter", "length-centimeter", "length-mile", "length-foot"),
-    *("mass-kilogram", "mass-gram", "mass-pound", "volume-liter", "volume-milliliter"),
-    *("area-square-kilometer", "area-square-meter", "area-hectare", "speed-kilometer-per-hour"),
-    *("temperature-celsius", "temperature-fahrenheit", "digital-megabyte", "digital-gigabyte", "power-watt"),
-    *("duration-day", "duration-hour", "duration-minute", "duration-second", "duration-week"),
-)
+_DATA = load_table("cldr.json")
+# Kind of pair to its share of the sentences.
+_KINDS: dict[str, int] = _DATA["kinds"]
 _DATE_WIDTHS = ("full", "long", "medium", "short")
-# The width of the time beside that of the date: the wide times name a time zone.
+# Width of the date to that of the time beside it: the wider times name a time zone.
 _TIME_WIDTHS = {"full": "short", "long": "short", "medium": "medium", "short": "short"}
 _RELATIVE_UNITS = dict(dates.TIMEDELTA_UNITS)
 
-# Spaces of all widths become a plain one; the marks of writing direction, which no reader sees, go.
+# Spaces of all widths become plain ones; invisible direction marks are removed.
 _VISIBLE = str.maketrans(dict.fromkeys("\u00a0\u2007\u2009\u202f", " ") | dict.fromkeys("\u061c\u200e\u200f", ""))
 
-# Kind to its share of the sentences.
-_KINDS = {
-    "date": 20,
-    "time": 6,
-    "datetime": 13,
-    "interval": 8,
-    "amount": 18,
-    "number": 5,
-    "percent": 4,
-    "unit": 11,
-    "relative": 3,
-    "territories": 6,
-    "languages": 4,
-    "locale": 2,
-}
-# Fewer names in common (some locales have hardly any) make no lists.
+# Minimum number of names in common to form lists of; some locales have hardly any.
 _FEWEST_NAMES = 20
-# Names alone are at most this share of the training split.
+# Maximum share of single names in the training split.
 _NAMES_SHARE = 0.05
 
 
 def parse_locale(name: str) -> Locale:
-    """The locale of a name.
+    """Return the locale of a name.
 
     Raises:
-        InputError: Babel has none.
+        InputError: Babel does not have it.
     """
     try:
         return Locale.parse(name.replace("-", "_"))
@@ -94,10 +72,9 @@ def _quantities(split: str) -> list[int]:
 
 
 def _number(rng: random.Random, split: str, digits: int, decimals: int) -> Decimal:
-    """Draws a number of `split` with at most `digits` digits before and `decimals` after the point."""
+    """Draw a number of `split` with at most `digits` digits before and `decimals` after the point."""
     while True:
-        places = rng.randint(0, decimals)
-        scale = 10**places
+        scale = 10 ** rng.randint(0, decimals)
         number = Decimal(rng.randrange(10 ** rng.randint(1, digits) * scale)) / scale
         # 12.50 and 12.5 are one value, as are 1E+2 and 100.
         number = number.quantize(Decimal(1)) if number == number.to_integral_value() else number.normalize()
@@ -105,7 +82,7 @@ def _number(rng: random.Random, split: str, digits: int, decimals: int) -> Decim
             return number
 
 
-# One function a kind: form and value to the text in a locale, "" where the locale has no such form.
+# One function per kind, from form and value to the text in a locale, "" if the locale has no such form.
 
 
 def _date(width: Any, value: dt.date, locale: Locale) -> str:
@@ -117,7 +94,7 @@ def _time(width: Any, value: dt.time, locale: Locale) -> str:
 
 
 def _datetime(width: Any, value: dt.datetime, locale: Locale) -> str:
-    # What babel.dates.format_datetime does, with a time that names no time zone.
+    # As in babel.dates.format_datetime, with a time that names no time zone.
     pattern = str(dates.get_datetime_format(width, locale=locale)).replace("'", "")
     time = _time(_TIME_WIDTHS[width], value.time(), locale)
     return pattern.replace("{0}", time).replace("{1}", _date(width, value.date(), locale))
@@ -146,7 +123,7 @@ def _unit(form: Any, value: Decimal, locale: Locale) -> str:
         text = units.format_unit(value, unit, length, locale=locale)
     except units.UnknownUnitError:
         return ""
-    # Where CLDR has no such form for this number Babel writes "3 length-kilometer".
+    # If CLDR has no such form for this number, Babel writes "3 length-kilometer".
     return "" if unit in text else text
 
 
@@ -168,8 +145,16 @@ def _visible(source: str | None, target: str | None) -> tuple[str, str]:
     return (source or "").translate(_VISIBLE).strip(), (target or "").translate(_VISIBLE).strip()
 
 
+def _unambiguous(pairs: dict[Any, tuple[str, str]]) -> dict[Any, tuple[str, str]]:
+    """Return the pairs without empty texts whose source text has no other target."""
+    targets = defaultdict(set)
+    for source, target in pairs.values():
+        targets[source].add(target)
+    return {key: pair for key, pair in pairs.items() if all(pair) and len(targets[pair[0]]) == 1}
+
+
 class PairGenerator:
-    """Pairs in two locales: what can be said in both, and the drawing of it."""
+    """Generator of pairs in two locales, restricted to the forms that both locales have."""
 
     def __init__(self, source: Locale, target: Locale):
         self.source, self.target = source, target
@@ -179,12 +164,12 @@ class PairGenerator:
         self.datetime_forms = [
             self._forms(_DATE_WIDTHS, _datetime, [dt.datetime.combine(day, noon) for day in days]) for days in months
         ]
-        # Of every plural class of CLDR: "1 Fuß" is "1 foot" and "1 ft", where "2 feet" and "2 ft" have texts apart.
+        # Of every plural class of CLDR: "1 Fuß" is "1 foot" and "1 ft", while "2 feet" and "2 ft" differ.
         counts = [1, 2, 3, 7, 11, 21, 33]
         some_numbers = [*map(Decimal, counts), Decimal(100), Decimal("4321"), Decimal("7.5")]
-        amounts = [(currency, style) for currency in _CURRENCIES for style in ("standard", "name")]
+        amounts = [(currency, style) for currency in _DATA["currencies"] for style in ("standard", "name")]
         self.amount_forms = self._forms(amounts, _amount, some_numbers)
-        quantities = [(unit, length) for unit in _UNITS for length in ("long", "short")]
+        quantities = [(unit, length) for unit in _DATA["units"] for length in ("long", "short")]
         self.unit_forms = self._forms(quantities, _unit, some_numbers)
         relatives = [
             (unit, width, sign) for unit in _RELATIVE_UNITS for width in ("long", "short") for sign in (1, -1)
@@ -198,40 +183,31 @@ class PairGenerator:
     def _forms(
         self, forms: Sequence[Any], render: Callable[[Any, Any, Locale], str], probes: Iterable[Any]
     ) -> list[Any]:
-        """Returns the forms that both locales have and whose source text determines the target text."""
-        bad = set()
+        """Return the forms that both locales have and whose source text determines the target text."""
+        kept = list(forms)
         for probe in probes:
-            targets = defaultdict(set)
-            texts = {form: self._pair(render, form, probe) for form in forms}
-            for source, target in texts.values():
-                targets[source].add(target)
-            bad |= {
-                form for form, (source, target) in texts.items() if not (source and target) or len(targets[source]) > 1
-            }
-        return [form for form in forms if form not in bad]
+            clear = _unambiguous({form: self._pair(render, form, probe) for form in forms})
+            kept = [form for form in kept if form in clear]
+        return kept
 
     def _pair(self, render: Callable[[Any, Any, Locale], str], form: Hashable, value: Any) -> tuple[str, str]:
         return _visible(render(form, value, self.source), render(form, value, self.target))
 
     def _names(self) -> tuple[dict[str, tuple[str, str]], dict[str, tuple[str, str]]]:
-        """Returns code to name in both languages, of territories and of languages."""
+        """Return code to name in both languages, of territories and of languages."""
         territories = self.source.territories.keys() & self.target.territories.keys() - {"ZZ", "XA", "XB"}
         languages = {code for code in self.source.languages.keys() & self.target.languages.keys() if len(code) == 2}
         names = {code: (self.source.territories[code], self.target.territories[code]) for code in territories}
         names |= {code: (self.source.languages[code], self.target.languages[code]) for code in languages}
-        names = {code: _visible(*pair) for code, pair in sorted(names.items())}
         # English "Nauru" is the island and its language, German "Nauru" and "Nauruisch".
-        targets = defaultdict(set)
-        for source, target in names.values():
-            targets[source].add(target)
-        clear = {code: pair for code, pair in names.items() if all(pair) and len(targets[pair[0]]) == 1}
+        clear = _unambiguous({code: _visible(*pair) for code, pair in sorted(names.items())})
         return (
             {code: pair for code, pair in clear.items() if code in territories},
             {code: pair for code, pair in clear.items() if code in languages},
         )
 
     def _locales(self) -> dict[str, list[tuple[str, str]]]:
-        """Returns split to display names in both languages, of locales such as de_AT."""
+        """Return split to display names in both languages, of locales such as de_AT."""
         found: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
         for identifier in sorted(locale_identifiers()):
             language, _, territory = identifier.partition("_")
@@ -242,7 +218,7 @@ class PairGenerator:
         return found
 
     def _draw(self, kind: str, split: str, rng: random.Random) -> tuple[str, str]:
-        """Draws a value of `split` and writes it in both languages; two empty texts where that cannot be done."""
+        """Draw a value of `split` and write it in both languages; two empty texts if that is impossible."""
         match kind:
             case "date":
                 day = rng.choice(_dates(split))
@@ -259,7 +235,7 @@ class PairGenerator:
             case "interval":
                 days = _dates(split)
                 first = rng.choice(days)
-                # The day drawn or the next one of the split: so the gaps are alike in all splits.
+                # The day drawn or the next one of the split, so that the gaps are similar in all splits.
                 last = bisect_left(days, first + dt.timedelta(days=rng.randint(1, 60)))
                 return self._pair(_interval, "yMMMd", (first, days[last])) if last < len(days) else ("", "")
             case "amount" if self.amount_forms:
@@ -299,7 +275,7 @@ class PairGenerator:
         return _visible(_list(style, sources, self.source), _list(style, targets, self.target))
 
     def rows(self, split: str, size: int, rng: random.Random) -> list[tuple[str, str, str]]:
-        """Draws `size` rows (source, target, kind) of `split`, no source twice."""
+        """Draw `size` rows (source, target, kind) of `split` without duplicate sources."""
         rows: dict[str, tuple[str, str, str]] = {}
         if split == "train":
             names = [(pair, "territory") for pair in self.territories.values()]
@@ -315,7 +291,7 @@ class PairGenerator:
                 rows[source] = (source, target, kind)
                 misses = 0
             elif (misses := misses + 1) > 1_000:
-                # Some kinds are exhausted early and the others go on; a thousand misses in a row: nothing is left.
+                # Some kinds are exhausted before others; after a thousand consecutive misses nothing is left.
                 raise InputError(f"{split} size: {size} is more than the {len(rows)} pairs there are; give fewer")
         drawn = list(rows.values())
         rng.shuffle(drawn)

@@ -1,9 +1,9 @@
-"""The embedded summaries: docstrings of the standard library and of the packages that hfseq needs.
+"""Embedded summaries: docstrings of the standard library and of the packages that hfseq depends on.
 
-The first paragraph of a docstring says in one line what the rest explains, so body and first line are a document and
-its summary, written by people who meant them so. This is developers' English, not news: a score here says little about
-other texts. The docstrings are read from the user's own installation, by parsing the sources and never by importing
-them; each text is under the licence of its package, and none is shipped with hfseq.
+The first paragraph of a docstring summarizes the rest in one line, so body and first line are a document and its
+summary, written as such by people. This is developers' English, not news: a score here says little about other texts.
+The docstrings are read from the user's own installation, by parsing the sources and never by importing them; each text
+is under the licence of its package, and none is distributed with hfseq.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import gc
 import importlib.util
-import random
 import re
 import sysconfig
 import warnings
@@ -19,45 +18,34 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import datasets
 
-from hfseq.data.splits import SPLITS, split_of
-from hfseq.errors import InputError
+from hfseq.data.embedded.tables import load_table
+from hfseq.data.splits import SPLITS, draw_splits, sample_rows, split_of
 
-# What every installation of hfseq has: its dependencies and theirs. Of two like texts the earlier package's stays.
-_PACKAGES = (
-    *("numpy", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate", "safetensors"),
-    *("huggingface_hub", "sacrebleu", "rouge_score", "babel", "pyarrow", "yaml", "tqdm", "pandas", "fsspec"),
-    *("aiohttp", "anyio", "attr", "yarl", "multidict", "requests", "urllib3", "filelock", "packaging", "dill"),
-    *("multiprocess", "psutil", "jinja2", "networkx", "sympy", "mpmath", "nltk", "joblib", "absl", "click"),
-    *("typer", "rich", "pygments", "regex", "lxml", "dateutil"),
-)
+_DATA = load_table("docstrings.json")
+# Dependencies of hfseq and theirs. Of similar docstrings the one of the earlier package is kept.
+_PACKAGES: list[str] = _DATA["packages"]
 _STANDARD_LIBRARY = "python"
-_USUAL = {"train": 9_000, "validation": 500, "test": 1_000}  # rows, where nothing else is asked for
-# Folders; the models of transformers are a quarter of all sources, and mostly repeat each other's docstrings.
-_NOT_READ = {"test", "tests", "site-packages", "dist-packages", "_vendor", "models"}
+_DEFAULT_SIZES = {"train": 9_000, "validation": 500, "test": 1_000}
+# Skipped folders; the models of transformers are a quarter of all sources and mostly repeat their docstrings.
+_SKIPPED = {"test", "tests", "site-packages", "dist-packages", "_vendor", "models"}
 
 _SUMMARY_WORDS = range(3, 26)
 _DOCUMENT_WORDS = range(12, 201)
-# Of the summary's content words, the share that the document must have: without any, nothing leads to the summary.
-_LEAST_OVERLAP = 0.25
-# Of a document's runs of four words, the share that earlier documents may have; and of those that one of these had
-# first, the share that it may have.
-_MOST_REPEATED = 0.5
+# Minimum share of the summary's content words that occur in the document, which else would not support the summary.
+_MIN_OVERLAP = 0.25
+# Maximum share of a document's 4-grams that occur in earlier documents; and of the 4-grams that one of these was first
+# to contain, the maximum share that the document repeats.
+_MAX_REPEATED = 0.5
+# Minimum share of plain English words in a text.
+_MIN_PLAIN = 0.65
 
-# Of a text's words, the share that must be plain English words.
-_LEAST_PLAIN = 0.65
-
-# Sections whose text is no prose, and sections of which only the heading goes.
-_CODE_SECTIONS = {"example", "examples", "usage", "shape", "shapes", "see also", "references", "reference", "citation"}
-_TEXT_SECTIONS = {
-    *("args", "arguments", "parameters", "params", "keyword args", "keyword arguments", "other parameters", "kwargs"),
-    *("returns", "return", "return value", "raises", "yields", "yield", "warns", "attributes", "properties"),
-    *("note", "notes", "warning", "warnings", "important", "caution", "tip", "details", "explanation", "description"),
-}
+# Sections that are not prose, and sections of which only the heading is removed.
+_CODE_SECTIONS, _TEXT_SECTIONS = set(_DATA["code_sections"]), set(_DATA["text_sections"])
 _UNDERLINE = re.compile(r"([=~^\"'`*#+-])\1{2,}")
 _DIRECTIVE = re.compile(r"\.\. (?:(\w+)::)?(.*)")
 _ADMONITIONS = {"note", "warning", "important", "caution", "attention", "hint", "tip"}
@@ -68,11 +56,11 @@ _FIELD = re.compile(
 )
 # "size (`int`, *optional*): how many", "size: how many" → "size", "how many".
 _ARGUMENT = re.compile(r"[`*'\"]*([\w.]+)[`'\"]*(?:\s*\(.*\))?\s*:(?:\s+(.*))?")
-# No sentence, or one that goes on in the body, or with fields or sections in its paragraph.
+# Not a sentence, or one that continues in the body, or with fields or sections in its paragraph.
 _NO_SUMMARY = re.compile(r"^[^A-Z\"']|[:,;]$|(?:^|\s)[:@]\w|\b(?:Args|Arguments|Parameters|Returns?|Raises):")
 _BULLET = re.compile(r"(?:[-*+•]|\d[.)]|\(\w\))\s+(.*)")
 
-# In this order: roles, links, code, emphasis, addresses, numbers of footnotes.
+# In this order: roles, links, code, emphasis, URLs, footnote numbers.
 _MARKUP = (
     (re.compile(r":[\w:]+:`[~!.]?([^`<]*?)(?:\s*<[^>]*>)?`"), r"\1"),
     (re.compile(r"`([^`<]+?)\s*<[^>]*>`_+"), r"\1"),
@@ -93,58 +81,50 @@ def docstring_rows(
     test_size: int | None = None,
     seed: int = 0,
 ) -> datasets.DatasetDict:
-    """Reads documents and their summaries from the docstrings of the installed sources.
+    """Read documents and their summaries from the docstrings of the installed sources.
 
     The columns are `document`, `summary` and `kind`, the package ("python" for the standard library).
 
     - `summary` is the docstring's first paragraph, 3 to 25 words.
-    - `document` is the rest, 12 to 200 words on one line: paragraphs, lists, and what is said of arguments, results
-      and errors ("dim: Dimension where the similarity is computed."). Headings, examples, code, tables, formulas,
-      types of arguments, references and markup are gone.
+    - `document` is the rest, 12 to 200 words on one line: paragraphs, lists, and the descriptions of arguments,
+      results and errors ("dim: Dimension where the similarity is computed."). Headings, examples, code, tables,
+      formulas, argument types, references and markup are removed.
 
-    Two things are chosen, not found. At least a quarter of the summary's content words (by their first five letters)
-    occur in the document, since many first lines name what the body never does. And little comes twice: no two rows
-    have the same summary, but for plurals and digits; at least half of a document's runs of four words are in no
-    earlier one, and at most half of what it brings new comes back in any later one. Functions that share most of their
+    Rows are filtered in two ways. At least a quarter of the summary's content words (by their first five letters)
+    occur in the document, since many first lines name what the body never mentions. And there is little repetition:
+    no two rows have the same summary, disregarding plurals and digits; at least half of a document's 4-grams occur in
+    no earlier document, and at most half of its new ones recur in any later one. Functions that share most of their
     docstring are one row.
 
     All rows of one source file are in one split, which does not depend on `seed`. Rows, and so all scores, depend on
     the installed versions: the same installation gives the same rows in every process.
 
     Args:
-        train_size: Number of rows in `train`; None for 9,000, or all where the installed versions have fewer.
-        validation_size: Number of rows in `validation`; None for 500, likewise.
-        test_size: Number of rows in `test`; None for 1,000, likewise.
-        seed: Chooses the rows of each split among those that there are, and their order.
+        train_size: Number of rows in `train`; None for 9,000, or for all if the installed versions have fewer.
+        validation_size: Number of rows in `validation`; None for at most 500.
+        test_size: Number of rows in `test`; None for at most 1,000.
+        seed: Selects the rows of each split and their order.
 
     Raises:
-        InputError: A size that cannot be had.
+        InputError: A size is below 1 or larger than the number of rows there are.
     """
-    splits = {}
-    for split, size in zip(SPLITS, (train_size, validation_size, test_size), strict=True):
-        rows = _rows()[split]
-        if size is None:
-            size = min(_USUAL[split], len(rows))
-        if size < 1:
-            raise InputError(f"{split} size: {size} is too few; give 1 or more")
-        if size > len(rows):
-            raise InputError(f"{split} size: {size} is more than the {len(rows)} rows there are; give fewer")
-        documents, summaries, kinds = zip(*random.Random(f"{seed} {split}").sample(rows, size), strict=True)
-        splits[split] = datasets.Dataset.from_dict({"document": documents, "summary": summaries, "kind": kinds})
-    return datasets.DatasetDict(splits)
+    rows = _rows()
+    sizes = {"train": train_size, "validation": validation_size, "test": test_size}
+    chosen = [min(_DEFAULT_SIZES[split], len(rows[split])) if size is None else size for split, size in sizes.items()]
+    return draw_splits(("document", "summary", "kind"), chosen, seed, partial(sample_rows, rows))
 
 
 @cache
 def _rows() -> dict[str, list[tuple[str, str, str]]]:
-    """Reads all rows (document, summary, kind) of each split; takes many seconds, once a process."""
+    """Read all rows (document, summary, kind) of each split; takes many seconds, once per process."""
     with parsing():
         return _distinct(_docstrings())
 
 
 @contextmanager
 def parsing() -> Iterator[None]:
-    """Inside it, syntax trees are made quickly and without warnings of sources with escapes that Python dislikes."""
-    # Looking for cycles among the millions of nodes, which have none, would take longer than all the rest.
+    """Speed up parsing, and silence warnings about invalid escapes in the sources."""
+    # Garbage collection among millions of nodes without cycles would take longer than everything else.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -156,10 +136,10 @@ def parsing() -> Iterator[None]:
 
 
 def _distinct(docstrings: Iterable[tuple[str, str, str]]) -> dict[str, list[tuple[str, str, str]]]:
-    """Makes rows of docstrings (kind, path, text), leaving out those that repeat an earlier one."""
+    """Make rows of docstrings (kind, path, text), leaving out those that repeat an earlier one."""
     rows: dict[str, list[tuple[str, str, str]]] = {split: [] for split in SPLITS}
     summaries: set[str] = set()
-    # Run of words, hashed, to the number of the document that had it first; how many each had first.
+    # Hashed 4-gram to the number of the first document with it; how many each document was first to contain.
     first: dict[int, int] = {}
     new: list[int] = []
     for kind, name, docstring in docstrings:
@@ -172,8 +152,8 @@ def _distinct(docstrings: Iterable[tuple[str, str, str]]) -> dict[str, list[tupl
         repeated = Counter(first[run] for run in own if run in first)
         if (
             key in summaries
-            or repeated.total() > _MOST_REPEATED * len(own)
-            or any(count > _MOST_REPEATED * new[number] for number, count in repeated.items())
+            or repeated.total() > _MAX_REPEATED * len(own)
+            or any(count > _MAX_REPEATED * new[number] for number, count in repeated.items())
         ):
             continue
         summaries.add(key)
@@ -184,7 +164,7 @@ def _distinct(docstrings: Iterable[tuple[str, str, str]]) -> dict[str, list[tupl
 
 
 def _docstrings() -> Iterator[tuple[str, str, str]]:
-    """Parses the sources in order: kind, path of the source in the package, one of its docstrings."""
+    """Parse the sources in order and yield kind, path in the package and each docstring."""
     roots = {_STANDARD_LIBRARY: standard_library()}
     for package in _PACKAGES:
         spec = importlib.util.find_spec(package)
@@ -197,18 +177,18 @@ def _docstrings() -> Iterator[tuple[str, str, str]]:
 
 
 def standard_library() -> Path:
-    """Where the standard library's sources are."""
+    """Return the folder of the standard library's sources."""
     return Path(sysconfig.get_path("stdlib"))
 
 
 def source_files(root: Path) -> list[str]:
-    """Python sources below a folder, but tests: their paths in it, in order."""
+    """Return the sorted relative paths of the Python sources below a folder, without tests."""
     names = [path.relative_to(root) for path in root.rglob("*.py")]
-    return sorted(name.as_posix() for name in names if _NOT_READ.isdisjoint(name.parts))
+    return sorted(name.as_posix() for name in names if _SKIPPED.isdisjoint(name.parts))
 
 
 def syntax_trees(root: Path) -> Iterator[tuple[str, ast.Module]]:
-    """Parses the sources below a folder: their paths in it, in order, and trees."""
+    """Parse the sources below a folder and yield their relative paths, sorted, and syntax trees."""
     for name in source_files(root):
         try:
             yield name, ast.parse((root / name).read_text("utf-8"))
@@ -217,7 +197,7 @@ def syntax_trees(root: Path) -> Iterator[tuple[str, ast.Module]]:
 
 
 def docstrings_below(body: Sequence[ast.stmt]) -> Iterator[str]:
-    """Gives the docstrings of the classes and functions in `body`, those inside them too, in their order."""
+    """Yield the docstrings of the classes and functions in `body` in order, nested ones included."""
     for node in body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node)
@@ -229,7 +209,7 @@ def docstrings_below(body: Sequence[ast.stmt]) -> Iterator[str]:
 
 
 def _document_and_summary(docstring: str) -> tuple[str, str]:
-    """Cleans a docstring's body and first paragraph; two empty texts if they are not a document and its summary."""
+    """Return a docstring's cleaned body and first paragraph; two empty texts if they are no document and summary."""
     first, *rest = re.split(r"\n[ \t]*\n", docstring, maxsplit=1)
     summary = _unmarked(first)
     if not rest or len(summary.split()) not in _SUMMARY_WORDS or not _is_prose(summary) or _NO_SUMMARY.search(summary):
@@ -240,8 +220,8 @@ def _document_and_summary(docstring: str) -> tuple[str, str]:
     known = {word[:5] for word in _WORD.findall(document.lower())}
     if (
         len(document.split()) not in _DOCUMENT_WORDS
-        or len(content & known) < max(_LEAST_OVERLAP * len(content), 1)
-        # Then it copies itself.
+        or len(content & known) < max(_MIN_OVERLAP * len(content), 1)
+        # The document contains the summary verbatim.
         or summary.rstrip(".") in document
     ):
         return "", ""
@@ -249,13 +229,14 @@ def _document_and_summary(docstring: str) -> tuple[str, str]:
 
 
 def _paragraphs(body: str) -> list[str]:
-    """Splits the body of a docstring, in Google's, NumPy's or Sphinx's style, into paragraphs and items.
+    """Split the body of a docstring, in Google, NumPy or Sphinx style, into paragraphs and items.
 
-    Left out are headings, the sections of `_CODE_SECTIONS`, code, doctests, directives but for notes, and types.
+    Headings, the sections of `_CODE_SECTIONS`, code, doctests, directives other than admonitions, and types are left
+    out.
     """
     paragraphs: list[list[str]] = [[]]
     lines = body.splitlines()
-    # Lines indented more than this are code, or belong to a directive or a section that is left out.
+    # Lines indented more than this are code, or belong to a skipped directive or section.
     hidden: int | None = None
     hidden_section = fenced = prompted = underline = False
     for line, following in zip(lines, [*lines[1:], ""], strict=False):
@@ -297,7 +278,7 @@ def _paragraphs(body: str) -> list[str]:
                 text = found[1]
                 paragraphs.append([])
             if found := _ARGUMENT.fullmatch(text):
-                # NumPy's style has the type there, and the text below.
+                # NumPy style has the type here and the description below.
                 typed = " : " in text and _indent(following) > indent
                 text = f"{found[1]}: {'' if typed else found[2] or ''}"
                 paragraphs.append([])
@@ -312,7 +293,7 @@ def _indent(line: str) -> int:
 
 
 def _unmarked(text: str) -> str:
-    """Takes markup off a text, and puts it on one line."""
+    """Remove markup from a text and join its lines."""
     if any(mark in text for mark in "`*[/"):
         for pattern, replacement in _MARKUP:
             text = pattern.sub(replacement, text)
@@ -320,7 +301,7 @@ def _unmarked(text: str) -> str:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether most of it are English words and not names, numbers or formulas."""
+    """Return whether a text consists mostly of English words rather than names, numbers or formulas."""
     words = text.split()
     plain = sum(_PLAIN_WORD.fullmatch(word) is not None for word in words)
-    return plain >= max(3, _LEAST_PLAIN * len(words))
+    return plain >= max(3, _MIN_PLAIN * len(words))

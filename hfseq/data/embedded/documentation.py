@@ -1,4 +1,4 @@
-"""The embedded running text: the English documentation of Python's own standard library, as it is installed."""
+"""Embedded running text: the English documentation of the installed Python standard library."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hfseq.data.splits import SPLITS, split_of
 
 
 def documentation_rows() -> datasets.DatasetDict:
-    """Reads the docstrings of the standard library and the topics of `help()`.
+    """Read the docstrings of the standard library and the topics of `help()`.
 
-    The column is `text`: one topic of the language reference, or the docstrings of one module with an empty line
-    between them. A text has many lines. It is in one split whatever the others are, so the same installation gives the
-    same rows in every process; another version of Python has other texts. They are under Python's own licence, and
-    none is shipped with hfseq.
+    The only column is `text`: one topic of the language reference, or the docstrings of one module separated by empty
+    lines. A text has many lines. Its split does not depend on other texts, so the same installation gives the same
+    rows in every process; other versions of Python have other texts. They are under Python's own licence, and none is
+    distributed with hfseq.
     """
     rows: dict[str, list[str]] = {split: [] for split in SPLITS}
     with parsing():
@@ -28,7 +28,7 @@ def documentation_rows() -> datasets.DatasetDict:
 
 
 def _modules() -> Iterator[tuple[str, str]]:
-    """Gives the path of each module and its docstrings, if it has any."""
+    """Yield the path and the docstrings of each module that has any."""
     for name, tree in syntax_trees(standard_library()):
         docstrings = [ast.get_docstring(tree), *docstrings_below(tree.body)]
         if text := "\n\n".join(filter(None, docstrings)):
