@@ -7,6 +7,8 @@ r"""Run a recipe and store its scores, with their provenance, in `scores.json`.
 runs the command once for each seed, with `--seed` and an `--output_dir` of its own, and reads the figures that the
 entry `sst2_lstm` of `scores.json` names from each run's `all_results.json`. A new entry has `id`, `task`, `model`,
 `data`, `keys` and, if there is one, `target`: see `scores.py`. `make results` renders the tables.
+
+Benchmarks that measure no recipe take `--record ID` and store their figures themselves, by `store`.
 """
 
 import argparse
@@ -35,10 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/scores"), help="folder of the runs")
     parser.add_argument("command", nargs="+", help="after --: python, a recipe and its flags")
     args = parser.parse_args(argv)
-    entries = json.loads(FILE.read_text(encoding="utf-8"))
-    entry = next((one for one in entries["runs"] if one["id"] == args.id), None)
-    if entry is None:
-        sys.exit(f"error: {args.id}: no such entry in {FILE.name}; add one with id, task, model, data and keys")
+    keys = find(json.loads(FILE.read_text(encoding="utf-8")), args.id)["keys"]
     command = [sys.executable if part == "python" else part for part in args.command]
     folders = [args.output_dir / f"{args.id}-{seed}" for seed in args.seeds]
     start = time.monotonic()
@@ -46,19 +45,48 @@ def main(argv: Sequence[str] | None = None) -> None:
         subprocess.run([*command, "--seed", str(seed), "--output_dir", folder, "--overwrite_output_dir"], check=True)
     minutes = (time.monotonic() - start) / 60 / len(folders)
     results = [json.loads((folder / "all_results.json").read_text(encoding="utf-8")) for folder in folders]
-    entry["measured"] = {
-        "scores": pick(entry["keys"]["scores"], results),
-        "baselines": {name: pick(keys, results) for name, keys in entry["keys"]["baselines"].items()},
-        "parameters_millions": parameters(folders[0]),
-        "seeds": args.seeds,
-        "minutes": round(minutes, 1),
-        "on": f"{torch.get_num_threads()} threads{', each seed' if len(folders) > 1 else ''}",
-        "command": shlex.join(shown(args.command)),
-        "source": "benchmarks/record.py",
-        **about(),
-    }
+    store(
+        args.id,
+        pick(keys["scores"], results),
+        args.command,
+        baselines={name: pick(found, results) for name, found in keys["baselines"].items()},
+        parameters_millions=parameters(folders[0]),
+        seeds=args.seeds,
+        minutes=round(minutes, 1),
+        on=f"{torch.get_num_threads()} threads{', each seed' if len(folders) > 1 else ''}",
+    )
+
+
+def store(name: str, scores: Mapping[str, Any], command: Sequence[str], **more: Any) -> None:
+    """Store what was measured, with its provenance, in the entry `name` of `scores.json`.
+
+    Args:
+        name: The entry's `id`.
+        scores: Figures by their names: a number, or a list of one number a seed.
+        command: What was run, as a list of arguments; files outside this repository are shown by their names.
+        more: Further fields of `measured`, such as `seeds` and `minutes`.
+    """
+    entries = json.loads(FILE.read_text(encoding="utf-8"))
+    shown = shlex.join(os.path.basename(part) if os.path.isabs(part) else part for part in command)
+    measured = {"scores": scores, "seeds": None, **more, "command": shown, "source": "benchmarks/record.py", **about()}
+    find(entries, name)["measured"] = measured
     FILE.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"stored {entry['measured']['scores']} in {FILE.name}; make results renders it")
+    print(f"stored {scores} in {FILE.name}; make results renders it")
+
+
+def this_command(argv: Sequence[str] = sys.argv) -> list[str]:
+    """Return the command of the benchmark that runs, without its `--record ID`."""
+    flags = list(argv[1:])
+    at = flags.index("--record")
+    return ["python", f"benchmarks/{os.path.basename(argv[0])}", *flags[:at], *flags[at + 2 :]]
+
+
+def find(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an entry of `scores.json`, or exit where there is none."""
+    for entry in entries["runs"]:
+        if entry["id"] == name:
+            return entry
+    sys.exit(f"error: {name}: no such entry in {FILE.name}; add one with id, task, model, data and keys")
 
 
 def pick(keys: Mapping[str, str], results: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -75,11 +103,6 @@ def parameters(folder: Path) -> float | None:
     with safe_open(path, framework="pt") as file:
         count = sum(prod(file.get_slice(name).get_shape()) for name in file.keys())
     return float(f"{count / 1e6:.3g}")
-
-
-def shown(command: Sequence[str]) -> list[str]:
-    """The command with the names of files alone where they are not in this repository."""
-    return [os.path.basename(part) if os.path.isabs(part) else part for part in command]
 
 
 def about() -> dict[str, str]:

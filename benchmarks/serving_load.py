@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from record import store, this_command
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="of each server")
     parser.add_argument("--output", type=Path, help="JSON file of all figures")
+    parser.add_argument("--record", metavar="ID", help="entry of scores.json to store the figures in")
     args = parser.parse_args()
     if args.max_batch_size < 2:
         parser.error("--max_batch_size must be at least 2: one at a time is measured anyway")
@@ -80,6 +82,15 @@ def main() -> None:
     )
     print_table(rounds, args.clients, args.max_batch_size)
     print(f"\n{versions}")
+    if args.record is not None:
+        titles = {"tokens_per_second": "tokens/s", "p95": "p95", "first_token_p50": "the time to the first token"}
+        clients = [f"{number} client{'s' * (number > 1)}" for number in args.clients]
+        figures = {
+            f"ratio of {title}, {clients[index]}": round(ratio(rounds, index, args.max_batch_size, name), 2)
+            for name, title in titles.items()
+            for index in range(len(clients))
+        }
+        store(args.record, figures, this_command(), on=f"{args.threads} threads")
     if args.output is not None:
         args.output.write_text(json.dumps({"versions": versions, "rounds": rounds}, indent=2) + "\n", encoding="utf-8")
 
@@ -195,6 +206,12 @@ def check(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
     return answer
 
 
+def ratio(rounds: list[list[dict]], index: int, max_batch_size: int, name: str) -> float:
+    """Median over the rounds of a figure with batching over that without."""
+    figures = [one[index]["figures"] for one in rounds]
+    return statistics.median(found[max_batch_size][name] / found[1][name] for found in figures)
+
+
 def print_table(rounds: list[list[dict]], clients: list[int], max_batch_size: int) -> None:
     """Medians of the figures and of the ratios."""
     print("| clients | at once | requests/s | tokens/s | p50, s | p95, s | first token, p50, s | same answers |")
@@ -205,10 +222,7 @@ def print_table(rounds: list[list[dict]], clients: list[int], max_batch_size: in
         for size in (1, max_batch_size):
             medians = [statistics.median(case["figures"][size][name] for case in cases) for name in FIGURES]
             print(f"| {number} | {size} | {' | '.join(f'{value:.3g}' for value in medians)} | |")
-        ratios = [
-            statistics.median(case["figures"][max_batch_size][name] / case["figures"][1][name] for case in cases)
-            for name in FIGURES
-        ]
+        ratios = [ratio(rounds, index, max_batch_size, name) for name in FIGURES]
         print(f"| {number} | ratio | {' | '.join(f'{value:.3g}' for value in ratios)} | {same} |")
 
 

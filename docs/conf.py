@@ -30,6 +30,12 @@ nitpick_ignore_regex = [
 ]
 
 
+def keep_sentences(_app: object, what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
+    """Keep "State of one layer: …" of a variable's docstring from being read as its type and a description."""
+    if what in ("attribute", "data") and lines and " " in lines[0].partition(": ")[0]:
+        lines[0] = lines[0].replace(": ", " — ", 1)
+
+
 def write_models_page(_app: object) -> None:
     """Write the page of all modules of the models, so that new families and heads are in it."""
     docs = Path(__file__).parent
@@ -40,5 +46,6 @@ def write_models_page(_app: object) -> None:
 
 
 def setup(app: object) -> None:
-    """Register the page."""
+    """Register what this file adds to Sphinx."""
     app.connect("builder-inited", write_models_page)
+    app.connect("autodoc-process-docstring", keep_sentences, priority=400)  # before napoleon

@@ -107,6 +107,17 @@ save_file({"weight": torch.zeros(1000, 1234)}, folder / "model.safetensors")
 """
 
 
+def test_a_benchmark_stores_its_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(record, "FILE", tmp_path / "scores.json")
+    record.FILE.write_text(json.dumps({"runs": [{"id": "load"}]}), encoding="utf-8")
+    command = record.this_command(["/x/serving_load.py", "--rounds", "2", "--record", "load", "/data/model"])
+    record.store("load", {"ratio": 2.0}, command, on="1 threads")
+    (found,) = json.loads(record.FILE.read_text(encoding="utf-8"))["runs"]
+    assert found["measured"]["command"] == "python benchmarks/serving_load.py --rounds 2 model"
+    assert (found["measured"]["scores"], found["measured"]["on"]) == ({"ratio": 2.0}, "1 threads")
+    assert {"commit", "seeds", "processor", "date", "source"} <= found["measured"].keys()
+
+
 def test_a_run_is_recorded(tmp_path, monkeypatch):
     baselines = {"majority": {"accuracy, %": "test_majority_accuracy"}}
     keys = {"scores": {"accuracy, %": "test_accuracy"}, "baselines": baselines}
