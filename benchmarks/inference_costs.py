@@ -77,6 +77,7 @@ def main() -> None:
             "ONNX fp32 over PyTorch fp32": round(base["p50"] / plain["p50"], 2),
             label: small["score"],
             "file size over ONNX fp32": round(small["size"] / plain["size"], 2),
+            "median difference of logits, %": round(100 * max(one["median difference"] for one in graphs.values()), 1),
         }
         baselines = {"PyTorch fp32": {label: base["score"]}}
         store(args.record, figures, this_command(), baselines=baselines, on=f"{args.threads} threads")

@@ -138,7 +138,7 @@ def main() -> int:
     args, flags = parser.parse_known_args()
     command = [args.recipe, *flags, "--use_cpu", "true", "--disable_tqdm", "true"]
     if "--early_stopping_patience" not in flags:
-        command += ["--early_stopping_patience", "0"]  # it is to train that long
+        command += ["--early_stopping_patience", "1000000"]  # it is to train that long
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "--max_steps" in flags:
