@@ -1,4 +1,4 @@
-"""A recipe that is killed again and again, and resumed, beside the same recipe left in peace.
+"""A recipe killed and resumed again and again, compared with an uninterrupted run.
 
     .venv/bin/python benchmarks/kill_and_resume.py
 
@@ -39,7 +39,7 @@ PATIENCE = 20
 
 
 class Run(NamedTuple):
-    """What a run left, and what it went through."""
+    """Output directory of a run, and its starts and kills."""
 
     directory: Path
     starts: int = 1

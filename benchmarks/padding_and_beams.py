@@ -13,7 +13,7 @@ Every model is small, of random weights, and gets `attention_mask` in every call
 - padded beams: how many rows of the left-padded batch give the beams that they give alone; without a cache, and said
   so, where a cache raises.
 
-Exceptions follow the table with their first line. What gives transformers 5.24 its figures: RWKV and xLSTM take a
+Exceptions follow the table with their first line. Causes of the figures of transformers 5.24: RWKV and xLSTM take a
 mask and drop it without a warning, and their caches have no `reorder_cache`. RWKV's step by one token adds states
 `[B, H]` to inputs `[B, 1, H]`, which mixes the rows of a batch. Mamba zeroes its inputs at padding: that keeps a zero
 state zero, but a state decays along a gap, whose zeros the convolution sees too.
@@ -88,7 +88,7 @@ def generate(model: PreTrainedModel, rows: list[Tensor], width: int, **options: 
 
 
 def attempt(model: PreTrainedModel, rows: list[Tensor], width: int | None, **options: object) -> Tensor | Exception:
-    """What `generate` returns or raises for a batch, or for each row by itself if there is no width."""
+    """Return or catch the result of `generate` for a batch, or for each row by itself if there is no width."""
     try:
         if width is None:
             return torch.cat([generate(model, [row], len(row), **options) for row in rows])
@@ -98,7 +98,7 @@ def attempt(model: PreTrainedModel, rows: list[Tensor], width: int | None, **opt
 
 
 def agreement(first: Tensor | Exception, second: Tensor | Exception) -> str:
-    """How many rows of two generated batches are equal, or which exception there was instead of one."""
+    """Number of equal rows of two generated batches, or the exception raised instead of one."""
     for result in (first, second):
         if isinstance(result, Exception):
             return type(result).__name__

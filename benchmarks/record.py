@@ -63,7 +63,7 @@ def store(name: str, scores: Mapping[str, Any], command: Sequence[str], **more: 
     Args:
         name: The entry's `id`.
         scores: Figures by their names: a number, or a list of one number a seed.
-        command: What was run, as a list of arguments; files outside this repository are shown by their names.
+        command: The command as a list of arguments; files outside this repository are shown by their names.
         more: Further fields of `measured`, such as `seeds` and `minutes`.
     """
     entries = json.loads(FILE.read_text(encoding="utf-8"))

@@ -57,7 +57,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help="tiny sizes, to see whether all runs; figures say nothing"
     )
     parser.add_argument(
-        "--only", nargs="+", choices=MEASURES, help="measure these alone, and put them into the results that are there"
+        "--only", nargs="+", choices=MEASURES, help="measure these alone, and update the results with them"
     )
     return parser.parse_args(argv)
 
@@ -95,7 +95,7 @@ def measure(samples: Samples, args: argparse.Namespace, names: Sequence[str]) ->
 
 
 def measure_all(samples: Samples, args: argparse.Namespace) -> dict[str, Any]:
-    """What a file of figures holds."""
+    """Measure everything; return the contents of a file of figures."""
     on_cpu = args.device == "cpu"
     rows, curves = measure(samples, args, list(MEASURES) if on_cpu else ON_A_GPU)
     kinds = {"float32": False, "bfloat16": True} if on_cpu else {}
@@ -110,7 +110,7 @@ def measure_again(samples: Samples, args: argparse.Namespace, values: dict[str, 
     """`values` with the rows of `--only` measured anew."""
     rows, curves = measure(samples, args, args.only)
     new = {(row.measure, row.beside): asdict(row) for row in rows}
-    # A row that has another name now stands at the end.
+    # Rows that were renamed go to the end.
     kept = [new.pop((row["measure"], row["beside"]), row) for row in values["rows"]]
     values |= {"rows": [*kept, *new.values()]}
     if curves:

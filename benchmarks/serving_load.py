@@ -48,11 +48,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_dir", nargs="?", help="a language model and its tokenizer")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--requests", type=int, default=64, help="of all clients together, in each measurement")
-    parser.add_argument("--max_tokens", type=int, default=64, help="length of an answer")
-    parser.add_argument("--max_batch_size", type=int, default=32, help="of the server that batches")
+    parser.add_argument("--requests", type=int, default=64, help="requests of all clients in each measurement")
+    parser.add_argument("--max_tokens", type=int, default=64, help="tokens of an answer")
+    parser.add_argument("--max_batch_size", type=int, default=32, help="batch size of the batching server")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of each server")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each server")
     parser.add_argument("--output", type=Path, help="JSON file of all figures")
     parser.add_argument("--record", metavar="ID", help="entry of scores.json to store the figures in")
     args = parser.parse_args()
@@ -165,7 +165,7 @@ def load(port: int, bodies: list[dict], clients: int) -> tuple[list[str], dict[s
 
 
 def send_all(clients: int, bodies: list[dict], send: Callable) -> tuple[list, float]:
-    """What each request gave, and the seconds of all."""
+    """Send requests from several clients; return the results and the total time in seconds."""
     with ThreadPoolExecutor(clients) as pool:
         begin = time.perf_counter()
         results = list(pool.map(send, bodies))

@@ -25,14 +25,14 @@ class Row:
     """One line of the table.
 
     Attributes:
-        measure: What is timed.
-        beside: What a person would use instead.
+        measure: Name of the measurement.
+        beside: The alternative that it is compared with.
         target: The ratio to reach.
         ratios: One for each round; empty if it was not measured.
         at_most: Whether the ratio is to stay below the target, as a cost, not above it.
-        note: What the figures do not say, or how to get them.
+        note: Remark on the figures, or how to get them.
         figures: Medians in plain units, by their name.
-        about: What the row depends on: machine, versions, command, commit, date.
+        about: Provenance: machine, versions, command, commit, date.
     """
 
     measure: str
@@ -59,7 +59,7 @@ class Row:
 
 
 def synchronize() -> None:
-    """Wait until a GPU, if there is one, has done what it was told."""
+    """Wait until a GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -100,7 +100,7 @@ def in_turns(sides: Mapping[str, Side], rounds: int, warm_up: int = 1) -> dict[s
 
 
 def speedups(times: Mapping[str, Sequence[float]], ours: str, theirs: str) -> list[float]:
-    """How many times as fast `ours` was as `theirs` at the same work, in each round."""
+    """Speed of `ours` over that of `theirs` at the same work, in each round."""
     return [other / own for own, other in zip(times[ours], times[theirs], strict=True)]
 
 
