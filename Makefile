@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# What the demo needs, and what tests, checks and benchmarks need beside it; each leaves a mark when it is there.
+# Marks of what is installed: what the demo needs, what tests, checks and benchmarks need, what the documentation needs.
 DEMO := $(VENV)/.demo
 DEV := $(VENV)/.dev
+DOCS := $(VENV)/.docs
 # Modules are compiled when they are first imported: of those installed few are.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --progress-bar off --no-compile
 
@@ -17,7 +18,7 @@ export GOMP_SPINCOUNT ?= 10000
 # Nothing below the installation needs a network.
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: install demo test check conformance compat bench wheel clean
+.PHONY: install demo test check conformance compat bench results docs wheel clean
 
 install: $(DEV)
 
@@ -32,6 +33,10 @@ $(DEV): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $(DEMO) $@
+
+$(DOCS): $(DEMO)
+	@$(PIP_INSTALL) -e '.[docs]'
+	@touch $@
 
 demo: $(DEMO)
 	$(OFFLINE) $(BIN)/python recipes/translation.py --overwrite_output_dir
@@ -60,8 +65,16 @@ bench: $(DEV)
 	$(OFFLINE) $(BIN)/python benchmarks/run.py $(if $(DATA),--data $(DATA)) $(if $(JOEYNMT),--joeynmt_python $(JOEYNMT)) \
 		$(if $(DEVICE),--device $(DEVICE)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
+# Renders the tables of README.md, recipes/README.md, docs/ and benchmarks/RESULTS.md from JSON files; measures nothing.
+results: $(DEMO)
+	$(BIN)/python benchmarks/render.py
+
+# Builds the documentation into docs/_build/html; a warning is an error.
+docs: $(DOCS)
+	$(OFFLINE) $(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build/html
+
 wheel: $(DEV)
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .cache .mypy_cache .nox .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build docs/api-models.md *.egg-info .cache .mypy_cache .nox .pytest_cache .ruff_cache

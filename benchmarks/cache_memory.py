@@ -2,19 +2,20 @@
 
     .venv/bin/python benchmarks/cache_memory.py
 
-Printed, as a Markdown table: the bytes of all storages that `cache` keeps alive after so many tokens of one
-row. A storage counts in full even if only a view of it is kept. The long text runs in chunks longer than the short
-one, so that a view of a chunk's activations would show as growth. Sequence-to-sequence models also keep what their
-decoder computed of the source, which is as long in both runs.
+Measured are the bytes of all storages that `cache` keeps alive after so many tokens of one row; they go into
+`benchmarks/cache_memory.json`, from which `make results` renders the table. A storage counts in full even if only a
+view of it is kept. The long text runs in chunks longer than the short one, so that a view of a chunk's activations
+would show as growth. Sequence-to-sequence models also keep what their decoder computed of the source, which is as
+long in both runs.
 """
 
 import argparse
-import platform
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-import transformers
+from exactness import CACHE, cache_table, write
+from timing import machine
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -26,7 +27,6 @@ from transformers import (
     set_seed,
 )
 
-import hfseq
 from hfseq.models import MODEL_CLASSES
 
 VOCABULARY, HIDDEN, LAYERS = 1000, 256, 2
@@ -96,25 +96,24 @@ def read(model: PreTrainedModel, num_tokens: int, chunk: int) -> Cache:
 
 @torch.no_grad()
 def main() -> None:
-    """Print versions and the table."""
+    """Measure, write the figures and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", type=int, default=128)
     parser.add_argument("--long", type=int, default=8192)
     parser.add_argument("--chunk", type=int, default=512)
     args = parser.parse_args()
-    print(
-        f"hfseq {hfseq.__version__}, transformers {transformers.__version__}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, float32 on CPU, bytes of one row's cache\n"
-    )
-    print(f"| model | parameters | {args.short} tokens | {args.long} tokens | ratio |")
-    print("|---|--:|--:|--:|--:|")
     set_seed(0)
-    for name, model in models(args.long):
-        short, long = (stored_bytes(read(model, length, args.chunk)) for length in (args.short, args.long))
-        print(
-            f"| `{name}` | {model.num_parameters():,} | {short:,} | {long:,} | {long / short:.4g} |",
-            flush=True,
-        )
+    rows = [
+        {
+            "model": name,
+            "parameters": model.num_parameters(),
+            "bytes": [stored_bytes(read(model, length, args.chunk)) for length in (args.short, args.long)],
+        }
+        for name, model in models(args.long)
+    ]
+    about = machine(torch.get_num_threads(), "cpu") | {"command": "python benchmarks/cache_memory.py"}
+    write(CACHE, {"about": about, "tokens": [args.short, args.long], "rows": rows})
+    print("\n".join(cache_table()))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from record import store, this_command
 from timing import machine
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--texts", type=int, default=200, help="texts that are timed one by one")
     parser.add_argument("--num_beams", type=int, help="of a translator, instead of its own")
+    parser.add_argument("--record", metavar="ID", help="entry of scores.json to store the figures in")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     translates = args.references is not None
@@ -65,8 +67,20 @@ def main() -> None:
             "ONNX fp32": (load_onnx(plain, threads=args.threads)[0], megabytes(plain)),
             "ONNX int8": (load_onnx(small, threads=args.threads)[0], megabytes(small)),
         }
-        measure(systems, tokenizer, texts, right, args, translates)
+        found = measure(systems, tokenizer, texts, right, args, translates)
         print(f"\nin int8, what else is fp32, and how far int8 is off: {json.dumps(graphs)}")
+    if args.record is not None:
+        label = "BLEU" if translates else "accuracy, %"
+        small, plain, base = (found[name] for name in ("ONNX int8", "ONNX fp32", "PyTorch fp32"))
+        figures = {
+            "speed over PyTorch fp32": round(base["p50"] / small["p50"], 2),
+            "ONNX fp32 over PyTorch fp32": round(base["p50"] / plain["p50"], 2),
+            label: small["score"],
+            "file size over ONNX fp32": round(small["size"] / plain["size"], 2),
+            "median difference of logits, %": round(100 * max(one["median difference"] for one in graphs.values()), 1),
+        }
+        baselines = {"PyTorch fp32": {label: base["score"]}}
+        store(args.record, figures, this_command(), baselines=baselines, on=f"{args.threads} threads")
 
 
 def megabytes(folder: Path) -> float:
@@ -75,8 +89,9 @@ def megabytes(folder: Path) -> float:
 
 
 @torch.inference_mode()
-def measure(systems: dict, tokenizer, texts: list, right: list, args: argparse.Namespace, translates: bool) -> None:
-    """Print a table."""
+def measure(systems: dict, tokenizer, texts: list, right: list, args: argparse.Namespace, translates: bool) -> dict:
+    """Print a table; return score, median latency and size of each system."""
+    measured = {}
     beams = {} if args.num_beams is None else {"num_beams": args.num_beams}
 
     def run(system, batch: list) -> list:
@@ -107,13 +122,15 @@ def measure(systems: dict, tokenizer, texts: list, right: list, args: argparse.N
                 found[row] = output
         seconds = time.perf_counter() - begin
         p50, p95 = np.percentile(times[name], [50, 95])
+        measured[name] = {"score": score(found, right, translates), "p50": p50, "size": size}
         print(
-            f"| {name} | {score(found, right, translates):.2f} | {p50:.3g} | {p95:.3g} | {base / p50:.2f} "
+            f"| {name} | {measured[name]['score']:.2f} | {p50:.3g} | {p95:.3g} | {base / p50:.2f} "
             f"| {len(texts) / seconds:.4g} | {'' if size is None else f'{size:.2f}'} |",
             flush=True,
         )
     about = machine(args.threads, "cpu")
     print(f"\n{about['processor']}; {about['versions']}; {args.threads} thread(s), {len(texts)} texts")
+    return measured
 
 
 def score(found: list, right: list, translates: bool) -> float:

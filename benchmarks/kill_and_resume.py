@@ -1,4 +1,4 @@
-"""A recipe that is killed again and again, and resumed, beside the same recipe left in peace.
+"""A recipe killed and resumed again and again, compared with an uninterrupted run.
 
     .venv/bin/python benchmarks/kill_and_resume.py
 
@@ -27,6 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from record import store, this_command
 from safetensors.torch import load_file
 
 from hfseq.training.checkpoints import is_complete, last_complete_checkpoint
@@ -37,7 +39,7 @@ PATIENCE = 20
 
 
 class Run(NamedTuple):
-    """What a run left, and what it went through."""
+    """Output directory of a run, and its starts and kills."""
 
     directory: Path
     starts: int = 1
@@ -126,16 +128,17 @@ def history(directory: Path) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the table; returns the exit status."""
+    """Print the table; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=120)
     parser.add_argument("--every", type=float, default=180, help="seconds from a start to a kill, on average")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--record", metavar="ID", help="entry of scores.json to store the figures in")
     parser.add_argument("recipe", nargs="?", default=str(RECIPES / "language_modeling.py"))
     args, flags = parser.parse_known_args()
     command = [args.recipe, *flags, "--use_cpu", "true", "--disable_tqdm", "true"]
     if "--early_stopping_patience" not in flags:
-        command += ["--early_stopping_patience", "0"]  # it is to train that long
+        command += ["--early_stopping_patience", "1000000"]  # it is to train that long
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "--max_steps" in flags:
@@ -156,11 +159,16 @@ def main() -> int:
         finally:
             if whole.poll() is None:
                 os.killpg(whole.pid, signal.SIGKILL)
-        return report({"whole": Run(folder / "whole"), "killed": killed})
+        minutes = round((time.monotonic() - begin) / 60)
+        differing = report({"whole": Run(folder / "whole"), "killed": killed})
+    if args.record is not None:
+        figures = {"kills": killed.kills, "of them in the middle of a checkpoint": killed.torn, "steps": steps}
+        store(args.record, figures | {"differing weights and losses": differing}, this_command(), minutes=minutes)
+    return int(differing > 0)
 
 
 def report(runs: dict[str, Run]) -> int:
-    """Print the table of two runs; returns the exit status."""
+    """Print the table of two runs; return how many weights and figures differ."""
     histories = {kind: history(run.directory) for kind, run in runs.items()}
     print("| | whole | killed and resumed |\n|---|--:|--:|")
     for name, values in (
@@ -173,7 +181,9 @@ def report(runs: dict[str, Run]) -> int:
     whole, killed = (load_file(run.directory / "model.safetensors") for run in runs.values())
     largest = max(float((whole[name] - killed[name]).abs().max()) for name in whole)
     print(f"\nlargest difference of a final weight: {largest:.3g}{'' if largest else ', bit-equal'}")
-    return int(largest != 0 or histories["whole"] != histories["killed"])
+    names = histories["whole"].keys() | histories["killed"].keys()
+    figures = sum(histories["whole"].get(name) != histories["killed"].get(name) for name in names)
+    return figures + sum(not torch.equal(whole[name], killed[name]) for name in whole)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a training step cannot do without: its matrix products, at the speed that this machine has for them.
+"""Lower bound on the time of a training step: its matrix products at the speed of this machine.
 
 The step is that of `samples.Samples.translator` on a batch by tokens. Its products are written down by shape, each is
 timed alone with `torch.mm` in turns with the step, and their sum is the time that no program of the same products goes
@@ -19,11 +19,11 @@ class Product(NamedTuple):
     """`[m, k]` times `[k, n]`, `count` times in a step's forward pass.
 
     Attributes:
-        name: What it is for.
+        name: Part of the model.
         m: Rows.
-        k: What is summed over.
+        k: Size of the dimension that is summed over.
         n: Columns.
-        count: How often.
+        count: Number of such products in a step.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Product(NamedTuple):
 
 @dataclass
 class Limit:
-    """What was found.
+    """Time of a training step and of its matrix products alone.
 
     Attributes:
         numbers: `float32` or `bfloat16`.

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from record import store, this_command
 from transformers import Pipeline, pipeline, set_seed
 
 import hfseq
@@ -191,7 +192,7 @@ def slope(requests: list[int], memory: list[float]) -> float:
 
 
 def main() -> int:
-    """Make the requests; returns the exit status."""
+    """Make the requests; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--report", type=int, default=1000, help="requests between two lines")
@@ -199,6 +200,7 @@ def main() -> int:
     parser.add_argument(
         "--models", nargs="+", choices=["rnn", "lstm", "gru", "cnn"], default=["rnn", "lstm", "gru", "cnn"]
     )
+    parser.add_argument("--record", metavar="ID", help="entry of scores.json to store the figures in")
     args = parser.parse_args()
     # Read when the first kernel is made.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
@@ -242,6 +244,10 @@ def main() -> int:
         print(f"\n{count} x {name}\n    first: {first[name]}")
     growth = slope(numbers, memory) if numbers else 0.0
     print(f"\n{errors.total()} errors; memory: {growth:+.2f} MB in 10,000 requests, after the first fifth of them")
+    if args.record is not None:
+        title = "growth of memory in 10 000 requests after the first fifth, MB"
+        figures = {"requests": done, "errors": errors.total(), title: round(growth, 2)}
+        store(args.record, figures, this_command(), minutes=round((time.perf_counter() - begin) / 60))
     return int(bool(errors) or growth > LIMIT_MB)
 
 

@@ -2,7 +2,8 @@
 
     .venv/bin/python benchmarks/padding_and_beams.py
 
-Every model is small, of random weights, and gets `attention_mask` in every call. Printed, as a Markdown table:
+Every model is small, of random weights, and gets `attention_mask` in every call. The figures go into
+`benchmarks/padding_and_beams.json`, from which `make results` renders the table:
 
 - padding error: the largest difference, at valid positions, between the logits of a row in a padded batch and of the
   row alone, in standard deviations of the logits; for padding on the left, on the right, and gaps anywhere;
@@ -12,21 +13,20 @@ Every model is small, of random weights, and gets `attention_mask` in every call
 - padded beams: how many rows of the left-padded batch give the beams that they give alone; without a cache, and said
   so, where a cache raises.
 
-Exceptions stand below the table with their first line. What gives transformers 5.24 its figures: RWKV and xLSTM take a
+Exceptions follow the table with their first line. Causes of the figures of transformers 5.24: RWKV and xLSTM take a
 mask and drop it without a warning, and their caches have no `reorder_cache`. RWKV's step by one token adds states
 `[B, H]` to inputs `[B, 1, H]`, which mixes the rows of a batch. Mamba zeroes its inputs at padding: that keeps a zero
 state zero, but a state decays along a gap, whose zeros the convolution sees too.
 """
 
-import platform
 from collections.abc import Iterator
 
 import torch
-import transformers
+from exactness import PADDING, padding_table, write
+from timing import machine
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, MambaConfig, PreTrainedModel, RwkvConfig, set_seed, xLSTMConfig
 
-import hfseq
 from hfseq.models import MODEL_CLASSES
 
 VOCABULARY, PAD = 500, 0
@@ -88,7 +88,7 @@ def generate(model: PreTrainedModel, rows: list[Tensor], width: int, **options: 
 
 
 def attempt(model: PreTrainedModel, rows: list[Tensor], width: int | None, **options: object) -> Tensor | Exception:
-    """What `generate` returns or raises for a batch, or for each row by itself if there is no width."""
+    """Return or catch the result of `generate` for a batch, or for each row by itself if there is no width."""
     try:
         if width is None:
             return torch.cat([generate(model, [row], len(row), **options) for row in rows])
@@ -98,7 +98,7 @@ def attempt(model: PreTrainedModel, rows: list[Tensor], width: int | None, **opt
 
 
 def agreement(first: Tensor | Exception, second: Tensor | Exception) -> str:
-    """How many rows of two generated batches are equal, or which exception there was instead of one."""
+    """Number of equal rows of two generated batches, or the exception raised instead of one."""
     for result in (first, second):
         if isinstance(result, Exception):
             return type(result).__name__
@@ -132,23 +132,16 @@ def measure(model: PreTrainedModel) -> tuple[list[str], set[str]]:
 
 @torch.no_grad()
 def main() -> None:
-    """Print versions, the table and the exceptions."""
-    print(
-        f"hfseq {hfseq.__version__}, transformers {transformers.__version__}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}, float32 on CPU\n"
-    )
+    """Measure, write the figures and print the table."""
     columns = ["left", "right", "gaps", "greedy, one length", "greedy, left-padded", "beams", "padded beams"]
-    print(f"| model | {' | '.join(columns)} |")
-    print("|---|" + "---|" * len(columns))
-    raised = {}
+    rows, raised = {}, {}
     for model in models():
-        name = f"`{model.config.model_type}`"
-        cells, raised[name] = measure(model)
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    print()
-    for name, errors in raised.items():
-        for error in sorted(errors):
-            print(f"{name} raises {error}")
+        name = model.config.model_type
+        rows[name], errors = measure(model)
+        raised[name] = sorted(errors)
+    about = machine(torch.get_num_threads(), "cpu") | {"command": "python benchmarks/padding_and_beams.py"}
+    write(PADDING, {"about": about, "columns": columns, "rows": rows, "raised": raised})
+    print("\n".join(padding_table()))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Where the time of a training step goes, by kind of work.
+"""Shares of the time of a training step, by kind of work.
 
     python benchmarks/profile_step.py --data folder/with/multi30k [--bf16]
 
 profiles the step of `samples.Samples.translator` on a batch by tokens, and prints its kinds of work and its longest
-operations. The profiler makes short operations longer, so that shares are told, not times.
+operations. The profiler makes short operations longer, so that shares are reported, not times.
 """
 
 import argparse

@@ -1,69 +1,103 @@
-"""The table and the plots of the speed benchmarks."""
+"""The page of results and the plots of the speed benchmarks."""
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
-from limits import Limit
+import scores
+from limits import Limit, Product
 from matplotlib.figure import Figure
 from timing import Row
 
-QUALITY = Path(__file__).with_name("QUALITY.md")
+FILES = {"cpu": "results.json", "cuda": "results_cuda.json"}
+NOTES = Path(__file__).with_name("notes.md")
 
 
-def write_results(
-    tables: Mapping[str, tuple[Mapping[str, str], Sequence[Row]]],
-    limits: Sequence[Limit],
-    profiles: Mapping[str, Mapping[str, float]],
-    folder: Path,
-) -> None:
-    """Write `RESULTS.md`: the speed that was just measured, and `QUALITY.md` as it is.
-
-    Args:
-        tables: `cpu`, and `cuda` where there was a GPU: machine, versions, texts and command, by their titles, and
-            the rows.
-        limits: Of a training step on the CPU, for each kind of numbers.
-        profiles: Kind of numbers to the share of a step on the CPU that each kind of work has.
-        folder: Where it goes, beside the plots.
-    """
+def results_page(folder: Path) -> str:
+    """Return the text of RESULTS.md: speed from the files in `folder`, then notes, scores and their provenance."""
+    found = {
+        device: json.loads((folder / name).read_text(encoding="utf-8"))
+        for device, name in FILES.items()
+        if (folder / name).exists()
+    }
+    tables = {device: [Row(**row) for row in values["rows"]] for device, values in found.items()}
+    limits = [
+        Limit(**limit | {"products": [(Product(*one), *rest) for one, *rest in limit["products"]]})
+        for limit in found["cpu"]["limits"]
+    ]
     lines = [
         "# Results",
         "",
+        "Rendered by `make results` from `results.json`, `results_cuda.json` and `scores.json`; `make bench` measures",
+        "speed.",
+        "",
+        *speed(tables, limits, found["cpu"]["profiles"], found["cpu"]["about"]),
+        NOTES.read_text(encoding="utf-8").strip(),
+        "",
+        *scores.quality(scores.load_scores()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def speed(
+    tables: Mapping[str, Sequence[Row]],
+    limits: Sequence[Limit],
+    profiles: Mapping[str, Mapping[str, float]],
+    about: Mapping[str, Mapping[str, str]],
+) -> list[str]:
+    """Lines of the section about speed.
+
+    Args:
+        tables: Rows of `cpu`, and of `cuda` where there was a GPU.
+        limits: Limit of a training step on the CPU, for each kind of numbers.
+        profiles: Kind of numbers to the share of a step on the CPU that each kind of work has.
+        about: Machine, versions and command of `curves`, `limits` and `profiles`.
+    """
+    gpu = ["### On a GPU", "", *table(tables["cuda"]), ""] if "cuda" in tables else []
+    return [
         "## Speed",
         "",
-        "Written by `make bench`. A ratio is the median of rounds in which both sides took turns, with the smallest",
-        "and the largest in brackets. What is equal on both sides and what is not stands with each measure, in",
-        "`benchmarks/speed_*.py`.",
+        "A ratio is the median of rounds in which both sides took turns, with smallest and largest in brackets.",
+        "The docstring of each measure, in `benchmarks/speed_*.py`, says what is equal on both sides and what is not.",
         "",
-        *section(*tables["cpu"]),
+        *table(tables["cpu"]),
+        "",
         "![ratios](ratios.png)",
         "",
         "![time and memory of generation by length](language_models.png)",
         "",
-        *(["### On a GPU", "", *section(*tables["cuda"])] if "cuda" in tables else []),
+        *describe(about["curves"]),
+        "",
+        *gpu,
         "### Where the time of a training step goes",
+        "",
+        *describe(about["profiles"]),
         "",
         *describe_profiles(profiles),
         "",
         "### The limit of a training step",
+        "",
+        *describe(about["limits"]),
         *(line for limit in limits for line in ("", *describe_limit(limit))),
         "",
-        QUALITY.read_text(encoding="utf-8").strip(),
     ]
-    (folder / "RESULTS.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def section(about: Mapping[str, str], rows: Sequence[Row]) -> list[str]:
-    """Lines of what a table depends on, and the table."""
-    titles = [f"- {title}: {value if title != 'command' else f'`{value}`'}" for title, value in about.items()]
-    return [*titles, "", *table(rows), ""]
+def describe(about: Mapping[str, str]) -> list[str]:
+    """One line on what a measurement depends on."""
+    parts = [f"{title}: {value if title != 'command' else f'`{value}`'}" for title, value in about.items()]
+    return [f"Measured on {'; '.join(parts)}."]
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Lines of the Markdown table, and the notes below it."""
-    lines = ["| measure | beside | ratio | to reach | | figures (medians) |", "|---|---|---|---|---|---|"]
-    notes = []
+    """Lines of the Markdown table, the notes below it, and what each group of rows was measured on."""
+    titles = ["measure", "beside", "ratio", "to reach", "verdict", "figures (medians)", "measured"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    notes: list[str] = []
+    machines: list[Mapping[str, str]] = []
     for row in rows:
         ratio = "" if row.median is None else f"{row.median:.3g} [{min(row.ratios):.3g}..{max(row.ratios):.3g}]"
         target = f"{'≤' if row.at_most else '≥'} {row.target:g}"
@@ -72,8 +106,13 @@ def table(rows: Sequence[Row]) -> list[str]:
         if row.note:
             notes.append(f"{len(notes) + 1}. {row.note}.")
             mark = f" ({len(notes)})"
-        lines.append(f"| {row.measure}{mark} | {row.beside} | {ratio} | {target} | {row.verdict} | {figures} |")
-    return [*lines, "", *notes] if notes else lines
+        if row.about not in machines:
+            machines.append(row.about)
+        letter = ascii_uppercase[machines.index(row.about)]
+        cells = [f"{row.measure}{mark}", row.beside, ratio, target, row.verdict, figures, letter]
+        lines.append(f"| {' | '.join(cells)} |")
+    measured = [f"- {letter}: {describe(about)[0]}" for letter, about in zip(ascii_uppercase, machines, strict=False)]
+    return [*lines, "", *([*notes, ""] if notes else []), *measured]
 
 
 def describe_profiles(profiles: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -1,12 +1,12 @@
-"""All speed benchmarks: the table of `benchmarks/RESULTS.md`, its plots, and the figures as JSON.
+"""All speed benchmarks: their figures as JSON, the plots, and `benchmarks/RESULTS.md`.
 
     make bench DATA=folder/with/multi30k JOEYNMT=joeynmt/bin/python
 
 runs `python benchmarks/run.py --data … --joeynmt_python …`; with `--only beams greedy` it measures these again and
-leaves the rest of the results as it is. Everything that is compared takes turns on one machine, with one number of
-threads; a ratio is the median of its rounds. Without --data the texts are the embedded pairs; without --joeynmt_python
-the rows beside JoeyNMT are not measured. `--device cuda` measures on a GPU, whose table stands below that of the CPU;
-`--only` with nothing after it puts the files of figures into the results without measuring.
+leaves the other rows as they are. Every row has its own machine, command, commit and date. Everything that is compared
+takes turns on one machine, with one number of threads; a ratio is the median of its rounds. Without --data the texts
+are the embedded pairs; without --joeynmt_python the rows beside JoeyNMT are not measured. `--device cuda` measures on
+a GPU, whose table follows that of the CPU. `make results` renders RESULTS.md from the JSON files without measuring.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from limits import Limit, Product, training_limit
+from limits import training_limit
 from profile_step import profiled, shares
-from results import plot_language_models, plot_ratios, write_results
+from results import FILES, plot_language_models, plot_ratios, results_page
 from samples import LARGE, QUICK, Samples, Sizes
 from speed_encoder import encoders
 from speed_generation import beams_beside_joeynmt, greedy_beside_hand, language_model_beside_gpt2
@@ -41,7 +41,6 @@ MEASURES: dict[str, Callable[[Samples, argparse.Namespace], Any]] = {
     "input": lambda samples, args: input_pipeline(samples),
 }
 """Name of a measure to what takes it: a row, rows, or rows and the curves of the language models."""
-FILES = {"cpu": "results.json", "cuda": "results_cuda.json"}
 ON_A_GPU = [name for name in MEASURES if name != "import"]
 
 
@@ -58,13 +57,30 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help="tiny sizes, to see whether all runs; figures say nothing"
     )
     parser.add_argument(
-        "--only", nargs="*", choices=MEASURES, help="measure these alone, and put them into the results that are there"
+        "--only", nargs="+", choices=MEASURES, help="measure these alone, and update the results with them"
     )
     return parser.parse_args(argv)
 
 
+def describe(samples: Samples, args: argparse.Namespace) -> dict[str, str]:
+    """Machine, versions, texts and command, without the folders of this machine."""
+    given = {"data": "DATA=multi30k", "joeynmt_python": "JOEYNMT=joeynmt/bin/python"}
+    if args.quick or args.only:
+        flags = {"data": "--data multi30k", "joeynmt_python": "--joeynmt_python joeynmt/bin/python"}
+        parts = ["python benchmarks/run.py", *(flag for name, flag in flags.items() if getattr(args, name))]
+        parts += [] if args.device == "cpu" else [f"--device {args.device}"]
+        parts += [f"--rounds {args.rounds}"] if args.rounds else []
+        parts += (["--quick"] if args.quick else []) + (["--only", *args.only] if args.only else [])
+    else:
+        parts = ["make bench", *(text for name, text in given.items() if getattr(args, name))]
+        parts += [] if args.device == "cpu" else [f"DEVICE={args.device}"]
+        parts += [f"ROUNDS={args.rounds}"] if args.rounds else []
+    return machine(args.threads, args.device) | {"texts": samples.name, "command": " ".join(parts)}
+
+
 def measure(samples: Samples, args: argparse.Namespace, names: Sequence[str]) -> tuple[list[Row], dict]:
     """The rows of these measures, and the curves of the language models."""
+    about = describe(samples, args)
     rows: list[Row] = []
     curves: dict = {}
     for name in names:
@@ -72,26 +88,20 @@ def measure(samples: Samples, args: argparse.Namespace, names: Sequence[str]) ->
         if isinstance(found, tuple):
             found, curves = found
         for row in found if isinstance(found, list) else [found]:
-            rows.append(row)
+            rows.append(replace(row, about=about))
             ratio = "" if row.median is None else f" {row.median:.3g}"
             print(f"{row.measure} / {row.beside}:{ratio} ({row.verdict})", flush=True)
     return rows, curves
 
 
 def measure_all(samples: Samples, args: argparse.Namespace) -> dict[str, Any]:
-    """What a file of figures holds."""
+    """Measure everything; return the contents of a file of figures."""
     on_cpu = args.device == "cpu"
     rows, curves = measure(samples, args, list(MEASURES) if on_cpu else ON_A_GPU)
     kinds = {"float32": False, "bfloat16": True} if on_cpu else {}
     limits = [training_limit(samples, bf16) for bf16 in kinds.values()]
     profiles = {numbers: shares(profiled(samples, bf16)) for numbers, bf16 in kinds.items()}
-    # Without the folders of this machine.
-    given = {"data": "DATA=multi30k", "joeynmt_python": "JOEYNMT=joeynmt/bin/python"}
-    command = " ".join(["make bench", *(text for name, text in given.items() if getattr(args, name))])
-    command = "python benchmarks/run.py --quick" if args.quick else command
-    command += "" if on_cpu else " DEVICE=cuda"
-    command += f" ROUNDS={args.rounds}" if args.rounds else ""
-    about = machine(args.threads, args.device) | {"texts": samples.name, "command": command}
+    about = dict.fromkeys(("curves", "limits", "profiles"), describe(samples, args))
     values = {"about": about, "rows": [asdict(row) for row in rows], "curves": curves}
     return values | {"limits": [asdict(limit) for limit in limits], "profiles": profiles}
 
@@ -100,9 +110,12 @@ def measure_again(samples: Samples, args: argparse.Namespace, values: dict[str, 
     """`values` with the rows of `--only` measured anew."""
     rows, curves = measure(samples, args, args.only)
     new = {(row.measure, row.beside): asdict(row) for row in rows}
-    # A row that has another name now stands at the end.
+    # Rows that were renamed go to the end.
     kept = [new.pop((row["measure"], row["beside"]), row) for row in values["rows"]]
-    return values | {"rows": [*kept, *new.values()], "curves": curves or values["curves"]}
+    values |= {"rows": [*kept, *new.values()]}
+    if curves:
+        values |= {"curves": curves, "about": values["about"] | {"curves": rows[0].about}}
+    return values
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -114,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
         sizes = replace(sizes, rounds=args.rounds)
     samples = Samples(sizes, args.data, args.device)
     file = args.output_dir / FILES[args.device]
-    if args.only is not None:
+    if args.only:
         values = measure_again(samples, args, json.loads(file.read_text(encoding="utf-8")))
     else:
         values = measure_all(samples, args)
@@ -124,25 +137,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def report(folder: Path) -> None:
-    """Write what was measured on each device; plots, profiles and limits are those of the CPU."""
-    found = {
-        device: json.loads((folder / name).read_text(encoding="utf-8"))
-        for device, name in FILES.items()
-        if (folder / name).exists()
-    }
-    if "cpu" not in found:
-        print(f"no {FILES['cpu']} in {folder}, so that no RESULTS.md is written there")
+    """Draw the plots, which are those of the CPU, and write RESULTS.md."""
+    path = folder / FILES["cpu"]
+    if not path.exists():
+        print(f"there is no {path}, so that no RESULTS.md is written")
         return
-    rows = {device: [Row(**row) for row in values["rows"]] for device, values in found.items()}
-    values = found["cpu"]
-    limits = [
-        Limit(**limit | {"products": [(Product(*one), *rest) for one, *rest in limit["products"]]})
-        for limit in values["limits"]
-    ]
-    plot_ratios(rows["cpu"], folder / "ratios.png")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    plot_ratios([Row(**row) for row in values["rows"]], folder / "ratios.png")
     plot_language_models(values["curves"], folder / "language_models.png")
-    tables = {device: (values["about"], rows[device]) for device, values in found.items()}
-    write_results(tables, limits, values["profiles"], folder)
+    (folder / "RESULTS.md").write_text(results_page(folder), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ SOURCE, TARGET = "de", "en"
 
 @dataclass(frozen=True)
 class Sizes:
-    """How large everything is; the defaults are the translator of `recipes/configs/translation_multi30k.yaml`.
+    """Sizes of models, data and rounds; by default those of `recipes/configs/translation_multi30k.yaml`.
 
     Attributes:
         vocabulary: Tokens of both languages together.
@@ -156,7 +156,7 @@ def real_tokens(batch: dict[str, Tensor]) -> int:
 def train_step(
     model: PreTrainedModel, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], bf16: bool = False
 ) -> None:
-    """What a training step of the recipes computes: smoothed loss, gradients, their norm, the update.
+    """Run a training step of the recipes: smoothed loss, gradients, their norm, the update.
 
     Args:
         model: In training.

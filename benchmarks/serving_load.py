@@ -33,6 +33,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from record import store, this_command
 from transformers import AutoTokenizer
 from transformers.utils import logging
 
@@ -47,12 +48,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_dir", nargs="?", help="a language model and its tokenizer")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--requests", type=int, default=64, help="of all clients together, in each measurement")
-    parser.add_argument("--max_tokens", type=int, default=64, help="length of an answer")
-    parser.add_argument("--max_batch_size", type=int, default=32, help="of the server that batches")
+    parser.add_argument("--requests", type=int, default=64, help="requests of all clients in each measurement")
+    parser.add_argument("--max_tokens", type=int, default=64, help="tokens of an answer")
+    parser.add_argument("--max_batch_size", type=int, default=32, help="batch size of the batching server")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1, help="of each server")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each server")
     parser.add_argument("--output", type=Path, help="JSON file of all figures")
+    parser.add_argument("--record", metavar="ID", help="entry of scores.json to store the figures in")
     args = parser.parse_args()
     if args.max_batch_size < 2:
         parser.error("--max_batch_size must be at least 2: one at a time is measured anyway")
@@ -80,6 +82,15 @@ def main() -> None:
     )
     print_table(rounds, args.clients, args.max_batch_size)
     print(f"\n{versions}")
+    if args.record is not None:
+        titles = {"tokens_per_second": "tokens/s", "p95": "p95", "first_token_p50": "the time to the first token"}
+        clients = [f"{number} client{'s' * (number > 1)}" for number in args.clients]
+        figures = {
+            f"ratio of {title}, {clients[index]}": round(ratio(rounds, index, args.max_batch_size, name), 2)
+            for name, title in titles.items()
+            for index in range(len(clients))
+        }
+        store(args.record, figures, this_command(), on=f"{args.threads} threads")
     if args.output is not None:
         args.output.write_text(json.dumps({"versions": versions, "rounds": rounds}, indent=2) + "\n", encoding="utf-8")
 
@@ -154,7 +165,7 @@ def load(port: int, bodies: list[dict], clients: int) -> tuple[list[str], dict[s
 
 
 def send_all(clients: int, bodies: list[dict], send: Callable) -> tuple[list, float]:
-    """What each request gave, and the seconds of all."""
+    """Send requests from several clients; return the results and the total time in seconds."""
     with ThreadPoolExecutor(clients) as pool:
         begin = time.perf_counter()
         results = list(pool.map(send, bodies))
@@ -195,6 +206,12 @@ def check(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
     return answer
 
 
+def ratio(rounds: list[list[dict]], index: int, max_batch_size: int, name: str) -> float:
+    """Median over the rounds of a figure with batching over that without."""
+    figures = [one[index]["figures"] for one in rounds]
+    return statistics.median(found[max_batch_size][name] / found[1][name] for found in figures)
+
+
 def print_table(rounds: list[list[dict]], clients: list[int], max_batch_size: int) -> None:
     """Medians of the figures and of the ratios."""
     print("| clients | at once | requests/s | tokens/s | p50, s | p95, s | first token, p50, s | same answers |")
@@ -205,10 +222,7 @@ def print_table(rounds: list[list[dict]], clients: list[int], max_batch_size: in
         for size in (1, max_batch_size):
             medians = [statistics.median(case["figures"][size][name] for case in cases) for name in FIGURES]
             print(f"| {number} | {size} | {' | '.join(f'{value:.3g}' for value in medians)} | |")
-        ratios = [
-            statistics.median(case["figures"][max_batch_size][name] / case["figures"][1][name] for case in cases)
-            for name in FIGURES
-        ]
+        ratios = [ratio(rounds, index, max_batch_size, name) for name in FIGURES]
         print(f"| {number} | ratio | {' | '.join(f'{value:.3g}' for value in ratios)} | {same} |")
 
 

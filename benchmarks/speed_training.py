@@ -130,7 +130,7 @@ class Prepared(torch.utils.data.Dataset):
 
     Args:
         samples: Whose texts and tokenizer they are made with.
-        model: What the batches are for.
+        model: Model that the batches are for.
         chosen: Numbers of the training rows of each.
     """
 

@@ -1,11 +1,13 @@
-"""Times of things that are compared: taken in turns on one machine, and told as ratios."""
+"""Times of things that are compared, taken in turns on one machine, and their ratios."""
 
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,14 @@ class Row:
     """One line of the table.
 
     Attributes:
-        measure: What is timed.
-        beside: What a person would use instead.
+        measure: Name of the measurement.
+        beside: The alternative that it is compared with.
         target: The ratio to reach.
         ratios: One for each round; empty if it was not measured.
         at_most: Whether the ratio is to stay below the target, as a cost, not above it.
-        note: What the figures do not say, or how to get them.
+        note: Remark on the figures, or how to get them.
         figures: Medians in plain units, by their name.
+        about: Provenance: machine, versions, command, commit, date.
     """
 
     measure: str
@@ -39,6 +42,7 @@ class Row:
     at_most: bool = False
     note: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
     def median(self) -> float | None:
@@ -55,7 +59,7 @@ class Row:
 
 
 def synchronize() -> None:
-    """Wait until a GPU, if there is one, has done what it was told."""
+    """Wait until a GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -96,12 +100,12 @@ def in_turns(sides: Mapping[str, Side], rounds: int, warm_up: int = 1) -> dict[s
 
 
 def speedups(times: Mapping[str, Sequence[float]], ours: str, theirs: str) -> list[float]:
-    """How many times as fast `ours` was as `theirs` at the same work, in each round."""
+    """Speed of `ours` over that of `theirs` at the same work, in each round."""
     return [other / own for own, other in zip(times[ours], times[theirs], strict=True)]
 
 
 def machine(threads: int, device: str) -> dict[str, str]:
-    """What the figures depend on: device, processor, memory, threads, versions."""
+    """Device, processor, memory, threads, versions, commit and date, on which figures depend."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -114,4 +118,18 @@ def machine(threads: int, device: str) -> dict[str, str]:
         "versions": f"hfseq {hfseq.__version__}, transformers {transformers.__version__}, torch {torch.__version__}, "
         f"Python {platform.python_version()}",
         "numbers": "float32",
+        "commit": commit(),
+        "date": date.today().isoformat(),
     }
+
+
+def commit() -> str:
+    """The checked-out commit, marked if what is measured differs from it."""
+
+    def git(*arguments: str) -> str:
+        root = Path(__file__).parents[1]
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True).stdout.strip()
+
+    code = ("hfseq", "benchmarks/*.py", "recipes/*.py", "recipes/configs")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *code)
+    return f"{git('rev-parse', '--short', 'HEAD') or 'not recorded'}{' with changes' if changed else ''}"

@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import beside_joeynmt  # noqa: E402
 import limits  # noqa: E402
 import results  # noqa: E402
+import run  # noqa: E402
 import samples  # noqa: E402
 import speed_encoder  # noqa: E402
 import speed_generation  # noqa: E402
@@ -52,27 +53,28 @@ def limit():
 
 
 def test_the_table(tmp_path):
+    machine = {"threads": "1", "command": "make bench"}
     rows = [
-        timing.Row("speed", "loop", 2.0, [1.0, 4.0, 3.0], figures={"ms": [5.0, 7.0, 6.0]}),
-        timing.Row("cost", "step", 0.05, [0.1], at_most=True, note="why"),
-        timing.Row("other", "tool", 3.0, note="how to get it"),
+        timing.Row("speed", "loop", 2.0, [1.0, 4.0, 3.0], figures={"ms": [5.0, 7.0, 6.0]}, about=machine),
+        timing.Row("cost", "step", 0.05, [0.1], at_most=True, note="why", about={"threads": "1", "date": "today"}),
+        timing.Row("other", "tool", 3.0, note="how to get it", about=machine),
     ]
     profiles = {"float32": {"loss": 0.75, "rest": 0.25}, "bfloat16": {"rest": 1.0}}
-    tables = {"cpu": ({"threads": "1", "command": "make bench"}, rows)}
-    results.write_results(tables, [limit()], profiles, tmp_path)
-    text = (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
-    assert "| speed | loop | 3 [1..4] | ≥ 2 | reached | 6 ms |" in text
-    assert "| cost (1) | step | 0.1 [0.1..0.1] | ≤ 0.05 | missed |  |" in text
-    assert "| other (2) | tool |  | ≥ 3 | not measured |  |" in text
+    about = dict.fromkeys(("curves", "limits", "profiles"), {"threads": "2"})
+    text = "\n".join(results.speed({"cpu": rows}, [limit()], profiles, about))
+    assert "| speed | loop | 3 [1..4] | ≥ 2 | reached | 6 ms | A |" in text
+    assert "| cost (1) | step | 0.1 [0.1..0.1] | ≤ 0.05 | missed |  | B |" in text
+    assert "| other (2) | tool |  | ≥ 3 | not measured |  | A |" in text
     assert "1. why.\n2. how to get it." in text
-    assert "- command: `make bench`" in text
+    assert "- A: Measured on threads: 1; command: `make bench`.\n- B: Measured on threads: 1; date: today." in text
+    assert text.count("Measured on threads: 2.") == 3
     assert "| loss | 75.0% | 0.0% |" in text and "| rest | 25.0% | 100.0% |" in text
     assert "60%" in text and "| output layer | 10 × 20 × 30 | 2 | 100.0% | 50 |" in text
     assert "### On a GPU" not in text
-    gpu = {"cuda": ({"device": "H"}, [timing.Row("speed", "loop", 2.0, [9.0])])}
-    results.write_results(tables | gpu, [limit()], profiles, tmp_path)
-    below = (tmp_path / "RESULTS.md").read_text(encoding="utf-8").partition("### On a GPU")[2]
-    assert "- device: H" in below and "| speed | loop | 9 [9..9] | ≥ 2 | reached |  |" in below
+    gpu = {"cuda": [timing.Row("speed", "loop", 2.0, [9.0], about={"device": "H"})]}
+    text = "\n".join(results.speed({"cpu": rows} | gpu, [limit()], profiles, about))
+    below = text.partition("### On a GPU")[2]
+    assert "device: H." in below and "| speed | loop | 9 [9..9] | ≥ 2 | reached |  | A |" in below
     results.plot_ratios(rows, tmp_path / "ratios.png")
     curves = {"tokens": [8, 16], "ms": {"LSTM": [1.0, 1.0]}, "bytes": {"LSTM": [4, 4]}}
     results.plot_language_models(curves, tmp_path / "models.png")
@@ -145,3 +147,18 @@ def test_quick_sizes_change_all_that_takes_time():
     full, quick = vars(samples.Sizes()), vars(samples.QUICK)
     assert all(quick[name] < full[name] for name in full)
     json.dumps(quick)
+
+
+def test_rows_that_are_measured_again_have_a_machine_of_their_own(tmp_path, monkeypatch):
+    """`--only` leaves the other rows with theirs, and curves that it did not take."""
+    old = {"processor": "old", "command": "make bench"}
+    rows = [timing.Row("a", "b", 1.0, [2.0], about=old), timing.Row("c", "d", 1.0, [2.0], about=old)]
+    values = {"rows": [vars(row) for row in rows], "curves": {"tokens": [1]}, "about": {"curves": old}}
+    monkeypatch.setitem(run.MEASURES, "greedy", lambda *_: timing.Row("c", "d", 1.0, [0.5]))
+    monkeypatch.setattr(run, "machine", lambda *_: {"processor": "new"})
+    args = run.parse(["--only", "greedy", "--rounds", "3"])
+    found = run.measure_again(samples.Samples(samples.QUICK, None, "cpu"), args, values)
+    assert [row["about"]["processor"] for row in found["rows"]] == ["old", "new"]
+    assert found["rows"][1]["about"]["command"] == "python benchmarks/run.py --rounds 3 --only greedy"
+    assert found["rows"][1]["ratios"] == [0.5]
+    assert (found["curves"], found["about"]) == (values["curves"], values["about"])

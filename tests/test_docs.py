@@ -1,5 +1,6 @@
-"""The tutorials do what they say: their code runs, in order, as a reader would paste it."""
+"""The code of the tutorials and of README runs, in order, as a reader would paste it; links lead somewhere."""
 
+import importlib.util
 import os
 import re
 import shlex
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+import hfseq
 from hfseq.data.embedded.cldr import cldr_pairs
+from hfseq.tokenization import train_tokenizer
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").glob("[0-9]-*.md"))
 # What makes a run short enough for a test; the code is the page's. All of the embedded pairs are those of one page.
 EPOCHS = "--num_train_epochs 3"
 SHORT = "--max_steps 60 --eval_strategy steps --eval_steps 60 --save_strategy steps --save_steps 60 --num_beams 1"
@@ -76,6 +79,62 @@ def test_the_pictures_are_those_that_the_code_draws(results):
         for name in re.findall(r"\(images/(.*?)\)", page.read_text(encoding="utf-8")):
             assert (folder / "docs" / "images" / name).read_bytes().startswith(b"\x89PNG")
             assert (ROOT / "docs" / "images" / name).read_bytes().startswith(b"\x89PNG")
+
+
+README = ROOT / "README.md"
+TEXTS = ["a line of text", "Saturday, March 5, 2031", "the plot is not dull", "return total / count"] * 10
+HEADS = {
+    "translation_demo": hfseq.LstmForConditionalGeneration,
+    "summarization_demo": hfseq.LstmForConditionalGeneration,
+    "sentiment_demo": hfseq.LstmForSequenceClassification,
+    "tagging_demo": hfseq.LstmForTokenClassification,
+    "language_modeling_demo": hfseq.LstmForCausalLM,
+}
+
+
+def test_the_code_of_the_readme_runs(tmp_path):
+    """On models of random weights where the demos of the recipes leave theirs."""
+    tokenizer = train_tokenizer(TEXTS, model="word", vocab_size=60)
+    config = hfseq.LstmConfig(vocab_size=len(tokenizer), hidden_size=8, embedding_size=8)
+    for name, head in HEADS.items():
+        head(config).save_pretrained(tmp_path / "outputs" / name)
+        tokenizer.save_pretrained(tmp_path / "outputs" / name)
+    code = [text for language, text in blocks(README) if language == "python"]
+    assert set(re.findall(r"outputs/(\w+)", "".join(code))) == set(HEADS)
+    for text in code:
+        run([sys.executable, "-c", text], tmp_path)
+
+
+def test_the_commands_of_the_readme_exist():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 200
+    scripts = set(re.findall(r"python (recipes/\w+\.py)", text))
+    assert scripts == {f"recipes/{path.name}" for path in (ROOT / "recipes").glob("*.py")} - {
+        "recipes/monitoring.py",  # watches a model that is in use
+        *(f"recipes/{name}_accelerate.py" for name in ("translation", "summarization", "sentiment", "finetuning")),
+    }
+    settings = [path.read_text(encoding="utf-8") for path in (ROOT / "recipes" / "configs").glob("*_demo*.yaml")]
+    kept = {name for text in settings for name in re.findall(r"^output_dir: outputs/(\w+)", text, re.MULTILINE)}
+    assert set(HEADS) <= kept
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    pages = [README, ROOT / "CONTRIBUTING.md", ROOT / "recipes" / "README.md"]
+    assert {name for page in pages for name in re.findall(r"\bmake ([a-z]+)\b`", page.read_text("utf-8"))} <= targets
+    for module in set(re.findall(r"python -m (hfseq[\w.]*)", text)):
+        assert importlib.util.find_spec(module)
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "recipes/README.md", "benchmarks/RESULTS.md"]
+)
+def test_links_lead_somewhere(name):
+    page = ROOT / name
+    for link in re.findall(r"\]\((?!https?:)(.*?)\)", page.read_text(encoding="utf-8")):
+        name, _, heading = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, link
 
 
 def test_the_readme_names_them():

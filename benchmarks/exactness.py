@@ -1,0 +1,45 @@
+"""Tables of padding errors and of the memory of caches, from the JSON files of the benchmarks that measure them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+PADDING, CACHE = FOLDER / "padding_and_beams.json", FOLDER / "cache_memory.json"
+
+
+def padding_table(path: Path = PADDING) -> list[str]:
+    """Lines of the table of `padding_and_beams.py`, and the exceptions below it."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    lines = _table(["model", *values["columns"]], [[f"`{name}`", *cells] for name, cells in values["rows"].items()])
+    raised = [f"- `{name}` raises `{error}`" for name, errors in values["raised"].items() for error in errors]
+    return [*lines, "", *raised, *([""] if raised else []), _measured(values["about"])]
+
+
+def cache_table(path: Path = CACHE) -> list[str]:
+    """Lines of the table of `cache_memory.py`."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    short, long = values["tokens"]
+    rows = [
+        [f"`{row['model']}`", f"{row['parameters']:,}", *(f"{size:,}" for size in row["bytes"])]
+        + [f"{row['bytes'][1] / row['bytes'][0]:.4g}"]
+        for row in values["rows"]
+    ]
+    lines = _table(["model", "parameters", f"{short:,} tokens", f"{long:,} tokens", "ratio"], rows)
+    return [*lines, "", _measured(values["about"])]
+
+
+def write(path: Path, values: Mapping[str, Any]) -> None:
+    """Write what a benchmark measured."""
+    path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(titles)} |", "|---|" + "--:|" * (len(titles) - 1)]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _measured(about: Mapping[str, str]) -> str:
+    parts = "; ".join(about[key] for key in ("versions", "processor", "commit", "date"))
+    return f"Measured by `{about['command']}`: {parts}."

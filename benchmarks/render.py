@@ -1,0 +1,56 @@
+"""Render the tables of scores and measurements from JSON files: `make results`. Nothing is measured.
+
+`benchmarks/RESULTS.md` is rendered as a whole. In other pages the lines between `<!-- results: NAME -->` and
+`<!-- end of results -->` are.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import scores
+from exactness import cache_table, padding_table
+from results import results_page
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "recipes/README.md", "docs/exactness.md")
+_BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def blocks() -> dict[str, list[str]]:
+    """Return the lines of each block by its name."""
+    found = scores.load_scores()
+    return {
+        "highlights": scores.highlights(found),
+        "recipes": scores.recipes(found),
+        "padding": padding_table(),
+        "cache": cache_table(),
+    }
+
+
+def fill(text: str, found: Mapping[str, list[str]]) -> str:
+    """Replace the blocks of a page.
+
+    Raises:
+        KeyError: The page names a block that does not exist.
+    """
+    return _BLOCK.sub(lambda match: f"{match[1]}\n{chr(10).join(found[match[2]])}\n\n{match[3]}", text)
+
+
+def rendered() -> dict[Path, str]:
+    """Return the text of every page that shows figures."""
+    found = blocks()
+    pages = {ROOT / page: fill((ROOT / page).read_text(encoding="utf-8"), found) for page in PAGES}
+    return pages | {ROOT / "benchmarks" / "RESULTS.md": results_page(ROOT / "benchmarks")}
+
+
+def main() -> None:
+    """Write the pages."""
+    for path, text in rendered().items():
+        if path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Sphinx settings: `make docs` builds the pages into `docs/_build/html`, with warnings as errors."""
+
+from pathlib import Path
+
+from hfseq.version import __version__
+
+project = "hfseq"
+version = release = __version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"hfseq {__version__}"
+
+# Pages link to headings: `page.md#heading`.
+myst_heading_anchors = 3
+
+# Docstrings are Google style with Markdown's code spans: single backticks are code, not references.
+default_role = "code"
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+# Names of other libraries in signatures, whose documentation the build has no network to look up; private bases.
+nitpick_ignore_regex = [
+    ("py:.*", r"(abc|collections|gr|huggingface_hub|nn|numpy|np|os|pathlib|torch|transformers)\..*"),
+    ("py:.*", r"hfseq\..*\._\w+"),
+]
+
+
+def keep_sentences(_app: object, what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
+    """Keep "State of one layer: …" of a variable's docstring from being read as its type and a description."""
+    if what in ("attribute", "data") and lines and " " in lines[0].partition(": ")[0]:
+        lines[0] = lines[0].replace(": ", " — ", 1)
+
+
+def write_models_page(_app: object) -> None:
+    """Write the page of all modules of the models, so that new families and heads are in it."""
+    docs = Path(__file__).parent
+    names = sorted(path.stem for path in (docs.parent / "hfseq" / "models").glob("[a-z]*.py"))
+    modules = [f".. automodule:: hfseq.models.{name}\n   :members:\n   :show-inheritance:\n" for name in names]
+    lines = ["# Models", "", "```{eval-rst}", *modules, "```"]
+    (docs / "api-models.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def setup(app: object) -> None:
+    """Register what this file adds to Sphinx."""
+    app.connect("builder-inited", write_models_page)
+    app.connect("autodoc-process-docstring", keep_sentences, priority=400)  # before napoleon

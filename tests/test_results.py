@@ -1,0 +1,141 @@
+"""Figures on pages come from JSON files, each with its provenance; no score or verdict is typed by hand."""
+
+import json
+import re
+import sys
+
+import pytest
+from recipe_runs import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import record  # noqa: E402
+import render  # noqa: E402
+import scores  # noqa: E402
+
+RENDERED = render.rendered()
+
+
+@pytest.mark.parametrize("path", RENDERED, ids=[path.relative_to(ROOT).as_posix() for path in RENDERED])
+def test_pages_show_what_the_files_hold(path):
+    assert path.read_text(encoding="utf-8") == RENDERED[path], "make results renders it"
+
+
+GUIDE = [f"docs/{name}.md" for name in ("data", "models", "onnx", "serving", "tasks", "training")]
+
+
+@pytest.mark.parametrize("page", [*render.PAGES, *GUIDE])
+def test_no_figure_is_typed_by_hand(page):
+    """Outside of blocks and code: decimals, percentages and factors, but for versions."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    text = re.sub(r"<!-- results.*?<!-- end of results -->|```.*?```|`[^`]*`", "", text, flags=re.DOTALL)
+    text = re.sub(r"(Python|transformers|torch|JoeyNMT|Apache-|to) [\d.]+|Apache-2\.0", "", text)
+    assert re.findall(r".*\d+\.\d.*|.*\d ?%.*|.*\b\d+ times.*|.*\breached\b.*|.*\bmissed\b.*", text) == []
+
+
+def test_the_notes_have_no_figures():
+    text = (ROOT / "benchmarks" / "notes.md").read_text(encoding="utf-8")
+    assert re.findall(r"\d+\.\d|\d ?%|\d times", text) == []
+
+
+def test_every_score_has_its_provenance():
+    runs = scores.load_scores()["runs"]
+    assert len({run["id"] for run in runs}) == len(runs) > 40
+    for run in runs:
+        measured = run["measured"]
+        assert {"command", "commit", "seeds", "processor", "date", "source"} <= measured.keys(), run["id"]
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d", measured["date"])
+        if measured["source"] != "earlier report":
+            assert all(measured[key] for key in ("seeds", "processor", "commit")), run["id"]
+
+
+@pytest.mark.parametrize("name", ["results.json", "results_cuda.json"])
+def test_every_measurement_has_its_provenance(name):
+    values = json.loads((ROOT / "benchmarks" / name).read_text(encoding="utf-8"))
+    for about in (*values["about"].values(), *(row["about"] for row in values["rows"])):
+        assert {"processor", "versions", "command", "commit", "date"} <= about.keys()
+
+
+def run(name, score, **values):
+    return {"id": name, "model": name, "measured": {"scores": {"BLEU": score}}} | values
+
+
+def test_verdicts_follow_from_targets():
+    low, high = run("low", 20.0), run("high", 40.0)
+    for target, expected in (
+        ({"at_least": 40}, "reached"),
+        ({"at_least": 40.1}, "missed"),
+        ({"at_most": 40}, "reached"),
+        ({"at_most": 39.9}, "missed"),
+        ({"above_runs": ["low"]}, "reached"),
+        ({"above_runs": ["low", "high"]}, "missed"),
+    ):
+        high["target"] = {"score": "BLEU"} | target
+        assert scores.verdict(high, [low, high]) == expected
+    assert scores.verdict(low, [low, high]) == ""
+    high["measured"]["baselines"] = {"copied": {"BLEU": 41.0}}
+    high["target"] = {"score": "BLEU", "above_runs": ["low"]}
+    assert scores.verdict(high, [low, high]) == "missed"
+    assert scores.describe_target(high, [low, high]) == "BLEU above copied 41.0; low 20.0"
+    seeds = run("seeds", [39.0, 41.0], target={"score": "BLEU", "at_least": 40})
+    assert scores.verdict(seeds, [seeds]) == "reached"
+
+
+def test_figures_are_formatted():
+    assert scores._figures({"accuracy, %": [91.4, 90.6], "BLEU": 40.04}) == "accuracy 91.0 ± 0.6 %, BLEU 40.0"
+    assert scores._figures({"requests": 100004, "growth, MB": 0.2}, sign="; ") == "requests 100,004; growth 0.2 MB"
+    table = {"table": "recipes/comparisons/sst2.csv", "model": "GRU"}
+    assert scores._figures({"accuracy, %": table}) == "accuracy 80.8 ± 0.3 %"
+
+
+def test_a_block_that_does_not_exist_is_an_error():
+    with pytest.raises(KeyError):
+        render.fill("<!-- results: other -->\n<!-- end of results -->", {})
+
+
+RECIPE = """
+import json, sys
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+folder = Path(sys.argv[sys.argv.index("--output_dir") + 1])
+folder.mkdir(parents=True)
+seed = int(sys.argv[sys.argv.index("--seed") + 1])
+results = {"test_accuracy": 80.0 + seed, "test_majority_accuracy": 50.0}
+(folder / "all_results.json").write_text(json.dumps(results))
+save_file({"weight": torch.zeros(1000, 1234)}, folder / "model.safetensors")
+"""
+
+
+def test_a_benchmark_stores_its_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(record, "FILE", tmp_path / "scores.json")
+    record.FILE.write_text(json.dumps({"runs": [{"id": "load"}]}), encoding="utf-8")
+    command = record.this_command(["/x/serving_load.py", "--rounds", "2", "--record", "load", "/data/model"])
+    record.store("load", {"ratio": 2.0}, command, on="1 threads")
+    (found,) = json.loads(record.FILE.read_text(encoding="utf-8"))["runs"]
+    assert found["measured"]["command"] == "python benchmarks/serving_load.py --rounds 2 model"
+    assert (found["measured"]["scores"], found["measured"]["on"]) == ({"ratio": 2.0}, "1 threads")
+    assert {"commit", "seeds", "processor", "date", "source"} <= found["measured"].keys()
+
+
+def test_a_run_is_recorded(tmp_path, monkeypatch):
+    baselines = {"majority": {"accuracy, %": "test_majority_accuracy"}}
+    keys = {"scores": {"accuracy, %": "test_accuracy"}, "baselines": baselines}
+    entry = {"id": "new", "task": "sentiment", "model": "LSTM", "data": "SST-2", "keys": keys}
+    for module in (record, scores):
+        monkeypatch.setattr(module, "FILE", tmp_path / "scores.json")
+    record.FILE.write_text(json.dumps({"runs": [entry]}), encoding="utf-8")
+    (tmp_path / "recipe.py").write_text(RECIPE, encoding="utf-8")
+    command = ["--", "python", str(tmp_path / "recipe.py"), "--train_file", "/data/train.tsv"]
+    assert scores.load_scores()["runs"] == []
+    record.main(["new", "--seeds", "1", "3", "--output_dir", str(tmp_path / "runs"), *command])
+    (found,) = scores.load_scores()["runs"]
+    measured = found.pop("measured")
+    assert found == entry
+    assert measured["scores"] == {"accuracy, %": [81.0, 83.0]}
+    assert measured["baselines"] == {"majority": {"accuracy, %": [50.0, 50.0]}}
+    assert (measured["seeds"], measured["parameters_millions"]) == ([1, 3], 1.23)
+    assert measured["command"] == "python recipe.py --train_file train.tsv"
+    assert all(measured[key] for key in ("processor", "commit", "date", "versions"))
+    with pytest.raises(SystemExit, match="other: no such entry"):
+        record.main(["other", *command])
