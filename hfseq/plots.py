@@ -201,6 +201,29 @@ def plot_confusion_matrix(
     save_figure(figure, path)
 
 
+def plot_scatter(references: Sequence[float] | np.ndarray, predictions: Any, path: str | os.PathLike) -> None:
+    """Draw predicted against true numbers as a scatter plot PNG, with the diagonal of equal ones.
+
+    Args:
+        references: True numbers, one for each row.
+        predictions: Predicted numbers.
+        path: Path of the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5))
+    axes = figure.add_subplot()
+    axes.scatter(references, predictions, s=12, alpha=0.5, color="#4c78a8", linewidths=0)
+    ends = [min(np.min(references), np.min(predictions)), max(np.max(references), np.max(predictions))]
+    axes.plot(ends, ends, color=_GREY, linewidth=0.8, linestyle="--")
+    axes.set_xlabel("true")
+    axes.set_ylabel("predicted")
+    axes.set_axisbelow(True)
+    axes.grid(color="#e5e5e5", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
 def plot_trade_off(
     names: Sequence[str],
     scores: Sequence[float],

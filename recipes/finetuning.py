@@ -45,8 +45,7 @@ def tune(argv: list[str]) -> None:
     finetuning.check_method(run.model, run.data, run.args)
 
     # 2. Data: the rows of the task.
-    task = TASKS[run.data.task](run.data, run.args)
-    run.read(task)
+    task = run.read(TASKS[run.data.task](run.data, run.args))
 
     # 3. Model and tokenizer, rows as tokens, and the method, which decides what of the model trains.
     model, tokenizer, new = load(run, task, default_type="")

@@ -34,8 +34,7 @@ def run_loop(argv: list[str]) -> None:
     accelerator, args = run.accelerator, run.args
 
     # 2. Data: the rows of the task.
-    task = TASKS[run.data.task](run.data, args)
-    run.read(task)
+    task = run.read(TASKS[run.data.task](run.data, args))
 
     # 3. Model and tokenizer, rows as tokens, and the method, which decides what of the model trains.
     pretrained, tokenizer, new = new_model(run, task, default_type="")

@@ -36,8 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         return classify_file(run, run.data.text_column)
 
     # 2. Data: texts, and their classes as numbers.
-    task = Classification(run.data, run.args)
-    run.read(task)
+    task = run.read(Classification(run.data, run.args))
 
     # 3. Model and tokenizer, and the texts as tokens.
     model, tokenizer, _ = load(run, task)

@@ -28,8 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     accelerator, args = run.accelerator, run.args
 
     # 2. Data: texts, and their classes as numbers.
-    task = Classification(run.data, args)
-    run.read(task)
+    task = run.read(Classification(run.data, args))
 
     # 3. Model and tokenizer, and the texts as tokens.
     network, tokenizer, _ = new_model(run, task)

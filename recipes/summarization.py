@@ -36,8 +36,7 @@ def main(argv: list[str] | None = None) -> None:
         return generate_file(run, run.data.text_column, run.data.summary_column)
 
     # 2. Data: texts with one summary or several.
-    summaries = Summarization(run.data, run.args)
-    run.read(summaries)
+    summaries = run.read(Summarization(run.data, run.args))
 
     # 3. Model and tokenizer, and texts and summaries as tokens.
     model, tokenizer, _ = load(run, summaries)

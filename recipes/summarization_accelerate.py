@@ -28,8 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     accelerator, args = run.accelerator, run.args
 
     # 2. Data: texts with one summary or several.
-    task = Summarization(run.data, args)
-    run.read(task)
+    task = run.read(Summarization(run.data, args))
 
     # 3. Model and tokenizer, and texts and summaries as tokens.
     summarizer, tokenizer, _ = new_model(run, task)

@@ -33,8 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     run = begin(ARGUMENTS, argv, Tagging, demo=DEMO)
 
     # 2. Data: words, and a tag for each.
-    tagging = Tagging(run.data, run.args)
-    run.read(tagging)
+    tagging = run.read(Tagging(run.data, run.args))
 
     # 3. Model and tokenizer, and tokens, of which the first of a word has its tag.
     model, tokenizer, _ = load(run, tagging)

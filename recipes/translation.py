@@ -34,8 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         return generate_file(run, run.data.source_lang, run.data.target_lang)
 
     # 2. Data: pairs of texts, in columns named by the languages.
-    pairs = Translation(run.data, run.args)
-    run.read(pairs)
+    pairs = run.read(Translation(run.data, run.args))
 
     # 3. Model and tokenizer, and both sides as tokens.
     model, tokenizer, _ = load(run, pairs)

@@ -28,8 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     accelerator, args = run.accelerator, run.args
 
     # 2. Data: pairs of texts, in columns named by the languages.
-    task = Translation(run.data, args)
-    run.read(task)
+    task = run.read(Translation(run.data, args))
 
     # 3. Model and tokenizer, and both sides as tokens.
     translator, tokenizer, _ = new_model(run, task)

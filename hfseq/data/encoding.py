@@ -36,25 +36,35 @@ class EncodedSplits(NamedTuple):
     notes: list[str]
 
 
+Text = str | tuple[str, str]
+"""A text, or a pair of texts that is encoded as one sequence."""
+
+
 def encode_texts(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, *, target: bool = False
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int, *, target: bool = False
 ) -> tuple[BatchEncoding, list[int]]:
-    """Tokenize texts and return their lengths before truncation.
+    """Tokenize texts, or pairs of texts, and return their lengths before truncation.
 
     Args:
-        tokenizer: Tokenizer of the model.
-        texts: The texts.
-        max_length: Maximum number of tokens, special tokens included; longer texts are truncated.
+        tokenizer: Tokenizer of the model; it puts its separator between the texts of a pair.
+        texts: The texts, or the pairs.
+        max_length: Maximum number of tokens, special tokens included; longer texts are truncated, of a pair the longer
+            one first.
         target: Encode as targets, which some tokenizers treat differently.
 
     Returns:
         The encoding, not padded, and the number of tokens of each text without truncation.
     """
-    key = "text_target" if target else "text"
-    encoded = tokenizer(**{key: list(texts)}, max_length=max_length, truncation=True)
+
+    def inputs(some: Sequence[Text]) -> dict[str, Any]:
+        if some and isinstance(some[0], tuple):
+            return dict(zip(("text", "text_pair"), map(list, zip(*some, strict=True)), strict=True))
+        return {"text_target" if target else "text": list(some)}
+
+    encoded = tokenizer(**inputs(texts), max_length=max_length, truncation=True)
     lengths = [len(ids) for ids in encoded["input_ids"]]
     for row in [row for row, length in enumerate(lengths) if length == max_length]:
-        lengths[row] = len(tokenizer(**{key: texts[row]}, verbose=False)["input_ids"])
+        lengths[row] = len(tokenizer(**inputs(texts[row : row + 1]), verbose=False)["input_ids"][0])
     return encoded, lengths
 
 
@@ -138,16 +148,26 @@ def encode_splits(
 
 
 def encode_filled(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int, prefix: str = ""
-) -> tuple[list[int], list[list[int]], dict[str, int]]:
-    """The numbers of the texts that are not empty, their ids, and how many were `empty` or `cut`, if some were."""
-    rows = [row for row, text in enumerate(texts) if text.strip()]
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], max_length: int
+) -> tuple[list[int], dict[str, list[Any]], dict[str, int]]:
+    """Tokenize the texts that are not empty.
+
+    Args:
+        tokenizer: Tokenizer of the model.
+        texts: Texts, or pairs of texts.
+        max_length: Maximum number of tokens; longer texts are truncated.
+
+    Returns:
+        Numbers of the texts that are not empty, columns of their encoding, and how many texts were `empty` or `cut`,
+        if any.
+    """
+    rows = [row for row, text in enumerate(texts) if "".join(text).strip()]
     encoded: Any = {"input_ids": []}
     lengths: list[int] = []
     if rows:
-        encoded, lengths = encode_texts(tokenizer, [prefix + texts[row] for row in rows], max_length)
-    # Some tokenizers add no end mark, and leave nothing of a text of control characters.
-    filled = [(row, ids) for row, ids in zip(rows, encoded["input_ids"], strict=True) if ids]
+        encoded, lengths = encode_texts(tokenizer, [texts[row] for row in rows], max_length)
+    # Some tokenizers add no EOS token, and leave nothing of a text of control characters.
+    filled = [number for number, ids in enumerate(encoded["input_ids"]) if ids]
     counts = {"empty": len(texts) - len(filled), "cut": sum(length > max_length for length in lengths)}
-    counts = {name: count for name, count in counts.items() if count}
-    return [row for row, _ in filled], [ids for _, ids in filled], counts
+    columns = {name: [values[number] for number in filled] for name, values in encoded.items()}
+    return [rows[number] for number in filled], columns, {name: count for name, count in counts.items() if count}

@@ -75,9 +75,9 @@ def read_splits(
         test_file: Test data; replaces that of `dataset_name`.
         column_names: Column names of CSV and TSV files without a header; a first line that repeats them is refused.
         moses: Accept prefixes of aligned plain text files.
-        label_columns: Those of `columns` that contain classes. Integers and booleans are read as strings (`1`,
-            `true`), class ids of a dataset with class names as those names, and lists of any of these as lists of
-            strings, possibly empty.
+        label_columns: Those of `columns` that contain classes or numbers. Numbers and booleans are read as strings
+            (`1`, `0.5`, `true`), class ids of a dataset with class names as those names, and lists of any of these as
+            lists of strings, possibly empty.
         keep_empty: Keep empty rows, as running text has empty lines.
 
     Returns:
@@ -398,7 +398,7 @@ def check_row(place: str, row: dict[str, Any], columns: Columns, listed: dict[st
         is_list = isinstance(value, list)
         is_names = is_list and column in columns.labels and all(isinstance(name, str | None) for name in value)
         if not isinstance(value, str | None) and not is_names:
-            expected = "a class (a string, an integer, true, false, or a list)" if columns.labels else "a string"
+            expected = "a class (a string, a number, true, false, or a list)" if columns.labels else "a string"
             shown = _short(json.dumps(value, default=repr))
             raise InputError(f"{place}: column {column!r} must be {expected}, not {shown}")
         if value is not None and listed.setdefault(column, is_list) is not is_list:
@@ -416,7 +416,7 @@ def _class_names(value: Any) -> Any:
     """Return a class or a list of classes of JSON as strings, anything else unchanged."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         return str(value)
     if isinstance(value, list):
         # A nested list remains one, which is an error.
@@ -540,8 +540,8 @@ def _string_type(source: str, columns: Columns, column: str, found: pa.DataType)
     allowed, expected, target = list(_STRINGS), "strings", pa.string()
     value = found
     if column in columns.labels:
-        allowed += [pa.types.is_integer, pa.types.is_boolean]
-        expected = "classes (strings, integers, booleans, or lists of them)"
+        allowed += [pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean]
+        expected = "classes (strings, numbers, booleans, or lists of them)"
         if pa.types.is_list(found) or pa.types.is_large_list(found):
             value, target = found.value_type, pa.list_(pa.string())
     value = value.value_type if pa.types.is_dictionary(value) else value

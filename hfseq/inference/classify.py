@@ -9,7 +9,7 @@ import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq.data.collation import CheckedCollator
-from hfseq.data.encoding import encode_filled, encode_texts
+from hfseq.data.encoding import Text, encode_filled
 from hfseq.inference.loading import problem_of
 from hfseq.inference.parallel import run_by_length
 
@@ -61,7 +61,7 @@ def predict_logits(
 def classify_texts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
+    texts: Sequence[Text],
     *,
     batch_size: int,
     max_length: int,
@@ -72,10 +72,10 @@ def classify_texts(
     Args:
         model: A sequence classifier or an ensemble, on its device.
         tokenizer: Its tokenizer.
-        texts: The texts.
-        batch_size: Texts at once; those of one length go together.
-        max_length: Tokens of a text, special ones counted; the rest of it is cut off.
-        separator: Between the classes of a text, where several may hold.
+        texts: Texts, or pairs of texts.
+        batch_size: Batch size; texts of similar length are batched together.
+        max_length: Maximum length in tokens; longer texts are truncated.
+        separator: Separator between the classes of a multi-label text.
 
     Returns:
         A decision for each text in its place, the same on every process; and how many texts were `empty` or `cut`, if
@@ -84,14 +84,10 @@ def classify_texts(
     Raises:
         InputError: If an id is not of the model.
     """
-    rows, ids, counts = encode_filled(tokenizer, texts, max_length)
+    rows, columns, counts = encode_filled(tokenizer, texts, max_length)
     decisions = [Decision("", {}) for _ in texts]
     if not rows:
         return decisions, counts
-    columns: dict[str, Any] = {"input_ids": ids}
-    if "char_ids" in tokenizer.model_input_names:
-        spelled, _ = encode_texts(tokenizer, [texts[row] for row in rows], max_length)
-        columns["char_ids"] = spelled["char_ids"]
     encoded = datasets.Dataset.from_dict(columns)
     collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
     logits = torch.as_tensor(predict_logits(model, encoded, collator, batch_size=batch_size))

@@ -145,8 +145,10 @@ def decode_texts(
         model.set_attn_implementation("eager")
     model.eval()
     generate: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]
-    rows, ids, counts = encode_filled(tokenizer, sources, max_source_length, prefix)
-    texts_of = [prefix + sources[row] for row in rows]
+    # The prefix alone is no text.
+    prefixed = [prefix + source if source.strip() else "" for source in sources]
+    rows, columns, counts = encode_filled(tokenizer, prefixed, max_source_length)
+    ids, texts_of = columns["input_ids"], [prefixed[row] for row in rows]
     copy_ids, words = None, [[""]] * len(rows)
     if copied is not None and rows:
         encoded, _ = encode_texts(tokenizer, texts_of, max_source_length)

@@ -12,6 +12,8 @@ from hfseq.data.splits import SPLITS
 from hfseq.data.streaming import read_stream
 from hfseq.errors import InputError
 
+PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
+"""What the labels of texts may be, by transformers' names."""
 DATA_FLAGS = ("--dataset_name", "--train_file", "--validation_file", "--test_file")
 """Flags that name data, in place of a recipe's embedded data."""
 
@@ -168,8 +170,19 @@ class ClassArguments(DataArguments):
     """Texts and classes."""
 
     text_column: str = field(default="text", metadata={"help": "Column of the texts."})
+    text_pair_column: str | None = field(
+        default=None, metadata={"help": "Column of the second text of each row, for pairs: hypothesis, question2."}
+    )
     label_column: str = field(
-        default="label", metadata={"help": "Column of the class of each text, or of a list of classes (multi-label)."}
+        default="label",
+        metadata={"help": "Column of the class of each text, of a list of classes (multi-label), or of a number."},
+    )
+    problem_type: str | None = field(
+        default=None,
+        metadata={
+            "help": f"{', '.join(PROBLEM_TYPES)}; by default lists are multi-label, numbers with a fraction a "
+            "regression."
+        },
     )
     label_separator: str | None = field(
         default=None, metadata={"help": "Separator between the classes of a row, for multi-label files: ';'."}
@@ -180,10 +193,12 @@ class ClassArguments(DataArguments):
     )
 
     def __post_init__(self) -> None:
-        """Refuse a separator that separates nothing."""
+        """Refuse a separator that separates nothing, and an unknown type of problem."""
         super().__post_init__()
         if self.label_separator == "":
             raise ValueError("--label_separator is empty; give what stands between classes, or leave it out")
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise ValueError(f"unknown --problem_type {self.problem_type!r}; there are {', '.join(PROBLEM_TYPES)}")
 
 
 @dataclass
@@ -194,6 +209,7 @@ class SingleLabelArguments(ClassArguments):
     output_file: None = field(init=False, default=None)
     overwrite_output_file: bool = field(init=False, default=False)
     label_separator: None = field(init=False, default=None)
+    problem_type: str = field(init=False, default="single_label_classification")
 
 
 @dataclass

@@ -47,6 +47,8 @@ class Task(ABC):
     """The columns that may hold lists."""
     metrics: ClassVar[tuple[str, ...]]
     """Scores of an evaluation beside the loss; the first decides which checkpoint is the best by default."""
+    other_metrics: ClassVar[tuple[str, ...]] = ()
+    """Metrics of the other task that the rows may ask for; see `use`."""
     hub_task: ClassVar[str]
     """Task name on the Hub."""
     embedded_name: ClassVar[str]
@@ -82,6 +84,10 @@ class Task(ABC):
         given = (self.data.text_column, self.data.label_column)
         return tuple(own or usual for own, usual in zip(given, self.columns, strict=False))
 
+    def read_columns(self) -> tuple[str, ...]:
+        """Names of all columns that are read."""
+        return self.names
+
     @property
     def metric(self) -> str:
         """The score shown beside the loss: that of the best checkpoint, unless it is the loss itself."""
@@ -94,7 +100,7 @@ class Task(ABC):
 
     # Reading
 
-    def read(self, *, train: bool = True, known: list[str] | None = None, num_parts: int = 1) -> Self:
+    def read(self, *, train: bool = True, known: list[str] | None = None, num_parts: int = 1) -> "Task":
         """Read and check the rows.
 
         Args:
@@ -104,9 +110,12 @@ class Task(ABC):
 
         Raises:
             InputError: As `DataArguments.read`, and if the rows are not those of the task.
+
+        Returns:
+            The task, or another one that the rows ask for: a regression for labels with a fraction.
         """
         splits = self.data.read(
-            self.names,
+            self.read_columns(),
             self.embedded,
             train=train,
             seed=self.args.seed,
@@ -117,7 +126,7 @@ class Task(ABC):
         )
         return self.use(splits, train=train, known=known)
 
-    def use(self, splits: Mapping[str, Any], *, train: bool = True, known: list[str] | None = None) -> Self:
+    def use(self, splits: Mapping[str, Any], *, train: bool = True, known: list[str] | None = None) -> "Task":
         """Check rows that were read elsewhere, and take them; see `read`."""
         self.splits = dict(self._prepare(dict(splits), known, train))
         if train:

@@ -1,33 +1,97 @@
-"""Text classification: one class for each text, or several (multi-label)."""
+"""Labelled texts, or pairs of texts: a class for each, several (multi-label), or a number (regression)."""
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from textwrap import shorten
 from typing import Any, Self
 
 import datasets
 import numpy as np
 import torch
+from torch.nn.functional import mse_loss
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.embedded.reviews import review_rows
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
 from hfseq.data.labels import encode_labels, row_classes
-from hfseq.data.streaming import encode_stream_labels
-from hfseq.errors import InputError
+from hfseq.data.streaming import encode_stream_labels, tokenizer_texts
+from hfseq.errors import InputError, require
 from hfseq.inference.classify import predict_logits
-from hfseq.plots import plot_confusion_matrix
+from hfseq.plots import plot_confusion_matrix, plot_scatter
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import classification_loss
 
 
-class Classification(Task):
+class TextTask(Task):
+    """Texts, or pairs of texts, with a label each."""
+
+    columns = ("text", "label")
+    list_columns = slice(-1, None)
+    hub_task = "text-classification"
+    auto_class = AutoModelForSequenceClassification
+    rows = "texts"
+
+    @property
+    def pair(self) -> str | None:
+        """Column of the second text of each row."""
+        return self.data.text_pair_column
+
+    def read_columns(self) -> tuple[str, ...]:
+        """Names of all columns that are read."""
+        text, label = self.names
+        return (text, label) if self.pair is None else (text, self.pair, label)
+
+    def texts(self) -> Any:
+        """Texts that a new tokenizer is trained on, of pairs both."""
+        return tokenizer_texts(self.splits["train"], self.read_columns()[:-1])
+
+    def sources(self, split: str) -> list[str]:
+        """A line of text for each row; of a pair both."""
+        columns = [self.splits[split][name] for name in self.read_columns()[:-1]]
+        return [" | ".join(texts) for texts in zip(*columns, strict=True)]
+
+    def example(self, split: str) -> str | None:
+        """A text to show the model with; none of pairs."""
+        return None if self.pair else super().example(split)
+
+    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
+        (text, _), pair, limit = self.names, self.pair, self.data.max_length
+
+        def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+            texts = batch[text] if pair is None else list(zip(batch[text], batch[pair], strict=True))
+            encoded, lengths = encode_texts(tokenizer, texts, limit)
+            return {**encoded, "labels": batch["labels"], "length": lengths}
+
+        self.collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
+        if "train_sample" in self.splits:
+            self.references = self.references | {"train_sample": label_array(self.splits["train_sample"])}
+        return encode_splits(self.splits, encode, {"length": Limit(self.rows, "--max_length", limit)})
+
+    def with_training_rows(self, rows: Any) -> Self:
+        """Copy of the task with other training rows, whose labels the baseline counts."""
+        other = super().with_training_rows(rows)
+        other.references = self.references | {"train": label_array(rows)}
+        return other
+
+    def predict(self, model: PreTrainedModel, split: str, **options: Any) -> tuple[np.ndarray, float]:
+        """Logits `[N, num_labels]` of the rows of a split, and their mean loss; see `predict_logits`."""
+        size, labels = self.args.per_device_eval_batch_size, torch.tensor(self.references[split])
+        logits = predict_logits(model, self.encoded[split], self.collator, batch_size=size, **options)
+        loss = self.loss(SequenceClassifierOutput(logits=torch.tensor(logits)), labels)
+        return logits, loss.item()
+
+
+class Classification(TextTask):
     """A class for each text, or several.
 
     Attributes:
@@ -36,14 +100,10 @@ class Classification(Task):
         weights: Class weights of the loss, `[num_labels]`, or None.
     """
 
-    columns = ("text", "label")
-    list_columns = slice(1, 2)
     metrics = ("accuracy", "f1")
-    hub_task = "text-classification"
+    other_metrics = ("pearson", "spearman", "rmse")
     embedded_name = "synthetic reviews"
-    auto_class = AutoModelForSequenceClassification
     packages = ("matplotlib", "sklearn")
-    rows = "texts"
     kind_metric = "accuracy"
 
     def embedded(self) -> datasets.DatasetDict:
@@ -53,6 +113,17 @@ class Classification(Task):
     def row_classes(self, rows: datasets.Dataset) -> Sequence[Collection[str]]:
         """Classes of each row."""
         return row_classes(rows, self.names[1], self.data.label_separator)
+
+    def use(self, splits: Mapping[str, Any], *, train: bool = True, known: list[str] | None = None) -> Task:
+        """Take the rows; labels that are numbers with a fraction make it a regression; see `Task.use`."""
+        problem, label = self.data.problem_type, self.names[1]
+        if problem == "regression" or (problem is None and any(has_fraction(rows[label]) for rows in splits.values())):
+            return Regression(self.data, self.args).use(splits, train=train)
+        lists = isinstance(next(iter(next(iter(splits.values()))[label])), list) or self.data.label_separator
+        if problem is not None and bool(lists) != (problem == "multi_label_classification"):
+            given = "lists of classes" if lists else "one class a row, and no --label_separator"
+            raise InputError(f"--problem_type {problem}: column {label!r} holds {given}")
+        return super().use(splits, train=train, known=known)
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         streams = isinstance(splits.get("train"), datasets.IterableDataset)
@@ -73,29 +144,11 @@ class Classification(Task):
         )
         return splits
 
-    def with_training_rows(self, rows: Any) -> Self:
-        """Copy of the task with other training rows, whose labels the baseline counts."""
-        other = super().with_training_rows(rows)
-        other.references = self.references | {"train": label_array(rows)}
-        return other
-
     def describe(self) -> str:
         """Number of rows of each split, and the classes."""
         counts = ", ".join(f"{len(labels)} {split}" for split, labels in self.references.items())
         names = shorten(", ".join(self.classes), 300)
         return f"{counts} {self.rows} of {len(self.classes)} classes: {names}"
-
-    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
-        text, limit = self.names[0], self.data.max_length
-
-        def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-            encoded, lengths = encode_texts(tokenizer, batch[text], limit)
-            return {**encoded, "labels": batch["labels"], "length": lengths}
-
-        self.collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
-        if "train_sample" in self.splits:
-            self.references = self.references | {"train_sample": label_array(self.splits["train_sample"])}
-        return encode_splits(self.splits, encode, {"length": Limit(self.rows, "--max_length", limit)})
 
     def loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
         """Weighted cross-entropy, binary if multi-label; see `classification_loss`."""
@@ -103,14 +156,6 @@ class Classification(Task):
         return classification_loss(
             outputs.logits, labels, weights=weights, label_smoothing=smoothing, count=num_items_in_batch
         )
-
-    def predict(self, model: PreTrainedModel, split: str, **options: Any) -> tuple[np.ndarray, float]:
-        """Logits `[N, num_labels]` of the rows of a split, and their mean loss; see `predict_logits`."""
-        size, labels = self.args.per_device_eval_batch_size, torch.tensor(self.references[split])
-        logits = predict_logits(model, self.encoded[split], self.collator, batch_size=size, **options)
-        smoothing, weights = self.args.label_smoothing_factor, self.weights
-        loss = classification_loss(torch.tensor(logits), labels, weights=weights, label_smoothing=smoothing)
-        return logits, loss.item()
 
     def decode(self, split: str, raw: Any, rows: Sequence[int] | None = None) -> np.ndarray:
         """Class numbers `[N]`, or multi-hot rows `[N, num_labels]`: 1 where p > 0.5."""
@@ -141,6 +186,106 @@ class Classification(Task):
         if not self.multi_label:
             path = f"{self.args.output_dir}/confusion_matrix.png"
             plot_confusion_matrix(self.references[split], predictions, self.classes, path)
+
+
+class Regression(TextTask):
+    """A number for each text."""
+
+    metrics = ("pearson", "spearman", "rmse")
+    embedded_name = "numbers"
+    packages = ("matplotlib", "scipy")
+    rows = "texts"
+
+    def embedded(self) -> datasets.DatasetDict:
+        """There is none."""
+        raise InputError("--problem_type regression has no embedded data; give --train_file or --dataset_name")
+
+    def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
+        self.args.choose_metric(self.metrics)  # type: ignore[attr-defined]
+        require(*self.packages, extra="train", use="a regression")
+        for flag in ("class_weights", "label_separator"):
+            if getattr(self.data, flag):
+                raise InputError(f"--{flag} is for classes; the labels are numbers, so leave it out")
+        if self.args.label_smoothing_factor:
+            raise InputError("--label_smoothing_factor is for classes; the labels are numbers, so leave it out")
+        splits = self._draw({split: self._with_numbers(split, rows) for split, rows in splits.items()})
+        self.references = {split: label_array(rows) for split, rows in splits.items()}
+        self.fields = {"num_labels": 1, "problem_type": "regression"}
+        return splits
+
+    def _with_numbers(self, split: str, rows: Any) -> Any:
+        label = self.names[1]
+        if isinstance(rows, datasets.IterableDataset):
+            features = datasets.Features({**rows.features, "labels": datasets.Value("float32")})
+            del features[label]
+            convert = partial(_numbers, column=label, split=split)
+            return rows.map(convert, batched=True, remove_columns=[label], features=features)
+        numbers = _numbers({label: list(rows[label])}, column=label, split=split)["labels"]
+        return rows.remove_columns(label).add_column("labels", numbers, feature=datasets.Value("float32"))
+
+    def describe(self) -> str:
+        """Number of rows of each split, and the range of the labels."""
+        numbers = np.concatenate(list(self.references.values()))
+        counts = ", ".join(f"{len(labels)} {split}" for split, labels in self.references.items())
+        return f"{counts} {self.rows} with numbers from {numbers.min():.4g} to {numbers.max():.4g}"
+
+    def loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
+        """Mean squared error."""
+        total = mse_loss(outputs.logits.float().squeeze(-1), labels.float(), reduction="sum")
+        return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    def decode(self, split: str, raw: Any, rows: Sequence[int] | None = None) -> np.ndarray:
+        """Numbers `[N]`."""
+        return np.asarray(raw, dtype=np.float64).reshape(-1)
+
+    def score(self, predictions: Any, references: Any) -> dict[str, float]:
+        """Pearson's and Spearman's correlations times 100, and the RMSE; a constant has the correlation 0."""
+        given, right = (np.asarray(side, dtype=np.float64).tolist() for side in (predictions, references))
+        varies = len(set(given)) > 1 and len(set(right)) > 1
+        correlations = {"pearson": metrics.pearson, "spearman": metrics.spearman}
+        scores = {name: function(given, right)["score"] if varies else 0.0 for name, function in correlations.items()}
+        return scores | {"rmse": metrics.rmse(given, right)["score"]}
+
+    def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
+        """The mean of the training labels."""
+        if not trained:
+            return {}
+        return {"mean": np.full(len(self.splits[split]), self.references["train"].mean(dtype=np.float64))}
+
+    def show(self, predictions: Any) -> list[str]:
+        """The numbers."""
+        return [f"{number:.4g}" for number in predictions]
+
+    def plot(self, model: PreTrainedModel, log: Sequence[dict[str, Any]], split: str, predictions: Any) -> None:
+        """Write the learning curve and a scatter plot of predicted and true numbers."""
+        super().plot(model, log, split, predictions)
+        plot_scatter(self.references[split], predictions, f"{self.args.output_dir}/scatter.png")
+
+
+def has_fraction(labels: Iterable[Any]) -> bool:
+    """Whether labels are all numbers, and one of the first thousand has a fraction."""
+    try:
+        numbers = [float(label) for label in islice(labels, 1000)]
+    except (TypeError, ValueError):
+        return False
+    return any(not number.is_integer() for number in numbers)
+
+
+def _numbers(batch: dict[str, list[Any]], column: str, split: str) -> dict[str, list[float]]:
+    """Labels as numbers."""
+    numbers = []
+    for row, label in enumerate(batch[column], 1):
+        try:
+            number = float(label)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(
+                f"{split}, row {row}: column {column!r} is {shorten(str(label), 60)!r}, not a finite number; "
+                "--problem_type single_label_classification takes all labels for classes"
+            )
+        numbers.append(number)
+    return {"labels": numbers}
 
 
 def label_array(rows: datasets.Dataset | datasets.IterableDataset) -> np.ndarray:

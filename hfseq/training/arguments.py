@@ -159,8 +159,12 @@ class RecipeArguments(TrainingArguments):
             logging.getLogger("hfseq").setLevel(logging.ERROR)
             datasets.disable_progress_bars()
 
-    def choose_metric(self, metrics: Sequence[str]) -> None:
+    def choose_metric(self, metrics: Sequence[str], others: Sequence[str] = ()) -> None:
         """Set the metric of the best checkpoint to the first of a task's, unless the user chose one.
+
+        Args:
+            metrics: Metrics of the task.
+            others: Metrics of another task that the data may ask for; see `Task.use`.
 
         Raises:
             InputError: The task has no such metric.
@@ -169,9 +173,9 @@ class RecipeArguments(TrainingArguments):
         metric = metric or metrics[0]
         name = metric.removeprefix("eval_")
         known = dict.fromkeys((*metrics, "loss"))
-        if name not in known:
+        if name not in (*known, *others):
             raise InputError(f"unknown --metric_for_best_model {name!r}; there are {', '.join(known)}")
-        lower = name in ("loss", "perplexity", "word_perplexity")
+        lower = name in ("loss", "perplexity", "word_perplexity", "rmse")
         self.metric_for_best_model, self.greater_is_better = metric, not lower if greater is None else greater
 
     def _check_libraries(self) -> None:

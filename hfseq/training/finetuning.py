@@ -293,7 +293,7 @@ def runs_of(argv: Sequence[str] | None, demo: Sequence[str | Path], arguments: S
                 raise InputError(f"--{name}: the demo is two runs; name a --task and a model for one")
         if resume not in (None, "last"):
             raise InputError(f"--resume_from_checkpoint {resume}: the demo is two runs; give last, which is for both")
-        args.choose_metric(TASKS[data_args.task].metrics)
+        args.choose_metric(TASKS[data_args.task].metrics, TASKS[data_args.task].other_metrics)
         check_method(model_args, data_args, args)
         check_output_dir(str(args.output_dir), overwrite=args.overwrite_output_dir, resume=resume is not None)
     return runs

@@ -1,6 +1,6 @@
 """Predictions from file to file: `--do_predict --output_file` of the recipes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accelerate import PartialState
@@ -66,7 +66,9 @@ def classify_file(run: Run, column: str) -> None:
     """
     data, args = run.data, run.args
     test_file, output_file = _files(run)
-    texts = read_texts(test_file, column, column_names=data.file_columns)
+    columns = [column] if data.text_pair_column is None else [column, data.text_pair_column]
+    read = [read_texts(test_file, one, column_names=data.file_columns) for one in columns]
+    texts: Sequence[Any] = read[0] if len(read) == 1 else list(zip(*read, strict=True))
     model, tokenizer = load_predictor(AutoModelForSequenceClassification, run.model)
     model.to(args.device)
     separator = ", " if data.label_separator is None else data.label_separator

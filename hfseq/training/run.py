@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from hfseq.data.token_budget import check_budget
 from hfseq.errors import require
 from hfseq.inference.files import write_lines, write_samples
-from hfseq.inference.loading import checkpoint_classes
+from hfseq.inference.loading import checkpoint_classes, load_config, problem_of
 from hfseq.tasks.arguments import DATA_FLAGS
 from hfseq.tasks.base import Task
 from hfseq.training.checkpoints import find_checkpoint
@@ -87,17 +87,22 @@ class Run:
         """Whether the run may go on from a checkpoint."""
         return self.args.resume_from_checkpoint is not None
 
-    def read(self, task: Task) -> None:
-        """Read the rows of a task, and log what they are."""
+    def read(self, task: Task) -> Any:
+        """Read the rows of a task, and log what they are; returns the task, or another one that they ask for."""
         processes = self.accelerator.num_processes if self.accelerator else self.args.world_size
         workers = 1 if self.accelerator else max(1, self.args.dataloader_num_workers)
         known = checkpoint_classes(getattr(self.model, "model_name_or_path", None))
-        task.read(train=self.train, known=known, num_parts=processes * workers)
+        if not self.train and getattr(self.data, "problem_type", "") is None:
+            # The numbers of a test need not have fractions.
+            problem = problem_of(load_config(str(self.model.model_name_or_path)))
+            self.data.problem_type = "regression" if problem == "regression" else None
+        task = task.read(train=self.train, known=known, num_parts=processes * workers)
         self.log(task.describe())
         classes = list(task.fields.get("id2label", {}).values())
         if known is not None and classes and classes != known:
             name = self.model.model_name_or_path
             self.log(f"{name} knows other classes: {', '.join(known)}; its output layer is new")
+        return task
 
     def prepare(self, parts: Sequence[str] = ()) -> None:
         """Make the output directory ready, once; `parts` are directories in it with runs of their own."""
@@ -166,7 +171,7 @@ def check_arguments(run: Run, tasks: type[Task] | Mapping[str, type[Task]]) -> N
         InputError: The task has no such metric, a package is missing, or the directory is in use.
     """
     task = tasks[run.data.task] if isinstance(tasks, Mapping) else tasks
-    run.args.choose_metric(task.metrics)
+    run.args.choose_metric(task.metrics, task.other_metrics)
     require(*task.packages, extra="train", use="this recipe")
     check_output_dir(run.args.output_dir, overwrite=run.args.overwrite_output_dir, resume=run.resume)
 
