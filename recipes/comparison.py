@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     run.prepare([str(path.relative_to(root)) for path in root.glob("runs/*")])
     results: dict[str, list[dict[str, float]]] = {name: [] for name in models}
     for name, settings in models.items():
-        own = replace(run.model, model_type=None, **{key: settings[key] for key in MODEL if key in settings})
+        own = replace(run.model, **{"model_type": None} | {key: settings[key] for key in MODEL if key in settings})
         for seed in range(args.seed, args.seed + data.num_seeds):
             directory = root / "runs" / f"{name}-{seed}"
             done = directory / "scores.json"

@@ -22,6 +22,7 @@ teacher: scores, parameters, file size, latency, throughput. A translator teache
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,10 @@ def distil_classifier(argv: list[str]) -> None:
     distillation.check_flags(run)
 
     # 2. Data: texts with their classes, and texts whose classes the student does not see.
-    task = Classification(data, args).read(known=loading.checkpoint_classes(data.teacher))
+    known = loading.checkpoint_classes(data.teacher)
+    task = Classification(data, args).read(known=known)
+    if known is not None and task.classes != known:
+        raise InputError(f"--teacher {data.teacher} knows other classes than these rows: {', '.join(known)}")
     if task.multi_label:
         raise InputError("distillation is of one class a text; these rows may have several")
     everything, texts = task, list(task.splits["train"][data.text_column])
@@ -145,7 +149,8 @@ def distil_classifier(argv: list[str]) -> None:
         texts = list(rows[data.text_column])
         everything = task.with_training_rows(rows)
         task = task.with_training_rows(rows.select(range(min(data.max_train_samples, len(rows)))))
-    run.log(f"{task.describe()}; {len(texts)} training texts in all")
+    names = shorten(", ".join(task.classes), 300)
+    run.log(f"{len(task.splits['train'])} texts with their classes, {len(texts)} in all: {names}")
 
     # 3. Student and teacher; a checkpoint teaches, or a new model that learns all classes.
     run.prepare(("teacher", "alone"))

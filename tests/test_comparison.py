@@ -98,7 +98,7 @@ def test_checkpoints_stand_beside_them_and_a_killed_run_goes_on(data, compared, 
         ),
         ({"models": "{}"}, "nothing to compare"),
         ({"num_seeds": 0}, "--num_seeds 0: give 1 or more"),
-        ({"streaming": True}, "--streaming is not of a comparison"),
+        ({"streaming": True}, "unknown flag --streaming"),
         ({"hp_search": 2}, "a comparison trains `models`"),
     ],
 )

@@ -33,6 +33,7 @@ from hfseq.errors import InputError
 from hfseq.inference.benchmark import seconds_a_text
 from hfseq.inference.generate import decode_texts
 from hfseq.tokenization import train_tokenizer
+from hfseq.training import distillation, run
 from hfseq.training.distillation import (
     MASK,
     augment,
@@ -261,13 +262,14 @@ def test_three_models_side_by_side(data, tmp_path, capsys):
 
 def test_both_students_start_alike(data, tmp_path, monkeypatch):
     starts = []
-    train = RECIPE.train_classifier
+    fit = run.fit
 
-    def note(directory, model, *args, **kwargs):
+    def note(own, task, model, *args, **kwargs):
         starts.append({name: parameter.clone() for name, parameter in model.named_parameters()})
-        return train(directory, model, *args, **kwargs)
+        return fit(own, task, model, *args, **kwargs)
 
-    monkeypatch.setattr(RECIPE, "train_classifier", note)
+    monkeypatch.setattr(RECIPE, "fit", note)
+    monkeypatch.setattr(distillation, "fit", note)
     sizes = '{"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}'
     start(data, tmp_path / "run", teacher=None, teacher_overrides=sizes, augmentations=0, max_steps=2)
     _, alone, taught = starts
@@ -312,7 +314,7 @@ def test_what_the_teacher_said_is_kept_of_the_same_variants_alone(data, tmp_path
         said.append(variants)
         return teacher_logits(teacher, tokenizer, texts, variants, **options)
 
-    monkeypatch.setattr(RECIPE, "teacher_logits", note)
+    monkeypatch.setattr(distillation, "teacher_logits", note)
     flags = {"max_steps": 1, "teacher_tokenizer": "true"}
     start(data, tmp_path / "run", **flags)
     start(data, tmp_path / "run", resume_from_checkpoint="last", **flags)
@@ -354,10 +356,10 @@ def test_two_processes_train_the_same_student_as_one(data, tmp_path):
         ({"teacher_tokenizer": True, "model_name_or_path": "x"}, "--teacher_tokenizer is for a new student"),
         ({"augmentations": -1}, "--augmentations -1: give 0 or more"),
         ({"temperature": 0}, "--temperature and --distillation_epochs must be more than 0"),
-        ({"streaming": True}, "--streaming is not of distillation"),
-        ({"label_separator": ";"}, "--label_separator is not of distillation"),
+        ({"streaming": True}, "unknown flag --streaming"),
+        ({"label_separator": ";"}, "unknown flag --label_separator"),
         ({"hp_search": 2}, "recipes/sentiment.py searches"),
-        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor is not of distillation"),
+        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor would not reach"),
         ({"teacher": "nowhere"}, "nowhere: no such directory"),
         ({"model_name_or_path": "x", "model_type": "hfseq_gru"}, "leave it out with --model_name_or_path"),
     ],
@@ -483,7 +485,7 @@ def test_a_killed_translator_goes_on(pairs, tmp_path, monkeypatch):
         kill_after_checkpoint(patch, "distillation", 3)
         distil_pairs(pairs, tmp_path / "parts")
     with monkeypatch.context() as patch:
-        patch.setattr(RECIPE, "decode_texts", _only_the_test)
+        patch.setattr(RECIPE.generate, "decode_texts", _only_the_test)
         parts = distil_pairs(pairs, tmp_path / "parts", resume_from_checkpoint="last")
     for place in (".", "alone"):
         assert_equal(weights(whole / place), weights(parts / place))
@@ -504,7 +506,7 @@ def test_two_processes_teach_the_same_translator_as_one(pairs, tmp_path):
         ({"teacher": None}, "--task translation needs --teacher"),
         ({"teacher": "nowhere"}, "nowhere: no such directory"),
         ({"teacher_num_beams": 0}, "--teacher_num_beams 0: give 1 or more"),
-        ({"streaming": True}, "--streaming is not of distillation"),
+        ({"streaming": True}, "unknown flag --streaming"),
         ({"hp_search": 2}, "recipes/translation.py searches"),
         ({"task": "tagging"}, "unknown --task 'tagging'; there are classification, translation"),
     ],

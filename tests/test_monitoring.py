@@ -310,8 +310,8 @@ def test_a_translator_that_trains_on_generates_as_before(translator, tmp_path):
         ({"retrain": "true"}, "--retrain needs --train_file"),
         ({"holdout": 1}, "--holdout must lie between 0 and 1"),
         ({"max_drop": -1}, "--max_drop -1.0: give 0 or more"),
-        ({"streaming": "true"}, "--streaming is not of monitoring"),
-        ({"validation_file": "x.csv"}, "--validation_file is not of monitoring"),
+        ({"streaming": "true"}, "unknown flag --streaming"),
+        ({"validation_file": "x.csv"}, "unknown flag --validation_file"),
         ({"hp_search": 2}, "are not of monitoring"),
         ({"text_column": "body"}, "no column 'body'"),
     ],
@@ -340,7 +340,7 @@ def test_names_that_are_numbers_are_not_taken_for_places(tmp_path):
     for name, labels in given.items():
         write(tmp_path / f"{name}.csv", [(f"text {label}", label) for label in labels])
         monitored = object.__new__(Monitored)
-        monitored.data = load("monitoring").MonitoringArguments("x", test_file="x", fresh_file="x")
+        monitored.data = load("monitoring").MonitoringArguments(model_name_or_path="x", test_file="x", fresh_file="x")
         monitored.generates, monitored.classes = False, names
         rows = monitored.read_rows(str(tmp_path / f"{name}.csv"), "--test_file")
         assert list(rows["label"]) == names
@@ -358,7 +358,7 @@ def test_classes_of_another_model_are_refused(data, tmp_path):
 def test_the_watched_model_is_not_overwritten(data, tmp_path):
     before = {path.name for path in (data / "model").iterdir()}
     for place in (data / "model", data):
-        with pytest.raises(InputError, match="holds the model that is watched"):
+        with pytest.raises(InputError, match="holds the monitored model"):
             watch(data, place, "same", overwrite_output_dir="true")
     assert {path.name for path in (data / "model").iterdir()} == before
 

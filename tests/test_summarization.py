@@ -22,6 +22,7 @@ from recipe_runs import (
 from transformers import AutoModelForSeq2SeqLM, T5Config, pipeline
 
 from hfseq.errors import InputError
+from hfseq.tasks import seq2seq
 from hfseq.tasks.seq2seq import split_references
 from hfseq.tokenization import train_tokenizer
 
@@ -143,8 +144,8 @@ def test_columns_and_what_is_printed(driver, data, tmp_path, capsys):
 def test_every_summary_is_learned_from_and_the_best_counts(driver, data, tmp_path, capsys, monkeypatch):
     # 16 of 48 texts have two.
     seen = []
-    original = RECIPES[driver].score_summaries
-    monkeypatch.setattr(RECIPES[driver], "score_summaries", lambda *args: seen.append(args[1]) or original(*args))
+    original = seq2seq.score_summaries
+    monkeypatch.setattr(seq2seq, "score_summaries", lambda *args: seen.append(args[1]) or original(*args))
     start(driver, data, tmp_path / "out", max_steps=1)
     assert "64 train, 9 validation, 6 test texts with a summary" in capsys.readouterr().out
     counts = [[len(references) for references in rows] for rows in seen]

@@ -32,6 +32,7 @@ from transformers import (
 
 from hfseq import LstmConfig, LstmForCausalLM
 from hfseq.errors import InputError
+from hfseq.tasks import seq2seq
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import ModelArguments
 from hfseq.training.checkpoints import MANIFEST, last_complete_checkpoint
@@ -295,7 +296,7 @@ def test_early_stopping(driver, data, tmp_path, monkeypatch):
         value = next(falling) if list(references) == validation else 0
         return dict.fromkeys(("bleu", "chrf", "exact_match"), float(value))
 
-    monkeypatch.setattr(RECIPES[driver], "score_translations", score)
+    monkeypatch.setattr(seq2seq, "score_translations", score)
     flags = {"num_train_epochs": 9, "early_stopping_patience": 2, "save_total_limit": 2}
     output = start(driver, data, tmp_path / "out", **flags)
     # Three evaluations.

@@ -64,6 +64,8 @@ class Task(ABC):
     """Metric shown for each kind of row, where the data have a column `kind`."""
     moses: ClassVar[bool] = False
     """Whether files may be aligned plain text."""
+    streams_rows: ClassVar[bool] = True
+    """Whether a stream is trained on row by row, so that its epochs have no known length."""
     lists_predictions: ClassVar[bool] = True
     """Whether there is a prediction for each row, to be written to a file."""
     collator: CheckedCollator

@@ -138,6 +138,7 @@ class RunningTextModeling(Task):
     embedded_name = "the documentation of Python's standard library"
     auto_class = AutoModelForCausalLM
     moses = True
+    streams_rows = False
     lists_predictions = False
     final_window = 1000
     """Tokens that the final test reads at once."""

@@ -262,6 +262,7 @@ def classification_teacher(run: Run, task: Task) -> tuple[PreTrainedModel, PreTr
         lowercase=True,
     )
     teacher, tokenizer, _ = new_model(replace(run, model=model), task)
+    run.log(f"teacher: a new {type(teacher).__name__}")
     directory = Path(run.args.output_dir) / "teacher"
     settings = {"learning_rate": data.teacher_learning_rate, "num_train_epochs": data.teacher_epochs}
     fit(run, task, teacher, tokenizer, directory, **settings)

@@ -53,8 +53,6 @@ def load_model(
     if taken := sorted(overrides.keys() & decided):
         raise InputError(f"--config_overrides: {taken[0]} comes from the data")
     if args.model_name_or_path is not None:
-        if args.model_type is not None:
-            raise InputError("--model_type is for a new model; leave it out with --model_name_or_path")
         return load_checkpoint(auto_class, args.model_name_or_path, overrides, **fields)
     model_type = args.model_type or default_type
     ours = ", ".join(sorted(name for name in CONFIG_MAPPING.keys() if name.startswith("hfseq_")))

@@ -154,8 +154,8 @@ def begin(
     if run.data.inference_only:
         return run
     check_model(run.model, train=run.train)
-    check_arguments(run, tasks)
-    if run.data.streaming and run.train:
+    task = check_arguments(run, tasks)
+    if run.data.streaming and run.train and task.streams_rows:
         run.args.evaluate_by_steps()
     run.checkpoint = (
         None if run.args.hp_search else find_checkpoint(run.args.output_dir, run.args.resume_from_checkpoint)
@@ -164,8 +164,8 @@ def begin(
     return run
 
 
-def check_arguments(run: Run, tasks: type[Task] | Mapping[str, type[Task]]) -> None:
-    """Check the metric, the packages and the output directory of a run.
+def check_arguments(run: Run, tasks: type[Task] | Mapping[str, type[Task]]) -> type[Task]:
+    """Check the metric, the packages and the output directory of a run; returns its task.
 
     Raises:
         InputError: The task has no such metric, a package is missing, or the directory is in use.
@@ -174,6 +174,7 @@ def check_arguments(run: Run, tasks: type[Task] | Mapping[str, type[Task]]) -> N
     run.args.choose_metric(task.metrics, task.other_metrics)
     require(*task.packages, extra="train", use="this recipe")
     check_output_dir(run.args.output_dir, overwrite=run.args.overwrite_output_dir, resume=run.resume)
+    return task
 
 
 def new_model(
