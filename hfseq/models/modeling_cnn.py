@@ -14,8 +14,10 @@ from .configuration_cnn import CnnConfig
 from .convolution import PositionEmbedding, SourceMemory
 from .convolution_stacks import ConvolutionStack, State
 from .dropout import Dropout
+from .heads_causal import ForCausalLM
+from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .heads_seq2seq import ForConditionalGeneration
 from .modeling_base import Backbone, SequencePreTrainedModel
-from .modeling_heads import ForCausalLM, ForConditionalGeneration, ForSequenceClassification, ForTokenClassification
 from .outputs import CnnModelOutput
 from .padding import valid_steps
 

@@ -15,8 +15,10 @@ from .configuration_base import SequenceConfig
 from .configuration_recurrent import RecurrentConfig
 from .dropout import Dropout
 from .generation import Step, is_bare
+from .heads_causal import ForCausalLM
+from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .heads_seq2seq import ForConditionalGeneration
 from .modeling_base import Backbone, SequencePreTrainedModel
-from .modeling_heads import ForCausalLM, ForConditionalGeneration, ForSequenceClassification, ForTokenClassification
 from .outputs import RecurrentModelOutput
 from .padding import align, take_steps, valid_steps
 from .pointer import Pointer, transition_scores

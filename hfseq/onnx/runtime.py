@@ -21,7 +21,7 @@ from transformers.modeling_outputs import (
 
 from hfseq.errors import InputError, one_line, require
 from hfseq.models.cache import RecurrentCacheLayer, cache_layers, takes_past_key_values
-from hfseq.models.modeling_heads import steps_to_keep
+from hfseq.models.output_layer import steps_to_keep
 from hfseq.models.padding import valid_steps
 from hfseq.onnx.export import read_export, run_session
 

@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.generation import EosTokenCriteria, GenerationMode, MaxLengthCriteria
 
-from hfseq.models.modeling_heads import ForCausalLM
+from hfseq.models.heads_causal import ForCausalLM
 
 # What these make of scores depends on nothing else, so that rows with the same settings go through them together.
 _OF_SCORES_ALONE = (

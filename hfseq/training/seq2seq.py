@@ -18,7 +18,7 @@ from hfseq.data.copying import CopyCollator, copy_sources, copy_targets, decode_
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
 from hfseq.errors import InputError
 from hfseq.inference.parallel import run_by_length
-from hfseq.models.modeling_heads import ForConditionalGeneration
+from hfseq.models.heads_seq2seq import ForConditionalGeneration
 from hfseq.training.cross_entropy import summed_cross_entropy
 from hfseq.training.reports import plot_alignment, plot_learning_curve, write_lines, write_samples
 

@@ -1,0 +1,164 @@
+"""The head of causal language models, written against a backbone class."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
+from transformers.utils.generic import can_return_tuple
+
+from .adaptive_softmax import AdaptiveSoftmax
+from .cache import takes_past_key_values
+from .configuration_base import SequenceConfig
+from .generation import SequenceGenerationMixin, Step, is_bare
+from .modeling_base import Backbone, SequencePreTrainedModel
+from .output_layer import OutputLayer, check_labels, steps_to_keep
+from .padding import next_labels
+
+
+class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
+    """Language model; with `add_cross_attention` the decoder of any encoder, `EncoderDecoderModel` included.
+
+    Args:
+        config: The configuration; it is copied and stays unchanged.
+
+    Raises:
+        ValueError: If `bidirectional=True`.
+    """
+
+    backbone_class: ClassVar[type[Backbone]]
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: SequenceConfig) -> None:
+        if config.bidirectional:
+            raise ValueError("bidirectional=True is impossible for a causal language model: it would see the future")
+        layers = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers
+        config = config.resolved("ForCausalLM", num_hidden_layers=layers, is_encoder_decoder=False)
+        super().__init__(config)
+        self.model = self.backbone_class(config)
+        self.output = OutputLayer(config)
+        self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=False)
+        cutoffs = config.adaptive_softmax_cutoffs
+        self.adaptive_softmax = None if cutoffs is None else AdaptiveSoftmax(self.output.width, cutoffs)
+        self.post_init()
+
+    @takes_past_key_values
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithCrossAttentions:
+        """Predict the next token at every step.
+
+        Args:
+            input_ids: See the backbone's `forward`, as for all arguments not named here.
+            attention_mask: See there.
+            inputs_embeds: See there.
+            encoder_hidden_states: See there.
+            encoder_attention_mask: See there.
+            cache: See there.
+            labels: Token ids `[B, T]`, shifted inside; -100 is ignored.
+            use_cache: See there.
+            output_attentions: See there.
+            output_hidden_states: See there.
+            logits_to_keep: Number of last steps to compute logits for, 0 for all, or their indices.
+            kwargs: `num_items_in_batch` and `shift_labels` reach the loss.
+
+        Returns:
+            `logits` `[B, T, vocab_size]`, but for an adaptive softmax in training with labels; `loss` if there are
+            labels (in training with `penalty`), and what the model returned.
+
+        Raises:
+            ValueError: If shapes do not fit.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            cache=cache,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        raw = steps_to_keep(outputs.last_hidden_state, logits_to_keep)
+        hidden, dropped = self.output(raw)
+        logits = None
+        if self.adaptive_softmax is None:
+            logits = self.lm_head(hidden)
+        elif not self.training or labels is None:
+            logits = self.adaptive_softmax(hidden, self.lm_head.weight)
+        loss = None
+        if labels is not None:
+            check_labels(labels, raw.shape[:2])
+            mask = (
+                None
+                if attention_mask is None
+                else steps_to_keep(attention_mask[:, -outputs.last_hidden_state.shape[1] :], logits_to_keep) != 0
+            )
+            if mask is not None and "shift_labels" not in kwargs:
+                # A shift by one would cross the padding: into a gap, and from left padding onto the first token.
+                kwargs["shift_labels"] = next_labels(labels, mask)
+            if logits is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            if self.training:
+                targets = kwargs.get("shift_labels")
+                targets = nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if targets is None else targets
+                predicts = targets != -100
+                count = kwargs.get("num_items_in_batch")
+                count = predicts.sum() if count is None else count
+                if logits is None:
+                    loss = self.adaptive_softmax.loss(hidden, self.lm_head.weight, targets) / count
+                penalty = self.penalty(raw, dropped, predicts, mask)
+                if penalty is not None:
+                    # Divided as the loss is, so that accumulated and distributed batches add up alike.
+                    loss = loss + penalty / count
+        return CausalLMOutputWithCrossAttentions(
+            loss=loss,
+            logits=logits,
+            cache=outputs.cache,
+            hidden_states=outputs.hidden_states,
+            cross_attentions=outputs.cross_attentions,
+        )
+
+    def can_step(self) -> bool:
+        """See `SequenceGenerationMixin`."""
+        # What wraps a module shows its methods as its own.
+        return is_bare(self, ForCausalLM.forward) and isinstance(self.model, Backbone) and self.model.can_step()
+
+    def stepper(self, cache: Cache, **kwargs: Any) -> Step:
+        """See `SequenceGenerationMixin`."""
+        names = ("encoder_hidden_states", "encoder_attention_mask")
+        advance = self.model.stepper(cache, **{name: kwargs.get(name) for name in names})
+
+        def step(ids: Tensor) -> Tensor:
+            hidden, _ = self.output(advance(ids))
+            if self.adaptive_softmax is None:
+                return self.lm_head(hidden)[:, -1]
+            return self.adaptive_softmax(hidden, self.lm_head.weight)[:, -1]
+
+        return step
+
+    def penalty(self, raw: Tensor, dropped: Tensor, predicts: Tensor, mask: Tensor | None) -> Tensor | None:
+        """What training adds to the summed loss; nothing, unless a family says otherwise.
+
+        Args:
+            raw: The last layer's output `[B, T, H]`.
+            dropped: The same after dropout.
+            predicts: True at steps that have a label to predict, `[B, T]`.
+            mask: True at valid steps, `[B, T]`, or None.
+        """
+        return None
