@@ -1,6 +1,6 @@
-"""The head of causal language models, written against a backbone class."""
+"""Head of causal language models."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
@@ -11,13 +11,13 @@ from .adaptive_softmax import AdaptiveSoftmax
 from .cache import takes_past_key_values
 from .configuration_base import SequenceConfig
 from .generation import SequenceGenerationMixin, Step, is_bare
-from .modeling_base import Backbone, SequencePreTrainedModel
+from .modeling_base import Backbone, Head
 from .output_layer import OutputLayer, check_labels, steps_to_keep
 from .padding import next_labels
 
 
-class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
-    """Language model; with `add_cross_attention` the decoder of any encoder, `EncoderDecoderModel` included.
+class ForCausalLM(Head, SequenceGenerationMixin):
+    """Language model; with `add_cross_attention` the decoder of any encoder, also in an `EncoderDecoderModel`.
 
     Args:
         config: The configuration; it is copied and stays unchanged.
@@ -26,7 +26,6 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
         ValueError: If `bidirectional=True`.
     """
 
-    backbone_class: ClassVar[type[Backbone]]
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
     def __init__(self, config: SequenceConfig) -> None:
@@ -62,25 +61,25 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
         """Predict the next token at every step.
 
         Args:
-            input_ids: See the backbone's `forward`, as for all arguments not named here.
-            attention_mask: See there.
-            inputs_embeds: See there.
-            encoder_hidden_states: See there.
-            encoder_attention_mask: See there.
-            cache: See there.
-            labels: Token ids `[B, T]`, shifted inside; -100 is ignored.
-            use_cache: See there.
-            output_attentions: See there.
-            output_hidden_states: See there.
+            input_ids: Token ids `[B, T]`.
+            attention_mask: 1 at valid steps, `[B, T]`, or `[B, past + T]` with a cache; padding may be anywhere.
+            inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`.
+            encoder_hidden_states: `[B, S, M]`, with `add_cross_attention`.
+            encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
+            cache: State after the earlier tokens; updated in place.
+            labels: Token ids `[B, T]`, shifted internally; -100 is ignored.
+            use_cache: Whether to return the state.
+            output_attentions: Whether to return the weights of the cross-attention.
+            output_hidden_states: Whether to return the embeddings and each layer's output.
             logits_to_keep: Number of last steps to compute logits for, 0 for all, or their indices.
-            kwargs: `num_items_in_batch` and `shift_labels` reach the loss.
+            kwargs: `num_items_in_batch` and `shift_labels` are passed to the loss.
 
         Returns:
-            `logits` `[B, T, vocab_size]`, but for an adaptive softmax in training with labels; `loss` if there are
-            labels (in training with `penalty`), and what the model returned.
+            `logits` `[B, T, vocab_size]`, or None for an adaptive softmax in training with labels; `loss` if there
+            are labels (in training with `penalty`), and the outputs of the backbone.
 
         Raises:
-            ValueError: If shapes do not fit.
+            ValueError: If shapes do not match.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -110,7 +109,7 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
                 else steps_to_keep(attention_mask[:, -outputs.last_hidden_state.shape[1] :], logits_to_keep) != 0
             )
             if mask is not None and "shift_labels" not in kwargs:
-                # A shift by one would cross the padding: into a gap, and from left padding onto the first token.
+                # A shift by one would pair a step with padding in a gap, and left padding with the first token.
                 kwargs["shift_labels"] = next_labels(labels, mask)
             if logits is not None:
                 loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
@@ -124,7 +123,7 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
                     loss = self.adaptive_softmax.loss(hidden, self.lm_head.weight, targets) / count
                 penalty = self.penalty(raw, dropped, predicts, mask)
                 if penalty is not None:
-                    # Divided as the loss is, so that accumulated and distributed batches add up alike.
+                    # Divided like the loss, so that it sums up correctly over accumulated and distributed batches.
                     loss = loss + penalty / count
         return CausalLMOutputWithCrossAttentions(
             loss=loss,
@@ -134,18 +133,19 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
             cross_attentions=outputs.cross_attentions,
         )
 
-    def can_step(self) -> bool:
-        """See `SequenceGenerationMixin`."""
-        # What wraps a module shows its methods as its own.
-        return is_bare(self, ForCausalLM.forward) and isinstance(self.model, Backbone) and self.model.can_step()
+    def supports_decode_step(self) -> bool:
+        """Return True if `make_decode_step` computes what `forward` does."""
+        # A wrapper of the backbone exposes its methods, hence the check of the class.
+        bare = is_bare(self, ForCausalLM.forward) and isinstance(self.model, Backbone)
+        return bare and self.model.supports_decode_step()
 
-    def stepper(self, cache: Cache, **kwargs: Any) -> Step:
-        """See `SequenceGenerationMixin`."""
+    def make_decode_step(self, cache: Cache, **kwargs: Any) -> Step:
+        """Step from the newest ids `[B, 1]` to logits `[B, V]`; see `SequenceGenerationMixin`."""
         names = ("encoder_hidden_states", "encoder_attention_mask")
-        advance = self.model.stepper(cache, **{name: kwargs.get(name) for name in names})
+        hidden_step = self.model.make_decode_step(cache, **{name: kwargs.get(name) for name in names})
 
         def step(ids: Tensor) -> Tensor:
-            hidden, _ = self.output(advance(ids))
+            hidden, _ = self.output(hidden_step(ids))
             if self.adaptive_softmax is None:
                 return self.lm_head(hidden)[:, -1]
             return self.adaptive_softmax(hidden, self.lm_head.weight)[:, -1]
@@ -153,12 +153,12 @@ class ForCausalLM(SequencePreTrainedModel, SequenceGenerationMixin):
         return step
 
     def penalty(self, raw: Tensor, dropped: Tensor, predicts: Tensor, mask: Tensor | None) -> Tensor | None:
-        """What training adds to the summed loss; nothing, unless a family says otherwise.
+        """Auxiliary training loss, summed over steps; None by default.
 
         Args:
-            raw: The last layer's output `[B, T, H]`.
+            raw: Output of the last layer, `[B, T, H]`.
             dropped: The same after dropout.
             predicts: True at steps that have a label to predict, `[B, T]`.
-            mask: True at valid steps, `[B, T]`, or None.
+            mask: True at valid steps, `[B, T]`; None if all are.
         """
         return None

@@ -1,25 +1,26 @@
-"""The heads that classify sequences and steps, written against a backbone class."""
+"""Heads that classify sequences and tokens."""
 
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import SequenceClassifierOutput, TokenClassifierOutput
+from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_base import SequenceConfig
 from .crf import LinearChainCrf
-from .modeling_base import Backbone, SequencePreTrainedModel
+from .modeling_base import Head
 from .output_layer import check_labels
 from .padding import valid_steps
 from .pooling import Pooling
 
 
-class Classifier(SequencePreTrainedModel):
+class Classifier(Head):
     """A stack without cross-attention, dropout, and a linear layer over `num_labels`."""
 
-    backbone_class: ClassVar[type[Backbone]]
-    # What a language model or translator has beyond its stack.
+    suffix: ClassVar[str]
+    output_class: ClassVar[type[ModelOutput]]
+    # Weights of the other heads.
     _keys_to_ignore_on_load_unexpected = [
         r"^lm_head\.",
         r"^adaptive_softmax\.",
@@ -29,34 +30,44 @@ class Classifier(SequencePreTrainedModel):
         r"^crf\.",
     ]
 
-    def __init__(self, config: SequenceConfig, head: str) -> None:
+    def __init__(self, config: SequenceConfig) -> None:
         layers = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers
-        config = config.resolved(head, num_hidden_layers=layers, is_encoder_decoder=False, add_cross_attention=False)
+        config = config.resolved(
+            self.suffix, num_hidden_layers=layers, is_encoder_decoder=False, add_cross_attention=False
+        )
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = self.backbone_class(config)
-        dropout = config.dropout if config.classifier_dropout is None else config.classifier_dropout
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.dropout if config.classifier_dropout is None else config.classifier_dropout)
+        self.make_layers(config)
+        self.post_init()
+
+    def make_layers(self, config: SequenceConfig) -> None:
+        """Create the layers on top of the backbone and the dropout."""
+        raise NotImplementedError
 
     def make_classifier(self, width: int, num_labels: int) -> nn.Linear:
-        """The layer from the width of what is classified to `num_labels`."""
+        """Linear layer from features `[..., width]` to `num_labels`."""
         return nn.Linear(width, num_labels)
 
+    def score(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Logits from hidden states `[B, T, H]` and a mask that is True at valid steps, `[B, T]` (None: all)."""
+        raise NotImplementedError
 
-class ForSequenceClassification(Classifier):
-    """Classifier, multi-label classifier or regressor of whole sequences: a stack, pooling and a linear layer.
+    def compute_loss(self, logits: Tensor, labels: Tensor, chain: Tensor | None, **kwargs: Any) -> Tensor:
+        """Loss of logits, after a check of the labels' shape.
 
-    Args:
-        config: The configuration; it is copied and stays unchanged. `num_labels`, `id2label` and `problem_type` mean
-            what they mean in transformers.
-    """
+        Args:
+            logits: As `score` returned them.
+            labels: The labels.
+            chain: Steps of a CRF `[B, T]`, or None.
+            kwargs: Keyword arguments of the loss.
+        """
+        raise NotImplementedError
 
-    def __init__(self, config: SequenceConfig) -> None:
-        super().__init__(config, "ForSequenceClassification")
-        halves = self.backbone_class.has_two_halves and self.config.bidirectional
-        self.pooling = Pooling(self.config.pooling, self.config.hidden_size, two_halves=halves)
-        self.classifier = self.make_classifier(self.pooling.width, self.config.num_labels)
-        self.post_init()
+    def crf_steps(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        """Steps of a CRF, True in `[B, T]`; None for heads without one."""
+        return None
 
     @can_return_tuple
     def forward(
@@ -68,24 +79,28 @@ class ForSequenceClassification(Classifier):
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Any,
-    ) -> SequenceClassifierOutput:
-        """Score each label for each sequence.
+    ) -> ModelOutput:
+        """Score each label, for each sequence or at each step.
 
         Args:
             input_ids: Token ids `[B, T]`.
-            attention_mask: 1 at valid steps, `[B, T]`; padding may stand anywhere.
+            attention_mask: 1 at valid steps, `[B, T]`; padding may be anywhere.
             inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`.
-            char_ids: Characters of each token, `[B, T, L]`, 0 after the last of each, if `char_encoder` says so.
-            labels: Class ids `[B]`; floats `[B, num_labels]` for several labels at once (1 where one holds) and for
-                regression, where `[B]` will do if `num_labels` is 1.
+            char_ids: Characters of each token, `[B, T, L]`, 0 after the last one, if the model has a character
+                encoder.
+            labels: For a sequence classifier class ids `[B]`, or floats `[B, num_labels]` for multi-label
+                classification (multi-hot) and regression, where `[B]` is enough if `num_labels` is 1. For a tagger
+                label ids `[B, T]`; -100 is ignored, by a CRF as if the step did not exist.
             output_hidden_states: Whether to return the embeddings and each layer's output.
-            kwargs: `num_items_in_batch` reaches the loss.
+            kwargs: `num_items_in_batch` is passed to the loss.
 
         Returns:
-            `logits` `[B, num_labels]`, and `loss` if there are labels.
+            `logits`, `[B, num_labels]` of a sequence classifier and `[B, T, num_labels]` of a tagger, and `loss` if
+            there are labels. A CRF's loss is the negative log-likelihood of the label sequences divided by the number
+            of labels.
 
         Raises:
-            ValueError: If shapes do not fit.
+            ValueError: If shapes do not match.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -98,23 +113,51 @@ class ForSequenceClassification(Classifier):
         )
         hidden = outputs.last_hidden_state
         mask = valid_steps(attention_mask, hidden.shape[0], hidden.shape[1], 0, "attention_mask")
-        logits = self.classifier(self.dropout(self.pooling(hidden, mask)))
-        loss = None
-        if labels is not None:
-            self._check_labels(labels, logits.shape[0])
-            loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
-            count = kwargs.get("num_items_in_batch")
-            if count is not None and self.config.problem_type != "single_label_classification":
-                # transformers' losses for these are means of the batch at hand; the Trainer, which has counted the
-                # labels of all the batches that it adds up, does not divide again.
-                loss = loss * labels.numel() / count
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+        logits = self.score(hidden, mask)
+        chain = self.crf_steps(hidden, input_ids, mask)
+        loss = None if labels is None else self.compute_loss(logits, labels, chain, **kwargs)
+        if chain is not None and not self.training:
+            logits = self.crf.max_marginals(logits, chain)
+        return self.output_class(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+class ForSequenceClassification(Classifier):
+    """Classifier, multi-label classifier or regressor of whole sequences: a stack, pooling and a linear layer.
+
+    Args:
+        config: The configuration; it is copied and stays unchanged. `num_labels`, `id2label` and `problem_type` have
+            the meaning that they have in transformers.
+    """
+
+    suffix = "ForSequenceClassification"
+    output_class = SequenceClassifierOutput
+
+    def make_layers(self, config: SequenceConfig) -> None:
+        """Create the pooling and the linear layer."""
+        concatenates = self.backbone_class.concatenates_directions and config.bidirectional
+        self.pooling = Pooling(config.pooling, config.hidden_size, concatenates_directions=concatenates)
+        self.classifier = self.make_classifier(self.pooling.width, config.num_labels)
+
+    def score(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Logits `[B, num_labels]`; see `Classifier.score`."""
+        return self.classifier(self.dropout(self.pooling(hidden, mask)))
+
+    def compute_loss(self, logits: Tensor, labels: Tensor, chain: Tensor | None, **kwargs: Any) -> Tensor:
+        """Loss of the problem type; see `Classifier.compute_loss`."""
+        self._check_labels(labels, logits.shape[0])
+        loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
+        count = kwargs.get("num_items_in_batch")
+        if count is not None and self.config.problem_type != "single_label_classification":
+            # transformers' losses for these average over the batch and ignore the count, by which the Trainer does
+            # not divide again.
+            loss = loss * labels.numel() / count
+        return loss
 
     def _check_labels(self, labels: Tensor, batch: int) -> None:
-        """Raise a `ValueError` if labels have another shape than the kind of problem asks for."""
+        """Raise a `ValueError` unless the labels have the shape that the problem type asks for."""
         kind: str | None = self.config.problem_type
         one, several = torch.Size((batch,)), torch.Size((batch, self.num_labels))
-        if kind is None:  # as transformers will find out
+        if kind is None:  # as transformers infers it
             integers = labels.dtype in (torch.long, torch.int)
             kind = "regression" if self.num_labels == 1 else "single_label" if integers else "multi_label"
         if self.num_labels == 1 and kind == "regression":
@@ -129,82 +172,45 @@ class ForSequenceClassification(Classifier):
 class ForTokenClassification(Classifier):
     """Tagger: a stack and a linear layer at every step.
 
-    With `crf` a conditional random field on top of it learns which labels follow each other, at the steps that are
-    neither padding nor special tokens (`pad_token_id`, `bos_token_id`, `eos_token_id`). Its logits, but in training,
-    are then the scores of the best label sequence through each label, so that the largest one of each step is the
-    label that Viterbi finds, and whatever takes the largest logit decodes exactly.
+    With `crf` it has a conditional random field over the steps that are neither padding nor special tokens
+    (`pad_token_id`, `bos_token_id`, `eos_token_id`). In evaluation its logits are then max-marginals, the scores of
+    the best label sequence through each label, so that the argmax at each step is the Viterbi path.
 
     Args:
         config: The configuration; it is copied and stays unchanged.
     """
 
-    def __init__(self, config: SequenceConfig) -> None:
-        super().__init__(config, "ForTokenClassification")
+    suffix = "ForTokenClassification"
+    output_class = TokenClassifierOutput
+
+    def make_layers(self, config: SequenceConfig) -> None:
+        """Create the linear layer and the CRF."""
         self.classifier = self.make_classifier(config.hidden_size, config.num_labels)
         self.crf = LinearChainCrf(config.num_labels) if config.crf else None
-        self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        char_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        **kwargs: Any,
-    ) -> TokenClassifierOutput:
-        """Score each label at each step.
+    def score(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Logits `[B, T, num_labels]`, the emissions of a CRF; see `Classifier.score`."""
+        return self.classifier(self.dropout(hidden))
 
-        Args:
-            input_ids: Token ids `[B, T]`.
-            attention_mask: 1 at valid steps, `[B, T]`; padding may stand anywhere.
-            inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`.
-            char_ids: Characters of each token, `[B, T, L]`, 0 after the last of each, if `char_encoder` says so.
-            labels: Label ids `[B, T]`; -100 is ignored, by a CRF as if the step were not there.
-            output_hidden_states: Whether to return the embeddings and each layer's output.
-            kwargs: `num_items_in_batch` reaches the loss.
+    def compute_loss(self, logits: Tensor, labels: Tensor, chain: Tensor | None, **kwargs: Any) -> Tensor:
+        """Cross-entropy, or with a CRF the negative log-likelihood; see `Classifier.compute_loss`."""
+        check_labels(labels, logits.shape[:2])
+        if chain is None:
+            return self.loss_function(logits, labels, self.config, **kwargs)
+        labelled = chain & (labels != -100)
+        count = kwargs.get("num_items_in_batch")
+        total = self.crf.log_likelihood(logits, labels, labelled).sum()
+        return -total / (labelled.sum() if count is None else count)
 
-        Returns:
-            `logits` `[B, T, num_labels]`, and `loss` if there are labels: the negative log-likelihood of a label, or
-            with a CRF that of the label sequences divided by the number of labels.
-
-        Raises:
-            ValueError: If shapes do not fit.
-        """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            char_ids=char_ids,
-            use_cache=False,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-        )
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
-        loss = None
-        if labels is not None:
-            check_labels(labels, logits.shape[:2])
-            if self.crf is None:
-                loss = self.loss_function(logits, labels, self.config, **kwargs)
-            else:
-                labelled = self._chain(logits, input_ids, attention_mask) & (labels != -100)
-                count = kwargs.get("num_items_in_batch")
-                total = self.crf.log_likelihood(logits, labels, labelled).sum()
-                loss = -total / (labelled.sum() if count is None else count)
-        if self.crf is not None and not self.training:
-            logits = self.crf.max_marginals(logits, self._chain(logits, input_ids, attention_mask))
-        return TokenClassifierOutput(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
-
-    def _chain(self, logits: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None) -> Tensor:
-        """True at the steps that the CRF goes through, `[B, T]`."""
-        mask = valid_steps(attention_mask, logits.shape[0], logits.shape[1], 0, "attention_mask")
-        chain = logits.new_ones(logits.shape[:2], dtype=torch.bool) if mask is None else mask
+    def crf_steps(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        """Steps of the CRF, True in `[B, T]`: neither padding nor special tokens. None without a CRF."""
+        if self.crf is None:
+            return None
+        steps = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask
         if input_ids is None:
-            return chain
+            return steps
         for special in (self.config.pad_token_id, self.config.bos_token_id, self.config.eos_token_id):
             for token in special if isinstance(special, list) else [special]:
                 if token is not None:
-                    chain = chain & (input_ids != token)
-        return chain
+                    steps = steps & (input_ids != token)
+        return steps

@@ -1,4 +1,4 @@
-"""The head of sequence-to-sequence models, written against backbone classes."""
+"""Head of sequence-to-sequence models."""
 
 from typing import Any, ClassVar
 
@@ -11,28 +11,25 @@ from transformers.utils.generic import can_return_tuple
 from .cache import takes_past_key_values
 from .configuration_base import SequenceConfig
 from .generation import SequenceGenerationMixin, Step, is_bare
-from .modeling_base import Backbone, SequencePreTrainedModel
+from .modeling_base import Backbone, Head
 from .output_layer import OutputLayer, check_labels, steps_to_keep
 from .pointer import Pointer
 
 
-class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin):
+class ForConditionalGeneration(Head, SequenceGenerationMixin):
     """Sequence-to-sequence model: an encoder and a decoder that attends over its states.
 
     Args:
-        config: The configuration; it is copied and stays unchanged. `bidirectional` is about the encoder.
+        config: The configuration; it is copied and stays unchanged. `bidirectional` refers to the encoder.
 
     Raises:
-        ValueError: If there are `adaptive_softmax_cutoffs`, or the id that starts a target, or that of the padding, is
-            not one of the vocabulary.
+        ValueError: If there are `adaptive_softmax_cutoffs`, or if the id of the padding or the first one of targets is
+            out of vocabulary.
     """
 
-    backbone_class: ClassVar[type[Backbone]]
-    decoder_class: ClassVar[type[Backbone]]
-    # What a tuple of encoder outputs is read as, and the tensor that its class has beside the states.
-    encoder_output_class: ClassVar[type[ModelOutput]]
+    # Name of the second tensor in a tuple of encoder outputs, after the last hidden state.
     encoder_extra: ClassVar[str]
-    # Saving reads which names may share memory here; which do is `get_expanded_tied_weights_keys`'s to say.
+    # Names that may share memory, which saving reads; `get_expanded_tied_weights_keys` tells which ones do.
     _tied_weights_keys = {
         "decoder.embed_tokens.weight": "model.embed_tokens.weight",
         "lm_head.weight": "model.embed_tokens.weight",
@@ -44,11 +41,11 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
         for name in ("decoder_start_token_id", "pad_token_id"):
             token = getattr(config, name)
             if token is not None and not 0 <= token < config.vocab_size:
-                config.refuse(name, f"targets are made of it, and vocab_size is {config.vocab_size}")
+                config.raise_invalid(name, f"targets are made of it, and vocab_size is {config.vocab_size}")
         config = config.resolved("ForConditionalGeneration", is_encoder_decoder=True, add_cross_attention=False)
         super().__init__(config)
         self.model = self.backbone_class(config.encoder_config())
-        self.decoder = self.decoder_class(config.decoder_config())
+        self.decoder = self.backbone_class(config.decoder_config())
         self.output = OutputLayer(config)
         self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=False)
         self.pointer = self.make_pointer(config)
@@ -56,11 +53,11 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
 
     @property
     def encoder(self) -> Backbone:
-        """The encoder. Its weights are named `model`, as in every head, so that each can start from another's."""
+        """The encoder. Its weights are named `model`, as in all heads, so that any can be initialised from another."""
         return self.model
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
-        """Which weights stand for which others: target embeddings for the output, source for target embeddings."""
+        """Tied weights: target embeddings to source embeddings, the output layer to target embeddings."""
         source = "model.embed_tokens.weight"
         target = "decoder.embed_tokens.weight"
         tied = {}
@@ -88,10 +85,10 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
         return super()._resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
-        """Decoder inputs for teacher forcing: labels `[B, T]` moved one to the right, padding for -100.
+        """Decoder inputs for teacher forcing: labels `[B, T]` shifted right, with padding in place of -100.
 
         Raises:
-            ValueError: If the config says nothing of the id that starts a target, or of that of the padding.
+            ValueError: If the config has no `decoder_start_token_id` or no `pad_token_id`.
         """
         for name in ("decoder_start_token_id", "pad_token_id"):
             if getattr(self.config, name) is None:
@@ -101,21 +98,21 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
         return shifted.masked_fill(shifted == -100, self.config.pad_token_id)
 
     def make_pointer(self, config: SequenceConfig) -> Pointer | None:
-        """What copies from the source: nothing, unless a family says otherwise."""
+        """Pointer that copies from the source; None by default."""
         return None
 
-    def memory_of(self, encoder_outputs: ModelOutput) -> dict[str, Tensor | None]:
-        """What of the encoder's outputs the decoder takes, by the names of its arguments."""
+    def encoder_kwargs(self, encoder_outputs: ModelOutput) -> dict[str, Tensor | None]:
+        """Encoder outputs the decoder consumes, keyed by argument name."""
         return {"encoder_hidden_states": encoder_outputs["last_hidden_state"]}
 
     def _as_output(self, encoder_outputs: ModelOutput | tuple[Tensor | tuple[Tensor, ...], ...]) -> ModelOutput:
-        """Encoder outputs by name. A tuple lacks the fields that are None, but a part's kind tells which one it is."""
+        """Encoder outputs by name. A tuple omits fields that are None, but the types of its items identify them."""
         if not isinstance(encoder_outputs, tuple | list):
             return encoder_outputs
         tensors = [part for part in encoder_outputs if isinstance(part, Tensor)]
         layers = [part for part in encoder_outputs if isinstance(part, tuple | list)]
         fields = dict(zip(("last_hidden_state", self.encoder_extra), tensors, strict=False))
-        return self.encoder_output_class(**fields, hidden_states=layers[0] if layers else None)
+        return self.backbone_class.output_class(**fields, hidden_states=layers[0] if layers else None)
 
     @takes_past_key_values
     @can_return_tuple
@@ -137,36 +134,36 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
-        """Encode the source, if it is not yet, and predict the next target token at every step.
+        """Encode the source, unless `encoder_outputs` are given, and predict the next target token at every step.
 
         Args:
             input_ids: Source ids `[B, S]`.
-            attention_mask: 1 at valid source positions, `[B, S]`; padding may stand anywhere.
-            decoder_input_ids: Target ids `[B, T]`, starting with `decoder_start_token_id`; made of `labels` if absent.
+            attention_mask: 1 at valid source positions, `[B, S]`; padding may be anywhere.
+            decoder_input_ids: Target ids `[B, T]` from `decoder_start_token_id` on; made from `labels` if absent.
             decoder_attention_mask: 1 at valid target positions, `[B, T]`, or `[B, past + T]` with a cache.
-            encoder_outputs: The encoder's, in place of the source.
+            encoder_outputs: Outputs of the encoder, in place of the source.
             cache: Decoder state after the earlier tokens; updated in place.
             inputs_embeds: `[B, S, embedding_size]` in place of `input_ids`.
             decoder_inputs_embeds: `[B, T, embedding_size]` in place of `decoder_input_ids`.
-            labels: Token ids `[B, T]`, not shifted; -100 is ignored. With `copy_ids` an id may be one of theirs.
-            copy_ids: What a pointer-generator copies from each source position, `[B, S]`: the id of its word or, for
-                the j-th position with an unknown word or an earlier one with the same, `vocab_size` + j. None copies
+            labels: Token ids `[B, T]`, not shifted; -100 is ignored. With `copy_ids` they may contain ids of these.
+            copy_ids: Ids that a pointer-generator copies from the source positions, `[B, S]`: those of the words, or
+                `vocab_size` + j for an out-of-vocabulary word that first occurs at position j. None copies
                 `input_ids`.
             use_cache: Whether to return the decoder state.
-            output_attentions: Whether to return the alignments.
+            output_attentions: Whether to return the weights of the cross-attention.
             output_hidden_states: Whether to return the embeddings and each layer's output, of both sides.
-            logits_to_keep: Number of last target steps to compute logits for, 0 for all, or their indices; or True at
-                the steps wanted, `[B, T]`, such as those with a label: the output layer is the larger part of a
-                training step, and padding needs none of it.
-            kwargs: `num_items_in_batch` reaches the loss.
+            logits_to_keep: Number of last target steps to compute logits for, 0 for all, or their indices, or a mask
+                `[B, T]` that is True at them. A mask of the steps with labels saves the output layer, the most
+                expensive part of a training step, at padding.
+            kwargs: `num_items_in_batch` is passed to the loss.
 
         Returns:
-            `logits` `[B, T, vocab_size]`, with `copy_ids` `[B, T, vocab_size + S]`, of N steps that are marked
-            `[N, vocab_size]`, row by row; `loss` if there are labels (in training with `penalty`), `cross_attentions`
-            a tuple of `[B, 1, T, S]`, and the encoder's outputs.
+            `logits` `[B, T, vocab_size]`, with `copy_ids` `[B, T, vocab_size + S]`, or for a mask of N steps
+            `[N, vocab_size]`, row by row; `loss` if there are labels (in training with `penalty`), `cross_attentions`,
+            tensors `[B, 1, T, S]`, and the encoder's outputs.
 
         Raises:
-            ValueError: If shapes do not fit.
+            ValueError: If shapes do not match.
         """
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if output_hidden_states is None:
@@ -191,7 +188,7 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             inputs_embeds=decoder_inputs_embeds,
-            **self.memory_of(encoded),
+            **self.encoder_kwargs(encoded),
             encoder_attention_mask=attention_mask,
             cache=cache,
             use_cache=use_cache,
@@ -203,7 +200,7 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
         if self.pointer is None:
             logits = self.lm_head(steps_to_keep(hidden, logits_to_keep))
         else:
-            # It mixes the words of all steps with what those attend to.
+            # The mixture needs all steps, to align with the attention weights.
             logits = self.pointer(self.lm_head(hidden), outputs, encoded, input_ids, copy_ids)
             logits = steps_to_keep(logits, logits_to_keep)
         if self.pointer is None and copy_ids is not None:
@@ -213,13 +210,13 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
             check_labels(labels, outputs.last_hidden_state.shape[:2])
             predicts = labels != -100
             labels = steps_to_keep(labels, logits_to_keep)
-            # transformers' loss for this class name shifts; these labels are in step with the logits already.
+            # transformers' loss for this class name shifts labels, unless it gets them as shifted already.
             loss = self.loss_function(
                 logits=logits, labels=labels, shift_labels=labels, vocab_size=logits.shape[-1], **kwargs
             )
             penalty = self.penalty(outputs, predicts) if self.training else None
             if penalty is not None:
-                # Divided as the loss is, so that accumulated and distributed batches add up alike.
+                # Divided like the loss, so that it sums up correctly over accumulated and distributed batches.
                 count = kwargs.get("num_items_in_batch")
                 loss = loss + penalty / (predicts.sum() if count is None else count)
         return Seq2SeqLMOutput(
@@ -232,22 +229,24 @@ class ForConditionalGeneration(SequencePreTrainedModel, SequenceGenerationMixin)
             encoder_hidden_states=encoded.get("hidden_states"),
         )
 
-    def can_step(self) -> bool:
-        """See `SequenceGenerationMixin`; not with a pointer, which reads more than the decoder's states."""
+    def supports_decode_step(self) -> bool:
+        """Return True if `make_decode_step` computes what `forward` does; never with a pointer."""
         bare = is_bare(self, ForConditionalGeneration.forward) and isinstance(self.decoder, Backbone)
-        return bare and self.pointer is None and self.decoder.can_step()
+        return bare and self.pointer is None and self.decoder.supports_decode_step()
 
-    def stepper(self, cache: Cache, **kwargs: Any) -> Step:
-        """See `SequenceGenerationMixin`."""
-        memory = self.memory_of(self._as_output(kwargs["encoder_outputs"]))
-        advance = self.decoder.stepper(cache, **memory, encoder_attention_mask=kwargs.get("attention_mask"))
-        return lambda ids: self.lm_head(self.output(advance(ids))[0])[:, -1]
+    def make_decode_step(self, cache: Cache, **kwargs: Any) -> Step:
+        """Step from the newest ids `[B, 1]` to logits `[B, V]`; see `SequenceGenerationMixin`."""
+        encoder = self.encoder_kwargs(self._as_output(kwargs["encoder_outputs"]))
+        hidden_step = self.decoder.make_decode_step(
+            cache, **encoder, encoder_attention_mask=kwargs.get("attention_mask")
+        )
+        return lambda ids: self.lm_head(self.output(hidden_step(ids))[0])[:, -1]
 
     def penalty(self, outputs: ModelOutput, predicts: Tensor) -> Tensor | None:
-        """What training adds to the summed loss; nothing, unless a family says otherwise.
+        """Auxiliary training loss, summed over steps; None by default.
 
         Args:
-            outputs: The decoder's.
-            predicts: True at steps that have a label, `[B, T]`.
+            outputs: Outputs of the decoder.
+            predicts: True at steps with a label, `[B, T]`.
         """
         return None

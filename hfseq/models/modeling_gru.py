@@ -1,13 +1,8 @@
-"""The Gru models: the shared recurrent implementation bound to the gated recurrent unit."""
+"""GRU models: the shared recurrent implementation with the gated recurrent unit."""
 
 from .configuration_recurrent import GruConfig
-from .modeling_recurrent import (
-    RecurrentForCausalLM,
-    RecurrentForConditionalGeneration,
-    RecurrentForSequenceClassification,
-    RecurrentForTokenClassification,
-    RecurrentModel,
-)
+from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
 
 class GruModel(RecurrentModel):
@@ -17,28 +12,24 @@ class GruModel(RecurrentModel):
 
 
 class GruForCausalLM(RecurrentForCausalLM):
-    """Language model; see `RecurrentForCausalLM`."""
+    """Language model; see `ForCausalLM`."""
 
-    config_class = GruConfig
     backbone_class = GruModel
 
 
 class GruForConditionalGeneration(RecurrentForConditionalGeneration):
     """Sequence-to-sequence model; see `RecurrentForConditionalGeneration`."""
 
-    config_class = GruConfig
     backbone_class = GruModel
 
 
-class GruForSequenceClassification(RecurrentForSequenceClassification):
-    """Classifier of sequences; see `RecurrentForSequenceClassification`."""
+class GruForSequenceClassification(ForSequenceClassification):
+    """Classifier of sequences; see `ForSequenceClassification`."""
 
-    config_class = GruConfig
     backbone_class = GruModel
 
 
-class GruForTokenClassification(RecurrentForTokenClassification):
-    """Tagger; see `RecurrentForTokenClassification`."""
+class GruForTokenClassification(ForTokenClassification):
+    """Tagger; see `ForTokenClassification`."""
 
-    config_class = GruConfig
     backbone_class = GruModel

@@ -1,13 +1,8 @@
-"""The Lstm models: the shared recurrent implementation bound to long short-term memory."""
+"""LSTM models: the shared recurrent implementation with long short-term memory."""
 
 from .configuration_recurrent import LstmConfig
-from .modeling_recurrent import (
-    RecurrentForCausalLM,
-    RecurrentForConditionalGeneration,
-    RecurrentForSequenceClassification,
-    RecurrentForTokenClassification,
-    RecurrentModel,
-)
+from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
 
 class LstmModel(RecurrentModel):
@@ -17,28 +12,24 @@ class LstmModel(RecurrentModel):
 
 
 class LstmForCausalLM(RecurrentForCausalLM):
-    """Language model; see `RecurrentForCausalLM`."""
+    """Language model; see `ForCausalLM`."""
 
-    config_class = LstmConfig
     backbone_class = LstmModel
 
 
 class LstmForConditionalGeneration(RecurrentForConditionalGeneration):
     """Sequence-to-sequence model; see `RecurrentForConditionalGeneration`."""
 
-    config_class = LstmConfig
     backbone_class = LstmModel
 
 
-class LstmForSequenceClassification(RecurrentForSequenceClassification):
-    """Classifier of sequences; see `RecurrentForSequenceClassification`."""
+class LstmForSequenceClassification(ForSequenceClassification):
+    """Classifier of sequences; see `ForSequenceClassification`."""
 
-    config_class = LstmConfig
     backbone_class = LstmModel
 
 
-class LstmForTokenClassification(RecurrentForTokenClassification):
-    """Tagger; see `RecurrentForTokenClassification`."""
+class LstmForTokenClassification(ForTokenClassification):
+    """Tagger; see `ForTokenClassification`."""
 
-    config_class = LstmConfig
     backbone_class = LstmModel

@@ -1,4 +1,4 @@
-"""The output layer of the heads that generate, and what heads check and pick of their steps."""
+"""Output layer of the generating heads, and checks and selection of steps."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from .dropout import Dropout
 
 
 class OutputLayer(nn.Module):
-    """Dropout and, where the tied embeddings have another width, a projection to it, before `lm_head`."""
+    """Dropout before `lm_head`, and a projection to the width of tied embeddings if it differs."""
 
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__()
@@ -18,16 +18,16 @@ class OutputLayer(nn.Module):
         self.project = nn.Linear(config.hidden_size, self.width, bias=False) if projects else None
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Map `[B, T, hidden_size]` to what `lm_head` takes; the hidden states after dropout come second."""
+        """Map `[B, T, hidden_size]` to the inputs of `lm_head`, and to the hidden states after dropout."""
         dropped = self.dropout(hidden) if self.training else hidden
         return dropped if self.project is None else self.project(dropped), dropped
 
 
 def steps_to_keep(values: Tensor, keep: int | Tensor) -> Tensor:
-    """The last `keep` steps of `[B, T, ...]`, 0 for all; those of an index `[N]`; or those marked `[B, T]`, in a row.
+    """Select steps of `[B, T, ...]`: the last `keep` (0: all), those of an index `[N]`, or those of a mask `[B, T]`.
 
     Raises:
-        ValueError: If marks are not of this shape.
+        ValueError: If a mask has another shape.
     """
     if isinstance(keep, int):
         return values[:, -keep:] if keep else values
@@ -39,6 +39,6 @@ def steps_to_keep(values: Tensor, keep: int | Tensor) -> Tensor:
 
 
 def check_labels(labels: Tensor, shape: torch.Size) -> None:
-    """Raise a `ValueError` if labels are not one for each step, `[B, T]`."""
+    """Raise a `ValueError` unless there is one label for each step, `[B, T]`."""
     if labels.shape != shape:
         raise ValueError(f"labels has shape {tuple(labels.shape)}, expected {tuple(shape)}")
