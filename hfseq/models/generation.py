@@ -7,7 +7,7 @@ its loop is replaced, and only if all options that are set are known to work in 
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,9 @@ def check_cache(implementation: str | None, kwargs: Mapping[str, Any]) -> None:
 class SequenceGenerationMixin(GenerationMixin):
     """`generate()` with less overhead between steps."""
 
+    # Argument of `forward` that takes the ids generated so far.
+    generated_ids: ClassVar[str] = "input_ids"
+
     def generate(
         self,
         inputs: Tensor | None = None,
@@ -140,11 +143,10 @@ class SequenceGenerationMixin(GenerationMixin):
                 is_first_iteration=is_first_iteration,
                 **kwargs,
             )
-        ids = "decoder_input_ids" if own.config.is_encoder_decoder else "input_ids"
         kwargs.pop("labels", None)
         if attention_mask is not None:
             kwargs["attention_mask"] = attention_mask
-        return kwargs | {ids: input_ids[:, -next_sequence_length:], "cache": cache}
+        return kwargs | {self.generated_ids: input_ids[:, -next_sequence_length:], "cache": cache}
 
 
 def _honours(settings: Mapping[str, Any]) -> bool:

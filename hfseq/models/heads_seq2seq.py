@@ -27,6 +27,7 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             out of vocabulary.
     """
 
+    generated_ids = "decoder_input_ids"
     # Name of the second tensor in a tuple of encoder outputs, after the last hidden state.
     encoder_extra: ClassVar[str]
     # Names that may share memory, which saving reads; `get_expanded_tied_weights_keys` tells which ones do.

@@ -114,10 +114,14 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         super().__init__(config)
         # Names of the tensors that are carried, in their order in the cache.
         self.carried_names: list[str] = []
+        # Read once: reading a field of a config takes microseconds, which are noticeable in a step of generation.
+        self.model_type, self.bidirectional = config.model_type, config.bidirectional
+        self.attends = config.add_cross_attention
+        self.encoder_size = config.cross_attention_hidden_size or config.hidden_size
         self.make_inputs(config)
         self.dropout = Dropout(config.dropout, config.variational_dropout)
         self.stack = self.make_stack(config)
-        if config.add_cross_attention:
+        if self.attends:
             self.make_cross_attention(config)
         self.post_init()
 
@@ -227,7 +231,7 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         layers: list[RecurrentCacheLayer] = []
         if use_cache:
             cache = DynamicCache() if cache is None else cache
-            layers = cache_layers(cache, self.stack.num_layers, self.config.model_type)
+            layers = cache_layers(cache, self.stack.num_layers, self.model_type)
         mask = valid_steps(attention_mask, batch, length, layers[0].seen if layers else 0, "attention_mask")
         states, carried = self._states_before(layers, embeds, encoder_hidden_states, source_mask)
         source = None
@@ -242,7 +246,7 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         embedded = self.dropout(entered)
         run = self.run(embedded, mask, states, carried, source, use_cache)
         self._store(layers, run.states, carried, length)
-        attentions = self.wants_output("output_attentions", output_attentions) and source is not None
+        attentions = source is not None and self.wants_output("output_attentions", output_attentions)
         hidden_states = self.wants_output("output_hidden_states", output_hidden_states)
         return self.output_class(
             last_hidden_state=run.last,
@@ -328,7 +332,7 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
             cache: Cache filled by `forward`; each step updates it.
             encoder: What a decoder attends to, keyed by argument of `forward`.
         """
-        layers = cache_layers(cache, self.stack.num_layers, self.config.model_type)
+        layers = cache_layers(cache, self.stack.num_layers, self.model_type)
         source = None
         if (hidden_states := encoder.get("encoder_hidden_states")) is not None:
             mask = self.check_encoder(hidden_states, encoder.get("encoder_attention_mask"), None, len(hidden_states))
@@ -356,18 +360,16 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
             ValueError: If they are given to a model without cross-attention or missing for one with it, or if a shape
                 does not match.
         """
-        if not self.config.add_cross_attention:
+        if not self.attends:
             if encoder_hidden_states is not None:
                 raise ValueError("encoder_hidden_states were passed to a model without add_cross_attention=True")
             return None
         if encoder_hidden_states is None:
             raise ValueError("a model with add_cross_attention=True needs encoder_hidden_states")
-        width = self.config.cross_attention_hidden_size or self.config.hidden_size
         shape = encoder_hidden_states.shape
-        if encoder_hidden_states.dim() != 3 or shape[0] != batch or shape[-1] != width:
-            raise ValueError(
-                f"encoder_hidden_states has shape {tuple(shape)}, expected ({batch}, source length, {width})"
-            )
+        if encoder_hidden_states.dim() != 3 or shape[0] != batch or shape[-1] != self.encoder_size:
+            expected = f"({batch}, source length, {self.encoder_size})"
+            raise ValueError(f"encoder_hidden_states has shape {tuple(shape)}, expected {expected}")
         return valid_steps(encoder_attention_mask, batch, shape[1], 0, "encoder_attention_mask")
 
     def uses_cache(self, use_cache: bool | None, cache: Cache | None) -> bool:
@@ -376,7 +378,7 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         Raises:
             ValueError: If a cache is given to a bidirectional stack.
         """
-        if self.config.bidirectional:
+        if self.bidirectional:
             if cache is not None:
                 raise ValueError("a cache was passed to a bidirectional model, which has no state to go on from")
             return False

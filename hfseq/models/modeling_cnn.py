@@ -34,7 +34,7 @@ class CnnModel(Backbone):
 
     def make_stack(self, config: CnnConfig) -> ConvolutionStack:  # type: ignore[override]
         """Create the positions of `convs2s`, and the stack."""
-        if config.add_cross_attention and config.architecture not in ("convs2s", "gated"):
+        if self.attends and config.architecture not in ("convs2s", "gated"):
             raise ValueError(
                 f"architecture={config.architecture!r} is impossible with add_cross_attention=True: "
                 "only the layers of 'convs2s' and 'gated' attend over encoder states"
@@ -54,13 +54,12 @@ class CnnModel(Backbone):
             dilation_base=config.dilation_base,
             dropout=config.dropout,
             variational=config.variational_dropout,
-            attends=config.add_cross_attention,
+            attends=self.attends,
         )
 
     def make_cross_attention(self, config: CnnConfig) -> None:  # type: ignore[override]
         """Create the projection of the source that all layers attend over."""
-        encoder_size = config.cross_attention_hidden_size or config.hidden_size
-        self.source = SourceMemory(encoder_size, config.embedding_size, config.num_hidden_layers)
+        self.source = SourceMemory(self.encoder_size, config.embedding_size, config.num_hidden_layers)
 
     def make_memory(self, encoder_hidden_states: Tensor, encoder_embeddings: Tensor | None) -> tuple[Tensor, ...]:
         """Keys and values `[B, S, E]`."""

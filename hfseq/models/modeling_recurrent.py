@@ -41,7 +41,10 @@ class RecurrentModel(Backbone):
 
     def make_stack(self, config: RecurrentConfig) -> RecurrentStack:  # type: ignore[override]
         """Create the stack."""
-        self.feeds = config.add_cross_attention and config.input_feeding
+        self.feeds = self.attends and config.input_feeding
+        # An encoder passes on the ids that a decoder may copy.
+        self.is_copied = config.pointer_generator and not self.attends
+        self.reads_copies = config.pointer_generator and self.attends
         return RecurrentStack(
             self.make_layer,
             config.input_width() + (config.hidden_size if self.feeds else 0),
@@ -56,10 +59,9 @@ class RecurrentModel(Backbone):
 
     def make_cross_attention(self, config: RecurrentConfig) -> None:  # type: ignore[override]
         """Create the attention, and the bridge from encoder states to initial states."""
-        hidden, encoder_size = config.hidden_size, config.cross_attention_hidden_size or config.hidden_size
         self.covers = config.coverage
-        self.attention = CrossAttention(hidden, encoder_size, config.attention_type, config.coverage)
-        self.bridge = Bridge(encoder_size, self.stack.state_shapes(1))
+        self.attention = CrossAttention(config.hidden_size, self.encoder_size, config.attention_type, self.covers)
+        self.bridge = Bridge(self.encoder_size, self.stack.state_shapes(1))
         self.carried_names = ["input_feed"] * self.feeds + ["coverage"] * self.covers
 
     def make_memory(self, encoder_hidden_states: Tensor, encoder_embeddings: Tensor | None) -> tuple[Tensor, ...]:
@@ -89,8 +91,7 @@ class RecurrentModel(Backbone):
 
     def known_ids(self, ids: Tensor) -> Tensor:
         """Replace out-of-vocabulary ids, which a pointer-generator has copied, by the unknown token."""
-        unknown = self.config.unk_token_id
-        if unknown is None or not (self.config.pointer_generator and self.config.add_cross_attention):
+        if not self.reads_copies or (unknown := self.config.unk_token_id) is None:
             return ids
         return ids.masked_fill(ids >= self.embed_tokens.num_embeddings, unknown)
 
@@ -159,8 +160,7 @@ class RecurrentModel(Backbone):
         self, input_ids: Tensor | None, entered: Tensor, source: Source | None, run: Run
     ) -> dict[str, Tensor | None]:
         """Ids for a pointer-generator to copy, and the coverage loss."""
-        copied = self.config.pointer_generator and not self.config.add_cross_attention
-        return {"input_ids": input_ids if copied else None, "overlaps": run.coverage_loss}
+        return {"input_ids": input_ids if self.is_copied else None, "overlaps": run.coverage_loss}
 
 
 class RecurrentForCausalLM(ForCausalLM):
