@@ -24,7 +24,8 @@ from transformers.utils import logging
 from hfseq.data.running_text import encodable
 from hfseq.demo.handlers import Together, classify, continue_text, tag, translate, write_texts
 from hfseq.errors import InputError, one_line, require
-from hfseq.hub.model_card import METRICS, head_of, is_ours, measured, read_run, what_it_does
+from hfseq.heads import HUB_TASKS, head_of
+from hfseq.hub.model_card import METRICS, is_ours, measured, read_run, what_it_does
 from hfseq.hub.publish import load_published
 from hfseq.inference.ensembles import problem_of
 
@@ -41,13 +42,6 @@ MAX_BEAMS = 10
 """Beams that a reader can choose."""
 LONGEST_TEXT = 2048
 """Tokens that a model reads at most, so that nobody keeps all others waiting."""
-_PLACEHOLDERS = {
-    "translation": "A text to translate",
-    "summarization": "A text to summarize",
-    "text-classification": "A text to classify",
-    "token-classification": "Words to tag, with spaces between them, around punctuation, too",
-    "text-generation": "The beginning of a text",
-}
 
 
 class Subject(NamedTuple):
@@ -82,8 +76,9 @@ def load_subject(model_dir: str | Path) -> Subject:
     model, tokenizer = load_published(directory)
     run, results = read_run(directory)
     kind, config = type(model).__name__, model.config
-    known, auto_class = head_of(kind)
-    if known is None and auto_class == "AutoModelForSeq2SeqLM":
+    head = head_of(kind)
+    known = head.hub_task
+    if head.auto_class == "AutoModelForSeq2SeqLM":
         said, own = run.get("task"), getattr(config, "task_specific_params", None) or {}
         known = said if said in ("translation", "summarization") else "text2text"
         if said is None and set(own) == {"summarization"}:
@@ -135,7 +130,7 @@ def make_page(model_dir: str | Path) -> "gr.Blocks":
         gr.Markdown(f"# {subject.name}\n\n{subject.about}")
         with gr.Row():
             with gr.Column():
-                hint = _PLACEHOLDERS.get(subject.task, "A text")
+                hint = HUB_TASKS[subject.task].placeholder if subject.task in HUB_TASKS else "A text"
                 text = gr.Textbox(label="Text", lines=4, max_lines=12, placeholder=hint, elem_id="text")
                 settings = _settings(gr, subject)
                 with gr.Row():

@@ -358,7 +358,8 @@ class RecurrentStack(Stack):
             if permutation is not None:
                 output = permute_steps(values, permutation.restore, permutation.order)
             elif self.needs_gather and mask is not None and return_states:
-                new_state = [torch.where(mask, new, old) for new, old in zip(new_state, states[index], strict=True)]
+                pairs = zip(new_state, states[index], strict=True)
+                new_state = [torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in pairs]
             outputs.append(output if mask is None else output.masked_fill(~mask.unsqueeze(-1), 0.0))
             new_states.append(tuple(new_state))
         return outputs, new_states if return_states else None

@@ -23,6 +23,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hfseq.cache_io import load_state, save_state
 from hfseq.data.windows import TokenWindows
 from hfseq.errors import InputError
+from hfseq.models import is_hfseq
 from hfseq.training.seq2seq import token_loss
 from hfseq.training.trainer import SequenceTrainer
 
@@ -32,7 +33,7 @@ def carries_state(model: PreTrainedModel) -> bool:
 
     The keys and values of a Transformer would grow with the text.
     """
-    return model.config.model_type.startswith("hfseq_")
+    return is_hfseq(model.config)
 
 
 def detached(cache: Cache) -> Cache:

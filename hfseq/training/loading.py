@@ -6,14 +6,11 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -27,14 +24,13 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hfseq.errors import InputError
+from hfseq.heads import HEADS
+from hfseq.models import FAMILIES, MAPPINGS
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import ModelArguments
 
 _HEADS: dict[Any, tuple[Any, str]] = {
-    AutoModelForCausalLM: (MODEL_FOR_CAUSAL_LM_MAPPING, "language model"),
-    AutoModelForSeq2SeqLM: (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, "sequence-to-sequence model"),
-    AutoModelForSequenceClassification: (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, "sequence classifier"),
-    AutoModelForTokenClassification: (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, "token classifier"),
+    getattr(transformers, head.auto_class): (MAPPINGS[head.auto_class], head.kind) for head in HEADS
 }
 
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
@@ -114,7 +110,7 @@ def load_with_new(
             raise InputError("--model_type is for a new model; leave it out with --model_name_or_path")
         return _load_checkpoint(auto_class, args.model_name_or_path, overrides, fields)
     model_type = args.model_type or default_type
-    ours = ", ".join(sorted(name for name in CONFIG_MAPPING.keys() if name.startswith("hfseq_")))
+    ours = ", ".join(sorted(family.model_type for family in FAMILIES))
     if model_type not in CONFIG_MAPPING:
         raise InputError(f"unknown --model_type {model_type!r}; hfseq has {ours}")
     if CONFIG_MAPPING[model_type] not in mapping:
