@@ -42,9 +42,7 @@ def test_classes_of_transformers_find_a_row(name, auto, task):
 
 def test_the_names_are_known_to_those_who_read_them():
     for head in HEADS:
-        assert issubclass(
-            getattr(transformers, head.auto_class), transformers.models.auto.auto_factory._BaseAutoModelClass
-        )
+        assert callable(getattr(transformers, head.auto_class).from_config)
         assert head.peft_task is None or head.peft_task in TaskType.__members__
         assert set(head.metrics) <= {"loss", *METRICS}
     for task in HUB_TASKS:

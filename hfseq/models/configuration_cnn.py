@@ -70,7 +70,7 @@ class CnnConfig(SequenceConfig):
         if self.architecture not in (None, "parallel") and self.kernel_size % 2 == 0:
             raise ValueError(
                 f"{type(self).__name__}: kernel_size={self.kernel_size} must be odd for a centred convolution "
-                f"(bidirectional=True, architecture={self.architecture!r}), which pads both sides alike; set "
+                f"(bidirectional=True, architecture={self.architecture!r}), which pads both sides equally; set "
                 "bidirectional=False or an odd size"
             )
 

@@ -13,7 +13,7 @@ ROOT_HALF = math.sqrt(0.5)
 
 
 def in_bfloat16(values: Tensor) -> bool:
-    """Whether products with `values` run in bfloat16 on a CPU, natively or under autocast."""
+    """Return True if products with `values` run in bfloat16 on a CPU, natively or under autocast."""
     if values.device.type != "cpu":
         return False
     if torch.is_autocast_enabled("cpu"):

@@ -99,7 +99,7 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
     stack_class: ClassVar[type[Stack]]
     # Whether the second half of a bidirectional stack's features is a right-to-left direction's.
     concatenates_directions: ClassVar[bool] = False
-    # Layer at the end of whose cached state stands what is carried between steps beside the stack's states.
+    # Layer whose cached state ends with the tensors that are carried between steps beside the stack's states.
     carrying_layer: ClassVar[int] = -1
 
     def __init__(self, config: SequenceConfig) -> None:
@@ -380,7 +380,7 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         """
         if self.bidirectional:
             if cache is not None:
-                raise ValueError("a cache was passed to a bidirectional model, which has no state to go on from")
+                raise ValueError("a cache was passed to a bidirectional model, which has no state to continue from")
             return False
         # Training reads no cache, so that by default none is made.
         return cache is not None or (self.config.use_cache and not self.training if use_cache is None else use_cache)

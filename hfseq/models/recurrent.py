@@ -365,7 +365,7 @@ class RecurrentStack(Stack):
         return outputs, new_states if return_states else None
 
     def _fuses_directions(self, layer: RecurrentLayer, values: Tensor) -> bool:
-        """Whether one kernel runs both directions of a layer: on a GPU, unless the call of the layer itself matters.
+        """Return True if one kernel runs both directions of a layer: on a GPU, unless the layer must be called itself.
 
         An Elman cell has no gates to close, and the weights of an offloaded layer arrive with its call.
         """
