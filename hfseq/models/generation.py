@@ -26,32 +26,21 @@ Step = Callable[[Tensor], Tensor]
 """From the newest ids `[B, 1]` to the logits of the next token `[B, V]`, or to hidden states `[B, 1, H]`."""
 
 # Options of `generate()` that `decode` honours: `generate()` turns them into logits processors, stopping criteria, or
-# inputs of the model. With any other option that is set, transformers' own loop runs.
+# inputs of the model; some matter only to beam search, or to a returned dictionary. With any other option that is set,
+# transformers' own loop runs.
 _HONOURED = frozenset(
-    {
-        # Length.
-        *("max_length", "max_new_tokens", "min_length", "min_new_tokens", "max_time"),
-        # Greedy search or sampling.
-        *("do_sample", "num_return_sequences", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p"),
-        *("epsilon_cutoff", "eta_cutoff", "renormalize_logits", "remove_invalid_values"),
-        # Processing of the scores.
-        *("repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"),
-        *("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id"),
-        *("forced_eos_token_id", "exponential_decay_length_penalty", "watermarking_config"),
-        # Special tokens.
-        *("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"),
-        # Options of beam search alone, and outputs that only a returned dictionary has.
-        *("early_stopping", "length_penalty", "output_attentions", "output_hidden_states"),
-        *("output_scores", "output_logits"),
-        # The cache is always of one kind; see `check_cache`.
-        *("use_cache", "cache_implementation"),
-        # Arguments of `generate()` itself, and inputs of the models.
-        *("streamer", "logits_processor", "stopping_criteria", "input_ids", "attention_mask", "decoder_input_ids"),
-        *("decoder_attention_mask", "encoder_outputs", "encoder_hidden_states", "encoder_attention_mask"),
-    }
+    """
+    max_length max_new_tokens min_length min_new_tokens max_time num_return_sequences
+    do_sample temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff renormalize_logits
+    repetition_penalty encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    sequence_bias suppress_tokens begin_suppress_tokens forced_bos_token_id forced_eos_token_id remove_invalid_values
+    exponential_decay_length_penalty watermarking_config early_stopping length_penalty
+    pad_token_id bos_token_id eos_token_id decoder_start_token_id use_cache cache_implementation
+    output_attentions output_hidden_states output_scores output_logits
+    streamer logits_processor stopping_criteria input_ids attention_mask decoder_input_ids decoder_attention_mask
+    encoder_outputs encoder_hidden_states encoder_attention_mask
+    """.split()
 )
-
-
 # "hybrid" is what transformers itself assumes by default.
 _CACHES = (None, "dynamic", "offloaded", "hybrid")
 
@@ -150,15 +139,11 @@ class SequenceGenerationMixin(GenerationMixin):
 
 
 def _honours(settings: Mapping[str, Any]) -> bool:
-    """Return True if `decode` honours all options that are set; private fields of a config are not options."""
-    return all(
-        name in _HONOURED
-        or value is False
-        or (name == "num_beams" and value == 1)
-        or name.startswith("_")
-        or name == "transformers_version"
-        for name, value in settings.items()
-    )
+    """Return True if `decode` honours all options that are set."""
+    others = {name for name, value in settings.items() if value is not False} - _HONOURED - {"transformers_version"}
+    # Private fields of a configuration are not options.
+    others = {name for name in others if not name.startswith("_")}
+    return not others or (others == {"num_beams"} and settings["num_beams"] == 1)
 
 
 def is_bare(module: nn.Module, forward: Callable[..., Any]) -> bool:

@@ -65,6 +65,18 @@ class Source(NamedTuple):
     memory: tuple[Tensor, ...]
 
 
+class BackboneState(NamedTuple):
+    """State between two steps.
+
+    Attributes:
+        layers: State of each layer of the stack; None stands for zeros.
+        extra: Tensors that a decoder, or positions, need beside them. `Backbone.run` and `Backbone.enter` update it.
+    """
+
+    layers: list[State] | None
+    extra: dict[str, Tensor]
+
+
 class Run(NamedTuple):
     """Result of a stack, and of a decoder's attention on top of it.
 
@@ -99,8 +111,8 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
     stack_class: ClassVar[type[Stack]]
     # Whether the second half of a bidirectional stack's features is a right-to-left direction's.
     concatenates_directions: ClassVar[bool] = False
-    # Layer whose cached state ends with the tensors that are carried between steps beside the stack's states.
-    carrying_layer: ClassVar[int] = -1
+    # Layer at the end of whose state the cache keeps `BackboneState.extra`.
+    extra_layer: ClassVar[int] = -1
 
     def __init__(self, config: SequenceConfig) -> None:
         if config.is_encoder_decoder:
@@ -112,8 +124,8 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         if config.bidirectional:
             config.check_directions()
         super().__init__(config)
-        # Names of the tensors that are carried, in their order in the cache.
-        self.carried_names: list[str] = []
+        # Names of `BackboneState.extra`, in their order in the cache.
+        self.extra_names: list[str] = []
         # Read once: reading a field of a config takes microseconds, which are noticeable in a step of generation.
         self.model_type, self.bidirectional = config.model_type, config.bidirectional
         self.attends = config.add_cross_attention
@@ -141,8 +153,8 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         """States of a decoder before its first step, from encoder states `[B, S, M]`; None for zeros."""
         return None
 
-    def initial_carried(self, like: Tensor, encoder_hidden_states: Tensor | None, cached: bool) -> dict[str, Tensor]:
-        """Tensors carried between steps beside the stack's states, before the first step.
+    def initial_extra(self, like: Tensor, encoder_hidden_states: Tensor | None, cached: bool) -> dict[str, Tensor]:
+        """`BackboneState.extra` before the first step.
 
         Args:
             like: Tensor `[B, ...]` with the batch size, type and device.
@@ -151,28 +163,21 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         """
         return {}
 
-    def enter(self, embeds: Tensor, mask: Tensor | None, carried: dict[str, Tensor]) -> Tensor:
-        """Inputs `[B, T, E]` of the stack before dropout, from embeddings `[B, T, E]`; updates `carried`."""
+    def enter(self, embeds: Tensor, mask: Tensor | None, extra: dict[str, Tensor]) -> Tensor:
+        """Inputs `[B, T, E]` of the stack before dropout, from embeddings `[B, T, E]`."""
         return embeds
 
     def run(
-        self,
-        embedded: Tensor,
-        mask: Tensor | None,
-        states: list[State] | None,
-        carried: dict[str, Tensor],
-        source: Source | None,
-        return_states: bool,
+        self, embedded: Tensor, mask: Tensor | None, before: BackboneState, source: Source | None, cached: bool
     ) -> Run:
         """Run the stack, and a decoder's attention.
 
         Args:
             embedded: Inputs `[B, T, I]`.
             mask: True at valid steps, `[B, T]`; None if all are.
-            states: States before the first step; None stands for zeros.
-            carried: See `initial_carried`; updated.
+            before: State before the first step.
             source: Encoder states, for a decoder.
-            return_states: Whether to return the states after the last step.
+            cached: Whether to return the states after the last step.
         """
         raise NotImplementedError
 
@@ -226,14 +231,16 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         """
         embeds = self.embed(input_ids, inputs_embeds, char_ids)
         batch, length, _ = embeds.shape
-        source_mask = self.check_encoder(encoder_hidden_states, encoder_attention_mask, encoder_embeddings, batch)
+        source_mask = self.check_encoder(encoder_hidden_states, encoder_attention_mask, batch)
         use_cache = self.uses_cache(use_cache, cache)
         layers: list[RecurrentCacheLayer] = []
         if use_cache:
             cache = DynamicCache() if cache is None else cache
             layers = cache_layers(cache, self.stack.num_layers, self.model_type)
         mask = valid_steps(attention_mask, batch, length, layers[0].seen if layers else 0, "attention_mask")
-        states, carried = self._states_before(layers, embeds, encoder_hidden_states, source_mask)
+        before = self._state_before(layers, embeds, encoder_hidden_states, source_mask)
+        if encoder_embeddings is not None and encoder_hidden_states is None:
+            raise ValueError("encoder_embeddings were passed to a model without add_cross_attention=True")
         source = None
         if encoder_hidden_states is not None:
             memory = layers[0].memory if layers else None
@@ -242,10 +249,10 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
             if layers:
                 layers[0].memory = memory
             source = Source(encoder_hidden_states, source_mask, memory)
-        entered = self.enter(embeds, mask, carried)
+        entered = self.enter(embeds, mask, before.extra)
         embedded = self.dropout(entered)
-        run = self.run(embedded, mask, states, carried, source, use_cache)
-        self._store(layers, run.states, carried, length)
+        run = self.run(embedded, mask, before, source, use_cache)
+        self._store(layers, run.states, before.extra, length)
         attentions = source is not None and self.wants_output("output_attentions", output_attentions)
         hidden_states = self.wants_output("output_hidden_states", output_hidden_states)
         return self.output_class(
@@ -256,50 +263,49 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
             **self.more_outputs(input_ids, entered, source, run),
         )
 
-    def _states_before(
+    def _state_before(
         self,
         layers: list[RecurrentCacheLayer],
         embeds: Tensor,
         encoder_hidden_states: Tensor | None,
         source_mask: Tensor | None,
-    ) -> tuple[list[State] | None, dict[str, Tensor]]:
-        """States before the first step (None: zeros) and what is carried beside them: cached, or initial ones."""
-        carried = self.initial_carried(embeds, encoder_hidden_states, cached=bool(layers))
+    ) -> BackboneState:
+        """State before the first step, from the cache if it is filled."""
+        extra = self.initial_extra(embeds, encoder_hidden_states, cached=bool(layers))
         if not layers or layers[0].states is None:
             if encoder_hidden_states is None:
-                return None, carried
-            return self.initial_states(encoder_hidden_states, source_mask), carried
+                return BackboneState(None, extra)
+            return BackboneState(self.initial_states(encoder_hidden_states, source_mask), extra)
         shapes = self.stack.state_shapes(embeds.shape[0])
-        shapes[self.carrying_layer] = [*shapes[self.carrying_layer], *(value.shape for value in carried.values())]
+        shapes[self.extra_layer] = [*shapes[self.extra_layer], *(value.shape for value in extra.values())]
         for index, layer in enumerate(layers):
             check_states(layer.states or (), shapes[index], index)
-        return self._cached_states(layers)
+        return self._cached_state(layers)
 
-    def _cached_states(self, layers: list[RecurrentCacheLayer]) -> tuple[list[State], dict[str, Tensor]]:
-        """States and what is carried beside them, from a filled cache."""
+    def _cached_state(self, layers: list[RecurrentCacheLayer]) -> BackboneState:
+        """State in a filled cache."""
         states = [layer.states or () for layer in layers]
-        if not self.carried_names:
-            return states, {}
-        last = states[self.carrying_layer]
-        count = len(last) - len(self.carried_names)
-        states[self.carrying_layer] = last[:count]
-        return states, dict(zip(self.carried_names, last[count:], strict=True))
+        if not self.extra_names:
+            return BackboneState(states, {})
+        last, count = states[self.extra_layer], len(self.extra_names)
+        states[self.extra_layer] = last[:-count]
+        return BackboneState(states, dict(zip(self.extra_names, last[-count:], strict=True)))
 
-    def _store(
-        self, layers: list[RecurrentCacheLayer], states: list[State] | None, carried: dict[str, Tensor], length: int
-    ) -> None:
-        """Put the states after `length` more tokens into the cache, if there is one."""
-        if layers:
-            for layer, state in zip(layers, self._with_carried(states or [], carried), strict=True):
-                layer.update(state, length)
-
-    def _with_carried(self, states: list[State], carried: dict[str, Tensor]) -> list[State]:
+    def _with_extra(self, states: list[State], extra: dict[str, Tensor]) -> list[State]:
         """States as the cache holds them."""
-        if not carried:
+        if not extra:
             return states
         states = list(states)
-        states[self.carrying_layer] = (*states[self.carrying_layer], *carried.values())
+        states[self.extra_layer] = (*states[self.extra_layer], *extra.values())
         return states
+
+    def _store(
+        self, layers: list[RecurrentCacheLayer], states: list[State] | None, extra: dict[str, Tensor], length: int
+    ) -> None:
+        """Put the state after `length` more tokens into the cache, if there is one."""
+        if layers:
+            for layer, state in zip(layers, self._with_extra(states or [], extra), strict=True):
+                layer.update(state, length)
 
     def first_states(
         self,
@@ -314,11 +320,10 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
             encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
             encoder_embeddings: The encoder's input embeddings `[B, S, embedding_size]`, or None.
         """
-        batch = encoder_hidden_states.shape[0]
-        mask = self.check_encoder(encoder_hidden_states, encoder_attention_mask, encoder_embeddings, batch)
+        mask = self.check_encoder(encoder_hidden_states, encoder_attention_mask, encoder_hidden_states.shape[0])
         states = self.initial_states(encoder_hidden_states, mask) or self.stack.zero_states(encoder_hidden_states)
-        carried = self.initial_carried(encoder_hidden_states, encoder_hidden_states, cached=True)
-        return self._with_carried(states, carried), self.make_memory(encoder_hidden_states, encoder_embeddings)
+        extra = self.initial_extra(encoder_hidden_states, encoder_hidden_states, cached=True)
+        return self._with_extra(states, extra), self.make_memory(encoder_hidden_states, encoder_embeddings)
 
     def supports_decode_step(self) -> bool:
         """Return True if `make_decode_step` computes what `forward` does."""
@@ -335,24 +340,19 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         layers = cache_layers(cache, self.stack.num_layers, self.model_type)
         source = None
         if (hidden_states := encoder.get("encoder_hidden_states")) is not None:
-            mask = self.check_encoder(hidden_states, encoder.get("encoder_attention_mask"), None, len(hidden_states))
+            mask = self.check_encoder(hidden_states, encoder.get("encoder_attention_mask"), len(hidden_states))
             source = Source(hidden_states, mask, layers[0].memory or ())
 
         def step(ids: Tensor) -> Tensor:
-            states, carried = self._cached_states(layers)
-            embedded = self.enter(self.embed_tokens(ids), None, carried)
-            run = self.run(embedded, None, states, carried, source, return_states=True)
-            self._store(layers, run.states, carried, 1)
+            before = self._cached_state(layers)
+            run = self.run(self.enter(self.embed_tokens(ids), None, before.extra), None, before, source, cached=True)
+            self._store(layers, run.states, before.extra, 1)
             return run.last
 
         return step
 
     def check_encoder(
-        self,
-        encoder_hidden_states: Tensor | None,
-        encoder_attention_mask: Tensor | None,
-        encoder_embeddings: Tensor | None,
-        batch: int,
+        self, encoder_hidden_states: Tensor | None, encoder_attention_mask: Tensor | None, batch: int
     ) -> Tensor | None:
         """Validate encoder states `[B, S, M]` and return their boolean mask `[B, S]`, or None.
 

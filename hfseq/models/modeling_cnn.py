@@ -10,9 +10,8 @@ from .convolution_stacks import ConvolutionStack
 from .heads_causal import ForCausalLM
 from .heads_classification import ForSequenceClassification, ForTokenClassification
 from .heads_seq2seq import ForConditionalGeneration
-from .modeling_base import Backbone, Run, Source
+from .modeling_base import Backbone, BackboneState, Run, Source
 from .outputs import CnnModelOutput
-from .stack import State
 
 
 class CnnModel(Backbone):
@@ -30,7 +29,7 @@ class CnnModel(Backbone):
     config_class = CnnConfig
     output_class = CnnModelOutput
     stack_class = ConvolutionStack
-    carrying_layer = 0
+    extra_layer = 0
 
     def make_stack(self, config: CnnConfig) -> ConvolutionStack:  # type: ignore[override]
         """Create the positions of `convs2s`, and the stack."""
@@ -42,7 +41,7 @@ class CnnModel(Backbone):
         self.positions = None
         if config.architecture == "convs2s":
             self.positions = PositionEmbedding(config.max_position_embeddings, config.input_width())
-            self.carried_names = ["seen"]
+            self.extra_names = ["seen"]
         return ConvolutionStack(
             config.architecture,
             config.input_width(),
@@ -63,35 +62,35 @@ class CnnModel(Backbone):
 
     def make_memory(self, encoder_hidden_states: Tensor, encoder_embeddings: Tensor | None) -> tuple[Tensor, ...]:
         """Keys and values `[B, S, E]`."""
+        expected = (*encoder_hidden_states.shape[:2], self.config.embedding_size)
+        if encoder_embeddings is not None and encoder_embeddings.shape != expected:
+            raise ValueError(
+                f"encoder_embeddings has shape {tuple(encoder_embeddings.shape)}, expected {expected}: "
+                "both sides' embeddings must be of one width"
+            )
         return self.source(encoder_hidden_states, encoder_embeddings)
 
-    def initial_carried(self, like: Tensor, encoder_hidden_states: Tensor | None, cached: bool) -> dict[str, Tensor]:
+    def initial_extra(self, like: Tensor, encoder_hidden_states: Tensor | None, cached: bool) -> dict[str, Tensor]:
         """Number of valid steps before the first one, `[B]`, from which positions count."""
         if self.positions is None or not cached:
             return {}
         return {"seen": like.new_zeros(like.shape[0], dtype=torch.long)}
 
-    def enter(self, embeds: Tensor, mask: Tensor | None, carried: dict[str, Tensor]) -> Tensor:
+    def enter(self, embeds: Tensor, mask: Tensor | None, extra: dict[str, Tensor]) -> Tensor:
         """Add positions; see `Backbone.enter`."""
         if self.positions is None:
             return embeds
-        embeds, seen = self.positions(embeds, mask, carried.get("seen"))
+        embeds, seen = self.positions(embeds, mask, extra.get("seen"))
         if seen is not None:
-            carried["seen"] = seen
+            extra["seen"] = seen
         return embeds
 
     def run(
-        self,
-        embedded: Tensor,
-        mask: Tensor | None,
-        states: list[State] | None,
-        carried: dict[str, Tensor],
-        source: Source | None,
-        return_states: bool,
+        self, embedded: Tensor, mask: Tensor | None, before: BackboneState, source: Source | None, cached: bool
     ) -> Run:
         """Run the stack, whose layers attend; see `Backbone.run`."""
         attended = None if source is None else (source.mask, source.memory[0], source.memory[-1])
-        outputs, states, weights = self.stack(embedded, mask, states, return_states=return_states, source=attended)
+        outputs, states, weights = self.stack(embedded, mask, before.layers, return_states=cached, source=attended)
         return Run(outputs, outputs[-1], states, weights)
 
     def more_outputs(
@@ -99,27 +98,6 @@ class CnnModel(Backbone):
     ) -> dict[str, Tensor | None]:
         """Input embeddings of an encoder, for a decoder to attend over."""
         return {"input_embeddings": entered if source is None else None}
-
-    def check_encoder(
-        self,
-        encoder_hidden_states: Tensor | None,
-        encoder_attention_mask: Tensor | None,
-        encoder_embeddings: Tensor | None,
-        batch: int,
-    ) -> Tensor | None:
-        """Validate what a decoder attends to; see `Backbone.check_encoder`."""
-        mask = super().check_encoder(encoder_hidden_states, encoder_attention_mask, encoder_embeddings, batch)
-        if encoder_embeddings is None:
-            return mask
-        if encoder_hidden_states is None:
-            raise ValueError("encoder_embeddings were passed to a model without add_cross_attention=True")
-        expected = (*encoder_hidden_states.shape[:2], self.config.embedding_size)
-        if encoder_embeddings.shape != expected:
-            raise ValueError(
-                f"encoder_embeddings has shape {tuple(encoder_embeddings.shape)}, expected {expected}: "
-                "both sides' embeddings must be of one width"
-            )
-        return mask
 
 
 class BoundedLinear(nn.Linear):

@@ -9,7 +9,7 @@ from .configuration_base import SequenceConfig
 from .configuration_recurrent import RecurrentConfig
 from .heads_causal import ForCausalLM
 from .heads_seq2seq import ForConditionalGeneration
-from .modeling_base import Backbone, Run, Source
+from .modeling_base import Backbone, BackboneState, Run, Source
 from .outputs import RecurrentModelOutput
 from .padding import take_steps, valid_first
 from .pointer import Pointer, transition_scores
@@ -62,7 +62,7 @@ class RecurrentModel(Backbone):
         self.covers = config.coverage
         self.attention = CrossAttention(config.hidden_size, self.encoder_size, config.attention_type, self.covers)
         self.bridge = Bridge(self.encoder_size, self.stack.state_shapes(1))
-        self.carried_names = ["input_feed"] * self.feeds + ["coverage"] * self.covers
+        self.extra_names = ["input_feed"] * self.feeds + ["coverage"] * self.covers
 
     def make_memory(self, encoder_hidden_states: Tensor, encoder_embeddings: Tensor | None) -> tuple[Tensor, ...]:
         """Keys of the attention, `[B, S, A]`."""
@@ -72,18 +72,18 @@ class RecurrentModel(Backbone):
         """States that the bridge computes."""
         return self.bridge(encoder_hidden_states, mask)
 
-    def initial_carried(self, like: Tensor, encoder_hidden_states: Tensor | None, cached: bool) -> dict[str, Tensor]:
+    def initial_extra(self, like: Tensor, encoder_hidden_states: Tensor | None, cached: bool) -> dict[str, Tensor]:
         """Zeros for the last attentional vector (input feeding) and the sum of all attention weights (coverage)."""
-        carried: dict[str, Tensor] = {}
+        extra: dict[str, Tensor] = {}
         if encoder_hidden_states is None:
-            return carried
+            return extra
         if self.feeds:
-            carried["input_feed"] = like.new_zeros(like.shape[0], self.config.hidden_size)
+            extra["input_feed"] = like.new_zeros(like.shape[0], self.config.hidden_size)
         if self.covers:
             # A sum of small terms, in at least float32 whatever the model computes in.
             dtype = torch.promote_types(like.dtype, torch.float32)
-            carried["coverage"] = like.new_zeros(encoder_hidden_states.shape[:2], dtype=dtype)
-        return carried
+            extra["coverage"] = like.new_zeros(encoder_hidden_states.shape[:2], dtype=dtype)
+        return extra
 
     def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, char_ids: Tensor | None) -> Tensor:
         """Embeddings `[B, T, E]`; out-of-vocabulary ids, which only a decoder meets, become the unknown token."""
@@ -96,52 +96,43 @@ class RecurrentModel(Backbone):
         return ids.masked_fill(ids >= self.embed_tokens.num_embeddings, unknown)
 
     def run(
-        self,
-        embedded: Tensor,
-        mask: Tensor | None,
-        states: list[State] | None,
-        carried: dict[str, Tensor],
-        source: Source | None,
-        return_states: bool,
+        self, embedded: Tensor, mask: Tensor | None, before: BackboneState, source: Source | None, cached: bool
     ) -> Run:
         """Run the stack, and a decoder's attention; see `Backbone.run`."""
         if source is not None and self.feeds:
-            assert states is not None  # from the bridge or the cache
-            return self._run_stepwise(embedded, mask, states, carried, source)
-        outputs, states = self.stack(embedded, mask, states, return_states=return_states)
+            return self._run_stepwise(embedded, mask, before, source)
+        outputs, states = self.stack(embedded, mask, before.layers, return_states=cached)
         if source is None:
             return Run(outputs, outputs[-1], states)
-        last, weights, coverage_loss = self._attend(self.dropout(outputs[-1]), mask, carried, source)
+        last, weights, coverage_loss = self._attend(self.dropout(outputs[-1]), mask, before.extra, source)
         if mask is not None:
             last = last.masked_fill(~mask.unsqueeze(-1), 0.0)
         return Run(outputs, last, states, [weights], coverage_loss)
 
     def _attend(
-        self, hidden: Tensor, steps: Tensor | None, carried: dict[str, Tensor], source: Source
+        self, hidden: Tensor, steps: Tensor | None, extra: dict[str, Tensor], source: Source
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Attentional vectors, weights and, with coverage, which is updated, the coverage loss."""
         keys = source.memory[0]
         if not self.covers:
             return *self.attention(hidden, source.hidden_states, keys, source.mask), None
-        vectors, weights, coverage_loss, carried["coverage"] = self.attention.cover(
-            hidden, carried["coverage"], steps, source.hidden_states, keys, source.mask
+        vectors, weights, coverage_loss, extra["coverage"] = self.attention.cover(
+            hidden, extra["coverage"], steps, source.hidden_states, keys, source.mask
         )
         return vectors, weights, coverage_loss
 
-    def _run_stepwise(
-        self, embedded: Tensor, mask: Tensor | None, states: list[State], carried: dict[str, Tensor], source: Source
-    ) -> Run:
+    def _run_stepwise(self, embedded: Tensor, mask: Tensor | None, before: BackboneState, source: Source) -> Run:
         """Run step by step, feeding each attentional vector into the next input (Luong et al. 2015, section 3.3)."""
         outputs: list[list[Tensor]] = []
         vectors, weights, coverage_loss = [], [], []
-        input_feed = carried["input_feed"]
+        states, input_feed = before.layers, before.extra["input_feed"]
         masks, top_mask = self.stack.draw_masks(embedded), self.dropout.mask(input_feed.unsqueeze(1))
         for step in range(embedded.shape[1]):
             inputs = torch.cat([embedded[:, step], input_feed], dim=-1).unsqueeze(1)
             step_mask = None if mask is None else mask[:, step : step + 1]
             step_outputs, states = self.stack(inputs, step_mask, states, return_states=True, dropout_masks=masks)
             top = self.dropout(step_outputs[-1], top_mask)
-            vector, step_weights, step_coverage_loss = self._attend(top, step_mask, carried, source)
+            vector, step_weights, step_coverage_loss = self._attend(top, step_mask, before.extra, source)
             if step_mask is None:
                 input_feed = vector.squeeze(1)
             else:
@@ -151,7 +142,7 @@ class RecurrentModel(Backbone):
             vectors.append(vector)
             weights.append(step_weights)
             coverage_loss.append(step_coverage_loss)
-        carried["input_feed"] = input_feed
+        before.extra["input_feed"] = input_feed
         layer_outputs = [torch.cat(layer, dim=1) for layer in zip(*outputs, strict=True)]
         covered = torch.cat(coverage_loss, dim=1) if self.covers else None
         return Run(layer_outputs, torch.cat(vectors, dim=1), states, [torch.cat(weights, dim=1)], covered)
