@@ -42,12 +42,17 @@ class {family}Model(RecurrentModel):
         return {family}Layer(input_size, hidden_size)
 
 
+class {family}Decoder({family}Model):
+    pass
+
+
 class {family}ForCausalLM(RecurrentForCausalLM):
     backbone_class = {family}Model
 
 
 class {family}ForConditionalGeneration(RecurrentForConditionalGeneration):
     backbone_class = {family}Model
+    decoder_class = {family}Decoder
 
 
 class {family}ForSequenceClassification(ForSequenceClassification):

@@ -28,6 +28,8 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
     """
 
     generated_ids = "decoder_input_ids"
+    # A subclass of the backbone's class: transformers finds the base model, which is the encoder, by its exact class.
+    decoder_class: ClassVar[type[Backbone]]
     # Name of the second tensor in a tuple of encoder outputs, after the last hidden state.
     encoder_extra: ClassVar[str]
     # Names that may share memory, which saving reads; `get_expanded_tied_weights_keys` tells which ones do.
@@ -46,7 +48,7 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
         config = config.resolved("ForConditionalGeneration", is_encoder_decoder=True, add_cross_attention=False)
         super().__init__(config)
         self.model = self.backbone_class(config.encoder_config())
-        self.decoder = self.backbone_class(config.decoder_config())
+        self.decoder = self.decoder_class(config.decoder_config())
         self.output = OutputLayer(config)
         self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=False)
         self.pointer = self.make_pointer(config)

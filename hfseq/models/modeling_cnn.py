@@ -100,6 +100,10 @@ class CnnModel(Backbone):
         return {"input_embeddings": entered if source is None else None}
 
 
+class CnnDecoder(CnnModel):
+    """Decoder of a sequence-to-sequence model; see `ForConditionalGeneration.decoder_class`."""
+
+
 class BoundedLinear(nn.Linear):
     """Linear layer with a bound on the norm of each row of its weight (Hinton et al. 2012; Kim 2014, section 2.1).
 
@@ -136,6 +140,7 @@ class CnnForConditionalGeneration(ForConditionalGeneration):
     """ConvS2S (Gehring et al. 2017); see `ForConditionalGeneration`."""
 
     backbone_class = CnnModel
+    decoder_class = CnnDecoder
     encoder_extra = "input_embeddings"
 
     def encoder_kwargs(self, encoder_outputs: ModelOutput) -> dict[str, Tensor | None]:

@@ -11,6 +11,10 @@ class GruModel(RecurrentModel):
     config_class = GruConfig
 
 
+class GruDecoder(GruModel):
+    """Decoder of a sequence-to-sequence model; see `ForConditionalGeneration.decoder_class`."""
+
+
 class GruForCausalLM(RecurrentForCausalLM):
     """Language model; see `ForCausalLM`."""
 
@@ -21,6 +25,7 @@ class GruForConditionalGeneration(RecurrentForConditionalGeneration):
     """Sequence-to-sequence model; see `RecurrentForConditionalGeneration`."""
 
     backbone_class = GruModel
+    decoder_class = GruDecoder
 
 
 class GruForSequenceClassification(ForSequenceClassification):

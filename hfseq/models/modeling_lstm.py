@@ -11,6 +11,10 @@ class LstmModel(RecurrentModel):
     config_class = LstmConfig
 
 
+class LstmDecoder(LstmModel):
+    """Decoder of a sequence-to-sequence model; see `ForConditionalGeneration.decoder_class`."""
+
+
 class LstmForCausalLM(RecurrentForCausalLM):
     """Language model; see `ForCausalLM`."""
 
@@ -21,6 +25,7 @@ class LstmForConditionalGeneration(RecurrentForConditionalGeneration):
     """Sequence-to-sequence model; see `RecurrentForConditionalGeneration`."""
 
     backbone_class = LstmModel
+    decoder_class = LstmDecoder
 
 
 class LstmForSequenceClassification(ForSequenceClassification):

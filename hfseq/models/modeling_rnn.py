@@ -11,6 +11,10 @@ class RnnModel(RecurrentModel):
     config_class = RnnConfig
 
 
+class RnnDecoder(RnnModel):
+    """Decoder of a sequence-to-sequence model; see `ForConditionalGeneration.decoder_class`."""
+
+
 class RnnForCausalLM(RecurrentForCausalLM):
     """Language model; see `ForCausalLM`."""
 
@@ -21,6 +25,7 @@ class RnnForConditionalGeneration(RecurrentForConditionalGeneration):
     """Sequence-to-sequence model; see `RecurrentForConditionalGeneration`."""
 
     backbone_class = RnnModel
+    decoder_class = RnnDecoder
 
 
 class RnnForSequenceClassification(ForSequenceClassification):
