@@ -289,13 +289,15 @@ class RecurrentStack(Stack):
         if weight_dropout and self.forward_layers[0].recurrent_weight is None:
             raise ValueError(f"weight_dropout={weight_dropout}: this cell has no hidden-to-hidden matrix")
         self.needs_gather = self.forward_layers[0].needs_gather
+        # Asked once: adapters replace layers by wrappers, which only forward calls.
+        self._shapes = [[shape[1:] for shape in one.state_shapes(1)] for one in self.forward_layers]
         # Made once: building lists would be noticeable in a step of generation.
         self.no_dropout = DropoutMasks([None] * (num_layers - 1), [None] * num_layers * (2 if bidirectional else 1))
         self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in range(num_layers if layer_norm else 0))
 
     def state_shapes(self, batch: int) -> list[list[Size]]:
         """Shapes of the state of each left-to-right layer."""
-        return [layer.state_shapes(batch) for layer in self.forward_layers]
+        return [[Size((batch, *shape)) for shape in shapes] for shapes in self._shapes]
 
     def draw_masks(self, inputs: Tensor) -> DropoutMasks:
         """Draw the dropout masks for a batch of inputs `[B, T, I]`."""
