@@ -1,12 +1,14 @@
 """An encoder that padding cannot change, beside torch's on the padded batch and on the packed one."""
 
+from functools import partial
+
 import torch
 from samples import Sizes
 from timing import Row, clock, in_turns, speedups
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from hfseq.models.recurrent import RecurrentStack
+from hfseq.models.recurrent import KernelLayer, RecurrentStack
 
 LAYERS, BATCH, SHORTEST, LONGEST = 2, 64, 8, 40
 
@@ -36,7 +38,7 @@ def encoders(sizes: Sizes, device: str) -> list[Row]:
     """
     torch.manual_seed(0)
     width = sizes.hidden // 2
-    stack = RecurrentStack("lstm", width, width, LAYERS, bidirectional=True)
+    stack = RecurrentStack(partial(KernelLayer, "LSTM"), width, width, LAYERS, bidirectional=True)
     lstm = plain_lstm(stack, width).to(device)
     stack.to(device)
     lengths = torch.randint(SHORTEST, LONGEST + 1, (BATCH,))

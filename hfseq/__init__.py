@@ -6,33 +6,37 @@ Importing this package registers its models with the Auto classes of transformer
 from hfseq import pipelines as pipelines  # registers the pipelines of translation, summarization, entities
 from hfseq.cache_io import load_state, save_state
 from hfseq.hub.publish import publish
-from hfseq.models import (
-    CnnConfig,
+from hfseq.models.configuration_cnn import CnnConfig
+from hfseq.models.configuration_recurrent import GruConfig, LstmConfig, RnnConfig
+from hfseq.models.modeling_cnn import (
     CnnForCausalLM,
     CnnForConditionalGeneration,
     CnnForSequenceClassification,
     CnnForTokenClassification,
     CnnModel,
-    GruConfig,
+)
+from hfseq.models.modeling_gru import (
     GruForCausalLM,
     GruForConditionalGeneration,
     GruForSequenceClassification,
     GruForTokenClassification,
     GruModel,
-    LstmConfig,
+)
+from hfseq.models.modeling_lstm import (
     LstmForCausalLM,
     LstmForConditionalGeneration,
     LstmForSequenceClassification,
     LstmForTokenClassification,
     LstmModel,
-    RnnConfig,
+)
+from hfseq.models.modeling_rnn import (
     RnnForCausalLM,
     RnnForConditionalGeneration,
     RnnForSequenceClassification,
     RnnForTokenClassification,
     RnnModel,
-    WordCharacterTokenizer,
 )
+from hfseq.models.tokenization_characters import WordCharacterTokenizer
 from hfseq.onnx.export import export_onnx
 from hfseq.version import __version__
 from hfseq.word_vectors import load_word_vectors

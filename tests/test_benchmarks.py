@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ import speed_generation  # noqa: E402
 import timing  # noqa: E402
 
 import hfseq  # noqa: E402
-from hfseq.models.recurrent import RecurrentStack  # noqa: E402
+from hfseq.models.recurrent import KernelLayer, RecurrentStack  # noqa: E402
 
 
 def test_sides_take_turns_and_the_warm_up_does_not_count():
@@ -107,7 +108,7 @@ def test_the_hand_written_loop_writes_what_generate_writes(model):
 
 def test_plain_lstm_has_the_weights_of_the_stack():
     torch.manual_seed(0)
-    stack = RecurrentStack("lstm", 6, 6, speed_encoder.LAYERS, bidirectional=True)
+    stack = RecurrentStack(partial(KernelLayer, "LSTM"), 6, 6, speed_encoder.LAYERS, bidirectional=True)
     inputs = torch.randn(3, 5, 6)
     torch.testing.assert_close(speed_encoder.plain_lstm(stack, 6)(inputs)[0], stack(inputs)[0][-1])
 

@@ -27,7 +27,7 @@ from transformers import (
 import hfseq
 from hfseq.data.collation import CheckedCollator
 from hfseq.errors import InputError
-from hfseq.models.characters import CharacterEncoder
+from hfseq.models.inputs import CharacterEncoder
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import ModelArguments
 from hfseq.training.loading import load_model

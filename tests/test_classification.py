@@ -14,7 +14,7 @@ POOLINGS = ["last", "mean", "max", "concat", "attention"]
 def pool_row(pooling, values):
     """One row's valid steps [T, H], feature by feature and step by step."""
     if pooling.kind == "concat":
-        parts = [Pooling(kind, values.shape[1], pooling.two_halves) for kind in ("last", "max", "mean")]
+        parts = [Pooling(kind, values.shape[1], pooling.concatenates_directions) for kind in ("last", "max", "mean")]
         return torch.cat([pool_row(part, values) for part in parts])
     if pooling.kind == "max":
         return torch.stack([max(step[feature] for step in values) for feature in range(values.shape[1])])
@@ -22,7 +22,7 @@ def pool_row(pooling, values):
         return sum(values) / len(values)
     if pooling.kind == "last":
         half = values.shape[1] // 2
-        return torch.cat([values[-1][:half], values[0][half:]]) if pooling.two_halves else values[-1]
+        return torch.cat([values[-1][:half], values[0][half:]]) if pooling.concatenates_directions else values[-1]
     scores = [
         pooling.energy.weight[0] @ torch.tanh(pooling.hidden.weight @ step + pooling.hidden.bias) for step in values
     ]
@@ -30,11 +30,11 @@ def pool_row(pooling, values):
     return sum(value * step for value, step in zip(exponentials, values, strict=True)) / sum(exponentials)
 
 
-@pytest.mark.parametrize("two_halves", [True, False])
+@pytest.mark.parametrize("concatenates_directions", [True, False])
 @pytest.mark.parametrize("kind", POOLINGS)
-def test_pooling_equals_the_unrolled_rows(kind, two_halves):
+def test_pooling_equals_the_unrolled_rows(kind, concatenates_directions):
     torch.manual_seed(0)
-    pooling = Pooling(kind, 6, two_halves).double()
+    pooling = Pooling(kind, 6, concatenates_directions).double()
     values = torch.randn(5, 5, 6).double() - 3.0  # so that a zero at padding would be the maximum
     pooled = pooling(values, MASK.bool())
     for row in range(5):

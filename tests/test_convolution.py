@@ -277,12 +277,12 @@ def test_dilation_grows_with_the_layers():
         assert gradient.any(dim=-1)[0].nonzero()[0].item() == 1
 
 
-@pytest.mark.parametrize("locked", [False, True], ids=["each step", "locked"])
+@pytest.mark.parametrize("variational", [False, True], ids=["each step", "variational"])
 @pytest.mark.parametrize("width", [6, 4])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_where_dropout_is(architecture, width, locked):
+def test_where_dropout_is(architecture, width, variational):
     """Before the convolutions of gated layers, after those of residual ones; never twice over the embeddings."""
-    stack = ConvolutionStack(architecture, width, 6, 2, dropout=0.5, locked=locked).double().train()
+    stack = ConvolutionStack(architecture, width, 6, 2, dropout=0.5, variational=variational).double().train()
     torch.manual_seed(0)
     read = []
     for layer in stack.layers:
@@ -291,8 +291,8 @@ def test_where_dropout_is(architecture, width, locked):
     stack(make_inputs(20, 10, width))
     zeros = [(values == 0).double().mean().item() for values in read]
     for values, share in zip(read, zeros, strict=True):
-        # Of a locked mask a channel is dropped in all steps or in none.
-        if locked and share and architecture != "residual":
+        # Of a variational mask a channel is dropped in all steps or in none.
+        if variational and share and architecture != "residual":
             dropped = (values == 0).any(dim=1)
             assert torch.equal(dropped, (values == 0).all(dim=1)) and dropped.any()
     if architecture == "parallel":

@@ -2,16 +2,18 @@
 
 import copy
 import dataclasses
+import inspect
 from functools import partial
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, StaticCache
 from transformers.generation import GenerationMixin
 from transformers.generation.configuration_utils import ALL_CACHE_IMPLEMENTATIONS
 from transformers.generation.streamers import BaseStreamer
 
-from hfseq import CnnConfig, GruConfig, LstmConfig
+from hfseq import GruConfig, LstmConfig
 from hfseq.models import MODEL_CLASSES, generation
 from hfseq.models.cache import RecurrentCacheLayer
 
@@ -281,7 +283,7 @@ class Tokens(BaseStreamer):
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("kind", STEPPING)
-@pytest.mark.parametrize("config_class", [config for config in MODEL_CLASSES if config is not CnnConfig])
+@pytest.mark.parametrize("config_class", MODEL_CLASSES, ids=lambda config: config.__name__)
 def test_decoding_without_the_loop_of_generate_gives_what_the_loop_gives(config_class, kind, setting, decoded):
     model = make(config_class, kind)
     inputs = make_inputs(model)
@@ -398,6 +400,8 @@ def test_a_wrapper_of_the_backbone_sees_every_step(kind, name, decoded):
         {"generation_config": GenerationConfig(num_beams=2, max_length=9)},
         {"custom_generate": lambda model, input_ids, **kwargs: input_ids},
         {"prefill_chunk_size": 2},
+        {"guidance_scale": 1.5},
+        {"generation_config": GenerationConfig(max_length=9, guidance_scale=1.5)},
     ],
     ids=lambda options: next(iter(options)),
 )
@@ -413,6 +417,63 @@ def test_all_else_is_left_to_generate(options, decoded):
     assert model.generate(**inputs, max_new_tokens=NEW).tolist() == expected.tolist() and not decoded
     model.generate(**inputs, num_beams=1, max_new_tokens=NEW)
     assert len(decoded) == 1
+
+
+def test_options_that_are_not_known_are_left_to_generate(decoded):
+    """What a later release of transformers adds is not ignored."""
+    model = make(LstmConfig, "lm")
+    inputs = make_inputs(model) | {"max_new_tokens": 5}
+    model.generation_config.option_of_the_future = None
+    model.generate(**inputs)
+    assert len(decoded) == 1
+    model.generation_config.option_of_the_future = 3
+    model.generate(**inputs)
+    assert len(decoded) == 1
+
+
+def test_the_known_options_are_options_of_transformers():
+    """One that is renamed there is missed here."""
+    config, model = GenerationConfig(), make(LstmConfig, "seq2seq")
+    arguments = {
+        "streamer",
+        "logits_processor",
+        "stopping_criteria",
+        "encoder_hidden_states",
+        "encoder_attention_mask",
+    }
+    options = {*vars(config), *inspect.signature(model.forward).parameters, *arguments}
+    assert generation._HONOURED <= options
+
+
+@pytest.mark.parametrize("register", [register_module_forward_hook, register_module_forward_pre_hook])
+def test_global_hooks_see_every_step(register, decoded):
+    model = make(LstmConfig, "lm")
+    inputs = make_inputs(model) | {"max_new_tokens": 5, "eos_token_id": None}
+    seen = []
+    handle = register(lambda module, *args: seen.append(module) if module is model.model else None)
+    try:
+        found = model.generate(**inputs)
+    finally:
+        handle.remove()
+    assert len(seen) == 5 and not decoded
+    assert model.generate(**inputs).tolist() == found.tolist() and len(decoded) == 1
+
+
+def test_a_compiled_module_is_called(decoded):
+    model = make(LstmConfig, "lm")
+    inputs = make_inputs(model) | {"max_new_tokens": 5, "eos_token_id": None}
+    expected = model.generate(**inputs)
+    model.model.compile(backend="eager")
+    assert model.generate(**inputs).tolist() == expected.tolist() and len(decoded) == 1
+
+
+def test_rows_that_ended_are_padded_with_the_end_where_there_is_no_padding(decoded):
+    model = make(GruConfig, "lm")
+    model.generation_config.pad_token_id = model.config.pad_token_id = None
+    inputs = make_inputs(model) | {"max_new_tokens": NEW}
+    expected = GenerationMixin.generate(model, **inputs)
+    assert model.generate(**inputs).tolist() == expected.tolist() and len(decoded) == 1
+    assert (expected[:, -1] == EOS).any()
 
 
 # --- forward with a cache ------------------------------------------------------------------------------------------

@@ -538,7 +538,7 @@ def test_wrong_copies():
     inputs = make_source() | {"decoder_input_ids": make_target()[0].clamp(max=V - 1)}
     model = make(LstmForConditionalGeneration)
     for shape in ((5, 4), (4, 5), (5,)):
-        with pytest.raises(ValueError, match=r"what is to be copied has shape .*, expected \(5, 5\)"):
+        with pytest.raises(ValueError, match=r"the ids to copy have shape .*, expected \(5, 5\)"):
             model(**inputs | {"copy_ids": torch.ones(shape).long()})
     model.config.unk_token_id = None
     with pytest.raises(ValueError, match="copy_ids need a config with unk_token_id"):

@@ -128,7 +128,7 @@ def test_a_dry_run_writes_and_shows_what_would_go_up(trained, tmp_path, capsys):
     names = {path.name for path in target.iterdir()}
     assert {line.split()[0] for line in lines[1:]} == names
     assert f"  model.safetensors  {(target / 'model.safetensors').stat().st_size:,} bytes" in lines
-    code = {"modeling_gru.py", "modeling_heads.py", "configuration_recurrent.py"}
+    code = {"modeling_gru.py", "heads_causal.py", "configuration_recurrent.py"}
     needed = {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json", "learning_curve.png"}
     assert names >= code | needed | {"confusion_matrix.png"}
     # Nothing of the run's own.

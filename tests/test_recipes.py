@@ -25,6 +25,8 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, modeling_utils
 
 from hfseq.data.streaming import BatchStream
 from hfseq.errors import InputError
+from hfseq.tasks import classification
+from hfseq.tasks.classification import Classification
 from hfseq.training.averaging import last_checkpoints
 from hfseq.training.checkpoints import last_complete_checkpoint
 
@@ -439,9 +441,14 @@ def test_steps_between_evaluations_of_a_stream(driver, data, tmp_path, capsys):
 @pytest.mark.parametrize("driver", ["sentiment", "sentiment_accelerate"])
 def test_classes_of_a_stream_are_those_of_all_rows(driver, several, data, tmp_path, monkeypatch):
     seen = []
-    for name in ("class_weights", "majority"):
-        original = getattr(RECIPES[driver], name)
-        monkeypatch.setattr(RECIPES[driver], name, lambda *args, f=original: seen.append(f(*args)) or seen[-1])
+    original, baseline = classification.class_weights, Classification.baseline
+
+    def note(*args, **kwargs):
+        seen.append(baseline(*args, **kwargs)["majority"])
+        return {"majority": seen[-1]}
+
+    monkeypatch.setattr(classification, "class_weights", lambda *args: seen.append(original(*args)) or seen[-1])
+    monkeypatch.setattr(Classification, "baseline", note)
     files = {}
     if several:
         some = [

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -10,16 +11,20 @@ from oracles import attend_row, run_row
 
 from hfseq.models import recurrent
 from hfseq.models.attention import Bridge, CrossAttention
-from hfseq.models.recurrent import RecurrentStack
+from hfseq.models.recurrent import KernelLayer, RecurrentStack
 
 CELLS = ["rnn", "lstm", "gru"]
 # Left, right and gapped padding, a full row, a row of one step.
 MASK = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 1, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 1, 0]]).bool()
 
 
+def layers_of(cell, nonlinearity="tanh"):
+    return partial(KernelLayer, f"RNN_{nonlinearity.upper()}" if cell == "rnn" else cell.upper())
+
+
 def make_stack(cell, bidirectional=False, layers=2, nonlinearity="tanh"):
     torch.manual_seed(0)
-    stack = RecurrentStack(cell, 3, 6, layers, bidirectional=bidirectional, nonlinearity=nonlinearity).double()
+    stack = RecurrentStack(layers_of(cell, nonlinearity), 3, 6, layers, bidirectional=bidirectional).double()
     for parameter in stack.parameters():
         torch.nn.init.uniform_(parameter, -0.7, 0.7)
     return stack
@@ -27,8 +32,7 @@ def make_stack(cell, bidirectional=False, layers=2, nonlinearity="tanh"):
 
 def make_states(stack, batch):
     torch.manual_seed(1)
-    count = len(stack.forward_layers)
-    return [tuple(torch.randn(batch, 6).double() for _ in range(stack.num_states)) for _ in range(count)]
+    return [tuple(torch.randn(shape).double() for shape in shapes) for shapes in stack.state_shapes(batch)]
 
 
 @pytest.mark.parametrize("mask", [None, MASK], ids=["no mask", "mask"])
@@ -112,14 +116,15 @@ def test_a_processor_without_the_kernel_is_mentioned_once():
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_one_kernel_of_both_directions_gives_what_two_give(cell, mask, monkeypatch):
     """As on a GPU: outputs and gradients, with rows that are all padding, single steps and thinned weights."""
-    stack = RecurrentStack(cell, 3, 6, 2, bidirectional=True, weight_dropout=0.5, layer_norm=True).double().train()
+    stack = RecurrentStack(layers_of(cell), 3, 6, 2, bidirectional=True, weight_dropout=0.5, layer_norm=True)
+    stack.double().train()
     inputs = torch.randn(5, 5 if mask is None else mask.shape[1], 3).double().requires_grad_()
     leaves = [inputs, *stack.parameters()]
-    noise = stack.noise(inputs)
+    masks = stack.draw_masks(inputs)
     found = {}
     for one in (False, True):
-        monkeypatch.setattr(RecurrentStack, "_takes_one_kernel", lambda *args, one=one: one)
-        outputs, _ = stack(inputs, mask, noise=noise)
+        monkeypatch.setattr(RecurrentStack, "_fuses_directions", lambda *args, one=one: one)
+        outputs, _ = stack(inputs, mask, dropout_masks=masks)
         gradients = torch.autograd.grad(sum(output.pow(3).sum() for output in outputs), leaves, retain_graph=True)
         found[one] = [*outputs, *gradients]
     torch.testing.assert_close(found[True], found[False])
@@ -218,7 +223,7 @@ def test_dot_attention_refuses_two_widths():
 @pytest.mark.parametrize("mask", [None, MASK], ids=["no mask", "mask"])
 def test_bridge_reads_the_first_and_last_valid_positions(mask):
     torch.manual_seed(0)
-    bridge = Bridge(3, 4, num_layers=2, num_states=2).double()
+    bridge = Bridge(3, [[torch.Size((1, 4))] * 2] * 2).double()
     memory = torch.randn(5, 5, 3).double()
     states = bridge(memory, mask)
     for row in range(5):

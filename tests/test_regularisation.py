@@ -4,6 +4,7 @@ import pytest
 import torch
 from oracles import run_row
 from test_models import CAUSAL, MASK, MODEL, SEQ2SEQ, SEQUENCE, TOKEN, gradients, make, make_inputs, valid_outputs
+from test_recurrent import layers_of
 from torch.nn.parallel import DistributedDataParallel
 
 from hfseq import GruConfig, LstmConfig, RnnConfig
@@ -48,16 +49,16 @@ def test_nothing_and_all_are_dropped(probability):
     assert torch.equal(drop(values, probability), values if probability < 0.5 else torch.zeros(4, 50))
 
 
-def test_locked_dropout_has_one_mask_for_all_steps():
+def test_variational_dropout_has_one_mask_for_all_steps():
     torch.manual_seed(0)
-    dropout = Dropout(0.25, locked=True)
+    dropout = Dropout(0.25, variational=True)
     dropped = dropout(torch.ones(300, 7, 40))
     assert (dropped == dropped[:, :1]).all()
     assert sorted(set(dropped.flatten().tolist())) == pytest.approx([0.0, 1 / 0.75], rel=2e-5)
     assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
     assert not torch.equal(dropped[0], dropped[1])  # a row has a mask of its own
-    unlocked = Dropout(0.25)(torch.ones(300, 7, 40))
-    assert not (unlocked == unlocked[:, :1]).all()
+    independent = Dropout(0.25)(torch.ones(300, 7, 40))
+    assert not (independent == independent[:, :1]).all()
     values = torch.randn(2, 3, 4)
     assert torch.equal(dropout.eval()(values), values) and dropout.mask(values) is None
 
@@ -80,16 +81,16 @@ def test_a_stack_with_drop_connect_runs_on_the_drawn_weights(heads):
     """Every step of every row multiplies with the same thinned matrix; the parameters stay whole and get gradients."""
     cell = heads[MODEL].config_class.family.lower()
     torch.manual_seed(0)
-    stack = RecurrentStack(cell, 3, 8, 2, bidirectional=True, weight_dropout=0.5).double().train()
+    stack = RecurrentStack(layers_of(cell), 3, 8, 2, bidirectional=True, weight_dropout=0.5).double().train()
     before = {name: value.clone() for name, value in stack.state_dict().items()}
     inputs = torch.randn(5, 5, 3).double()
-    noise = stack.noise(inputs)
-    outputs, _ = stack(inputs, MASK.bool(), noise=noise)
+    masks = stack.draw_masks(inputs)
+    outputs, _ = stack(inputs, MASK.bool(), dropout_masks=masks)
     loss = sum(output.pow(2).sum() for output in outputs)
     loss.backward()
     torch.testing.assert_close(stack.state_dict(), before, rtol=0, atol=0)
     layers = [*stack.forward_layers, *stack.backward_layers]
-    for layer, weight in zip(layers, noise.weights, strict=True):
+    for layer, weight in zip(layers, masks.weights, strict=True):
         dropped = weight == 0
         assert 0.3 < dropped.double().mean() < 0.7
         torch.testing.assert_close(weight[~dropped], 2 * layer.weight_hh_l0[~dropped])
@@ -101,16 +102,16 @@ def test_a_stack_with_drop_connect_runs_on_the_drawn_weights(heads):
 
 
 @pytest.mark.parametrize("heads", RECURRENT)
-def test_a_stack_with_locked_dropout_multiplies_with_the_drawn_masks(heads):
+def test_a_stack_with_variational_dropout_multiplies_with_the_drawn_masks(heads):
     cell = heads[MODEL].config_class.family.lower()
     torch.manual_seed(0)
-    stack = RecurrentStack(cell, 3, 6, 2, dropout=0.5, locked=True).double().train()
+    stack = RecurrentStack(layers_of(cell), 3, 6, 2, dropout=0.5, variational=True).double().train()
     inputs = torch.randn(5, 5, 3).double()
-    noise = stack.noise(inputs)
-    outputs, _ = stack(inputs, MASK.bool(), noise=noise)
+    masks = stack.draw_masks(inputs)
+    outputs, _ = stack(inputs, MASK.bool(), dropout_masks=masks)
     for row in range(5):
         below, _ = run_row(cell, stack.forward_layers[:1], [], inputs[row, MASK[row].bool()])
-        expected, _ = run_row(cell, stack.forward_layers[1:], [], below[-1] * noise.between[0][row])
+        expected, _ = run_row(cell, stack.forward_layers[1:], [], below[-1] * masks.between[0][row])
         torch.testing.assert_close(outputs[-1][row, MASK[row].bool()], expected[-1])
 
 
@@ -119,10 +120,12 @@ def test_input_feeding_keeps_its_masks_over_the_steps(heads, monkeypatch):
     """Step by step, a batch still has one set of masks."""
     decoder = make(heads[MODEL], **DROPOUTS, add_cross_attention=True, input_feeding=True).train()
     drawn, used = [], []
-    noise, forward = decoder.stack.noise, decoder.stack.forward
-    monkeypatch.setattr(decoder.stack, "noise", lambda inputs: drawn.append(noise(inputs)) or drawn[-1])
+    draw, forward = decoder.stack.draw_masks, decoder.stack.forward
+    monkeypatch.setattr(decoder.stack, "draw_masks", lambda inputs: drawn.append(draw(inputs)) or drawn[-1])
     monkeypatch.setattr(
-        decoder.stack, "forward", lambda *args, **kwargs: used.append(kwargs["noise"]) or forward(*args, **kwargs)
+        decoder.stack,
+        "forward",
+        lambda *args, **kwargs: used.append(kwargs["dropout_masks"]) or forward(*args, **kwargs),
     )
     tops = []
     decoder.attention.register_forward_pre_hook(lambda module, args: tops.append(args[0] == 0))
@@ -137,7 +140,7 @@ def test_input_feeding_keeps_its_masks_over_the_steps(heads, monkeypatch):
 def test_layer_norm_normalises_each_layers_output(heads):
     cell = heads[MODEL].config_class.family.lower()
     torch.manual_seed(0)
-    stack = RecurrentStack(cell, 3, 6, 2, bidirectional=True, layer_norm=True).double()
+    stack = RecurrentStack(layers_of(cell), 3, 6, 2, bidirectional=True, layer_norm=True).double()
     with torch.no_grad():
         for norm in stack.norms:
             norm.weight.uniform_(-1, 1), norm.bias.uniform_(-1, 1)

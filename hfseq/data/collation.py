@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hfseq.errors import InputError
+from hfseq.models import is_hfseq
 
 
 def check_batch(
@@ -168,7 +169,7 @@ def position_limit(model: PreTrainedModel) -> int | None:
 
 
 def _positions(module: nn.Module) -> Iterator[int]:
-    if isinstance(module, PreTrainedModel) and module.config.model_type.startswith("hfseq_"):
+    if isinstance(module, PreTrainedModel) and is_hfseq(module.config):
         return  # all steps beyond the last position share its embedding
     for name, child in module.named_children():
         if isinstance(child, nn.Embedding) and ("position" in name or name == "wpe"):

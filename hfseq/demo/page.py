@@ -24,7 +24,8 @@ from transformers.utils import logging
 from hfseq.data.running_text import encodable
 from hfseq.demo.handlers import DynamicBatcher, classify, continue_text, tag, translate, write_texts
 from hfseq.errors import InputError, one_line, require
-from hfseq.hub.model_card import METRICS, head_of, is_ours, measured, read_run, what_it_does
+from hfseq.heads import HUB_TASKS, head_of
+from hfseq.hub.model_card import METRICS, is_ours, measured, read_run, what_it_does
 from hfseq.hub.publish import load_published
 from hfseq.inference.loading import problem_of
 
@@ -41,13 +42,6 @@ MAX_BEAMS = 10
 """Maximum number of beams."""
 LONGEST_TEXT = 2048
 """Maximum length of a text in tokens, so that no request delays all others."""
-_PLACEHOLDERS = {
-    "translation": "A text to translate",
-    "summarization": "A text to summarize",
-    "text-classification": "A text to classify",
-    "token-classification": "Words to tag, with spaces between them, around punctuation, too",
-    "text-generation": "The beginning of a text",
-}
 
 
 class DemoModel(NamedTuple):
@@ -82,11 +76,13 @@ def load_demo_model(model_dir: str | Path) -> DemoModel:
     model, tokenizer = load_published(directory)
     run, results = read_run(directory)
     kind, config = type(model).__name__, model.config
-    known, auto_class = head_of(kind)
-    if known is None and auto_class == "AutoModelForSeq2SeqLM":
-        params = getattr(config, "task_specific_params", None) or {}
-        known = run.get("task", "summarization" if set(params) == {"summarization"} else None)
-        known = known if known in ("translation", "summarization") else "text2text"
+    head = head_of(kind)
+    known = head.hub_task
+    if head.auto_class == "AutoModelForSeq2SeqLM":
+        said, own = run.get("task"), getattr(config, "task_specific_params", None) or {}
+        known = said if said in ("translation", "summarization") else "text2text"
+        if said is None and set(own) == {"summarization"}:
+            known = "summarization"
     if known is None:
         raise InputError(
             f"{model_dir}: {kind} is not supported; there are pages for translation, summarization, classification, "
@@ -134,7 +130,7 @@ def make_page(model_dir: str | Path) -> "gr.Blocks":
         gr.Markdown(f"# {demo.name}\n\n{demo.about}")
         with gr.Row():
             with gr.Column():
-                hint = _PLACEHOLDERS.get(demo.task, "A text")
+                hint = HUB_TASKS[demo.task].placeholder if demo.task in HUB_TASKS else "A text"
                 text = gr.Textbox(label="Text", lines=4, max_lines=12, placeholder=hint, elem_id="text")
                 settings = _settings(gr, demo)
                 with gr.Row():

@@ -10,22 +10,13 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hfseq.heads import HUB_TASKS, head_of
 from hfseq.json_files import read_object
+from hfseq.models import is_hfseq
 
 RUN_FILE = "run.json"
 """Record of a recipe's run: task, data, arguments, versions; see `hfseq.training.results.save_run`."""
 
-# Endings of class names: task of the Hub, and the Auto class.
-_HEADS: dict[str, tuple[str | None, str]] = {
-    "ForSequenceClassification": ("text-classification", "AutoModelForSequenceClassification"),
-    "ForTokenClassification": ("token-classification", "AutoModelForTokenClassification"),
-    # Which of their tasks it is, only a run can say.
-    "ForConditionalGeneration": (None, "AutoModelForSeq2SeqLM"),
-    "ForCausalLM": ("text-generation", "AutoModelForCausalLM"),
-    "LMHeadModel": ("text-generation", "AutoModelForCausalLM"),
-    "MTModel": (None, "AutoModelForSeq2SeqLM"),
-    "EncoderDecoderModel": (None, "AutoModelForSeq2SeqLM"),
-}
 METRICS = {
     "bleu": ("BLEU", "bleu"),
     "chrf": ("chrF", "chrf"),
@@ -73,8 +64,8 @@ def make_card(
     """
     run, results = read_run(directory)
     kind = type(model).__name__
-    task, auto_class = head_of(kind)
-    task = run.get("task", task)
+    head = head_of(kind)
+    task = run.get("task", head.hub_task)
     license = license or run.get("license")
     split = run.get("split", "test")
     scores = measured(results, split)
@@ -88,7 +79,7 @@ def make_card(
         f"A model (`{kind}`, {model.num_parameters():,} parameters) {what_it_does(task, languages)}"
         + (f", trained with hfseq {version} on {data_name}." if version else "."),
         _scores(split, scores, baselines, run),
-        _usage(model, task, auto_class, repo_id, run.get("example")),
+        _usage(model, task, head.auto_class, repo_id, run.get("example")),
         _training(run, images),
         _limitations(len(tokenizer), split if scores else None, run.get("max_length"), license),
     ]
@@ -137,32 +128,22 @@ def measured(results: Mapping[str, float], split: str) -> dict[str, float]:
     return {name: results[f"{split}_{name}"] for name in METRICS if f"{split}_{name}" in results}
 
 
-def head_of(class_name: str) -> tuple[str | None, str]:
-    """The Hub's task of a model class, None if the class name does not determine it, and its Auto class."""
-    return next((found for ending, found in _HEADS.items() if class_name.endswith(ending)), (None, "AutoModel"))
-
-
 def what_it_does(task: str | None, languages: Sequence[str]) -> str:
     """A relative clause that describes a model of a task, such as "that translates de to en"."""
-    does = {
-        "translation": f"that translates {' to '.join(languages)}" if languages else "that translates",
-        "summarization": "that summarizes",
-        "text-classification": "that classifies texts",
-        "token-classification": "that tags words",
-        "text-generation": "that predicts the next token",
-    }
-    return does.get(task or "", "for sequences")
+    if task == "translation" and languages:
+        return f"that translates {' to '.join(languages)}"
+    return HUB_TASKS[task].clause if task in HUB_TASKS else "for sequences"
 
 
 def is_ours(model: PreTrainedModel) -> bool:
     """Return True for a model of hfseq, whose code is published with it."""
-    return model.config.model_type.startswith("hfseq_")
+    return is_hfseq(model.config)
 
 
 def has_ours(model: PreTrainedModel) -> bool:
     """Return True for a composite model of transformers with a part of hfseq, whose code is not published with it."""
     parts = (getattr(model.config, name, None) for name in ("encoder", "decoder"))
-    return any(getattr(part, "model_type", "").startswith("hfseq_") for part in parts)
+    return any(map(is_hfseq, parts))
 
 
 def _baselines(results: Mapping[str, Any], split: str, scores: Mapping[str, float]) -> dict[str, dict[str, float]]:

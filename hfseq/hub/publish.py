@@ -201,7 +201,8 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
         InputError: If it names none, or an unknown one.
     """
     name = (config.architectures or ["none"])[0]
-    found = getattr(models, name, None) or getattr(transformers, name, None)
+    ours = {found.__name__: found for heads in models.MODEL_CLASSES.values() for found in heads.values()}
+    found = ours.get(name) or getattr(transformers, name, None)
     if not (isinstance(found, type) and issubclass(found, PreTrainedModel)):
         raise InputError(f"config.json: unknown class under architectures: {name}")
     return found

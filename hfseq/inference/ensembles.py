@@ -11,17 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, logsigmoid
 from transformers import (
-    AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, EncoderDecoderCache
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.configuration_utils import strict
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput, SequenceClassifierOutput
@@ -29,9 +28,10 @@ from transformers.utils.generic import can_return_tuple
 
 from hfseq.data.collation import vocabulary_sizes
 from hfseq.errors import InputError
+from hfseq.heads import head_of
 from hfseq.inference.loading import load_trained, problem_of
 from hfseq.models import NAMES
-from hfseq.models.cache import takes_past_key_values
+from hfseq.models.cache import StateCacheLayer, takes_past_key_values
 
 # What all members' decoders are started with, ended by and padded with.
 _GENERATION_IDS = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
@@ -58,22 +58,17 @@ class EnsembleConfig(PreTrainedConfig):
     unk_token_id: int | None = None
 
 
-class MemberCacheLayer(CacheLayerMixin):
+class MemberCacheLayer(StateCacheLayer):
     """The whole cache of one member, as one layer of the ensemble's.
 
     Args:
         config: The member's.
     """
 
-    supports_early_init = False
-
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
         decoder = config.get_text_config(decoder=True)
         self.cache = EncoderDecoderCache(DynamicCache(config=decoder), DynamicCache(config=decoder))
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Do nothing: the member fills its cache."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Refuse: the member fills its cache.
@@ -86,14 +81,6 @@ class MemberCacheLayer(CacheLayerMixin):
     def get_seq_length(self) -> int:
         """Number of tokens seen."""
         return self.cache.get_seq_length()
-
-    def get_max_length(self) -> int:
-        """-1: there is no maximum."""
-        return -1
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of a mask over all tokens so far and `query_length` new ones."""
-        return self.get_seq_length() + query_length, 0
 
     def reset(self) -> None:
         """Forget everything."""
@@ -507,11 +494,10 @@ def load_ensemble(names: Sequence[str], auto_class: Any) -> tuple[PreTrainedMode
 
 
 _CLASSES: dict[Any, Any] = {
-    AutoModelForSeq2SeqLM: EnsembleForConditionalGeneration,
-    AutoModelForSequenceClassification: EnsembleForSequenceClassification,
+    getattr(transformers, head_of(ensemble.__name__).auto_class): ensemble
+    for ensemble in (EnsembleForConditionalGeneration, EnsembleForSequenceClassification)
 }
 
 for _auto_class, _ensemble_class in _CLASSES.items():
     # Pipelines look here whether a model is one of their task.
-    _names: Any = NAMES[_auto_class.__name__]
-    _names[EnsembleConfig.model_type] = _ensemble_class.__name__
+    NAMES[_auto_class.__name__][EnsembleConfig.model_type] = _ensemble_class.__name__

@@ -9,11 +9,7 @@ from typing import Any, cast
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_MASKED_LM_MAPPING,
-    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -26,14 +22,14 @@ from transformers import (
 )
 
 from hfseq.errors import InputError
+from hfseq.heads import HEADS
+from hfseq.models import MAPPINGS
 
-HEADS: dict[Any, tuple[Any, str]] = {
-    AutoModelForCausalLM: (MODEL_FOR_CAUSAL_LM_MAPPING, "language model"),
-    AutoModelForSeq2SeqLM: (MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, "sequence-to-sequence model"),
-    AutoModelForSequenceClassification: (MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, "sequence classifier"),
-    AutoModelForTokenClassification: (MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, "token classifier"),
-}
-"""Auto class to the configs that have its head, and what such a model is called."""
+
+def head_kind(auto_class: Any) -> tuple[Any, str]:
+    """Configs that have the head of an Auto class, and what such a model is called."""
+    name = auto_class.__name__
+    return MAPPINGS[name], next(head.kind for head in HEADS if head.auto_class == name)
 
 
 def load_trained(auto_class: Any, name: str, **fields: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -55,7 +51,7 @@ def load_trained(auto_class: Any, name: str, **fields: Any) -> tuple[PreTrainedM
         lost = f": it has no {shorten(', '.join(sorted(new)), 200)}" if new else ""
         raise InputError(
             f"--model_name_or_path {name}: {', '.join(trained) or 'this model'} was not trained as a "
-            f"{HEADS[auto_class][1]}{lost}"
+            f"{head_kind(auto_class)[1]}{lost}"
         )
     return model, tokenizer
 
@@ -79,7 +75,7 @@ def load_checkpoint(
         InputError: It cannot be loaded, is of another kind, or a field is unknown or impossible.
     """
     flag, overrides = f"--model_name_or_path {name}", dict(overrides or {})
-    mapping, kind = HEADS[auto_class]
+    mapping, kind = head_kind(auto_class)
     try:
         config = AutoConfig.from_pretrained(name)
         check_fields(config, overrides)

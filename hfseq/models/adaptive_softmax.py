@@ -1,4 +1,4 @@
-"""Adaptive softmax (Grave et al. 2017): an output layer whose cost goes with the frequency of words."""
+"""Adaptive softmax (Grave et al. 2017): an output layer that computes less for infrequent words."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,18 +9,17 @@ from torch.nn.functional import cross_entropy, linear
 
 
 class AdaptiveSoftmax(nn.Module):
-    r"""Probabilities of a vocabulary that is sorted by frequency, the most frequent words first.
+    r"""Probabilities of a vocabulary sorted by frequency, most frequent words first.
 
-    The words before the first cutoff are the head, which has an entry for each of the later clusters, too. A word of a
-    later cluster has the probability of its cluster times its own in it, $p(w|h) = p(C|h)\,p(w|C,h)$ (Grave et al.
-    2017, section 4): a distribution like any other, and no approximation. Training computes the head and, at steps
-    whose word is in it, one cluster.
+    The head consists of the words before the first cutoff and an entry for each later cluster. The probability of a
+    word in a cluster is $p(w|h) = p(C|h)\,p(w|C,h)$ (Grave et al. 2017, section 4), which is exact, not an
+    approximation. Training computes the head, and each cluster only at the steps whose word is in it.
 
-    The clusters are not made narrower, as the paper's section 4.3 does: their rows stay those of one output matrix,
-    which can be the embeddings'.
+    Clusters are not projected to smaller widths (section 4.3 of the paper), so that their rows remain those of one
+    output matrix, which can be tied to the embeddings.
 
     Args:
-        width: Of the hidden states, D.
+        width: Width D of the hidden states.
         cutoffs: First word of each cluster after the head, increasing.
     """
 
@@ -40,7 +39,7 @@ class AdaptiveSoftmax(nn.Module):
         return torch.cat(parts, dim=-1)
 
     def loss(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        """Sum of the negative log-probabilities of the targets `[B, T]`, -100 not counted."""
+        """Negative log-likelihood of the targets `[B, T]`, summed; -100 is ignored."""
         counted = targets != -100
         hidden, targets = hidden[counted], targets[counted]
         # Cluster 0 is the head.
@@ -58,5 +57,5 @@ class AdaptiveSoftmax(nn.Module):
         return torch.cat([linear(hidden, rows), self.clusters(hidden)], dim=-1)
 
     def _rows(self, weight: Tensor) -> tuple[Tensor, ...]:
-        # One split, since each slice of its own would have a gradient of the whole matrix, most of it zeros.
+        # One split: the backward pass of each single slice would allocate a gradient of the whole matrix.
         return weight.split([end - start for start, end in pairwise((0, *self.cutoffs, len(weight)))])

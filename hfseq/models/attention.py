@@ -1,13 +1,14 @@
 """Attention of a recurrent decoder over encoder states."""
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
-from .padding import end_positions
+from .padding import end_positions, masked_softmax
+from .stack import State
 
 
 class CrossAttention(nn.Module):
-    r"""Score, normalise, sum, and combine with the decoder state.
+    r"""Attention of decoder states over encoder states, and the attentional vectors that combine both.
 
     The score of decoder state $s_t$ and encoder state $h_j$ is
 
@@ -23,47 +24,48 @@ class CrossAttention(nn.Module):
 
     Args:
         hidden_size: Width of decoder states and of the attentional vector.
-        memory_size: Width of encoder states.
+        encoder_size: Width of encoder states.
         attention_type: `additive`, `dot` or `general`.
-        coverage: Whether to attend with coverage: then with `cover`, else with `forward`.
+        coverage: Whether to attend with coverage, by `cover` instead of `forward`.
 
     Raises:
-        ValueError: If `dot` is to compare states of different widths, or coverage is to enter another score than
-            `additive`.
+        ValueError: If the widths differ with `dot`, or if coverage is combined with another score than `additive`.
     """
 
-    def __init__(self, hidden_size: int, memory_size: int, attention_type: str, coverage: bool = False) -> None:
+    def __init__(self, hidden_size: int, encoder_size: int, attention_type: str, coverage: bool = False) -> None:
         super().__init__()
         if coverage and attention_type != "additive":
             raise ValueError(f"coverage=True needs attention_type='additive', not {attention_type!r}")
-        if attention_type == "dot" and hidden_size != memory_size:
+        if attention_type == "dot" and hidden_size != encoder_size:
             raise ValueError(
                 f"attention_type='dot' needs encoder and decoder states of one width, but cross_attention_hidden_size="
-                f"{memory_size} and hidden_size={hidden_size}; use 'general' or 'additive'"
+                f"{encoder_size} and hidden_size={hidden_size}; use 'general' or 'additive'"
             )
         self.attention_type = attention_type
         if attention_type == "general":
-            self.query = nn.Linear(hidden_size, memory_size, bias=False)
+            self.query = nn.Linear(hidden_size, encoder_size, bias=False)
         elif attention_type == "additive":
             self.query = nn.Linear(hidden_size, hidden_size)
-            self.key = nn.Linear(memory_size, hidden_size, bias=False)
+            self.key = nn.Linear(encoder_size, hidden_size, bias=False)
             self.energy = nn.Linear(hidden_size, 1, bias=False)
         if coverage:
             self.coverage = nn.Linear(1, hidden_size, bias=False)
-        self.combine = nn.Linear(memory_size + hidden_size, hidden_size, bias=False)
+        self.combine = nn.Linear(encoder_size + hidden_size, hidden_size, bias=False)
 
-    def keys(self, memory: Tensor) -> Tensor:
-        """What scores are computed against, `[B, S, A]`; the same for all steps, so that a cache can hold it."""
-        return self.key(memory) if self.attention_type == "additive" else memory
+    def keys(self, encoder_hidden_states: Tensor) -> Tensor:
+        """Keys `[B, S, A]`, the same for all steps, so that they can be cached."""
+        return self.key(encoder_hidden_states) if self.attention_type == "additive" else encoder_hidden_states
 
-    def forward(self, states: Tensor, memory: Tensor, keys: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, states: Tensor, encoder_hidden_states: Tensor, keys: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Attend from each decoder state.
 
         Args:
             states: Decoder states `[B, T, H]`.
-            memory: Encoder states `[B, S, M]`.
-            keys: `self.keys(memory)`.
-            mask: True where an encoder state is valid, `[B, S]`. A row with none gets a context of zeros.
+            encoder_hidden_states: `[B, S, M]`.
+            keys: `self.keys(encoder_hidden_states)`.
+            mask: True at valid encoder states, `[B, S]`. A row without one gets a context of zeros.
 
         Returns:
             Attentional vectors `[B, T, H]` and weights `[B, T, S]`.
@@ -74,96 +76,84 @@ class CrossAttention(nn.Module):
         else:
             query = states if self.attention_type == "dot" else self.query(states)
             scores = query @ keys.transpose(1, 2)
-        weights = self._normalise(scores, mask)
-        return self._combine(weights, memory, states), weights
+        weights = masked_softmax(scores, None if mask is None else mask.unsqueeze(1))
+        return self._combine(weights, encoder_hidden_states, states), weights
 
     def cover(
         self,
         states: Tensor,
         coverage: Tensor,
         steps: Tensor | None,
-        memory: Tensor,
+        encoder_hidden_states: Tensor,
         keys: Tensor,
         mask: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Attend from one decoder state after the other, each knowing what the earlier ones have attended to.
+        """Attend step by step, each step's scores depending on the coverage of the earlier ones.
 
         Args:
             states: Decoder states `[B, T, H]`.
-            coverage: Sum of the weights of the steps before the first, `[B, S]`.
-            steps: True at valid steps `[B, T]`; the others add nothing to the coverage.
-            memory: See `forward`.
-            keys: See there.
-            mask: See there.
+            coverage: Sum of the weights of all steps before the first, `[B, S]`.
+            steps: True at valid decoder steps, `[B, T]`; the others add nothing to the coverage.
+            encoder_hidden_states: `[B, S, M]`.
+            keys: `self.keys(encoder_hidden_states)`.
+            mask: True at valid encoder states, `[B, S]`.
 
         Returns:
-            Attentional vectors `[B, T, H]`; weights `[B, T, S]`; how much of each step's weights falls on what was
-            covered before it, the coverage loss (See et al. 2017, eq. 12), `[B, T]`; coverage after the last `[B, S]`.
+            Attentional vectors `[B, T, H]`; weights `[B, T, S]`; coverage loss of each step (See et al. 2017, eq. 12),
+            `[B, T]`; coverage after the last step, `[B, S]`.
         """
         queries = self.query(states)
-        weights, overlaps = [], []
+        source = None if mask is None else mask.unsqueeze(1)
+        weights, coverage_loss = [], []
         for step in range(states.shape[1]):
             seen = self.coverage(coverage.to(queries.dtype).unsqueeze(-1))  # [B, S, H]
             scores = self.energy(torch.tanh(queries[:, step : step + 1] + keys + seen)).transpose(1, 2)
-            step_weights = self._normalise(scores, mask)  # [B, 1, S]
+            step_weights = masked_softmax(scores, source)  # [B, 1, S]
             weights.append(step_weights)
             added = step_weights.squeeze(1)
-            overlaps.append(torch.minimum(added, coverage).sum(dim=-1))
+            coverage_loss.append(torch.minimum(added, coverage).sum(dim=-1))
             if steps is not None:
                 added = added.masked_fill(~steps[:, step : step + 1], 0.0)
             coverage = coverage + added
         all_weights = torch.cat(weights, dim=1)
-        return self._combine(all_weights, memory, states), all_weights, torch.stack(overlaps, dim=1), coverage
+        vectors = self._combine(all_weights, encoder_hidden_states, states)
+        return vectors, all_weights, torch.stack(coverage_loss, dim=1), coverage
 
-    def _normalise(self, scores: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is None:
-            return scores.softmax(dim=-1)
-        padding = ~mask.unsqueeze(1)  # [B, 1, S]
-        scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)
-        return scores.softmax(dim=-1).masked_fill(padding, 0.0)
-
-    def _combine(self, weights: Tensor, memory: Tensor, states: Tensor) -> Tensor:
-        return torch.tanh(self.combine(torch.cat([weights @ memory, states], dim=-1)))
+    def _combine(self, weights: Tensor, encoder_hidden_states: Tensor, states: Tensor) -> Tensor:
+        return torch.tanh(self.combine(torch.cat([weights @ encoder_hidden_states, states], dim=-1)))
 
 
 class Bridge(nn.Module):
-    r"""Initial decoder states from the encoder's last ones: $\tanh(W [h_{first}; h_{last}] + b)$.
+    r"""Initial decoder states from the first and last encoder output: $\tanh(W [h_{first}; h_{last}] + b)$.
 
     The last valid position holds the final state of a left-to-right encoder and the first one that of a
     right-to-left encoder (Bahdanau et al. 2015, A.2.2, start from the latter; Luong et al. 2015 from the former). Both
     are read from the encoder's outputs, so that any encoder will do.
 
     Args:
-        memory_size: Width of encoder states.
-        hidden_size: Width of a decoder state.
-        num_layers: Layers of the decoder.
-        num_states: States of a layer: 2 for LSTM, else 1.
+        encoder_size: Width of encoder states.
+        shapes: Shapes of each decoder layer's state, for a batch of any size.
     """
 
-    def __init__(self, memory_size: int, hidden_size: int, num_layers: int, num_states: int) -> None:
+    def __init__(self, encoder_size: int, shapes: list[list[Size]]) -> None:
         super().__init__()
-        self.num_layers = num_layers
-        self.num_states = num_states
-        self.project = nn.Linear(2 * memory_size, num_layers * num_states * hidden_size)
+        self.shapes = [[shape[1:] for shape in layer] for layer in shapes]
+        self.sizes = [shape.numel() for layer in self.shapes for shape in layer]
+        self.project = nn.Linear(2 * encoder_size, sum(self.sizes))
 
-    def forward(self, memory: Tensor, mask: Tensor | None) -> list[tuple[Tensor, ...]]:
-        """Compute the states.
+    def forward(self, encoder_hidden_states: Tensor, mask: Tensor | None) -> list[State]:
+        """Compute the states of each layer.
 
         Args:
-            memory: Encoder states `[B, S, M]`.
-            mask: True where an encoder state is valid, `[B, S]`.
-
-        Returns:
-            A tuple of states `[B, H]` for each layer.
+            encoder_hidden_states: `[B, S, M]`.
+            mask: True at valid encoder states, `[B, S]`.
         """
         if mask is None:
-            ends = torch.cat([memory[:, 0], memory[:, -1]], dim=-1)  # [B, 2 M]
+            ends = torch.cat([encoder_hidden_states[:, 0], encoder_hidden_states[:, -1]], dim=-1)  # [B, 2 M]
         else:
             first, last = end_positions(mask)
-            row = torch.arange(memory.shape[0], device=memory.device)
-            ends = torch.cat([memory[row, first], memory[row, last]], dim=-1)
+            row = torch.arange(mask.shape[0], device=mask.device)
+            ends = torch.cat([encoder_hidden_states[row, first], encoder_hidden_states[row, last]], dim=-1)
             ends = ends.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
-        states = torch.tanh(self.project(ends)).chunk(self.num_layers * self.num_states, dim=-1)
-        return [
-            tuple(states[layer * self.num_states : (layer + 1) * self.num_states]) for layer in range(self.num_layers)
-        ]
+        parts = iter(torch.tanh(self.project(ends)).split(self.sizes, dim=-1))
+        return [tuple(next(parts).reshape(-1, *shape) for shape in layer) for layer in self.shapes]

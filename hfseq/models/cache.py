@@ -1,6 +1,6 @@
-"""Decoding state: what a recurrent decoder carries from one call to the next."""
+"""Decoding state that a model carries from one call to the next."""
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -8,21 +8,36 @@ from transformers.cache_utils import Cache, CacheLayerMixin, EncoderDecoderCache
 from transformers.utils.deprecation import deprecate_kwarg
 
 takes_past_key_values = deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
-"""Decorator of a `forward` that also takes `cache` by its name before transformers 5.24, with the warning of 5.24."""
+"""Decorator that lets `forward` take `cache` by its name before transformers 5.24 too, with the warning of 5.24."""
 
 
-class RecurrentCacheLayer(CacheLayerMixin):
-    """State of one layer after the tokens seen so far; its size does not depend on their number.
+class StateCacheLayer(CacheLayerMixin):
+    """Cache layer whose size does not depend on the number of tokens seen."""
+
+    supports_early_init = False
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Do nothing: there are no keys and values to make room for."""
+
+    def get_max_length(self) -> int:
+        """-1: there is no maximum."""
+        return -1
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of a mask over all tokens so far and `query_length` new ones."""
+        return self.get_seq_length() + query_length, 0
+
+
+class RecurrentCacheLayer(StateCacheLayer):
+    """State of one layer after the tokens seen so far.
 
     Attributes:
         states: Tensors with the batch first, `[B, ...]`, or None before the first token.
-        memory: Encoder states as the attention wants them, tensors `[B, S, A]`. They belong to
+        memory: Keys (and values) of the encoder states, tensors `[B, S, A]`, or None. They belong to
             `encoder_hidden_states`, which beam search does not reorder, so `reorder_cache` leaves them alone.
         seen: Number of tokens that led to `states`.
-        model_type: Kind of model that wrote them: states of several kinds have the same shapes.
+        model_type: Model type that wrote the states, since shapes alone do not tell.
     """
-
-    supports_early_init = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,9 +45,6 @@ class RecurrentCacheLayer(CacheLayerMixin):
         self.memory: tuple[Tensor, ...] | None = None
         self.seen = 0
         self.model_type: str | None = None
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Do nothing: `update` takes whatever shapes the model has."""
 
     def update(self, states: tuple[Tensor, ...], num_tokens: int) -> None:  # type: ignore[override]
         """Replace the states by those after `num_tokens` more tokens."""
@@ -44,20 +56,12 @@ class RecurrentCacheLayer(CacheLayerMixin):
         """Number of tokens seen."""
         return self.seen
 
-    def get_max_length(self) -> int:
-        """-1: there is no maximum."""
-        return -1
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length and offset of a mask over all tokens so far and `query_length` new ones."""
-        return self.seen + query_length, 0
-
     def reset(self) -> None:
         """Forget everything."""
         self.__init__()  # type: ignore[misc]
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refuse: a recurrent state does not remember how it was earlier.
+        """Reject the removal of tokens: a state cannot be rolled back.
 
         Raises:
             ValueError: If there is anything to remove.
@@ -73,7 +77,7 @@ class RecurrentCacheLayer(CacheLayerMixin):
         self._apply(lambda tensor: tensor.to("cpu", non_blocking=True), with_memory=True)
 
     def prefetch(self) -> None:
-        """Do nothing: the model moves what it reads to its own device."""
+        """Do nothing: the model moves the states to its own device when it reads them."""
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Select rows of the states, `beam_idx` `[B]`."""
@@ -87,7 +91,7 @@ class RecurrentCacheLayer(CacheLayerMixin):
         """Keep only the rows `indices`."""
         self._apply(lambda tensor: tensor[indices], with_memory=True)
 
-    def _apply(self, function: Any, with_memory: bool) -> None:
+    def _apply(self, function: Callable[[Tensor], Tensor], with_memory: bool) -> None:
         if self.states is not None:
             self.states = tuple(function(state) for state in self.states)
         if with_memory and self.memory is not None:
@@ -95,16 +99,15 @@ class RecurrentCacheLayer(CacheLayerMixin):
 
 
 def cache_layers(cache: Cache, num_layers: int, model_type: str) -> list[RecurrentCacheLayer]:
-    """Layers of whatever cache `generate()` made, replaced by recurrent ones where another kind stands.
+    """Recurrent layers of any cache that `generate()` made; empty layers of other kinds are replaced.
 
     Args:
         cache: A `DynamicCache`, or an `EncoderDecoderCache`, of which the self-attention part is used.
-        num_layers: Layers that the model has.
-        model_type: The model's, which its layers are marked with.
+        num_layers: Number of layers of the model.
+        model_type: Model type to mark the layers with.
 
     Raises:
-        ValueError: If a layer holds attention keys and values or another kind of states, so that the cache belongs to
-            another model.
+        ValueError: If a layer holds attention keys and values or states of another model type.
     """
     if isinstance(cache, EncoderDecoderCache):
         cache = cache.self_attention_cache
@@ -132,7 +135,7 @@ def cache_layers(cache: Cache, num_layers: int, model_type: str) -> list[Recurre
 
 
 def check_states(states: tuple[Tensor, ...], shapes: list[torch.Size], layer: int) -> None:
-    """Raise a `ValueError` if cached states are not of the shapes that layer `layer` needs."""
+    """Raise a `ValueError` unless cached states have the shapes that layer `layer` needs."""
     found = [state.shape for state in states]
     if found != shapes:
         raise ValueError(

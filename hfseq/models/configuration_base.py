@@ -1,4 +1,4 @@
-"""What the configurations of all families share."""
+"""Base class of the configurations of all families."""
 
 import copy
 from typing import Any, ClassVar, Literal, Self
@@ -12,56 +12,56 @@ HEADS = {
     "AutoModelForSequenceClassification": "ForSequenceClassification",
     "AutoModelForTokenClassification": "ForTokenClassification",
 }
-"""Auto class to the ending of the class that it loads."""
+"""Auto class to the suffix of the model classes that it loads."""
+GENERATING = ("ForCausalLM", "ForConditionalGeneration")
+"""Suffixes of the model classes that generate text."""
 
 
 @strict
 class SequenceConfig(PreTrainedConfig):
-    r"""Fields of every family. Use `RnnConfig`, `LstmConfig`, `GruConfig` or `CnnConfig`.
+    r"""Fields common to all families; instantiate `RnnConfig`, `LstmConfig`, `GruConfig` or `CnnConfig`.
 
     Args:
-        vocab_size: Number of tokens, source and target together.
-        hidden_size: Width of `last_hidden_state`, of both directions together.
+        vocab_size: Size of the vocabulary, which source and target share.
+        hidden_size: Width of `last_hidden_state`, both directions together.
         embedding_size: Width of the token embeddings; None means `hidden_size`.
         num_hidden_layers: Depth of a model with one stack.
         encoder_layers: Depth of a sequence-to-sequence encoder; None means `num_hidden_layers`.
         decoder_layers: Depth of a sequence-to-sequence decoder; None means `num_hidden_layers`.
-        bidirectional: Whether a step of the encoder sees the steps after it, too. None lets the head decide (encoders,
-            classifiers and taggers yes, causal language models no); a model saves it resolved.
-        dropout: Probability of zeroing an element of the embeddings, of each layer's output and of the attentional
-            vector, in training.
-        variational_dropout: Whether `dropout` zeroes the same elements at all steps of a row (locked dropout; Gal &
-            Ghahramani 2016, section 4).
-        embedding_dropout: Probability of dropping a word, all its occurrences in a batch together, in training (Gal &
-            Ghahramani 2016, section 4.2). It needs `input_ids`: `inputs_embeds` are left as they are.
+        bidirectional: Whether the encoder reads in both directions. None lets the head decide (encoders, classifiers
+            and taggers do, causal language models do not); models save it resolved.
+        dropout: Dropout of the embeddings, of each layer's output and of the attentional vector.
+        variational_dropout: Whether all steps of a row share one mask of `dropout` (Gal & Ghahramani 2016, section 4).
+        embedding_dropout: Probability of dropping a word, at all its occurrences in a batch (Gal & Ghahramani 2016,
+            section 4.2). `inputs_embeds` are not affected.
         classifier_dropout: Dropout before the output layer of a classifier or tagger; None means `dropout`.
-        pooling: How a sequence classifier pools steps: `last`, `mean`, `max`, `concat` or `attention`; see `Pooling`.
-        crf: Whether a tagger scores whole sequences of labels (Lample et al. 2016); see `ForTokenClassification`.
+        pooling: Pooling of a sequence classifier: `last`, `mean`, `max`, `concat` or `attention`; see `Pooling`.
+        crf: Whether a tagger has a conditional random field (Lample et al. 2016); see `ForTokenClassification`.
         add_cross_attention: Whether a causal language model attends over `encoder_hidden_states`.
         cross_attention_hidden_size: Width of `encoder_hidden_states`; None means `hidden_size`.
-        tie_word_embeddings: Whether the output layer is the (target) embedding matrix.
-        share_encoder_decoder_embeddings: Whether source and target use one embedding matrix.
-        char_encoder: What makes features of a word's characters, beside its embedding: `cnn` (Ma & Hovy 2016), `lstm`
-            (Lample et al. 2016); None for no such features. Encoders, classifiers and taggers can have them, and then
-            take `char_ids` beside `input_ids`, as a `WordCharacterTokenizer` gives them.
-        char_vocab_size: Number of characters, those of none (0) and of an unknown character (1) counted.
-        char_embedding_size: Width of the embedding of a character.
-        char_hidden_size: Width of the features of a word's characters; of `lstm` both directions together.
-        char_kernel_size: Number of characters that the convolution of `cnn` sees.
-        adaptive_softmax_cutoffs: First word of each cluster after the first, of a causal language model whose
-            vocabulary is sorted by frequency; see `AdaptiveSoftmax`. Its logits are then log-probabilities, and in
-            training with labels there are none. None for an ordinary output layer.
+        tie_word_embeddings: Whether the output layer shares the weights of the (target) embeddings.
+        share_encoder_decoder_embeddings: Whether source and target share one embedding matrix.
+        char_encoder: Encoder of character features, which are appended to word embeddings: `cnn` (Ma & Hovy 2016),
+            `lstm` (Lample et al. 2016) or None. For encoders, classifiers and taggers, which then take `char_ids`
+            beside `input_ids`, as a `WordCharacterTokenizer` gives them.
+        char_vocab_size: Number of characters, including no character (0) and the unknown character (1).
+        char_embedding_size: Width of the character embeddings.
+        char_hidden_size: Width of the character features; for `lstm` both directions together.
+        char_kernel_size: Kernel size of the convolution of `cnn`.
+        adaptive_softmax_cutoffs: First word of each cluster after the first, for a causal language model whose
+            vocabulary is sorted by frequency; see `AdaptiveSoftmax`. Its logits are then log-probabilities, and it
+            returns none in training with labels. None for an ordinary output layer.
         initializer_range: Standard deviation of the initial embeddings.
         use_cache: Whether a decoder returns its state for the next step.
-        pad_token_id: Id of the padding.
-        bos_token_id: Id that starts a sequence.
-        eos_token_id: Id that ends one.
-        decoder_start_token_id: Id that starts a target sequence; None means `bos_token_id`.
-        problem_type: What the labels of a sequence classifier are: `regression`, `single_label_classification` or
-            `multi_label_classification`; None goes by the first labels, as in transformers.
+        pad_token_id: Padding token id.
+        bos_token_id: BOS token id.
+        eos_token_id: EOS token id, or several.
+        decoder_start_token_id: First token id of a target; None means `bos_token_id`.
+        problem_type: `regression`, `single_label_classification` or `multi_label_classification`, for a sequence
+            classifier; None infers it from the first labels, as in transformers.
 
     Raises:
-        ValueError: If a size, a depth or a probability is impossible.
+        ValueError: If a size, a depth or a probability is out of range.
     """
 
     family: ClassVar[str]
@@ -80,10 +80,6 @@ class SequenceConfig(PreTrainedConfig):
         "char_kernel_size",
     )
     probabilities: ClassVar[tuple[str, ...]] = ("dropout", "embedding_dropout", "classifier_dropout")
-
-    # Read like any other object: the parent looks each name up among aliases and settings of single layers, which
-    # these configs do not have, and a step of generation reads dozens of fields.
-    __getattribute__ = object.__getattribute__
 
     vocab_size: int = 8000
     hidden_size: int = 512
@@ -118,7 +114,7 @@ class SequenceConfig(PreTrainedConfig):
     problem_type: Literal["regression", "single_label_classification", "multi_label_classification"] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Resolve the defaults that depend on other fields and check the values."""
+        """Resolve the defaults that depend on other fields and validate the values."""
         if self.embedding_size is None:
             self.embedding_size = self.hidden_size
         if self.encoder_layers is None:
@@ -130,66 +126,64 @@ class SequenceConfig(PreTrainedConfig):
         for name in self.sizes:
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
-                self.refuse(name, "it must be at least 1")
+                self.raise_invalid(name, "it must be at least 1")
         for name in self.probabilities:
             value = getattr(self, name)
             if isinstance(value, int | float) and not 0 <= value < 1:
-                self.refuse(name, "it must lie in [0, 1)")
+                self.raise_invalid(name, "it must lie in [0, 1)")
         cutoffs = self.adaptive_softmax_cutoffs
         if cutoffs is not None and not (cutoffs and 0 < cutoffs[0] and cutoffs[-1] < self.vocab_size):
-            self.refuse("adaptive_softmax_cutoffs", f"they must lie between 0 and vocab_size={self.vocab_size}")
+            self.raise_invalid("adaptive_softmax_cutoffs", f"they must lie between 0 and vocab_size={self.vocab_size}")
         if cutoffs is not None and cutoffs != sorted(set(cutoffs)):
-            self.refuse("adaptive_softmax_cutoffs", "they must increase")
+            self.raise_invalid("adaptive_softmax_cutoffs", "they must increase")
         if self.char_encoder == "lstm" and self.char_hidden_size % 2:
-            self.refuse("char_hidden_size", "it must be even: each direction of char_encoder='lstm' has half of it")
+            self.raise_invalid("char_hidden_size", "it must be even: char_encoder='lstm' gives half to each direction")
         self._check_characters("Model")
         if self.bidirectional:
             self.check_directions()
         kwargs["auto_map"] = self.full_auto_map()
         super().__post_init__(**kwargs)
 
-    def refuse(self, name: str, reason: str) -> None:
-        """Raise the `ValueError` that names a field and its value."""
+    def raise_invalid(self, name: str, reason: str) -> None:
+        """Raise a `ValueError` that names a field and its value."""
         raise ValueError(f"{type(self).__name__}: {name}={getattr(self, name)} is impossible, {reason}")
 
     def full_auto_map(self) -> dict[str, str]:
-        """Where a published checkpoint finds the code of each Auto class: of all heads, not only of the one saved."""
+        """Auto class to the module and class in a published checkpoint, for all heads, not only the saved one."""
         classes = {"AutoConfig": f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"}
         for auto_class, head in HEADS.items():
-            # A stack that sees what is to come cannot be a language model, nor can one that writes no characters.
-            writes = head in ("ForCausalLM", "ForConditionalGeneration")
-            if not (self.bidirectional and head == "ForCausalLM" or self.char_encoder and writes):
+            # A bidirectional stack sees the future, and character features of a generated word do not exist.
+            if not (self.bidirectional and head == "ForCausalLM" or self.char_encoder and head in GENERATING):
                 classes[auto_class] = f"modeling_{self.family.lower()}.{self.family}{head}"
         return classes
 
     def input_width(self) -> int:
-        """Width of what enters a stack: a word's embedding and the features of its characters."""
+        """Width of the inputs of a stack: word embeddings and character features."""
         return (self.embedding_size or 0) + (self.char_hidden_size if self.char_encoder else 0)
 
     def _check_characters(self, head: str) -> None:
-        """Raise a `ValueError` if a model that generates is to read characters."""
-        generates = head in ("ForCausalLM", "ForConditionalGeneration")
-        if self.char_encoder and (generates or self.is_encoder_decoder or self.add_cross_attention):
-            self.refuse(
+        """Raise a `ValueError` if a generating model has a character encoder."""
+        if self.char_encoder and (head in GENERATING or self.is_encoder_decoder or self.add_cross_attention):
+            self.raise_invalid(
                 "char_encoder", "it is for encoders, classifiers and taggers: a generated word has no characters"
             )
 
     def check_directions(self) -> None:
-        """Raise a `ValueError` if the stack cannot read in both directions."""
+        """Raise a `ValueError` if the stack cannot be bidirectional."""
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> Self:
-        """This config, which holds the fields of both sides; the parent copies all of it for every `generate()`."""
+        """Return this config, which has the fields of both sides; the parent would copy it in every `generate()`."""
         return self
 
     def is_resolved(self) -> bool:
-        """Whether nothing is left for a head to decide."""
+        """Return True if no field is left for a head to decide."""
         return self.bidirectional is not None
 
     def resolved(self, head: str, **fields: Any) -> Self:
-        """Copy of the config with other fields set and what a head decides decided, if it is not yet.
+        """Copy of the config for a head, with all fields that the head decides resolved.
 
         Args:
-            head: Ending of the class that asks, a value of `HEADS`.
+            head: Suffix of the model class, a value of `HEADS`.
             fields: Values to set first.
         """
         config = copy.deepcopy(self)
@@ -201,7 +195,7 @@ class SequenceConfig(PreTrainedConfig):
         if config.bidirectional:
             config.check_directions()
         if head != "ForConditionalGeneration":
-            # What starts from this model is to find all its layers.
+            # A sequence-to-sequence model that starts from this one shall find all layers.
             config.encoder_layers = config.num_hidden_layers
         config.auto_map = config.full_auto_map()
         return config
@@ -224,5 +218,5 @@ class SequenceConfig(PreTrainedConfig):
         )
 
 
-# What makes a config that of one stack: tying is the business of the whole model.
+# Fields of a config for a single stack: tying is up to the model as a whole.
 STACK_FIELDS = {"is_encoder_decoder": False, "tie_word_embeddings": False}

@@ -11,25 +11,24 @@ from .configuration_base import SequenceConfig
 class CnnConfig(SequenceConfig):
     """Configuration of convolutional networks over tokens, of four published architectures.
 
-    `parallel` is Kim (2014), `residual` Bai et al. (2018) and, with convolutions around each step, Strubell et al.
-    (2017), `gated` Dauphin et al. (2017), `convs2s` Gehring et al. (2017). `bidirectional` says whether a convolution
-    lies around its step (True) or ends with it (False). Fields of all families: see `SequenceConfig`.
+    `parallel` is Kim (2014), `residual` Bai et al. (2018) and, with centred convolutions, Strubell et al. (2017),
+    `gated` Dauphin et al. (2017), `convs2s` Gehring et al. (2017). Convolutions are centred on their step if
+    `bidirectional` is True and causal if it is False. Fields of all families: see `SequenceConfig`.
 
     Args:
-        architecture: `parallel`, `residual`, `gated` or `convs2s`; of a sequence-to-sequence model its encoder's, as
-            the decoder is always that of `convs2s`. None lets the head decide (`parallel` for sequence classification,
-            `residual` for encoders and taggers, `gated` for causal language models, `convs2s` for
-            sequence-to-sequence models and for what attends over encoder states); a model saves it resolved.
-        kernel_size: Number of steps that a convolution sees; odd if it lies around its step.
-        kernel_sizes: Those of the parallel architecture, which has one layer of them all.
-        dilation_base: In layer l (from 0) of the residual architecture two steps that a convolution sees one after
-            the other are `dilation_base ** l` apart.
-        max_position_embeddings: Number of positions that `convs2s` tells apart. All later ones share the last.
-        max_norm: Bound on the Euclidean norm of each row of the weights over a sequence classifier's pooled features,
-            in the parallel architecture (Kim 2014, section 2.1); None for no bound.
+        architecture: `parallel`, `residual`, `gated` or `convs2s`; that of the encoder in a sequence-to-sequence
+            model, whose decoder is always `convs2s`. None lets the head decide (`parallel` for sequence
+            classification, `gated` for causal language models, `convs2s` for sequence-to-sequence models and for
+            decoders with cross-attention, otherwise `residual`); models save it resolved.
+        kernel_size: Kernel size of the convolutions; odd if they are centred.
+        kernel_sizes: Kernel sizes of the parallel architecture, all in one layer.
+        dilation_base: Base of the dilation in the residual architecture, `dilation_base ** l` in layer l (from 0).
+        max_position_embeddings: Number of positions of `convs2s`; all later ones share the last.
+        max_norm: Bound on the Euclidean norm of each row of a sequence classifier's output weights, in the parallel
+            architecture (Kim 2014, section 2.1); None for no bound.
 
     Raises:
-        ValueError: If a value is impossible.
+        ValueError: If a value is out of range.
     """
 
     model_type = "hfseq_cnn"
@@ -52,35 +51,37 @@ class CnnConfig(SequenceConfig):
     max_norm: float | int | None = 3.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Check the values."""
+        """Validate the values."""
         if isinstance(self.kernel_sizes, list | tuple):
             self.kernel_sizes = list(self.kernel_sizes)  # as JSON has it
             if not self.kernel_sizes or not all(isinstance(size, int) and size > 0 for size in self.kernel_sizes):
-                self.refuse("kernel_sizes", "it must be one or more sizes of at least 1")
+                self.raise_invalid("kernel_sizes", "it must be one or more sizes of at least 1")
             if isinstance(self.hidden_size, int) and 0 < self.hidden_size < len(self.kernel_sizes):
-                self.refuse("kernel_sizes", f"each needs one of hidden_size={self.hidden_size} filters at least")
+                self.raise_invalid(
+                    "kernel_sizes", f"each needs one of hidden_size={self.hidden_size} filters at least"
+                )
         if isinstance(self.max_norm, int | float) and not self.max_norm > 0:
-            self.refuse("max_norm", "it must be positive, or None for no bound")
+            self.raise_invalid("max_norm", "it must be positive, or None for no bound")
         super().__post_init__(**kwargs)
 
     def check_directions(self) -> None:
-        """Raise a `ValueError` if a convolution cannot lie around its step."""
-        # The parallel architecture has other sizes, and pads even ones by one more at the end.
+        """Raise a `ValueError` if a convolution cannot be centred."""
+        # The parallel architecture has its own sizes, and pads even ones by one more at the end.
         if self.architecture not in (None, "parallel") and self.kernel_size % 2 == 0:
             raise ValueError(
                 f"{type(self).__name__}: kernel_size={self.kernel_size} must be odd for a centred convolution "
-                f"(bidirectional=True, architecture={self.architecture!r}), which pads both sides alike; set "
+                f"(bidirectional=True, architecture={self.architecture!r}), which pads both sides equally; set "
                 "bidirectional=False or an odd size"
             )
 
     def is_resolved(self) -> bool:
-        """Whether nothing is left for a head to decide."""
+        """Return True if no field is left for a head to decide."""
         return super().is_resolved() and self.architecture is not None
 
     def resolved(self, head: str, **fields: Any) -> Self:
-        """See `SequenceConfig.resolved`."""
+        """Copy of the config for a head; see `SequenceConfig.resolved`."""
         attends = fields.get("add_cross_attention", self.add_cross_attention)
-        default = "convs2s" if attends else ARCHITECTURES[head]
+        default = "convs2s" if attends else ARCHITECTURES.get(head, "residual")
         return super().resolved(head, **{"architecture": self.architecture or default} | fields)
 
     def decoder_config(self) -> Self:
@@ -91,10 +92,8 @@ class CnnConfig(SequenceConfig):
 
 
 ARCHITECTURES = {
-    "Model": "residual",
     "ForCausalLM": "gated",
     "ForConditionalGeneration": "convs2s",
     "ForSequenceClassification": "parallel",
-    "ForTokenClassification": "residual",
 }
-"""Ending of a class to its architecture, unless the config names another."""
+"""Suffix of a model class to its default architecture; that of all others is `residual`."""

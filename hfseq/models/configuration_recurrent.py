@@ -1,4 +1,4 @@
-"""Configurations of the three recurrent families; they differ only in the cell."""
+"""Configurations of the recurrent families, which differ only in the cell."""
 
 from typing import ClassVar, Literal
 
@@ -9,35 +9,35 @@ from .configuration_base import SequenceConfig
 
 @strict
 class RecurrentConfig(SequenceConfig):
-    r"""What `RnnConfig`, `LstmConfig` and `GruConfig` share. Use one of those.
+    r"""Fields common to the recurrent families; instantiate `RnnConfig`, `LstmConfig` or `GruConfig`.
 
     A bidirectional stack gives each direction half of `hidden_size`. Fields of all families: see `SequenceConfig`.
 
     Args:
         attention_type: Score of a decoder state and an encoder state: `additive` (Bahdanau et al. 2015), `dot` or
             `general` (Luong et al. 2015).
-        input_feeding: Whether the attentional vector of a step enters the next step's input (Luong et al. 2015, 3.3).
-            It forces training to go step by step.
-        weight_dropout: Probability of zeroing an element of the hidden-to-hidden matrices, for all steps of a batch,
-            in training (DropConnect; Merity et al. 2018, section 2).
-        activation_regularization: Weight of AR in the loss of a causal language model in training (Merity et al. 2018,
-            section 4.3): the mean square of the last layer's output after dropout, over the steps that predict
-            something. It is part of the model's own loss alone, so not of one that the Trainer smoothes.
-        temporal_activation_regularization: Weight of TAR (same place): the mean square of the difference between the
-            last layer's outputs, before dropout, at successive steps, likewise divided by the steps that predict.
-        layer_norm: Whether each layer's output is normalised over its features (Ba et al. 2016, eq. 4).
-        pointer_generator: Whether the sequence-to-sequence model copies words of its source, too (See et al. 2017,
-            section 2.2). Its logits are then log-probabilities.
-        coverage: Whether a decoder's attention sees what it has attended to so far (See et al. 2017, eq. 10-11). It
-            needs `attention_type="additive"` and forces the attention, not the recurrent layers, to go step by step.
-        coverage_loss_weight: Weight of the coverage loss (See et al. 2017, eq. 12-13) in the loss of a
-            sequence-to-sequence model in training. As AR, it is not part of a loss that the Trainer smoothes.
-        unk_token_id: Id of the unknown token, which a word beyond the vocabulary is to a decoder that has copied it;
-            None where a pointer-generator copies words of the vocabulary alone.
+        input_feeding: Whether the attentional vector of a step is fed into the next step's input (Luong et al. 2015,
+            section 3.3). Training then runs step by step.
+        weight_dropout: DropConnect on the hidden-to-hidden matrices, with one mask for all steps of a batch (Merity et
+            al. 2018, section 2).
+        activation_regularization: Weight of AR in the training loss of a causal language model (Merity et al. 2018,
+            section 4.3): the mean square of the last layer's output after dropout, over the steps with a label. It is
+            part of the model's own loss only, not of label smoothing by the Trainer.
+        temporal_activation_regularization: Weight of TAR (Merity et al. 2018, section 4.3): the mean square of the
+            difference between the last layer's outputs, before dropout, at successive steps with a label.
+        layer_norm: Whether to normalise each layer's output over its features (Ba et al. 2016, eq. 4).
+        pointer_generator: Whether the sequence-to-sequence model can copy source words (See et al. 2017, section 2.2).
+            Its logits are then log-probabilities.
+        coverage: Whether the decoder's attention depends on the coverage so far (See et al. 2017, eq. 10-11). It
+            needs `attention_type="additive"`, and the attention, though not the recurrent layers, runs step by step.
+        coverage_loss_weight: Weight of the coverage loss (See et al. 2017, eq. 12-13) in the training loss of a
+            sequence-to-sequence model; not part of label smoothing by the Trainer.
+        unk_token_id: Unknown token id, which a pointer-generator's decoder reads in place of a copied
+            out-of-vocabulary word; None if only words of the vocabulary are copied.
 
     Raises:
-        ValueError: If a size, a depth, a weight or a probability is impossible, or `coverage` has no additive
-            attention to enter.
+        ValueError: If a size, a depth, a weight or a probability is out of range, or `coverage` is combined with an
+            attention that is not additive.
     """
 
     probabilities: ClassVar[tuple[str, ...]] = (*SequenceConfig.probabilities, "weight_dropout")
@@ -54,16 +54,16 @@ class RecurrentConfig(SequenceConfig):
     unk_token_id: int | None = None
 
     def __post_init__(self, **kwargs: object) -> None:
-        """Check the values."""
+        """Validate the values."""
         for name in ("activation_regularization", "temporal_activation_regularization", "coverage_loss_weight"):
             if isinstance(getattr(self, name), int | float) and not getattr(self, name) >= 0:
-                self.refuse(name, "it must not be negative")
+                self.raise_invalid(name, "it must not be negative")
         if self.coverage and self.attention_type != "additive":
-            self.refuse("coverage", f"it needs attention_type='additive', not {self.attention_type!r}")
+            self.raise_invalid("coverage", f"it needs attention_type='additive', not {self.attention_type!r}")
         super().__post_init__(**kwargs)
 
     def check_directions(self) -> None:
-        """Raise a `ValueError` if two directions cannot share `hidden_size` evenly."""
+        """Raise a `ValueError` if `hidden_size` cannot be split between two directions."""
         if self.hidden_size % 2:
             raise ValueError(
                 f"{type(self).__name__}: hidden_size={self.hidden_size} must be even for a bidirectional encoder, "
@@ -95,7 +95,7 @@ class LstmConfig(RecurrentConfig):
 
 @strict
 class GruConfig(RecurrentConfig):
-    """Configuration of the gated recurrent unit (Cho et al. 2014), the reset gate after the matrix product."""
+    """Configuration of the gated recurrent unit (Cho et al. 2014) with the reset gate after the matrix product."""
 
     model_type = "hfseq_gru"
     family = "Gru"

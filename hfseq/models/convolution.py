@@ -1,16 +1,19 @@
-"""Convolutions that padding cannot change, and what Gehring et al. (2017) put around them."""
+"""Convolutions that padding cannot change, and the positions and attention of Gehring et al. (2017)."""
 
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import initialization as init
+
+from .padding import masked_softmax
 
 ROOT_HALF = math.sqrt(0.5)
 
 
 def in_bfloat16(values: Tensor) -> bool:
-    """Whether a CPU computes with bfloat16 here, as it is or under autocast."""
+    """Return True if products with `values` run in bfloat16 on a CPU, natively or under autocast."""
     if values.device.type != "cpu":
         return False
     if torch.is_autocast_enabled("cpu"):
@@ -19,10 +22,10 @@ def in_bfloat16(values: Tensor) -> bool:
 
 
 def convolve_by_products(channels: Tensor, filters: Tensor, bias: Tensor, dilation: int) -> Tensor:
-    """`conv1d` as one matrix product of all taps of each step.
+    """`conv1d` as one matrix product over all taps of each step.
 
-    On CPUs with units for bfloat16 products its gradients take a third of the time, at the price of memory for all
-    taps. In float32 neither is always the faster one, nor on a GPU.
+    On CPUs with bfloat16 matrix units its backward pass takes a third of the time, at the price of memory for all
+    taps. In float32 and on a GPU neither is always faster.
 
     Args:
         channels: `[B, I, (k - 1) d + T]`.
@@ -43,18 +46,18 @@ class Convolution(nn.Module):
     r"""Convolution from `[B, T, in_size]` to `[B, T, out_size]`, with zeros around the steps.
 
     With weight normalisation the filter of an output channel is $w = g v / \lVert v \rVert$ (Salimans & Kingma 2016,
-    eq. 2), $v$ being `direction` and $g$ `magnitude`. The parameters are the module's own, since transformers renames
-    those of torch's weight norm when it loads them.
+    eq. 2), with $v$ as `direction` and $g$ as `magnitude`. They are plain parameters, since transformers renames
+    those of torch's weight norm on loading.
 
     Args:
         in_size: Width of the inputs.
         out_size: Width of the outputs.
         kernel_size: Number of taps k.
         dilation: Distance of two taps d.
-        causal: Whether all taps but the last lie before the step. Otherwise they lie around it; an even number has
-            one more after it than before it.
-        weight_norm: Whether the filters are normalised.
-        gain: Variance of the initial weights times the number of inputs of a filter.
+        causal: Whether all taps but the last lie before the step. Otherwise they are centred on it, with one more
+            after than before it if their number is even.
+        weight_norm: Whether to use weight normalisation.
+        gain: Variance of the initial weights times the fan-in.
     """
 
     def __init__(
@@ -76,17 +79,27 @@ class Convolution(nn.Module):
         before = self.reach if causal else (kernel_size - 1) // 2 * dilation
         self.padding = (before, self.reach - before)
         self.std = math.sqrt(gain / (in_size * kernel_size))
-        filters = torch.randn(out_size, in_size, kernel_size) * self.std
+        filters = nn.Parameter(torch.empty(out_size, in_size, kernel_size))
         if weight_norm:
-            self.direction = nn.Parameter(filters)
-            self.magnitude = nn.Parameter(self.norms())
+            self.direction, self.magnitude = filters, nn.Parameter(torch.empty(out_size))
         else:
-            self.weight = nn.Parameter(filters)
-        self.bias = nn.Parameter(torch.zeros(out_size))
+            self.weight = filters
+        self.bias = nn.Parameter(torch.empty(out_size))
+        self.init_parameters()
 
-    def norms(self) -> Tensor:
+    @torch.no_grad()
+    def init_parameters(self) -> None:
+        """Normal filters of variance gain / fan-in, magnitudes that leave them unchanged, biases of 0."""
+        if self.weight_norm:
+            init.normal_(self.direction, std=self.std)
+            init.copy_(self.magnitude, self._norms())
+        else:
+            init.normal_(self.weight, std=self.std)
+        init.zeros_(self.bias)
+
+    def _norms(self) -> Tensor:
         """Length of each filter's direction, `[out_size]`."""
-        return torch.linalg.vector_norm(self.direction.detach().flatten(1), dim=1)
+        return torch.linalg.vector_norm(self.direction.flatten(1), dim=1)
 
     def forward(
         self, values: Tensor, valid: Tensor | None = None, window: Tensor | None = None
@@ -94,19 +107,19 @@ class Convolution(nn.Module):
         """Convolve.
 
         Args:
-            values: `[B, T, in_size]`, the valid steps first.
+            values: `[B, T, in_size]`, each row's valid steps first.
             valid: True at valid steps, `[B, T]`; None if all are.
             window: The last `(k - 1) d` valid inputs before the first step, `[B, (k - 1) d, in_size]`, for a causal
                 convolution; None stands for zeros.
 
         Returns:
-            `[B, T, out_size]`, anything at padding, and the window after each row's last valid step if there was one
-            before. A row without a valid step keeps its window.
+            `[B, T, out_size]`, arbitrary at padding, and the window after each row's last valid step if one was
+            given. A row without a valid step keeps its window.
         """
         if window is not None and values.shape[1] == 1:
             return self._step(values, valid, window)
         if valid is not None and not self.causal:
-            # A causal convolution of a valid step does not reach the padding, which follows.
+            # Causal convolutions at valid steps do not reach the padding, which comes after them.
             values = values.masked_fill(~valid.unsqueeze(-1), 0.0)
         channels = values.transpose(1, 2)
         if window is None:
@@ -123,11 +136,11 @@ class Convolution(nn.Module):
         else:
             index = valid.sum(dim=1, keepdim=True) + torch.arange(self.reach, device=values.device)  # [B, reach]
             last = channels.gather(2, index.unsqueeze(1).expand(-1, self.in_size, -1))
-        # A copy, lest the cache hold on to all steps.
+        # A copy, so that the cache does not keep all steps alive.
         return output, last.transpose(1, 2).clone(memory_format=torch.contiguous_format)
 
     def _step(self, values: Tensor, valid: Tensor | None, window: Tensor) -> tuple[Tensor, Tensor]:
-        """One step in one matrix product; the outputs are normalised and not the filters, which are more."""
+        """One step as one matrix product. It normalises the outputs, which are fewer than the filters."""
         steps = torch.cat([window, values], dim=1)  # [B, (k - 1) d + 1, in_size]
         taps = steps[:, :: self.dilation].transpose(1, 2).flatten(1)  # [B, in_size k]
         if self.weight_norm:
@@ -139,14 +152,14 @@ class Convolution(nn.Module):
         return output.unsqueeze(1), window
 
     def _scale(self) -> Tensor:
-        return self.magnitude / torch.linalg.vector_norm(self.direction.flatten(1), dim=1)
+        return self.magnitude / self._norms()
 
 
 class PositionEmbedding(nn.Module):
     """Learned absolute positions (Gehring et al. 2017, section 3.1), counted along each row's valid steps.
 
     Args:
-        max_positions: Number of positions. All later steps share the last.
+        max_positions: Number of positions; all later steps share the last one.
         embedding_size: Width of the embeddings.
     """
 
@@ -162,10 +175,10 @@ class PositionEmbedding(nn.Module):
         Args:
             embedded: Word embeddings `[B, T, E]`.
             mask: True at valid steps, `[B, T]`, wherever the padding is; None if all are.
-            seen: Number of valid steps before the first, `[B]`; None stands for none.
+            seen: Number of valid steps before the first one, `[B]`; None stands for 0.
 
         Returns:
-            `[B, T, E]`, and the number of valid steps up to the last if that before the first was given.
+            `[B, T, E]`, and the number of valid steps including these, or None if `seen` is.
         """
         if mask is None:
             position = torch.arange(embedded.shape[1], device=embedded.device)
@@ -179,7 +192,7 @@ class PositionEmbedding(nn.Module):
 
 
 class DividedGradient(torch.autograd.Function):
-    """The identity, whose gradient is divided by a number."""
+    """Identity whose backward pass divides the gradient by a number."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, divisor: int) -> Tensor:
@@ -189,41 +202,41 @@ class DividedGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Divide."""
+        """Divide the gradient."""
         return gradient / ctx.divisor, None
 
 
 class SourceMemory(nn.Module):
-    """What all layers of a decoder attend over: computed once for a source, so that a cache can hold it.
+    """Keys and values of a source for all layers of a decoder, computed once so that they can be cached.
 
-    The encoder's outputs are mapped to the width of the embeddings here and not in the encoder, so that any encoder
-    will do. Their gradient is divided by the number of layers that attend, that of the input embeddings is not
-    (Gehring et al. 2017, section 3.5).
+    The encoder's outputs are projected to the width of the embeddings here instead of in the encoder, so that any
+    encoder will do. Their gradient is divided by the number of layers that attend, that of the input embeddings is
+    not (Gehring et al. 2017, section 3.5).
 
     Args:
-        memory_size: Width M of the encoder states.
+        encoder_size: Width M of the encoder states.
         embedding_size: Width E of keys and values.
         num_layers: Number of layers that attend.
     """
 
-    def __init__(self, memory_size: int, embedding_size: int, num_layers: int) -> None:
+    def __init__(self, encoder_size: int, embedding_size: int, num_layers: int) -> None:
         super().__init__()
         self.num_layers = num_layers
-        self.project = nn.Linear(memory_size, embedding_size)
+        self.project = nn.Linear(encoder_size, embedding_size)
 
-    def forward(self, memory: Tensor, embedded: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(self, encoder_hidden_states: Tensor, embedded: Tensor | None = None) -> tuple[Tensor, ...]:
         """Compute keys and values.
 
         Args:
-            memory: Encoder states `[B, S, M]`.
-            embedded: The encoder's input embeddings `[B, S, E]`, if there are any.
+            encoder_hidden_states: `[B, S, M]`.
+            embedded: The encoder's input embeddings `[B, S, E]`, or None.
 
         Returns:
-            Keys and values `[B, S, E]`, one tensor if both are the same.
+            Keys and values `[B, S, E]`, or without embeddings one tensor that is both.
         """
-        if memory.requires_grad and torch.is_grad_enabled():
-            memory = DividedGradient.apply(memory, self.num_layers)
-        keys = self.project(memory)
+        if encoder_hidden_states.requires_grad and torch.is_grad_enabled():
+            encoder_hidden_states = DividedGradient.apply(encoder_hidden_states, self.num_layers)
+        keys = self.project(encoder_hidden_states)
         return (keys,) if embedded is None else (keys, (keys + embedded) * ROOT_HALF)
 
 
@@ -232,9 +245,9 @@ class StepAttention(nn.Module):
 
     The query of step i is $d_i = W_d h_i + b_d + g_i$ (eq. 1) with the target embedding $g_i$ of its input, the
     weights are $a_{ij} \propto \exp(d_i \cdot z_j)$ and the context is $c_i = \sum_j a_{ij} (z_j + e_j)$ (eq. 2).
-    Mapped to the width of the states it is added to them. Sums of two are multiplied by $\sqrt{0.5}$ and the context
-    by $\sqrt m$ for m source states (section 3.4). The linear maps are plain ones: weight normalisation is for
-    convolutions alone.
+    Projected to the width of the states it is added to them. Sums of two are multiplied by $\sqrt{0.5}$ and the
+    context by $\sqrt m$ for m source states (section 3.4). The linear maps have no weight normalisation, unlike the
+    convolutions.
 
     Args:
         hidden_size: Width H of the decoder states.
@@ -254,7 +267,7 @@ class StepAttention(nn.Module):
         Args:
             states: Decoder states h `[B, T, H]`.
             target: Target embeddings g `[B, T, E]`.
-            mask: True where a source state is valid, `[B, S]`. A row with none gets a context of zeros.
+            mask: True at valid source states, `[B, S]`. A row without one gets a context of zeros.
             keys: z, `[B, S, E]`.
             values: (z + e) times the root of 1/2, or z, `[B, S, E]`.
 
@@ -263,12 +276,9 @@ class StepAttention(nn.Module):
         """
         query = (self.query(states) + target) * ROOT_HALF
         scores = query @ keys.transpose(1, 2)
+        weights = masked_softmax(scores, None if mask is None else mask.unsqueeze(1))
         if mask is None:
-            weights = scores.softmax(dim=-1)
             context = (weights @ values) * math.sqrt(keys.shape[1])
         else:
-            padding = ~mask.unsqueeze(1)  # [B, 1, S]
-            scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)
-            weights = scores.softmax(dim=-1).masked_fill(padding, 0.0)
             context = (weights @ values) * mask.sum(dim=1).to(scores.dtype).sqrt().view(-1, 1, 1)
         return (states + self.output(context)) * ROOT_HALF, weights

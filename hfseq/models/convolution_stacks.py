@@ -1,4 +1,4 @@
-"""Stacks of convolutions as published: parallel, residual, gated, and those of ConvS2S."""
+"""Stacks of convolutions of four published architectures: parallel, residual, gated and ConvS2S."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .convolution import ROOT_HALF, Convolution, StepAttention
 from .dropout import Dropout
-from .padding import align, take_steps
-
-State = tuple[Tensor, ...]
-"""State of one layer: the windows of its convolutions, each `[B, (k - 1) d, width]`."""
+from .padding import take_steps, valid_first
+from .stack import Stack, State
 
 
 class ConvolutionLayer(GradientCheckpointingLayer):
-    """One layer of a stack: some convolutions and what stands around them.
+    """One layer of a stack.
 
     Attributes:
-        convolutions: Its convolutions, in the order of the windows in its state.
+        convolutions: Convolutions of the layer, in the order of the windows in its state.
     """
 
     convolutions: nn.ModuleList
@@ -26,31 +24,32 @@ class ConvolutionLayer(GradientCheckpointingLayer):
     def forward(
         self, values: Tensor, valid: Tensor | None, windows: State | None, *attended: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        """Run the layer over valid steps that come first.
+        """Run the layer; each row's valid steps come first.
 
         Args:
             values: `[B, T, width]`.
             valid: True at valid steps, `[B, T]`; None if all are.
-            windows: The state before the first step, for a causal layer; None if no state is wanted.
-            attended: For a layer with attention the target embeddings, source mask, keys and values that it takes.
+            windows: State before the first step, for a causal layer: the windows of its convolutions, each
+                `[B, (k - 1) d, width]`. None for zeros, if the new state is not needed.
+            attended: Target embeddings, source mask, keys and values, for a layer with attention.
 
         Returns:
-            `[B, T, H]`, anything at padding; attention weights or None; the windows after each row's last valid step.
+            `[B, T, H]`, arbitrary at padding; attention weights or None; the windows after each row's last valid step.
         """
         raise NotImplementedError
 
 
 class ParallelLayer(ConvolutionLayer):
-    """Filters of several widths side by side, each a ReLU of a convolution (Kim 2014, eq. 1-2).
+    """Convolutions of several widths in parallel, each followed by a ReLU (Kim 2014, eq. 1-2).
 
-    The sentence is padded by zeros, so that there are as many windows as tokens. The maximum over time (eq. 3) is the
+    Sequences are padded with zeros, so that there are as many windows as tokens. The maximum over time (eq. 3) is the
     classifier's pooling.
 
     Args:
         input_size: Width of the embeddings.
-        hidden_size: Number of filters, spread over the widths as evenly as possible.
+        hidden_size: Number of filters, split as evenly as possible between the widths.
         kernel_sizes: The widths.
-        causal: Whether a window ends with its step.
+        causal: Whether a window ends at its step.
     """
 
     def __init__(self, input_size: int, hidden_size: int, kernel_sizes: Sequence[int], causal: bool) -> None:
@@ -64,7 +63,7 @@ class ParallelLayer(ConvolutionLayer):
     def forward(
         self, values: Tensor, valid: Tensor | None, windows: State | None, *attended: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        """See `ConvolutionLayer.forward`."""
+        """Run the layer; see `ConvolutionLayer.forward`."""
         features, moved = [], []
         for index, convolution in enumerate(self.convolutions):
             output, window = convolution(values, valid, windows[index] if windows else None)
@@ -76,15 +75,14 @@ class ParallelLayer(ConvolutionLayer):
 class ResidualLayer(ConvolutionLayer):
     """Two dilated convolutions, each with weight normalisation, ReLU and dropout, added to the input, and a ReLU.
 
-    The residual block of Bai et al. (2018, section 3.3), who drop whole channels: that is a locked dropout. Around
-    each step instead of up to it, its convolutions are the dilated ones by which Strubell et al. (2017) label
-    sequences.
+    The residual block of Bai et al. (2018, section 3.3), who drop whole channels: that is variational dropout. With
+    centred convolutions it is the dilated one of the taggers of Strubell et al. (2017).
 
     Args:
         hidden_size: Width of inputs and outputs.
         kernel_size: Number of taps.
         dilation: Distance of two taps.
-        causal: Whether a step sees only itself and earlier ones.
+        causal: Whether a step depends only on itself and earlier ones.
         dropout: Dropout after each convolution.
     """
 
@@ -98,7 +96,7 @@ class ResidualLayer(ConvolutionLayer):
     def forward(
         self, values: Tensor, valid: Tensor | None, windows: State | None, *attended: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        """See `ConvolutionLayer.forward`."""
+        """Run the layer; see `ConvolutionLayer.forward`."""
         hidden, moved = values, []
         for index, convolution in enumerate(self.convolutions):
             hidden, window = convolution(hidden, valid, windows[index] if windows else None)
@@ -116,11 +114,11 @@ class GatedLayer(ConvolutionLayer):
     Args:
         hidden_size: Width of inputs and outputs.
         kernel_size: Number of taps.
-        causal: Whether a step sees only itself and earlier ones.
+        causal: Whether a step depends only on itself and earlier ones.
         dropout: Dropout before the convolution.
         scaled: Whether the sum is scaled.
-        gain: Variance of the initial weights times the number of inputs of a filter.
-        attention: The layer's attention, if it has one.
+        gain: Variance of the initial weights times the fan-in.
+        attention: Attention of the layer, or None.
     """
 
     def __init__(
@@ -144,7 +142,7 @@ class GatedLayer(ConvolutionLayer):
     def forward(
         self, values: Tensor, valid: Tensor | None, windows: State | None, *attended: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        """See `ConvolutionLayer.forward`."""
+        """Run the layer; see `ConvolutionLayer.forward`."""
         hidden, window = self.convolutions[0](self.dropout(values), valid, windows[0] if windows else None)
         values = (values + nn.functional.glu(hidden, dim=-1)) * self.scale
         weights = None
@@ -153,24 +151,24 @@ class GatedLayer(ConvolutionLayer):
         return values, weights, *([window] if windows else ())
 
 
-class ConvolutionStack(nn.Module):
-    """Layers of convolutions one above the other, which keep the length.
+class ConvolutionStack(Stack):
+    """Convolutional layers that keep the length of their inputs.
 
-    Padding is exact: each row's valid steps are gathered to its left and zeros follow them before each convolution, so
+    Padding is exact: each row's valid steps are gathered to its left and followed by zeros before each convolution, so
     that a step sees its valid neighbours as in the row alone, never a gap. No shape depends on the data. Inputs of
-    another width than the layers' are mapped to it, but by the filters themselves in the parallel architecture.
+    another width than the layers' are projected to it, except in the parallel architecture.
 
     Args:
         architecture: `parallel` (one layer, whatever `num_layers`), `residual`, `gated` or `convs2s`.
         input_size: Width of the inputs.
         hidden_size: Width of a layer's output.
         num_layers: Number of layers.
-        causal: Whether a step sees only itself and earlier ones.
+        causal: Whether a step depends only on itself and earlier ones.
         kernel_size: Number of taps of a convolution.
         kernel_sizes: Widths of the parallel architecture.
-        dilation_base: The distance of two taps in layer l (from 0) of the residual architecture is its l-th power.
+        dilation_base: Base of the dilation of the residual architecture, `dilation_base ** l` in layer l (from 0).
         dropout: Dropout of the layers.
-        locked: Whether all steps of a row share its mask.
+        variational: Whether all steps of a row share its mask.
         attends: Whether each layer attends over a source (`convs2s` and `gated`).
     """
 
@@ -185,30 +183,33 @@ class ConvolutionStack(nn.Module):
         kernel_sizes: Sequence[int] = (3, 4, 5),
         dilation_base: int = 1,
         dropout: float = 0.0,
-        locked: bool = False,
+        variational: bool = False,
         attends: bool = False,
     ) -> None:
         super().__init__()
-        maps = architecture != "parallel" and input_size != hidden_size
-        self.project = nn.Linear(input_size, hidden_size) if maps else nn.Identity()
+        projects = architecture != "parallel" and input_size != hidden_size
+        self.project = nn.Linear(input_size, hidden_size) if projects else nn.Identity()
 
         def layer(index: int) -> ConvolutionLayer:
             if architecture == "parallel":
                 return ParallelLayer(input_size, hidden_size, kernel_sizes, causal)
             if architecture == "residual":
-                return ResidualLayer(hidden_size, kernel_size, dilation_base**index, causal, Dropout(dropout, locked))
+                return ResidualLayer(
+                    hidden_size, kernel_size, dilation_base**index, causal, Dropout(dropout, variational)
+                )
             attention = StepAttention(hidden_size, input_size) if attends else None
-            # The embeddings come with elements dropped; once is enough unless a map lies between.
-            drop = Dropout(dropout if index or maps else 0.0, locked)
-            # He et al. (2015) as Dauphin et al. initialise; with scaled sums Gehring et al. (2017), section 3.5.
+            # Dropout was applied to the embeddings already, which is enough unless they are projected.
+            drop = Dropout(dropout if index or projects else 0.0, variational)
+            # He et al. (2015), as Dauphin et al. initialise; with scaled sums Gehring et al. (2017), section 3.5.
             scaled = architecture == "convs2s"
             gain = 4.0 * (1.0 - dropout) if scaled else 2.0
             return GatedLayer(hidden_size, kernel_size, causal, drop, scaled, gain, attention)
 
-        self.layers = nn.ModuleList(layer(index) for index in range(1 if architecture == "parallel" else num_layers))
+        self.num_layers = 1 if architecture == "parallel" else num_layers
+        self.layers = nn.ModuleList(layer(index) for index in range(self.num_layers))
 
     def state_shapes(self, batch: int) -> list[list[Size]]:
-        """Shapes of each layer's windows for a batch."""
+        """Shapes of the windows of each layer."""
         return [
             [Size((batch, convolution.reach, convolution.in_size)) for convolution in layer.convolutions]
             for layer in self.layers
@@ -222,36 +223,34 @@ class ConvolutionStack(nn.Module):
         return_states: bool = False,
         source: tuple[Tensor | None, Tensor, Tensor] | None = None,
     ) -> tuple[list[Tensor], list[State] | None, list[Tensor]]:
-        """Run all steps.
+        """Run all steps; see `Stack`.
 
         Args:
             inputs: `[B, T, I]`.
             mask: True at valid steps, `[B, T]`; None if all are.
-            states: States before the first step of a causal stack, one tuple for each layer; None stands for zeros.
-            return_states: Whether the states after each row's last valid step are wanted (causal stacks).
-            source: Mask `[B, S]` or None, keys and values `[B, S, I]` that a decoder attends over.
+            states: States before the first step of a causal stack; None stands for zeros.
+            return_states: Whether to return the states after each row's last valid step (causal stacks).
+            source: Mask `[B, S]` or None, keys and values `[B, S, I]` to attend over.
 
         Returns:
             The output of each layer, `[B, T, hidden_size]` and zero at padding, the states or None, and the attention
-            weights `[B, T, S]` of each layer that attends. A row without a valid step keeps its states.
+            weights `[B, T, S]` of each layer that attends.
         """
         if return_states and states is None:
-            states = [
-                tuple(inputs.new_zeros(shape) for shape in shapes) for shapes in self.state_shapes(inputs.shape[0])
-            ]
-        # A single step needs no gathering: it stands where it stands.
-        alignment = align(mask) if mask is not None and mask.shape[1] > 1 else None
-        valid = mask if alignment is None else alignment.valid
-        aligned = inputs if alignment is None else take_steps(inputs, alignment.order)
-        attended = () if source is None else (aligned, *source)
-        values = self.project(aligned)
+            states = self.zero_states(inputs)
+        # A single step needs no permutation.
+        permutation = valid_first(mask) if mask is not None and mask.shape[1] > 1 else None
+        valid = mask if permutation is None else permutation.valid
+        gathered = inputs if permutation is None else take_steps(inputs, permutation.order)
+        attended = () if source is None else (gathered, *source)
+        values = self.project(gathered)
         outputs, new_states, attentions = [], [], []
         for index, layer in enumerate(self.layers):
             windows = None if states is None else states[index]
             values, weights, *moved = layer(values, valid, windows, *attended)
             new_states.append(tuple(moved))
-            output = values if alignment is None else take_steps(values, alignment.restore)
+            output = values if permutation is None else take_steps(values, permutation.restore)
             outputs.append(output if mask is None else output.masked_fill(~mask.unsqueeze(-1), 0.0))
             if weights is not None:
-                attentions.append(weights if alignment is None else take_steps(weights, alignment.restore))
+                attentions.append(weights if permutation is None else take_steps(weights, permutation.restore))
         return outputs, new_states if return_states else None, attentions

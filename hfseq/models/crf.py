@@ -1,4 +1,4 @@
-"""Linear-chain conditional random field (Lafferty et al. 2001): scores of whole sequences of labels."""
+"""Linear-chain conditional random field (Lafferty et al. 2001)."""
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +7,8 @@ from torch import Tensor, nn
 class LinearChainCrf(nn.Module):
     r"""Scores of label sequences: $s(X, y) = \sum_t P_{t, y_t} + \sum_t A_{y_{t-1}, y_t}$ (Lample et al. 2016, eq. 1).
 
-    P are the emissions, A the transitions, among them those from a start and to an end. The chain goes through the
-    steps at which `mask` is True, wherever they stand: what is between two of them is as if it were not there.
+    P are the emissions and A the transitions, including those from a start and to an end state. The chain consists of
+    the steps where `mask` is True, wherever they are; all others are skipped.
 
     Args:
         num_labels: Number of labels K.
@@ -25,11 +25,11 @@ class LinearChainCrf(nn.Module):
 
         Args:
             emissions: `[B, T, K]`.
-            labels: `[B, T]`; what stands where `mask` is False does not matter.
+            labels: `[B, T]`; ignored where `mask` is False.
             mask: True at the steps of the chain, `[B, T]`.
 
         Returns:
-            `[B]`; 0 for a row without a step.
+            `[B]`; 0 for a row with an empty chain.
         """
         emissions = emissions.float()
         total = self._forward(emissions, mask)[:, -1] + self.end
@@ -43,10 +43,10 @@ class LinearChainCrf(nn.Module):
         return torch.where(any_step, score - total.logsumexp(dim=-1), 0.0)
 
     def max_marginals(self, emissions: Tensor, mask: Tensor) -> Tensor:
-        """The score of the best label sequence through each label of each step, `[B, T, K]`; zeros beside the chain.
+        """Max-marginals: score of the best label sequence through each label, `[B, T, K]`; zeros off the chain.
 
-        Their largest value at each step is that of the best sequence of all, which they so decode: it is that of
-        Viterbi (1967), found from both ends.
+        At each step their maximum is the score of the best sequence of all, and their argmax its label: that of
+        Viterbi (1967), computed by a forward and a backward pass.
 
         Args:
             emissions: `[B, T, K]`.
@@ -58,23 +58,23 @@ class LinearChainCrf(nn.Module):
         return (forward + backward).masked_fill(~mask.unsqueeze(-1), 0.0)
 
     def decode(self, emissions: Tensor, mask: Tensor) -> Tensor:
-        """Labels of the best sequence, `[B, T]`; 0 beside the chain."""
+        """Labels of the best sequence, `[B, T]`; 0 off the chain."""
         return self.max_marginals(emissions, mask).argmax(dim=-1)
 
     def _forward(self, emissions: Tensor, mask: Tensor, best: bool = False) -> Tensor:
-        """Sums (or with `best` maxima) over all sequences that end in each label at each step, `[B, T, K]`.
+        """Forward scores `[B, T, K]`: log-sum-exp (with `best` maximum) over all sequences ending in each label.
 
-        A step beside the chain repeats the one before; ahead of the chain there are zeros.
+        Steps off the chain repeat the previous one; before the chain there are zeros.
         """
         return sums_before(emissions, mask, self.transitions, self.start, best)
 
 
-# Loops of their own, since an exporter that traces can keep a loop only of what is compiled; see `script_if_tracing`.
+# Separate functions, since a tracing exporter keeps loops only in compiled code; see `script_if_tracing`.
 
 
 @torch.jit.script_if_tracing
 def sums_before(emissions: Tensor, mask: Tensor, transitions: Tensor, start: Tensor, best: bool) -> Tensor:
-    """What `LinearChainCrf._forward` gives."""
+    """Forward scores; see `LinearChainCrf._forward`."""
     reached = torch.zeros_like(emissions[:, 0])
     started = torch.zeros_like(mask[:, 0])
     steps: list[Tensor] = []
@@ -90,7 +90,7 @@ def sums_before(emissions: Tensor, mask: Tensor, transitions: Tensor, start: Ten
 
 @torch.jit.script_if_tracing
 def best_after(emissions: Tensor, mask: Tensor, transitions: Tensor, end: Tensor) -> Tensor:
-    """The best score of what comes after each label of each step, `[B, T, K]`, through the steps of the chain."""
+    """Backward scores `[B, T, K]`: the best score of the steps of the chain after each label."""
     after = end.expand(emissions.shape[0], -1)
     steps: list[Tensor] = [after]
     for back in range(emissions.shape[1] - 1):
@@ -102,16 +102,16 @@ def best_after(emissions: Tensor, mask: Tensor, transitions: Tensor, end: Tensor
 
 
 def _label_before(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The label of the chain's step before each step, and whether there is one, `[B, T]`."""
+    """Label of the previous step of the chain, and True where there is one, `[B, T]`."""
     steps = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    # The last step of the chain up to each step, -1 while there is none.
+    # Last step of the chain up to each step, -1 if there is none.
     last = torch.where(mask, steps, -1).cummax(dim=1).values
     before = torch.cat([torch.full_like(last[:, :1], -1), last[:, :-1]], dim=1)
     return labels.gather(1, before.clamp(min=0)), before >= 0
 
 
 def _last_label(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """The label of the chain's last step, and whether there is a step, `[B]`."""
+    """Label of the last step of the chain, and True where there is one, `[B]`."""
     steps = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, steps, -1).amax(dim=1)
     return labels.gather(1, last.clamp(min=0).unsqueeze(1)).squeeze(1), last >= 0

@@ -1,28 +1,28 @@
-"""Dropout of published language models: whole words, one mask for all steps, recurrent weights."""
+"""Dropout on activations, on whole words, and with one mask for all time steps."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# How finely a probability is told apart where masks are made of 16 random bits an element.
+# Resolution of the drop probability: 16 random bits per element.
 _LEVELS = 2**16
 
 
 def drop(values: Tensor, probability: float) -> Tensor:
-    """Zero each element with a probability, and divide what stays by the rest (Srivastava et al. 2014).
+    """Inverted dropout (Srivastava et al. 2014), faster on a CPU than torch's.
 
-    It is `torch.nn.functional.dropout`, which is called wherever it is quick. On a CPU it draws a double from the
-    generator for each element, six times what the rest of it takes; here four elements share 64 random bits. The
-    probability is then the nearest multiple of 2^-16, and the division goes by that one.
+    Elsewhere it is `torch.nn.functional.dropout`. On a CPU that draws a double from the generator for each element,
+    which takes six times as long as all the rest; here four elements share 64 random bits. The probability is then
+    rounded to a multiple of 2^-16, and the scale follows the rounded one.
 
     Args:
-        values: Of any shape.
-        probability: Of zeroing.
+        values: Any shape.
+        probability: Probability of zeroing an element.
     """
     dropped = round(probability * _LEVELS)
-    quick = values.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
-    if quick or not 0 < dropped < _LEVELS:
+    native = values.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if native or not 0 < dropped < _LEVELS:
         return nn.functional.dropout(values, probability)
     count = values.numel()
     words = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
@@ -31,7 +31,7 @@ def drop(values: Tensor, probability: float) -> Tensor:
 
 
 class _Drop(torch.autograd.Function):
-    """A product that keeps nothing but the mask, a byte an element."""
+    """Masking and scaling that save only the mask for the backward pass, one byte per element."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, kept: Tensor, scale: float) -> Tensor:
@@ -46,28 +46,28 @@ class _Drop(torch.autograd.Function):
 
 
 class Dropout(nn.Module):
-    """Dropout of `[B, T, D]`, with one mask for all steps of a row if `locked` (Gal & Ghahramani 2016, section 4).
+    """Dropout of `[B, T, D]`, if `variational` with one mask for all steps (Gal & Ghahramani 2016, section 4).
 
     Args:
-        probability: Probability of zeroing an element; what stays is divided by the rest.
-        locked: Whether all steps of a row share a mask.
+        probability: Probability of zeroing an element; the others are scaled up.
+        variational: Whether all steps of a row share a mask.
     """
 
-    def __init__(self, probability: float, locked: bool = False) -> None:
+    def __init__(self, probability: float, variational: bool = False) -> None:
         super().__init__()
         self.probability = probability
-        self.locked = locked
+        self.variational = variational
 
     def mask(self, like: Tensor) -> Tensor | None:
-        """The mask `[B, 1, D]` that all steps of `like` `[B, T, D]` share, scaled; None where each has its own."""
-        if not (self.locked and self.training and self.probability):
+        """Draw the scaled mask `[B, 1, D]` shared by all steps of `like` `[B, T, D]`; None where each has its own."""
+        if not (self.variational and self.training and self.probability):
             return None
         return drop(like.new_ones(like.shape[0], 1, like.shape[-1]), self.probability)
 
     def forward(self, values: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Drop elements of `values` `[B, T, D]`; `mask` is an earlier call's, for who comes here step by step."""
+        """Drop elements of `values` `[B, T, D]`, by the `mask` that `self.mask` drew earlier if it is given."""
         if not self.training:
-            return values  # at once: a step of generation is short enough for calls to show
+            return values  # first: in a step of generation each further call is noticeable
         if mask is None:
             mask = self.mask(values)
         if mask is not None:
@@ -75,14 +75,14 @@ class Dropout(nn.Module):
         return drop(values, self.probability)
 
     def extra_repr(self) -> str:
-        """What `print` shows."""
-        return f"{self.probability}" + (", locked" if self.locked else "")
+        """Arguments shown by `print`."""
+        return f"{self.probability}" + (", variational" if self.variational else "")
 
 
 def drop_words(embedded: Tensor, input_ids: Tensor, vocab_size: int, probability: float) -> Tensor:
-    """Zero the embeddings `[B, T, E]` of words, all occurrences in the batch alike (Gal & Ghahramani 2016, 4.2).
+    """Drop whole words from embeddings `[B, T, E]`, the same ones in all rows (Gal & Ghahramani 2016, section 4.2).
 
-    Equal to zeroing rows of the embedding matrix, without a copy of it.
+    Equal to zeroing rows of the embedding matrix, without copying it.
     """
     kept = drop(embedded.new_ones(vocab_size), probability)
     return embedded * kept[input_ids].unsqueeze(-1)

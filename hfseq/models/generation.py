@@ -1,9 +1,13 @@
-"""Generation of one token after the other, with little around a step: these are short enough for it to show."""
+"""Low-overhead greedy search and sampling: for small models, Python overhead between steps dominates.
+
+`generate()` of transformers still prepares everything (configuration, processors, stopping criteria, the cache); only
+its loop is replaced, and only if all options that are set are known to work in the loop here.
+"""
 
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,40 +23,37 @@ from transformers.generation import (
 )
 
 Step = Callable[[Tensor], Tensor]
-"""From the newest ids `[B, 1]` to logits of what comes next `[B, V]`, or to hidden states `[B, 1, H]` below them."""
+"""From the newest ids `[B, 1]` to the logits of the next token `[B, V]`, or to hidden states `[B, 1, H]`."""
 
-# What `generate` does not tell a function like `decode`, and what only its own loops can.
-_SPECIAL = (
-    "assistant_model",
-    "cache",
-    "cache_implementation",
-    "cache_params",
-    "custom_generate",
-    "dola_layers",
-    "inputs_embeds",
-    "past_key_values",
-    "penalty_alpha",
-    "prefill_chunk_size",
-    "prompt_lookup_num_tokens",
-    "return_dict_in_generate",
-    "stop_strings",
-    "synced_gpus",
+# Options of `generate()` that `decode` honours: `generate()` turns them into logits processors, stopping criteria, or
+# inputs of the model; some matter only to beam search, or to a returned dictionary. With any other option that is set,
+# transformers' own loop runs.
+_HONOURED = frozenset(
+    """
+    max_length max_new_tokens min_length min_new_tokens max_time num_return_sequences
+    do_sample temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff renormalize_logits
+    repetition_penalty encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size bad_words_ids
+    sequence_bias suppress_tokens begin_suppress_tokens forced_bos_token_id forced_eos_token_id remove_invalid_values
+    exponential_decay_length_penalty watermarking_config early_stopping length_penalty
+    pad_token_id bos_token_id eos_token_id decoder_start_token_id use_cache cache_implementation
+    output_attentions output_hidden_states output_scores output_logits
+    streamer logits_processor stopping_criteria input_ids attention_mask decoder_input_ids decoder_attention_mask
+    encoder_outputs encoder_hidden_states encoder_attention_mask
+    """.split()
 )
-
-
-# "hybrid" is what transformers itself takes for nothing said.
+# "hybrid" is what transformers itself assumes by default.
 _CACHES = (None, "dynamic", "offloaded", "hybrid")
 
 
 def check_cache(implementation: str | None, kwargs: Mapping[str, Any]) -> None:
-    """Refuse a cache for attention's keys alone: a state has one size, however long the text.
+    """Reject caches for the keys and values of attention: the size of a state does not depend on the length.
 
     Args:
-        implementation: Kind that `generate` is to make.
-        kwargs: Its keyword arguments, of which one may be a cache.
+        implementation: Value of `cache_implementation`.
+        kwargs: Keyword arguments of `generate`, one of which may be a cache.
 
     Raises:
-        ValueError: It is static, quantized or of sliding windows.
+        ValueError: If the cache is static, quantized or a sliding window.
     """
     static = any(isinstance(one, Cache) and one.is_compileable for one in kwargs.values())
     if static or implementation not in _CACHES:
@@ -61,7 +62,10 @@ def check_cache(implementation: str | None, kwargs: Mapping[str, Any]) -> None:
 
 
 class SequenceGenerationMixin(GenerationMixin):
-    """`generate()` with less between two steps."""
+    """`generate()` with less overhead between steps."""
+
+    # Argument of `forward` that takes the ids generated so far.
+    generated_ids: ClassVar[str] = "input_ids"
 
     def generate(
         self,
@@ -70,35 +74,33 @@ class SequenceGenerationMixin(GenerationMixin):
         *more: Any,
         **kwargs: Any,
     ) -> Any:
-        """See `GenerationMixin`. Greedy search and sampling are done by `decode` where `can_step` says that it can.
+        """Generate as `GenerationMixin` does, by `decode` where the model and all options that are set allow it.
 
         Raises:
-            ValueError: As `check_cache`.
+            ValueError: For a cache that `check_cache` rejects.
         """
         own: Any = self
-        settings = [kwargs, *(vars(one) for one in (generation_config, own.generation_config) if one is not None)]
-
-        def setting(name: str, default: Any) -> Any:
-            return next((one[name] for one in settings if one.get(name) is not None), default)
-
-        cached = setting("use_cache", True)
-        if cached:
-            check_cache(setting("cache_implementation", None), kwargs)
-        usual = setting("num_beams", 1) == 1 and cached and not more
-        if usual and not any(setting(name, False) is not False for name in _SPECIAL) and self.can_step():
-            kwargs["custom_generate"] = partial(decode, streamer=kwargs.get("streamer"))
+        settings: dict[str, Any] = {}
+        for options in (own.generation_config, generation_config):
+            if options is not None:
+                settings |= {name: value for name, value in vars(options).items() if value is not None}
+        settings |= {name: value for name, value in kwargs.items() if value is not None}
+        if settings.get("use_cache", True):
+            check_cache(settings.get("cache_implementation"), kwargs)
+            if not more and _honours(settings) and self.supports_decode_step():
+                kwargs["custom_generate"] = partial(decode, streamer=kwargs.get("streamer"))
         return super().generate(inputs, generation_config, *more, **kwargs)
 
-    def can_step(self) -> bool:
-        """Whether `stepper` has a step that does what `forward` does; not unless a head says otherwise."""
+    def supports_decode_step(self) -> bool:
+        """Return True if `make_decode_step` computes what `forward` does; not by default."""
         return False
 
-    def stepper(self, cache: Cache, **kwargs: Any) -> Step:
-        """A step to logits that goes on from what `forward` left in a cache; see `can_step`.
+    def make_decode_step(self, cache: Cache, **kwargs: Any) -> Step:
+        """Step from the newest ids `[B, 1]` to logits `[B, V]`, continuing from the cache that `forward` filled.
 
         Args:
-            cache: Brought up to date by each step.
-            kwargs: What else `generate` gives to `forward`.
+            cache: Updated by each step.
+            kwargs: Other arguments that `generate` passes to `forward`.
         """
         raise NotImplementedError
 
@@ -112,13 +114,13 @@ class SequenceGenerationMixin(GenerationMixin):
         is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """See `GenerationMixin`; after the first step, with a cache, only the newest ids change.
+        """Prepare as `GenerationMixin` does, but after the first step with a cache only replace the newest ids.
 
-        The parent copies them, looks for positions, masks and kinds of tokens that these models do not have, and reads
-        the signature of `forward`, which takes longer than some of a step's layers.
+        The parent copies them, looks for positions, masks and token types that these models do not have, and inspects
+        the signature of `forward`, which takes longer than some layers.
         """
         own: Any = self
-        # Of one weight: `own.device` goes through the modules.
+        # The device of one weight: `own.device` iterates over the modules.
         here = input_ids.device == own.lm_head.weight.device
         if is_first_iteration or not next_sequence_length or cache is None or not here:
             return super().prepare_inputs_for_generation(
@@ -130,20 +132,29 @@ class SequenceGenerationMixin(GenerationMixin):
                 is_first_iteration=is_first_iteration,
                 **kwargs,
             )
-        ids = "decoder_input_ids" if own.config.is_encoder_decoder else "input_ids"
         kwargs.pop("labels", None)
         if attention_mask is not None:
             kwargs["attention_mask"] = attention_mask
-        return kwargs | {ids: input_ids[:, -next_sequence_length:], "cache": cache}
+        return kwargs | {self.generated_ids: input_ids[:, -next_sequence_length:], "cache": cache}
+
+
+def _honours(settings: Mapping[str, Any]) -> bool:
+    """Return True if `decode` honours all options that are set."""
+    others = {name for name, value in settings.items() if value is not False} - _HONOURED - {"transformers_version"}
+    # Private fields of a configuration are not options.
+    others = {name for name in others if not name.startswith("_")}
+    return not others or (others == {"num_beams"} and settings["num_beams"] == 1)
 
 
 def is_bare(module: nn.Module, forward: Callable[..., Any]) -> bool:
-    """Whether calling a module is no more than this `forward` of its class, so that a step may go around it.
+    """Return True if calling a module does no more than this `forward` of its class, so that it can be bypassed.
 
-    It is not where hooks hang on the module, it was compiled or wrapped, or a subclass has a `forward` of its own.
+    That is not so if hooks are registered, on the module or globally, if it was compiled or wrapped, or if a subclass
+    overrides `forward`.
     """
+    # torch has no public way to ask for any of these.
     wrapped = "forward" in vars(module) or module._compiled_call_impl is not None
-    hooked = module._forward_hooks or module._forward_pre_hooks
+    hooked = module._forward_hooks or module._forward_pre_hooks or nn.modules.module._has_any_global_hook()
     return type(module).forward is forward and not wrapped and not hooked
 
 
@@ -156,29 +167,32 @@ def decode(
     streamer: Any = None,
     **model_kwargs: Any,
 ) -> Tensor:
-    """Greedy search or sampling, as `generate(custom_generate=…)` takes it: what its own loop does, token for token.
+    """Greedy search or sampling as a `custom_generate` function, with the same tokens as the loop of transformers.
 
     Args:
-        model: Whose `can_step` is True.
-        input_ids: What the decoder begins with, `[B, T]`.
-        logits_processor: See `GenerationMixin`, as for all other arguments.
-        stopping_criteria: See there.
-        generation_config: See there.
-        streamer: See there.
-        model_kwargs: What else `forward` is given.
+        model: Model whose `supports_decode_step` is True.
+        input_ids: Prompt of the decoder, `[B, T]`.
+        logits_processor: Processors of the scores.
+        stopping_criteria: Criteria that end rows.
+        generation_config: The prepared configuration.
+        streamer: Receives each token, or None.
+        model_kwargs: Other arguments of `forward`.
 
     Returns:
-        `[B, T + steps]`.
+        Ids `[B, T + steps]`.
     """
     sampled = generation_config.get_generation_mode() == GenerationMode.SAMPLE
     ends = [one.eos_token_id.to(input_ids.device) for one in stopping_criteria if isinstance(one, EosTokenCriteria)]
     known = all(isinstance(one, EosTokenCriteria | MaxLengthCriteria) for one in stopping_criteria)
     longest = stopping_criteria.max_length or math.inf
+    padding = generation_config.pad_token_id
+    if padding is None and ends:  # as transformers replaces it
+        padding = int(ends[0][0])
     finished = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
     inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
     outputs = model(**inputs, return_dict=True)
     logits = outputs.logits[:, -1]
-    step = model.stepper(**model_kwargs | {"cache": outputs.cache})
+    step = model.make_decode_step(**model_kwargs | {"cache": outputs.cache})
     here = logits.device
     del outputs  # the logits of a long prompt
     while True:
@@ -188,7 +202,7 @@ def decode(
         else:
             tokens = scores.argmax(dim=-1)
         if ends:
-            tokens = tokens.masked_fill(finished, generation_config._pad_token_tensor)
+            tokens = tokens.masked_fill(finished, padding)
         input_ids = torch.cat([input_ids, tokens.unsqueeze(1)], dim=1)
         if streamer is not None:
             streamer.put(tokens.cpu())
@@ -196,7 +210,7 @@ def decode(
             finished |= stopping_criteria(input_ids, None)
         for end in ends:
             finished |= torch.isin(tokens, end)
-        # Only a row that may have ended is looked at: on a GPU that waits for it.
+        # Rows are checked only if one may have ended, since on a GPU that synchronises.
         if input_ids.shape[1] >= longest or ((ends or not known) and finished.all()):
             break
         logits = step(tokens.unsqueeze(1).to(here))

@@ -1,24 +1,26 @@
-"""What all models share: loading, initialisation, and the checks that a stack of any family makes on its inputs."""
+"""Base classes of all models: loading, initialisation, and the one `forward` of all backbones."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import initialization as init
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.generic import can_return_tuple
 
-from .characters import CharacterEncoder
+from .cache import RecurrentCacheLayer, cache_layers, check_states, takes_past_key_values
 from .configuration_base import SequenceConfig
-from .convolution import Convolution
-from .dropout import Dropout, drop_words
-from .generation import Step
+from .dropout import Dropout
+from .generation import Step, is_bare
+from .inputs import TokenInputs
 from .padding import valid_steps
-from .recurrent import RecurrentLayer
+from .stack import SelfInitializing, Stack, State
 
 
 class SequencePreTrainedModel(PreTrainedModel):
-    """Initialisation and loading that all models share."""
+    """Initialisation and loading of all models."""
 
     config_class = SequenceConfig
     base_model_prefix = "model"
@@ -29,14 +31,16 @@ class SequencePreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """Load as `PreTrainedModel.from_pretrained` does, but weights only from safetensors unless told otherwise."""
+        """Load as `PreTrainedModel.from_pretrained` does, but by default weights only from safetensors."""
         kwargs.setdefault("use_safetensors", True)
         return super().from_pretrained(*args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Xavier matrices (Glorot & Bengio 2010), biases of 0; recurrent layers and convolutions as they need it."""
-        if isinstance(module, nn.Linear):
+        """Xavier matrices (Glorot & Bengio 2010), normal embeddings, biases of 0; our own layers do it themselves."""
+        if isinstance(module, SelfInitializing):
+            module.init_parameters()
+        elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
@@ -45,140 +49,354 @@ class SequencePreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, RecurrentLayer):
-            init_recurrent(module)
-        elif isinstance(module, Convolution):
-            init_convolution(module)
 
 
-def init_recurrent(layer: RecurrentLayer) -> None:
-    """Orthogonal recurrent and Xavier input matrices gate by gate, forget-gate bias 1 (Jozefowicz et al. 2015)."""
-    gates = layer.weight_hh_l0.shape[0] // layer.hidden_size
-    for name, parameter in layer.named_parameters(recurse=False):
-        # The parts are views, which do not carry the mark of a loaded parameter.
-        if getattr(parameter, "_is_hf_initialized", False):
-            continue
-        if name.startswith("bias"):
-            init.zeros_(parameter)
-            if layer.mode == "LSTM" and name.startswith("bias_ih"):
-                init.ones_(parameter.chunk(gates)[1])
-            continue
-        for gate in parameter.chunk(gates):
-            (init.orthogonal_ if name.startswith("weight_hh") else init.xavier_uniform_)(gate)
+class Source(NamedTuple):
+    """Encoder states that a decoder attends over.
 
-
-def init_convolution(layer: Convolution) -> None:
-    """Normal filters of the variance that suits what follows, magnitudes that leave them so, biases of 0."""
-    if layer.weight_norm:
-        init.normal_(layer.direction, std=layer.std)
-        init.copy_(layer.magnitude, layer.norms())
-    else:
-        init.normal_(layer.weight, std=layer.std)
-    init.zeros_(layer.bias)
-
-
-class Backbone(SequencePreTrainedModel):
-    """Embeddings and a stack: what the `…Model` of every family begins with.
-
-    Subclasses have `embed_tokens`, `characters` and `dropout`.
+    Attributes:
+        hidden_states: `[B, S, M]`.
+        mask: True at valid encoder states, `[B, S]`, or None if all are.
+        memory: Keys, and values if they differ, `[B, S, A]`; the same for all steps, so that they can be cached.
     """
 
-    # Whether the second half of a bidirectional stack's features runs from right to left.
-    has_two_halves: ClassVar[bool] = False
+    hidden_states: Tensor
+    mask: Tensor | None
+    memory: tuple[Tensor, ...]
 
-    embed_tokens: nn.Embedding
-    characters: CharacterEncoder | None
-    dropout: Dropout
 
-    def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, char_ids: Tensor | None) -> Tensor:
-        """Embeddings `[B, T, E]` of ids, or those given, with the features of characters `[B, T, L]` after them.
+class BackboneState(NamedTuple):
+    """State between two steps.
 
-        Raises:
-            ValueError: If both or none of ids and embeddings are given, characters where none are read or none where
-                they are, or one of a wrong shape.
-        """
-        embedded = self._embed_words(input_ids, inputs_embeds)
-        if self.characters is None:
-            if char_ids is not None:
-                raise ValueError("char_ids were passed to a model without char_encoder")
-            return embedded
-        if char_ids is None:
-            raise ValueError(
-                f"a model with char_encoder={self.config.char_encoder!r} needs char_ids, which the tokenizer saved "
-                "beside it, a WordCharacterTokenizer, gives"
-            )
-        if char_ids.dim() != 3 or char_ids.shape[:2] != embedded.shape[:2] or char_ids.shape[2] == 0:
-            batch, length, _ = embedded.shape
-            raise ValueError(
-                f"char_ids has shape {tuple(char_ids.shape)}, expected ({batch}, {length}, characters of a word)"
-            )
-        return torch.cat([embedded, self.characters(char_ids)], dim=-1)
+    Attributes:
+        layers: State of each layer of the stack; None stands for zeros.
+        extra: Tensors that a decoder, or positions, need beside them. `Backbone.run` and `Backbone.enter` update it.
+    """
 
-    def _embed_words(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("specify exactly one of input_ids and inputs_embeds")
-        if inputs_embeds is not None:
-            if inputs_embeds.dim() != 3 or inputs_embeds.shape[-1] != self.config.embedding_size:
-                raise ValueError(
-                    f"inputs_embeds has shape {tuple(inputs_embeds.shape)}, "
-                    f"expected (batch, length, embedding_size={self.config.embedding_size})"
-                )
-            return inputs_embeds
-        if input_ids.dim() != 2:
-            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, expected (batch, length)")
-        if input_ids.shape[1] == 0:
-            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: there is no step to run")
-        embedded = self.embed_tokens(input_ids)
-        if self.training and self.config.embedding_dropout:
-            vocab_size = self.embed_tokens.weight.shape[0]
-            embedded = drop_words(embedded, input_ids, vocab_size, self.config.embedding_dropout)
-        return embedded
+    layers: list[State] | None
+    extra: dict[str, Tensor]
 
-    def check_memory(self, memory: Tensor | None, mask: Tensor | None, batch: int) -> Tensor | None:
-        """Check encoder states `[B, S, M]` and make their mask boolean.
 
-        Raises:
-            ValueError: If there are some where none are read or none where they are, or if a shape does not fit.
-        """
-        if not self.config.add_cross_attention:
-            if memory is not None:
-                raise ValueError("encoder_hidden_states were passed to a model without add_cross_attention=True")
-            return None
-        if memory is None:
-            raise ValueError("a model with add_cross_attention=True needs encoder_hidden_states")
-        width = self.config.cross_attention_hidden_size or self.config.hidden_size
-        if memory.dim() != 3 or memory.shape[0] != batch or memory.shape[-1] != width:
-            raise ValueError(
-                f"encoder_hidden_states has shape {tuple(memory.shape)}, expected ({batch}, source length, {width})"
-            )
-        return valid_steps(mask, batch, memory.shape[1], 0, "encoder_attention_mask")
+class Run(NamedTuple):
+    """Result of a stack, and of a decoder's attention on top of it.
 
-    def can_step(self) -> bool:
-        """Whether `stepper` has a step that does what `forward` does; not unless a family says otherwise."""
-        return False
+    Attributes:
+        outputs: Output of each layer, `[B, T, H]`.
+        last: Last hidden state `[B, T, H]`, zero at padding.
+        states: State of each layer after the last step, or None if it was not requested.
+        attentions: Attention weights `[B, T, S]`, one tensor for each attention.
+        coverage_loss: Coverage loss of each step, `[B, T]`, or None.
+    """
 
-    def stepper(self, cache: Cache, **memory: Tensor | None) -> Step:
-        """A step from the newest ids `[B, 1]` to hidden states `[B, 1, H]`, without checks and outputs on the way.
+    outputs: list[Tensor]
+    last: Tensor
+    states: list[State] | None
+    attentions: list[Tensor] = []
+    coverage_loss: Tensor | None = None
+
+
+class Backbone(TokenInputs, SequencePreTrainedModel):
+    """Embeddings and a stack; with `add_cross_attention` a decoder that attends over encoder states.
+
+    A family defines `make_stack`, and, if it has decoders, `make_cross_attention`, `make_memory` and `run`.
+
+    Args:
+        config: The configuration. `bidirectional=None` means True for an encoder, False for a decoder.
+
+    Raises:
+        ValueError: If a decoder is bidirectional, or the stack cannot be.
+    """
+
+    output_class: ClassVar[type[ModelOutput]]
+    stack_class: ClassVar[type[Stack]]
+    # Whether the second half of a bidirectional stack's features is a right-to-left direction's.
+    concatenates_directions: ClassVar[bool] = False
+    # Layer at the end of whose state the cache keeps `BackboneState.extra`.
+    extra_layer: ClassVar[int] = -1
+
+    def __init__(self, config: SequenceConfig) -> None:
+        if config.is_encoder_decoder:
+            config = config.encoder_config()
+        elif not config.is_resolved():
+            config = config.resolved("Model")
+        if config.bidirectional and config.add_cross_attention:
+            raise ValueError("bidirectional=True is impossible with add_cross_attention=True: a decoder reads forward")
+        if config.bidirectional:
+            config.check_directions()
+        super().__init__(config)
+        # Names of `BackboneState.extra`, in their order in the cache.
+        self.extra_names: list[str] = []
+        # Read once: reading a field of a config takes microseconds, which are noticeable in a step of generation.
+        self.model_type, self.bidirectional = config.model_type, config.bidirectional
+        self.attends = config.add_cross_attention
+        self.encoder_size = config.cross_attention_hidden_size or config.hidden_size
+        self.make_inputs(config)
+        self.dropout = Dropout(config.dropout, config.variational_dropout)
+        self.stack = self.make_stack(config)
+        if self.attends:
+            self.make_cross_attention(config)
+        self.post_init()
+
+    def make_stack(self, config: SequenceConfig) -> Stack:
+        """Create the stack."""
+        raise NotImplementedError
+
+    def make_cross_attention(self, config: SequenceConfig) -> None:
+        """Create what a decoder has beside its stack."""
+        raise NotImplementedError
+
+    def make_memory(self, encoder_hidden_states: Tensor, encoder_embeddings: Tensor | None) -> tuple[Tensor, ...]:
+        """Keys, and values if they differ, of encoder states `[B, S, M]`."""
+        raise NotImplementedError
+
+    def initial_states(self, encoder_hidden_states: Tensor, mask: Tensor | None) -> list[State] | None:
+        """States of a decoder before its first step, from encoder states `[B, S, M]`; None for zeros."""
+        return None
+
+    def initial_extra(self, like: Tensor, encoder_hidden_states: Tensor | None, cached: bool) -> dict[str, Tensor]:
+        """`BackboneState.extra` before the first step.
 
         Args:
-            cache: Filled by `forward`; each step brings it up to date.
-            memory: What a decoder attends to, by the names of `forward`.
+            like: Tensor `[B, ...]` with the batch size, type and device.
+            encoder_hidden_states: `[B, S, M]`, for a decoder.
+            cached: Whether they will be stored in a cache.
+        """
+        return {}
+
+    def enter(self, embeds: Tensor, mask: Tensor | None, extra: dict[str, Tensor]) -> Tensor:
+        """Inputs `[B, T, E]` of the stack before dropout, from embeddings `[B, T, E]`."""
+        return embeds
+
+    def run(
+        self, embedded: Tensor, mask: Tensor | None, before: BackboneState, source: Source | None, cached: bool
+    ) -> Run:
+        """Run the stack, and a decoder's attention.
+
+        Args:
+            embedded: Inputs `[B, T, I]`.
+            mask: True at valid steps, `[B, T]`; None if all are.
+            before: State before the first step.
+            source: Encoder states, for a decoder.
+            cached: Whether to return the states after the last step.
         """
         raise NotImplementedError
 
-    def uses_cache(self, use_cache: bool | None, cache: Cache | None) -> bool:
-        """Whether to read and return a cache.
+    def more_outputs(
+        self, input_ids: Tensor | None, entered: Tensor, source: Source | None, run: Run
+    ) -> dict[str, Tensor | None]:
+        """Output fields of the family's own."""
+        return {}
+
+    @takes_past_key_values
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        char_ids: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        encoder_embeddings: Tensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        """Run the stack over embedded inputs.
+
+        Args:
+            input_ids: Token ids `[B, T]`.
+            attention_mask: 1 at valid steps, `[B, T]`, or `[B, past + T]` with a cache; padding may be anywhere.
+            inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`, before positions are added.
+            char_ids: Characters of each token, `[B, T, L]`, 0 after the last one, if the model has a character
+                encoder.
+            encoder_hidden_states: `[B, S, M]`, for a decoder with cross-attention.
+            encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
+            encoder_embeddings: The encoder's input embeddings `[B, S, embedding_size]`, which a convolutional decoder
+                adds to the values of its attention if they are given.
+            cache: State after the earlier tokens; updated in place.
+            use_cache: Whether to return the state; never for a bidirectional stack.
+            output_attentions: Whether to return the attention weights.
+            output_hidden_states: Whether to return the embeddings and each layer's output.
+            kwargs: Ignored.
+
+        Returns:
+            `output_class`: `last_hidden_state` `[B, T, H]`, zero at padding; `cross_attentions`, tensors
+            `[B, 1, T, S]`; `hidden_states`, `num_hidden_layers + 1` tensors; and fields of the family's own.
 
         Raises:
-            ValueError: If one is given to a stack that cannot go on from it.
+            ValueError: If shapes do not match, or both or neither of `input_ids` and `inputs_embeds` are given.
         """
-        if self.config.bidirectional:
+        embeds = self.embed(input_ids, inputs_embeds, char_ids)
+        batch, length, _ = embeds.shape
+        source_mask = self.check_encoder(encoder_hidden_states, encoder_attention_mask, batch)
+        use_cache = self.uses_cache(use_cache, cache)
+        layers: list[RecurrentCacheLayer] = []
+        if use_cache:
+            cache = DynamicCache() if cache is None else cache
+            layers = cache_layers(cache, self.stack.num_layers, self.model_type)
+        mask = valid_steps(attention_mask, batch, length, layers[0].seen if layers else 0, "attention_mask")
+        before = self._state_before(layers, embeds, encoder_hidden_states, source_mask)
+        if encoder_embeddings is not None and encoder_hidden_states is None:
+            raise ValueError("encoder_embeddings were passed to a model without add_cross_attention=True")
+        source = None
+        if encoder_hidden_states is not None:
+            memory = layers[0].memory if layers else None
+            if memory is None:
+                memory = self.make_memory(encoder_hidden_states, encoder_embeddings)
+            if layers:
+                layers[0].memory = memory
+            source = Source(encoder_hidden_states, source_mask, memory)
+        entered = self.enter(embeds, mask, before.extra)
+        embedded = self.dropout(entered)
+        run = self.run(embedded, mask, before, source, use_cache)
+        self._store(layers, run.states, before.extra, length)
+        attentions = source is not None and self.wants_output("output_attentions", output_attentions)
+        hidden_states = self.wants_output("output_hidden_states", output_hidden_states)
+        return self.output_class(
+            last_hidden_state=run.last,
+            hidden_states=(embedded, *run.outputs) if hidden_states else None,
+            cache=cache if use_cache else None,
+            cross_attentions=tuple(weights.unsqueeze(1) for weights in run.attentions) if attentions else None,
+            **self.more_outputs(input_ids, entered, source, run),
+        )
+
+    def _state_before(
+        self,
+        layers: list[RecurrentCacheLayer],
+        embeds: Tensor,
+        encoder_hidden_states: Tensor | None,
+        source_mask: Tensor | None,
+    ) -> BackboneState:
+        """State before the first step, from the cache if it is filled."""
+        extra = self.initial_extra(embeds, encoder_hidden_states, cached=bool(layers))
+        if not layers or layers[0].states is None:
+            if encoder_hidden_states is None:
+                return BackboneState(None, extra)
+            return BackboneState(self.initial_states(encoder_hidden_states, source_mask), extra)
+        shapes = self.stack.state_shapes(embeds.shape[0])
+        shapes[self.extra_layer] = [*shapes[self.extra_layer], *(value.shape for value in extra.values())]
+        for index, layer in enumerate(layers):
+            check_states(layer.states or (), shapes[index], index)
+        return self._cached_state(layers)
+
+    def _cached_state(self, layers: list[RecurrentCacheLayer]) -> BackboneState:
+        """State in a filled cache."""
+        states = [layer.states or () for layer in layers]
+        if not self.extra_names:
+            return BackboneState(states, {})
+        last, count = states[self.extra_layer], len(self.extra_names)
+        states[self.extra_layer] = last[:-count]
+        return BackboneState(states, dict(zip(self.extra_names, last[-count:], strict=True)))
+
+    def _with_extra(self, states: list[State], extra: dict[str, Tensor]) -> list[State]:
+        """States as the cache holds them."""
+        if not extra:
+            return states
+        states = list(states)
+        states[self.extra_layer] = (*states[self.extra_layer], *extra.values())
+        return states
+
+    def _store(
+        self, layers: list[RecurrentCacheLayer], states: list[State] | None, extra: dict[str, Tensor], length: int
+    ) -> None:
+        """Put the state after `length` more tokens into the cache, if there is one."""
+        if layers:
+            for layer, state in zip(layers, self._with_extra(states or [], extra), strict=True):
+                layer.update(state, length)
+
+    def first_states(
+        self,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None,
+        encoder_embeddings: Tensor | None = None,
+    ) -> tuple[list[State], tuple[Tensor, ...]]:
+        """States and memory that a decoder's cache holds before the first token.
+
+        Args:
+            encoder_hidden_states: `[B, S, M]`.
+            encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
+            encoder_embeddings: The encoder's input embeddings `[B, S, embedding_size]`, or None.
+        """
+        mask = self.check_encoder(encoder_hidden_states, encoder_attention_mask, encoder_hidden_states.shape[0])
+        states = self.initial_states(encoder_hidden_states, mask) or self.stack.zero_states(encoder_hidden_states)
+        extra = self.initial_extra(encoder_hidden_states, encoder_hidden_states, cached=True)
+        return self._with_extra(states, extra), self.make_memory(encoder_hidden_states, encoder_embeddings)
+
+    def supports_decode_step(self) -> bool:
+        """Return True if `make_decode_step` computes what `forward` does."""
+        bare = is_bare(self, Backbone.forward) and is_bare(self.stack, self.stack_class.forward)
+        return bare and not self.training and self.characters is None
+
+    def make_decode_step(self, cache: Cache, **encoder: Tensor | None) -> Step:
+        """Step from the newest ids `[B, 1]` to hidden states `[B, 1, H]`, without the checks and outputs of `forward`.
+
+        Args:
+            cache: Cache filled by `forward`; each step updates it.
+            encoder: What a decoder attends to, keyed by argument of `forward`.
+        """
+        layers = cache_layers(cache, self.stack.num_layers, self.model_type)
+        source = None
+        if (hidden_states := encoder.get("encoder_hidden_states")) is not None:
+            mask = self.check_encoder(hidden_states, encoder.get("encoder_attention_mask"), len(hidden_states))
+            source = Source(hidden_states, mask, layers[0].memory or ())
+
+        def step(ids: Tensor) -> Tensor:
+            before = self._cached_state(layers)
+            run = self.run(self.enter(self.embed_tokens(ids), None, before.extra), None, before, source, cached=True)
+            self._store(layers, run.states, before.extra, 1)
+            return run.last
+
+        return step
+
+    def check_encoder(
+        self, encoder_hidden_states: Tensor | None, encoder_attention_mask: Tensor | None, batch: int
+    ) -> Tensor | None:
+        """Validate encoder states `[B, S, M]` and return their boolean mask `[B, S]`, or None.
+
+        Raises:
+            ValueError: If they are given to a model without cross-attention or missing for one with it, or if a shape
+                does not match.
+        """
+        if not self.attends:
+            if encoder_hidden_states is not None:
+                raise ValueError("encoder_hidden_states were passed to a model without add_cross_attention=True")
+            return None
+        if encoder_hidden_states is None:
+            raise ValueError("a model with add_cross_attention=True needs encoder_hidden_states")
+        shape = encoder_hidden_states.shape
+        if encoder_hidden_states.dim() != 3 or shape[0] != batch or shape[-1] != self.encoder_size:
+            expected = f"({batch}, source length, {self.encoder_size})"
+            raise ValueError(f"encoder_hidden_states has shape {tuple(shape)}, expected {expected}")
+        return valid_steps(encoder_attention_mask, batch, shape[1], 0, "encoder_attention_mask")
+
+    def uses_cache(self, use_cache: bool | None, cache: Cache | None) -> bool:
+        """Return True if `forward` reads and returns a cache.
+
+        Raises:
+            ValueError: If a cache is given to a bidirectional stack.
+        """
+        if self.bidirectional:
             if cache is not None:
-                raise ValueError("a cache was passed to a bidirectional model, which has no state to go on from")
+                raise ValueError("a cache was passed to a bidirectional model, which has no state to continue from")
             return False
-        # Training reads no cache, so that none is made unless it is asked for.
+        # Training reads no cache, so that by default none is made.
         return cache is not None or (self.config.use_cache and not self.training if use_cache is None else use_cache)
 
-    def outputs_of(self, name: str, wanted: bool | None) -> bool:
-        """Whether an optional output is wanted, by the caller or else by the config."""
+    def wants_output(self, name: str, wanted: bool | None) -> bool:
+        """Value of an option for outputs, by default that of the config."""
         return getattr(self.config, name) if wanted is None else wanted
+
+
+class Head(SequencePreTrainedModel):
+    """Base class of the heads: models with a backbone, under the name `model`."""
+
+    backbone_class: ClassVar[type[Backbone]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Take the configuration class from the backbone."""
+        super().__init_subclass__(**kwargs)
+        if "backbone_class" in vars(cls):
+            cls.config_class = cls.backbone_class.config_class

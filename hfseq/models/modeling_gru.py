@@ -1,13 +1,8 @@
-"""The Gru models: the shared recurrent implementation bound to the gated recurrent unit."""
+"""GRU models: the shared recurrent implementation with the gated recurrent unit."""
 
 from .configuration_recurrent import GruConfig
-from .modeling_recurrent import (
-    RecurrentForCausalLM,
-    RecurrentForConditionalGeneration,
-    RecurrentForSequenceClassification,
-    RecurrentForTokenClassification,
-    RecurrentModel,
-)
+from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
 
 class GruModel(RecurrentModel):
@@ -16,29 +11,30 @@ class GruModel(RecurrentModel):
     config_class = GruConfig
 
 
-class GruForCausalLM(RecurrentForCausalLM):
-    """Language model; see `RecurrentForCausalLM`."""
+class GruDecoder(GruModel):
+    """Decoder of a sequence-to-sequence model; see `ForConditionalGeneration.decoder_class`."""
 
-    config_class = GruConfig
+
+class GruForCausalLM(RecurrentForCausalLM):
+    """Language model; see `ForCausalLM`."""
+
     backbone_class = GruModel
 
 
 class GruForConditionalGeneration(RecurrentForConditionalGeneration):
     """Sequence-to-sequence model; see `RecurrentForConditionalGeneration`."""
 
-    config_class = GruConfig
+    backbone_class = GruModel
+    decoder_class = GruDecoder
+
+
+class GruForSequenceClassification(ForSequenceClassification):
+    """Classifier of sequences; see `ForSequenceClassification`."""
+
     backbone_class = GruModel
 
 
-class GruForSequenceClassification(RecurrentForSequenceClassification):
-    """Classifier of sequences; see `RecurrentForSequenceClassification`."""
+class GruForTokenClassification(ForTokenClassification):
+    """Tagger; see `ForTokenClassification`."""
 
-    config_class = GruConfig
-    backbone_class = GruModel
-
-
-class GruForTokenClassification(RecurrentForTokenClassification):
-    """Tagger; see `RecurrentForTokenClassification`."""
-
-    config_class = GruConfig
     backbone_class = GruModel

@@ -1,13 +1,8 @@
-"""The Lstm models: the shared recurrent implementation bound to long short-term memory."""
+"""LSTM models: the shared recurrent implementation with long short-term memory."""
 
 from .configuration_recurrent import LstmConfig
-from .modeling_recurrent import (
-    RecurrentForCausalLM,
-    RecurrentForConditionalGeneration,
-    RecurrentForSequenceClassification,
-    RecurrentForTokenClassification,
-    RecurrentModel,
-)
+from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
 
 class LstmModel(RecurrentModel):
@@ -16,29 +11,30 @@ class LstmModel(RecurrentModel):
     config_class = LstmConfig
 
 
-class LstmForCausalLM(RecurrentForCausalLM):
-    """Language model; see `RecurrentForCausalLM`."""
+class LstmDecoder(LstmModel):
+    """Decoder of a sequence-to-sequence model; see `ForConditionalGeneration.decoder_class`."""
 
-    config_class = LstmConfig
+
+class LstmForCausalLM(RecurrentForCausalLM):
+    """Language model; see `ForCausalLM`."""
+
     backbone_class = LstmModel
 
 
 class LstmForConditionalGeneration(RecurrentForConditionalGeneration):
     """Sequence-to-sequence model; see `RecurrentForConditionalGeneration`."""
 
-    config_class = LstmConfig
+    backbone_class = LstmModel
+    decoder_class = LstmDecoder
+
+
+class LstmForSequenceClassification(ForSequenceClassification):
+    """Classifier of sequences; see `ForSequenceClassification`."""
+
     backbone_class = LstmModel
 
 
-class LstmForSequenceClassification(RecurrentForSequenceClassification):
-    """Classifier of sequences; see `RecurrentForSequenceClassification`."""
+class LstmForTokenClassification(ForTokenClassification):
+    """Tagger; see `ForTokenClassification`."""
 
-    config_class = LstmConfig
-    backbone_class = LstmModel
-
-
-class LstmForTokenClassification(RecurrentForTokenClassification):
-    """Tagger; see `RecurrentForTokenClassification`."""
-
-    config_class = LstmConfig
     backbone_class = LstmModel

@@ -1,13 +1,8 @@
-"""The Rnn models: the shared recurrent implementation bound to the simple recurrent network."""
+"""RNN models: the shared recurrent implementation with the cell of the simple recurrent network."""
 
 from .configuration_recurrent import RnnConfig
-from .modeling_recurrent import (
-    RecurrentForCausalLM,
-    RecurrentForConditionalGeneration,
-    RecurrentForSequenceClassification,
-    RecurrentForTokenClassification,
-    RecurrentModel,
-)
+from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
 
 class RnnModel(RecurrentModel):
@@ -16,29 +11,30 @@ class RnnModel(RecurrentModel):
     config_class = RnnConfig
 
 
-class RnnForCausalLM(RecurrentForCausalLM):
-    """Language model; see `RecurrentForCausalLM`."""
+class RnnDecoder(RnnModel):
+    """Decoder of a sequence-to-sequence model; see `ForConditionalGeneration.decoder_class`."""
 
-    config_class = RnnConfig
+
+class RnnForCausalLM(RecurrentForCausalLM):
+    """Language model; see `ForCausalLM`."""
+
     backbone_class = RnnModel
 
 
 class RnnForConditionalGeneration(RecurrentForConditionalGeneration):
     """Sequence-to-sequence model; see `RecurrentForConditionalGeneration`."""
 
-    config_class = RnnConfig
+    backbone_class = RnnModel
+    decoder_class = RnnDecoder
+
+
+class RnnForSequenceClassification(ForSequenceClassification):
+    """Classifier of sequences; see `ForSequenceClassification`."""
+
     backbone_class = RnnModel
 
 
-class RnnForSequenceClassification(RecurrentForSequenceClassification):
-    """Classifier of sequences; see `RecurrentForSequenceClassification`."""
+class RnnForTokenClassification(ForTokenClassification):
+    """Tagger; see `ForTokenClassification`."""
 
-    config_class = RnnConfig
-    backbone_class = RnnModel
-
-
-class RnnForTokenClassification(RecurrentForTokenClassification):
-    """Tagger; see `RecurrentForTokenClassification`."""
-
-    config_class = RnnConfig
     backbone_class = RnnModel

@@ -1,6 +1,6 @@
-"""Outputs of the backbones: transformers' own, and the fields that they lack.
+"""Outputs of the backbones: those of transformers with additional fields.
 
-The field of the cache is for transformers to name: 5.24 renamed it, and reads the old name for its own classes alone.
+They inherit the cache field, since transformers 5.24 renamed it and maps the old name for its own classes only.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 class RecurrentModelOutput(BaseModelOutputWithPastAndCrossAttentions):
     """Output of `RecurrentModel`.
 
-    Its `last_hidden_state` is `[B, T, H]`, zero at padding, its `hidden_states` are the embeddings after dropout and
-    each layer's output, its `cross_attentions` one tensor `[B, 1, T, S]`, its `attentions` None.
+    `last_hidden_state` is `[B, T, H]` and zero at padding; `hidden_states` are the embeddings after dropout and the
+    output of each layer; `cross_attentions` is one tensor `[B, 1, T, S]`; `attentions` is None.
 
     Args:
-        input_ids: Ids that a pointer-generator's encoder has read, `[B, T]`, for the decoder to copy; else None.
-        overlaps: Coverage loss of each step of a decoder with coverage (See et al. 2017, eq. 12), `[B, T]`; else None.
+        input_ids: Source ids `[B, T]` of a pointer-generator's encoder, for the decoder to copy; otherwise None.
+        overlaps: Coverage loss of each decoder step (See et al. 2017, eq. 12), `[B, T]`; None without coverage.
     """
 
     input_ids: Tensor | None = None
@@ -27,10 +27,10 @@ class RecurrentModelOutput(BaseModelOutputWithPastAndCrossAttentions):
 
 @dataclass
 class CnnModelOutput(BaseModelOutputWithPastAndCrossAttentions):
-    """Output of `CnnModel`; as `RecurrentModelOutput`, with one tensor of attention weights for each layer.
+    """Output of `CnnModel`: the fields of `RecurrentModelOutput`, with attention weights of each layer.
 
     Args:
-        input_embeddings: Word embeddings, with positions where the model has them, before dropout, `[B, T, E]`: what a
+        input_embeddings: Word embeddings, with positions if the model has them, before dropout, `[B, T, E]`, which a
             `convs2s` decoder attends over beside the encoder's outputs. None from a decoder with cross-attention.
     """
 

@@ -1,4 +1,4 @@
-"""Padding taken out of the way: each row's valid steps gathered to its left, whatever the mask."""
+"""Exactness at padding: each row's valid steps gathered to its left, and operations that honour a mask."""
 
 from typing import Any, NamedTuple
 
@@ -6,50 +6,48 @@ import torch
 from torch import Tensor, nn
 
 
-class Alignment(NamedTuple):
-    """Where each row's valid steps go so that a plain kernel meets them first and in a row.
+class ValidFirst(NamedTuple):
+    """Permutation that moves each row's valid steps to its front, in their order.
 
     Attributes:
-        order: Source position of the t-th step after aligning; padding follows the valid steps, `[B, T]`.
+        order: Source position of the t-th step of the new order; padding follows the valid steps, `[B, T]`.
         restore: The inverse of `order`, `[B, T]`.
-        reverse: An involution on aligned steps that turns the valid ones around, `[B, T]`.
-        valid: True at a valid step after aligning, `[B, T]`.
-        lengths: Number of valid steps, `[B, 1]`.
+        reverse: Permutation of the new order that reverses the valid steps and is its own inverse, `[B, T]`.
+        valid: True at a valid step in the new order, `[B, T]`.
     """
 
     order: Tensor
     restore: Tensor
     reverse: Tensor
     valid: Tensor
-    lengths: Tensor
 
 
-def align(mask: Tensor) -> Alignment:
-    """Compute the alignment for a mask that is True at valid steps, `[B, T]`, wherever the padding is."""
+def valid_first(mask: Tensor) -> ValidFirst:
+    """Compute the permutation for a mask that is True at valid steps, `[B, T]`, wherever the padding is."""
     step = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
-    # Counted and not sorted: that is quick, and every runtime of an exported graph does it alike.
+    # Counting is faster than sorting, and all runtimes of an exported graph agree on it.
     before = mask.long().cumsum(dim=1)
     lengths = before[:, -1:]
     restore = torch.where(mask, before - 1, lengths + step - before)
     order = torch.zeros_like(restore).scatter(1, restore, step)
     valid = step < lengths
     reverse = torch.where(valid, lengths - 1 - step, step)
-    return Alignment(order, restore, reverse, valid, lengths)
+    return ValidFirst(order, restore, reverse, valid)
 
 
 def take_steps(values: Tensor, index: Tensor) -> Tensor:
-    """Pick steps of `values` `[B, T, D]` by `index` `[B, N]`, row by row."""
+    """Select steps of `values` `[B, T, D]` by `index` `[B, N]`, row by row."""
     batch, length, width = values.shape
     rows = torch.arange(batch, device=index.device).unsqueeze(1) * length  # [B, 1]
-    # Whole steps of one long row are copied as they are, several times as fast as `gather` picks their elements.
+    # `index_select` copies whole steps of one long row, several times as fast as `gather` selects elements.
     picked = values.reshape(batch * length, width).index_select(0, (rows + index).flatten())
     return picked.view(batch, -1, width)
 
 
 class _Permutation(torch.autograd.Function):
-    """Steps in another order; their gradients come back in the order that they had.
+    """Permutation of steps whose backward is the inverse permutation.
 
-    Autograd does not know that no step is picked twice: it would add each gradient to zeros.
+    Autograd does not know that no step is selected twice: it would accumulate each gradient into zeros.
     """
 
     @staticmethod
@@ -64,20 +62,39 @@ class _Permutation(torch.autograd.Function):
 
 
 def permute_steps(values: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-    """Put the steps of `values` `[B, T, D]` into another order, row by row.
+    """Permute the steps of `values` `[B, T, D]`, row by row.
 
     Args:
         values: The steps.
-        index: Which step comes where, `[B, T]`, each once.
-        inverse: What undoes it.
+        index: Source position of each step of the result, `[B, T]`, a permutation in each row.
+        inverse: The inverse permutation, `[B, T]`.
     """
     if values.requires_grad and torch.is_grad_enabled():
         return _Permutation.apply(values, index, inverse)
     return take_steps(values, index)
 
 
+def reverse_valid(values: Tensor, permutation: ValidFirst | None) -> Tensor:
+    """Reverse each row's valid steps of `[B, T, D]` in valid-first order; padding stays where it is."""
+    if permutation is None:
+        return values.flip(1)
+    return permute_steps(values, permutation.reverse, permutation.reverse)
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None, dim: int = -1) -> Tensor:
+    """Softmax over the entries where `mask`, which broadcasts to `scores`, is True; 0 at all others.
+
+    Where no entry is valid all are 0. The fill value is finite, so that neither outputs nor gradients are NaN there.
+    """
+    if mask is None:
+        return scores.softmax(dim=dim)
+    padding = ~mask
+    scores = scores.masked_fill(padding, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=dim).masked_fill(padding, 0.0)
+
+
 def valid_steps(mask: Tensor | None, batch: int, length: int, past: int, name: str) -> Tensor | None:
-    """Boolean mask `[B, T]` of the current steps from a mask of them, or of all steps so far.
+    """Boolean mask `[B, T]` of the current steps from a mask of those, or of all steps so far.
 
     Raises:
         ValueError: If the mask has another shape.
@@ -91,7 +108,7 @@ def valid_steps(mask: Tensor | None, batch: int, length: int, past: int, name: s
 
 
 def end_positions(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions `[B]` of each row's first and last valid step in a mask `[B, T]`; of a row without one, any."""
+    """Positions `[B]` of each row's first and last valid step in a mask `[B, T]`; arbitrary for a row without one."""
     position = torch.arange(mask.shape[1], device=mask.device)
     last = torch.where(mask, position, 0).amax(dim=1)
     first = mask.shape[1] - 1 - torch.where(mask, position.flip(0), 0).amax(dim=1)
@@ -99,7 +116,7 @@ def end_positions(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def next_labels(labels: Tensor, mask: Tensor) -> Tensor:
-    """What each step is to predict, `[B, T]`: the label of the row's next valid step, -100 where there is none."""
-    alignment = align(mask)
-    ordered = labels.gather(1, alignment.order).masked_fill(~alignment.valid, -100)
-    return nn.functional.pad(ordered[:, 1:], (0, 1), value=-100).gather(1, alignment.restore)
+    """Shifted labels `[B, T]`: at each step the label of the row's next valid step, -100 after the last one."""
+    permutation = valid_first(mask)
+    ordered = labels.gather(1, permutation.order).masked_fill(~permutation.valid, -100)
+    return nn.functional.pad(ordered[:, 1:], (0, 1), value=-100).gather(1, permutation.restore)

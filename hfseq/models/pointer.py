@@ -8,15 +8,15 @@ from .configuration_recurrent import RecurrentConfig
 
 
 class Pointer(nn.Module):
-    r"""Mixture of writing a word of the vocabulary and copying one of the source.
+    r"""Mixture of generating a word of the vocabulary and copying one from the source.
 
-    The probability of writing is $p = \sigma(w_h^\top h^*_t + w_s^\top s_t + w_x^\top x_t + b)$ with the attention's
+    The generation probability is $p = \sigma(w_h^\top h^*_t + w_s^\top s_t + w_x^\top x_t + b)$ with the attention's
     context, the decoder's state and the embedding of its input (See et al. 2017, eq. 8); the probability of a word is
     $p P_{vocab}(w) + (1 - p) \sum_{i: w_i = w} a_i^t$ (eq. 9). $P_{vocab}$ comes from the attentional vector, which
     combines context and state as the paper's eq. 4 does, with a tanh.
 
     Args:
-        config: Of the sequence-to-sequence model.
+        config: Configuration of the sequence-to-sequence model.
     """
 
     def __init__(self, config: RecurrentConfig) -> None:
@@ -33,23 +33,25 @@ class Pointer(nn.Module):
         input_ids: Tensor | None,
         copy_ids: Tensor | None,
     ) -> Tensor:
-        """Mix.
+        """Compute the final distribution.
 
         Args:
             logits: Scores of the vocabulary `[B, T, V]`.
-            decoded: The decoder's outputs, with hidden states and attention weights.
-            encoded: The encoder's outputs.
+            decoded: Outputs of the decoder, with hidden states and attention weights.
+            encoded: Outputs of the encoder.
             input_ids: Source ids `[B, S]`; None for those in `encoded`.
-            copy_ids: What copying each source position produces instead, `[B, S]`, below V + S; see the model.
+            copy_ids: Ids that are copied from the source positions in their place, `[B, S]`, below V + S; see
+                `ForConditionalGeneration.forward`.
 
         Returns:
-            Log-probabilities `[B, T, V]`, with `copy_ids` `[B, T, V + S]`, in float32 or more. They are finite: what
-            is impossible has the logarithm of a number that is all but 0.
+            Log-probabilities `[B, T, V]`, with `copy_ids` `[B, T, V + S]`, in at least float32. They are finite: an
+            impossible word has the logarithm of the smallest normal number.
 
         Raises:
-            ValueError: If there is nothing to copy, it has a wrong shape, or the decoder cannot read what is copied.
+            ValueError: If there are no ids to copy, their shape is wrong, or the config has no `unk_token_id`, which
+                the decoder reads for copied out-of-vocabulary words.
         """
-        memory = encoded["last_hidden_state"]  # [B, S, M]
+        encoder_hidden_states = encoded["last_hidden_state"]  # [B, S, M]
         ids = encoded.get("input_ids") if input_ids is None else input_ids
         if copy_ids is not None:
             if self.config.unk_token_id is None:
@@ -63,34 +65,34 @@ class Pointer(nn.Module):
                 "a pointer-generator copies ids: pass copy_ids where neither input_ids nor encoder_outputs that its "
                 "own encoder has made of some are given"
             )
-        if ids.shape != memory.shape[:2]:
-            raise ValueError(f"what is to be copied has shape {tuple(ids.shape)}, expected {tuple(memory.shape[:2])}")
+        if ids.shape != (expected := encoder_hidden_states.shape[:2]):
+            raise ValueError(f"the ids to copy have shape {tuple(ids.shape)}, expected {tuple(expected)}")
         dtype = torch.promote_types(logits.dtype, torch.float32)
         weights = decoded["cross_attentions"][-1].squeeze(1)  # [B, T, S]
         embedded, *_, states = decoded["hidden_states"]
-        gate = self.gate(torch.cat([weights @ memory, states, embedded], dim=-1))  # [B, T, 1]
+        gate = self.gate(torch.cat([weights @ encoder_hidden_states, states, embedded], dim=-1))  # [B, T, 1]
         if weights.dtype != dtype:
-            # With fewer bits they do not add up to 1.
+            # In lower precision they do not sum to 1.
             weights = weights.to(dtype)
             weights = weights / weights.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(dtype).tiny)
         return mix(logits.to(dtype), gate.to(dtype), weights, ids, extended=copy_ids is not None)
 
 
 def mix(logits: Tensor, gate: Tensor, weights: Tensor, ids: Tensor, extended: bool) -> Tensor:
-    """The final distribution of See et al. (2017), eq. 9, in logarithms; see `Pointer`.
+    """Logarithm of the final distribution (See et al. 2017, eq. 9); see `Pointer`.
 
     Args:
         logits: Scores of the vocabulary `[B, T, V]`.
-        gate: The logit of the probability of writing `[B, T, 1]`.
+        gate: Logit of the probability of generating, `[B, T, 1]`.
         weights: Attention weights `[B, T, S]`, 0 at padding.
-        ids: What copying each source position produces, `[B, S]`.
-        extended: Whether the result is to have columns for ids from V to V + S - 1.
+        ids: Ids that are copied from the source positions, `[B, S]`.
+        extended: Whether the result has columns for the ids from V to V + S - 1.
     """
     size, tiny = logits.shape[-1], torch.finfo(logits.dtype).tiny
     share = nn.functional.logsigmoid(-gate)
     words = logits.log_softmax(dim=-1) + nn.functional.logsigmoid(gate)  # [B, T, V]
-    # All the attention that a word gets is put where it first occurs, so that its column is changed but once. That
-    # makes few columns of a large vocabulary worth a logarithm, and leaves no doubt about the order of a sum.
+    # The attention to all occurrences of a word is summed at the first one, so that its column is updated only once.
+    # Few columns of a large vocabulary then need a logarithm, and the order of summation is deterministic.
     first = (ids.unsqueeze(2) == ids.unsqueeze(1)).byte().argmax(dim=2)  # [B, S]
     total = torch.zeros_like(weights).scatter_add(2, first.unsqueeze(1).expand_as(weights), weights)
     column = ids.clamp(max=size - 1).unsqueeze(1).expand_as(weights)  # [B, T, S]
@@ -111,13 +113,12 @@ def transition_scores(
 ) -> Tensor:
     """Scores of the tokens of generated sequences `[N, L]`; see `GenerationMixin.compute_transition_scores`.
 
-    That one takes all scores to be as wide as the config's vocabulary, a pointer-generator's are wider.
+    The original assumes scores as wide as the config's vocabulary, but those of a pointer-generator are wider.
 
     Args:
-        sequences: The sequences `[N, P + L']`, of which all but the last tokens are a prompt.
-        scores: One `[B * beams, W]` for each of the L' steps.
-        beam_indices: Which row of the scores each token comes from, `[N, L']`, -1 after a beam's end; None for its
-            own.
+        sequences: Prompts and generated tokens `[N, P + L']`.
+        scores: Scores `[B * beams, W]` of each of the L' steps.
+        beam_indices: Row of the scores of each token, `[N, L']`, -1 after the end of a beam; None without beams.
         normalize_logits: Whether to normalise the scores.
     """
     stacked = torch.stack(scores, dim=1)  # [B * beams, L', W]

@@ -1,19 +1,18 @@
-"""Stacks of recurrent layers that padding cannot change."""
+"""Recurrent layers and stacks of them that padding cannot change."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
+from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from .dropout import Dropout, drop
-from .padding import Alignment, align, permute_steps, take_steps
-
-State = tuple[Tensor, ...]
-"""State of one layer and direction: `(h,)`, or `(h, c)` for LSTM, each `[B, H]`."""
+from .padding import ValidFirst, permute_steps, reverse_valid, take_steps, valid_first
+from .stack import Stack, State
 
 logger = logging.get_logger(__name__)
 
@@ -21,69 +20,115 @@ logger = logging.get_logger(__name__)
 SATURATING = 1e4
 
 
-class RecurrentLayer(GradientCheckpointingLayer, nn.RNNBase):
-    """One layer and direction: torch's kernel, with states batch first, exact at padding, and replaceable weights.
+class RecurrentLayer(GradientCheckpointingLayer):
+    """One layer and direction of a `RecurrentStack`: the interface that a cell implements.
 
-    Args:
-        cell: `rnn`, `lstm` or `gru`.
-        input_size: Width of the inputs.
-        hidden_size: Width of the output.
-        nonlinearity: `tanh` or `relu`, of the `rnn` cell alone.
+    Attributes:
+        needs_gather: Whether the layer needs each row's valid steps before its padding. False for a cell that keeps
+            its state at padding by itself, such as a linear recurrence with decay 1 and input 0 there: its inputs stay
+            in place, and it is given the mask.
+        recurrent_weight: The hidden-to-hidden matrix that DropConnect thins, or None where the cell has none.
     """
 
-    def __init__(self, cell: str, input_size: int, hidden_size: int, nonlinearity: str = "tanh") -> None:
-        mode = f"RNN_{nonlinearity.upper()}" if cell == "rnn" else cell.upper()
-        super().__init__(mode, input_size, hidden_size, batch_first=True)
+    needs_gather: ClassVar[bool] = True
+    recurrent_weight: Tensor | None = None
+
+    def state_shapes(self, batch: int) -> list[Size]:
+        """Shapes of the tensors of a state."""
+        raise NotImplementedError
 
     def forward(
-        self, values: Tensor, hold: Alignment | None = None, weight: Tensor | None = None, *state: Tensor
+        self, values: Tensor, valid: Tensor | None = None, weight: Tensor | None = None, *state: Tensor
     ) -> tuple[Tensor, ...]:
-        """Run the kernel.
+        """Run all steps.
 
         Args:
-            values: Inputs `[B, T, I]`, each row's valid steps first.
-            hold: The alignment of the inputs if the state wanted is that after each row's last valid step; else it is
-                that after the last column.
-            weight: What to use in place of `weight_hh_l0`, of its shape.
-            state: State before the first step; zeros if there is none.
+            values: Inputs `[B, T, I]`.
+            valid: True at valid steps, `[B, T]`. None where all are, or where the steps after the valid ones may
+                change the state, because it is not needed.
+            weight: Replacement for `recurrent_weight`, or None.
+            state: State before the first step; none stands for zeros.
 
         Returns:
-            Output `[B, T, H]` and the tensors of the state: flat, as are the arguments, since that is all that
-            gradient checkpointing sees. A row without a valid step keeps its state.
+            Output `[B, T, H]`, arbitrary at padding, and the state after each row's last valid step. Arguments and
+            results are flat, since gradient checkpointing sees only tensors that are arguments themselves.
         """
+        raise NotImplementedError
+
+
+class KernelLayer(RecurrentLayer, nn.RNNBase):
+    """RNN, LSTM or GRU by torch's kernel, with batch-first states, exact at padding, and replaceable weights.
+
+    Args:
+        mode: `RNN_TANH`, `RNN_RELU`, `LSTM` or `GRU`.
+        input_size: Width of the inputs.
+        hidden_size: Width of the output.
+    """
+
+    def __init__(self, mode: str, input_size: int, hidden_size: int) -> None:
+        super().__init__(mode, input_size, hidden_size, batch_first=True)
+
+    @property
+    def recurrent_weight(self) -> Tensor:  # type: ignore[override]
+        """The hidden-to-hidden matrix `[gates * H, H]`."""
+        return self.weight_hh_l0  # type: ignore[return-value]
+
+    def state_shapes(self, batch: int) -> list[Size]:
+        """Shape of the hidden state, and of an LSTM's cell state."""
+        return [Size((batch, self.hidden_size))] * (2 if self.mode == "LSTM" else 1)
+
+    def init_parameters(self) -> None:
+        """Orthogonal recurrent and Xavier input matrices gate by gate, forget-gate bias 1 (Jozefowicz et al. 2015)."""
+        gates = self.weight_hh_l0.shape[0] // self.hidden_size
+        for name, parameter in self.named_parameters(recurse=False):
+            # The chunks are views, which do not carry the mark of a loaded parameter.
+            if getattr(parameter, "_is_hf_initialized", False):
+                continue
+            if name.startswith("bias"):
+                init.zeros_(parameter)
+                if self.mode == "LSTM" and name.startswith("bias_ih"):
+                    init.ones_(parameter.chunk(gates)[1])
+                continue
+            for gate in parameter.chunk(gates):
+                (init.orthogonal_ if name.startswith("weight_hh") else init.xavier_uniform_)(gate)
+
+    def forward(
+        self, values: Tensor, valid: Tensor | None = None, weight: Tensor | None = None, *state: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Run the kernel; see `RecurrentLayer.forward`. A row without a valid step keeps its state."""
         if not state:
-            state = (values.new_zeros(values.shape[0], self.hidden_size),) * (2 if self.mode == "LSTM" else 1)
+            state = tuple(values.new_zeros(shape) for shape in self.state_shapes(values.shape[0]))
         weights = self.weights_with(weight)
-        # The kernel of a whole text brings all weights into an order of its own first, which takes longer than a step.
+        # The kernel for whole sequences first reorders all weights, which takes longer than a step.
         if values.shape[1] == 1 and self.mode == "LSTM" and not torch.is_grad_enabled() and not torch.jit.is_tracing():
-            hidden, memory = torch.lstm_cell(values[:, 0], state, *weights)
-            return hidden.unsqueeze(1), hidden, memory
+            hidden, cell = torch.lstm_cell(values[:, 0], state, *weights)
+            return hidden.unsqueeze(1), hidden, cell
         replaced = weight is not None
-        if hold is not None and self.mode == "LSTM":
-            # The kernel returns the cell state of the last column only: it is carried there.
-            values = marked_at_padding(values, hold, 1)
-            weights[0] = self.closed_at_padding(weights[0], 1)
+        if valid is not None and self.mode == "LSTM":
+            # The kernel returns the cell state of the last column only: the gates carry it there.
+            values = padding_indicator(values, valid, 1)
+            weights[0] = self.padding_gate_weights(weights[0], 1)
             replaced = True
         initial = [part.unsqueeze(0).contiguous() for part in state]
         output, *last = run_kernel(self.mode, values, initial, weights, replaced)
         new_state = tuple(part.squeeze(0) for part in last)
-        if hold is not None:
-            new_state = (last_output(output, state[0], hold.lengths), *new_state[1:])
+        if valid is not None:
+            new_state = (last_output(output, state[0], valid), *new_state[1:])
         return output, *new_state
 
     def weights_with(self, weight: Tensor | None) -> list[Tensor]:
-        """What the kernel takes, with `weight`, if there is one, in place of `weight_hh_l0`.
+        """The kernel's weights, with `weight`, if given, in place of `weight_hh_l0`.
 
-        By name: a list kept aside would miss weights that were put in later, as offloading does.
+        Looked up by name: a stored list would miss weights that are replaced later, as offloading does.
         """
         recurrent = self.weight_hh_l0 if weight is None else weight
         return [self.weight_ih_l0, recurrent, self.bias_ih_l0, self.bias_hh_l0]  # type: ignore[list-item]
 
-    def closed_at_padding(self, weight: Tensor, count: int) -> Tensor:
-        """Input weights `[gates * H, I + count]` with which padding that `marked_at_padding` marks keeps the state.
+    def padding_gate_weights(self, weight: Tensor, count: int) -> Tensor:
+        """Input weights `[gates * H, I + count]` that keep the state at padding marked by `padding_indicator`.
 
-        The first of the columns closes the LSTM's input gate and opens its forget gate, so that the cell state stays
-        as it is, or opens the GRU's update gate, so that the output does.
+        The first of the new columns closes the LSTM's input gate and opens its forget gate, which keeps the cell
+        state, or opens the GRU's update gate, which keeps the output.
         """
         size = self.hidden_size
         columns = weight.new_zeros(len(weight), count)
@@ -106,20 +151,20 @@ def run_kernel(
     """Run torch's kernel of one layer.
 
     Args:
-        mode: Of the cell, as `nn.RNNBase` calls it.
+        mode: Mode of `nn.RNNBase`.
         values: Inputs `[B, T, I]`.
-        initial: State before the first step, each `[directions, B, H]`.
-        weights: Four for each direction, as `nn.RNNBase` orders them.
+        initial: State before the first step, tensors `[directions, B, H]`.
+        weights: Four for each direction, in the order of `nn.RNNBase`.
         replaced: Whether some of them are not the parameters themselves.
-        directions: 2 for a kernel that also runs from right to left.
+        directions: 2 to also run from right to left.
 
     Returns:
         Output `[B, T, directions * H]`, and the state after the last step like `initial`.
     """
     if replaced and values.is_cuda and not torch.is_autocast_enabled("cuda"):
-        weights = in_one_piece(weights)
-    # Biases, layers, dropout, whether training, both directions, batch first. There is no dropout here; a GPU's
-    # kernel keeps what gradients need only where it is told to train, and they are wanted elsewhere, too.
+        weights = flatten_weights(weights)
+    # has_biases, num_layers, dropout, train, bidirectional, batch_first. Dropout is applied elsewhere, but a GPU's
+    # kernel saves what the backward pass needs only if `train` is set.
     options = (True, 1, 0.0, torch.is_grad_enabled(), directions == 2, True)
     if mode != "LSTM":
         return KERNELS[mode](values, initial[0], weights, *options)
@@ -143,9 +188,9 @@ def autocasts_lstm(dtype: torch.dtype) -> bool:
 
 @cache
 def probe_lstm(dtype: torch.dtype) -> bool:
-    """See `autocasts_lstm`: oneDNN, behind torch's kernel, tells only by failing, and it does so for no other cell.
+    """Try the LSTM kernel, since oneDNN behind it reports a missing one only by failing; other cells always have one.
 
-    Where there is no kernel, a warning is logged, once.
+    A missing kernel is logged as a warning, once.
     """
     unit = torch.zeros(1, 1, 1, device="cpu")
     weights = [torch.zeros(4, 1, device="cpu")] * 2 + [torch.zeros(4, device="cpu")] * 2
@@ -161,16 +206,16 @@ def probe_lstm(dtype: torch.dtype) -> bool:
     return True
 
 
-def marked_at_padding(values: Tensor, alignment: Alignment, count: int) -> Tensor:
-    """Aligned inputs `[B, T, I + count]`: the first of the new features is 1 at padding, the others are 0."""
-    padding = (~alignment.valid).unsqueeze(-1).to(values.dtype)
+def padding_indicator(values: Tensor, valid: Tensor, count: int) -> Tensor:
+    """Inputs `[B, T, I + count]`: the first of the new features is 1 at padding, the others are 0."""
+    padding = (~valid).unsqueeze(-1).to(values.dtype)
     return torch.cat([values, nn.functional.pad(padding, (0, count - 1))], dim=-1)
 
 
-def in_one_piece(weights: list[Tensor]) -> list[Tensor]:
-    """The same weights in one piece of memory, as a GPU's kernel wants them; else it warns, and copies them.
+def flatten_weights(weights: list[Tensor]) -> list[Tensor]:
+    """The same weights as views of one contiguous tensor, as cuDNN wants them; otherwise it warns, and copies them.
 
-    The matrices of all directions come first there, and then the biases.
+    The matrices of all directions come first there, followed by the biases.
     """
     order = sorted(range(len(weights)), key=lambda place: weights[place].dim(), reverse=True)
     flat = torch.cat([weights[place].flatten() for place in order])
@@ -178,94 +223,92 @@ def in_one_piece(weights: list[Tensor]) -> list[Tensor]:
     return [parts[place].view_as(weight) for place, weight in enumerate(weights)]
 
 
-def last_output(output: Tensor, initial: Tensor, lengths: Tensor) -> Tensor:
-    """Output `[B, H]` at each row's last valid step of aligned `output` `[B, T, H]`, `initial` where there is none."""
+def last_output(output: Tensor, initial: Tensor, valid: Tensor) -> Tensor:
+    """Output `[B, H]` at the last valid step of `[B, T, H]` in valid-first order, `initial` where there is none."""
+    lengths = valid.sum(dim=1, keepdim=True)
     last = take_steps(output, (lengths - 1).clamp(min=0)).squeeze(1)
     return torch.where(lengths > 0, last, initial)
 
 
-def turned_around(values: Tensor, alignment: Alignment | None) -> Tensor:
-    """Aligned steps `[B, T, D]` from each row's last valid one to its first, padding where it was."""
-    if alignment is None:
-        return values.flip(1)
-    return permute_steps(values, alignment.reverse, alignment.reverse)
-
-
-class Noise(NamedTuple):
-    """Random masks that all steps of a batch share, for who runs a stack step by step.
+class DropoutMasks(NamedTuple):
+    """Dropout masks shared across time steps, for callers that run a stack step by step.
 
     Attributes:
-        between: Dropout masks `[B, 1, H]` of each layer's input but the first's, or None where each step has its own.
-        weights: Hidden-to-hidden matrices after DropConnect, left-to-right layers first; None: as they are.
+        between: Masks `[B, 1, H]` of the input of each layer but the first, or None where each step has its own.
+        weights: Hidden-to-hidden matrices after DropConnect, left-to-right layers first; None: unchanged.
     """
 
     between: list[Tensor | None]
     weights: list[Tensor | None]
 
 
-class RecurrentStack(nn.Module):
-    """Recurrent layers one above the other, each in one or in both directions.
+class RecurrentStack(Stack):
+    """Recurrent layers, each in one or in both directions.
 
     Padding is exact: each row's valid steps are gathered to its left, a plain kernel runs over the padded batch, and
-    the right-to-left direction turns each row's valid part around before and after. On a GPU, where starting kernels
-    takes longer than they do, one kernel of an LSTM or GRU runs both directions: there the right-to-left one comes
-    from the padding, at which gates that are closed keep its state zero. No shape depends on the data.
+    the right-to-left direction reverses each row's valid steps before and after it. On a GPU, where launching a kernel
+    takes longer than running it, one kernel of an LSTM or GRU runs both directions: the right-to-left one starts in
+    the padding, where closed gates keep its state zero. Layers that are exact at padding by themselves skip the
+    gathering. No shape depends on the data.
 
     Args:
-        cell: `rnn`, `lstm` or `gru`.
+        layer: Makes a layer and direction from its input size and its hidden size.
         input_size: Width of the inputs.
         hidden_size: Width of a layer's output, both directions together.
         num_layers: Number of layers.
         bidirectional: Whether each layer has a right-to-left direction too.
         dropout: Dropout between layers.
-        nonlinearity: `tanh` or `relu`, of the `rnn` cell alone.
-        locked: Whether the dropout between layers has one mask for all steps of a row (Gal & Ghahramani 2016).
+        variational: Whether all steps of a row share one mask of that dropout (Gal & Ghahramani 2016).
         weight_dropout: DropConnect on the hidden-to-hidden matrices (Merity et al. 2018, section 2).
         layer_norm: Whether each layer's output is normalised over its features.
+
+    Raises:
+        ValueError: If `weight_dropout` is set for a cell without a hidden-to-hidden matrix.
     """
 
     def __init__(
         self,
-        cell: str,
+        layer: Callable[[int, int], RecurrentLayer],
         input_size: int,
         hidden_size: int,
         num_layers: int,
         bidirectional: bool = False,
         dropout: float = 0.0,
-        nonlinearity: str = "tanh",
-        locked: bool = False,
+        variational: bool = False,
         weight_dropout: float = 0.0,
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.bidirectional, self.layer_norm = bidirectional, layer_norm
-        self.num_states = 2 if cell == "lstm" else 1
+        self.num_layers, self.bidirectional, self.layer_norm = num_layers, bidirectional, layer_norm
         self.hidden_size = hidden_size // (2 if bidirectional else 1)
-        self.dropout = Dropout(dropout, locked)
+        self.dropout = Dropout(dropout, variational)
         self.weight_dropout = weight_dropout
-
-        def layers(count: int) -> nn.ModuleList:
-            widths = [input_size] + [hidden_size] * (count - 1)
-            return nn.ModuleList(
-                RecurrentLayer(cell, width, self.hidden_size, nonlinearity) for width in widths[:count]
-            )
-
-        self.forward_layers = layers(num_layers)
-        self.backward_layers = layers(num_layers if bidirectional else 0)
-        # Made once: a step of generation is short enough for the making of lists to show.
-        self.silence = Noise([None] * (num_layers - 1), [None] * num_layers * (2 if bidirectional else 1))
+        widths = [input_size] + [hidden_size] * (num_layers - 1)
+        self.forward_layers = nn.ModuleList(layer(width, self.hidden_size) for width in widths)
+        self.backward_layers = nn.ModuleList(layer(width, self.hidden_size) for width in widths if bidirectional)
+        if weight_dropout and self.forward_layers[0].recurrent_weight is None:
+            raise ValueError(f"weight_dropout={weight_dropout}: this cell has no hidden-to-hidden matrix")
+        self.needs_gather = self.forward_layers[0].needs_gather
+        # Asked once: adapters replace layers by wrappers, which only forward calls.
+        self._shapes = [[shape[1:] for shape in one.state_shapes(1)] for one in self.forward_layers]
+        # Made once: building lists would be noticeable in a step of generation.
+        self.no_dropout = DropoutMasks([None] * (num_layers - 1), [None] * num_layers * (2 if bidirectional else 1))
         self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in range(num_layers if layer_norm else 0))
 
-    def noise(self, inputs: Tensor) -> Noise:
-        """Draw the masks for a batch of inputs `[B, T, I]`."""
+    def state_shapes(self, batch: int) -> list[list[Size]]:
+        """Shapes of the state of each left-to-right layer."""
+        return [[Size((batch, *shape)) for shape in shapes] for shapes in self._shapes]
+
+    def draw_masks(self, inputs: Tensor) -> DropoutMasks:
+        """Draw the dropout masks for a batch of inputs `[B, T, I]`."""
         if not self.training:
-            return self.silence
+            return self.no_dropout
         size = self.hidden_size * (2 if self.bidirectional else 1)
         like = inputs.new_empty(inputs.shape[0], 1, size)
         layers = [*self.forward_layers, *self.backward_layers]
-        return Noise(
+        return DropoutMasks(
             [self.dropout.mask(like) for _ in self.forward_layers[1:]],
-            [drop(layer.weight_hh_l0, self.weight_dropout) if self.weight_dropout else None for layer in layers],
+            [drop(layer.recurrent_weight, self.weight_dropout) if self.weight_dropout else None for layer in layers],
         )
 
     def forward(
@@ -274,77 +317,83 @@ class RecurrentStack(nn.Module):
         mask: Tensor | None = None,
         states: list[State] | None = None,
         return_states: bool = False,
-        noise: Noise | None = None,
+        dropout_masks: DropoutMasks | None = None,
     ) -> tuple[list[Tensor], list[State] | None]:
-        """Run all steps.
+        """Run all steps; see `Stack`.
 
         Args:
             inputs: `[B, T, I]`.
             mask: True at valid steps, `[B, T]`; None if all are.
-            states: The left-to-right direction's states before the first step, one tuple for each layer.
-            return_states: Whether the states after each row's last valid step are wanted (left-to-right stacks).
-            noise: Masks drawn for earlier steps of the same batch; None draws new ones.
+            states: States of the left-to-right direction before the first step; None stands for zeros.
+            return_states: Whether to return the states after each row's last valid step (left-to-right stacks).
+            dropout_masks: Masks drawn for earlier steps of the same batch; None draws new ones.
 
         Returns:
-            The output of each layer, `[B, T, hidden_size]` and zero at padding, and the states or None. A row without
-            a valid step keeps its states.
+            The output of each layer, `[B, T, hidden_size]` and zero at padding, and the states or None.
         """
         if states is None:
-            zeros = inputs.new_zeros(inputs.shape[0], self.hidden_size)
-            states = [(zeros,) * self.num_states] * len(self.forward_layers)
-        noise = self.noise(inputs) if noise is None else noise
-        # A single step needs no gathering: a row either takes it or keeps its state.
-        alignment = align(mask) if mask is not None and mask.shape[1] > 1 else None
-        values = inputs if alignment is None else permute_steps(inputs, alignment.order, alignment.restore)
+            states = self.zero_states(inputs)
+        masks = self.draw_masks(inputs) if dropout_masks is None else dropout_masks
+        # A single step needs no permutation: a row either takes it or keeps its state.
+        permutation = valid_first(mask) if self.needs_gather and mask is not None and mask.shape[1] > 1 else None
+        values = inputs if permutation is None else permute_steps(inputs, permutation.order, permutation.restore)
+        if self.needs_gather:
+            valid = permutation.valid if permutation is not None and return_states else None
+        else:
+            valid = mask
         outputs, new_states = [], []
-        hold = alignment if return_states else None
         for index, layer in enumerate(self.forward_layers):
             if index:
-                values = self.dropout(values, noise.between[index - 1])
+                values = self.dropout(values, masks.between[index - 1])
             new_state: Sequence[Tensor] = ()
-            if self.bidirectional and self._takes_one_kernel(layer, values):
-                values = self._run_both(index, values, alignment, noise)
+            if self.bidirectional and self._fuses_directions(layer, values):
+                values = self._run_both(index, values, permutation, masks)
             else:
                 below = values
-                values, *new_state = layer(values, hold, noise.weights[index], *states[index])
+                values, *new_state = layer(values, valid, masks.weights[index], *states[index])
                 if self.bidirectional:
-                    back = self._run_back(index, below, alignment, noise)
+                    back = self._run_back(index, below, valid, permutation, masks)
                     values = torch.cat([values, back], dim=-1)
             if self.layer_norm:
                 values = self.norms[index](values)
             output = values
-            if alignment is not None:
-                output = permute_steps(values, alignment.restore, alignment.order)
-            elif mask is not None and return_states:
-                new_state = [torch.where(mask, new, old) for new, old in zip(new_state, states[index], strict=True)]
+            if permutation is not None:
+                output = permute_steps(values, permutation.restore, permutation.order)
+            elif self.needs_gather and mask is not None and return_states:
+                pairs = zip(new_state, states[index], strict=True)
+                new_state = [torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in pairs]
             outputs.append(output if mask is None else output.masked_fill(~mask.unsqueeze(-1), 0.0))
             new_states.append(tuple(new_state))
         return outputs, new_states if return_states else None
 
-    def _takes_one_kernel(self, layer: RecurrentLayer, values: Tensor) -> bool:
-        """Whether one kernel is to run both directions of a layer: on a GPU, where nothing hangs on its own calls.
+    def _fuses_directions(self, layer: RecurrentLayer, values: Tensor) -> bool:
+        """Return True if one kernel runs both directions of a layer: on a GPU, unless the layer must be called itself.
 
-        An Elman cell has no gates to close, and the weights of a layer that is offloaded come with its call.
+        An Elman cell has no gates to close, and the weights of an offloaded layer arrive with its call.
         """
-        here = values.is_cuda and layer.weight_ih_l0.device == values.device
-        return here and layer.mode in ("LSTM", "GRU") and not (layer.gradient_checkpointing and self.training)
+        if not values.is_cuda or not isinstance(layer, KernelLayer) or layer.mode not in ("LSTM", "GRU"):
+            return False
+        return layer.weight_ih_l0.device == values.device and not (layer.gradient_checkpointing and self.training)
 
-    def _run_both(self, index: int, values: Tensor, alignment: Alignment | None, noise: Noise) -> Tensor:
-        """Output `[B, T, 2 * H]` of both directions of a layer from one kernel; at padding it is anything."""
+    def _run_both(self, index: int, values: Tensor, permutation: ValidFirst | None, masks: DropoutMasks) -> Tensor:
+        """Output `[B, T, 2 * H]` of both directions of a layer from one kernel, arbitrary at padding."""
         count = 8 - values.shape[-1] % 8  # to a width that tensor cores take
-        if alignment is not None:
-            values = marked_at_padding(values, alignment, count)
+        if permutation is not None:
+            values = padding_indicator(values, permutation.valid, count)
         weights = []
         for place, layer in enumerate((self.forward_layers[index], self.backward_layers[index])):
-            own = layer.weights_with(noise.weights[place * len(self.forward_layers) + index])
-            if alignment is not None:
-                own[0] = layer.closed_at_padding(own[0], count)
+            own = layer.weights_with(masks.weights[place * self.num_layers + index])
+            if permutation is not None:
+                own[0] = layer.padding_gate_weights(own[0], count)
             weights += own
-        zeros = values.new_zeros(2, values.shape[0], self.hidden_size)
-        return run_kernel(layer.mode, values, [zeros] * self.num_states, weights, replaced=True, directions=2)[0]
+        zeros = [values.new_zeros(2, *shape) for shape in layer.state_shapes(values.shape[0])]
+        return run_kernel(layer.mode, values, zeros, weights, replaced=True, directions=2)[0]
 
-    def _run_back(self, index: int, values: Tensor, alignment: Alignment | None, noise: Noise) -> Tensor:
+    def _run_back(
+        self, index: int, values: Tensor, valid: Tensor | None, permutation: ValidFirst | None, masks: DropoutMasks
+    ) -> Tensor:
         """Output `[B, T, H]` of the right-to-left direction of a layer."""
-        weight = noise.weights[len(self.forward_layers) + index]
-        back, *_ = self.backward_layers[index](turned_around(values, alignment), None, weight)
-        return turned_around(back, alignment)
+        weight = masks.weights[self.num_layers + index]
+        flipped = None if self.needs_gather or valid is None else valid.flip(1)
+        back, *_ = self.backward_layers[index](reverse_valid(values, permutation), flipped, weight)
+        return reverse_valid(back, permutation)

@@ -1,4 +1,4 @@
-"""A tokenizer of words that says what characters each word has."""
+"""Tokenizer that adds the characters of each token to its encodings."""
 
 import unicodedata
 from collections import Counter
@@ -9,35 +9,35 @@ from transformers import BatchEncoding, PreTrainedTokenizerFast
 from transformers.tokenization_utils_base import PaddingStrategy
 
 FIRST_CHARACTER = 2
-"""Id of the first known character; 0 is none, 1 an unknown one."""
+"""Id of the first known character; 0 is no character, 1 the unknown one."""
 
 
 class WordCharacterTokenizer(PreTrainedTokenizerFast):
-    """Any fast tokenizer, whose encodings have `char_ids`, too: the characters of each token as the text has it.
+    """Fast tokenizer whose encodings also have `char_ids`, the characters of each token as they are in the text.
 
-    A row of `char_ids` is a list of numbers for each token: one for each character, upper and lower case apart, NFC;
-    none for special tokens and padding. A batch with tensors has them as `[B, T, L]`, 0 after the last character of
-    each token; L is the number of characters of the longest one, or `max_characters` where nothing is padded. Of a
-    token longer than `max_characters` the middle is left out.
+    A row of `char_ids` has a list of ids for each token: one for each character, case-sensitive, after NFC
+    normalisation; empty for special tokens and padding. In a batch of tensors they are `[B, T, L]`, 0 after the last
+    character of each token, with L the length of the longest token, or `max_characters` without padding. Longer tokens
+    lose their middle.
 
-    It is made as `PreTrainedTokenizerFast` is, with two arguments more, which are saved beside it:
+    It takes the arguments of `PreTrainedTokenizerFast` and two more, which are saved with it:
 
-    - `characters`: a string of all known characters; see `known_characters`.
-    - `max_characters`: how many of a token count, 24 unless told otherwise.
+    - `characters`: string of all known characters; see `known_characters`.
+    - `max_characters`: maximum number of characters of a token, by default 24.
     """
 
     model_input_names = ["input_ids", "attention_mask", "char_ids"]
 
-    # No `__init__`: transformers would rebuild the backend from its parts in place of reading its file.
+    # No `__init__`: transformers would then rebuild the backend from its parts instead of reading its file.
 
     @property
     def max_characters(self) -> int:
-        """How many characters of a token count."""
+        """Maximum number of characters of a token."""
         return self.init_kwargs.get("max_characters", 24)
 
     @property
     def char_vocab_size(self) -> int:
-        """How many character ids there are, those of none and of an unknown character counted."""
+        """Number of character ids, including those of no character and of the unknown character."""
         return FIRST_CHARACTER + len(self._characters())
 
     def _characters(self) -> str:
@@ -46,7 +46,7 @@ class WordCharacterTokenizer(PreTrainedTokenizerFast):
         return self.init_kwargs["characters"]
 
     def spell(self, word: str) -> list[int]:
-        """The character ids of a word, at most `max_characters`."""
+        """Character ids of a word, at most `max_characters`."""
         if "_char_table" not in self.__dict__:
             places = enumerate(self._characters(), FIRST_CHARACTER)
             self._char_table = {character: place for place, character in places}
@@ -74,7 +74,7 @@ class WordCharacterTokenizer(PreTrainedTokenizerFast):
         samples = encoded.get("overflow_to_sample_mapping", range(len(texts)))
         rows = []
         for encoding, sample in zip(encoded.encodings, samples, strict=True):
-            # A pair may come as one, too.
+            # A pair may also be passed as one item.
             kind = str if not is_split_into_words else list | tuple
             whole = texts[sample]
             is_pair = isinstance(whole, list | tuple) and bool(whole) and isinstance(whole[0], kind)
@@ -83,7 +83,7 @@ class WordCharacterTokenizer(PreTrainedTokenizerFast):
         if padding_strategy != PaddingStrategy.DO_NOT_PAD:
             rows = _same_lengths(rows)
         elif return_tensors is not None:
-            # A pipeline encodes texts one by one, and pads the tensors of several in their second dimension alone.
+            # A pipeline encodes texts one by one, and pads their tensors in the second dimension only.
             rows = _same_lengths(rows, self.max_characters)
         single = not several and "overflow_to_sample_mapping" not in encoded
         if return_tensors is None:
@@ -93,7 +93,7 @@ class WordCharacterTokenizer(PreTrainedTokenizerFast):
         return BatchEncoding({**values, "char_ids": rows}, encoded.encodings, tensor_type=return_tensors)
 
     def _spell_tokens(self, encoding: Any, sides: Sequence[Any], is_split_into_words: bool) -> list[list[int]]:
-        """The characters of each token of an encoding, of a text and perhaps a second one."""
+        """Character ids of each token of an encoding of one text or a pair."""
         rows: list[list[int]] = []
         places = zip(encoding.offsets, encoding.word_ids, encoding.sequence_ids, strict=True)
         for (start, end), word, side in places:
@@ -102,7 +102,7 @@ class WordCharacterTokenizer(PreTrainedTokenizerFast):
         return rows
 
     def pad(self, encoded_inputs: Any, *args: Any, **kwargs: Any) -> BatchEncoding:
-        """As any tokenizer's; the characters of all tokens of a batch become equally many, too."""
+        """Pad a batch as any tokenizer does, and the characters of its tokens to one length."""
         if isinstance(encoded_inputs, list | tuple) and encoded_inputs and "char_ids" in encoded_inputs[0]:
             encoded_inputs = {name: [row[name] for row in encoded_inputs] for name in encoded_inputs[0]}
         if "char_ids" not in encoded_inputs:
@@ -136,7 +136,7 @@ class WordCharacterTokenizer(PreTrainedTokenizerFast):
 
 
 def _composed_end(source: str, start: int, end: int) -> int:
-    """Where a token ends whose last letter is composed of more characters than the tokenizer says: accents, jamo."""
+    """End of a token, moved past combining characters (accents, jamo) that the tokenizer cuts off its last letter."""
     while start < end < len(source) and not source[end].isascii():
         one, more = (len(unicodedata.normalize("NFC", source[start:stop])) for stop in (end, end + 1))
         if more > one:
@@ -146,7 +146,7 @@ def _composed_end(source: str, start: int, end: int) -> int:
 
 
 def known_characters(texts: Iterable[str]) -> str:
-    """The characters of some texts, the most frequent first; one seen once is unknown, so that that is learnt, too."""
+    """Characters of texts, most frequent first. Those seen once are left out, so that the unknown one is trained."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(unicodedata.normalize("NFC", text))
@@ -155,7 +155,7 @@ def known_characters(texts: Iterable[str]) -> str:
 
 
 def _same_lengths(rows: Sequence[Sequence[Sequence[int]]], width: int = 1) -> list[list[list[int]]]:
-    """Zeros after the characters of each token, so that all have equally many, `width` at least."""
+    """Pad the characters of each token with zeros to the longest one, at least to `width`."""
     width = max([width, *(len(word) for row in rows for word in row)])
     return [[[*word, *[0] * (width - len(word))] for word in row] for row in rows]
 

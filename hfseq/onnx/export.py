@@ -15,8 +15,10 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from hfseq.errors import InputError, require
+from hfseq.heads import head_of
 from hfseq.hub.publish import load_published
 from hfseq.json_files import file_beside, read_object
+from hfseq.models import is_hfseq
 from hfseq.models.cache import RecurrentCacheLayer
 
 GRAPHS_FILE = "onnx.json"
@@ -185,11 +187,11 @@ def graphs_of(model: PreTrainedModel) -> tuple[dict[str, Graph], dict[str, Any]]
         InputError: If there are none for this kind of model.
     """
     kind, config = type(model).__name__, model.config
-    if not config.model_type.startswith("hfseq_"):
+    if not is_hfseq(config):
         raise InputError(f"{kind} is not a model of hfseq; optimum exports those of transformers")
     if getattr(config, "pointer_generator", False):
         raise InputError("a pointer-generator cannot be exported: its vocabulary grows with each source")
-    head = kind.removeprefix(next(family for family in ("Rnn", "Lstm", "Gru", "Cnn") if kind.startswith(family)))
+    head = head_of(kind).suffix
     if head == "ForConditionalGeneration":
         graphs = _translator_graphs(model)
     elif head == "ForCausalLM":

@@ -21,9 +21,10 @@ from transformers.modeling_outputs import (
 )
 
 from hfseq.errors import InputError, one_line, require
+from hfseq.heads import head_of
 from hfseq.models.cache import RecurrentCacheLayer, cache_layers, takes_past_key_values
 from hfseq.models.generation import check_cache
-from hfseq.models.modeling_heads import steps_to_keep
+from hfseq.models.output_layer import steps_to_keep
 from hfseq.models.padding import valid_steps
 from hfseq.onnx.export import read_export, run_session
 
@@ -363,11 +364,14 @@ class OnnxForConditionalGeneration(_Generates):
 
 
 _RUNNERS: dict[str, type[OnnxRunner]] = {
-    "Model": OnnxModel,
-    "ForSequenceClassification": OnnxForSequenceClassification,
-    "ForTokenClassification": OnnxForTokenClassification,
-    "ForCausalLM": OnnxForCausalLM,
-    "ForConditionalGeneration": OnnxForConditionalGeneration,
+    head_of(runner.__name__).suffix: runner
+    for runner in (
+        OnnxModel,
+        OnnxForSequenceClassification,
+        OnnxForTokenClassification,
+        OnnxForCausalLM,
+        OnnxForConditionalGeneration,
+    )
 }
 
 

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
 from hfseq.models.cache import RecurrentCacheLayer
-from hfseq.models.modeling_heads import ForCausalLM
+from hfseq.models.heads_causal import ForCausalLM
 from hfseq.serving.requests import Row, Streamer, choose, deliver
 
 

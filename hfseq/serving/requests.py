@@ -24,7 +24,7 @@ from transformers import (
 )
 from transformers.generation import EosTokenCriteria, GenerationMode, MaxLengthCriteria
 
-from hfseq.models.modeling_heads import ForCausalLM
+from hfseq.models.heads_causal import ForCausalLM
 
 # Processors that depend on the scores only, so that rows with the same settings can share one call.
 _SHAREABLE = (

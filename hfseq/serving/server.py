@@ -42,7 +42,7 @@ from transformers.cli.serving.utils import DirectStreamer, GenerateManager, Gene
 
 from hfseq.data.collation import position_limit, vocabulary_sizes
 from hfseq.hub.model_card import is_ours
-from hfseq.models.modeling_heads import ForCausalLM
+from hfseq.models.heads_causal import ForCausalLM
 from hfseq.serving.batcher import Batcher, BatcherClosed, BatcherFull
 from hfseq.serving.http_json import Refusal
 from hfseq.serving.requests import NO_CANDIDATES, Cancelled, NotBatched, RequestError, check_ids, stop_criteria

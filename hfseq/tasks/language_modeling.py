@@ -18,6 +18,7 @@ from hfseq.data.encoding import EncodedSplits, encode_splits
 from hfseq.data.running_text import TokenWindows, encode_text, lines_of
 from hfseq.errors import InputError
 from hfseq.inference.continuous_cache import FLATNESS, cached_scores
+from hfseq.models import is_hfseq
 from hfseq.plots import plot_learning_curve
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import token_loss
@@ -274,7 +275,7 @@ def carries_state(model: PreTrainedModel) -> bool:
 
     The keys and values of a Transformer would grow with the text.
     """
-    return model.config.model_type.startswith("hfseq_")
+    return is_hfseq(model.config)
 
 
 @torch.no_grad()

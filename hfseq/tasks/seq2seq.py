@@ -19,7 +19,7 @@ from hfseq.data.sentences import lead_n
 from hfseq.data.streaming import tokenizer_texts
 from hfseq.errors import InputError
 from hfseq.inference.alignment import align_texts
-from hfseq.models.modeling_heads import ForConditionalGeneration
+from hfseq.models.heads_seq2seq import ForConditionalGeneration
 from hfseq.plots import plot_alignment
 from hfseq.tasks.base import Task
 

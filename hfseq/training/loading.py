@@ -10,7 +10,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hfseq.errors import InputError
 from hfseq.inference.ensembles import load_ensemble
-from hfseq.inference.loading import HEADS, check_characters, check_fields, load_checkpoint, load_trained
+from hfseq.inference.loading import check_characters, check_fields, head_kind, load_checkpoint, load_trained
+from hfseq.models import FAMILIES
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import ModelArguments
 
@@ -48,14 +49,14 @@ def load_model(
             a config field is unknown or impossible.
     """
     overrides = {**(args.config_overrides or {}), **(overrides or {})}
-    mapping, kind = HEADS[auto_class]
+    mapping, kind = head_kind(auto_class)
     decided = {*fields, "num_labels", "label2id"} if fields else set()
     if taken := sorted(overrides.keys() & decided):
         raise InputError(f"--config_overrides: {taken[0]} comes from the data")
     if args.model_name_or_path is not None:
         return load_checkpoint(auto_class, args.model_name_or_path, overrides, **fields)
     model_type = args.model_type or default_type
-    ours = ", ".join(sorted(name for name in CONFIG_MAPPING.keys() if name.startswith("hfseq_")))
+    ours = ", ".join(sorted(family.model_type for family in FAMILIES))
     if model_type not in CONFIG_MAPPING:
         raise InputError(f"unknown --model_type {model_type!r}; hfseq has {ours}")
     if CONFIG_MAPPING[model_type] not in mapping:

@@ -10,14 +10,10 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hfseq.errors import InputError, one_line
+from hfseq.heads import HEADS
 from hfseq.training.layers import model_parts, stacks
 
-TASKS = {
-    "classification": TaskType.SEQ_CLS,
-    "tagging": TaskType.TOKEN_CLS,
-    "language_modeling": TaskType.CAUSAL_LM,
-    "seq2seq": TaskType.SEQ_2_SEQ_LM,
-}
+TASKS = {head.task: TaskType[head.peft_task] for head in HEADS if head.task and head.peft_task}
 """peft's names of the tasks."""
 
 

@@ -1,0 +1,107 @@
+"""The table of heads: all that the package looks up by the head of a model.
+
+The Auto class and the class suffix of a head are in `HEADS` of `hfseq.models.configuration_base`, since published
+checkpoints carry them. Everything else about a head is in its row here.
+"""
+
+from typing import NamedTuple
+
+from hfseq.models.configuration_base import HEADS as _SUFFIXES
+
+
+class HubTask(NamedTuple):
+    """A task of the Hub, which is also the name of its pipeline.
+
+    Attributes:
+        name: Name of the task.
+        clause: Relative clause about a model of this task, for model cards.
+        placeholder: Placeholder of the text box on the demo page.
+    """
+
+    name: str
+    clause: str
+    placeholder: str
+
+
+class Head(NamedTuple):
+    """A head of the models.
+
+    Attributes:
+        auto_class: Name of its Auto class.
+        kind: Name of such a model in messages.
+        task: Name of the task of fine-tuning; None for encoders.
+        peft_task: peft's name of the task, a member of `peft.TaskType`; None for encoders.
+        hub_tasks: Tasks of the Hub.
+        other_suffixes: Suffixes that class names of transformers have, beside that of hfseq's classes.
+    """
+
+    auto_class: str
+    kind: str
+    task: str | None = None
+    peft_task: str | None = None
+    hub_tasks: tuple[HubTask, ...] = ()
+    other_suffixes: tuple[str, ...] = ()
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the class names of hfseq's models."""
+        return _SUFFIXES[self.auto_class]
+
+    @property
+    def hub_task(self) -> str | None:
+        """Name of the task of the Hub, or None if it is ambiguous."""
+        return self.hub_tasks[0].name if len(self.hub_tasks) == 1 else None
+
+
+ENCODER = Head("AutoModel", "encoder")
+HEADS = (
+    ENCODER,
+    Head(
+        "AutoModelForCausalLM",
+        "language model",
+        task="language_modeling",
+        peft_task="CAUSAL_LM",
+        hub_tasks=(HubTask("text-generation", "that predicts the next token", "The beginning of a text"),),
+        other_suffixes=("LMHeadModel",),
+    ),
+    Head(
+        "AutoModelForSeq2SeqLM",
+        "sequence-to-sequence model",
+        task="seq2seq",
+        peft_task="SEQ_2_SEQ_LM",
+        hub_tasks=(
+            HubTask("translation", "that translates", "A text to translate"),
+            HubTask("summarization", "that summarizes", "A text to summarize"),
+        ),
+        other_suffixes=("MTModel", "EncoderDecoderModel"),
+    ),
+    Head(
+        "AutoModelForSequenceClassification",
+        "sequence classifier",
+        task="classification",
+        peft_task="SEQ_CLS",
+        hub_tasks=(HubTask("text-classification", "that classifies texts", "A text to classify"),),
+    ),
+    Head(
+        "AutoModelForTokenClassification",
+        "token classifier",
+        task="tagging",
+        peft_task="TOKEN_CLS",
+        hub_tasks=(
+            HubTask(
+                "token-classification",
+                "that tags words",
+                "Words to tag, separated by spaces, also around punctuation",
+            ),
+        ),
+    ),
+)
+HUB_TASKS = {task.name: task for head in HEADS for task in head.hub_tasks}
+"""Tasks of the Hub by name."""
+
+
+def head_of(class_name: str) -> Head:
+    """Head of a class of hfseq or transformers, by the longest suffix of its name; the encoder if none matches."""
+    suffixes = {suffix: head for head in HEADS for suffix in (head.suffix, *head.other_suffixes)}
+    matching = [suffix for suffix in suffixes if class_name.endswith(suffix)]
+    return suffixes[max(matching, key=len)] if matching else ENCODER

@@ -1,0 +1,164 @@
+"""Head of causal language models."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
+from transformers.utils.generic import can_return_tuple
+
+from .adaptive_softmax import AdaptiveSoftmax
+from .cache import takes_past_key_values
+from .configuration_base import SequenceConfig
+from .generation import SequenceGenerationMixin, Step, is_bare
+from .modeling_base import Backbone, Head
+from .output_layer import OutputLayer, check_labels, steps_to_keep
+from .padding import next_labels
+
+
+class ForCausalLM(Head, SequenceGenerationMixin):
+    """Language model; with `add_cross_attention` the decoder of any encoder, also in an `EncoderDecoderModel`.
+
+    Args:
+        config: The configuration; it is copied and stays unchanged.
+
+    Raises:
+        ValueError: If `bidirectional=True`.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+
+    def __init__(self, config: SequenceConfig) -> None:
+        if config.bidirectional:
+            raise ValueError("bidirectional=True is impossible for a causal language model: it would see the future")
+        layers = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers
+        config = config.resolved("ForCausalLM", num_hidden_layers=layers, is_encoder_decoder=False)
+        super().__init__(config)
+        self.model = self.backbone_class(config)
+        self.output = OutputLayer(config)
+        self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=False)
+        cutoffs = config.adaptive_softmax_cutoffs
+        self.adaptive_softmax = None if cutoffs is None else AdaptiveSoftmax(self.output.width, cutoffs)
+        self.post_init()
+
+    @takes_past_key_values
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        cache: Cache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithCrossAttentions:
+        """Predict the next token at every step.
+
+        Args:
+            input_ids: Token ids `[B, T]`.
+            attention_mask: 1 at valid steps, `[B, T]`, or `[B, past + T]` with a cache; padding may be anywhere.
+            inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`.
+            encoder_hidden_states: `[B, S, M]`, with `add_cross_attention`.
+            encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
+            cache: State after the earlier tokens; updated in place.
+            labels: Token ids `[B, T]`, shifted internally; -100 is ignored.
+            use_cache: Whether to return the state.
+            output_attentions: Whether to return the weights of the cross-attention.
+            output_hidden_states: Whether to return the embeddings and each layer's output.
+            logits_to_keep: Number of last steps to compute logits for, 0 for all, or their indices.
+            kwargs: `num_items_in_batch` and `shift_labels` are passed to the loss.
+
+        Returns:
+            `logits` `[B, T, vocab_size]`, or None for an adaptive softmax in training with labels; `loss` if there
+            are labels (in training with `penalty`), and the outputs of the backbone.
+
+        Raises:
+            ValueError: If shapes do not match.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            cache=cache,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        raw = steps_to_keep(outputs.last_hidden_state, logits_to_keep)
+        hidden, dropped = self.output(raw)
+        logits = None
+        if self.adaptive_softmax is None:
+            logits = self.lm_head(hidden)
+        elif not self.training or labels is None:
+            logits = self.adaptive_softmax(hidden, self.lm_head.weight)
+        loss = None
+        if labels is not None:
+            check_labels(labels, raw.shape[:2])
+            mask = (
+                None
+                if attention_mask is None
+                else steps_to_keep(attention_mask[:, -outputs.last_hidden_state.shape[1] :], logits_to_keep) != 0
+            )
+            if mask is not None and "shift_labels" not in kwargs:
+                # A shift by one would pair a step with padding in a gap, and left padding with the first token.
+                kwargs["shift_labels"] = next_labels(labels, mask)
+            if logits is not None:
+                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            if self.training:
+                targets = kwargs.get("shift_labels")
+                targets = nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if targets is None else targets
+                predicts = targets != -100
+                count = kwargs.get("num_items_in_batch")
+                count = predicts.sum() if count is None else count
+                if logits is None:
+                    loss = self.adaptive_softmax.loss(hidden, self.lm_head.weight, targets) / count
+                penalty = self.penalty(raw, dropped, predicts, mask)
+                if penalty is not None:
+                    # Divided like the loss, so that it sums up correctly over accumulated and distributed batches.
+                    loss = loss + penalty / count
+        return CausalLMOutputWithCrossAttentions(
+            loss=loss,
+            logits=logits,
+            cache=outputs.cache,
+            hidden_states=outputs.hidden_states,
+            cross_attentions=outputs.cross_attentions,
+        )
+
+    def supports_decode_step(self) -> bool:
+        """Return True if `make_decode_step` computes what `forward` does."""
+        # A wrapper of the backbone exposes its methods, hence the check of the class.
+        bare = is_bare(self, ForCausalLM.forward) and isinstance(self.model, Backbone)
+        return bare and self.model.supports_decode_step()
+
+    def make_decode_step(self, cache: Cache, **kwargs: Any) -> Step:
+        """Step from the newest ids `[B, 1]` to logits `[B, V]`; see `SequenceGenerationMixin`."""
+        names = ("encoder_hidden_states", "encoder_attention_mask")
+        hidden_step = self.model.make_decode_step(cache, **{name: kwargs.get(name) for name in names})
+
+        def step(ids: Tensor) -> Tensor:
+            hidden, _ = self.output(hidden_step(ids))
+            if self.adaptive_softmax is None:
+                return self.lm_head(hidden)[:, -1]
+            return self.adaptive_softmax(hidden, self.lm_head.weight)[:, -1]
+
+        return step
+
+    def penalty(self, raw: Tensor, dropped: Tensor, predicts: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Auxiliary training loss, summed over steps; None by default.
+
+        Args:
+            raw: Output of the last layer, `[B, T, H]`.
+            dropped: The same after dropout.
+            predicts: True at steps that have a label to predict, `[B, T]`.
+            mask: True at valid steps, `[B, T]`; None if all are.
+        """
+        return None

@@ -1,0 +1,216 @@
+"""Heads that classify sequences and tokens."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import ModelOutput, SequenceClassifierOutput, TokenClassifierOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_base import SequenceConfig
+from .crf import LinearChainCrf
+from .modeling_base import Head
+from .output_layer import check_labels
+from .padding import valid_steps
+from .pooling import Pooling
+
+
+class Classifier(Head):
+    """A stack without cross-attention, dropout, and a linear layer over `num_labels`."""
+
+    suffix: ClassVar[str]
+    output_class: ClassVar[type[ModelOutput]]
+    # Weights of the other heads.
+    _keys_to_ignore_on_load_unexpected = [
+        r"^lm_head\.",
+        r"^adaptive_softmax\.",
+        r"^output\.",
+        r"^decoder\.",
+        r"^pointer\.",
+        r"^crf\.",
+    ]
+
+    def __init__(self, config: SequenceConfig) -> None:
+        layers = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers
+        config = config.resolved(
+            self.suffix, num_hidden_layers=layers, is_encoder_decoder=False, add_cross_attention=False
+        )
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = self.backbone_class(config)
+        self.dropout = nn.Dropout(config.dropout if config.classifier_dropout is None else config.classifier_dropout)
+        self.make_layers(config)
+        self.post_init()
+
+    def make_layers(self, config: SequenceConfig) -> None:
+        """Create the layers on top of the backbone and the dropout."""
+        raise NotImplementedError
+
+    def make_classifier(self, width: int, num_labels: int) -> nn.Linear:
+        """Linear layer from features `[..., width]` to `num_labels`."""
+        return nn.Linear(width, num_labels)
+
+    def score(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Logits from hidden states `[B, T, H]` and a mask that is True at valid steps, `[B, T]` (None: all)."""
+        raise NotImplementedError
+
+    def compute_loss(self, logits: Tensor, labels: Tensor, chain: Tensor | None, **kwargs: Any) -> Tensor:
+        """Loss of logits, after a check of the labels' shape.
+
+        Args:
+            logits: As `score` returned them.
+            labels: The labels.
+            chain: Steps of a CRF `[B, T]`, or None.
+            kwargs: Keyword arguments of the loss.
+        """
+        raise NotImplementedError
+
+    def crf_steps(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        """Steps of a CRF, True in `[B, T]`; None for heads without one."""
+        return None
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        char_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
+        """Score each label, for each sequence or at each step.
+
+        Args:
+            input_ids: Token ids `[B, T]`.
+            attention_mask: 1 at valid steps, `[B, T]`; padding may be anywhere.
+            inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`.
+            char_ids: Characters of each token, `[B, T, L]`, 0 after the last one, if the model has a character
+                encoder.
+            labels: For a sequence classifier class ids `[B]`, or floats `[B, num_labels]` for multi-label
+                classification (multi-hot) and regression, where `[B]` is enough if `num_labels` is 1. For a tagger
+                label ids `[B, T]`; -100 is ignored, by a CRF as if the step did not exist.
+            output_hidden_states: Whether to return the embeddings and each layer's output.
+            kwargs: `num_items_in_batch` is passed to the loss.
+
+        Returns:
+            `logits`, `[B, num_labels]` of a sequence classifier and `[B, T, num_labels]` of a tagger, and `loss` if
+            there are labels. A CRF's loss is the negative log-likelihood of the label sequences divided by the number
+            of labels.
+
+        Raises:
+            ValueError: If shapes do not match.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            char_ids=char_ids,
+            use_cache=False,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        hidden = outputs.last_hidden_state
+        mask = valid_steps(attention_mask, hidden.shape[0], hidden.shape[1], 0, "attention_mask")
+        logits = self.score(hidden, mask)
+        chain = self.crf_steps(hidden, input_ids, mask)
+        loss = None if labels is None else self.compute_loss(logits, labels, chain, **kwargs)
+        if chain is not None and not self.training:
+            logits = self.crf.max_marginals(logits, chain)
+        return self.output_class(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
+
+
+class ForSequenceClassification(Classifier):
+    """Classifier, multi-label classifier or regressor of whole sequences: a stack, pooling and a linear layer.
+
+    Args:
+        config: The configuration; it is copied and stays unchanged. `num_labels`, `id2label` and `problem_type` have
+            the meaning that they have in transformers.
+    """
+
+    suffix = "ForSequenceClassification"
+    output_class = SequenceClassifierOutput
+
+    def make_layers(self, config: SequenceConfig) -> None:
+        """Create the pooling and the linear layer."""
+        concatenates = self.backbone_class.concatenates_directions and config.bidirectional
+        self.pooling = Pooling(config.pooling, config.hidden_size, concatenates_directions=concatenates)
+        self.classifier = self.make_classifier(self.pooling.width, config.num_labels)
+
+    def score(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Logits `[B, num_labels]`; see `Classifier.score`."""
+        return self.classifier(self.dropout(self.pooling(hidden, mask)))
+
+    def compute_loss(self, logits: Tensor, labels: Tensor, chain: Tensor | None, **kwargs: Any) -> Tensor:
+        """Loss of the problem type; see `Classifier.compute_loss`."""
+        self._check_labels(labels, logits.shape[0])
+        loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
+        count = kwargs.get("num_items_in_batch")
+        if count is not None and self.config.problem_type != "single_label_classification":
+            # transformers' losses for these average over the batch and ignore the count, by which the Trainer does
+            # not divide again.
+            loss = loss * labels.numel() / count
+        return loss
+
+    def _check_labels(self, labels: Tensor, batch: int) -> None:
+        """Raise a `ValueError` unless the labels have the shape that the problem type asks for."""
+        kind: str | None = self.config.problem_type
+        one, several = torch.Size((batch,)), torch.Size((batch, self.num_labels))
+        if kind is None:  # as transformers infers it
+            integers = labels.dtype in (torch.long, torch.int)
+            kind = "regression" if self.num_labels == 1 else "single_label" if integers else "multi_label"
+        if self.num_labels == 1 and kind == "regression":
+            allowed = [one, several]
+        else:
+            allowed = [one if kind.startswith("single_label") else several]
+        if labels.shape not in allowed:
+            expected = " or ".join(str(tuple(shape)) for shape in allowed)
+            raise ValueError(f"labels has shape {tuple(labels.shape)}, expected {expected} for {kind}")
+
+
+class ForTokenClassification(Classifier):
+    """Tagger: a stack and a linear layer at every step.
+
+    With `crf` it has a conditional random field over the steps that are neither padding nor special tokens
+    (`pad_token_id`, `bos_token_id`, `eos_token_id`). In evaluation its logits are then max-marginals, the scores of
+    the best label sequence through each label, so that the argmax at each step is the Viterbi path.
+
+    Args:
+        config: The configuration; it is copied and stays unchanged.
+    """
+
+    suffix = "ForTokenClassification"
+    output_class = TokenClassifierOutput
+
+    def make_layers(self, config: SequenceConfig) -> None:
+        """Create the linear layer and the CRF."""
+        self.classifier = self.make_classifier(config.hidden_size, config.num_labels)
+        self.crf = LinearChainCrf(config.num_labels) if config.crf else None
+
+    def score(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Logits `[B, T, num_labels]`, the emissions of a CRF; see `Classifier.score`."""
+        return self.classifier(self.dropout(hidden))
+
+    def compute_loss(self, logits: Tensor, labels: Tensor, chain: Tensor | None, **kwargs: Any) -> Tensor:
+        """Cross-entropy, or with a CRF the negative log-likelihood; see `Classifier.compute_loss`."""
+        check_labels(labels, logits.shape[:2])
+        if chain is None:
+            return self.loss_function(logits, labels, self.config, **kwargs)
+        labelled = chain & (labels != -100)
+        count = kwargs.get("num_items_in_batch")
+        total = self.crf.log_likelihood(logits, labels, labelled).sum()
+        return -total / (labelled.sum() if count is None else count)
+
+    def crf_steps(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        """Steps of the CRF, True in `[B, T]`: neither padding nor special tokens. None without a CRF."""
+        if self.crf is None:
+            return None
+        steps = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask
+        if input_ids is None:
+            return steps
+        for special in (self.config.pad_token_id, self.config.bos_token_id, self.config.eos_token_id):
+            for token in special if isinstance(special, list) else [special]:
+                if token is not None:
+                    steps = steps & (input_ids != token)
+        return steps
