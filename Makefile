@@ -51,6 +51,7 @@ check: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 conformance: $(DEV)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python tests/conformance/run.py

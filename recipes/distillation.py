@@ -138,9 +138,11 @@ def distil_classifier(argv: list[str]) -> None:
 
     # 2. Data: texts with their classes, and texts whose classes the student does not see.
     known = loading.checkpoint_classes(data.teacher)
-    task = Classification(data, args).read(known=known)
-    if known is not None and task.classes != known:
-        raise InputError(f"--teacher {data.teacher} knows other classes than these rows: {', '.join(known)}")
+    task = Classification(data, args)
+    task.max_train_samples = None  # all texts are read; see below
+    task.read(known=known)
+    if other := sorted({*task.classes} - {*(known or task.classes)}):
+        raise InputError(f"--teacher {data.teacher} does not know class {other[0]!r}; it knows {', '.join(known)}")
     if task.multi_label:
         raise InputError("distillation is of one class a text; these rows may have several")
     everything, texts = task, list(task.splits["train"][data.text_column])

@@ -6,7 +6,19 @@ import sys
 import pytest
 
 # What a published model or an export needs; training, inference, metrics, serving and the demo are not among it.
-ALLOWED = {"cache_io", "data", "errors", "hub", "json_files", "models", "onnx", "pipelines", "version", "word_vectors"}
+ALLOWED = {
+    "cache_io",
+    "data",
+    "errors",
+    "heads",
+    "hub",
+    "json_files",
+    "models",
+    "onnx",
+    "pipelines",
+    "version",
+    "word_vectors",
+}
 # Other distributions that are imported beside those that transformers' own models and `GenerationMixin` import.
 DISTRIBUTIONS = {"hfseq", "huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "transformers"}
 NEVER = {"babel", "datasets", "evaluate", "gradio", "matplotlib", "onnx", "onnxruntime", "optuna", "pandas", "peft"}

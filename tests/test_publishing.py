@@ -531,7 +531,7 @@ def test_offline_and_nothing_to_publish(trained, rows, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
         hfseq.publish(trained, "ann/x")
     comparison = [*arguments(rows, tmp_path / "c"), "--push_to_hub"]
-    with pytest.raises(InputError, match="a comparison has many models"):
+    with pytest.raises(InputError, match="a comparison trains `models`"):
         recipe_runs.start(load("comparison"), comparison[0:1] + comparison[1:])
     with pytest.raises(InputError, match="--license 'Apache 2.0' is no name that the Hub knows"):
         recipe_runs.start(load("sentiment"), arguments(rows, tmp_path / "s", license="Apache 2.0"))

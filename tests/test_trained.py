@@ -14,9 +14,8 @@ from transformers import (
 
 import hfseq
 from hfseq.errors import InputError
+from hfseq.inference.loading import load_trained
 from hfseq.tokenization import train_tokenizer
-from hfseq.training.arguments import ModelArguments
-from hfseq.training.loading import load_trained
 
 HEADS = {
     "CausalLM": (AutoModelForCausalLM, "language model"),
@@ -53,21 +52,21 @@ def lose(folder, weights, *names):
 @pytest.mark.parametrize("head", HEADS)
 def test_each_weight_is_needed(head, tmp_path):
     auto_class, kind = HEADS[head]
-    weights, args = save(tmp_path, head), ModelArguments(model_name_or_path=str(tmp_path))
-    assert type(load_trained(auto_class, args)[0]).__name__ == f"GruFor{head}"
+    weights = save(tmp_path, head)
+    assert type(load_trained(auto_class, str(tmp_path))[0]).__name__ == f"GruFor{head}"
     for name in weights:
         lose(tmp_path, weights, name)
         # What is tied to it is missing, too.
         message = f"path {tmp_path}: GruFor{head} was not trained as a {kind}: it has no .*{re.escape(name)}"
         with pytest.raises(InputError, match=message):
-            load_trained(auto_class, args)
+            load_trained(auto_class, str(tmp_path))
 
 
 def test_a_tagger_does_not_classify_sequences(tmp_path):
     # Its parameters have the same names.
     save(tmp_path, "TokenClassification")
     with pytest.raises(InputError, match="GruForTokenClassification was not trained as a sequence classifier$"):
-        load_trained(AutoModelForSequenceClassification, ModelArguments(model_name_or_path=str(tmp_path)))
+        load_trained(AutoModelForSequenceClassification, str(tmp_path))
 
 
 @pytest.mark.parametrize("recipe", PREDICTING)

@@ -15,7 +15,6 @@ import torch
 from tokenizers import Encoding, models
 from transformers import BatchEncoding, DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
 
-from hfseq.data.encoding import encode_texts
 from hfseq.errors import InputError
 
 
@@ -192,27 +191,3 @@ def copied_vocabulary(model: PreTrainedModel) -> int | None:
     """The vocabulary's size of a model that copies unknown words of its source; None for any other."""
     copies = getattr(model.config, "pointer_generator", False) and model.config.unk_token_id is not None
     return model.config.vocab_size if copies else None
-
-
-def decode_outputs(
-    tokenizer: PreTrainedTokenizerBase,
-    ids: Any,
-    sources: Sequence[str],
-    *,
-    max_source_length: int,
-    copy_vocabulary: int | None,
-) -> list[str]:
-    """Texts of generated rows of token ids, with the words that were copied.
-
-    Args:
-        tokenizer: Of the model.
-        ids: Rows of ids, in which -100 stands for padding.
-        sources: What each was generated from, with its prefix.
-        max_source_length: As of `encode_pairs`.
-        copy_vocabulary: Likewise.
-    """
-    if copy_vocabulary is None:
-        return decode_ids(tokenizer, ids)
-    encoded, _ = encode_texts(tokenizer, sources, max_source_length)
-    _, words = copy_sources(tokenizer, sources, encoded, copy_vocabulary)
-    return [text.strip() for text in decode_copies(tokenizer, ids, words, copy_vocabulary)]

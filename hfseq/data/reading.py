@@ -419,8 +419,8 @@ def _class_names(value: Any) -> Any:
     if isinstance(value, int | float):
         return str(value)
     if isinstance(value, list):
-        # A nested list remains one, which is an error.
-        return [item if isinstance(item, list) else _class_names(item) for item in value]
+        # Lists are of classes: a nested list or a number with a fraction remains one, which is an error.
+        return [item if isinstance(item, list | float) else _class_names(item) for item in value]
     return value
 
 
@@ -540,10 +540,12 @@ def _string_type(source: str, columns: Columns, column: str, found: pa.DataType)
     allowed, expected, target = list(_STRINGS), "strings", pa.string()
     value = found
     if column in columns.labels:
-        allowed += [pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean]
-        expected = "classes (strings, numbers, booleans, or lists of them)"
+        allowed += [pa.types.is_integer, pa.types.is_boolean]
+        expected = "classes (strings, numbers, booleans, or lists of classes)"
         if pa.types.is_list(found) or pa.types.is_large_list(found):
             value, target = found.value_type, pa.list_(pa.string())
+        else:
+            allowed.append(pa.types.is_floating)
     value = value.value_type if pa.types.is_dictionary(value) else value
     if not any(check(value) for check in allowed):
         raise InputError(f"{source}: column {column!r} must hold {expected}, not {_short(str(found))}")

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hfseq.data.copying import copied_vocabulary, copy_sources, decode_copies
+
 Run = Callable[[Sequence[str]], Any]
 """What a model does with texts, tokenizing included."""
 COSTS = {
@@ -110,16 +112,20 @@ def text_classifier(
 
 def text_translator(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_source_length: int, **options: Any
-) -> Callable[[Sequence[str]], Any]:
+) -> Callable[[Sequence[str]], list[str]]:
     """Function from texts to generated texts, tokenization included; `options` are of `generate`."""
     model.eval()
     generate: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]
+    copied = copied_vocabulary(model)
 
     @torch.inference_mode()
     def translate(texts: Sequence[str]) -> list[str]:
         limits = {"truncation": True, "max_length": max_source_length}
         inputs = tokenizer(list(texts), padding=True, **limits, return_tensors="pt")
-        ids = generate(**inputs.to(model.device), **options)
-        return tokenizer.batch_decode(ids, skip_special_tokens=True)
+        if copied is None:
+            return tokenizer.batch_decode(generate(**inputs.to(model.device), **options), skip_special_tokens=True)
+        copy_ids, words = copy_sources(tokenizer, texts, inputs, copied)
+        inputs["copy_ids"] = torch.tensor(copy_ids)
+        return decode_copies(tokenizer, generate(**inputs.to(model.device), **options), words, copied)
 
     return translate

@@ -331,3 +331,27 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
     """Ids `[1, T]` of a text to go on with: it does not end, and begins a line."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return torch.tensor([[tokenizer.eos_token_id, *ids]])
+
+
+def decode_outputs(
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Any,
+    sources: Sequence[str],
+    *,
+    max_source_length: int,
+    copy_vocabulary: int | None,
+) -> list[str]:
+    """Texts of generated rows of token ids, with the words that were copied.
+
+    Args:
+        tokenizer: Of the model.
+        ids: Rows of ids, in which -100 stands for padding.
+        sources: What each was generated from, with its prefix.
+        max_source_length: As of `encode_pairs`.
+        copy_vocabulary: Likewise.
+    """
+    if copy_vocabulary is None:
+        return decode_ids(tokenizer, ids)
+    encoded, _ = encode_texts(tokenizer, sources, max_source_length)
+    _, words = copy_sources(tokenizer, sources, encoded, copy_vocabulary)
+    return [text.strip() for text in decode_copies(tokenizer, ids, words, copy_vocabulary)]

@@ -80,6 +80,7 @@ class Task(ABC):
         self.references: dict[str, Any] = {}
         self.signatures: dict[str, str] = {}
         self.own_loss = False
+        self.max_train_samples: int | None = getattr(data, "max_train_samples", None)
 
     def column_names(self) -> tuple[str, ...]:
         """Names of the columns as the flags say, or those of the task."""
@@ -156,7 +157,7 @@ class Task(ABC):
 
         Called once the classes are known, since the drawn rows may lack some that validation rows have.
         """
-        limit = getattr(self.data, "max_train_samples", None)
+        limit = self.max_train_samples
         if limit is None or "train" not in splits:
             return splits
         rows = splits["train"]

@@ -11,7 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrain
 
 from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
-from hfseq.data.copying import CopyCollator, copied_vocabulary, copy_sources, copy_targets, decode_outputs
+from hfseq.data.copying import CopyCollator, copied_vocabulary, copy_sources, copy_targets
 from hfseq.data.embedded.cldr import cldr_pairs
 from hfseq.data.embedded.docstrings import docstring_rows
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
@@ -19,6 +19,7 @@ from hfseq.data.sentences import lead_n
 from hfseq.data.streaming import tokenizer_texts
 from hfseq.errors import InputError
 from hfseq.inference.alignment import align_texts
+from hfseq.inference.generate import decode_outputs
 from hfseq.models.heads_seq2seq import ForConditionalGeneration
 from hfseq.plots import plot_alignment
 from hfseq.tasks.base import Task

@@ -38,6 +38,7 @@ from hfseq.training.cli import explicit_fields, parse_config, with_default_confi
 from hfseq.training.curves import new_curve_warnings
 from hfseq.training.finetuning import describe_parameters, optimizer_groups
 from hfseq.training.lengths import length_report
+from hfseq.training.loading import check_model
 from hfseq.training.reporting import open_repository
 from hfseq.training.run import Run, check_arguments
 
@@ -99,6 +100,7 @@ def begin_loop(
         args.evaluate_by_steps()
     refuse_other_fields(arguments, argv, args, other_driver=other_driver, streaming=data.streaming)
     run = Run(model, data, args, arguments=tuple(arguments), argv=argv or (), log=print)
+    check_model(run.model, train=True)
     check_arguments(run, tasks)
     run.checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
     gradual = getattr(data, "method", None) == "gradual"  # some parameters get no gradient in some epochs

@@ -58,9 +58,7 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
-        """Refuse an ensemble without its first member, and a model that is both new and not."""
-        if self.model_name_or_path is not None and self.model_type is not None:
-            raise ValueError("--model_type is for a new model; leave it out with --model_name_or_path")
+        """Refuse an ensemble without its first member."""
         if self.ensemble and self.model_name_or_path is None:
             raise ValueError("--ensemble names further members; --model_name_or_path names the first")
 

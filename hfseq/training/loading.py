@@ -110,11 +110,13 @@ def load_predictor(auto_class: Any, args: ModelArguments) -> tuple[PreTrainedMod
 
 
 def check_model(args: ModelArguments, *, train: bool) -> None:
-    """Refuse to train an ensemble, and to predict without a trained model.
+    """Refuse to train an ensemble, to predict without a trained model, and a model that is both new and not.
 
     Raises:
         InputError: If that was asked for.
     """
+    if args.model_name_or_path is not None and args.model_type is not None:
+        raise InputError("--model_type is for a new model; leave it out with --model_name_or_path")
     if train and args.ensemble:
         raise InputError("--ensemble is for prediction: give --do_predict alone, or train its members one by one")
     if not train and args.model_name_or_path is None:
