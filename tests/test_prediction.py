@@ -262,7 +262,7 @@ def test_tokenizers_without_unknown_words_or_places(tokenizer):
         decode_texts(model, ByT5Tokenizer(), TEXTS, batch_size=2, replace_unknown=True, **LENGTHS)
     other = train_tokenizer(TEXTS, model="word", vocab_size=40)
     other.unk_token = None
-    with pytest.raises(InputError, match="no token for unknown words"):
+    with pytest.raises(InputError, match="no unknown token"):
         decode_texts(model, other, TEXTS, batch_size=2, replace_unknown=True, **LENGTHS)
 
 
@@ -521,5 +521,5 @@ def test_output_files_are_checked_beforehand(tmp_path):
         check_output_file(str(tmp_path / "old.txt"))
     with pytest.raises(InputError, match="is a directory"):
         check_output_file(str(tmp_path), overwrite=True)
-    with pytest.raises(InputError, match="one text a line; for --num_return_sequences 3"):
+    with pytest.raises(InputError, match="one text per line; for --num_return_sequences 3"):
         check_output_file(str(tmp_path / "new.txt"), num_return_sequences=3)
