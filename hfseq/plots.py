@@ -6,7 +6,7 @@ They need matplotlib (the `train` extra), which is imported on first use, but no
 import os
 import warnings
 from collections.abc import Sequence
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -115,20 +115,14 @@ def plot_alignment(
     cell = min(0.32, 60 / max(rows, columns, 1))
     figure = Figure(figsize=(max(columns * cell, 1.5), max(rows * cell, 1.5)))
     sources, targets = ([shorten_label(token) for token in tokens] for tokens in (source_tokens, target_tokens))
-    axes = _heat_map(figure, weights, cell, sources, targets, "attention weight", aspect="auto")
+    axes = _heat_map(figure, weights, cell, sources, targets, "attention weight")
     axes.set_xlabel("source", color=_GREY)
     axes.set_ylabel("target", color=_GREY)
     save_figure(figure, path)
 
 
 def _heat_map(
-    figure: "Figure",
-    values: np.ndarray,
-    cell: float,
-    columns: Sequence[str],
-    rows: Sequence[str],
-    title: str,
-    aspect: Literal["auto", "equal"] = "equal",
+    figure: "Figure", values: np.ndarray, cell: float, columns: Sequence[str], rows: Sequence[str], title: str
 ) -> "Axes":
     """Draw a heat map that fills the figure, with grid lines between its cells and a colour bar beside it.
 
@@ -139,10 +133,9 @@ def _heat_map(
         columns: Column labels.
         rows: Row labels.
         title: Title of the colour bar.
-        aspect: Aspect ratio of the cells.
     """
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    image = axes.imshow(values, cmap="Blues", vmin=0.0, vmax=1.0, aspect=aspect, interpolation="nearest")
+    image = axes.imshow(values, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
     size = min(10.0, cell * 72 * 0.6)
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")

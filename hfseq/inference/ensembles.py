@@ -87,7 +87,11 @@ class MemberCacheLayer(StateCacheLayer):
         self.cache.reset()
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last tokens; raises ValueError for a recurrent member, which has no earlier state."""
+        """Remove the last tokens.
+
+        Raises:
+            ValueError: The member is recurrent, so that its earlier state is lost.
+        """
         self.cache.crop(tokens_to_remove)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:

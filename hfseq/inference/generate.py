@@ -140,7 +140,7 @@ def decode_texts(
         if copied is not None:
             raise InputError("--replace_unknown: the model copies unknown words itself; leave the flag out")
         check_replaceable(tokenizer)
-        # If the unknown token is suppressed, there is nothing to replace.
+        # Clear the model's setting, which may suppress the unknown token and so leave nothing to replace.
         options["suppress_tokens"] = []
         model.set_attn_implementation("eager")
     model.eval()

@@ -150,7 +150,7 @@ def _ensure_padding(flag: str, model: PreTrainedModel, tokenizer: PreTrainedToke
         if tokenizer.eos_token is None:
             raise InputError(f"{flag}: the tokenizer has neither a padding token nor an EOS token to pad with")
         tokenizer.pad_token = tokenizer.eos_token
-        # Any `pad_token_id` in the config is not the token that this tokenizer pads with.
+        # Replaced below: a `pad_token_id` in the config is not what this tokenizer pads with.
         model.config.pad_token_id = None
     if getattr(model.config, "pad_token_id", None) is None:
         model.config.pad_token_id = tokenizer.pad_token_id
