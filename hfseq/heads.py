@@ -1,7 +1,7 @@
-"""The table of heads: all that the package looks up by the head of a model.
+"""Table of the model heads, with all metadata that the package looks up by head.
 
-The Auto class and the class suffix of a head are in `HEADS` of `hfseq.models.configuration_base`, since published
-checkpoints carry them. Everything else about a head is in its row here.
+The Auto class and class-name suffix of each head are in `HEADS` of `hfseq.models.configuration_base`, since they are
+published with checkpoints.
 """
 
 from typing import NamedTuple
@@ -10,10 +10,10 @@ from hfseq.models.configuration_base import HEADS as _SUFFIXES
 
 
 class HubTask(NamedTuple):
-    """A task of the Hub, which is also the name of its pipeline.
+    """Task of the Hub.
 
     Attributes:
-        name: Name of the task.
+        name: Name of the task and of its pipeline.
         clause: Relative clause about a model of this task, for model cards.
         placeholder: Placeholder of the text box on the demo page.
     """
@@ -24,15 +24,15 @@ class HubTask(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A head of the models.
+    """Model head.
 
     Attributes:
-        auto_class: Name of its Auto class.
+        auto_class: Name of the Auto class.
         kind: Name of such a model in messages.
-        task: Name of the task of fine-tuning; None for encoders.
-        peft_task: peft's name of the task, a member of `peft.TaskType`; None for encoders.
+        task: Name of the fine-tuning task; None for encoders.
+        peft_task: Member name of `peft.TaskType`; None for encoders.
         hub_tasks: Tasks of the Hub.
-        other_suffixes: Suffixes that class names of transformers have, beside that of hfseq's classes.
+        other_suffixes: Class-name suffixes used by transformers in addition to that of hfseq's classes.
     """
 
     auto_class: str
@@ -44,7 +44,7 @@ class Head(NamedTuple):
 
     @property
     def suffix(self) -> str:
-        """Suffix of the class names of hfseq's models."""
+        """Class-name suffix of hfseq's models with this head."""
         return _SUFFIXES[self.auto_class]
 
     @property
@@ -101,7 +101,7 @@ HUB_TASKS = {task.name: task for head in HEADS for task in head.hub_tasks}
 
 
 def head_of(class_name: str) -> Head:
-    """Head of a class of hfseq or transformers, by the longest suffix of its name; the encoder if none matches."""
+    """Return the head of a class of hfseq or transformers by its longest suffix, or the encoder if none matches."""
     suffixes = {suffix: head for head in HEADS for suffix in (head.suffix, *head.other_suffixes)}
     matching = [suffix for suffix in suffixes if class_name.endswith(suffix)]
     return suffixes[max(matching, key=len)] if matching else ENCODER

@@ -1,6 +1,6 @@
-"""Plots: learning curves, attention, confusion matrices, quality against latency.
+"""Plots of learning curves, attention, confusion matrices, regressions, and quality against latency.
 
-The plots need matplotlib (the `train` extra), which is imported when one is drawn, and no display.
+They need matplotlib (the `train` extra), which is imported on first use, but no display.
 """
 
 import os
@@ -11,25 +11,26 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _GREY = "#666666"
 
 
 def save_figure(figure: "Figure", path: str | os.PathLike | IO[bytes]) -> None:
-    """Write a figure as a PNG to a path or an open file, without a screen or warnings of letters that no font has."""
+    """Save a figure as PNG to a path or an open file, without a display or warnings about missing glyphs."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     with warnings.catch_warnings():
-        # A script that no installed font has is drawn as boxes; one warning a glyph would bury the output of a run.
+        # Scripts without an installed font are drawn as boxes; one warning per glyph would flood the output of a run.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support .* natively")
         figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
 
 
 def shorten_label(text: str, longest: int = 20) -> str:
-    """A token or name as matplotlib draws it literally: no mathematics, nothing that moves the line."""
+    """Shorten a token or name and escape it for matplotlib: no math mode, no control characters."""
     shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     return (shown if len(shown) <= longest else shown[: longest - 1] + "…").replace("$", r"\$")
 
@@ -37,12 +38,12 @@ def shorten_label(text: str, longest: int = 20) -> str:
 def plot_learning_curve(
     log_history: Sequence[dict[str, Any]], path: str | os.PathLike, metric: str | None = None
 ) -> None:
-    """Draw training loss, validation loss, and a validation metric over the steps, as a PNG.
+    """Plot training loss, validation loss and a validation metric over the training steps, as PNG.
 
     Args:
-        log_history: as `TrainerState.log_history`: entries with `step` and `loss`, or with `eval_…` values.
-        path: of the PNG.
-        metric: drawn on a second axis, with or without `eval_`; it may be missing from the history.
+        log_history: `TrainerState.log_history`: entries with `step` and either `loss` or `eval_…` values.
+        path: Path of the PNG.
+        metric: Metric to plot on a second axis, with or without `eval_`; ignored if missing from the history.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -60,7 +61,7 @@ def plot_learning_curve(
     ):
         steps, values = series(key)
         if steps:
-            # A line needs two points: one alone shows as a dot.
+            # A single point would be invisible without a marker.
             lines += losses.plot(
                 steps, values, color=colour, marker=marker or ("o" if len(steps) == 1 else None), ms=4, label=label
             )
@@ -91,16 +92,16 @@ def plot_alignment(
     target_tokens: Sequence[str],
     path: str | os.PathLike | IO[bytes],
 ) -> None:
-    """Draw which source tokens each target token attended to, as a heat map PNG.
+    """Plot the attention of each target token over the source tokens as a heat map, as PNG.
 
     Args:
-        attention: `[target, source]` weights; a row sums to 1.
-        source_tokens: the columns' names, in any script.
-        target_tokens: the rows' names.
-        path: of the PNG, or an open file.
+        attention: Weights `[target, source]`; each row sums to 1.
+        source_tokens: Column labels, in any script.
+        target_tokens: Row labels.
+        path: Path of the PNG, or an open file.
 
     Raises:
-        ValueError: the weights are not `[len(target_tokens), len(source_tokens)]`.
+        ValueError: The shape of the weights is not `[len(target_tokens), len(source_tokens)]`.
     """
     from matplotlib.figure import Figure
 
@@ -110,29 +111,45 @@ def plot_alignment(
             f"attention is {weights.shape}, not [target, source] = ({len(target_tokens)}, {len(source_tokens)})"
         )
     rows, columns = weights.shape
-    # 0.32 inch a cell keeps the names legible; beyond some 60 inches a PNG is too large to open, so cells shrink.
+    # 0.32 inches per cell keep labels legible; cells shrink beyond 60 inches, since a larger PNG could not be opened.
     cell = min(0.32, 60 / max(rows, columns, 1))
     figure = Figure(figsize=(max(columns * cell, 1.5), max(rows * cell, 1.5)))
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    image = axes.imshow(weights, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
-
-    size = min(10.0, cell * 72 * 0.6)
-    axes.xaxis.tick_top()
-    axes.set_xticks(range(columns), [shorten_label(token) for token in source_tokens], rotation=90, fontsize=size)
-    axes.set_yticks(range(rows), [shorten_label(token) for token in target_tokens], fontsize=size)
-    axes.tick_params(length=0)
-    axes.xaxis.set_label_position("top")
+    sources, targets = ([shorten_label(token) for token in tokens] for tokens in (source_tokens, target_tokens))
+    axes = _heat_map(figure, weights, cell, sources, targets, "attention weight")
     axes.set_xlabel("source", color=_GREY)
     axes.set_ylabel("target", color=_GREY)
-    axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    save_figure(figure, path)
+
+
+def _heat_map(
+    figure: "Figure", values: np.ndarray, cell: float, columns: Sequence[str], rows: Sequence[str], title: str
+) -> "Axes":
+    """Draw a heat map that fills the figure, with grid lines between its cells and a colour bar beside it.
+
+    Args:
+        figure: Figure to draw on.
+        values: Values `[rows, columns]` between 0 and 1.
+        cell: Height of a cell in inches, which limits the font size of the labels.
+        columns: Column labels.
+        rows: Row labels.
+        title: Title of the colour bar.
+    """
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    image = axes.imshow(values, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
+    size = min(10.0, cell * 72 * 0.6)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(rows)), rows, fontsize=size)
+    axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
+    axes.tick_params(which="both", length=0)
     axes.grid(which="minor", color="#e5e5e5", linewidth=0.6)
-    axes.tick_params(which="minor", length=0)
 
     width, height = figure.get_size_inches()
     bar = figure.add_axes((1.0 + 0.15 / width, 0.0, 0.12 / width, min(1.0, 2.5 / height)))
-    figure.colorbar(image, cax=bar, label="attention weight")
-    save_figure(figure, path)
+    figure.colorbar(image, cax=bar, label=title)
+    return axes
 
 
 def plot_confusion_matrix(
@@ -141,72 +158,57 @@ def plot_confusion_matrix(
     names: Sequence[str],
     path: str | os.PathLike,
 ) -> None:
-    """Draw which classes a classifier takes for which, as a heat map PNG.
+    """Plot the confusion matrix of a classifier as a heat map, as PNG.
 
-    A cell's colour is its share of the rows of that class, so that a rare class is as legible as a frequent one; up to
-    15 classes it also has the number of rows in it. Classes stand in the order of their numbers.
+    Colours are normalized over the true class, so that rare classes are as legible as frequent ones; with at most 15
+    classes, cells also show counts. Classes are in the order of their ids.
 
     Args:
-        labels: `[rows]`, the number of each row's class.
-        predictions: `[rows]`, the number of the class that the model gave.
-        names: the classes' names.
-        path: of the PNG.
+        labels: Class id of each row, `[rows]`.
+        predictions: Predicted class id of each row, `[rows]`.
+        names: Class names.
+        path: Path of the PNG.
 
     Raises:
-        ValueError: the two are not class numbers below `len(names)`, one of each for every row. (Rows of which
-            several classes hold have no such matrix.)
+        ValueError: Labels or predictions are not `[rows]` class ids below `len(names)`, such as those of multi-label
+            classification.
     """
     from matplotlib.figure import Figure
 
     right, given = np.asarray(labels), np.asarray(predictions)
     size = len(names)
     if right.shape != given.shape or right.ndim != 1:
-        raise ValueError(f"labels are {right.shape} and predictions {given.shape}, not [rows] and [rows]")
+        raise ValueError(f"labels are {right.shape} and predictions {given.shape}, not both [rows]")
     for name, numbers in (("label", right), ("prediction", given)):
         if len(numbers) and (numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= size):
-            raise ValueError(f"a {name} is not the number of one of {size} classes")
+            raise ValueError(f"a {name} is not a class id below {size}")
     counts = np.zeros((size, size), dtype=int)
     np.add.at(counts, (right.astype(int), given.astype(int)), 1)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     numbered = size <= 15
     widest = len(str(counts.max(initial=0)))
-    # The widest number sets the width of a cell; without numbers it is that of a line of names.
+    # The widest count determines the cell size; without counts, the line height of the class names does.
     cell = max(0.5, 0.09 * widest + 0.15) if numbered else min(0.24, 20 / size)
     side = max(size * cell, 1.6)
     figure = Figure(figsize=(side, side))
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0, interpolation="nearest")
+    ticks = [shorten_label(name, 32) for name in names]
+    axes = _heat_map(figure, shares, cell, ticks, ticks, "share of the true class")
+    axes.set_xlabel("predicted", color=_GREY)
+    axes.set_ylabel("true", color=_GREY)
     if numbered:
         for row, column in np.ndindex(size, size):
             colour = "white" if shares[row, column] > 0.5 else "#222222"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
-
-    ticks = [shorten_label(name, 32) for name in names]
-    fontsize = min(10.0, cell * 72 * 0.6)
-    axes.xaxis.tick_top()
-    axes.set_xticks(range(size), ticks, rotation=90, fontsize=fontsize)
-    axes.set_yticks(range(size), ticks, fontsize=fontsize)
-    axes.tick_params(length=0)
-    axes.xaxis.set_label_position("top")
-    axes.set_xlabel("predicted", color=_GREY)
-    axes.set_ylabel("true", color=_GREY)
-    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="#e5e5e5", linewidth=0.6)
-    axes.tick_params(which="minor", length=0)
-
-    bar = figure.add_axes((1.0 + 0.15 / side, 0.0, 0.12 / side, min(1.0, 2.5 / side)))
-    figure.colorbar(image, cax=bar, label="share of the true class")
     save_figure(figure, path)
 
 
 def plot_scatter(references: Sequence[float] | np.ndarray, predictions: Any, path: str | os.PathLike) -> None:
-    """Draw predicted against true numbers as a scatter plot PNG, with the diagonal of equal ones.
+    """Plot predicted against true values as a scatter plot with its diagonal, as PNG.
 
     Args:
-        references: True numbers, one for each row.
-        predictions: Predicted numbers.
+        references: True value of each row.
+        predictions: Predicted value of each row.
         path: Path of the PNG.
     """
     from matplotlib.figure import Figure
@@ -233,16 +235,16 @@ def plot_trade_off(
     metric: str = "accuracy",
     spreads: Sequence[float] | None = None,
 ) -> None:
-    """Draw what several models score against the time that they take for a text, as a PNG.
+    """Plot the scores of models against their latencies, as PNG.
 
     Args:
-        names: of the models.
-        scores: theirs.
-        latencies: milliseconds for one text, on a logarithmic axis.
-        sizes: of the models, such as their parameters; the areas of the circles are in proportion.
-        path: of the PNG.
-        metric: name of the score.
-        spreads: standard deviations of the scores, drawn as bars; None for no bars.
+        names: Names of the models.
+        scores: Score of each model.
+        latencies: Latency of each model in milliseconds per text, on a logarithmic axis.
+        sizes: Size of each model, such as its number of parameters, to which the area of its circle is proportional.
+        path: Path of the PNG.
+        metric: Name of the score.
+        spreads: Standard deviations of the scores, drawn as error bars; None for no bars.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
@@ -254,7 +256,7 @@ def plot_trade_off(
         axes.errorbar(latencies, scores, yerr=spreads, fmt="none", ecolor="#555555", elinewidth=1, capsize=3)
     largest = max(sizes)
     for number, (name, score, latency, size) in enumerate(zip(names, scores, latencies, sizes, strict=True)):
-        # The smallest circle can be seen, and the largest one leaves room for names.
+        # Keep the smallest circle visible, and room for labels beside the largest.
         axes.scatter(latency, score, s=max(12.0, 1500 * size / largest), color=f"C{number % 10}", alpha=0.6)
         axes.annotate(
             shorten_label(name), (latency, score), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9

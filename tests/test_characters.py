@@ -430,12 +430,12 @@ def test_a_published_tagger_spells_words_without_hfseq(taggers, tmp_path, monkey
 def test_a_tokenizer_and_its_model_agree_on_characters(tokenizer, taggers):
     plain = train_tokenizer(TEXTS, model="word", vocab_size=60)
     args = ModelArguments(model_type="hfseq_gru", config_overrides={"char_encoder": "cnn"})
-    with pytest.raises(InputError, match="char_encoder='cnn' needs a tokenizer that gives characters"):
+    with pytest.raises(InputError, match="char_encoder='cnn' needs a tokenizer that returns char_ids"):
         load_model(AutoModelForTokenClassification, args, None, default_type="", tokenizer=plain)
     for kind, overrides, message in (
-        (None, {"char_encoder": "cnn"}, "has another size"),
-        ("cnn", {"char_encoder": None}, "has another size"),
-        (None, {"hidden_size": 32}, "has another size; it would start anew"),
+        (None, {"char_encoder": "cnn"}, "has a different size"),
+        ("cnn", {"char_encoder": None}, "has a different size"),
+        (None, {"hidden_size": 32}, "has a different size in the checkpoint and would be reinitialized"),
     ):
         args = ModelArguments(model_name_or_path=str(taggers[kind]), config_overrides=overrides)
         fields = {"id2label": {0: "x", 1: "y"}, "label2id": {"x": 0, "y": 1}}

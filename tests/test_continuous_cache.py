@@ -71,7 +71,7 @@ def test_the_best_mixture():
 
 
 def test_a_text_at_several_places_is_refused(model):
-    with pytest.raises(InputError, match="reads a text at one place"):
+    with pytest.raises(InputError, match="needs a batch size of 1"):
         cached_scores(model, TokenWindows(IDS, 4, 2), 5, [0.5], carry=True)
 
 

@@ -216,7 +216,7 @@ def scores(output):
 
 @pytest.mark.parametrize(("driver", "task"), [(TRAINER, "tagging"), (ACCELERATE, "language_modeling")])
 def test_a_tokenizer_without_a_pad_token(driver, task, data, tmp_path):
-    """As GPT-2's and Llama's: the end mark stands for it, and with neither there is no batch."""
+    """Like GPT-2's and Llama's: EOS is used for padding; a tokenizer without either is an error."""
     tokenizer = AutoTokenizer.from_pretrained(data / "gpt2")
     tokenizer.pad_token = None
     model = AutoModelForCausalLM.from_pretrained(data / "gpt2")
@@ -232,7 +232,7 @@ def test_a_tokenizer_without_a_pad_token(driver, task, data, tmp_path):
     assert AutoTokenizer.from_pretrained(output).pad_token == tokenizer.eos_token
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "gpt2")
-    with pytest.raises(InputError, match="neither a pad token nor an end mark"):
+    with pytest.raises(InputError, match="neither a padding token nor an EOS token"):
         start(driver, data, tmp_path / "neither", **flags)
 
 
@@ -440,7 +440,7 @@ BAD = {
     "no model": ({}, "give --model_name_or_path, a checkpoint to fine-tune, or --model_type"),
     "task": ({"task": "parsing"}, "unknown --task 'parsing'; there are classification, tagging"),
     "method": ({"method": "half"}, "unknown --method 'half'; there are all, head, gradual, lora"),
-    "both directions": ({"task": "language_modeling", "model": "bert"}, "bert reads in both directions"),
+    "both directions": ({"task": "language_modeling", "model": "bert"}, "bert is bidirectional, not a causal"),
     "no decoder": ({"task": "seq2seq", "model": "lm"}, "is not a sequence-to-sequence model"),
     "metric": (
         {"model": "lm", "metric_for_best_model": "rouge1"},

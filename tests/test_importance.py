@@ -147,5 +147,5 @@ def test_log_odds_of_certain_decisions_stay_finite():
 def test_a_tokenizer_that_tells_no_words_apart_is_refused(monkeypatch):
     tokenizer = make_tokenizer("lstm")
     monkeypatch.setattr(type(tokenizer), "is_fast", False)
-    with pytest.raises(InputError, match="does not tell words apart"):
+    with pytest.raises(InputError, match="word importance needs a fast tokenizer"):
         word_importance(make("lstm", tokenizer, num_labels=2), tokenizer, ["cat"], max_length=64)

@@ -262,7 +262,7 @@ def test_tokenizers_without_unknown_words_or_places(tokenizer):
         decode_texts(model, ByT5Tokenizer(), TEXTS, batch_size=2, replace_unknown=True, **LENGTHS)
     other = train_tokenizer(TEXTS, model="word", vocab_size=40)
     other.unk_token = None
-    with pytest.raises(InputError, match="no token for unknown words"):
+    with pytest.raises(InputError, match="no unknown token"):
         decode_texts(model, other, TEXTS, batch_size=2, replace_unknown=True, **LENGTHS)
 
 
@@ -396,14 +396,14 @@ def test_flags_as_arguments_of_generate():
     [
         ({"num_beams": 0}, "at least 1"),
         ({"num_return_sequences": 0}, "at least 1"),
-        ({"num_beams": 3, "num_return_sequences": 4}, "num_return_sequences 4 is more than --num_beams 3"),
+        ({"num_beams": 3, "num_return_sequences": 4}, "num_return_sequences 4 exceeds --num_beams 3"),
         ({"top_p": 0.5, "num_beams": 5}, "--top_p is for sampling"),
         ({"temperature": 1.0}, "--temperature is for sampling"),
-        ({"length_penalty": 1.0}, "--length_penalty is for beams"),
-        ({"length_penalty": 1.0, "num_beams": 5, "do_sample": True}, "--length_penalty is for beams"),
-        ({"do_sample": True, "temperature": 0.0}, "--temperature 0.0 is not above 0"),
+        ({"length_penalty": 1.0}, "--length_penalty is for beam search"),
+        ({"length_penalty": 1.0, "num_beams": 5, "do_sample": True}, "--length_penalty is for beam search"),
+        ({"do_sample": True, "temperature": 0.0}, "--temperature 0.0 must be positive"),
         ({"do_sample": True, "temperature": float("inf")}, "--temperature inf"),
-        ({"do_sample": True, "top_k": -1}, "--top_k -1 is below 0"),
+        ({"do_sample": True, "top_k": -1}, "--top_k -1 must not be negative"),
         ({"do_sample": True, "top_p": 0.0}, "--top_p 0.0"),
         ({"do_sample": True, "top_p": 1.1}, "--top_p 1.1"),
     ],
@@ -521,5 +521,5 @@ def test_output_files_are_checked_beforehand(tmp_path):
         check_output_file(str(tmp_path / "old.txt"))
     with pytest.raises(InputError, match="is a directory"):
         check_output_file(str(tmp_path), overwrite=True)
-    with pytest.raises(InputError, match="one text a line; for --num_return_sequences 3"):
+    with pytest.raises(InputError, match="one text per line; for --num_return_sequences 3"):
         check_output_file(str(tmp_path / "new.txt"), num_return_sequences=3)

@@ -269,7 +269,7 @@ BAD_FILES = {
     "model": ({"model_name_or_path": None}, [], "needs a trained model: give --model_name_or_path"),
 }
 BAD_DECODING = {
-    "room": ({"num_return_sequences": 2}, [], r"one text a line; .*\.tsv or \.jsonl"),
+    "room": ({"num_return_sequences": 2}, [], r"one text per line; .*\.tsv or \.jsonl"),
     "temperature": ({"temperature": 2.0}, [], "--temperature is for sampling; add --do_sample"),
     "drawing": ({"output_file": None, "do_sample": True}, [], "--do_sample goes with --output_file"),
     "scoring": ({"output_file": None, "score_targets": True}, [], "--score_targets goes with --output_file"),

@@ -97,8 +97,8 @@ def test_confusion_matrix_of_any_size(tmp_path, size, name):
     ("labels", "predictions", "message"),
     [
         ([0, 1], [0], r"labels are \(2,\) and predictions \(1,\)"),
-        ([[0, 1]], [[0, 1]], "not \\[rows\\]"),
-        ([0, 2], [0, 1], "a label is not the number of one of 2 classes"),
+        ([[0, 1]], [[0, 1]], "not both \\[rows\\]"),
+        ([0, 2], [0, 1], "a label is not a class id below 2"),
         ([0, 1], [0, -1], "a prediction is not"),
         ([0.0, 1.0], [0, 1], "a label is not"),
     ],

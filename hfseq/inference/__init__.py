@@ -1,1 +1,1 @@
-"""Generating, scoring and classifying with trained models; nothing here trains."""
+"""Generation, scoring and classification with trained models; no training."""

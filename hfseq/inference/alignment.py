@@ -1,4 +1,4 @@
-"""Attention between the tokens of a source and of a target, and source words in place of unknown ones."""
+"""Attention between source and target tokens, and replacement of unknown words by source words."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq.errors import InputError
 
-# Stands for an unknown word while its neighbours are decoded; no character, so no token has it.
+# Placeholder for an unknown word during decoding; a Unicode noncharacter, so it occurs in no token.
 _MARK = "\uffff"
 
 
@@ -21,19 +21,19 @@ def align_texts(
     target: str,
     limits: tuple[int | None, int | None] = (None, None),
 ) -> tuple[Any, list[str], list[str]]:
-    """Attention of each target token over the source tokens, the mean over heads of the last layer.
+    """Attention of each target token over the source tokens, averaged over the heads of the last layer.
 
     Args:
-        model: A sequence-to-sequence model.
-        tokenizer: Its tokenizer.
-        source: A text.
-        target: Its translation, say.
-        limits: Tokens after which the two are cut; None for no such limit.
+        model: Sequence-to-sequence model.
+        tokenizer: Tokenizer of the model.
+        source: Source text.
+        target: Target text, such as a translation.
+        limits: Maximum source and target lengths in tokens; None for no limit.
 
     Returns:
-        Weights `[target, source]` as an array, and both lists of tokens.
+        Weights `[target, source]` as an array, the source tokens, and the target tokens.
     """
-    # Only eager attention of a Transformer returns its weights; a recurrent model always can.
+    # Of a Transformer's attention implementations, only eager returns weights; recurrent models always do.
     model.set_attn_implementation("eager")
     model.eval()
     options = [{"max_length": limit, "truncation": limit is not None, "return_tensors": "pt"} for limit in limits]
@@ -51,34 +51,35 @@ def align_texts(
 
 
 def check_replaceable(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer with which unknown words cannot be replaced.
+    """Check that unknown words can be replaced with this tokenizer.
 
     Raises:
-        InputError: If it has no unknown token, or does not tell where in a text its tokens are.
+        InputError: The tokenizer has no unknown token, or does not return character offsets.
     """
     if tokenizer.unk_token_id is None:
-        raise InputError("--replace_unknown: the tokenizer has no token for unknown words, so there are none")
+        raise InputError("--replace_unknown: the tokenizer has no unknown token, so there is nothing to replace")
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise InputError("--replace_unknown needs a fast tokenizer, which knows where in a text its tokens are")
+        raise InputError("--replace_unknown needs a fast tokenizer, which returns character offsets")
 
 
 def word_spans(encoded: BatchEncoding, text: str, start: int = 0) -> list[tuple[int, int] | None]:
-    """Where in a text the word is that each token belongs to.
+    """Character spans of the words that the tokens of a text belong to.
 
     Args:
-        encoded: Of one text, by a fast tokenizer.
+        encoded: Encoding of the text by a fast tokenizer.
         text: The text.
-        start: Where the source begins, after the prefix.
+        start: Character offset of the source, after the prefix.
 
     Returns:
-        Beginning and end, without spaces around; None for special tokens, spaces and the prefix.
+        For each token, start and end of its word without surrounding spaces; None for special tokens, spaces and the
+        prefix.
     """
     spans: list[tuple[int, int] | None] = []
     for word in encoded.word_ids(0):
         span = None
         if word is not None:
             begin, end = encoded.word_to_chars(word)
-            # Where the normaliser has joined a letter and its mark, the place is that of the letter.
+            # If the normalizer composes a letter and a combining mark, the offsets cover only the letter.
             while end < len(text) and unicodedata.category(text[end]).startswith("M"):
                 end += 1
             found = text[begin:end]
@@ -91,7 +92,7 @@ def word_spans(encoded: BatchEncoding, text: str, start: int = 0) -> list[tuple[
 
 
 def best_word(weights: Sequence[float], spans: Sequence[tuple[int, int] | None]) -> tuple[int, int] | None:
-    """The span of the token that has the largest weight among those that belong to a word; None if none does."""
+    """Span of the token with the largest weight among those that belong to a word; None if none does."""
     candidates = [(weight, span) for weight, span in zip(weights, spans, strict=True) if span is not None]
     return max(candidates, key=lambda candidate: candidate[0])[1] if candidates else None
 
@@ -103,14 +104,14 @@ def fill_unknown(
     spans: Sequence[tuple[int, int] | None],
     start: int = 0,
 ) -> str:
-    """Decode ids, each unknown one as a part of the source.
+    """Decode token ids, with each unknown token replaced by a span of the source.
 
     Args:
-        tokenizer: A fast tokenizer.
-        ids: Generated ids.
-        source: The source text.
-        spans: Beginning and end of a part of it for each unknown id; None for nothing.
-        start: Where the source begins, after the prefix.
+        tokenizer: Fast tokenizer.
+        ids: Generated token ids.
+        source: Source text, with its prefix.
+        spans: Start and end of the replacement in the source for each unknown token; None to drop the token.
+        start: Character offset of the source, after the prefix.
     """
     dropped = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     kept = [one for one in ids if one not in dropped]
@@ -122,7 +123,7 @@ def fill_unknown(
     for span, part in zip(spans, rest, strict=True):
         if span is not None:
             begin, end = span
-            # The token took the space before the word with it, where there was one.
+            # The unknown token includes the space before its word, if there was one.
             apart = begin == start or source[begin - 1].isspace()
             text += " " * (apart and not text.endswith(" ")) + source[begin:end]
         text += part

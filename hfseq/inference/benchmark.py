@@ -1,4 +1,4 @@
-"""What it costs to use a model: its size, the time of a text alone, and of many at once; and tables with scores."""
+"""Inference costs of a model (size, latency, throughput), and tables of scores and costs."""
 
 import statistics
 import time
@@ -12,27 +12,27 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hfseq.data.copying import copied_vocabulary, copy_sources, decode_copies
 
 Run = Callable[[Sequence[str]], Any]
-"""What a model does with texts, tokenizing included."""
+"""Function that runs a model on texts, tokenization included."""
 COSTS = {
     "parameters": "parameters",
     "file_mb": "file, MB",
     "ms_a_text": "ms a text",
     "texts_a_second": "texts a second",
 }
-"""The costs that `measure_costs` gives, and their titles."""
+"""Costs measured by `measure_costs`, with their column titles."""
 
 
 def seconds_a_text(runs: Sequence[Run], texts: Sequence[str], *, batch_size: int, rounds: int = 5) -> list[float]:
-    """Median time of each of some models for a text, in batches, in turns so that all meet the same machine.
+    """Median time per text of each model, measured in alternating rounds so that all see the same machine load.
 
     Args:
-        runs: Take texts.
-        texts: Texts, at least `batch_size`.
-        batch_size: Texts at once.
-        rounds: How many turns there are.
+        runs: One function per model.
+        texts: Texts, at least `batch_size` of them; an incomplete last batch is left out.
+        batch_size: Batch size.
+        rounds: Number of timed rounds, after one untimed warm-up round.
 
     Returns:
-        Seconds for a text; with a `batch_size` of 1 the latency.
+        Seconds per text for each model; with a `batch_size` of 1, the latency.
     """
     batches = [texts[start : start + batch_size] for start in range(0, len(texts) - batch_size + 1, batch_size)]
     times: list[list[float]] = [[] for _ in runs]
@@ -41,26 +41,30 @@ def seconds_a_text(runs: Sequence[Run], texts: Sequence[str], *, batch_size: int
             for batch in batches:
                 begin = time.perf_counter()
                 run(batch)
-                # The first turn warms up.
+                # The first round is a warm-up.
                 if number:
                     times[index].append((time.perf_counter() - begin) / batch_size)
     return [statistics.median(found) for found in times]
 
 
 def file_size(directory: str | Path) -> float | None:
-    """Megabytes of the weights in a model's directory; None if there are none, as of a name on the Hub."""
+    """Size of the weight files in a model directory in MB; None if there are none, for example for a Hub name."""
     return sum(path.stat().st_size for path in Path(directory).glob("*.safetensors")) / 1e6 or None
 
 
 def measure_costs(
     models: Mapping[str, tuple[Run, PreTrainedModel, str | Path]], texts: Sequence[str], *, rounds: int = 5
 ) -> dict[str, dict[str, Any]]:
-    """What each of some models costs: `parameters`, `file_mb`, `ms_a_text` alone, `texts_a_second` 32 at once.
+    """Measure the inference costs of each model.
 
     Args:
-        models: Name to what runs the model, the model, and its directory.
-        texts: What the times are measured on, in turns.
-        rounds: As of `seconds_a_text`.
+        models: Model name to the function that runs it, the model, and its directory.
+        texts: Texts to time the models on.
+        rounds: Number of timed rounds.
+
+    Returns:
+        Model name to `parameters`, `file_mb`, `ms_a_text` (latency at batch size 1) and `texts_a_second` (throughput
+        at batch size 32).
     """
     runs = [run for run, _, _ in models.values()]
     latency = seconds_a_text(runs, texts, batch_size=1, rounds=rounds)
@@ -79,12 +83,12 @@ def measure_costs(
 def cost_table(
     scores: Mapping[str, Mapping[str, Any]], costs: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]
 ) -> list[str]:
-    """Lines of a Markdown table with a row for each system: its scores, and what it costs.
+    """Lines of a Markdown table with the scores and costs of each system, one row per system.
 
     Args:
-        scores: System to its scores, numbers or text.
-        costs: System to its costs, as `measure_costs` gives them; a baseline has none.
-        titles: Score to the title of its column.
+        scores: System name to its scores, numbers or text.
+        costs: System name to its costs from `measure_costs`; a baseline may have none.
+        titles: Score name to column title.
     """
     lines = [f"| | {' | '.join([*titles.values(), *COSTS.values()])} |", "|---" * (1 + len(titles) + len(COSTS)) + "|"]
     for system, found in scores.items():
@@ -99,13 +103,13 @@ def cost_table(
 def text_classifier(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Callable[[Sequence[str]], torch.Tensor]:
-    """Function from texts to logits, tokenization included."""
+    """Return a function from texts to logits, tokenization included."""
     model.eval()
 
     @torch.inference_mode()
     def classify(texts: Sequence[str]) -> torch.Tensor:
         inputs = tokenizer(list(texts), padding=True, truncation=True, max_length=max_length, return_tensors="pt")
-        return model(**inputs.to(model.device)).logits.cpu()  # which waits for the device
+        return model(**inputs.to(model.device)).logits.cpu()  # synchronizes with the device
 
     return classify
 
@@ -113,7 +117,7 @@ def text_classifier(
 def text_translator(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_source_length: int, **options: Any
 ) -> Callable[[Sequence[str]], list[str]]:
-    """Function from texts to generated texts, tokenization included; `options` are of `generate`."""
+    """Return a function from texts to generated texts, tokenization included; `options` are passed to `generate`."""
     model.eval()
     generate: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]
     copied = copied_vocabulary(model)

@@ -1,4 +1,4 @@
-"""Classes and probabilities of texts."""
+"""Prediction of classes and probabilities of texts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
@@ -15,11 +15,11 @@ from hfseq.inference.parallel import run_by_length
 
 
 class Decision(NamedTuple):
-    """What a classifier says of a text.
+    """Prediction of a classifier for one text.
 
     Attributes:
-        label: The likeliest class; all of at least one half where several may hold; the value of a regression; empty
-            for an empty text.
+        label: Most likely class; for multi-label classification all classes with a probability of at least 0.5; for
+            regression the value; empty for an empty text.
         scores: Probability of each class, or the value of a regression; empty for an empty text.
     """
 
@@ -36,17 +36,17 @@ def predict_logits(
     batch_size: int,
     progress: str | None = None,
 ) -> np.ndarray:
-    """Scores of each class for each row, on all processes together.
+    """Compute the logits of each row, distributed over all processes.
 
     Args:
-        model: A sequence classifier, on its device.
-        encoded: Rows as `encode_classified` makes them.
-        collator: Makes batches of them.
-        batch_size: Rows at once; rows of one length go together.
-        progress: Title of a progress bar, if there is to be one.
+        model: Sequence classifier, on its device.
+        encoded: Rows with `input_ids` and the other model inputs.
+        collator: Function that pads rows to a batch.
+        batch_size: Batch size; rows of similar length are batched together.
+        progress: Title of a progress bar; None for no progress bar.
 
     Returns:
-        `[N, num_labels]` in the order of `encoded`, the same on every process.
+        Logits `[N, num_labels]` in the order of `encoded`, the same on every process.
     """
     model.eval()
 
@@ -67,22 +67,22 @@ def classify_texts(
     max_length: int,
     separator: str = ", ",
 ) -> tuple[list[Decision], dict[str, int]]:
-    """Classes and probabilities of texts, on all processes together.
+    """Predict classes and probabilities of texts, distributed over all processes.
 
     Args:
-        model: A sequence classifier or an ensemble, on its device.
-        tokenizer: Its tokenizer.
+        model: Sequence classifier or ensemble, on its device.
+        tokenizer: Tokenizer of the model.
         texts: Texts, or pairs of texts.
         batch_size: Batch size; texts of similar length are batched together.
         max_length: Maximum length in tokens; longer texts are truncated.
         separator: Separator between the classes of a multi-label text.
 
     Returns:
-        A decision for each text in its place, the same on every process; and how many texts were `empty` or `cut`, if
-        some were.
+        One decision per text, in order and the same on every process; and the number of texts that were `empty` or
+        truncated (`cut`), if any.
 
     Raises:
-        InputError: If an id is not of the model.
+        InputError: A token id is outside the model's vocabulary.
     """
     rows, columns, counts = encode_filled(tokenizer, texts, max_length)
     decisions = [Decision("", {}) for _ in texts]
@@ -100,7 +100,7 @@ def classify_texts(
     for row, values in zip(rows, logits.tolist(), strict=True):
         scores: dict[str, float] = {}
         for name, value in zip(names, values, strict=True):
-            # Classes of one name are one: of classes that exclude each other it is as likely as they are together.
+            # Merge classes of the same name; probabilities of mutually exclusive classes add up.
             if name in scores:
                 value = scores[name] + value if problem == "single_label_classification" else max(scores[name], value)
             scores[name] = value

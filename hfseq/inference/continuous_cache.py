@@ -1,4 +1,4 @@
-"""A continuous cache (Grave et al. 2017): what a text has said in a similar state, it is likely to say again."""
+"""Continuous cache (Grave et al. 2017): raises the probability of words that followed similar hidden states."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,29 +11,34 @@ from hfseq.data.running_text import TokenWindows
 from hfseq.errors import InputError
 
 FLATNESS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0)
-"""What is tried for how much more likely a similar state is than another, $\\theta$ in the paper."""
+"""Candidate values of the flatness of the cache distribution, $\\theta$ in the paper."""
 WEIGHTS = tuple(round(0.02 * step, 2) for step in range(26))
-"""What is tried for the cache's share of the probability, $\\lambda$ in the paper; 0 where it does not help."""
+"""Candidate values of the interpolation weight of the cache, $\\lambda$ in the paper; 0 disables the cache."""
 
 
 class CachedScores(NamedTuple):
-    r"""Probabilities of the tokens of a text, N of them, all but its first.
+    """Probabilities of the N tokens of a text that follow its first token.
 
     Attributes:
-        model: Log-probability of each by the model, `[N]`.
-        cache: Probability of each by the cache, for each flatness, `[F, N]`. The cache is empty before the first one,
-            which therefore has the model's.
+        model: Log-probabilities under the model, `[N]`.
+        cache: Probabilities under the cache for each flatness, `[F, N]`. The cache is still empty at the first token,
+            for which it has the probability under the model.
     """
 
     model: Tensor
     cache: Tensor
 
     def total(self, index: int, weight: float) -> float:
-        """Sum of the negative log-probabilities, in nats, of the mixture with the flatness of this index (eq. 3-5)."""
+        """Negative log-likelihood of the text in nats under the mixture of model and cache (eq. 3-5).
+
+        Args:
+            index: Index of the flatness.
+            weight: Interpolation weight of the cache.
+        """
         return -torch.log((1 - weight) * self.model.exp() + weight * self.cache[index]).sum().item()
 
     def best(self) -> tuple[int, float]:
-        """Index of the flatness and weight under which the text is the most probable."""
+        """Index of the flatness, and weight, that maximize the likelihood of the text."""
         choices = [(index, weight) for index in range(len(self.cache)) for weight in WEIGHTS]
         return min(choices, key=lambda choice: self.total(*choice))
 
@@ -42,23 +47,23 @@ class CachedScores(NamedTuple):
 def cached_scores(
     model: PreTrainedModel, windows: TokenWindows, size: int, flatness: Sequence[float], *, carry: bool
 ) -> CachedScores:
-    r"""Read a text with a cache of the states before each of the last `size` tokens (Grave et al. 2017, section 3).
+    r"""Score a text with a cache of the hidden states before the last `size` tokens (Grave et al. 2017, section 3).
 
-    The cache gives a token w the probability $p(w) \propto \sum_{i<t} 1[x_{i+1}=w] \exp(\theta\, h_t^\top h_i)$, where
+    The cache assigns token w the probability $p(w) \propto \sum_{i<t} 1[x_{i+1}=w] \exp(\theta\, h_t^\top h_i)$, where
     $h_i$ is the output of the last layer after token $x_i$. Nothing is trained.
 
     Args:
-        model: A causal language model.
-        windows: Of the text, in one column.
-        size: Number of tokens that it remembers.
+        model: Causal language model.
+        windows: Windows of the text, with a batch size of 1.
+        size: Cache size in tokens.
         flatness: Values of $\theta$.
-        carry: Whether each window starts from the model's state after the one before.
+        carry: Carry the model's state over from one window to the next.
 
     Raises:
-        InputError: The text is read at several places at once.
+        InputError: The batch size of the windows is not 1.
     """
     if len(windows.starts) != 1:
-        raise InputError("a continuous cache reads a text at one place")
+        raise InputError("a continuous cache needs a batch size of 1")
     model.eval()
     state, keys, words = None, None, None
     by_model, by_cache = [], []
@@ -81,12 +86,22 @@ def cached_scores(
 def _of_the_cache(
     hidden: Tensor, keys: Tensor, words: Tensor, past: int, size: int, flatness: Sequence[float], empty: Tensor
 ) -> Tensor:
-    """Probabilities `[F, T]` of the last T words after the states `hidden` `[T, H]`, of which `keys` hold all.
+    """Cache probabilities of the last T words.
 
-    A key is the state before its word, so that each step knows the keys before its own. `empty` `[T]` is for steps
-    that know none.
+    Args:
+        hidden: States before each of these words, `[T, H]`.
+        keys: Cached states followed by `hidden`, `[past + T, H]`; a key is the state before its word, so each step
+            sees only the keys before its own.
+        words: Token id that follows each key, `[past + T]`.
+        past: Number of keys before `hidden`.
+        size: Cache size in tokens.
+        flatness: Values of theta, F of them.
+        empty: Probabilities `[T]` to return where the cache is empty.
+
+    Returns:
+        Probabilities `[F, T]`.
     """
-    step = torch.arange(len(hidden), device=hidden.device)[:, None] + past  # where its own key stands
+    step = torch.arange(len(hidden), device=hidden.device)[:, None] + past  # position of its own key
     position = torch.arange(len(keys), device=hidden.device)
     known = (position < step) & (position >= step - size)
     scores = hidden @ keys.T

@@ -1,4 +1,4 @@
-"""Ensembles: checkpoints of one vocabulary that predict together, by the mean of their probabilities.
+"""Ensembles of checkpoints with the same vocabulary, which average the predicted probabilities.
 
 >>> model, tokenizer = load_ensemble(["outputs/lstm", "outputs/gru", "outputs/t5"], AutoModelForSeq2SeqLM)
 >>> translate = pipeline("translation", model=model, tokenizer=tokenizer, num_beams=5)
@@ -33,20 +33,20 @@ from hfseq.inference.loading import load_trained, problem_of
 from hfseq.models import NAMES
 from hfseq.models.cache import StateCacheLayer, takes_past_key_values
 
-# What all members' decoders are started with, ended by and padded with.
+# Special tokens of generation, equal for all members.
 _GENERATION_IDS = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
 
 
 @strict
 class EnsembleConfig(PreTrainedConfig):
-    """What `generate()` and the pipelines ask of an ensemble.
+    """Configuration of an ensemble, with the fields that `generate()` and the pipelines read.
 
     Args:
-        vocab_size: Number of tokens that the members predict; None for classifiers.
-        num_hidden_layers: Number of members: each is one layer of the cache.
-        task_specific_params: The first member's.
-        pointer_generator: Whether the members copy words of the source, too.
-        unk_token_id: What a word beyond the vocabulary is to a decoder that has copied it; None where it copies none.
+        vocab_size: Size of the decoder vocabulary; None for classifiers.
+        num_hidden_layers: Number of members, each of which is one layer of the cache.
+        task_specific_params: `task_specific_params` of the first member.
+        pointer_generator: The members are pointer-generators, which copy words of the source.
+        unk_token_id: Token id fed to the decoder for a copied out-of-vocabulary word; None without copying.
     """
 
     model_type = "hfseq_ensemble"
@@ -59,10 +59,10 @@ class EnsembleConfig(PreTrainedConfig):
 
 
 class MemberCacheLayer(StateCacheLayer):
-    """The whole cache of one member, as one layer of the ensemble's.
+    """The entire cache of one member, wrapped as a single layer of the ensemble's cache.
 
     Args:
-        config: The member's.
+        config: Configuration of the member.
     """
 
     def __init__(self, config: PreTrainedConfig) -> None:
@@ -71,27 +71,31 @@ class MemberCacheLayer(StateCacheLayer):
         self.cache = EncoderDecoderCache(DynamicCache(config=decoder), DynamicCache(config=decoder))
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Refuse: the member fills its cache.
+        """Not supported: the member updates its own cache.
 
         Raises:
             ValueError: Always.
         """
-        raise ValueError("this cache belongs to an ensemble")
+        raise ValueError("this cache belongs to an ensemble, whose members update it")
 
     def get_seq_length(self) -> int:
-        """Number of tokens seen."""
+        """Return the number of cached tokens."""
         return self.cache.get_seq_length()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Clear the cache."""
         self.cache.reset()
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens, or refuse where the member cannot."""
+        """Remove the last tokens.
+
+        Raises:
+            ValueError: The member is recurrent, so that its earlier state is lost.
+        """
         self.cache.crop(tokens_to_remove)
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Select rows, `beam_idx` `[B]`."""
+        """Reorder the rows by `beam_idx` `[B]`."""
         self.cache.reorder_cache(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
@@ -104,14 +108,14 @@ class MemberCacheLayer(StateCacheLayer):
 
 
 def member_caches(cache: Cache, members: Sequence[PreTrainedModel]) -> list[EncoderDecoderCache]:
-    """The members' caches, put into the cache that `generate()` made where they are not there yet.
+    """Return the caches of the members, inserting missing ones into the cache created by `generate()`.
 
     Raises:
-        ValueError: If a layer is filled by something else, so that the cache belongs to another model.
+        ValueError: The cache belongs to another model: it has too many layers, or a filled layer of another type.
     """
     layers = (cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache).layers
     if len(layers) > len(members):
-        raise ValueError(f"a cache of {len(layers)} layers is not that of an ensemble of {len(members)}")
+        raise ValueError(f"a cache of {len(layers)} layers does not fit an ensemble of {len(members)} models")
     caches = []
     for index, member in enumerate(members):
         if index == len(layers):
@@ -128,38 +132,38 @@ def member_caches(cache: Cache, members: Sequence[PreTrainedModel]) -> list[Enco
 
 
 class _Ensemble(PreTrainedModel):
-    """What the two kinds of ensembles share."""
+    """Common base of the ensembles."""
 
     config_class = EnsembleConfig
 
     def __init__(self, models: Sequence[PreTrainedModel], config: EnsembleConfig) -> None:
         super().__init__(config)
-        # Without `post_init`, which would initialise the members' weights anew.
+        # No `post_init`, which would reinitialize the members' weights.
         self.members = nn.ModuleList(models)
         self.eval()
 
     def get_input_embeddings(self) -> nn.Module:
-        """The first member's."""
+        """Return the input embeddings of the first member."""
         return self.members[0].get_input_embeddings()  # type: ignore[operator]
 
     def get_output_embeddings(self) -> nn.Module | None:
-        """The first member's; None for classifiers."""
+        """Return the output embeddings of the first member; None for classifiers."""
         return self.members[0].get_output_embeddings()  # type: ignore[operator]
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: the members are saved already.
+        """Not supported: the members are already saved.
 
         Raises:
             ValueError: Always.
         """
-        raise ValueError("an ensemble is not saved itself; load_ensemble makes it from its members' directories")
+        raise ValueError("an ensemble cannot be saved; load_ensemble builds it from its members' directories")
 
 
 class EnsembleEncoder(nn.Module):
-    """The members' encoders.
+    """Encoders of all members as one module.
 
     Args:
-        encoders: One of each member.
+        encoders: Encoder of each member.
     """
 
     def __init__(self, encoders: Sequence[nn.Module]) -> None:
@@ -174,18 +178,18 @@ class EnsembleEncoder(nn.Module):
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> ModelOutput:
-        """Run each encoder once.
+        """Run every encoder.
 
         Args:
             input_ids: Token ids `[B, S]`.
-            attention_mask: 1 at valid steps, `[B, S]`.
+            attention_mask: 1 for tokens, 0 for padding, `[B, S]`.
             output_attentions: Ignored.
             output_hidden_states: Ignored.
             return_dict: Ignored.
 
         Returns:
-            The tensors of member i's output as `i.<name>`: `generate()` repeats tensors for beams where it finds them
-            under a name of their own. `classes` are the classes of those outputs.
+            The tensors of member i's output as `i.<name>`, since `generate()` expands only top-level tensors for
+            beams; and the classes of the outputs as `classes`.
         """
         outputs = [
             encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True) for encoder in self.encoders
@@ -200,20 +204,21 @@ class EnsembleEncoder(nn.Module):
 
 
 class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
-    """Sequence-to-sequence models that generate together: the next token's probability is the mean of theirs.
+    """Ensemble of sequence-to-sequence models that averages the next-token probabilities.
 
-    They may be of different families and sizes; tokens and special tokens are the same. `generate()` is transformers'
-    own, with the first member's `generation_config`. Logits are log-probabilities, in float32.
+    The members may be of different families and sizes, but share vocabulary and special tokens. `generate()` is
+    inherited from transformers and uses the first member's `generation_config`. Logits are log-probabilities, in
+    float32.
 
     Args:
-        models: The members.
-        names: What to call them in an error message.
+        models: Members.
+        names: Names of the members in error messages.
 
     Raises:
-        InputError: If there is no member, or if two cannot predict together.
+        InputError: There are no members, or two are incompatible.
     """
 
-    # A recurrent member cannot go back to an earlier state.
+    # A recurrent member cannot be rolled back to an earlier state.
     _is_stateful = True
 
     def __init__(self, models: Sequence[PreTrainedModel], names: Sequence[str] | None = None) -> None:
@@ -223,7 +228,7 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
             vocab_size=vocabulary_sizes(first)["decoder_vocab_size"],
             num_hidden_layers=len(models),
             is_encoder_decoder=True,
-            # T5's prefix and beams; not every config has them.
+            # Task prefix and beam size of T5; not all configs have this field.
             task_specific_params=getattr(first.config, "task_specific_params", None),
             **_copying(first),
         )
@@ -231,11 +236,11 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
         self.generation_config = copy.deepcopy(first.generation_config)
 
     def get_encoder(self, modality: str | None = None) -> EnsembleEncoder:
-        """The members' encoders as one module."""
+        """Return the members' encoders as one module."""
         return EnsembleEncoder([member.get_encoder() for member in self.members])  # type: ignore[operator]
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
-        """Decoder inputs for teacher forcing `[B, T]`, as the first member makes them."""
+        """Return decoder inputs `[B, T]` for teacher forcing, created by the first member."""
         return self.members[0].prepare_decoder_input_ids_from_labels(labels)  # type: ignore[operator]
 
     @takes_past_key_values
@@ -254,31 +259,31 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> Seq2SeqLMOutput:
-        """Average the members' probabilities of the next token at every step.
+        """Average the members' next-token probabilities at every step.
 
         Args:
             input_ids: Source ids `[B, S]`.
-            attention_mask: 1 at valid source steps, `[B, S]`.
-            decoder_input_ids: Target ids so far `[B, T]`; those after the cached ones with a cache.
-            decoder_attention_mask: 1 at valid target steps, `[B, T]`.
-            encoder_outputs: What the module of `get_encoder` returned, in place of `input_ids`.
-            cache: State after the earlier tokens; updated in place.
+            attention_mask: 1 for source tokens, 0 for padding, `[B, S]`.
+            decoder_input_ids: Target ids `[B, T]`; with a cache, only those that are not cached.
+            decoder_attention_mask: 1 for target tokens, 0 for padding, `[B, T]`.
+            encoder_outputs: Output of the module returned by `get_encoder`, instead of `input_ids`.
+            cache: Cache of the previous tokens; updated in place.
             labels: Target ids `[B, T]`, not shifted; -100 is ignored.
-            copy_ids: What copying each source position produces, `[B, S]`, for pointer-generators; see `Pointer`.
-            use_cache: Whether to return the state.
-            output_attentions: Whether to return the attention weights.
+            copy_ids: Ids produced by copying each source position, `[B, S]`, for pointer-generators; see `Pointer`.
+            use_cache: Return the cache.
+            output_attentions: Return the attention weights.
             output_hidden_states: Ignored.
 
         Returns:
-            `logits` `[B, T, vocab_size]`, with `copy_ids` `[B, T, vocab_size + S]`; `loss` if there are labels;
-            `cross_attentions` a tuple of one tensor `[B, 1, T, S]`, the mean over members and heads of the last
-            layers.
+            `logits` `[B, T, vocab_size]`, or `[B, T, vocab_size + S]` with `copy_ids`; `loss` if `labels` are given;
+            `cross_attentions`, a tuple of one tensor `[B, 1, T, S]`, averaged over the members and over the heads of
+            their last layers.
 
         Raises:
-            ValueError: If `encoder_outputs`, `cache` or `copy_ids` do not fit.
+            ValueError: `encoder_outputs`, `cache` or `copy_ids` do not fit this ensemble.
         """
         if copy_ids is not None and not self.config.pointer_generator:
-            raise ValueError("copy_ids are for ensembles of pointer-generators")
+            raise ValueError("copy_ids need an ensemble of pointer-generators")
         if encoder_outputs is None:
             encoder_outputs = self.get_encoder()(input_ids, attention_mask)
         if labels is not None and decoder_input_ids is None:
@@ -317,23 +322,23 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
         )
 
     def _encoded(self, outputs: ModelOutput, index: int) -> ModelOutput:
-        """Member `index`'s part of what `EnsembleEncoder` returned, beams included."""
+        """Encoder output of member `index`, extracted from that of `EnsembleEncoder`."""
         if not isinstance(outputs, ModelOutput) or len(outputs.get("classes", ())) != len(self.members):
-            raise ValueError("encoder_outputs must be what the module of this ensemble's get_encoder() returned")
+            raise ValueError("encoder_outputs must be the output of this ensemble's get_encoder()")
         prefix = f"{index}."
         fields = {name.removeprefix(prefix): value for name, value in outputs.items() if name.startswith(prefix)}
         return outputs["classes"][index](**fields)
 
 
 class EnsembleForSequenceClassification(_Ensemble):
-    """Classifiers that decide together: the mean of their probabilities, or of their values in a regression.
+    """Ensemble of classifiers that averages the probabilities, or the values of a regression.
 
     Args:
-        models: The members.
-        names: What to call them in an error message.
+        models: Members.
+        names: Names of the members in error messages.
 
     Raises:
-        InputError: If there is no member, or if two cannot predict together.
+        InputError: There are no members, or two are incompatible.
     """
 
     def __init__(self, models: Sequence[PreTrainedModel], names: Sequence[str] | None = None) -> None:
@@ -350,17 +355,17 @@ class EnsembleForSequenceClassification(_Ensemble):
         labels: Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
-        """Average what the members say of each label.
+        """Average the members' predictions.
 
         Args:
             input_ids: Token ids `[B, T]`.
-            attention_mask: 1 at valid steps, `[B, T]`.
+            attention_mask: 1 for tokens, 0 for padding, `[B, T]`.
             labels: Class ids `[B]`, or floats `[B, num_labels]`.
-            kwargs: Passed on, such as `token_type_ids`.
+            kwargs: Further inputs of the members, such as `token_type_ids`.
 
         Returns:
-            `logits` `[B, num_labels]` of which softmax, sigmoid or nothing, as `problem_type` says, gives the mean;
-            `loss` if there are labels.
+            `logits` `[B, num_labels]`: their softmax (single-label), sigmoid (multi-label) or value (regression) is
+            the mean of the members'; `loss` if `labels` are given.
         """
         logits = torch.stack(
             [
@@ -373,7 +378,7 @@ class EnsembleForSequenceClassification(_Ensemble):
         elif self.config.problem_type == "single_label_classification":
             mean = log_mean(log_softmax(logits, dim=-1))
         else:
-            # The logit of a mean p of probabilities: log p - log(1 - p), with 1 - p the mean of the opposite ones.
+            # Logit of the mean probability p: log p - log(1 - p), where 1 - p is the mean of the complements.
             mean = log_mean(logsigmoid(logits)) - log_mean(logsigmoid(-logits))
         loss = None
         if labels is not None:
@@ -382,27 +387,27 @@ class EnsembleForSequenceClassification(_Ensemble):
 
 
 def log_mean(log_probabilities: Tensor) -> Tensor:
-    """Log of the mean over the members of probabilities given as logs `[M, ...]`."""
+    """Log of the mean probability over the M members, from log-probabilities `[M, ...]`."""
     return log_probabilities.logsumexp(dim=0) - math.log(len(log_probabilities))
 
 
 def _copying(model: PreTrainedModel) -> dict[str, Any]:
-    """Whether a model is a pointer-generator, and of which unknown token."""
+    """Config fields of an ensemble that describe copying: `pointer_generator` and its `unk_token_id`."""
     if not getattr(model.config, "pointer_generator", False):
         return {"pointer_generator": False}
     return {"pointer_generator": True, "unk_token_id": model.config.unk_token_id}
 
 
 def check_members(models: Sequence[PreTrainedModel], names: Sequence[str] | None = None) -> None:
-    """Refuse models that cannot predict together.
+    """Check that models are compatible with the first.
 
     Args:
         models: Sequence-to-sequence models, or classifiers.
-        names: What to call them.
+        names: Names of the models in error messages.
 
     Raises:
-        InputError: If there is none, or if one has other sizes, special tokens, classes or kinds of outputs than the
-            first. It names both and what differs.
+        InputError: There are no models, or one differs from the first in vocabulary sizes, special tokens, classes or
+            problem type. The message names both models and the difference.
     """
     if not models:
         raise InputError("an ensemble needs at least one model")
@@ -414,12 +419,12 @@ def check_members(models: Sequence[PreTrainedModel], names: Sequence[str] | None
 
 
 def _traits(model: PreTrainedModel) -> dict[str, Any]:
-    """What the members of an ensemble have in common."""
+    """Properties that must be equal for all members of an ensemble."""
     sizes: dict[str, Any] = vocabulary_sizes(model)
     if "num_labels" in sizes:
         return sizes | {"id2label": model.config.id2label, "problem_type": problem_of(model.config)}
     ids = {name: getattr(model.generation_config, name) for name in _GENERATION_IDS}
-    # A list of one end is that end.
+    # A list of one EOS token is equivalent to that token.
     ids = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in ids.items()}
     return sizes | ids | _copying(model)
 
@@ -439,19 +444,20 @@ def _short(value: Any) -> str:
 
 
 def check_tokenizers(tokenizers: Sequence[PreTrainedTokenizerBase], names: Sequence[str]) -> None:
-    """Refuse tokenizers of which one gives a text other ids than the first.
+    """Check that all tokenizers encode texts like the first.
 
     Args:
-        tokenizers: One of each member.
-        names: What to call them.
+        tokenizers: Tokenizer of each member.
+        names: Names of the members in error messages.
 
     Raises:
-        InputError: It names two and what differs: a token, or the part of the tokenizer.
+        InputError: A tokenizer differs from the first. The message names both members and the token or the component
+            that differs.
     """
     first = tokenizers[0]
     for name, other in zip(names[1:], tokenizers[1:], strict=True):
         one, two = first.get_vocab(), other.get_vocab()
-        # The first difference by id, so that the message is the same in every run.
+        # Report the first difference by id, so that the message is deterministic.
         for token in sorted(one.keys() | two.keys(), key=lambda token: (one.get(token, two.get(token)), token)):
             if one.get(token) != two.get(token):
                 trait = f"the id of token {token!r}"
@@ -460,37 +466,35 @@ def check_tokenizers(tokenizers: Sequence[PreTrainedTokenizerBase], names: Seque
 
 
 def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What decides the ids of a text beside the vocabulary: normaliser, pre-tokenizer, model and others."""
+    """Components of a tokenizer that determine the encoding besides the vocabulary, such as the normalizer."""
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         return {}
     parts = json.loads(tokenizer.backend_tokenizer.to_str())
-    # How the last call padded and truncated.
+    # Padding and truncation only reflect the last call.
     return {f"the tokenizer's {name}": part for name, part in parts.items() if name not in ("padding", "truncation")}
 
 
 def load_ensemble(names: Sequence[str], auto_class: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load checkpoints that predict together.
+    """Load checkpoints as an ensemble.
 
     Args:
-        names: Directories or Hub names.
+        names: Directories or Hub names of the members.
         auto_class: `AutoModelForSeq2SeqLM` or `AutoModelForSequenceClassification`.
 
     Returns:
-        The ensemble and the tokenizer of its members.
+        The ensemble, and the members' tokenizer.
 
     Raises:
-        InputError: If there is none, one cannot be loaded or is of another kind, or two differ in their vocabulary,
+        InputError: There are no members, one cannot be loaded or is of a different kind, or two differ in vocabulary,
             special tokens or classes.
     """
     if auto_class not in _CLASSES:
-        raise InputError(f"--ensemble: models of {auto_class.__name__} do not predict together")
-    ensemble_class = _CLASSES[auto_class]
+        raise InputError(f"--ensemble does not support models of {auto_class.__name__}")
     loaded = [load_trained(auto_class, name) for name in names]
-    models = [model for model, _ in loaded]
+    ensemble = _CLASSES[auto_class]([model for model, _ in loaded], names)
     tokenizers = [tokenizer for _, tokenizer in loaded]
-    check_members(models, names)
     check_tokenizers(tokenizers, names)
-    return ensemble_class(models, names), tokenizers[0]
+    return ensemble, tokenizers[0]
 
 
 _CLASSES: dict[Any, Any] = {
@@ -499,5 +503,5 @@ _CLASSES: dict[Any, Any] = {
 }
 
 for _auto_class, _ensemble_class in _CLASSES.items():
-    # Pipelines look here whether a model is one of their task.
+    # Pipelines look up the supported models of their task here.
     NAMES[_auto_class.__name__][EnsembleConfig.model_type] = _ensemble_class.__name__

@@ -1,4 +1,4 @@
-"""Files of texts to predict, and of predictions: row n of what is written belongs to row n of what was read."""
+"""Input and output files of predictions: row n of the output belongs to row n of the input."""
 
 import json
 import os
@@ -15,17 +15,17 @@ from hfseq.inference.generate import Hypothesis, Score
 def read_texts(
     name: str, column: str, flag: str = "--test_file", column_names: Sequence[str] | None = None
 ) -> list[str]:
-    r"""All texts of a file, empty ones too, so that outputs can be aligned with its lines.
+    r"""Read all texts of a file, empty ones included, so that outputs stay aligned with its lines.
 
     Args:
-        name: CSV, TSV, JSON lines or Parquet, as `read_splits` reads them; any other file is plain text, a text a
-            line, which `\n` or `\r\n` ends; where there is no such file, `<name>.<column>` is.
-        column: Of the texts.
-        flag: Names the file in errors.
-        column_names: The columns of a CSV or TSV file without a header.
+        name: Name of a CSV, TSV, JSON Lines or Parquet file. Any other file is plain text with one text per line,
+            ended by `\n` or `\r\n`; if it does not exist, `<name>.<column>` is read.
+        column: Column of the texts.
+        flag: Flag that names the file, for error messages.
+        column_names: Column names of a CSV or TSV file without a header.
 
     Raises:
-        InputError: If there is no such file or column, or it is malformed.
+        InputError: The file or the column does not exist, or the file is malformed.
     """
     path = Path(name)
     if path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".json", ".parquet") or column_names or not path.is_file():
@@ -39,42 +39,42 @@ def read_texts(
 
 
 def check_output_file(name: str, *, overwrite: bool = False, num_return_sequences: int = 1) -> None:
-    """Refuse an output file before anything is computed for it.
+    """Validate the output file before anything is computed.
 
     Args:
-        name: The file.
-        overwrite: Whether it may exist.
-        num_return_sequences: Texts for each source, of which a plain text file has room for one.
+        name: Path of the file.
+        overwrite: Allow an existing file.
+        num_return_sequences: Texts per source; a plain text file holds only one.
 
     Raises:
-        InputError: If it exists, is a directory, or has no room.
+        InputError: The file exists, is a directory, or cannot hold several texts per source.
     """
     path = Path(name)
     if path.is_dir():
-        raise InputError(f"--output_file {name} is a directory; name a file")
+        raise InputError(f"--output_file {name} is a directory; give the name of a file")
     if path.exists() and not overwrite:
         raise InputError(f"--output_file {name} exists; name another, or give --overwrite_output_file")
     if num_return_sequences > 1 and path.suffix.lower() not in (".tsv", ".jsonl"):
         raise InputError(
-            f"--output_file {name} has one text a line; for --num_return_sequences {num_return_sequences} "
-            "let its name end in .tsv or .jsonl"
+            f"--output_file {name} holds one text per line; for --num_return_sequences {num_return_sequences} "
+            "use a .tsv or .jsonl file"
         )
 
 
 def write_predictions(name: str, nbest: Sequence[Sequence[Hypothesis]], *, overwrite: bool = False) -> None:
-    """Write generated texts; to be called on one process.
+    """Write generated texts; call this on one process only.
 
-    The ending of the name says how: `.tsv` and `.jsonl` have `row` and `rank`, counted from 1, `score` and `text`, a
-    line for each text; any other file is plain text with the best of each row, line n for row n. Line breaks in a text
-    become spaces, in `.tsv` tabs do, too.
+    The extension selects the format: `.tsv` and `.jsonl` have one line per text with `row` and `rank` (from 1),
+    `score` and `text`; any other file is plain text with the best text of row n on line n. Line breaks in a text are
+    replaced by spaces, and in `.tsv` tabs as well.
 
     Args:
-        name: The file.
-        nbest: Texts of each row, the best first.
-        overwrite: Whether it may exist.
+        name: Path of the file.
+        nbest: Texts of each row, best first.
+        overwrite: Allow an existing file.
 
     Raises:
-        InputError: If it exists or cannot be written.
+        InputError: The file exists or cannot be written.
     """
     columns = ["row", "rank", "score", "text"]
     rows = [
@@ -87,19 +87,19 @@ def write_predictions(name: str, nbest: Sequence[Sequence[Hypothesis]], *, overw
 
 
 def write_decisions(name: str, decisions: Sequence[Decision], *, overwrite: bool = False) -> None:
-    """Write classes; to be called on one process.
+    """Write predicted classes; call this on one process only.
 
-    The ending of the name says how: `.tsv` has `row`, counted from 1, `label`, and the probability of each class in a
-    column of its own; `.jsonl` has `row`, `label` and `scores`; any other file is plain text with the label, line n
-    for row n.
+    The extension selects the format: `.tsv` has `row` (from 1), `label`, and one column per class with its
+    probability; `.jsonl` has `row`, `label` and `scores`; any other file is plain text with the label of row n on
+    line n.
 
     Args:
-        name: The file.
-        decisions: One of each row.
-        overwrite: Whether it may exist.
+        name: Path of the file.
+        decisions: Prediction for each row.
+        overwrite: Allow an existing file.
 
     Raises:
-        InputError: If it exists or cannot be written.
+        InputError: The file exists or cannot be written.
     """
     classes = next((list(decision.scores) for decision in decisions if decision.scores), [])
     rows = [
@@ -112,18 +112,18 @@ def write_decisions(name: str, decisions: Sequence[Decision], *, overwrite: bool
 
 
 def write_scores(name: str, scores: Sequence[Score], *, overwrite: bool = False) -> None:
-    """Write log-probabilities of given texts; to be called on one process.
+    """Write log-probabilities of reference texts; call this on one process only.
 
-    The ending of the name says how: `.tsv` and `.jsonl` have `row`, counted from 1, `log_probability` and `tokens`;
-    any other file is plain text with the log-probability, line n for row n.
+    The extension selects the format: `.tsv` and `.jsonl` have `row` (from 1), `log_probability` and `tokens`; any
+    other file is plain text with the log-probability of row n on line n.
 
     Args:
-        name: The file.
-        scores: One of each row.
-        overwrite: Whether it may exist.
+        name: Path of the file.
+        scores: Score of each row.
+        overwrite: Allow an existing file.
 
     Raises:
-        InputError: If it exists or cannot be written.
+        InputError: The file exists or cannot be written.
     """
     rows = [[row, *score] for row, score in enumerate(scores, 1)]
     objects = ({"row": row} | score._asdict() for row, score in enumerate(scores, 1))
@@ -134,7 +134,7 @@ def write_scores(name: str, scores: Sequence[Score], *, overwrite: bool = False)
 def _lines(
     name: str, table: Iterable[Sequence[Any]], objects: Iterable[dict[str, Any]], plain: Iterable[str]
 ) -> Iterable[str]:
-    """The lines of a file of the kind that its ending names."""
+    """Lines of the file in the format that its extension selects."""
     suffix = Path(name).suffix.lower()
     if suffix == ".jsonl":
         return (json.dumps(row, ensure_ascii=False) for row in objects)
@@ -150,7 +150,7 @@ def _field(value: Any) -> str:
 
 
 def _write(name: str, lines: Iterable[str], overwrite: bool) -> None:
-    """Write lines beside the file and rename, so that it is whole or not there."""
+    """Write lines atomically: to a temporary file that then replaces the target."""
     check_output_file(name, overwrite=overwrite)
     path = Path(name)
     partial = path.with_name(f"{path.name}.partial")
@@ -168,16 +168,16 @@ def _write(name: str, lines: Iterable[str], overwrite: bool) -> None:
 
 
 def in_one_line(text: str) -> str:
-    """A text with spaces for its line breaks, so that it has a line of a file to itself."""
+    """Return a text with its line breaks replaced by spaces."""
     return " ".join(text.splitlines())
 
 
 def write_lines(path: str | os.PathLike, texts: Iterable[str]) -> None:
-    """Write texts, a line each; line breaks in them become spaces.
+    """Write one text per line, as UTF-8; line breaks in a text are replaced by spaces.
 
     Args:
-        path: of the UTF-8 text file.
-        texts: what is written.
+        path: Path of the file.
+        texts: Texts to write.
     """
     with open(path, "w", encoding="utf-8") as stream:
         stream.writelines(f"{in_one_line(text)}\n" for text in texts)
@@ -190,14 +190,14 @@ def write_samples(
     predictions: Sequence[str],
     n: int = 20,
 ) -> None:
-    """Write the first `n` examples as text: source, reference, prediction, a blank line between examples.
+    """Write the first `n` examples as UTF-8 text: source, reference and prediction, separated by blank lines.
 
     Args:
-        path: of the UTF-8 text file.
-        sources: inputs.
-        references: what is right, one for each source.
-        predictions: what the model gave, one for each source.
-        n: how many examples.
+        path: Path of the file.
+        sources: Inputs.
+        references: Reference for each source.
+        predictions: Model output for each source.
+        n: Maximum number of examples.
     """
     rows = list(zip(sources, references, predictions, strict=True))[:n]
     with open(path, "w", encoding="utf-8") as stream:

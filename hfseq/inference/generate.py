@@ -1,4 +1,4 @@
-"""Generating texts with sequence-to-sequence models, and scoring given ones."""
+"""Text generation and scoring of reference texts with sequence-to-sequence models; next-token prediction."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ class Hypothesis(NamedTuple):
 
     Attributes:
         text: The text.
-        score: Its log-probability over its length in tokens to the power of `length_penalty`, what beams are ranked
-            by; 0 for an empty source, None where no scores were asked for.
+        score: Log-probability divided by the length in tokens to the power of `length_penalty`, the score of beam
+            search; 0 for an empty source, None if no scores were requested.
     """
 
     text: str
@@ -30,11 +30,11 @@ class Hypothesis(NamedTuple):
 
 
 class Score(NamedTuple):
-    """What a model thinks of a given text.
+    """Log-probability of a reference text.
 
     Attributes:
-        log_probability: Sum over its tokens.
-        tokens: Their number, the end mark counted.
+        log_probability: Sum over the tokens.
+        tokens: Number of tokens, EOS included.
     """
 
     log_probability: float
@@ -52,42 +52,42 @@ def generation_options(
     top_p: float | None = None,
     max_length: int | None = None,
 ) -> dict[str, Any]:
-    """Flags as arguments of `generate`, checked before anything is loaded.
+    """Validate decoding flags, before anything is loaded, and return them as arguments of `generate`.
 
     Args:
-        num_beams: Beams; not used in sampling.
-        length_penalty: What their scores are divided by is the length to this power.
-        num_return_sequences: Texts for each source.
-        do_sample: Whether to draw texts.
-        temperature: Of the drawing.
-        top_k: Likeliest tokens that it is from.
-        top_p: Share of the probability that it is from.
-        max_length: Tokens of a text, with the one that starts it.
+        num_beams: Beam size; ignored in sampling.
+        length_penalty: Exponent of the length by which beam scores are divided.
+        num_return_sequences: Number of texts per source.
+        do_sample: Sample instead of beam search.
+        temperature: Sampling temperature.
+        top_k: Number of most likely tokens to sample from.
+        top_p: Nucleus (top-p) sampling threshold.
+        max_length: Maximum number of tokens, the decoder start token included.
 
     Raises:
-        InputError: If one is impossible, or of no effect beside the others.
+        InputError: A value is invalid, or has no effect in combination with the others.
     """
     if min(num_beams, num_return_sequences) < 1:
         raise InputError("--num_beams and --num_return_sequences must be at least 1")
-    drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    given = {name: value for name, value in drawing.items() if value is not None}
+    sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    given = {name: value for name, value in sampling.items() if value is not None}
     if do_sample:
         num_beams = 1
     elif given:
         raise InputError(f"--{next(iter(given))} is for sampling; add --do_sample, or leave it out")
     elif num_return_sequences > num_beams:
         raise InputError(
-            f"--num_return_sequences {num_return_sequences} is more than --num_beams {num_beams} can give; "
-            "raise that, or add --do_sample"
+            f"--num_return_sequences {num_return_sequences} exceeds --num_beams {num_beams}; "
+            "raise the latter, or add --do_sample"
         )
     if length_penalty is not None and num_beams == 1:
-        raise InputError("--length_penalty is for beams; raise --num_beams, or leave it out")
+        raise InputError("--length_penalty is for beam search; raise --num_beams, or leave it out")
     if temperature is not None and not 0 < temperature < math.inf:
-        raise InputError(f"--temperature {temperature} is not above 0")
+        raise InputError(f"--temperature {temperature} must be positive and finite")
     if top_k is not None and top_k < 0:
-        raise InputError(f"--top_k {top_k} is below 0")
+        raise InputError(f"--top_k {top_k} must not be negative")
     if top_p is not None and not 0 < top_p <= 1:
-        raise InputError(f"--top_p {top_p} is not above 0 and at most 1")
+        raise InputError(f"--top_p {top_p} must be above 0 and at most 1")
     options = {"num_beams": num_beams, "num_return_sequences": num_return_sequences, "do_sample": do_sample}
     if num_beams == 1:
         options["early_stopping"] = False
@@ -110,42 +110,42 @@ def decode_texts(
     progress: str | None = None,
     **options: Any,
 ) -> tuple[list[list[Hypothesis]], dict[str, int]]:
-    """Generate texts for each source, on all processes together.
+    """Generate texts for each source, distributed over all processes.
 
     Args:
-        model: A sequence-to-sequence model or an ensemble, on its device.
-        tokenizer: Its tokenizer.
-        sources: The sources; empty ones get an empty text.
-        batch_size: Sources at once; those of one length go together.
-        max_source_length: Tokens of a source, the end mark counted; the rest of it is cut off.
-        prefix: Text before every source.
-        scores: Whether to score the texts, by the model's forward, one more for each text of a source.
-        replace_unknown: Whether each unknown word of a text becomes the source word that the model attends to most
-            (Luong et al. 2015, "Addressing the rare word problem"; Jean et al. 2015, section 3.3). It turns the
-            attention of a Transformer to the eager kind, which alone returns its weights.
-        seed: Of sampling; results depend on it and on `batch_size`, not on the number of processes.
-        progress: Title of a progress bar, if there is to be one.
-        options: Passed on to `generate`, as `generation_options` gives them.
+        model: Sequence-to-sequence model or ensemble, on its device.
+        tokenizer: Tokenizer of the model.
+        sources: Source texts; the output for an empty one is empty.
+        batch_size: Number of sources per batch; sources of similar length are batched together.
+        max_source_length: Maximum source length in tokens, EOS included; longer sources are truncated.
+        prefix: Text prepended to every source.
+        scores: Compute scores, which takes one more forward pass per text of a source.
+        replace_unknown: Replace each unknown word by the source word with the highest attention weight (Luong et al.
+            2015, "Addressing the rare word problem"; Jean et al. 2015, section 3.3). Switches a Transformer to eager
+            attention, the only implementation that returns its weights.
+        seed: Random seed of sampling; results depend on it and on `batch_size`, not on the number of processes.
+        progress: Title of a progress bar; None for no progress bar.
+        options: Arguments of `generate`, from `generation_options`.
 
     Returns:
-        For each source in its place the `num_return_sequences` texts, the best first (one for an empty source), the
-        same on every process; and how many sources were `empty` or `cut`, if some were.
+        The `num_return_sequences` texts of each source (one for an empty source), in order of the sources, best first,
+        the same on every process; and the number of sources that were `empty` or truncated (`cut`), if any.
 
     Raises:
-        InputError: If an id is not of the model, or unknown words cannot be replaced with this tokenizer or are copied
-            by the model itself.
+        InputError: A token id is outside the model's vocabulary, or unknown words cannot be replaced with this
+            tokenizer or are copied by the model itself.
     """
     copied = copied_vocabulary(model)
     if replace_unknown:
         if copied is not None:
-            raise InputError("--replace_unknown: the model copies unknown words itself; leave it out")
+            raise InputError("--replace_unknown: the model copies unknown words itself; leave the flag out")
         check_replaceable(tokenizer)
-        # A model that was told never to write unknown words has none to replace.
+        # Clear the model's setting, which may suppress the unknown token and so leave nothing to replace.
         options["suppress_tokens"] = []
         model.set_attn_implementation("eager")
     model.eval()
     generate: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]
-    # The prefix alone is no text.
+    # A source that consists of the prefix alone counts as empty.
     prefixed = [prefix + source if source.strip() else "" for source in sources]
     rows, columns, counts = encode_filled(tokenizer, prefixed, max_source_length)
     ids, texts_of = columns["input_ids"], [prefixed[row] for row in rows]
@@ -162,7 +162,7 @@ def decode_texts(
             torch.manual_seed(seed + group[0])
         generated = generate(**batch, **options)  # [B * N, T]
         hypotheses: list[list[Hypothesis]] = [[] for _ in group]
-        # One text of each source at a time, so that scoring takes no more room than a step of training.
+        # Score one text per source at a time, so that it takes no more memory than a training step.
         for sequences in generated.unflatten(0, (len(group), -1)).unbind(1):
             counted = _up_to_end(model, sequences[:, 1:])
             unknown = (sequences[:, 1:] == tokenizer.unk_token_id) & counted if replace_unknown else None
@@ -207,23 +207,23 @@ def score_texts(
     max_target_length: int,
     prefix: str = "",
 ) -> tuple[list[Score], dict[str, int]]:
-    """Log-probabilities of given texts, such as translations, on all processes together.
+    """Compute log-probabilities of reference texts, such as translations, distributed over all processes.
 
     Args:
-        model: A sequence-to-sequence model or an ensemble, on its device.
-        tokenizer: Its tokenizer.
-        sources: The sources.
-        targets: A text for each.
-        batch_size: Rows at once; those of one length go together.
-        max_source_length: Tokens of a source, the end mark counted; the rest of it is cut off.
-        max_target_length: The same for a target, of which only what is left is scored.
-        prefix: Text before every source.
+        model: Sequence-to-sequence model or ensemble, on its device.
+        tokenizer: Tokenizer of the model.
+        sources: Source texts.
+        targets: Reference text for each source.
+        batch_size: Batch size; rows of similar length are batched together.
+        max_source_length: Maximum source length in tokens, EOS included; longer sources are truncated.
+        max_target_length: Maximum target length in tokens, EOS included; longer targets are truncated before scoring.
+        prefix: Text prepended to every source.
 
     Returns:
-        A score for each row in its place, the same on every process; and how many rows were `cut`, if some were.
+        One score per row, in order and the same on every process; and the number of truncated rows (`cut`), if any.
 
     Raises:
-        InputError: If there are not as many targets as sources, or an id is not of the model.
+        InputError: The numbers of sources and targets differ, or a token id is outside the model's vocabulary.
     """
     if len(sources) != len(targets):
         raise InputError(f"{len(sources)} sources and {len(targets)} targets; each source needs one target")
@@ -240,7 +240,7 @@ def score_texts(
         labels = copy_targets(tokenizer, targets, encoded_targets, words, copied)
 
     def score(group: list[int]) -> list[Score]:
-        # Always on the right, whatever the tokenizer's side is: a decoder reads padding on the left.
+        # Pad on the right, whatever the tokenizer's padding side: a decoder would read padding on the left.
         padded = pad_sequence([torch.tensor(labels[row]) for row in group], batch_first=True, padding_value=-100)
         batch = _pad(model, tokenizer, group, ids, copy_ids, labels=padded)
         padded = padded.to(model.device)
@@ -259,7 +259,7 @@ def score_texts(
 
 
 def perplexity(scores: Sequence[Score]) -> float:
-    """Of all texts together: the inverse of the geometric mean of their tokens' probabilities."""
+    """Corpus perplexity: the inverse of the geometric mean of the token probabilities of all texts."""
     return math.exp(-math.fsum(score.log_probability for score in scores) / sum(score.tokens for score in scores))
 
 
@@ -271,7 +271,10 @@ def _pad(
     copy_ids: Sequence[list[int]] | None,
     labels: torch.Tensor | None = None,
 ) -> BatchEncoding:
-    """Rows of a group, `copy_ids` included if given, checked together with `labels`, on the device."""
+    """Pad a group of rows, `copy_ids` included if given, to a validated batch on the model's device.
+
+    `labels` are validated but not part of the batch.
+    """
     batch = tokenizer.pad({"input_ids": [ids[row] for row in group]}, return_tensors="pt")
     if copy_ids is not None:
         padded = tokenizer.pad({"input_ids": [copy_ids[row] for row in group]}, return_tensors="pt")
@@ -283,24 +286,27 @@ def _pad(
 def _force(
     model: PreTrainedModel, batch: BatchEncoding, sequences: torch.Tensor, align: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities `[B, T - 1]` of generated tokens after the first, and attention `[B, T - 1, S]` if wanted."""
+    """Teacher-forced log-probabilities `[B, T - 1]` of the tokens after the first, and attention `[B, T - 1, S]`.
+
+    The attention is None unless `align`.
+    """
     outputs = model(**batch, decoder_input_ids=sequences[:, :-1], output_attentions=align, use_cache=False)
     weights = outputs.cross_attentions[-1].mean(dim=1) if align else None
     return _token_log_probabilities(outputs.logits, sequences[:, 1:]), weights
 
 
 def _token_log_probabilities(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities `[B, T]` of tokens `[B, T]` under logits `[B, T, V]`."""
+    """Log-probabilities `[B, T]` of token ids `[B, T]` under logits `[B, T, V]`."""
     return logits.log_softmax(dim=-1, dtype=torch.float32).gather(2, ids.unsqueeze(-1)).squeeze(-1)
 
 
 def _masked_sum(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Sums `[B]` of values `[B, T]` where the mask is True; elsewhere they may be infinite."""
+    """Row sums `[B]` of the values `[B, T]` where the mask is True; masked values may be infinite."""
     return values.double().masked_fill(~mask, 0.0).sum(dim=1)
 
 
 def _up_to_end(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
-    """True at the tokens of `[B, T]` up to the first end mark, that one included."""
+    """Mask `[B, T]` of the tokens up to and including the first EOS."""
     ends = model.generation_config.eos_token_id
     if ends is None:
         return torch.ones_like(tokens, dtype=torch.bool)
@@ -312,13 +318,13 @@ def _up_to_end(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
 def next_words(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, count: int = 10
 ) -> list[tuple[str, float]]:
-    """The likeliest tokens after a text, the likeliest first, with their probabilities.
+    """Most likely next tokens after a text with their probabilities, most likely first.
 
     Args:
-        model: A causal language model.
-        tokenizer: Its tokenizer.
-        text: What comes before; empty for the beginning of a line.
-        count: How many tokens; all of a smaller vocabulary.
+        model: Causal language model.
+        tokenizer: Tokenizer of the model.
+        text: Prompt; empty for the beginning of a line.
+        count: Maximum number of tokens.
     """
     model.eval()
     probabilities = model(prompt_ids(tokenizer, text).to(model.device)).logits[0, -1].float().softmax(dim=-1)
@@ -328,7 +334,7 @@ def next_words(
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> torch.Tensor:
-    """Ids `[1, T]` of a text to go on with: it does not end, and begins a line."""
+    """Token ids `[1, T]` of a prompt: EOS to mark the beginning of a line, then the text without special tokens."""
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     return torch.tensor([[tokenizer.eos_token_id, *ids]])
 

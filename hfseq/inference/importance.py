@@ -1,14 +1,14 @@
-"""Which words a classifier's decision hangs on: each is left out, and what the score loses is its importance.
+"""Word importance for a classifier by erasure: the drop in the score when the word is left out.
 
     >>> model = AutoModelForSequenceClassification.from_pretrained("outputs/sentiment")
     >>> tokenizer = AutoTokenizer.from_pretrained("outputs/sentiment")
     >>> word_importance(model, tokenizer, ["Not good."], max_length=256)
     [Importance(label='negative', spans=[(0, 3), (4, 8), (8, 9)], values=[5.1, -2.3, 0.1])]
 
-This is the erasure of Li et al. (2016), "Understanding neural networks through representation erasure". It takes a
-forward for each word and no gradient. Integrated gradients (Sundararajan et al. 2017) would share the score out among
-the words, but need a baseline, a number of steps and `inputs_embeds`, which BART and T5 classifiers refuse and which
-leave out what a `char_encoder` reads. Leaving a word out is exact, and means the same for every classifier.
+The method is that of Li et al. (2016), "Understanding neural networks through representation erasure". It takes one
+forward pass per word and no gradients. Integrated gradients (Sundararajan et al. 2017) would attribute the whole score
+to the words, but need a baseline, a number of steps and `inputs_embeds`, which BART and T5 classifiers do not accept
+and which bypass a `char_encoder`. Erasure is exact, and means the same for every classifier.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,14 @@ from hfseq.inference.loading import problem_of
 
 
 class Importance(NamedTuple):
-    """What each word of a text does for the decision.
+    """Contribution of each word of a text to the prediction.
 
     Attributes:
-        label: The likeliest class, whose values these are; of a regression the largest value; empty for an empty text.
-        spans: Where in the text each word begins and ends, as the tokenizer separates words.
-        values: What the log-odds of the class, or the value of a regression, lose without the word; negative for a
-            word that speaks against the class.
+        label: Most likely class, to which the values refer; for regression the label with the largest value; empty for
+            an empty text.
+        spans: Start and end of each word in the text, as split by the tokenizer.
+        values: Decrease of the log-odds of the class, or of the value of a regression, without the word; negative for
+            a word that is evidence against the class.
     """
 
     label: str
@@ -48,29 +49,27 @@ def word_importance(
     max_length: int,
     batch_size: int = 32,
 ) -> list[Importance]:
-    """Leave out each word of each text, and see what that does to the likeliest class.
+    """Measure the effect of leaving out each word of each text on the most likely class.
 
-    All tokens of a word are taken out of the encoded text, so that its other tokens stay as they are. The log-odds are
-    log p / (1 - p) of the class's probability: the softmax of the logits, where several classes may hold the sigmoid.
+    All tokens of a word are removed from the encoded text, so that its other tokens do not change. The log-odds are
+    log p / (1 - p) of the class probability: softmax of the logits, or sigmoid for multi-label classification.
 
     Args:
-        model: A sequence classifier, on its device: logits `[B, num_labels]` of `input_ids` and, if the tokenizer
-            gives them, `char_ids`.
-        tokenizer: Its tokenizer, a fast one.
-        texts: The texts.
-        max_length: Tokens of a text, special ones counted; words after them are not there.
-        batch_size: Rows at once, of all texts together; rows of one length go together.
+        model: Sequence classifier, on its device: logits `[B, num_labels]` of `input_ids` and, if the tokenizer
+            returns them, `char_ids`.
+        tokenizer: Fast tokenizer of the model.
+        texts: Texts to explain.
+        max_length: Maximum length in tokens, special tokens included; truncated words are not included.
+        batch_size: Batch size; rows of similar length are batched together, across texts.
 
     Returns:
-        One for each text. It does not depend on the other texts.
+        Importance for each text, independent of the other texts.
 
     Raises:
-        InputError: If the tokenizer does not tell which word a token belongs to, or an id is not of the model.
+        InputError: The tokenizer is not a fast one, or a token id is outside the model's vocabulary.
     """
     if not tokenizer.is_fast:
-        raise InputError(
-            f"{type(tokenizer).__name__} does not tell words apart; their importance needs a fast tokenizer"
-        )
+        raise InputError(f"word importance needs a fast tokenizer, not {type(tokenizer).__name__}")
     columns: dict[str, list[Any]] = {"input_ids": []}
     if "char_ids" in tokenizer.model_input_names:
         columns["char_ids"] = []
@@ -79,7 +78,7 @@ def word_importance(
         encoded = tokenizer(text, max_length=max_length, truncation=True)
         of_token = word_spans(encoded, text)
         spans.append(list(dict.fromkeys(span for span in of_token if span is not None)))
-        # The whole text first, then without each of its words.
+        # First the whole text, then the text without each of its words.
         for left_out in [(), *spans[-1]] if spans[-1] else []:
             kept = [at for at, span in enumerate(of_token) if span is None or span != left_out]
             for name, rows in columns.items():
@@ -103,22 +102,22 @@ def word_importance(
 
 
 def log_odds(logits: torch.Tensor, label: int, problem: str) -> torch.Tensor:
-    """Log-odds `[N]` of a class under logits `[N, num_labels]`; for a regression its value.
+    """Log-odds `[N]` of a class; for a regression its value.
 
     Args:
-        logits: The logits.
-        label: Number of the class.
-        problem: As `problem_type` of a config.
+        logits: Logits `[N, num_labels]`.
+        label: Class id.
+        problem: `problem_type` of the config.
     """
     if problem != "single_label_classification":
-        # Of a sigmoid the logit is the log-odds.
+        # With a sigmoid, the logit is the log-odds.
         return logits[:, label]
     others = torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1)
     return logits[:, label] - others.logsumexp(dim=1)
 
 
 def _nothing(tokenizer: PreTrainedTokenizerBase, name: str) -> list[Any]:
-    """A row for a text with nothing left, where the tokenizer adds no special tokens: an end mark, or padding."""
+    """Row for a text without any tokens left, if the tokenizer adds no special tokens: EOS, or else padding."""
     if name == "char_ids":
         return [[]]
     return [tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id]

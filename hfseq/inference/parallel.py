@@ -1,4 +1,4 @@
-"""Rows in batches of one length, shared by all processes."""
+"""Inference on batches of similar length, distributed over all processes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,16 +11,16 @@ from tqdm.auto import tqdm
 def run_by_length(
     lengths: Sequence[int], batch_size: int, run: Callable[[list[int]], Sequence[Any]], progress: str | None = None
 ) -> list[Any]:
-    """Run batches of rows of similar lengths, on all processes together.
+    """Run batches of rows of similar length, distributed over all processes.
 
     Args:
-        lengths: Of the rows.
-        batch_size: Rows at once.
-        run: Takes numbers of rows, gives a result for each.
-        progress: Title of a progress bar, if there is to be one.
+        lengths: Length of each row.
+        batch_size: Batch size.
+        run: Function from the indices of the rows of a batch to one result per row.
+        progress: Title of a progress bar; None for no progress bar.
 
     Returns:
-        The results in the order of the rows, the same on every process.
+        Results in the order of the rows, the same on every process.
     """
     state = PartialState()
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
