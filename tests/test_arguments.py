@@ -146,7 +146,9 @@ def test_adapters_need_peft(driver, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("recipe", [*DRIVERS, "language_modeling", "tagging"])
 def test_a_prediction_needs_a_model_before_data(recipe, tmp_path):
-    with pytest.raises(InputError, match="^--do_predict without --do_train needs a trained model: give --model_name"):
+    with pytest.raises(
+        InputError, match="^--do_predict without --do_train requires a trained model: give --model_name"
+    ):
         run(recipe, tmp_path, "--do_predict")
     assert not (tmp_path / "out").exists()
 
@@ -211,8 +213,8 @@ def test_schedules_that_follow_scores_are_the_trainers(driver, schedule, tmp_pat
         (["--num_train_epochs", "nan"], "--num_train_epochs nan is not a finite number"),
         (["--warmup_steps", "inf"], "--warmup_steps inf is not a finite number"),
         (["--max_grad_norm", "nan"], "--max_grad_norm nan is not a finite number"),
-        (["--prediction_loss_only"], "--prediction_loss_only: the scores of a recipe are those of all rows"),
-        (["--dataloader_drop_last"], "--dataloader_drop_last: the scores of a recipe are those of all rows"),
+        (["--prediction_loss_only"], "--prediction_loss_only: recipes score all rows"),
+        (["--dataloader_drop_last"], "--dataloader_drop_last: recipes score all rows"),
         (["--eval_do_concat_batches", "false"], "--eval_do_concat_batches: the scores of a recipe"),
         (["--batch_eval_metrics"], "--batch_eval_metrics: the scores of a recipe"),
         (["--label_names", "tags"], "--label_names: the scores of a recipe"),

@@ -136,14 +136,14 @@ class RecipeArguments(TrainingArguments):
             raise ValueError("--do_eval requires --do_train; to score a model, use --do_predict and --test_file")
         if self.average_checkpoints is not None:
             if self.average_checkpoints < 2:
-                raise ValueError(f"--average_checkpoints {self.average_checkpoints} must be at least 2")
+                raise ValueError(f"--average_checkpoints {self.average_checkpoints}: give 2 or more")
             if self.save_total_limit and self.save_total_limit < self.average_checkpoints:
                 raise ValueError(
                     f"--average_checkpoints {self.average_checkpoints} needs as many checkpoints; raise "
                     f"--save_total_limit from {self.save_total_limit}"
                 )
         if self.hp_search is not None and self.hp_search < 1:
-            raise ValueError(f"--hp_search {self.hp_search}: the number of trials must be at least 1")
+            raise ValueError(f"--hp_search {self.hp_search}: give the number of trials, 1 or more")
         if self.hp_search is not None and self.do_predict and not self.do_train:
             raise ValueError("--hp_search requires training; omit --do_predict")
         if self.hp_search is not None:
@@ -179,7 +179,7 @@ class RecipeArguments(TrainingArguments):
         name = metric.removeprefix("eval_")
         known = dict.fromkeys((*metrics, "loss"))
         if name not in (*known, *others):
-            raise InputError(f"unknown --metric_for_best_model {name!r}; choose from {', '.join(known)}")
+            raise InputError(f"unknown --metric_for_best_model {name!r}; there are {', '.join(known)}")
         lower = name in ("loss", "perplexity", "word_perplexity", "rmse")
         self.metric_for_best_model, self.greater_is_better = metric, not lower if greater is None else greater
 

@@ -81,9 +81,9 @@ class TaskArguments(ClassArguments, DecodingArguments):
         super().__post_init__()
         for name, known in (("task", TASKS), ("method", METHODS)):
             if getattr(self, name) not in known:
-                raise ValueError(f"unknown --{name} {getattr(self, name)!r}; choose from {', '.join(known)}")
+                raise ValueError(f"unknown --{name} {getattr(self, name)!r}; there are {', '.join(known)}")
         if self.block_size < 2:
-            raise ValueError(f"--block_size {self.block_size} must be at least 2")
+            raise ValueError(f"--block_size {self.block_size}: give 2 or more")
         if self.method == "gradual" and self.streaming:
             raise ValueError("--method gradual unfreezes a layer each epoch, and --streaming has no epochs")
 

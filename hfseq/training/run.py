@@ -270,7 +270,7 @@ def search(
         make_model: Returns the model and tokenizer of a trial, with config fields `overrides`.
 
     Raises:
-        InputError: The search cannot be resumed, or a trial fails.
+        InputError: The search to resume had other settings.
     """
 
     def make(fields: dict[str, Any]) -> Any:
