@@ -185,7 +185,7 @@ def test_a_schedule_works_or_says_what_it_lacks(schedule, tmp_path):
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
 def test_schedules_that_follow_scores_are_the_trainers(driver, schedule, tmp_path):
-    message = f"^--lr_scheduler_type {schedule} follows scores, .*; use {driver}.py$"
+    message = f"^--lr_scheduler_type {schedule} is not supported by the Accelerate loop; use {driver}.py$"
     with pytest.raises(InputError, match=message):
         run(f"{driver}_accelerate", tmp_path, "--lr_scheduler_type", schedule)
 

@@ -193,7 +193,7 @@ def test_a_checkpoint_without_its_state_is_refused(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_after_checkpoint(patch, "language_modeling", 1)
         start(data, tmp_path / "run", carry_state=False, **flags)
-    with pytest.raises(InputError, match="no carried state for this process"):
+    with pytest.raises(InputError, match="has no carried state"):
         start(data, tmp_path / "run", resume_from_checkpoint="last", **flags)
 
 

@@ -137,12 +137,10 @@ def refuse_other_fields(
         # A checkpoint is written at each evaluation.
         own.add("eval_steps")
         values |= {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": args.eval_steps}
+    # These schedules step on evaluation metrics, which the loop does not pass to them.
     if args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
         name = SchedulerType(args.lr_scheduler_type).value
-        raise InputError(
-            f"--lr_scheduler_type {name} depends on evaluation metrics, which the Accelerate loop does not pass "
-            f"to the scheduler; use {other_driver}"
-        )
+        raise InputError(f"--lr_scheduler_type {name} is not supported by the Accelerate loop; use {other_driver}")
     for name in sorted(explicit_fields(arguments, argv) - own - HONOURED):
         if name not in values:
             raise InputError(f"--{name} is not supported by the Accelerate loop; use {other_driver}")

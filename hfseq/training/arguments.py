@@ -88,8 +88,7 @@ class RecipeArguments(TrainingArguments):
     )
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation batch size per process."})
     dataloader_pin_memory: bool = field(
-        default=torch.accelerator.is_available(),
-        metadata={"help": "Pin the memory of batches for faster transfer to the GPU."},
+        default=torch.accelerator.is_available(), metadata={"help": "Pin the memory of batches."}
     )
     logging_steps: float = field(default=50, metadata={"help": "Log the training loss every N steps."})
     logging_nan_inf_filter: bool = field(
@@ -123,9 +122,7 @@ class RecipeArguments(TrainingArguments):
         if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license):
             raise ValueError(f"--license {self.license!r} is not a Hub licence identifier; use one such as apache-2.0")
         if self.push_to_hub and (self.hp_search or (self.do_predict and not self.do_train)):
-            raise ValueError(
-                "--push_to_hub requires a training run; use hfseq.publish(DIRECTORY, NAME) for other models"
-            )
+            raise ValueError("--push_to_hub requires a training run; otherwise use hfseq.publish(DIRECTORY, NAME)")
         if self.push_to_hub and "checkpoint" in str(getattr(self.hub_strategy, "value", self.hub_strategy)):
             raise ValueError("--hub_strategy: runs are published once, at the end, with their scores; omit it")
         # Defaults depend on the task; see `choose_metric`.

@@ -3,7 +3,7 @@
 The methods of ULMFiT (Howard & Ruder 2018), for any transformers model, including those of hfseq.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,10 @@ class TaskArguments(ClassArguments, DecodingArguments):
     )
     layer_decay: float | None = field(
         default=None,
-        metadata={
-            "help": "Ratio of each layer's learning rate to that of the layer below; default 2.6 with gradual, else 1."
-        },
+        metadata={"help": "Learning rate ratio of each layer to the one below; default 2.6 with gradual, else 1."},
     )
     slanted_triangular: bool | None = field(
-        default=None,
-        metadata={"help": "Slanted triangular learning rate schedule; the default with --method gradual."},
+        default=None, metadata={"help": "Slanted triangular schedule; the default with --method gradual."}
     )
     lora_r: int = field(default=8, metadata={"help": "LoRA rank."})
     lora_alpha: float = field(default=16.0, metadata={"help": "LoRA alpha: adapters are scaled by alpha / rank."})
@@ -293,9 +290,7 @@ def runs_of(argv: Sequence[str] | None, demo: Sequence[str | Path], arguments: S
             if given:
                 raise InputError(f"--{name} is not supported by the two-run demo; give a --task and a model")
         if resume not in (None, "last"):
-            raise InputError(
-                f"--resume_from_checkpoint {resume} is not supported by the two-run demo; use last for both runs"
-            )
+            raise InputError(f"--resume_from_checkpoint {resume} is not supported by the two-run demo; use last")
         args.choose_metric(TASKS[data_args.task].metrics, TASKS[data_args.task].other_metrics)
         check_method(model_args, data_args, args)
         check_output_dir(str(args.output_dir), overwrite=args.overwrite_output_dir, resume=resume is not None)
@@ -352,43 +347,26 @@ def method_options(data: TaskArguments, args: GenerationArguments, new: Collecti
 
     Args:
         data: Task and method arguments.
-        args: Training arguments; `ddp_find_unused_parameters` is set if the method requires it.
+        args: Training arguments; `ddp_find_unused_parameters` is set if the method requires it. Learning rate and
+            weight decay are read when the optimizer is created.
         new: Names of newly initialized parameters, missing from the checkpoint.
     """
-    args.ddp_find_unused_parameters = args.ddp_find_unused_parameters or data.method == "gradual" or None
-    return {"parameter_groups": method_groups(data, args, new), "schedule": method_schedule(data)}
+    gradual = data.method == "gradual"
+    args.ddp_find_unused_parameters = args.ddp_find_unused_parameters or gradual or None
+    slanted = gradual if data.slanted_triangular is None else data.slanted_triangular
+    decay = data.layer_decay if data.layer_decay is not None else (2.6 if gradual else 1.0)
+
+    def groups(model: PreTrainedModel) -> list[dict[str, Any]]:
+        rates = {"learning_rate": args.learning_rate, "weight_decay": args.weight_decay}
+        return optimizer_groups(model, layer_groups(model, new), decay=decay, **rates)
+
+    schedule = slanted_triangular if slanted else None
+    return {"parameter_groups": None if decay == 1.0 else groups, "schedule": schedule}
 
 
 def merge_adapters(model: Any, data: TaskArguments) -> Any:
     """Merge LoRA adapters into the weights and return the plain model; other methods return it unchanged."""
     return model.merge_and_unload() if data.method == "lora" else model
-
-
-def method_groups(
-    args: TaskArguments, training_args: TrainingArguments, new: Collection[str]
-) -> Callable[[Any], list[dict[str, Any]]] | None:
-    """Return a function from a model to optimizer groups with layer-wise learning rates, or None for a single rate.
-
-    Args:
-        args: Task and method arguments.
-        training_args: Training arguments; learning rate and weight decay are read when the optimizer is created.
-        new: Names of newly initialized parameters, missing from the checkpoint.
-    """
-    decay = args.layer_decay if args.layer_decay is not None else (2.6 if args.method == "gradual" else 1.0)
-    if decay == 1.0:
-        return None
-
-    def groups(model: PreTrainedModel) -> list[dict[str, Any]]:
-        rates = {"learning_rate": training_args.learning_rate, "weight_decay": training_args.weight_decay}
-        return optimizer_groups(model, layer_groups(model, new), decay=decay, **rates)
-
-    return groups
-
-
-def method_schedule(args: TaskArguments) -> Callable[[torch.optim.Optimizer, int], Any] | None:
-    """Return `slanted_triangular` if requested (the default with gradual unfreezing), else None."""
-    wanted = args.method == "gradual" if args.slanted_triangular is None else args.slanted_triangular
-    return slanted_triangular if wanted else None
 
 
 def describe_parameters(model: nn.Module) -> str:

@@ -62,9 +62,7 @@ def load_model(
     if CONFIG_MAPPING[model_type] not in mapping:
         raise InputError(f"--model_type {model_type} has no {kind}; hfseq has {ours}")
     if taken := sorted(overrides.keys() & {"vocab_size", "char_vocab_size", "unk_token_id", *_TOKEN_IDS}):
-        raise InputError(
-            f"--config_overrides: {taken[0]} is determined by the tokenizer; set its size with --vocab_size"
-        )
+        raise InputError(f"--config_overrides: {taken[0]} is determined by the tokenizer; see --vocab_size")
     try:
         # Built once before training the tokenizer, so that invalid fields fail early.
         check_fields(AutoConfig.for_model(model_type), overrides)

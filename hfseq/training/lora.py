@@ -48,9 +48,7 @@ def apply_lora(
         InputError: There is nothing to adapt, a module name is unknown, or the model does not support a value.
     """
     if r < 1 or not 0 <= dropout < 1:
-        raise InputError(
-            f"LoRA of rank {r} with dropout {dropout}: the rank must be at least 1, the dropout in [0, 1)"
-        )
+        raise InputError(f"LoRA rank {r}, dropout {dropout}: the rank must be at least 1, the dropout in [0, 1)")
     saved = _trained_whole(model, task, new)
     names: Collection[str] | str | None = target_modules
     recurrent: list[str] = []

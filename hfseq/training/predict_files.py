@@ -50,7 +50,7 @@ def generate_file(run: Run, source: str, target: str) -> None:
         nbest, counts = decode_texts(model, tokenizer, sources, batch_size=size, **lengths, **options)
         if first:
             write_predictions(output_file, nbest, overwrite=overwrite)
-        summary = f"sampled with seed {args.seed}" if data.do_sample else f"beam size {options['num_beams']}"
+        summary = f"sampled with seed {args.seed}" if data.do_sample else f"beam {options['num_beams']}"
     run.log(_summary(output_file, len(sources), counts, summary))
 
 
@@ -92,9 +92,7 @@ def predict_file(run: Run) -> None:
         return classify_file(run, data.text_column or "text")
     if data.task == "seq2seq":
         return generate_file(run, data.text_column or "document", data.label_column or "summary")
-    raise InputError(
-        f"--output_file: --task {data.task} does not support file prediction; load the model in a pipeline"
-    )
+    raise InputError(f"--output_file does not support --task {data.task}; load the model in a pipeline")
 
 
 def _files(run: Run, num_return_sequences: int = 1) -> tuple[str, str]:

@@ -102,7 +102,7 @@ class LanguageModelingTrainer(SequenceTrainer):
             path = self._state_file(str(self._checkpoint))
             if not path.is_file():
                 raise InputError(
-                    f"{path.parent} has no carried state for this process; resume with the same number of processes"
+                    f"{path.parent} has no carried state; resume with as many processes and the same flags"
                 )
             self._state = load_state(path, self.args.device)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
