@@ -15,8 +15,8 @@ def test_a_recipe_reads_its_settings(path, tmp_path):
     for name in names:
         if name in (task, f"{task}_accelerate"):
             argv, recipe = [str(path), "--output_dir", str(tmp_path), "--use_cpu"], load(name)
-            kinds = recipe.KINDS
+            kinds = recipe.ARGUMENTS
             if name == "distillation" and value_of(argv, "task", "classification") == "translation":
-                kinds, argv = recipe.TRANSLATION_KINDS, [*argv, "--teacher", "named by the user"]
+                kinds, argv = recipe.TRANSLATION_ARGUMENTS, [*argv, "--teacher", "named by the user"]
             *_, args = parse_config(kinds, argv)
             assert args.seed == 42 and args.output_dir == str(tmp_path)

@@ -359,7 +359,7 @@ def test_two_processes_train_the_same_student_as_one(data, tmp_path):
         ({"streaming": True}, "unknown flag --streaming"),
         ({"label_separator": ";"}, "unknown flag --label_separator"),
         ({"hp_search": 2}, "recipes/sentiment.py searches"),
-        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor would not reach"),
+        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor has no effect"),
         ({"teacher": "nowhere"}, "nowhere: no such directory"),
         ({"model_name_or_path": "x", "model_type": "hfseq_gru"}, "omit it with --model_name_or_path"),
     ],

@@ -173,7 +173,7 @@ NOT_TRIED = {"deepspeed", "fsdp", "fsdp_config", "local_rank", "use_cpu", "paral
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_arguments_are_taken_or_refused(name, tmp_path):
-    kinds = load(name).KINDS
+    kinds = load(name).ARGUMENTS
     known = [field.name for kind in kinds for field in dataclasses.fields(kind) if field.name not in NOT_TRIED]
     fields = st.dictionaries(st.sampled_from(known) | texts(1), YAML_VALUES, max_size=3)
     (config,) = (ROOT / "recipes" / "configs").glob(f"{name}_demo.yaml")

@@ -277,7 +277,7 @@ def test_where_a_dry_run_may_write(trained, tmp_path):
 def test_a_run_file_says_nothing_of_this_machine(tmp_path, rows):
     argv = arguments(rows, tmp_path / "run")
     vectors = json.dumps({"hidden_size": 16, "note": str(tmp_path / "secret")})
-    kinds = load("sentiment").KINDS
+    kinds = load("sentiment").ARGUMENTS
     save_run(
         str(tmp_path),
         kinds,
