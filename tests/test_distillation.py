@@ -358,7 +358,7 @@ def test_two_processes_train_the_same_student_as_one(data, tmp_path):
         ({"temperature": 0}, "--temperature and --distillation_epochs must be more than 0"),
         ({"streaming": True}, "unknown flag --streaming"),
         ({"label_separator": ";"}, "unknown flag --label_separator"),
-        ({"hp_search": 2}, "recipes/sentiment.py searches"),
+        ({"hp_search": 2}, "use recipes/sentiment.py"),
         ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor has no effect"),
         ({"teacher": "nowhere"}, "nowhere: no such directory"),
         ({"model_name_or_path": "x", "model_type": "hfseq_gru"}, "omit it with --model_name_or_path"),
@@ -507,7 +507,7 @@ def test_two_processes_teach_the_same_translator_as_one(pairs, tmp_path):
         ({"teacher": "nowhere"}, "nowhere: no such directory"),
         ({"teacher_num_beams": 0}, "--teacher_num_beams 0: give 1 or more"),
         ({"streaming": True}, "unknown flag --streaming"),
-        ({"hp_search": 2}, "recipes/translation.py searches"),
+        ({"hp_search": 2}, "use recipes/translation.py"),
         ({"task": "tagging"}, "unknown --task 'tagging'; there are classification, translation"),
     ],
 )

@@ -430,7 +430,7 @@ def test_steps_between_evaluations_of_a_stream(driver, data, tmp_path, capsys):
     start(driver, data, tmp_path / "share", streaming=True, max_steps=4, eval_steps=0.5)
     assert capsys.readouterr().out.count("by source length") == 2
     if driver.endswith("_accelerate"):
-        with pytest.raises(InputError, match="--save_steps is not supported .*; which fixes it to 2"):
+        with pytest.raises(InputError, match="--save_steps is not supported .*, which fixes it to 2"):
             start(driver, data, tmp_path / "odd", eval_steps=2, save_steps=4, **flags)
         with pytest.raises(InputError, match="--eval_steps is not supported by the Accelerate loop"):
             start(driver, data, tmp_path / "odd", eval_steps=2, max_steps=4)
