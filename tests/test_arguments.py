@@ -146,7 +146,9 @@ def test_adapters_need_peft(driver, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("recipe", [*DRIVERS, "language_modeling", "tagging"])
 def test_a_prediction_needs_a_model_before_data(recipe, tmp_path):
-    with pytest.raises(InputError, match="^--do_predict without --do_train needs a trained model: give --model_name"):
+    with pytest.raises(
+        InputError, match="^--do_predict without --do_train requires a trained model: give --model_name"
+    ):
         run(recipe, tmp_path, "--do_predict")
     assert not (tmp_path / "out").exists()
 
@@ -183,7 +185,7 @@ def test_a_schedule_works_or_says_what_it_lacks(schedule, tmp_path):
 @pytest.mark.parametrize("driver", DRIVERS)
 @pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
 def test_schedules_that_follow_scores_are_the_trainers(driver, schedule, tmp_path):
-    message = f"^--lr_scheduler_type {schedule} needs scores, .*; use {driver}.py$"
+    message = f"^--lr_scheduler_type {schedule} is not supported by the Accelerate loop; use {driver}.py$"
     with pytest.raises(InputError, match=message):
         run(f"{driver}_accelerate", tmp_path, "--lr_scheduler_type", schedule)
 
@@ -211,11 +213,11 @@ def test_schedules_that_follow_scores_are_the_trainers(driver, schedule, tmp_pat
         (["--num_train_epochs", "nan"], "--num_train_epochs nan is not a finite number"),
         (["--warmup_steps", "inf"], "--warmup_steps inf is not a finite number"),
         (["--max_grad_norm", "nan"], "--max_grad_norm nan is not a finite number"),
-        (["--prediction_loss_only"], "--prediction_loss_only: the scores of a recipe are those of all rows"),
-        (["--dataloader_drop_last"], "--dataloader_drop_last: the scores of a recipe are those of all rows"),
-        (["--eval_do_concat_batches", "false"], "--eval_do_concat_batches: the scores of a recipe"),
-        (["--batch_eval_metrics"], "--batch_eval_metrics: the scores of a recipe"),
-        (["--label_names", "tags"], "--label_names: the scores of a recipe"),
+        (["--prediction_loss_only"], "--prediction_loss_only: recipes score all rows"),
+        (["--dataloader_drop_last"], "--dataloader_drop_last: recipes score all rows"),
+        (["--eval_do_concat_batches", "false"], "--eval_do_concat_batches: recipes score all rows"),
+        (["--batch_eval_metrics"], "--batch_eval_metrics: recipes score all rows"),
+        (["--label_names", "tags"], "--label_names: recipes score all rows"),
         (["--accelerator_config", '{"no": 1}'], "TypeError: AcceleratorConfig.__init__() got an unexpected keyword"),
         (["--accelerator_config", "no.json"], "FileNotFoundError: [Errno 2] No such file or directory: 'no.json'"),
         (["--fsdp", "no"], "Unknown `fsdp` option: no"),

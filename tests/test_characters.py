@@ -446,5 +446,5 @@ def test_a_tokenizer_and_its_model_agree_on_characters(tokenizer, taggers):
 
 
 def test_the_number_of_characters_comes_from_the_tokenizer(endings, tmp_path):
-    with pytest.raises(InputError, match="char_vocab_size comes from the tokenizer"):
+    with pytest.raises(InputError, match="char_vocab_size is determined by the tokenizer"):
         train(endings, tmp_path / "no", char_encoder="cnn", char_vocab_size=50)

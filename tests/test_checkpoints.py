@@ -467,7 +467,7 @@ def change(checkpoint, name, **fields):
     [
         ({"best_model_checkpoint": 5}, "names 5 as the best checkpoint"),
         ({"best_model_checkpoint": "../victim"}, "names '../victim' as the best checkpoint"),
-        ({"unheard_of": 1}, "trainer_state.json: no state of a Trainer"),
+        ({"unheard_of": 1}, "trainer_state.json: not a valid Trainer state"),
     ],
 )
 def test_a_state_of_the_trainer_that_is_none(fields, message, tmp_path):
@@ -493,7 +493,7 @@ def test_a_state_of_the_trainer_that_is_none(fields, message, tmp_path):
     [
         ({"best_step": "../victim"}, "names .*checkpoint-../victim' as the best checkpoint"),
         ({"best_step": 7, "best_folder": ["x"]}, "the best checkpoint of its run, checkpoint-7, is not beside it"),
-        (None, "its loop_state.json does not say 'running'"),
+        (None, "loop_state.json has no value for 'running'"),
         ({"args": "other"}, None),
     ],
 )

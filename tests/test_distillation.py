@@ -353,15 +353,15 @@ def test_two_processes_train_the_same_student_as_one(data, tmp_path):
         ({"mask_probability": 1.5}, "--mask_probability 1.5 is not between 0 and 1"),
         ({"replace_probability": -0.5}, "--replace_probability -0.5 is not between 0 and 1"),
         ({"teacher_dtype": "int8"}, "unknown --teacher_dtype 'int8'; there are float32, bfloat16"),
-        ({"teacher_tokenizer": True, "model_name_or_path": "x"}, "--teacher_tokenizer is for a new student"),
+        ({"teacher_tokenizer": True, "model_name_or_path": "x"}, "--teacher_tokenizer requires a new student"),
         ({"augmentations": -1}, "--augmentations -1: give 0 or more"),
         ({"temperature": 0}, "--temperature and --distillation_epochs must be more than 0"),
         ({"streaming": True}, "unknown flag --streaming"),
         ({"label_separator": ";"}, "unknown flag --label_separator"),
-        ({"hp_search": 2}, "recipes/sentiment.py searches"),
-        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor would not reach"),
+        ({"hp_search": 2}, "use recipes/sentiment.py"),
+        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor has no effect"),
         ({"teacher": "nowhere"}, "nowhere: no such directory"),
-        ({"model_name_or_path": "x", "model_type": "hfseq_gru"}, "leave it out with --model_name_or_path"),
+        ({"model_name_or_path": "x", "model_type": "hfseq_gru"}, "omit it with --model_name_or_path"),
     ],
 )
 def test_bad_input(flags, message, data, tmp_path):
@@ -507,7 +507,7 @@ def test_two_processes_teach_the_same_translator_as_one(pairs, tmp_path):
         ({"teacher": "nowhere"}, "nowhere: no such directory"),
         ({"teacher_num_beams": 0}, "--teacher_num_beams 0: give 1 or more"),
         ({"streaming": True}, "unknown flag --streaming"),
-        ({"hp_search": 2}, "recipes/translation.py searches"),
+        ({"hp_search": 2}, "use recipes/translation.py"),
         ({"task": "tagging"}, "unknown --task 'tagging'; there are classification, translation"),
     ],
 )

@@ -221,7 +221,7 @@ def test_one_rate_for_all_layers():
     model = build("LstmForSequenceClassification")
     groups = optimizer_groups(model, layer_groups(model), learning_rate=0.3, weight_decay=0.1, decay=1)
     assert {group["lr"] for group in groups} == {0.3}
-    with pytest.raises(InputError, match="divided by 0"):
+    with pytest.raises(InputError, match="layer decay of 0"):
         optimizer_groups(model, layer_groups(model), learning_rate=0.3, weight_decay=0.1, decay=0)
 
 
@@ -494,13 +494,13 @@ def test_head_only(kind, tmp_path):
     moved = {name for name in after if not torch.equal(after[name], before[name])}
     assert moved == {"classifier.weight", "classifier.bias"}
     sizes = [weight.numel() for name, weight in after.items()]
-    assert describe_parameters(trainer.model) == f"{8 * 3 + 3:,} of {sum(sizes):,} parameters train"
+    assert describe_parameters(trainer.model) == f"{8 * 3 + 3:,} of {sum(sizes):,} parameters trainable"
 
 
 @pytest.mark.parametrize("name", ["GPT2LMHeadModel", "T5ForConditionalGeneration", "LstmForCausalLM"])
 def test_no_head_of_its_own(name):
     model = build(name, **({"embedding_size": 8} if name.startswith("Lstm") else {}))
-    with pytest.raises(InputError, match=f"{name} has no output layer of its own"):
+    with pytest.raises(InputError, match=f"{name} has no separate output layer"):
         train_head_only(model)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
@@ -622,7 +622,7 @@ def test_lora(name, task, targets, tmp_path):
     count = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
     total = sum(weight.numel() for key, weight in adapted.named_parameters() if "lora_" in key)
     total += sum(weight.numel() for weight in build(name).parameters())
-    assert describe_parameters(adapted) == f"{count:,} of {total:,} parameters train"
+    assert describe_parameters(adapted) == f"{count:,} of {total:,} parameters trainable"
 
     adapted = adapt(build(name), task)
     adapted(**inputs).logits.pow(2).sum().backward()
@@ -697,9 +697,9 @@ def test_adapted_recurrent_layers_are_not_run_twice():
 @pytest.mark.parametrize(
     ("make", "task", "options", "message"),
     [
-        (lambda: build("BertModel"), "classification", {"r": 0}, "the rank is 1 or more"),
-        (lambda: build("BertModel"), "classification", {"dropout": 1.0}, "dropout from 0 to 1"),
-        (lambda: build("LstmForCausalLM"), "language_modeling", {"dropout": 0.1}, "has no dropout"),
+        (lambda: build("BertModel"), "classification", {"r": 0}, "the rank must be at least 1"),
+        (lambda: build("BertModel"), "classification", {"dropout": 1.0}, "the dropout in \\[0, 1\\)"),
+        (lambda: build("LstmForCausalLM"), "language_modeling", {"dropout": 0.1}, "does not support dropout"),
         (lambda: build("LstmForCausalLM", weight_dropout=0.5), "language_modeling", {}, "weight_dropout to 0"),
         (
             lambda: CnnForCausalLM(CnnConfig(**OURS | {"embedding_size": 8})),

@@ -309,7 +309,7 @@ def test_the_head_alone(driver, data, tmp_path, capsys):
     moved = changed(weights(data / "bert"), weights(output))
     # A masked language model has no pooler: it is new, so it trains.
     assert moved == {f"{name}.{part}" for name in ("classifier", "bert.pooler.dense") for part in ("weight", "bias")}
-    assert "parameters train" in capsys.readouterr().out
+    assert "parameters trainable" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
@@ -339,7 +339,7 @@ def test_adapters_are_merged_into_an_ordinary_model(driver, model, data, tmp_pat
     classify = pipeline("text-classification", model=classifier, tokenizer=AutoTokenizer.from_pretrained(output))
     assert [found["label"] for found in classify(texts)] == lines
     assert results(output)["test_accuracy"] > 60
-    assert " of " in next(line for line in capsys.readouterr().out.splitlines() if "parameters train" in line)
+    assert " of " in next(line for line in capsys.readouterr().out.splitlines() if "parameters trainable" in line)
 
 
 @pytest.mark.contract
@@ -437,7 +437,7 @@ def test_a_file_in_a_file_out(task, data, learned, tmp_path):
 
 
 BAD = {
-    "no model": ({}, "give --model_name_or_path, a checkpoint to fine-tune, or --model_type"),
+    "no model": ({}, "give --model_name_or_path to fine-tune a checkpoint, or --model_type"),
     "task": ({"task": "parsing"}, "unknown --task 'parsing'; there are classification, tagging"),
     "method": ({"method": "half"}, "unknown --method 'half'; there are all, head, gradual, lora"),
     "both directions": ({"task": "language_modeling", "model": "bert"}, "bert is bidirectional, not a causal"),
@@ -446,15 +446,18 @@ BAD = {
         {"model": "lm", "metric_for_best_model": "rouge1"},
         "unknown --metric_for_best_model 'rouge1'",
     ),
-    "decay": ({"model": "lm", "method": "lora", "layer_decay": 2}, "--layer_decay has layers to divide with"),
-    "average": ({"model": "lm", "method": "lora", "average_checkpoints": 2, "save_total_limit": 2}, "averages whole"),
+    "decay": ({"model": "lm", "method": "lora", "layer_decay": 2}, "--layer_decay requires --method all or gradual"),
+    "average": (
+        {"model": "lm", "method": "lora", "average_checkpoints": 2, "save_total_limit": 2},
+        "requires full checkpoints",
+    ),
     "block": ({"model": "lm", "task": "language_modeling", "block_size": 1}, "--block_size 1: give 2 or more"),
     "rank": ({"model": "lm", "method": "lora", "lora_r": 0}, "--lora_r 0: give 1 or more"),
     "tags": ({"task": "tagging", "model": "lm", "label_column": "summary"}, "5 tokens and 1 summary|each word needs"),
     "column": ({"model": "lm", "text_column": "body"}, "body"),
-    "steps": ({"model": "lm", "streaming": True}, "give --max_steps"),
+    "steps": ({"model": "lm", "streaming": True}, "set --max_steps"),
     "epochs": ({"model": "lm", "streaming": True, "method": "gradual"}, "--streaming has no epochs"),
-    "no head": ({"task": "language_modeling", "model": "gpt2", "method": "head"}, "has no output layer of its own"),
+    "no head": ({"task": "language_modeling", "model": "gpt2", "method": "head"}, "has no separate output layer"),
 }
 
 
@@ -547,10 +550,13 @@ def test_flags_of_the_classifier_alone(driver, method, demo, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--hp_search", "2"], "--hp_search: the demo is two runs; name a --task and a model for one"),
-        (["--do_predict"], "--do_predict: the demo is two runs"),
-        (["--output_file", "x.txt"], "--output_file: the demo is two runs"),
-        (["--resume_from_checkpoint", "x"], "--resume_from_checkpoint x: the demo is two runs; give last"),
+        (["--hp_search", "2"], "--hp_search is not supported by the two-run demo; give a --task and a model"),
+        (["--do_predict"], "--do_predict is not supported by the two-run demo"),
+        (["--output_file", "x.txt"], "--output_file is not supported by the two-run demo"),
+        (
+            ["--resume_from_checkpoint", "x"],
+            "x is not supported by the two-run demo; use last",
+        ),
         # Known before the first of them.
         (["--metric_for_best_model", "perplexity"], "unknown --metric_for_best_model 'perplexity'"),
     ],

@@ -193,7 +193,7 @@ def test_a_checkpoint_without_its_state_is_refused(data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_after_checkpoint(patch, "language_modeling", 1)
         start(data, tmp_path / "run", carry_state=False, **flags)
-    with pytest.raises(InputError, match="not of a run that carries its state"):
+    with pytest.raises(InputError, match="has no carried state"):
         start(data, tmp_path / "run", resume_from_checkpoint="last", **flags)
 
 
@@ -222,7 +222,7 @@ def test_files_of_a_run_and_what_is_printed(data, tmp_path, capsys):
     output = start(data, tmp_path / "run", config_overrides=overrides, early_stopping_patience=2)
     assert (output / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert "1 process(es)" in printed and "the state carried from each to the next" in printed
+    assert "1 process(es)" in printed and "state carried over between batches" in printed
     assert "unigram" in printed and "word_perplexity" in printed
     entries = [entry for entry in log(output) if "eval_loss" in entry]
     assert entries and all(
@@ -260,7 +260,7 @@ def test_a_transformer_reads_each_window_on_its_own(data, trained, tmp_path, cap
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt")
     tokenizer.save_pretrained(tmp_path / "gpt")
     output = start(data, tmp_path / "run", model_name_or_path=tmp_path / "gpt", config_overrides="{}")
-    assert "not carried" in capsys.readouterr().out
+    assert "state reset between batches" in capsys.readouterr().out
     assert 1 < results(output)["test_perplexity"] < 30
     with pytest.raises(InputError, match="--block_size 65: the model reads at most 64 tokens at once"):
         start(data, tmp_path / "more", model_name_or_path=tmp_path / "gpt", config_overrides="{}", block_size=65)

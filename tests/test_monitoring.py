@@ -369,7 +369,10 @@ def test_a_model_that_cannot_classify_is_refused(data, tmp_path):
     models = {"tagger": hfseq.GruForTokenClassification(hfseq.GruConfig(**sizes))}
     several = {"problem_type": "multi_label_classification", "num_labels": 2}
     models["several"] = hfseq.GruForSequenceClassification(hfseq.GruConfig(**sizes, **several))
-    for name, message in (("tagger", "was not trained as a sequence classifier"), ("several", "one class a text")):
+    for name, message in (
+        ("tagger", "was not trained as a sequence classifier"),
+        ("several", "supports single-label"),
+    ):
         for saved in (models[name], tokenizer):
             saved.save_pretrained(tmp_path / name)
         with pytest.raises(InputError, match=message):

@@ -277,7 +277,7 @@ def test_where_a_dry_run_may_write(trained, tmp_path):
 def test_a_run_file_says_nothing_of_this_machine(tmp_path, rows):
     argv = arguments(rows, tmp_path / "run")
     vectors = json.dumps({"hidden_size": 16, "note": str(tmp_path / "secret")})
-    kinds = load("sentiment").KINDS
+    kinds = load("sentiment").ARGUMENTS
     save_run(
         str(tmp_path),
         kinds,
@@ -533,10 +533,10 @@ def test_offline_and_nothing_to_publish(trained, rows, tmp_path, monkeypatch):
     comparison = [*arguments(rows, tmp_path / "c"), "--push_to_hub"]
     with pytest.raises(InputError, match="a comparison trains `models`"):
         recipe_runs.start(load("comparison"), comparison[0:1] + comparison[1:])
-    with pytest.raises(InputError, match="--license 'Apache 2.0' is no name that the Hub knows"):
+    with pytest.raises(InputError, match="--license 'Apache 2.0' is not a Hub licence identifier"):
         recipe_runs.start(load("sentiment"), arguments(rows, tmp_path / "s", license="Apache 2.0"))
     for more in (["--hp_search", "2"], ["--do_predict", "--model_name_or_path", str(trained)]):
-        with pytest.raises(InputError, match="--push_to_hub publishes what a run trains"):
+        with pytest.raises(InputError, match="--push_to_hub requires a training run"):
             recipe_runs.start(load("sentiment"), [*arguments(rows, tmp_path / "s"), "--push_to_hub", *more])
 
 

@@ -212,7 +212,7 @@ def test_scores_of_given_targets(task, members, data, trained, tmp_path, capsys)
         assert line == {"row": number, "log_probability": pytest.approx(expected, abs=1e-4), "tokens": labels.numel()}
         total, count = total - expected, count + labels.numel()
     perplexity = torch.tensor(total / count).exp().item()
-    assert f"perplexity of a token {perplexity:.4g}" in capsys.readouterr().out
+    assert f"perplexity per token {perplexity:.4g}" in capsys.readouterr().out
 
 
 def test_drawn_texts(trained, tmp_path):
@@ -262,11 +262,11 @@ def test_probabilities_of_classes_one_model_or_two(trained, tmp_path, capsys):
 
 
 BAD_FILES = {
-    "no test file": ({"test_file": None}, [], "--output_file needs --test_file"),
-    "training": ({}, ["--do_train"], "--output_file goes with --do_predict, without --do_train"),
-    "no prediction": ({}, ["--do_predict", "false"], "--output_file goes with --do_predict, without --do_train"),
+    "no test file": ({"test_file": None}, [], "--output_file requires --test_file"),
+    "training": ({}, ["--do_train"], "--output_file requires --do_predict without --do_train"),
+    "no prediction": ({}, ["--do_predict", "false"], "--output_file requires --do_predict without --do_train"),
     "missing": ({"test_file": "nowhere.csv"}, [], "nowhere.csv: no such file"),
-    "model": ({"model_name_or_path": None}, [], "needs a trained model: give --model_name_or_path"),
+    "model": ({"model_name_or_path": None}, [], "requires a trained model: give --model_name_or_path"),
 }
 BAD_DECODING = {
     "room": ({"num_return_sequences": 2}, [], r"one text per line; .*\.tsv or \.jsonl"),
@@ -309,7 +309,7 @@ def test_an_ensemble_is_scored_as_it_predicts(task, data, trained, tmp_path):
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_an_ensemble_is_not_trained(driver, data, tmp_path):
     accelerate = driver.endswith("_accelerate")
-    message = f"--ensemble is not honoured .*{task_of(driver)}.py" if accelerate else "--ensemble is for prediction"
+    message = f"--ensemble is not supported .*{task_of(driver)}.py" if accelerate else "--ensemble is for prediction"
     with pytest.raises(InputError, match=message):
         start(driver, data, tmp_path / "out", model_name_or_path="a", ensemble="b", config_overrides="{}")
     with pytest.raises(InputError, match="--ensemble names further members; --model_name_or_path names the first"):
@@ -343,12 +343,12 @@ def test_a_search_and_its_best_trial(task, data, tmp_path, capsys):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_search_is_the_trainers(task, data, tmp_path):
-    with pytest.raises(InputError, match=f"--hp_search is not honoured by the Accelerate loop; use {task}.py for it"):
+    with pytest.raises(InputError, match=f"--hp_search is not supported by the Accelerate loop; use {task}.py"):
         start(f"{task}_accelerate", data, tmp_path / "out", hp_search=3)
     for flags, message in (
         ({"hp_search": 3}, "hp_space is empty"),
         ({"hp_search": 0}, "--hp_search 0: give the number of trials"),
-        ({"hp_search": 3, "do_predict": True}, "--hp_search trains; leave --do_predict out"),
+        ({"hp_search": 3, "do_predict": True}, "--hp_search requires training; omit --do_predict"),
     ):
         with pytest.raises(InputError, match=message):
             start(task, data, tmp_path / "out", **flags)
@@ -374,7 +374,7 @@ def test_a_killed_run_on_a_stream_goes_on(driver, data, tmp_path, monkeypatch, c
     flags |= {"metric_for_best_model": "loss", "gradient_accumulation_steps": 2}
     whole = start(driver, data, tmp_path / "whole", **flags)
     printed = capsys.readouterr().out
-    assert "1 process(es), batches of a stream" in printed
+    assert "1 process(es), streamed batches" in printed
     assert printed.count(f"{METRICS[task_of(driver)]} by source length") == 3
     with monkeypatch.context() as patch, pytest.raises(Killed):
         kill_after_checkpoint(patch, driver, 1)
@@ -396,7 +396,7 @@ def test_two_processes_share_a_stream(driver, data, tmp_path):
     flags["metric_for_best_model"] = "loss"
     done = run_two(driver, arguments(driver, data, tmp_path / "two", per_device_train_batch_size=16, **flags))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 process(es), batches of a stream") == 1
+    assert done.stdout.count("2 process(es), streamed batches") == 1
     assert done.stdout.count("by source length") == 2
     one = start(driver, data, tmp_path / "one", per_device_train_batch_size=32, **flags)
     assert_close(weights(one), weights(tmp_path / "two"))
@@ -407,10 +407,10 @@ def test_two_processes_share_a_stream(driver, data, tmp_path):
 def test_streams_that_cannot_be(driver, data, tmp_path):
     stream = {"streaming": True, "max_steps": 2}
     for flags, message in (
-        ({"max_steps": None}, "--streaming does not know how many rows there are; give --max_steps"),
+        ({"max_steps": None}, "--streaming does not know the number of rows; set --max_steps"),
         ({"train_file": None}, "--streaming without training data; give --train_file"),
         ({"validation_file": None}, "--streaming holds out no rows for validation; give --validation_file"),
-        ({"eval_steps": -1}, "--eval_steps -1.* is below 0"),
+        ({"eval_steps": -1}, "--eval_steps -1.* is negative"),
     ):
         with pytest.raises(InputError, match=message) as error:
             start(driver, data, tmp_path / "out", **(stream | flags))
@@ -430,9 +430,9 @@ def test_steps_between_evaluations_of_a_stream(driver, data, tmp_path, capsys):
     start(driver, data, tmp_path / "share", streaming=True, max_steps=4, eval_steps=0.5)
     assert capsys.readouterr().out.count("by source length") == 2
     if driver.endswith("_accelerate"):
-        with pytest.raises(InputError, match="--save_steps is not honoured .*; here it is always 2"):
+        with pytest.raises(InputError, match="--save_steps is not supported .*, which fixes it to 2"):
             start(driver, data, tmp_path / "odd", eval_steps=2, save_steps=4, **flags)
-        with pytest.raises(InputError, match="--eval_steps is not honoured by the Accelerate loop"):
+        with pytest.raises(InputError, match="--eval_steps is not supported by the Accelerate loop"):
             start(driver, data, tmp_path / "odd", eval_steps=2, max_steps=4)
         assert not (tmp_path / "odd").exists()
 
@@ -494,7 +494,7 @@ def test_the_mean_of_the_last_checkpoints(driver, data, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
     flags = {"num_train_epochs": 3, "average_checkpoints": 2, "save_total_limit": 2, "metric_for_best_model": "loss"}
     out = start(driver, data, tmp_path / "out", **flags)
-    assert "mean of the last 2 checkpoints: " in capsys.readouterr().out
+    assert "average of the last 2 checkpoints: " in capsys.readouterr().out
     sides = list(map(checkpoint_weights, last_checkpoints(out, 2)))
     assert not all(torch.equal(tensor, sides[1][name]) for name, tensor in sides[0].items())
     assert_close(weights(out), {name: (sides[0][name] + sides[1][name]) / 2 for name in weights(out)}, 1e-7)

@@ -269,7 +269,7 @@ def test_a_trial_that_cannot_be_trained_does_not_end_the_search(config):
     calls = lambda trial, model: poison(1, 3)(next(seen), model)  # noqa: E731
     found = recipe([config(hp_space={"learning_rate": [0.01]}, hp_trials=4)], spoil=calls)
     assert [trial.state for trial in found.trials] == ["pruned", "complete", "pruned", "complete"]
-    assert found.trials[0].reason.startswith("the loss is not a finite number at step 1")
+    assert found.trials[0].reason.startswith("NaN/inf loss at step 1")
     assert found.trials[0].value is None and not found.trials[1].reason
 
     with pytest.raises(InputError, match="none of the 2 trials of hp_space was completed; trial 0: .*hidden_size"):

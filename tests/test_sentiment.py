@@ -252,7 +252,7 @@ def test_other_classes_than_a_checkpoint_knows(driver, data, tmp_path, capsys):
     output = start(
         driver, data, tmp_path / "out", model_name_or_path=model, config_overrides="{}", learning_rate=0, max_steps=1
     )
-    assert "knows other classes: yes, no; its output layer is new" in capsys.readouterr().out
+    assert "has other classes: yes, no; its output layer is newly initialized" in capsys.readouterr().out
     before, after = weights(model), weights(output)
     assert after["classifier.weight"].shape == (3, 8)
     for name in before.keys() - {"classifier.weight", "classifier.bias"}:
@@ -325,7 +325,7 @@ def test_two_processes_train_the_same_model_as_one(driver, data, tmp_path):
     launch = torchrun if driver == ACCELERATE else run_two
     done = launch(driver, arguments(data, tmp_path / "two", per_device_train_batch_size=6, **flags))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 process(es), 3 batches an epoch") == 1
+    assert done.stdout.count("2 process(es), 3 batches per epoch") == 1
     one = start(driver, data, tmp_path / "one", per_device_train_batch_size=12, **flags)
     assert_close(weights(one), weights(tmp_path / "two"))
     assert (one / "predictions.txt").read_bytes() == (tmp_path / "two" / "predictions.txt").read_bytes()

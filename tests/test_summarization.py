@@ -242,7 +242,7 @@ def test_two_processes_train_the_same_model_as_one(driver, data, tmp_path):
     flags = {"metric_for_best_model": "loss", "num_train_epochs": 1}
     done = run_two(driver, arguments(data, tmp_path / "two", per_device_train_batch_size=4, **flags))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 process(es), 8 batches an epoch") == 1
+    assert done.stdout.count("2 process(es), 8 batches per epoch") == 1
     one = start(driver, data, tmp_path / "one", per_device_train_batch_size=8, **flags)
     # Adam divides by the size of gradients, some of which are little more than rounding.
     assert_close(weights(one), weights(tmp_path / "two"), 5e-5)

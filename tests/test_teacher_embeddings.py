@@ -64,5 +64,5 @@ def test_a_student_starts_there(teacher):
 
 
 def test_a_teacher_too_narrow(teacher):
-    with pytest.raises(InputError, match="states are 8 wide, less than the embeddings: 9"):
+    with pytest.raises(InputError, match="hidden size 8 is smaller than the embedding size 9"):
         teacher_embeddings(*teacher, teacher[1], 9)

@@ -63,5 +63,5 @@ def test_patience_needs_evaluations(tmp_path):
     model = LstmForSequenceClassification(LstmConfig(vocab_size=9, hidden_size=4))
     arguments = TrainingArguments(str(tmp_path), eval_strategy="no", use_cpu=True, report_to=[])
     SequenceTrainer(model=model, args=arguments)
-    with pytest.raises(InputError, match="--early_stopping_patience needs evaluations, but --eval_strategy is no"):
+    with pytest.raises(InputError, match="--early_stopping_patience requires evaluations, but --eval_strategy is no"):
         SequenceTrainer(model=model, args=arguments, callbacks=[EarlyStoppingCallback(2)])

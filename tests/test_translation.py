@@ -176,7 +176,7 @@ def test_flags_override_the_config(driver, data, tmp_path, capsys):
     config = json.loads((output / "config.json").read_text(encoding="utf-8"))
     assert (config["model_type"], config["hidden_size"], config["attention_type"]) == ("hfseq_gru", 16, "additive")
     printed = capsys.readouterr().out
-    assert "1 process(es), 4 batches an epoch" in printed
+    assert "1 process(es), 4 batches per epoch" in printed
     assert "32 train, 8 validation, 6 test pairs de → en" in printed
     assert "test: 6 pairs, beam 3" in printed
 
@@ -422,7 +422,7 @@ def test_two_processes_train_the_same_model_as_one(driver, data, tmp_path):
     argv = arguments(data, tmp_path / "two", per_device_train_batch_size=4, **flags)
     done = run_two(driver, argv)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("2 process(es), 4 batches an epoch") == 1
+    assert done.stdout.count("2 process(es), 4 batches per epoch") == 1
     assert done.stdout.count("test: 6 pairs") == done.stdout.count("pairs de → en") == 1
     one = start(driver, data, tmp_path / "one", per_device_train_batch_size=8, **flags)
     assert_close(weights(one), weights(tmp_path / "two"))
@@ -534,7 +534,7 @@ BAD = {
         override(hiden_size=8),
         "--config_overrides: LstmConfig has no field 'hiden_size'; did you mean hidden_size",
     ),
-    "vocabulary": (override(vocab_size=8), "vocab_size comes from the tokenizer"),
+    "vocabulary": (override(vocab_size=8), "vocab_size is determined by the tokenizer"),
     "not JSON": (lambda _: {"config_overrides": "hidden_size=8"}, "--config_overrides.*not a mapping"),
     "max_tokens": (lambda _: {"max_tokens": 3}, r"--max_tokens 3 is too small: row \d+ .* has \d+ tokens"),
     "tokenizer": (lambda _: {"tokenizer_model": "letters"}, "letters.*unigram, bpe"),
@@ -542,7 +542,7 @@ BAD = {
     "flag": (lambda _: {"learning_rat": 1}, "unknown flag --learning_rat; did you mean --learning_rate"),
     "value": (lambda _: {"learning_rate": "fast"}, "--learning_rate.*fast"),
     "metric": (lambda _: {"metric_for_best_model": "rouge"}, "--metric_for_best_model 'rouge'; there are bleu"),
-    "epochs": (lambda _: {"num_train_epochs": 0}, "--num_train_epochs 0.* trains nothing"),
+    "epochs": (lambda _: {"num_train_epochs": 0}, "--num_train_epochs 0.* must be above 0"),
     "no path": (
         lambda _: {"model_name_or_path": "/nowhere/at/all"},
         "--model_name_or_path /nowhere/at/all: no such dir",
@@ -593,11 +593,11 @@ def test_bad_yaml(driver, content, message, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--optim", "adafactor"], "--optim is not honoured by the Accelerate loop; use translation.py"),
-        (["--eval_strategy", "steps", "--save_strategy", "steps"], "--eval_strategy .*here it is always epoch"),
-        (["--do_predict"], "--do_predict is not honoured"),
-        (["--torch_compile"], "--torch_compile is not honoured"),
-        (["--fp16"], "--fp16 is not honoured"),
+        (["--optim", "adafactor"], "--optim is not supported by the Accelerate loop; use translation.py"),
+        (["--eval_strategy", "steps", "--save_strategy", "steps"], "--eval_strategy .*which fixes it to epoch"),
+        (["--do_predict"], "--do_predict is not supported"),
+        (["--torch_compile"], "--torch_compile is not supported"),
+        (["--fp16"], "--fp16 is not supported"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -614,8 +614,8 @@ def test_the_accelerate_loop_takes_what_it_always_does(data, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--do_predict"], "--do_predict without --do_train needs a trained model: give --model_name_or_path"),
-        (["--do_eval"], "--do_eval goes with --do_train"),
+        (["--do_predict"], "--do_predict without --do_train requires a trained model: give --model_name_or_path"),
+        (["--do_eval"], "--do_eval requires --do_train"),
         (["--predict_with_generate", "false"], "--predict_with_generate false"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -633,13 +633,13 @@ def test_do_predict_needs_a_test_split(data, trained, tmp_path):
 
 
 def test_a_prediction_only_model_needs_no_training_rows():
-    with pytest.raises(InputError, match="--model_name_or_path names a trained one"):
+    with pytest.raises(InputError, match="use --model_name_or_path for a trained one"):
         load_model(AutoModelForSeq2SeqLM, ModelArguments(), None, default_type="hfseq_lstm")
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_a_loss_that_is_no_number_stops_the_run(driver, data, tmp_path):
-    with pytest.raises(InputError, match="not a finite number at step 2: lower --learning_rate"):
+    with pytest.raises(InputError, match="NaN/inf loss at step 2: lower --learning_rate"):
         start(driver, data, tmp_path / "out", learning_rate=1e30, warmup_steps=0, max_grad_norm=0)
     assert not list((tmp_path / "out").glob("checkpoint-*"))
 

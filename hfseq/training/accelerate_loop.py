@@ -1,4 +1,4 @@
-"""The parts of an explicit Accelerate loop: arguments it honours, optimizer, schedule, progress, checkpoints."""
+"""Explicit Accelerate training loop: supported arguments, optimizer, schedule, progress bar, checkpoints."""
 
 import logging
 import math
@@ -56,9 +56,9 @@ HONOURED = frozenset(
         *("generation_num_beams", "generation_max_length", "hp_space"),
     }
 )
-"""Training arguments that the loop honours; it evaluates and saves once an epoch.
+"""Training arguments that the loop supports; it evaluates and saves once per epoch.
 
-A search space is accepted, since one YAML file serves both drivers, but the search itself is the Trainer's.
+`hp_space` is accepted, since one YAML file serves both drivers, but only the Trainer's driver runs searches.
 """
 FIXED = {
     "eval_strategy": "epoch",
@@ -66,11 +66,11 @@ FIXED = {
     "load_best_model_at_end": True,
     "predict_with_generate": True,
 }
-"""Training arguments that are accepted with these values only, so that one YAML file serves both drivers."""
+"""Training arguments accepted with these values only, so that one YAML file serves both drivers."""
 _KEPT = ("epoch", "step", "log", "best", "best_step", "best_folder", "worse")
-"""Attributes of `Loop` that a checkpoint keeps."""
+"""Attributes of `Loop` saved in a checkpoint."""
 _PREDICTION = frozenset({"ensemble", "output_file"})
-"""Flags of the model and of the data that only the Trainer's driver has: those for predicting with trained models."""
+"""Model and data flags for prediction with trained models, which only the Trainer's driver supports."""
 
 
 def begin_loop(
@@ -81,17 +81,18 @@ def begin_loop(
     other_driver: str,
     demo: str | Path | None = None,
 ) -> Run:
-    """Parse the arguments of a recipe with an explicit loop, check all that can be checked, and start Accelerate.
+    """Parse and validate the arguments of a recipe with an explicit loop, and start Accelerate.
 
     Args:
-        arguments: Dataclasses of the model, the data and the training.
-        argv: The arguments; None for those of the process.
-        tasks: The task, or the tasks that `--task` chooses from.
-        other_driver: Name of the script that honours all training arguments.
-        demo: YAML file of the run without arguments.
+        arguments: Dataclasses of the model, data and training arguments.
+        argv: Command-line arguments; None for `sys.argv`.
+        tasks: The task, or the choices of `--task` by name.
+        other_driver: Name of the script that supports all training arguments.
+        demo: Default YAML file when no model or data are given.
 
     Raises:
-        InputError: An argument is wrong or not honoured, a package or tracker is missing, or the Hub refuses.
+        InputError: An argument is invalid or unsupported, a package or tracker is missing, or the Hub rejects the
+            repository.
     """
     if demo is not None:
         argv = with_default_config(argv, demo, unless=("--model_name_or_path", *DATA_FLAGS))
@@ -103,10 +104,10 @@ def begin_loop(
     check_model(run.model, train=True)
     check_arguments(run, tasks)
     run.checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
-    gradual = getattr(data, "method", None) == "gradual"  # some parameters get no gradient in some epochs
+    gradual = getattr(data, "method", None) == "gradual"  # frozen parameters get no gradient
     run.accelerator = start_accelerator(args, unused_parameters=gradual)
-    run.log = partial(run.accelerator.print, flush=True)  # on the first process
-    disable_progress_bar()  # of saving and loading models; those of encoding and training stay
+    run.log = partial(run.accelerator.print, flush=True)  # on the main process
+    disable_progress_bar()  # for saving and loading models; encoding and training keep theirs
     return run
 
 
@@ -118,17 +119,17 @@ def refuse_other_fields(
     other_driver: str,
     streaming: bool = False,
 ) -> None:
-    """Refuse training arguments that the loop does not honour.
+    """Reject training arguments that the loop does not support.
 
     Args:
         arguments: Dataclasses of the arguments, the training arguments last.
-        argv: The arguments.
-        args: The training arguments.
-        other_driver: Name of the script that honours them.
-        streaming: Whether the training rows are a stream, and `args.evaluate_by_steps` was called.
+        argv: Command-line arguments.
+        args: Parsed training arguments.
+        other_driver: Name of the script that supports all of them.
+        streaming: Whether the training rows are streamed; `args.evaluate_by_steps` must have been called.
 
     Raises:
-        InputError: The user set another field, or a schedule that the loop cannot follow.
+        InputError: The user set an unsupported field or learning rate schedule.
     """
     *others, _ = arguments
     own = {name for kind in others for name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
@@ -138,29 +139,28 @@ def refuse_other_fields(
         # A checkpoint is written at each evaluation.
         own.add("eval_steps")
         values |= {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": args.eval_steps}
+    # These schedules step on evaluation metrics, which the loop does not pass to them.
     if args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
         name = SchedulerType(args.lr_scheduler_type).value
-        raise InputError(
-            f"--lr_scheduler_type {name} needs scores, which the Accelerate loop does not pass on; use {other_driver}"
-        )
+        raise InputError(f"--lr_scheduler_type {name} is not supported by the Accelerate loop; use {other_driver}")
     for name in sorted(explicit_fields(arguments, argv) - own - HONOURED):
         if name not in values:
-            raise InputError(f"--{name} is not honoured by the Accelerate loop; use {other_driver} for it")
+            raise InputError(f"--{name} is not supported by the Accelerate loop; use {other_driver}")
         if getattr(args, name) != values[name]:
-            raise InputError(f"--{name} is not honoured by the Accelerate loop; here it is always {values[name]}")
+            raise InputError(f"--{name} is not supported by the Accelerate loop, which fixes it to {values[name]}")
 
 
 def start_accelerator(args: RecipeArguments, *, unused_parameters: bool = False) -> Accelerator:
-    """Start Accelerate as the training arguments say, and seed all random generators.
+    """Create the `Accelerator` from the training arguments, and seed all random number generators.
 
-    With `--push_to_hub` it creates the repository; see `open_repository`.
+    With `--push_to_hub` the Hub repository is created, too; see `open_repository`.
 
     Args:
-        args: The training arguments.
-        unused_parameters: Whether some trainable parameters get no gradient in some steps.
+        args: Training arguments.
+        unused_parameters: Whether some trainable parameters may receive no gradient in a step.
 
     Raises:
-        InputError: accelerate refuses the arguments, or has no such tracker.
+        InputError: Accelerate rejects the arguments, or does not find a tracker.
     """
     ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
     with blaming("the training arguments"):
@@ -172,9 +172,9 @@ def start_accelerator(args: RecipeArguments, *, unused_parameters: bool = False)
             project_dir=args.output_dir if args.report_to else None,
             kwargs_handlers=[ddp] if unused_parameters else None,
         )
-    # Accelerate silently drops a tracker whose package it does not find.
+    # Accelerate silently drops trackers whose package is not installed.
     if lost := sorted({*(args.report_to or ())} - {str(tracker) for tracker in accelerator.log_with}):
-        raise InputError(f"--report_to {lost[0]}: accelerate does not find its package; install it, or leave it out")
+        raise InputError(f"--report_to {lost[0]}: accelerate does not find its package; install it or omit the flag")
     open_repository(args)
     set_seed(args.seed)
     return accelerator
@@ -188,17 +188,17 @@ def make_loader(
     *,
     max_tokens: int | None,
 ) -> DataLoader:
-    """A prepared loader of the training rows, in the batches that a `SequenceTrainer` makes.
+    """Prepared data loader of the training rows, with the same batches as `SequenceTrainer`.
 
     Args:
-        accelerator: Of the loop.
-        rows: Encoded rows, or a stream of them.
-        collator: Makes batches of them.
-        args: The training arguments.
-        max_tokens: Budget of a batch of one process; None for `per_device_train_batch_size`.
+        accelerator: Accelerator that prepares the loader.
+        rows: Encoded rows; an `IterableDataset` is streamed.
+        collator: Collates rows into a batch.
+        args: Training arguments.
+        max_tokens: Token budget of a batch per process; None for `per_device_train_batch_size`.
 
     Raises:
-        InputError: If the budget is too small for a row.
+        InputError: A row exceeds the budget.
     """
     seed = args.seed if args.data_seed is None else args.data_seed
     if isinstance(rows, datasets.IterableDataset):
@@ -223,12 +223,12 @@ def make_loader(
 def make_optimizer(
     model: torch.nn.Module, args: RecipeArguments, groups: list[dict[str, Any]] | None = None
 ) -> torch.optim.Optimizer:
-    """AdamW with the Trainer's parameter groups: no weight decay of biases and norms.
+    """AdamW with the Trainer's parameter groups: no weight decay on biases and norms.
 
     Args:
-        model: The model.
-        args: The training arguments.
-        groups: Parameter groups in place of these.
+        model: Model to optimize.
+        args: Training arguments.
+        groups: Parameter groups to use instead.
     """
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     rates = {"learning_rate": args.learning_rate, "weight_decay": args.weight_decay, "decay": 1.0}
@@ -242,7 +242,7 @@ def make_optimizer(
 
 
 def make_schedule(args: RecipeArguments, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
-    """The learning rate schedule of the training arguments."""
+    """Learning rate schedule set by the training arguments."""
     return get_scheduler(
         args.lr_scheduler_type,
         optimizer,
@@ -253,29 +253,28 @@ def make_schedule(args: RecipeArguments, optimizer: torch.optim.Optimizer, total
 
 
 class Loop:
-    """State of an explicit loop: batches, optimizer, schedule, step, epoch, log, best evaluation, patience.
+    """State of an explicit training loop: batches, optimizer, schedule, step, epoch, log, best evaluation, patience.
 
-    It shows a progress bar, stops at a loss that is not finite, and resumes from a checkpoint with the result of a
-    loop that was never interrupted.
+    Shows a progress bar, stops on NaN/inf losses, and resumes bit-exactly from a checkpoint.
 
     Args:
-        run: The run, whose output directory is made ready.
-        task: The task, encoded for the model.
-        model: The model.
-        tokenizer: Its tokenizer.
-        parameter_groups: Makes the optimizer's groups; None for those of the Trainer.
-        schedule: Makes the learning rate schedule from the optimizer and the number of steps; None for that of the
-            training arguments.
+        run: The run; its output directory is prepared.
+        task: Task with rows encoded for the model.
+        model: Model to train.
+        tokenizer: Tokenizer of the model.
+        parameter_groups: Returns the optimizer's parameter groups for a model; None for the Trainer's.
+        schedule: Returns the learning rate schedule for an optimizer and a number of steps; None to use the training
+            arguments.
 
     Attributes:
-        model: The model as Accelerate prepared it.
-        plain_model: The model itself.
-        optimizer: Its optimizer.
-        scheduler: The learning rate schedule.
-        log: Losses and evaluations so far, as `TrainerState.log_history`.
+        model: Model prepared by Accelerate.
+        plain_model: Unwrapped model.
+        optimizer: Prepared optimizer.
+        scheduler: Learning rate schedule.
+        log: Losses and evaluations so far, in the format of `TrainerState.log_history`.
 
     Raises:
-        InputError: A row is longer than `--max_tokens`, or the checkpoint to resume from is not complete.
+        InputError: A row exceeds `--max_tokens`, or the checkpoint to resume from is incomplete.
     """
 
     def __init__(
@@ -307,19 +306,19 @@ class Loop:
         self.scheduler = (schedule or partial(make_schedule, args))(self.optimizer, self.total_steps)
         accelerator.register_for_checkpointing(self.scheduler)
         run.prepare()
-        batches = f"{len(self.loader)} batches an epoch" if self.stream is None else "batches of a stream"
+        batches = f"{len(self.loader)} batches per epoch" if self.stream is None else "streamed batches"
         run.log(f"{accelerator.num_processes} process(es), {batches}")
         self.epoch, self.step, self.log = 0, 0, []  # type: ignore[var-annotated]
         self.best: float | None = None
         self.best_step: int | None = None
-        self.best_folder = str(args.output_dir)  # where the checkpoint of that step is
+        self.best_folder = str(args.output_dir)  # contains the checkpoint of that step
         self.worse = 0
         self.stop_on_nan = StopOnNaN()
-        # Below 1 it is a fraction of all steps.
+        # Values below 1 are a fraction of all steps.
         every = args.logging_steps
         self.log_every = int(every) if every >= 1 else math.ceil(every * self.total_steps)
-        self.running = torch.tensor(0.0, device=accelerator.device)  # loss of the steps since the last log
-        self._batches: Iterator[Any] | None = None  # of a stream, which goes on from evaluation to evaluation
+        self.running = torch.tensor(0.0, device=accelerator.device)  # summed loss since the last log
+        self._batches: Iterator[Any] | None = None  # of a stream, continued across evaluations
         self.bar = tqdm(total=self.total_steps, disable=args.disable_tqdm or not accelerator.is_main_process)
         if args.report_to:
             accelerator.init_trackers(Path(str(args.output_dir)).name)
@@ -328,13 +327,13 @@ class Loop:
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to train: all steps are done, or patience has run out."""
+        """True when all steps are done or early stopping has triggered."""
         return self.step >= self.total_steps or (self.patience is not None and self.worse >= self.patience)
 
     def steps(self) -> Iterator[list[Any]]:
-        """Batches of each optimizer step of an epoch, as many as are accumulated; fewer in its last one.
+        """Yield the micro-batches of each optimizer step of an epoch; the last step may have fewer.
 
-        A stream has no epochs; its steps go up to the next evaluation.
+        Streams have no epochs: their steps run up to the next evaluation.
         """
         micro_steps = self.args.gradient_accumulation_steps
         if self.stream is None:
@@ -349,12 +348,12 @@ class Loop:
         self.epoch += 1
 
     def total(self, counts: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Sum of counts over all processes, divided by their number, as gradients are averaged over them."""
+        """Sum of counts over all processes, divided by the number of processes, since DDP averages gradients."""
         count = torch.as_tensor(sum(counts), device=self.accelerator.device)
         return self.accelerator.reduce(count, "sum") / self.accelerator.num_processes
 
     def observe(self, loss: torch.Tensor) -> None:
-        """Note the loss of one of the batches of a step, a scalar."""
+        """Record the scalar loss of one micro-batch."""
         self.stop_on_nan.observe(loss, self.step + 1)
         self.running += loss.detach()
 
@@ -369,27 +368,27 @@ class Loop:
             self.bar.set_postfix(loss=f"{loss:.3f}")
 
     def _note(self, values: Mapping[str, float]) -> None:
-        """Append to the log, and send to the trackers."""
+        """Append to the log and send to the trackers."""
         self.log.append({"step": self.step, "epoch": self.epoch, **values})
         self.accelerator.log(dict(values), step=self.step)
 
     def say(self, text: str) -> None:
-        """Print beside the bar, on the first process."""
+        """Print without breaking the progress bar, on the main process."""
         if self.accelerator.is_main_process:
             self.bar.write(text)
 
     def evaluate(self) -> dict[str, float]:
-        """Scores and loss of the validation rows; prints the scores by source length."""
+        """Return the validation scores and loss, and print the scores by source length."""
         found = {split: self.task.predict(self.plain_model, split) for split in ("train_sample", "validation")}
         raw, loss = found["validation"]
         self.say(length_report(self.task, {split: predictions for split, (predictions, _) in found.items()}))
         return self.task.score_raw("validation", raw) | {"loss": loss}
 
     def end_epoch(self) -> None:
-        """Evaluate, log the scores, warn of bad curves, and write a checkpoint; on all processes.
+        """Evaluate, log the scores, warn of over- and underfitting, and write a checkpoint; call on all processes.
 
         Raises:
-            InputError: A weight is not finite.
+            InputError: A loss or weight is NaN or inf.
         """
         scores = self.evaluate()
         self.stop_on_nan.check()
@@ -419,16 +418,16 @@ class Loop:
         )
 
     def _resume(self, checkpoint: str) -> None:
-        """Resume from a checkpoint: model, optimizer, schedule, random states, the stream and the loop.
+        """Restore model, optimizer, schedule, random states, stream position and loop state from a checkpoint.
 
         Raises:
-            InputError: It is not complete, its state lacks something, or the best one of its run cannot be found.
+            InputError: It is incomplete, its loop state lacks a value, or the best checkpoint of its run is missing.
         """
         if self.stream is not None:
             load_stream(self.stream, checkpoint, self.accelerator.process_index)
         state = load_checkpoint(self.accelerator, checkpoint)
         if missing := [name for name in ("running", *_KEPT) if name not in state]:
-            raise InputError(f"{checkpoint}: its {LOOP_STATE} does not say {missing[0]!r}")
+            raise InputError(f"{checkpoint}: {LOOP_STATE} has no value for {missing[0]!r}")
         self.running.fill_(state["running"])
         for name in _KEPT:
             setattr(self, name, state[name])
@@ -438,22 +437,22 @@ class Loop:
         self.bar.n = self.bar.initial = self.step
 
     def load_result(self) -> None:
-        """Load the weights of the best evaluation, or the mean of several checkpoints.
+        """Load the best checkpoint, or average the last checkpoints.
 
         Raises:
-            InputError: If there is no checkpoint to average.
+            InputError: There is no checkpoint to average.
         """
         self.bar.close()
         output_dir, metric = str(self.args.output_dir), self.task.metric
         if count := self.args.average_checkpoints:
             load_average(self.accelerator.unwrap_model(self.model), last_checkpoints(output_dir, count))
             mean = self.evaluate()[metric]
-            self.accelerator.print(f"mean of the last {count} checkpoints: {metric} {mean:.4g}")
+            self.accelerator.print(f"average of the last {count} checkpoints: {metric} {mean:.4g}")
         else:
             load_checkpoint(self.accelerator, Path(self.best_folder) / f"checkpoint-{self.best_step}")
 
     def save(self, model: Any) -> None:
-        """Save the model and its tokenizer; on the first process."""
+        """Save the model and its tokenizer, on the main process."""
         if self.accelerator.is_main_process:
             model.save_pretrained(self.args.output_dir)
             self.tokenizer.save_pretrained(self.args.output_dir)

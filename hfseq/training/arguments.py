@@ -1,4 +1,4 @@
-"""Command-line fields of models and of training, as dataclasses for `parse_config`."""
+"""Command-line arguments of models and training, as dataclasses for `parse_config`."""
 
 import logging
 import math
@@ -26,27 +26,27 @@ _KEPT = {
     "dataloader_drop_last": False,
     "label_names": None,
 }
-"""Training arguments with which an evaluation does not give the scores of all rows."""
+"""Values that training arguments must keep for evaluations to score all rows."""
 
 
 @dataclass
 class ModelArguments:
-    """The model: a checkpoint, or a new model of a family with a new tokenizer."""
+    """Model arguments: a checkpoint, or a new model of a family with a new tokenizer."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Checkpoint to start from: a directory or Hub name of any architecture."}
+        default=None, metadata={"help": "Pretrained checkpoint: a directory or Hub id, of any architecture."}
     )
     model_type: str | None = field(
-        default=None, metadata={"help": "Model family to train from scratch, such as hfseq_lstm (the default)."}
+        default=None, metadata={"help": "Model family to train from scratch, e.g. hfseq_lstm (the default)."}
     )
     config_overrides: dict | None = field(
-        default=None, metadata={"help": "Config fields of a new model, e.g. {hidden_size: 256, dropout: 0.3}."}
+        default=None, metadata={"help": "Config fields to override, e.g. {hidden_size: 256, dropout: 0.3}."}
     )
     tokenizer_model: str = field(
-        default="unigram", metadata={"help": f"Tokenizer trained for a new model: {', '.join(MODELS)}."}
+        default="unigram", metadata={"help": f"Type of tokenizer to train for a new model: {', '.join(MODELS)}."}
     )
     vocab_size: int = field(
-        default=8000, metadata={"help": "Vocabulary size of a new tokenizer, special tokens included."}
+        default=8000, metadata={"help": "Vocabulary size of a new tokenizer, including special tokens."}
     )
     normalization: str = field(
         default="nfc", metadata={"help": f"Unicode normalization of a new tokenizer: {', '.join(NORMALIZATIONS)}."}
@@ -54,50 +54,50 @@ class ModelArguments:
     lowercase: bool = field(default=False, metadata={"help": "Lowercase the input of a new tokenizer."})
     ensemble: list[str] | None = field(
         default=None,
-        metadata={"help": "Further checkpoints of an ensemble with --model_name_or_path (mean of the probabilities)."},
+        metadata={"help": "Further checkpoints to ensemble with --model_name_or_path by averaging probabilities."},
     )
 
     def __post_init__(self) -> None:
-        """Refuse an ensemble without its first member."""
+        """Reject an ensemble without its first member."""
         if self.ensemble and self.model_name_or_path is None:
             raise ValueError("--ensemble names further members; --model_name_or_path names the first")
 
 
 @dataclass
 class RecipeArguments(TrainingArguments):
-    """Transformers' training arguments, with defaults for a model from scratch that is evaluated every epoch."""
+    """`TrainingArguments` with defaults for training from scratch with evaluation after every epoch."""
 
     overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Delete what an earlier run wrote to output_dir, and start from scratch."}
+        default=False, metadata={"help": "Delete the results of an earlier run in output_dir and start from scratch."}
     )
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
     save_total_limit: int | None = field(
-        default=1, metadata={"help": "Checkpoints to keep, not counting the best one."}
+        default=1, metadata={"help": "Maximum number of checkpoints to keep, besides the best one."}
     )
     load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "Return the best checkpoint, not the last one."}
+        default=True, metadata={"help": "Load the best checkpoint, rather than the last, at the end."}
     )
     metric_for_best_model: str | None = field(
-        default=None, metadata={"help": "Metric of the best checkpoint; by default the first one of the task."}
+        default=None, metadata={"help": "Metric that selects the best checkpoint; by default the task's main metric."}
     )
     learning_rate: float = field(
-        default=1e-3, metadata={"help": "Peak learning rate; the default is for a model from scratch."}
+        default=1e-3, metadata={"help": "Peak learning rate; the default suits training from scratch."}
     )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation batch size of each process."})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation batch size per process."})
     dataloader_pin_memory: bool = field(
         default=torch.accelerator.is_available(), metadata={"help": "Pin the memory of batches."}
     )
-    logging_steps: float = field(default=50, metadata={"help": "Steps between two logs of the training loss."})
+    logging_steps: float = field(default=50, metadata={"help": "Log the training loss every N steps."})
     logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide NaN and infinite losses from the logs; such a loss stops the run."}
+        default=False, metadata={"help": "Filter NaN/inf losses from the logs; such a loss stops the run."}
     )
     average_checkpoints: int | None = field(
         default=None,
-        metadata={"help": "Average the weights of this many checkpoints, the last ones of the run."},
+        metadata={"help": "Average the weights of the last N checkpoints."},
     )
     hp_search: int | None = field(
-        default=None, metadata={"help": "Search hp_space with this many trials of optuna instead of one training run."}
+        default=None, metadata={"help": "Run a hyperparameter search over hp_space with N Optuna trials."}
     )
     hp_space: dict | None = field(
         default=None,
@@ -109,26 +109,26 @@ class RecipeArguments(TrainingArguments):
 
     license: str | None = field(
         default=None,
-        metadata={"help": "Hub identifier of the licence of the weights, for the model card: apache-2.0."},
+        metadata={"help": "Hub identifier of the licence in the model card, e.g. apache-2.0."},
     )
 
     def __post_init__(self) -> None:
-        """Refuse what would stop a run only after its first epoch, or would have no effect."""
+        """Reject values that would fail only after the first epoch, or have no effect."""
         if self.hub_token is not None:
-            # For this process alone: the arguments are saved beside each checkpoint.
+            # Kept out of the arguments, which are saved with each checkpoint.
             os.environ["HF_TOKEN"], self.hub_token = self.hub_token, None
         if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", self.license):
-            raise ValueError(f"--license {self.license!r} is no name that the Hub knows; give one such as apache-2.0")
+            raise ValueError(f"--license {self.license!r} is not a Hub licence identifier; use one such as apache-2.0")
         if self.push_to_hub and (self.hp_search or (self.do_predict and not self.do_train)):
-            raise ValueError("--push_to_hub publishes what a run trains; hfseq.publish(DIRECTORY, NAME) any model")
+            raise ValueError("--push_to_hub requires a training run; otherwise use hfseq.publish(DIRECTORY, NAME)")
         if self.push_to_hub and "checkpoint" in str(getattr(self.hub_strategy, "value", self.hub_strategy)):
-            raise ValueError("--hub_strategy: a run is published at its end, with its scores; leave it out")
-        # The task decides the rest; see `choose_metric`.
+            raise ValueError("--hub_strategy: runs are published once, at the end, with their scores; omit it")
+        # Defaults depend on the task; see `choose_metric`.
         self._asked = (self.metric_for_best_model, self.greater_is_better)
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
-            raise ValueError(f"--num_train_epochs {self.num_train_epochs} trains nothing; give more than 0")
+            raise ValueError(f"--num_train_epochs {self.num_train_epochs} must be above 0")
         if self.do_eval and not (self.do_train or self.do_predict):
-            raise ValueError("--do_eval goes with --do_train; to score a model, give --do_predict and --test_file")
+            raise ValueError("--do_eval requires --do_train; to score a model, use --do_predict and --test_file")
         if self.average_checkpoints is not None:
             if self.average_checkpoints < 2:
                 raise ValueError(f"--average_checkpoints {self.average_checkpoints}: give 2 or more")
@@ -140,7 +140,7 @@ class RecipeArguments(TrainingArguments):
         if self.hp_search is not None and self.hp_search < 1:
             raise ValueError(f"--hp_search {self.hp_search}: give the number of trials, 1 or more")
         if self.hp_search is not None and self.do_predict and not self.do_train:
-            raise ValueError("--hp_search trains; leave --do_predict out")
+            raise ValueError("--hp_search requires training; omit --do_predict")
         if self.hp_search is not None:
             require("optuna", extra="hpo", use="--hp_search")
         if self.use_liger_kernel:
@@ -150,21 +150,21 @@ class RecipeArguments(TrainingArguments):
         check_numbers(self)
         for name, kept in _KEPT.items():
             if getattr(self, name) != kept:
-                raise ValueError(f"--{name}: the scores of a recipe are those of all rows; leave it out")
+                raise ValueError(f"--{name}: recipes score all rows; omit it")
         super().__post_init__()
         self._check_libraries()
         self.hub_strategy = HubStrategy.END
-        # Every process reads the data; only one reports dropped rows.
+        # Every process reads the data; only the main one reports dropped rows.
         if self.process_index:
             logging.getLogger("hfseq").setLevel(logging.ERROR)
             datasets.disable_progress_bars()
 
     def choose_metric(self, metrics: Sequence[str], others: Sequence[str] = ()) -> None:
-        """Set the metric of the best checkpoint to the first of a task's, unless the user chose one.
+        """Set `metric_for_best_model` to the task's main metric unless the user chose one.
 
         Args:
-            metrics: Metrics of the task.
-            others: Metrics of another task that the data may ask for; see `Task.use`.
+            metrics: Metrics of the task, the main one first.
+            others: Metrics of a task that the data may select instead; see `Task.use`.
 
         Raises:
             InputError: The task has no such metric.
@@ -179,16 +179,16 @@ class RecipeArguments(TrainingArguments):
         self.metric_for_best_model, self.greater_is_better = metric, not lower if greater is None else greater
 
     def _check_libraries(self) -> None:
-        """Build trackers, optimizer, schedule and loader in miniature, so that errors come before the data are read.
+        """Fail early: build trackers, optimizer, schedule and data loader on dummy inputs before the data are read.
 
-        A tracker or an optimizer may lack its package, a schedule an argument, a loader its workers.
+        This catches missing packages, scheduler arguments and data loader settings.
         """
         with blaming("--report_to"):
             for tracker in get_reporting_integration_callbacks(self.report_to):
-                # Some complain a second time when a half-made one is garbage-collected.
+                # Some raise again when a partially constructed instance is garbage-collected.
                 type("Tracker", (tracker,), {"__del__": lambda _: None})()
-        model: Any = torch.nn.ParameterList([torch.zeros(1)])  # which draws no random numbers
-        # Whether there are modules of these names is for the real model to say.
+        model: Any = torch.nn.ParameterList([torch.zeros(1)])  # consumes no random numbers
+        # Module names can be checked only against the actual model.
         if self.optim_target_modules is None:
             with blaming(f"--optim {OptimizerNames(self.optim).value}"):
                 kind, settings = Trainer.get_optimizer_cls_and_kwargs(self, model)
@@ -219,17 +219,17 @@ class RecipeArguments(TrainingArguments):
                 torch.compile(model, backend=self.torch_compile_backend or "inductor", mode=self.torch_compile_mode)
 
     def evaluate_by_steps(self) -> None:
-        """Evaluate and save by steps, by default ten times, since a stream has no epochs.
+        """Evaluate and save every `eval_steps`, by default ten times per run, since a stream has no epochs.
 
         Raises:
-            InputError: There is no number of steps, or an impossible one.
+            InputError: `max_steps` is missing, or `eval_steps` is negative.
         """
         if self.max_steps <= 0:
-            raise InputError("--streaming does not know how many rows there are; give --max_steps")
+            raise InputError("--streaming does not know the number of rows; set --max_steps")
         every = self.eval_steps or max(1, self.max_steps // 10)
         if every < 0:
-            raise InputError(f"--eval_steps {every} is below 0")
-        # Below 1 it is a share of all steps.
+            raise InputError(f"--eval_steps {every} is negative")
+        # Values below 1 are a fraction of all steps.
         every = int(every) if every >= 1 else math.ceil(every * self.max_steps)
         if self.eval_strategy == IntervalStrategy.EPOCH:
             self.eval_strategy = IntervalStrategy.STEPS
@@ -240,13 +240,13 @@ class RecipeArguments(TrainingArguments):
 
 @dataclass
 class GenerationArguments(RecipeArguments, Seq2SeqTrainingArguments):
-    """Training arguments of a sequence-to-sequence model, which is evaluated by generating."""
+    """Training arguments of sequence-to-sequence models, evaluated by generation."""
 
-    predict_with_generate: bool = field(default=True, metadata={"help": "Generate in evaluations."})
-    generation_num_beams: int | None = field(default=1, metadata={"help": "Beams of evaluations during training."})
+    predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate by generation."})
+    generation_num_beams: int | None = field(default=1, metadata={"help": "Beam size of evaluations during training."})
 
     def __post_init__(self) -> None:
-        """Refuse evaluations without generation."""
+        """Reject evaluations without generation."""
         if not self.predict_with_generate:
-            raise ValueError("--predict_with_generate false: the scores are those of generated texts; leave it out")
+            raise ValueError("--predict_with_generate false: metrics are computed on generated texts; omit it")
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""What watches a run while it trains."""
+"""Detection of NaN/inf losses and weights during training."""
 
 from typing import Any
 
@@ -11,21 +11,21 @@ _NEVER = torch.iinfo(torch.int64).max
 
 
 class StopOnNaN(TrainerCallback):
-    """Stops a run whose loss is not a finite number, and names the step.
+    """Stops a run at a NaN/inf loss and reports the step.
 
-    `observe` keeps the first bad step in a tensor on the loss's device and reads nothing back from a GPU; `check`
-    reads it. As a callback of `SequenceTrainer`, which calls `observe`, it checks before each log, evaluation and
-    checkpoint; an explicit loop calls both itself. On a CPU reading is free, and the run stops at the step.
+    `observe` keeps the first bad step in a tensor on the loss's device, without a GPU synchronization; `check` reads
+    it. `SequenceTrainer` calls `observe`, and the callback checks before each log, evaluation and checkpoint;
+    explicit loops call both methods themselves. On a CPU, where reading is free, the run stops at the step itself.
     """
 
     def __init__(self) -> None:
         self._first_bad_step: torch.Tensor | None = None
 
     def observe(self, loss: torch.Tensor, step: int) -> None:
-        """Note a loss (a scalar tensor) of optimizer step `step`, counted from 1.
+        """Record a scalar loss of optimizer step `step`, counted from 1.
 
         Raises:
-            InputError: the loss is on a CPU and not finite.
+            InputError: The loss is on a CPU and is NaN or inf.
         """
         bad_step = torch.where(loss.detach().isfinite(), _NEVER, step)
         seen = self._first_bad_step
@@ -34,44 +34,43 @@ class StopOnNaN(TrainerCallback):
             self.check()
 
     def check(self) -> None:
-        """Stop if a loss observed so far was not finite.
+        """Raise if any observed loss was NaN or inf.
 
         Raises:
-            InputError: one line with the step.
+            InputError: With the first bad step.
         """
         if self._first_bad_step is not None and (step := int(self._first_bad_step)) != _NEVER:
             raise InputError(
-                f"the loss is not a finite number at step {step}: lower --learning_rate or --max_grad_norm, "
-                "or look for bad rows; the checkpoints written before are good"
+                f"NaN/inf loss at step {step}: lower --learning_rate or --max_grad_norm, or check the data; earlier "
+                "checkpoints are valid"
             )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Check before anything is logged, evaluated or saved."""
+        """Check before logging, evaluation and saving."""
         if control.should_log or control.should_evaluate or control.should_save:
             self.check()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Check after an epoch."""
+        """Check at the end of each epoch."""
         self.check()
 
 
 def check_finite(model: torch.nn.Module, step: int) -> None:
-    """Refuse weights that are not finite, before they are saved: a gradient can overflow where the loss does not.
+    """Raise on NaN/inf weights before they are saved: gradients can overflow while the loss stays finite.
 
     Args:
-        model: whose parameters are read, once.
-        step: the optimizer step just done, for the message.
+        model: Model to check.
+        step: Optimizer step just done, for the message.
 
     Raises:
-        InputError: one line with the step.
+        InputError: A weight is NaN or inf.
     """
     finite = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()])
     if not finite.all():
         raise InputError(
-            f"the weights are not finite numbers after step {step}: lower --learning_rate or --max_grad_norm; "
-            "no checkpoint of them is written"
+            f"NaN/inf weights after step {step}: lower --learning_rate or --max_grad_norm; no checkpoint is written"
         )

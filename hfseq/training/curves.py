@@ -1,4 +1,4 @@
-"""Warnings when a run's curves say that it overfits, or that it does not learn."""
+"""Warnings of over- and underfitting from the learning curves of a run."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -26,24 +26,24 @@ class _Evaluation:
 def curve_warnings(
     log_history: Sequence[Mapping[str, Any]], metric: str | None = None, greater_is_better: bool = True
 ) -> list[str]:
-    """What is wrong with the curves of a run as they stand, one line with the figures each; mostly nothing.
+    """Warnings about the learning curves of a run so far, one line with the figures each; usually none.
 
-    Only trends are compared, never the two losses with each other: dropout and label smoothing put them on different
-    scales. The training loss of an evaluation is the mean of what was logged since the one before.
+    Only trends are compared, never training loss with validation loss: dropout and label smoothing put them on
+    different scales. The training loss of an evaluation is the mean of those logged since the previous one.
 
-    - Overfitting: the last two evaluations both have a validation loss more than 5 % above the lowest one before
-      them, while the training loss is lower than it was at that lowest point. 5 % is the generalization loss
-      GL_5 of Prechelt 1998 ("Early stopping - but when?"), and some three times the sampling error of a mean over
-      a thousand rows; two in a row are asked for since one may be chance, as his UP_2 does. The rise must also pass
-      1 % of the first validation loss, for near zero any change is a large share.
-    - Underfitting: after three evaluations or more, the best of neither loss is 2 % below its first value. A model
-      that learns anything at all falls further in its first epoch, and the noise of a mean over fifty batches is
-      below that. A metric that rose by 10 % of its first value says that something was learnt after all.
+    - Overfitting: the last two evaluations both have a validation loss more than 5 % above the previous minimum,
+      while the training loss is lower than at that minimum. 5 % is the generalization loss criterion GL_5 of
+      Prechelt 1998 ("Early stopping - but when?"), and about three times the sampling error of a mean over a
+      thousand rows; two in a row are required, as in UP_2 there, since one may be chance. The rise must also exceed
+      1 % of the first validation loss, since near zero any change is relatively large.
+    - Underfitting: after three or more evaluations, neither loss has fallen 2 % below its first value. A model that
+      learns at all falls further in its first epoch, and the noise of a mean over fifty batches is smaller. A metric
+      that improved by 10 % of its first value counts as learning.
 
     Args:
-        log_history: as `TrainerState.log_history`: entries with `step` and `loss`, or with `step` and `eval_…`.
-        metric: a score of the evaluations, with or without `eval_`; `loss` and None stand for no other.
-        greater_is_better: whether more of it is better.
+        log_history: Entries of `TrainerState.log_history`, with `step` and `loss`, or with `step` and `eval_…`.
+        metric: Evaluation metric, with or without `eval_`; `loss` and None for the loss alone.
+        greater_is_better: Whether higher values of the metric are better.
 
     Returns:
         Lines that begin with `overfitting:` or `underfitting:`.
@@ -54,10 +54,10 @@ def curve_warnings(
 def new_curve_warnings(
     log_history: Sequence[Mapping[str, Any]], metric: str | None = None, greater_is_better: bool = True
 ) -> list[str]:
-    """Those of `curve_warnings` that came with the last evaluation, and were never due before it.
+    """Warnings of `curve_warnings` that the last evaluation raised for the first time.
 
-    An explicit loop calls it with its log after each evaluation; nothing need be remembered, and a resumed run
-    does not repeat itself.
+    Explicit loops call it with their log after each evaluation. It is stateless, so a resumed run does not repeat
+    warnings.
     """
     first_loss, evaluations = _evaluations(log_history, metric)
     now = _findings(first_loss, evaluations, metric, greater_is_better)
@@ -68,12 +68,12 @@ def new_curve_warnings(
 
 
 class CurveWarnings(TrainerCallback):
-    """Logs each of `curve_warnings` once, at the evaluation at which it first holds, on the first process."""
+    """Logs each warning of `curve_warnings` once, when first raised, on the main process."""
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look at the history, which has the evaluation just done."""
+        """Check the history, including the evaluation just done."""
         if state.is_world_process_zero:
             metric, greater = args.metric_for_best_model, bool(args.greater_is_better)
             for message in new_curve_warnings(state.log_history, metric, greater):
@@ -83,7 +83,7 @@ class CurveWarnings(TrainerCallback):
 def _evaluations(
     log_history: Sequence[Mapping[str, Any]], metric: str | None
 ) -> tuple[float | None, list[_Evaluation]]:
-    """The first training loss, and the evaluations in order."""
+    """Return the first training loss and the evaluations in order."""
     name = f"eval_{(metric or 'loss').removeprefix('eval_')}"
     first_loss = train_loss = None
     losses: list[float] = []
@@ -93,7 +93,7 @@ def _evaluations(
             losses.append(entry["loss"])
             first_loss = entry["loss"] if first_loss is None else first_loss
         if "eval_loss" in entry:
-            # Without a log in between, the last one known.
+            # Nothing logged since the previous evaluation: reuse its training loss.
             train_loss = sum(losses) / len(losses) if losses else train_loss
             losses = []
             if evaluations and evaluations[-1].step == entry["step"]:
@@ -126,8 +126,8 @@ def _overfitting(evaluations: list[_Evaluation], name: str) -> str:
     return (
         f"overfitting: the validation loss was lowest at step {best.step} ({best.eval_loss:.4g}) and is "
         f"{now.eval_loss:.4g} at step {now.step}, while the training loss fell from {best.train_loss:.4g} to "
-        f"{now.train_loss:.4g}{_scores(name, best, now)}; more dropout, --weight_decay or data, a smaller model or "
-        "fewer epochs help"
+        f"{now.train_loss:.4g}{_scores(name, best, now)}; try more dropout, --weight_decay or data, a smaller "
+        "model or fewer epochs"
     )
 
 
@@ -146,7 +146,7 @@ def _underfitting(first_loss: float, evaluations: list[_Evaluation], name: str, 
         f"underfitting: after {len(evaluations)} evaluations neither loss has fallen by {_FLAT_LOSS:.0%}: training "
         f"{first_loss:.4g} at first, {now.train_loss:.4g} at step {now.step}, validation {first.eval_loss:.4g} at "
         f"step {first.step}, {now.eval_loss:.4g} now{_scores(name, first, now)}; try another --learning_rate or a "
-        "larger model, and look at the data"
+        "larger model, and check the data"
     )
 
 

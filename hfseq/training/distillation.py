@@ -1,4 +1,4 @@
-"""Distillation: a classifier learns what a larger one says (Hinton et al. 2015; Tang et al. 2019)."""
+"""Knowledge distillation from a larger teacher model (Hinton et al. 2015; Tang et al. 2019)."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ from hfseq.training.teacher_embeddings import Neighbours
 from hfseq.training.teacher_embeddings import start_from_teacher as start_from_teacher
 
 MASK = None
-"""Stands for a masked word."""
+"""Placeholder of a masked word."""
 
 
 def augment(
@@ -43,25 +43,25 @@ def augment(
     ngram: float = 0.25,
     seed: int = 42,
 ) -> Iterator[list[str | None]]:
-    """Variants of texts, to be labelled by a teacher (Tang et al. 2019, section 3.2).
+    """Generate augmented variants of texts for a teacher to label (Tang et al. 2019, section 3.2).
 
-    Of each word, one is masked with probability `masked`, and one that has neighbours is replaced by any of them with
-    probability `replaced`: of what is left, words that a teacher finds near (Jiao et al. 2020, section 4, algorithm 1)
-    rather than words of the same part of speech, as in the first paper, so that no tagger is needed. Then, with
-    probability `ngram`, all but a run of one to five words is dropped. A variant that was there before, a text itself
-    among them, is left out.
+    Each word is masked with probability `masked`; an unmasked word is replaced by one of its neighbours with
+    probability `replaced`. Neighbours are words close in the teacher's space (Jiao et al. 2020, section 4, algorithm
+    1), rather than words of the same part of speech as in Tang et al., so that no tagger is needed. Then, with
+    probability `ngram`, only an n-gram of one to five words is kept. Duplicates, of other variants or of the texts
+    themselves, are dropped.
 
     Args:
-        texts: Texts with spaces between words.
-        count: Variants made of each text, those left out counted.
-        masked: A word's probability of being masked.
-        replaced: That of a word that is not masked of being replaced.
-        neighbours: Words that may stand in place of a word, such as `Neighbours` finds; none for one that stays.
-        ngram: A text's probability of being cut to a run of words.
-        seed: Of the choices.
+        texts: Whitespace-separated texts.
+        count: Variants per text, before duplicates are dropped.
+        masked: Probability of masking a word.
+        replaced: Probability of replacing an unmasked word.
+        neighbours: Returns the substitutes of a word, as `Neighbours` does; an empty list keeps the word.
+        ngram: Probability of truncating a text to an n-gram.
+        seed: Random seed.
 
     Yields:
-        Words, `MASK` for a masked one.
+        Words of a variant, with `MASK` in place of masked words.
     """
     rng = random.Random(seed)
     seen: set[tuple[str | None, ...]] = {tuple(text.split()) for text in texts}
@@ -86,7 +86,7 @@ def augment(
 
 
 def write_words(words: Sequence[str | None], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Words as a text of a tokenizer, masked ones as its mask token or, where it has none, its unknown token."""
+    """Join words into a text, with the tokenizer's mask token (or else its unknown token) for masked words."""
     mask = tokenizer.mask_token or tokenizer.unk_token or ""
     return " ".join(mask if word is MASK else word for word in words)
 
@@ -94,10 +94,10 @@ def write_words(words: Sequence[str | None], tokenizer: PreTrainedTokenizerBase)
 def encode_variants(
     variants: Sequence[Sequence[str | None]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> datasets.Dataset:
-    """Variants as rows of a model's tokens, in order; special tokens in them are read as such."""
+    """Encode variants in order; special tokens in their text are parsed as such."""
     texts = [write_words(words, tokenizer) for words in variants]
     columns: dict[str, list[Any]] = {}
-    # Chunks, so that a text that a mask is missing from is not held as a whole beside its tokens.
+    # In chunks, to bound the memory of the tokenizer's output.
     for start in range(0, len(texts), 10_000):
         encoded = tokenizer(
             texts[start : start + 10_000], truncation=True, max_length=max_length, split_special_tokens=False
@@ -118,17 +118,17 @@ def teacher_logits(
     dtype: str = "float32",
     progress: str | None = None,
 ) -> np.ndarray:
-    """What a teacher says of texts and, after them, of variants, `[N, num_labels]`, on all processes together.
+    """Teacher logits `[N, num_labels]` of texts, followed by variants, computed jointly by all processes.
 
     Args:
-        teacher: A sequence classifier, on its device.
-        tokenizer: Its tokenizer.
-        texts: Texts.
-        variants: Words as `augment` makes them.
-        max_length: Tokens of a text; the rest of it is cut off.
-        batch_size: Texts at once.
-        dtype: What it multiplies in: `float32`, or `bfloat16` by automatic mixed precision.
-        progress: Title of a progress bar, if there is to be one.
+        teacher: Sequence classifier, on its device.
+        tokenizer: Tokenizer of the teacher.
+        texts: Texts to classify.
+        variants: Variants from `augment`.
+        max_length: Maximum length in tokens; longer texts are truncated.
+        batch_size: Batch size.
+        dtype: `float32`, or `bfloat16` for automatic mixed precision.
+        progress: Title of a progress bar; None for no bar.
     """
     plain, _ = encode_texts(tokenizer, texts, max_length)
     rows = [datasets.Dataset.from_dict(dict(plain))]
@@ -142,7 +142,7 @@ def teacher_logits(
 
 
 def fingerprint(*values: Any) -> str:
-    """A name for values that differs where they do: of what the logits that a run keeps depend on."""
+    """Hash of values, to name cached results by their inputs."""
     return hashlib.sha256(repr(values).encode()).hexdigest()[:16]
 
 
@@ -154,15 +154,15 @@ def student_rows(
     logits: np.ndarray,
     max_length: int,
 ) -> datasets.Dataset:
-    """Rows to train a student on, whose `labels` are the teacher's logits and, last, the right class.
+    """Training rows for a student: `labels` are the teacher's logits followed by the gold class.
 
     Args:
-        tokenizer: The student's.
-        texts: Texts.
-        labels: Their class numbers, -1 where none is known; fewer than texts if the last ones have none.
-        variants: More rows, whose classes nobody knows.
-        logits: The teacher's, of texts and variants, `[N, num_labels]`.
-        max_length: Tokens of a text; the rest of it is cut off.
+        tokenizer: Tokenizer of the student.
+        texts: Texts to train on.
+        labels: Class ids of the texts, -1 where unknown; may be shorter than `texts` if the last ones are unlabelled.
+        variants: Further, unlabelled rows from `augment`.
+        logits: Teacher logits of texts and variants, `[N, num_labels]`.
+        max_length: Maximum length in tokens; longer texts are truncated.
     """
     plain, _ = encode_texts(tokenizer, texts, max_length)
     parts = [datasets.Dataset.from_dict(dict(plain))]
@@ -182,21 +182,22 @@ def distillation_loss(
     hard_weight: float = 0.0,
     count: torch.Tensor | int | None = None,
 ) -> torch.Tensor:
-    r"""Loss of a student: how far its logits are from the teacher's, and how wrong its class.
+    r"""Distillation loss: distance to the teacher's logits, plus cross-entropy of the gold class.
 
-    $(1 - \alpha)\,L_{soft} + \alpha\,L_{hard}$ with the cross-entropy of the right class, where one is known, and
+    $(1 - \alpha)\,L_{soft} + \alpha\,L_{hard}$, where $L_{hard}$ is the cross-entropy of the labelled rows and
+    $L_{soft}$ is
 
-    - `mse`: $\|z^{(T)} - z^{(S)}\|^2_2$, a mean over the classes (Tang et al. 2019, section 3.1);
+    - `mse`: $\|z^{(T)} - z^{(S)}\|^2_2$, averaged over classes (Tang et al. 2019, section 3.1);
     - `kl`: $\tau^2\,KL(p^{(T)} \| p^{(S)})$ of the softmax at temperature $\tau$ (Hinton et al. 2015, section 2).
 
     Args:
-        logits: The student's, `[B, K]`.
-        labels: As `student_rows` makes them, `[B, K + 1]`; or class numbers `[B]`, whose cross-entropy is the loss.
-        kind: `mse` or `kl`.
-        temperature: Of `kl`.
-        hard_weight: The weight alpha.
-        count: Number of values in the labels of all the batches that are added up, on all processes, as a Trainer
-            counts them; None for those here.
+        logits: Student logits, `[B, K]`.
+        labels: Labels from `student_rows`, `[B, K + 1]`; or class ids `[B]`, for plain cross-entropy.
+        kind: Soft loss, `mse` or `kl`.
+        temperature: Softmax temperature of `kl`.
+        hard_weight: Weight alpha of the hard loss.
+        count: Number of label values in all accumulated batches over all processes, the Trainer's
+            `num_items_in_batch`; None for this batch alone.
     """
     if not labels.is_floating_point():
         return classification_loss(logits, labels, count=count)
@@ -214,7 +215,7 @@ def distillation_loss(
 
 
 def student_loss(**settings: Any) -> Callable[..., torch.Tensor]:
-    """`distillation_loss` as a Trainer calls it; `settings` are its keyword arguments."""
+    """Return `distillation_loss` as a `compute_loss_func`; `settings` are its keyword arguments."""
 
     def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None) -> torch.Tensor:
         return distillation_loss(outputs.logits, labels, count=num_items_in_batch, **settings)
@@ -223,32 +224,32 @@ def student_loss(**settings: Any) -> Callable[..., torch.Tensor]:
 
 
 def check_flags(run: Run) -> None:
-    """Refuse flags that would have no effect on a distillation.
+    """Reject flags that have no effect on distillation.
 
     Raises:
-        InputError: One was given.
+        InputError: Such a flag was given.
     """
     recipe = f"recipes/{'sentiment' if run.data.task == 'classification' else 'translation'}.py"
     if run.args.hp_search or run.args.do_predict:
-        raise InputError(f"--hp_search and --do_predict: {recipe} searches, and predicts with a student")
+        raise InputError(f"--hp_search and --do_predict are not supported here; use {recipe}")
     if run.data.task == "classification" and run.args.label_smoothing_factor:
-        raise InputError("--label_smoothing_factor would not reach the student's loss; leave it out")
+        raise InputError("--label_smoothing_factor has no effect on the student's loss; omit it")
     if getattr(run.data, "teacher_tokenizer", False) and run.model.model_name_or_path:
         raise InputError(
-            "--teacher_tokenizer is for a new student; that of --model_name_or_path has its own tokenizer"
+            "--teacher_tokenizer requires a new student; the --model_name_or_path checkpoint has its own tokenizer"
         )
     open_repository(run.args)
 
 
 def classification_teacher(run: Run, task: Task) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Path]:
-    """The teacher on its device, its tokenizer and directory: a checkpoint, or a new model trained on all classes.
+    """Return the teacher on its device, its tokenizer and its directory: a checkpoint, or a new model trained here.
 
     Args:
         run: The run.
-        task: The task with all training rows.
+        task: Task with all labelled training rows.
 
     Raises:
-        InputError: As `load_trained` and `fit`.
+        InputError: The checkpoint cannot be loaded, or a flag for training is invalid.
     """
     data = run.data
     if data.teacher is not None:
@@ -272,7 +273,7 @@ def classification_teacher(run: Run, task: Task) -> tuple[PreTrainedModel, PreTr
 def augment_for(
     data: Any, texts: Sequence[str], teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> Iterator[list[str | None]]:
-    """Variants of texts as the flags say; see `augment`. The teacher's embeddings find neighbours of words."""
+    """Augment texts according to the flags, with word neighbours in the teacher's space; see `augment`."""
     options: dict[str, Any] = {"masked": data.mask_probability, "ngram": data.ngram_probability}
     if data.replace_probability:
         options |= {"replaced": data.replace_probability, "neighbours": Neighbours(teacher, tokenizer, texts)}
@@ -282,14 +283,14 @@ def augment_for(
 def kept_result(
     path: Path, load: Callable[[Path], Any], make: Callable[[], Any], save: Callable[[Path, Any], Any], count: int
 ) -> Any:
-    """A result that an interrupted run may have left: loaded if it is there, else made and saved.
+    """Load a cached result of an interrupted run, or compute and save it.
 
     Args:
-        path: Its file.
-        load: Reads it.
-        make: Makes it.
-        save: Writes it, on the first process.
-        count: Number of its rows; a file with another is not used.
+        path: Cache file.
+        load: Reads the result from a file.
+        make: Computes the result.
+        save: Writes the result to a file, on the main process.
+        count: Expected number of rows; a file with another number is ignored.
     """
     if path.is_file() and len(kept := load(path)) == count:
         return kept
@@ -302,7 +303,7 @@ def kept_result(
 
 
 def load_texts(path: Path) -> list[str]:
-    """A list of texts from a JSON file."""
+    """Read a list of texts from a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -319,18 +320,18 @@ def report(
     titles: Mapping[str, str],
     greedy: str | None = None,
 ) -> None:
-    """Score and time all models on the test, print and save the table, and publish the student if that is wanted.
+    """Evaluate and benchmark all models on the test split, print and save the table, and publish if requested.
 
     Args:
         run: The run.
-        task: The task.
-        models: Name to model, tokenizer and directory; `teacher` and `student` among them.
-        make_function: Makes of a model and its tokenizer the function from texts to outputs that is timed.
-        titles: Score to the title of its column.
-        greedy: Score that is also computed of greedy search, in the column `<score>_greedy`.
+        task: Task with the test split.
+        models: Model, tokenizer and directory by name, including `teacher` and `student`.
+        make_function: Returns the benchmarked function, from texts to outputs, for a model and its tokenizer.
+        titles: Column titles by score name.
+        greedy: Score that is also reported for greedy search, in column `<score>_greedy`.
 
     Raises:
-        InputError: As `publish`.
+        InputError: Publishing fails.
     """
     split, scores = test_split(task), {}
     for name, (model, tokenizer, _) in models.items():

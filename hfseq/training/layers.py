@@ -1,4 +1,4 @@
-"""Where the parameters of a model stand: head, blocks, embeddings."""
+"""Partition of a model's parameters into head, blocks and embeddings."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
@@ -11,12 +11,12 @@ Named = list[tuple[str, nn.Parameter]]
 
 
 class Parts(NamedTuple):
-    """Where the parameters of a model stand.
+    """Parameters of a model by depth.
 
     Attributes:
-        head: What is on top of all blocks.
-        blocks: The blocks, the top one first; those of a decoder above those of its encoder.
-        embeddings: What is below all blocks, and weights that the output layer shares with the embeddings.
+        head: Parameters above all blocks.
+        blocks: Blocks from the top down; decoder blocks above encoder blocks.
+        embeddings: Parameters below all blocks, including output weights tied to the embeddings.
     """
 
     head: Named
@@ -25,11 +25,11 @@ class Parts(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Blocks one above the other.
+    """Stack of blocks.
 
     Attributes:
-        lists: Names of the module lists that hold them, each a part of every block: both directions, norms.
-        scope: Name of the largest module that holds no other stack, empty for the model itself.
+        lists: Names of the parallel module lists of the blocks, such as the two directions, or layers and norms.
+        scope: Name of the largest module that contains no other stack; empty for the model itself.
         length: Number of blocks.
     """
 
@@ -39,14 +39,14 @@ class Stack(NamedTuple):
 
 
 def _inside(name: str, scope: str) -> bool:
-    """Whether a parameter or module is inside the module `scope`."""
+    """Return whether a parameter or module is inside the module `scope`."""
     return not scope or name.startswith(f"{scope}.")
 
 
 def stacks(model: nn.Module) -> list[Stack]:
-    """The stacks of blocks of a model, bottom first: its outermost module lists.
+    """Stacks of blocks of a model from the bottom up, i.e. its outermost module lists.
 
-    Lists of one length in one module are parts of the same blocks.
+    Lists of equal length in the same module are parts of the same blocks.
     """
     lists: list[str] = []
     groups: dict[tuple[str, int], list[str]] = {}
@@ -68,18 +68,19 @@ def stacks(model: nn.Module) -> list[Stack]:
 
 
 def model_parts(model: PreTrainedModel, new: Collection[str] = ()) -> Parts:
-    """Sort all parameters of a model into head, blocks and embeddings, each into one.
+    """Partition all parameters of a model into head, blocks and embeddings.
 
-    Nothing is asked of an architecture but that its blocks are in module lists. What is in none of them belongs to
+    The only assumption about the architecture is that its blocks are in module lists. A parameter in none of them
+    belongs to
 
-    - the head, if it is the output layer or outside of the module that holds the blocks;
-    - the embeddings, if it is an embedding table, has `embed` in its name, or comes before the blocks;
-    - the top block else: a last norm, a pooler, a decoder's attention.
+    - the head, if it is in the output layer or outside the module that contains the blocks;
+    - the embeddings, if it is an embedding table, has `embed` in its name, or precedes the blocks;
+    - the top block otherwise: a final norm, a pooler, a decoder's attention.
 
     Args:
-        model: The model.
-        new: Names of parameters that no checkpoint has trained, as `from_pretrained` reports missing keys; they
-            belong to the head wherever they stand.
+        model: Model to partition.
+        new: Names of newly initialized parameters, the missing keys of `from_pretrained`; they always belong to the
+            head.
     """
     found = stacks(model)
     blocks: list[list[Named]] = [[[] for _ in range(stack.length)] for stack in found]
@@ -115,7 +116,7 @@ def model_parts(model: PreTrainedModel, new: Collection[str] = ()) -> Parts:
 
 
 def _blocks_of(name: str, found: Sequence[Stack]) -> Iterable[tuple[int, int]]:
-    """Stack and block that a parameter is in, if it is in one."""
+    """Yield the stack and block index of a parameter that is in a block."""
     for index, stack in enumerate(found):
         for path in stack.lists:
             if _inside(name, path):
@@ -123,14 +124,13 @@ def _blocks_of(name: str, found: Sequence[Stack]) -> Iterable[tuple[int, int]]:
 
 
 def layer_groups(model: PreTrainedModel, new: Collection[str] = ()) -> list[Named]:
-    """The trainable parameters from the output layer down to the embeddings, each in one group; see `model_parts`.
+    """Trainable parameters in groups from the output layer down to the embeddings; see `model_parts`.
 
-    An output layer that shares the embeddings' weights is with them in the last group, where the first update reaches
-    it latest: the first group is then the top block.
+    A tied output layer is in the last group, with the embeddings; the first group is then the top block.
 
     Args:
-        model: The model, before it is wrapped for several processes.
-        new: As for `model_parts`.
+        model: Model, before it is wrapped for several processes.
+        new: Names of newly initialized parameters, missing from the checkpoint.
     """
     parts = model_parts(model, new)
     groups = (

@@ -1,4 +1,4 @@
-"""Scores by quartile of source length: does the model do well on short sequences and badly on long ones?"""
+"""Scores by quartile of source length, to compare short and long sequences."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +12,10 @@ from hfseq.training.trainer import SequenceTrainer
 
 
 def quartile_edges(lengths: Sequence[int]) -> list[int]:
-    """The longest length of each quartile but the last.
+    """Maximum length of each quartile but the last.
 
-    A quartile ends with the length of the row at a quarter, a half and three quarters of the sorted rows, so rows of
-    one length are always together. Where that makes two quartiles one, there are fewer edges, down to none.
+    The edges are the lengths at a quarter, half and three quarters of the sorted rows, so rows of equal length are
+    always in the same group. Coinciding quartiles are merged, so there may be fewer edges, or none.
     """
     ordered = sorted(lengths)
     ends = {ordered[-(-len(ordered) * quarter // 4) - 1] for quarter in (1, 2, 3)} if ordered else set()
@@ -23,14 +23,14 @@ def quartile_edges(lengths: Sequence[int]) -> list[int]:
 
 
 def rows_by_length(lengths: Sequence[int], edges: Sequence[int] | None = None) -> dict[str, list[int]]:
-    """The rows of each group of lengths, shortest first: the group's name, such as `8-12 tokens`, and indices.
+    """Group rows by length, shortest first: indices by group name, such as `8-12 tokens`.
 
     Args:
-        lengths: of the rows, in tokens.
-        edges: the longest length of each group but the last; by default those of `quartile_edges`.
+        lengths: Lengths of the rows in tokens.
+        edges: Maximum length of each group but the last; by default from `quartile_edges`.
 
     Returns:
-        All groups; one may be empty if the edges are those of other rows.
+        All groups; some may be empty if the edges come from other rows.
     """
     edges = quartile_edges(lengths) if edges is None else edges
     groups: list[list[int]] = [[] for _ in range(len(edges) + 1)]
@@ -40,13 +40,13 @@ def rows_by_length(lengths: Sequence[int], edges: Sequence[int] | None = None) -
 
 
 def length_report(task: Task, raw: Mapping[str, Any]) -> str:
-    """Table of the scores of each quartile of source length, on training rows and on validation rows.
+    """Table of training and validation scores by quartile of source length.
 
-    The quartiles are those of the validation rows; the training rows are put into the same.
+    The quartiles are those of the validation rows; training rows are grouped by the same edges.
 
     Args:
-        task: The task, whose rows are encoded.
-        raw: Raw predictions of `train_sample` and of `validation`.
+        task: Task with encoded rows.
+        raw: Raw predictions of the splits `train_sample` and `validation`.
     """
     edges = quartile_edges(task.lengths["validation"])
     counts, scores = [], []
@@ -72,12 +72,12 @@ def length_report(task: Task, raw: Mapping[str, Any]) -> str:
 class LengthScores(TrainerCallback):
     """Logs `length_report` after each evaluation.
 
-    The validation scores come from the predictions of the evaluation itself; the training scores cost one pass over a
-    sample of the training rows. Training stays the same, bit for bit: the state of the random generator is restored.
+    Validation scores reuse the predictions of the evaluation; training scores cost one pass over a sample of the
+    training rows. The state of the random number generator is restored, so training is bit-identical.
 
     Args:
-        trainer: A trainer with a task; add the callback to it with `add_callback`.
-        log: Prints, on the first process.
+        trainer: Trainer with a task; register the callback with its `add_callback`.
+        log: Prints on the main process.
     """
 
     def __init__(self, trainer: SequenceTrainer, log: Callable[[str], Any]) -> None:
@@ -86,7 +86,7 @@ class LengthScores(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Predict the training sample, and log the table."""
+        """Predict the training sample and log the table."""
         task, evaluated = self.trainer.task, self.trainer.take_predictions()
         if task is None:
             return
@@ -97,7 +97,7 @@ class LengthScores(TrainerCallback):
 
 
 def _names(edges: Sequence[int]) -> list[str]:
-    """Names of the groups between `edges`."""
+    """Names of the groups separated by `edges`."""
     if not edges:
         return ["any length"]
     middle = [

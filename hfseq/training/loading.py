@@ -1,4 +1,4 @@
-"""Models and tokenizers as a recipe's flags name them: a checkpoint, an ensemble, or a new model of a family."""
+"""Models and tokenizers selected by a recipe's flags: a checkpoint, an ensemble, or a new model of a family."""
 
 from collections.abc import Iterable, Mapping
 from textwrap import shorten
@@ -28,31 +28,31 @@ def load_model(
     overrides: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[str]]:
-    """Load a checkpoint and its tokenizer, or make a new model of a family and train a tokenizer.
+    """Load a checkpoint and its tokenizer, or create a new model of a family and train a tokenizer.
 
     Args:
-        auto_class: `AutoModelForSeq2SeqLM` or another Auto class of a head.
-        args: The model flags.
-        texts: Texts to train the tokenizer on; None will do for a checkpoint.
-        default_type: Family of a new model if the flags name none.
-        tokenizer: Of a new model, in place of one trained on `texts`.
-        overrides: Config fields beyond those of `args`.
-        fields: Config fields that the data decide, such as `id2label`. A checkpoint whose output layer has another
+        auto_class: `AutoModelForSeq2SeqLM` or another Auto class with a head.
+        args: Model arguments.
+        texts: Texts to train a tokenizer on; may be None for a checkpoint.
+        default_type: Family of a new model without `--model_type`.
+        tokenizer: Tokenizer of a new model, instead of training one on `texts`.
+        overrides: Config fields in addition to those of `args`.
+        fields: Config fields determined by the data, such as `id2label`. A checkpoint whose output layer has another
             size gets a new one.
 
     Returns:
-        The model, the tokenizer, and the names of the parameters that the checkpoint has not trained, such as those of
-        a new head; of a new model none is named.
+        The model, the tokenizer, and the names of the parameters missing from the checkpoint, such as those of a new
+        head; empty for a new model.
 
     Raises:
-        InputError: If both or an unknown family are named, the checkpoint cannot be loaded or is of another kind, or
-            a config field is unknown or impossible.
+        InputError: The family is unknown or lacks the head, the checkpoint cannot be loaded or has another
+            architecture, or a config field is unknown or invalid.
     """
     overrides = {**(args.config_overrides or {}), **(overrides or {})}
     mapping, kind = head_kind(auto_class)
     decided = {*fields, "num_labels", "label2id"} if fields else set()
     if taken := sorted(overrides.keys() & decided):
-        raise InputError(f"--config_overrides: {taken[0]} comes from the data")
+        raise InputError(f"--config_overrides: {taken[0]} is determined by the data")
     if args.model_name_or_path is not None:
         return load_checkpoint(auto_class, args.model_name_or_path, overrides, **fields)
     model_type = args.model_type or default_type
@@ -62,14 +62,14 @@ def load_model(
     if CONFIG_MAPPING[model_type] not in mapping:
         raise InputError(f"--model_type {model_type} has no {kind}; hfseq has {ours}")
     if taken := sorted(overrides.keys() & {"vocab_size", "char_vocab_size", "unk_token_id", *_TOKEN_IDS}):
-        raise InputError(f"--config_overrides: {taken[0]} comes from the tokenizer; --vocab_size sets its size")
+        raise InputError(f"--config_overrides: {taken[0]} is determined by the tokenizer; see --vocab_size")
     try:
-        # Made once before the tokenizer, so that an impossible size does not wait for its training.
+        # Built once before training the tokenizer, so that invalid fields fail early.
         check_fields(AutoConfig.for_model(model_type), overrides)
         AutoConfig.for_model(model_type, vocab_size=args.vocab_size, **fields, **overrides)
         if tokenizer is None:
             if texts is None:
-                raise InputError("a new model needs training data; --model_name_or_path names a trained one")
+                raise InputError("a new model needs training data; use --model_name_or_path for a trained one")
             tokenizer = train_tokenizer(
                 texts,
                 model=args.tokenizer_model,
@@ -94,14 +94,14 @@ def load_model(
 
 
 def load_predictor(auto_class: Any, args: ModelArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the trained model, or the ensemble, that the flags name.
+    """Load the trained model or ensemble given by the flags.
 
     Args:
         auto_class: `AutoModelForSeq2SeqLM` or `AutoModelForSequenceClassification`.
-        args: The flags.
+        args: Model arguments.
 
     Raises:
-        InputError: If none is named, or as `load_trained` and `load_ensemble`.
+        InputError: No model is given, or it cannot be loaded.
     """
     check_model(args, train=False)
     if args.ensemble:
@@ -110,14 +110,14 @@ def load_predictor(auto_class: Any, args: ModelArguments) -> tuple[PreTrainedMod
 
 
 def check_model(args: ModelArguments, *, train: bool) -> None:
-    """Refuse to train an ensemble, to predict without a trained model, and a model that is both new and not.
+    """Reject training an ensemble, prediction without a trained model, and a new model combined with a checkpoint.
 
     Raises:
-        InputError: If that was asked for.
+        InputError: The flags request one of these.
     """
     if args.model_name_or_path is not None and args.model_type is not None:
         raise InputError("--model_type is for a new model; leave it out with --model_name_or_path")
     if train and args.ensemble:
-        raise InputError("--ensemble is for prediction: give --do_predict alone, or train its members one by one")
+        raise InputError("--ensemble is for prediction: use --do_predict alone, or train the members one by one")
     if not train and args.model_name_or_path is None:
-        raise InputError("--do_predict without --do_train needs a trained model: give --model_name_or_path")
+        raise InputError("--do_predict without --do_train requires a trained model: give --model_name_or_path")

@@ -1,4 +1,4 @@
-"""LoRA (Hu et al. 2022) through peft, for any model of transformers and for recurrent layers."""
+"""LoRA (Hu et al. 2022) with peft, for any transformers model and for recurrent layers."""
 
 import warnings
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from hfseq.heads import HEADS
 from hfseq.training.layers import model_parts, stacks
 
 TASKS = {head.task: TaskType[head.peft_task] for head in HEADS if head.task and head.peft_task}
-"""peft's names of the tasks."""
+"""peft task types by task name."""
 
 
 def apply_lora(
@@ -27,28 +27,28 @@ def apply_lora(
     target_modules: Collection[str] | str | None = None,
     new: Collection[str] = (),
 ) -> PeftModel | PeftMixedModel:
-    """Freeze a model and add low-rank adapters, which train together with the head of a classifier or tagger.
+    """Freeze a model and add low-rank adapters; the head of a classifier or tagger is trained in full.
 
-    After training `merge_and_unload` gives the model back, the adapters added to its weights; before that
-    `save_pretrained` saves the adapters alone.
+    After training, `merge_and_unload` merges the adapters into the weights and returns the plain model; until then
+    `save_pretrained` saves the adapters only.
 
-    Adapted is what peft proposes for the type of model, else every linear map and recurrent weight inside and outside
-    of the blocks, else the embeddings; never the output layer, or a table that it shares.
+    The default targets are those of peft for the model type, else all linear layers and recurrent weights, inside and
+    outside the blocks, else the embeddings; never the output layer, nor embeddings tied to it.
 
     Args:
-        model: The model, changed in place.
-        task: A key of `TASKS`.
+        model: Model, modified in place.
+        task: Key of `TASKS`.
         r: Rank.
-        alpha: Scale: the adapters' product is multiplied by `alpha / r`.
-        dropout: Of what goes into an adapter; recurrent weights have none.
-        target_modules: Names of modules, or their ends, to adapt in place of the above; or peft's `all-linear`.
-        new: Names of parameters that no checkpoint has trained; they train whole.
+        alpha: Scaling numerator: the adapters' output is multiplied by `alpha / r`.
+        dropout: Dropout on the inputs of the adapters; not supported for recurrent weights.
+        target_modules: Names or name suffixes of modules to adapt instead of the defaults; or peft's `all-linear`.
+        new: Names of newly initialized parameters, missing from the checkpoint; trained in full.
 
     Raises:
-        InputError: If there is nothing to adapt, a name is unknown, or the model or a value does not allow it.
+        InputError: There is nothing to adapt, a module name is unknown, or the model does not support a value.
     """
     if r < 1 or not 0 <= dropout < 1:
-        raise InputError(f"LoRA of rank {r} with dropout {dropout}: the rank is 1 or more, the dropout from 0 to 1")
+        raise InputError(f"LoRA rank {r}, dropout {dropout}: the rank must be at least 1, the dropout in [0, 1)")
     saved = _trained_whole(model, task, new)
     names: Collection[str] | str | None = target_modules
     recurrent: list[str] = []
@@ -60,9 +60,9 @@ def apply_lora(
             if not any(module.endswith(f".{name}") for module in modules):
                 raise InputError(f"LoRA cannot adapt {name!r}: {type(model).__name__} has no module of that name")
     if recurrent and dropout:
-        raise InputError(f"LoRA of recurrent weights has no dropout; set it from {dropout} to 0")
+        raise InputError(f"LoRA of recurrent weights does not support dropout; change it from {dropout} to 0")
     config = LoraConfig(
-        # A masked language model does not generate, which peft asks of a causal one.
+        # Masked language models lack the generation methods that peft requires of causal ones.
         task_type=None if task == "language_modeling" and not model.can_generate() else TASKS[task],
         r=r,
         lora_alpha=alpha,  # type: ignore[arg-type]
@@ -72,14 +72,14 @@ def apply_lora(
         modules_to_save=saved or None,
     )
     if recurrent:
-        # It would run layers again without their adapters.
+        # Recomputation would run the layers without their adapters.
         model.supports_gradient_checkpointing = False
     try:
         with warnings.catch_warnings():
-            # peft still reads a name that transformers has changed, of which its users need not hear.
+            # peft still reads a deprecated attribute of transformers.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             if target_modules is None:
-                # Of tied embeddings, which are left out, and of how GPT-2 stores its linear maps, which peft sees.
+                # Warnings on tied embeddings, which are excluded, and on GPT-2's Conv1D, which peft detects.
                 warnings.filterwarnings("ignore", module=r"peft\.")
             return get_peft_model(model, config)
     except ValueError as error:
@@ -87,10 +87,10 @@ def apply_lora(
 
 
 def _trained_whole(model: PreTrainedModel, task: str, new: Collection[str]) -> list[str]:
-    """Names of the modules that train whole: the head of a classifier or tagger, and what is new.
+    """Names of the modules trained in full: the head of a classifier or tagger, and newly initialized parameters.
 
     Raises:
-        InputError: If something new is no module of its own on top of the blocks.
+        InputError: A new parameter is inside or below the blocks, or shares its module with adapted ones.
     """
     parts = model_parts(model)
     wanted = [pair for pair in model.named_parameters() if pair[0] in new]
@@ -98,7 +98,7 @@ def _trained_whole(model: PreTrainedModel, task: str, new: Collection[str]) -> l
     lists = [f"{path}." for stack in stacks(model) for path in stack.lists]
     for name, _ in wanted:
         if name in low or name.startswith(tuple(lists)):
-            raise InputError(f"LoRA adapts weights that are trained, but {name} is new; train all weights")
+            raise InputError(f"LoRA adapts pretrained weights, but {name} is newly initialized; train all weights")
     if task in ("classification", "tagging"):
         wanted += parts.head
     whole = {id(parameter) for _, parameter in wanted}
@@ -110,16 +110,16 @@ def _trained_whole(model: PreTrainedModel, task: str, new: Collection[str]) -> l
         complete = (owner for owner in owners if all(id(weight) in whole for weight in modules[owner].parameters()))
         owner = next(complete, None)
         if owner is None:
-            raise InputError(f"LoRA cannot train {name} beside its adapters; train all weights")
+            raise InputError(f"LoRA cannot train {name} in full alongside its adapters; train all weights")
         found[owner] = None
     return list(found)
 
 
 def _targets(model: PreTrainedModel, saved: Collection[str]) -> tuple[list[str], list[str]]:
-    """Names of modules and of recurrent weights to adapt.
+    """Names of the modules and of the recurrent weights to adapt.
 
     Raises:
-        InputError: If there are none, or recurrent weights cannot be adapted.
+        InputError: There are none, or recurrent weights cannot be adapted.
     """
     output = model.get_output_embeddings()
     excluded = set() if output is None else {id(weight) for weight in output.parameters()}
@@ -129,20 +129,20 @@ def _targets(model: PreTrainedModel, saved: Collection[str]) -> tuple[list[str],
     for name, module in model.named_modules():
         if any(f"{name}.".startswith(f"{path}.") for path in saved):
             continue
-        # torch's own recurrent layers read a list kept aside, in which an adapter would be missed.
+        # torch's own recurrent layers read a cached list of weights, which would bypass adapters.
         if isinstance(module, nn.RNNBase) and type(module) not in (nn.RNN, nn.LSTM, nn.GRU):
             recurrent += [f"{name}.{weight}" for weight, _ in module.named_parameters() if weight.startswith("weight")]
         elif isinstance(module, nn.Linear | Conv1D | nn.Embedding) and id(module.weight) not in excluded:
             (tables if isinstance(module, nn.Embedding) else linear).append(name)
-    # DropConnect takes the weights out of their layer, where the adapter is not added yet.
+    # DropConnect reads the raw weights, without the adapters.
     if recurrent and any(getattr(module, "weight_dropout", 0.0) for module in model.modules()):
-        raise InputError("LoRA needs recurrent weights as they are: set the config field weight_dropout to 0")
+        raise InputError("LoRA does not support DropConnect: set the config field weight_dropout to 0")
     lists = tuple(f"{path}." for stack in stacks(model) for path in stack.lists)
     if not recurrent and not any(name.startswith(lists) for name in linear):
         linear += tables
     if not linear and not recurrent:
         raise InputError(
-            f"LoRA has nothing to adapt in {type(model).__name__}: below its head it has no linear map, no recurrent "
-            "layer, no embedding table of its own"
+            f"LoRA has nothing to adapt in {type(model).__name__}: no linear layer, recurrent layer or untied "
+            "embedding below the head"
         )
     return linear, recurrent

@@ -1,4 +1,4 @@
-"""Monitoring a trained model: its rows, its predictions, and training on fresh data."""
+"""Monitoring of a trained model: data, predictions, and retraining on fresh data."""
 
 import copy
 import shutil
@@ -27,18 +27,18 @@ from hfseq.training.run import Run, fit
 
 
 class Monitored:
-    """A trained classifier, translator or summarizer, and the files of texts that it is monitored on.
+    """Trained classifier, translator or summarizer with the text files that it is monitored on.
 
     Args:
-        data: Flags of the model, the files and the lengths.
-        args: The training arguments.
+        data: Arguments for model, files and lengths.
+        args: Training arguments.
 
     Attributes:
         generates: Whether the model generates texts.
-        classes: Names of the classes of a classifier.
+        classes: Class names of a classifier; empty for generation.
 
     Raises:
-        InputError: The model cannot be loaded, or is not of one of these kinds.
+        InputError: The model cannot be loaded, or has an unsupported task.
     """
 
     def __init__(self, data: Any, args: Any) -> None:
@@ -49,26 +49,26 @@ class Monitored:
         auto_class = AutoModelForSeq2SeqLM if self.generates else AutoModelForSequenceClassification
         self.model, self.tokenizer = load_trained(auto_class, data.model_name_or_path)
         if not self.generates and problem_of(self.model.config) != "single_label_classification":
-            raise InputError("monitoring is of classifiers with one class a text, translators and summarizers")
+            raise InputError("monitoring supports single-label classifiers, translators and summarizers")
         self.model.to(args.device)
         names = cast(dict[int, str], self.model.config.id2label or {})
         self.classes = [] if self.generates else [names[number] for number in range(len(names))]
 
     def read_rows(self, path: str | None, flag: str) -> datasets.Dataset:
-        """Rows of a file with labels; classes may be written as names or as numbers.
+        """Read the labelled rows of a file; classes may be given as names or ids.
 
         Raises:
-            InputError: As `read_splits`, and for a class that the model does not have.
+            InputError: The file is invalid, or a class is unknown to the model.
         """
         text, label = self.data.text_column, self.data.label_column
         with naming(flag):
             rows = self._read(path, (text, label), label_columns=(label,))
         if self.generates:
             return rows
-        # A model that was trained on numbers, or without names, has classes such as LABEL_1.
+        # Models trained without class names have classes such as LABEL_1.
         numbers = {str(number): name for number, name in enumerate(self.classes)}
         found = [str(value).strip() for value in rows[label]]
-        # The column as a whole decides: where names are digits, too, a single row could be either.
+        # Decided for the whole column: a single value is ambiguous if class names are digits.
         if not {*found} <= {*self.classes} and {*found} <= {*numbers}:
             found = [numbers[value] for value in found]
         if unknown := sorted({*found} - {*self.classes}):
@@ -77,12 +77,12 @@ class Monitored:
         return datasets.Dataset.from_dict({text: rows[text], label: found})
 
     def read_texts(self) -> list[str]:
-        """The fresh texts, with and without labels."""
+        """Read all fresh texts, labelled or not."""
         with naming("--fresh_file"):
             return list(self._read(self.data.fresh_file, (self.data.text_column,))[self.data.text_column])
 
     def has_labels(self) -> bool:
-        """Whether the fresh file has a column of labels."""
+        """Return whether the fresh file has a label column."""
         label = self.data.label_column
         try:
             with naming("--fresh_file"):
@@ -97,7 +97,7 @@ class Monitored:
         return read_splits(columns=columns, test_file=path, column_names=self.data.file_columns, **options)["test"]
 
     def predict(self, texts: list[str]) -> list[str]:
-        """Class name or generated text for each text."""
+        """Predict the class name, or generate the output, for each text."""
         data, size = self.data, self.args.per_device_eval_batch_size
         inputs = (self.model, self.tokenizer, texts)
         if not self.generates:
@@ -108,7 +108,7 @@ class Monitored:
         return [best[0].text for best in nbest]
 
     def score(self, rows: datasets.Dataset, predictions: list[str] | None = None) -> np.ndarray:
-        """Score of each row, 0 to 100: its chrF, or whether its class is right."""
+        """Score each row from 0 to 100: sentence chrF, or classification accuracy."""
         if predictions is None:
             predictions = self.predict(list(rows[self.data.text_column]))
         references = list(rows[self.data.label_column])
@@ -119,13 +119,13 @@ class Monitored:
     def retrain(
         self, run: Run, old: datasets.Dataset, reference: datasets.Dataset, fresh: datasets.Dataset
     ) -> list[str]:
-        """Train on with old and fresh rows, and keep the new model if it is better; returns lines of the report.
+        """Continue training on old and fresh rows, and keep the new model if it is better; return report lines.
 
         Args:
             run: The run.
-            old: Rows that the model has learnt.
-            reference: Rows of its test.
-            fresh: Fresh rows, a part of which is held out to judge the new model.
+            old: Training rows of the model.
+            reference: Test rows of the model.
+            fresh: Fresh rows, part of which is held out to evaluate the new model.
         """
         args, data = self.args, self.data
         target = Path(str(args.output_dir)) / "retrained"
@@ -134,14 +134,14 @@ class Monitored:
         judges = {"test rows": reference, "held-out fresh rows": parts["test"]}
         learnt = datasets.concatenate_datasets([old, parts["train"]]).train_test_split(test_size=0.05, seed=args.seed)
         before = {name: float(self.score(rows).mean()) for name, rows in judges.items()}
-        run.log(f"\ntraining on from the model with {len(old)} old and {len(parts['train'])} fresh rows")
+        run.log(f"\nretraining on {len(old)} old and {len(parts['train'])} fresh rows")
         task, flags = self._task()
         task.use({"train": learnt["train"], "validation": learnt["test"]}, known=self.classes or None)
         args.choose_metric(("chrf",) if self.generates else task.metrics)
         own = copy.deepcopy(self.model.generation_config) if self.generates else None
         fit(replace(run, data=flags), task, self.model, self.tokenizer, new)
         if own is not None:
-            # It takes the place of the monitored model, which generates by its own settings.
+            # The new model keeps the generation settings of the monitored one, which it may replace.
             self.model.generation_config = own
             if PartialState().is_main_process:
                 own.save_pretrained(new)
@@ -161,7 +161,7 @@ class Monitored:
         return [*lines, "", "The new model is not better on both; the old one is kept, and the new one is deleted."]
 
     def _task(self) -> tuple[Task, Any]:
-        """The task of the model, and its data flags."""
+        """Return the task of the model and its data arguments."""
         data = self.data
         if not self.generates:
             return Classification(data, self.args), data
@@ -179,7 +179,7 @@ class Monitored:
 
 @contextmanager
 def naming(flag: str) -> Iterator[None]:
-    """Name the flag that was given in errors of `read_splits`."""
+    """Replace `--test_file` by the given flag in errors of `read_splits`."""
     try:
         yield
     except InputError as error:

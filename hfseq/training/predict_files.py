@@ -1,4 +1,4 @@
-"""Predictions from file to file: `--do_predict --output_file` of the recipes."""
+"""File-to-file prediction: `--do_predict --output_file` of the recipes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,15 +15,15 @@ from hfseq.training.run import Run
 
 
 def generate_file(run: Run, source: str, target: str) -> None:
-    """Generate a text for each source of `--test_file`, or score its targets, into `--output_file`.
+    """Generate an output for each source in `--test_file`, or score its targets, and write `--output_file`.
 
     Args:
-        run: Flags of the model, the files and the decoding.
-        source: Column of the sources.
-        target: Column of the targets, read only with `--score_targets`.
+        run: The run, with flags for model, files and decoding.
+        source: Source column.
+        target: Target column, read only with `--score_targets`.
 
     Raises:
-        InputError: If a flag, a file or the model is wrong; nothing is written then.
+        InputError: A flag, a file or the model is invalid; nothing is written.
     """
     data, args = run.data, run.args
     test_file, output_file = _files(run, data.num_return_sequences)
@@ -43,7 +43,7 @@ def generate_file(run: Run, source: str, target: str) -> None:
         )
         if first:
             write_scores(output_file, scores, overwrite=overwrite)
-        summary = f"perplexity of a token {perplexity(scores):.4g}" if scores else "no rows"
+        summary = f"perplexity per token {perplexity(scores):.4g}" if scores else "no rows"
     else:
         lengths |= {"scores": output_file.lower().endswith((".tsv", ".jsonl")), "seed": args.seed}
         lengths |= {"replace_unknown": data.replace_unknown}
@@ -55,14 +55,14 @@ def generate_file(run: Run, source: str, target: str) -> None:
 
 
 def classify_file(run: Run, column: str) -> None:
-    """Classify each text of `--test_file` into `--output_file`.
+    """Classify each text in `--test_file` and write `--output_file`.
 
     Args:
-        run: Flags of the model and the files.
-        column: Column of the texts.
+        run: The run, with flags for model and files.
+        column: Text column.
 
     Raises:
-        InputError: If a flag, a file or the model is wrong; nothing is written then.
+        InputError: A flag, a file or the model is invalid; nothing is written.
     """
     data, args = run.data, run.args
     test_file, output_file = _files(run)
@@ -82,31 +82,31 @@ def classify_file(run: Run, column: str) -> None:
 
 
 def predict_file(run: Run) -> None:
-    """Predict a file for a task of fine-tuning: `classify_file` or `generate_file`.
+    """Predict a file for a fine-tuning task, with `classify_file` or `generate_file`.
 
     Raises:
-        InputError: As they do, and for another task.
+        InputError: The task is not supported, or a flag, a file or the model is invalid.
     """
     data = run.data
     if data.task == "classification":
         return classify_file(run, data.text_column or "text")
     if data.task == "seq2seq":
         return generate_file(run, data.text_column or "document", data.label_column or "summary")
-    raise InputError(f"--output_file: --task {data.task} does not predict files; load the model in a pipeline")
+    raise InputError(f"--output_file does not support --task {data.task}; load the model in a pipeline")
 
 
 def _files(run: Run, num_return_sequences: int = 1) -> tuple[str, str]:
-    """Names of the file to read and of the file to write."""
+    """Validate and return the input and output file names."""
     if run.args.do_train or not run.args.do_predict:
-        raise InputError("--output_file goes with --do_predict, without --do_train")
+        raise InputError("--output_file requires --do_predict without --do_train")
     if run.data.test_file is None:
-        raise InputError("--output_file needs --test_file, whose texts are predicted")
+        raise InputError("--output_file requires --test_file, the texts to predict")
     name, overwrite = str(run.data.output_file), run.data.overwrite_output_file
     check_output_file(name, overwrite=overwrite, num_return_sequences=num_return_sequences)
     return run.data.test_file, name
 
 
 def _summary(name: str, rows: int, counts: Mapping[str, int], summary: str) -> str:
-    notes = {"empty": "empty, with an empty line", "cut": "longer than the limit and truncated"}
+    notes = {"empty": "empty (an empty line is written)", "cut": "longer than the limit and truncated"}
     counted = "".join(f"; {count} {notes[kind]}" for kind, count in counts.items())
     return f"{name}: {rows} texts, {summary}{counted}"

@@ -1,4 +1,4 @@
-"""Artefacts of a run: scores beside baselines, examples, the files that keep them, and the Hub repository."""
+"""Results of a run: comparison with baselines, examples, result files, and the Hub repository."""
 
 import importlib.metadata
 import json
@@ -26,18 +26,18 @@ def compare(
     kinds: Sequence[str] | None = None,
     kind_metric: str = "exact_match",
 ) -> tuple[dict[str, float], str]:
-    """Scores of a model beside those of baselines on the same rows, and a table of them to print.
+    """Score a model and its baselines on the same rows, and tabulate the results.
 
     Args:
-        score: Gives the scores of predictions, such as `score_translations`.
-        systems: Name to predictions, one a row; the model's come first.
-        references: What is right, one value or a list of texts a row.
-        kinds: What kind of row each is, for a line of scores per kind; None for no such lines.
-        kind_metric: Metric of those lines.
+        score: Computes scores from predictions and references.
+        systems: Predictions by system name, one per row; the model comes first.
+        references: References, one value or a list of texts per row.
+        kinds: Category of each row, for scores per category; None for overall scores only.
+        kind_metric: Metric of the scores per category.
 
     Returns:
-        The model's scores by their names, those of a baseline with its name and `_` before them, and the model's per
-        kind as `<kind_metric>_<kind>`; the table.
+        Scores by name, and the table to print. Baseline scores are prefixed with `<system>_`; the model's scores per
+        category are named `<kind_metric>_<kind>`.
     """
     scores = {system: score(predictions, references) for system, predictions in systems.items()}
     model, *baselines = systems
@@ -63,23 +63,23 @@ def compare(
 
 
 def examples(sources: Sequence[str], predictions: Sequence[str], kinds: Sequence[str] | None = None) -> str:
-    """Lines with some sources and their predictions: one of each kind where there are kinds, else the first three."""
+    """Format example predictions: one row of each kind, or the first three rows without kinds."""
     rows = range(min(3, len(sources))) if kinds is None else sorted(list(kinds).index(kind) for kind in set(kinds))
     return "\n".join(["examples", *(f"  {sources[row]}  →  {predictions[row]}" for row in rows)])
 
 
 def save_results(output_dir: str, results: dict[str, Any]) -> None:
-    """Add results to `all_results.json`.
+    """Merge results into `all_results.json`.
 
     Raises:
-        InputError: The file is there, and is not a JSON object.
+        InputError: The existing file is not a JSON object.
     """
     path = Path(output_dir) / "all_results.json"
     known = read_object(path)
     path.write_text(json.dumps(known | results, indent=4, sort_keys=True) + "\n", encoding="utf-8")
 
 
-# Nothing that says who or where one is.
+# Arguments that could identify the user or the machine.
 _PRIVATE = {
     "hub_token",
     "hub_model_id",
@@ -92,7 +92,7 @@ _PRIVATE = {
 
 
 def _without_paths(value: Any) -> Any:
-    """A value without the places of files: of each only its name, which is all that others can use."""
+    """Reduce file paths in a value to their file names."""
     if isinstance(value, dict):
         return {key: _without_paths(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -117,26 +117,26 @@ def save_run(
     languages: Sequence[str] = (),
     signatures: Mapping[str, str] | None = None,
 ) -> None:
-    """Write `run.json`, of which the card of a published model is made: task, data, arguments, versions.
+    """Write `run.json`, the source of the model card: task, data, arguments, versions.
 
     Args:
-        output_dir: Where.
-        kinds: The dataclasses of the arguments.
-        argv: The arguments, a YAML file among them or not.
-        splits: Split to rows.
-        task: The Hub's name of the task, such as `translation`.
-        split: The split that was scored.
-        embedded: What the data are where the arguments name none.
-        example: A text to show the model with.
-        languages: Codes of the languages, of the source first.
-        signatures: Metric to what says how it was computed.
+        output_dir: Output directory.
+        kinds: Dataclasses of the arguments.
+        argv: Command-line arguments, with or without a YAML file.
+        splits: Rows by split name.
+        task: Hub name of the task, such as `translation`.
+        split: Split that was scored.
+        embedded: Name of the built-in data, used when the arguments give none.
+        example: Example input for the model card.
+        languages: Language codes, source first.
+        signatures: Signatures of the metrics, such as sacreBLEU's, by name.
     """
     given = explicit_values(kinds, argv)
     dataset = given.get("dataset_name")
     local = dataset is not None and Path(str(dataset)).exists()
     base = given.get("model_name_or_path")
     shown = {name: _without_paths(value) for name, value in given.items() if name not in _PRIVATE}
-    # Relative ones, too, and pairs of files, of which the flag has only the beginning.
+    # Including relative paths, and prefixes of file pairs, which do not exist as files.
     shown |= {name: Path(str(value)).name for name, value in shown.items() if name.endswith("_file") and value}
     counts = {name: len(rows) for name, rows in splits.items() if hasattr(rows, "__len__") and name != "train_sample"}
     run = {
@@ -156,7 +156,7 @@ def save_run(
         "example": None if example is None else given.get("source_prefix", "") + example,
         "arguments": shown,
         "versions": {
-            # Ours is known even where it runs from its sources, without being installed.
+            # Known even if hfseq runs from its sources without being installed.
             "hfseq": __version__,
             **{name: importlib.metadata.version(name) for name in ("transformers", "torch", "datasets")},
         },
@@ -166,15 +166,15 @@ def save_run(
 
 
 def repository_of(args: RecipeArguments) -> str:
-    """The name under which a run is published: --hub_model_id, or that of the output directory."""
+    """Hub repository of a run: --hub_model_id, or the name of the output directory."""
     return args.hub_model_id or Path(str(args.output_dir)).absolute().name
 
 
 def open_repository(args: RecipeArguments) -> None:
-    """Make the repository before a training, so that a bad name or token does not wait for its end.
+    """Create the Hub repository before training, so that an invalid name or token fails early.
 
     Raises:
-        InputError: As `publish`.
+        InputError: The Hub rejects the name or the token.
     """
     if args.push_to_hub and PartialState().is_main_process:
         with hub_errors(repository_of(args)):
@@ -182,6 +182,6 @@ def open_repository(args: RecipeArguments) -> None:
 
 
 def publish_directory(args: RecipeArguments) -> str:
-    """Publish the output directory where the arguments say; returns the address."""
+    """Publish the output directory to the Hub repository of the arguments, and return its URL."""
     revision = args.hub_revision
     return publish(args.output_dir or "", repository_of(args), private=args.hub_private_repo, revision=revision)

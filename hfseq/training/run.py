@@ -1,4 +1,4 @@
-"""The steps that recipes share: arguments, model, trainer, search, reports."""
+"""Steps shared by the recipes: arguments, model, trainer, search, reports."""
 
 import copy
 import time
@@ -46,19 +46,19 @@ from hfseq.training.trainer import GenerationTrainer, SequenceTrainer
 
 @dataclass
 class Run:
-    """Arguments of a run, and what follows from them.
+    """Arguments and state of a run.
 
     Attributes:
-        model: Flags of the model.
-        data: Flags of the data.
-        args: The training arguments.
-        arguments: Dataclasses that the arguments were parsed into.
-        argv: The arguments themselves, a YAML file among them or not.
-        log: Prints, on the first process.
+        model: Model arguments.
+        data: Data arguments.
+        args: Training arguments.
+        arguments: Dataclasses of the arguments.
+        argv: Command-line arguments, with or without a YAML file.
+        log: Prints on the main process.
         checkpoint: Checkpoint to resume from, if any.
-        prepared: Whether the output directory is ready.
+        prepared: Whether the output directory has been prepared.
         space: Search space of `--hp_search`.
-        accelerator: That of an explicit loop.
+        accelerator: Accelerator of an explicit loop.
     """
 
     model: Any
@@ -74,26 +74,26 @@ class Run:
 
     @property
     def train(self) -> bool:
-        """Whether the run trains."""
+        """True if the run trains."""
         return self.args.do_train or not self.args.do_predict
 
     @property
     def predict(self) -> bool:
-        """Whether the run ends with a final test."""
+        """True if the run ends with a final test."""
         return self.args.do_predict or not self.args.do_train
 
     @property
     def resume(self) -> bool:
-        """Whether the run may go on from a checkpoint."""
+        """True if the run may resume from a checkpoint."""
         return self.args.resume_from_checkpoint is not None
 
     def read(self, task: Task) -> Any:
-        """Read the rows of a task, and log what they are; returns the task, or another one that they ask for."""
+        """Read and describe the rows of a task; return the task, or the variant that the data select."""
         processes = self.accelerator.num_processes if self.accelerator else self.args.world_size
         workers = 1 if self.accelerator else max(1, self.args.dataloader_num_workers)
         known = checkpoint_classes(getattr(self.model, "model_name_or_path", None))
         if not self.train and getattr(self.data, "problem_type", "") is None:
-            # The numbers of a test need not have fractions.
+            # Test labels of a regression model may all be integers.
             problem = problem_of(load_config(str(self.model.model_name_or_path)))
             self.data.problem_type = "regression" if problem == "regression" else None
         task = task.read(train=self.train, known=known, num_parts=processes * workers)
@@ -101,11 +101,11 @@ class Run:
         classes = list(task.fields.get("id2label", {}).values())
         if known is not None and classes and classes != known:
             name = self.model.model_name_or_path
-            self.log(f"{name} knows other classes: {', '.join(known)}; its output layer is new")
+            self.log(f"{name} has other classes: {', '.join(known)}; its output layer is newly initialized")
         return task
 
     def prepare(self, parts: Sequence[str] = ()) -> None:
-        """Make the output directory ready, once; `parts` are directories in it with runs of their own."""
+        """Prepare the output directory, once; `parts` are subdirectories with runs of their own."""
         if not self.prepared:
             options = {"overwrite": self.args.overwrite_output_dir, "resume": self.resume}
             if parts:
@@ -116,9 +116,9 @@ class Run:
         self.prepared = True
 
     def within(self, directory: str | Path, **settings: Any) -> "Run":
-        """Run of one of several models, in a directory of its own, with training arguments of its own."""
+        """Return a sub-run for one of several models, with its own directory and training arguments."""
         args = copy.copy(self.args)
-        # Publishing is up to the whole run.
+        # Only the run as a whole publishes.
         for name, value in {"output_dir": str(directory), "push_to_hub": False, **settings}.items():
             setattr(args, name, value)
         checkpoint = find_checkpoint(str(directory), args.resume_from_checkpoint)
@@ -133,24 +133,24 @@ def begin(
     demo: str | Path | None = None,
     unless: Sequence[str] = (),
 ) -> Run:
-    """Parse the arguments of a recipe and check all that can be checked; nothing is written yet.
+    """Parse and validate the arguments of a recipe, without writing anything.
 
     Args:
-        arguments: Dataclasses of the model, the data and the training.
-        argv: The arguments; None for those of the process.
-        tasks: The task, or the tasks that `--task` chooses from.
-        demo: YAML file of the run without arguments.
-        unless: Flags beside those of the model and the data with which the run is not the demo.
+        arguments: Dataclasses of the model, data and training arguments.
+        argv: Command-line arguments; None for `sys.argv`.
+        tasks: The task, or the choices of `--task` by name.
+        demo: Default YAML file when no model or data are given.
+        unless: Further flags that disable the default YAML file.
 
     Raises:
-        InputError: An argument is wrong, or a package is missing.
+        InputError: An argument is invalid, or a package is missing.
     """
     if demo is not None:
         argv = with_default_config(argv, demo, unless=("--model_name_or_path", *DATA_FLAGS, *unless))
     model, data, args = parse_config(arguments, argv)
-    log = partial(PartialState().print, flush=True)  # on the first process only
+    log = partial(PartialState().print, flush=True)  # on the main process only
     run = Run(model, data, args, arguments=tuple(arguments), argv=argv or (), log=log)
-    disable_progress_bar()  # of saving and loading models; those of encoding and training stay
+    disable_progress_bar()  # for saving and loading models; encoding and training keep theirs
     if run.data.inference_only:
         return run
     check_model(run.model, train=run.train)
@@ -165,7 +165,7 @@ def begin(
 
 
 def check_arguments(run: Run, tasks: type[Task] | Mapping[str, type[Task]]) -> type[Task]:
-    """Check the metric, the packages and the output directory of a run; returns its task.
+    """Validate the metric, packages and output directory of a run, and return its task.
 
     Raises:
         InputError: The task has no such metric, a package is missing, or the directory is in use.
@@ -180,7 +180,7 @@ def check_arguments(run: Run, tasks: type[Task] | Mapping[str, type[Task]]) -> t
 def new_model(
     run: Run, task: Task, *, default_type: str = "hfseq_lstm", more_texts: Sequence[str] = (), **options: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[str]]:
-    """A model to train, its tokenizer, and the names of parameters that its checkpoint lacks; see `load_model`.
+    """Return a model to train, its tokenizer, and the parameters missing from its checkpoint; see `load_model`.
 
     A new tokenizer is trained on the texts of the task and on `more_texts`.
     """
@@ -191,7 +191,7 @@ def new_model(
 def load(
     run: Run, task: Task, *, default_type: str = "hfseq_lstm"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[str]]:
-    """The model of a run: one to train, as `new_model`, or a trained one, perhaps an ensemble."""
+    """Return the model of a run: one to train, as `new_model` does, or a trained model or ensemble."""
     if run.train:
         return new_model(run, task, default_type=default_type)
     return *load_predictor(task.auto_class, run.model), set()
@@ -208,20 +208,20 @@ def make_trainer(
     callbacks: Sequence[Any] = (),
     **options: Any,
 ) -> SequenceTrainer:
-    """Trainer of a task: batches, loss and scores of the task, patience, and warnings and tables by the way.
+    """Create the trainer of a task, with its loss and metrics, early stopping, curve warnings and scores by length.
 
     Args:
-        run: The run, whose output directory is made ready.
-        task: The task, encoded for the model.
-        model: The model.
-        tokenizer: Its tokenizer.
-        rows: Training rows in place of the task's.
-        loss: Loss in place of the task's.
+        run: The run; its output directory is prepared.
+        task: Task with rows encoded for the model.
+        model: Model to train.
+        tokenizer: Tokenizer of the model.
+        rows: Training rows to use instead of the task's.
+        loss: Loss function to use instead of the task's.
         callbacks: Further callbacks.
-        options: Of `SequenceTrainer`.
+        options: Further arguments of `SequenceTrainer`.
 
     Raises:
-        InputError: A row is longer than `--max_tokens`, the search space or another argument is wrong.
+        InputError: A row exceeds `--max_tokens`, or the search space or another argument is invalid.
     """
     args, data, encoded = run.args, run.data, task.encoded
     rows = encoded.get("train") if rows is None else rows
@@ -261,16 +261,16 @@ def make_trainer(
 def search(
     run: Run, task: Task, trainer: SequenceTrainer, make_model: Callable[..., tuple[Any, PreTrainedTokenizerBase, Any]]
 ) -> None:
-    """Search `hp_space` in place of a training, and report the trials.
+    """Run a hyperparameter search over `hp_space` and report the trials.
 
     Args:
         run: The run.
-        task: The task.
-        trainer: Serves all trials.
-        make_model: Makes the model and tokenizer of a trial from the config fields in `overrides`.
+        task: Task with encoded rows.
+        trainer: Trainer used for all trials.
+        make_model: Returns the model and tokenizer of a trial, with config fields `overrides`.
 
     Raises:
-        InputError: As `hfseq.training.search.search`.
+        InputError: The search to resume had other settings.
     """
 
     def make(fields: dict[str, Any]) -> Any:
@@ -295,20 +295,20 @@ def fit(
     loss: Callable[..., Any] | None = None,
     **settings: Any,
 ) -> float:
-    """Train one of several models of a run, and save it.
+    """Train and save one of several models of a run.
 
     Args:
         run: The run.
-        task: The task; a copy of it is encoded for the model.
-        model: The model, trained in place.
-        tokenizer: Its tokenizer.
-        directory: Where it and its checkpoints go; an interrupted run resumes there.
-        rows: Encoded training rows in place of the task's.
-        loss: Loss in place of the task's.
+        task: Task; a copy is encoded for the model.
+        model: Model, trained in place.
+        tokenizer: Tokenizer of the model.
+        directory: Directory of the model and its checkpoints; interrupted runs resume there.
+        rows: Encoded training rows to use instead of the task's.
+        loss: Loss function to use instead of the task's.
         settings: Training arguments of this model.
 
     Returns:
-        Seconds of the training.
+        Training time in seconds.
     """
     own = run.within(directory, **settings)
     task = copy.copy(task)
@@ -324,7 +324,7 @@ def fit(
 def score_model(
     task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, split: str, **options: Any
 ) -> dict[str, float]:
-    """Scores of one of several models on the rows of a split; `options` are of `Task.predict`."""
+    """Score a model on a split; `options` are passed to `Task.predict`."""
     task = copy.copy(task)
     task.splits = {split: task.splits[split]}
     task.encode(model, tokenizer, lambda note: None)
@@ -333,13 +333,13 @@ def score_model(
 
 
 def score_baseline(task: Task, split: str) -> dict[str, dict[str, float]]:
-    """Scores of each baseline of a task on the rows of a split."""
+    """Score each baseline of a task on a split."""
     baselines = task.baseline(split, trained=True)
     return {name: task.score(predictions, task.references[split]) for name, predictions in baselines.items()}
 
 
 def test_split(task: Task) -> str:
-    """The split of the final test: `test`, or `validation` if there is none."""
+    """Name of the split for the final test: `test`, or `validation` without one."""
     return "test" if "test" in task.splits else "validation"
 
 
@@ -353,19 +353,19 @@ def finish(
     history: Sequence[dict[str, Any]],
     others: Mapping[str, Any] | None = None,
 ) -> None:
-    """Score the final test beside baselines, write the reports, print them, and publish if that is wanted.
+    """Score the final test against baselines, write and print the reports, and publish the model if requested.
 
     Args:
         run: The run.
-        task: The task.
-        split: The split that was tested.
-        raw: Raw predictions of its rows.
-        model: The model.
-        history: Losses and evaluations of the training, as `TrainerState.log_history`; empty if there was none.
-        others: Name to predictions of further systems.
+        task: Task with encoded rows.
+        split: Split of the final test.
+        raw: Raw predictions for the split.
+        model: Tested model.
+        history: Training log in the format of `TrainerState.log_history`; empty without training.
+        others: Predictions of further systems by name.
 
     Raises:
-        InputError: As `publish`; what the run wrote stays.
+        InputError: Publishing fails; the files of the run are kept.
     """
     predictions, kinds = task.decode(split, raw), task.kinds(split)
     systems = {"model": predictions, **(others or {}), **task.baseline(split, trained=run.train)}
@@ -390,7 +390,7 @@ def finish(
 
 
 def publish_run(run: Run, task: Task, split: str, **about: Any) -> None:
-    """Write `run.json`, of which the model card is made, and publish the model if that is wanted; on one process."""
+    """Write `run.json`, the source of the model card, and publish the model if requested; call on one process."""
     facts = {"task": task.hub_task, "embedded": task.embedded_name, "example": task.example(split)}
     save_run(run.args.output_dir, run.arguments, run.argv, task.splits, split=split, **facts | about)
     if run.args.push_to_hub:

@@ -1,4 +1,4 @@
-"""Truncated backpropagation through time with the state carried from batch to batch, in a Trainer."""
+"""Trainer for stateful truncated backpropagation through time."""
 
 import math
 from pathlib import Path
@@ -33,34 +33,34 @@ from hfseq.training.trainer import SequenceTrainer
 
 
 def detached(cache: Cache) -> Cache:
-    """The same cache, whose states no gradient goes through: where backpropagation is truncated."""
+    """Detach the states of a cache in place, to truncate backpropagation, and return it."""
     for layer in cache.layers:
         layer.states = tuple(state.detach() for state in layer.states)  # type: ignore[union-attr]
     return cache
 
 
 class LanguageModelingTrainer(SequenceTrainer):
-    """A `SequenceTrainer` whose training rows are windows of a text, and whose model reads on from window to window.
+    """`SequenceTrainer` over consecutive windows of a text, with the hidden state carried from window to window.
 
-    The state after a window enters the next one without its gradient (truncated backpropagation through time, Williams
-    & Peng 1990); an epoch starts from none. A checkpoint keeps it, so that a resumed run goes on as it would have. A
-    window that is shorter than the others has its learning rate multiplied by its share of their length (Merity et
+    The final state of a window is detached and initializes the next one (truncated backpropagation through time,
+    Williams & Peng 1990); each epoch starts from the zero state. Checkpoints include the state, so resumed runs
+    continue exactly. The learning rate is scaled by the length of a window relative to the configured one (Merity et
     al. 2018, section 4.1).
 
-    Evaluation reads all of its text, at `columns` places at once, the state carried along. It gives `loss`, the mean
-    over tokens, and `perplexity` and `word_perplexity`, the exponentials of the means over tokens and over words.
+    Evaluation covers the whole text, in parallel streams with the state carried along. It reports `loss`, the mean
+    per token, and `perplexity` and `word_perplexity`, the exponentials of the means per token and per word.
 
     Args:
-        *args: as `SequenceTrainer`.
-        carry: Whether the state is carried, in training and evaluation; else each window is read on its own.
-        words: Number of words of the validation text.
-        **kwargs: as `SequenceTrainer`; `train_dataset` and `eval_dataset` are `TokenWindows` of this process. Of
-            several GPUs of one process it takes the first, if the state is carried; `torchrun` has one for each.
+        *args: Arguments of `SequenceTrainer`.
+        carry: Whether to carry the state in training and evaluation; otherwise windows are independent.
+        words: Number of words in the validation text.
+        **kwargs: Arguments of `SequenceTrainer`; `train_dataset` and `eval_dataset` are the `TokenWindows` of this
+            process. With `carry`, a process uses one GPU only; use `torchrun` for several.
     """
 
     def __init__(self, *args: Any, carry: bool, words: int, **kwargs: Any):
         if carry and kwargs["args"].n_gpu > 1:
-            # The Trainer would split each batch over the GPUs of this process, but not the state that it starts from.
+            # DataParallel would split each batch over the GPUs, but not the carried state.
             kwargs["args"]._n_gpu = 1
         super().__init__(*args, **kwargs)
         self.carry, self.words = carry, words
@@ -69,7 +69,7 @@ class LanguageModelingTrainer(SequenceTrainer):
         self.add_callback(_RateByLength(self))
 
     def get_train_dataloader(self) -> DataLoader:
-        """The windows of this process, with which no other one shares."""
+        """Data loader over the windows of this process; not sharded further."""
         loader: DataLoader = DataLoader(
             self.windows, batch_size=None, pin_memory=self.args.dataloader_pin_memory, collate_fn=dict
         )
@@ -80,11 +80,11 @@ class LanguageModelingTrainer(SequenceTrainer):
 
     @property
     def windows(self) -> TokenWindows:
-        """The training windows of this process."""
+        """Training windows of this process."""
         return cast(TokenWindows, self.train_dataset)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """The windows of the validation text, or of another one."""
+        """Data loader over the windows of the validation text, or of `eval_dataset`."""
         windows = self.eval_dataset if eval_dataset is None else eval_dataset
         return DataLoader(cast(TokenWindows, windows), batch_size=None)
 
@@ -98,10 +98,12 @@ class LanguageModelingTrainer(SequenceTrainer):
         self._state, self._lengths = None, []
         done = self.state.global_step % self._steps_an_epoch()
         if self.carry and done:
-            # The first epoch of a run that goes on from inside it.
+            # The run resumes in the middle of an epoch.
             path = self._state_file(str(self._checkpoint))
             if not path.is_file():
-                raise InputError(f"{path.parent} is not of a run that carries its state on as many processes")
+                raise InputError(
+                    f"{path.parent} has no carried state; resume with as many processes and the same flags"
+                )
             self._state = load_state(path, self.args.device)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
@@ -117,7 +119,7 @@ class LanguageModelingTrainer(SequenceTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """As the Trainer's, from the state after the window before."""
+        """Compute the Trainer's loss, starting from the final state of the previous window."""
         self._lengths.append(inputs["input_ids"].shape[1])
         options = {"cache": self._state, "use_cache": True} if self.carry else {"use_cache": False}
         loss, outputs = super().compute_loss(
@@ -127,7 +129,7 @@ class LanguageModelingTrainer(SequenceTrainer):
         return (loss, outputs) if return_outputs else loss
 
     def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate a text; see the class. No predictions are kept."""
+        """Compute loss and perplexities of a text; predictions are not kept."""
         windows, prefix = cast(TokenWindows, dataloader.dataset), kwargs.get("metric_key_prefix", "eval")
         model = self.accelerator.unwrap_model(self.model)
         sums = torch.tensor(text_loss(model, windows, carry=self.carry), dtype=torch.float64)
@@ -138,7 +140,7 @@ class LanguageModelingTrainer(SequenceTrainer):
 
 
 class _RateByLength(TrainerCallback):
-    """Multiplies the learning rates of a step by the length of its windows, as a share of the usual one."""
+    """Scales the learning rates of a step by the mean length of its windows relative to the configured one."""
 
     def __init__(self, trainer: LanguageModelingTrainer) -> None:
         self.trainer = trainer
@@ -163,16 +165,16 @@ class _RateByLength(TrainerCallback):
 def make_text_trainer(
     run: Run, task: RunningTextModeling, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> LanguageModelingTrainer:
-    """Trainer of a language model of running text; see `hfseq.training.run.make_trainer`.
+    """Create the trainer of a language model of running text; see `hfseq.training.run.make_trainer`.
 
     Args:
-        run: The run, whose output directory is made ready.
-        task: The task, encoded for the model.
-        model: The model.
-        tokenizer: Its tokenizer.
+        run: The run.
+        task: Task with its text encoded for the model.
+        model: Model to train.
+        tokenizer: Tokenizer of the model.
 
     Raises:
-        InputError: The search space or another argument is wrong.
+        InputError: The search space or another argument is invalid.
     """
     args, data = run.args, run.data
     run.log(f"{type(model).__name__}: {describe_parameters(model)}, {len(tokenizer)} tokens")
@@ -195,6 +197,6 @@ def make_text_trainer(
     )
     if not args.hp_search:
         trainer.add_callback(CurveWarnings())
-        carried = "carried" if task.carry else "not carried"
-        run.log(f"{trainer.describe_batches()}, the state {carried} from each to the next")
+        carried = "carried over" if task.carry else "reset"
+        run.log(f"{trainer.describe_batches()}, state {carried} between batches")
     return trainer

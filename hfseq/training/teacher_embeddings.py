@@ -1,4 +1,4 @@
-"""What a teacher says of single words: embeddings for a student, and words that are near."""
+"""Word representations from a teacher model: initial embeddings for a student, and nearest neighbours."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,16 +9,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq.errors import InputError
 
-_LONGEST = 16  # of the teacher's tokens in one of the student's
+_LONGEST = 16  # maximum teacher tokens per student token
 
 
 @torch.inference_mode()
 def _states(
     teacher: PreTrainedModel, its_tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int
 ) -> torch.Tensor:
-    """What a teacher makes of short texts: the mean of the last hidden states over their tokens, less that of all.
+    """Centred mean-pooled last hidden states of short texts, `[N, H]`.
 
-    Special tokens do not count (Bommasani et al. 2020, section 3.1, "decontextualized"). `[N, H]`.
+    Special tokens are excluded (Bommasani et al. 2020, section 3.1, "decontextualized").
     """
     found = []
     teacher.eval()
@@ -46,34 +46,34 @@ def teacher_embeddings(
     *,
     batch_size: int = 256,
 ) -> torch.Tensor:
-    """A vector for each token of a tokenizer, from another model that reads the token as a text of its own.
+    """Static embeddings of a tokenizer's tokens, computed by encoding each token as a text with a teacher.
 
-    The mean of the last hidden states over the token's pieces, without special tokens (Bommasani et al. 2020, section
-    3.1, "decontextualized"), in its first principal components.
+    An embedding is the mean of the last hidden states over the token's subwords, without special tokens (Bommasani et
+    al. 2020, section 3.1, "decontextualized"), projected onto the first principal components.
 
     Args:
-        teacher: Any model whose base is an encoder.
-        its_tokenizer: The teacher's.
-        tokenizer: Whose tokens get a vector.
-        size: Width of the vectors, at most the teacher's own.
-        batch_size: Tokens read at once.
+        teacher: Model whose base is an encoder.
+        its_tokenizer: Tokenizer of the teacher.
+        tokenizer: Tokenizer whose tokens are embedded.
+        size: Embedding size, at most the teacher's hidden size.
+        batch_size: Tokens encoded per batch.
 
     Returns:
-        Vectors, `[len(tokenizer), size]`, of mean 0 and standard deviation 1 over all their values. Those of special
-        tokens are 0.
+        Embeddings `[len(tokenizer), size]` with mean 0 and standard deviation 1 over all values; zero for special
+        tokens.
 
     Raises:
-        InputError: If the teacher is narrower than `size`.
+        InputError: The teacher's hidden size is below `size`.
     """
     special = set(tokenizer.all_special_ids)
     tokens = [index for index in range(len(tokenizer)) if index not in special]
-    # A token of blanks alone is itself a text.
+    # Whitespace-only tokens are encoded by their raw form.
     texts = [str(tokenizer.decode([index])).strip() or str(tokenizer.convert_ids_to_tokens(index)) for index in tokens]
     vectors = _states(teacher, its_tokenizer, texts, batch_size)  # [N, H]
     if vectors.shape[1] < size:
-        raise InputError(f"the teacher's states are {vectors.shape[1]} wide, less than the embeddings: {size}")
-    _, _, components = torch.linalg.svd(vectors, full_matrices=False)  # rows, the largest first
-    # So few tokens that they have fewer components leave the rest 0.
+        raise InputError(f"the teacher's hidden size {vectors.shape[1]} is smaller than the embedding size {size}")
+    _, _, components = torch.linalg.svd(vectors, full_matrices=False)  # rows, by decreasing variance
+    # With fewer tokens than dimensions, the remaining components are 0.
     vectors = pad(vectors @ components[:size].T, (0, max(0, size - len(components))))  # [N, size]
     table = torch.zeros(len(tokenizer), size)
     table[tokens] = (vectors / vectors.std()).cpu()
@@ -86,10 +86,10 @@ def start_from_teacher(
     teacher: PreTrainedModel,
     its_tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """Write `teacher_embeddings` into the embeddings of a student, spread as they were; those of special tokens stay.
+    """Initialize a student's embeddings with `teacher_embeddings`, keeping their scale and those of special tokens.
 
     Raises:
-        InputError: As `teacher_embeddings`.
+        InputError: The teacher's hidden size is below the embedding size.
     """
     embeddings: Any = student.get_input_embeddings().weight
     with torch.no_grad():
@@ -99,17 +99,17 @@ def start_from_teacher(
 
 
 class Neighbours:
-    """Words that a teacher finds near a word, among those of texts and the whole words of its own vocabulary.
+    """Nearest neighbours of words in a teacher's space, among the words of texts and of the teacher's vocabulary.
 
-    TinyBERT replaces words by their neighbours in GloVe (Jiao et al. 2020, section 4); here they are near in the
-    teacher's last hidden states, so that no other vectors are needed, and what matters to its task counts.
+    TinyBERT replaces words by their GloVe neighbours (Jiao et al. 2020, section 4). The teacher's last hidden states
+    need no further word vectors, and reflect similarity for the task.
 
     Args:
-        teacher: Any model whose base is an encoder.
-        its_tokenizer: The teacher's. If it knows lower case alone, all words are in lower case.
-        texts: Texts with spaces between words.
-        count: Neighbours of a word, 15 as in the paper's table 7.
-        batch_size: Words read at once.
+        teacher: Model whose base is an encoder.
+        its_tokenizer: Tokenizer of the teacher. All words are lowercased if its vocabulary is.
+        texts: Whitespace-separated texts.
+        count: Number of neighbours; 15 as in the paper's table 7.
+        batch_size: Words encoded per batch.
     """
 
     def __init__(
@@ -122,21 +122,21 @@ class Neighbours:
         batch_size: int = 256,
     ) -> None:
         own = [str(its_tokenizer.decode([index])).strip() for index in range(len(its_tokenizer))]
-        # A letter is no word, and what is of several tokens when it is alone is a part of words.
+        # Drop single letters, and word parts, which are split into several tokens on their own.
         own = [word for word in own if len(word) > 1 and word.isalpha()]
         self.folds = all(word == word.lower() for word in own)
         pieces = its_tokenizer(own, add_special_tokens=False)["input_ids"] if own else []
         whole = (self._fold(word) for word, its in zip(own, pieces, strict=True) if len(its) == 1)
         self.words = sorted({*whole, *(self._fold(word) for text in texts for word in text.split())})
         self.numbers = {word: number for number, word in enumerate(self.words)}
-        # Longest last, so that little is padded.
+        # Sorted by length to reduce padding.
         order = sorted(range(len(self.words)), key=lambda number: len(self.words[number]))
         vectors = _states(teacher, its_tokenizer, [self.words[number] for number in order], batch_size)
         vectors = normalize(vectors, dim=-1)[torch.tensor(order).argsort()]  # [N, H]
         near = []
         for start in range(0, len(vectors), 1024):
             likeness = vectors[start : start + 1024] @ vectors.T  # [1024, N]
-            likeness.diagonal(start).fill_(-2.0)  # a word is no neighbour of its own
+            likeness.diagonal(start).fill_(-2.0)  # exclude the word itself
             near.append(likeness.topk(min(count, len(vectors) - 1)).indices.cpu())
         self.near = torch.cat(near)  # [N, count]
 
@@ -144,6 +144,6 @@ class Neighbours:
         return word.lower() if self.folds else word
 
     def __call__(self, word: str) -> list[str]:
-        """The neighbours of a word, the nearest first; none of a word that is not among those of the texts."""
+        """Return the neighbours of a word, nearest first; empty for unknown words."""
         number = self.numbers.get(self._fold(word))
         return [] if number is None else [self.words[other] for other in self.near[number].tolist()]

@@ -1,4 +1,4 @@
-"""Trainers with batches by token budget, and with checkpoints that survive a kill at any moment."""
+"""Trainers with token-budget batching and crash-safe checkpoints."""
 
 import os
 from collections.abc import Callable
@@ -39,9 +39,9 @@ from hfseq.training.reporting import publish_directory, repository_of
 
 
 class SmoothedCrossEntropy(LabelSmoother):
-    """The Trainer's label smoothing (Szegedy et al. 2016, section 7), as `summed_cross_entropy` has it.
+    """Memory-efficient label smoothing (Szegedy et al. 2016, section 7) by `summed_cross_entropy`.
 
-    The parent keeps the negative log-probabilities of the whole vocabulary and goes over them several times.
+    The parent class materializes the negative log-probabilities of the whole vocabulary and reads them several times.
     """
 
     def __call__(
@@ -51,7 +51,7 @@ class SmoothedCrossEntropy(LabelSmoother):
         shift_labels: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Mean loss of the labels `[B, T]` that are not -100, or their sum over `num_items_in_batch`."""
+        """Mean loss over the labels `[B, T]` other than -100, or their sum divided by `num_items_in_batch`."""
         logits = model_output["logits"] if isinstance(model_output, dict) else model_output[0]
         if shift_labels:
             logits, labels = logits[:, :-1], labels[:, 1:]
@@ -63,27 +63,27 @@ class SmoothedCrossEntropy(LabelSmoother):
 class SequenceTrainer(Trainer):
     """Crash-safe `Trainer` with token-budget batching.
 
-    - Batches have at most `max_tokens` tokens (see `TokenBudgetBatchSampler`) where that is given, otherwise the size
-      that the training arguments say.
-    - Training resumes from complete checkpoints only, and exactly where it stopped, on any number of processes:
-      shuffle, random states, best checkpoint, patience. Old checkpoints are deleted once the new one is complete.
-    - A loss or weights that are not finite stop the run, and are never saved.
+    - With `max_tokens`, batches have at most that many tokens (see `TokenBudgetBatchSampler`); otherwise the batch
+      size of the training arguments applies.
+    - Training resumes from complete checkpoints only, and exactly, on any number of processes: shuffling, random
+      states, best checkpoint, patience. Old checkpoints are deleted once the new one is complete.
+    - NaN/inf losses or weights stop the run and are never saved.
 
-    Training rows may be a `datasets.IterableDataset`, which is streamed (see `BatchStream`).
+    A `datasets.IterableDataset` as `train_dataset` is streamed (see `BatchStream`).
 
     Args:
-        *args: As `Trainer`.
-        task: Scores the evaluations, whose rows are those of the split `validation`; None for `compute_metrics`.
-        max_tokens: Token budget of a batch of one process, padding included. None keeps the batches of the training
+        *args: Arguments of `Trainer`.
+        task: Task that scores evaluations on its split `validation`; None to use `compute_metrics`.
+        max_tokens: Token budget of a batch per process, including padding. None for the batches of the training
             arguments (`per_device_train_batch_size`, `train_sampling_strategy`).
-        parameter_groups: Makes the optimizer's groups from the model; None for those of the Trainer.
-        schedule: Makes the learning rate schedule from the optimizer and the number of steps; None for that of the
-            training arguments.
-        **kwargs: As `Trainer`.
+        parameter_groups: Returns the optimizer's parameter groups for a model; None for the Trainer's.
+        schedule: Returns the learning rate schedule for an optimizer and a number of steps; None to use the training
+            arguments.
+        **kwargs: Arguments of `Trainer`.
 
     Raises:
-        InputError: One of the callbacks stops early, but nothing is ever evaluated; or transformers or accelerate
-            refuse the training arguments.
+        InputError: Early stopping is requested without evaluations, or transformers or Accelerate reject the training
+            arguments.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class SequenceTrainer(Trainer):
         self._patience = None if stopper is None else stopper.early_stopping_patience
         if stopper is not None and self.args.eval_strategy == IntervalStrategy.NO:
             raise InputError(
-                "--early_stopping_patience needs evaluations, but --eval_strategy is no; give steps or epoch"
+                "--early_stopping_patience requires evaluations, but --eval_strategy is no; use steps or epoch"
             )
         if self.label_smoother is not None:
             self.label_smoother = SmoothedCrossEntropy(epsilon=self.args.label_smoothing_factor)
@@ -125,12 +125,12 @@ class SequenceTrainer(Trainer):
         return cast(Task, self.task).score_raw(self._split, output.predictions)
 
     def take_predictions(self) -> np.ndarray | None:
-        """Raw predictions of the last evaluation, once; None if there are none."""
+        """Return and clear the raw predictions of the last evaluation; None without any."""
         predictions, self._predictions = self._predictions, None
         return predictions
 
     def predict_split(self, split: str, **options: Any) -> np.ndarray:
-        """Raw predictions of a split of the task; `options` are of `generate`."""
+        """Raw predictions for a split of the task; `options` are passed to `generate`."""
         self._split = split
         try:
             self.predict(cast(Task, self.task).encoded[split], metric_key_prefix=split, **options)
@@ -150,7 +150,7 @@ class SequenceTrainer(Trainer):
         )
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
-        """The Trainer's, or that of a stream: the rows of this process, from where a resumed run stood."""
+        """Training data loader; a stream yields the rows of this process from the position of the checkpoint."""
         if not isinstance(self.train_dataset, datasets.IterableDataset):
             return super().get_train_dataloader()
         args = self.args
@@ -168,10 +168,10 @@ class SequenceTrainer(Trainer):
         return stream_loader(self._stream, self.data_collator, args.device, pin_memory=args.dataloader_pin_memory)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The Trainer's, or that of `parameter_groups`.
+        """Create the optimizer, over `parameter_groups` if given.
 
         Raises:
-            InputError: The optimizer is not to be had with these arguments.
+            InputError: The training arguments are invalid for this optimizer.
         """
         with blaming(f"--optim {OptimizerNames(self.args.optim).value}"):
             if self.parameter_groups is not None and self.optimizer is None:
@@ -181,10 +181,10 @@ class SequenceTrainer(Trainer):
             return super().create_optimizer(model)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The Trainer's, or `schedule`.
+        """Create the learning rate schedule, from `schedule` if given.
 
         Raises:
-            InputError: The schedule is not to be had with these arguments.
+            InputError: The training arguments are invalid for this schedule.
         """
         if self.schedule is not None and self.lr_scheduler is None:
             self.lr_scheduler = self.schedule(
@@ -195,7 +195,7 @@ class SequenceTrainer(Trainer):
             return super().create_scheduler(num_training_steps, optimizer)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
-        # By length, where training is grouped so, the Trainer would return predictions in another order than the rows.
+        # With group_by_length the Trainer would also reorder the predictions.
         return None if self.args.world_size > 1 else torch.utils.data.SequentialSampler(eval_dataset)
 
     def train(
@@ -204,30 +204,30 @@ class SequenceTrainer(Trainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Train, from the beginning or from a complete checkpoint.
+        """Train from scratch or from a complete checkpoint.
 
         Args:
-            resume_from_checkpoint: a directory; `last` or True for the newest complete checkpoint of `output_dir`,
-                or the beginning while there is none; None or False for the beginning.
-            trial: as `Trainer.train`.
-            ignore_keys_for_eval: as `Trainer.train`.
+            resume_from_checkpoint: Checkpoint directory; `last` or True for the newest complete checkpoint in
+                `output_dir`, if any; None or False to start from scratch.
+            trial: Trial of a hyperparameter search, passed to `Trainer.train`.
+            ignore_keys_for_eval: Output keys to ignore in evaluations, passed to `Trainer.train`.
 
         Raises:
-            InputError: the directory is not a complete checkpoint, its state cannot be read, or the best one of its
-                run, which the result would be, is nowhere to be found; or the loss or the weights are not finite.
+            InputError: The checkpoint is incomplete or unreadable, the best checkpoint of its run is missing, or the
+                loss or a weight is NaN or inf.
         """
         self._stopped_early, self._best = False, None
         wanted = "last" if resume_from_checkpoint is True else resume_from_checkpoint or None
         self._checkpoint = checkpoint = find_checkpoint(str(self.args.output_dir), wanted)
         if checkpoint is not None:
-            # Patience is a callback's state, which the Trainer saves but by default does not restore.
+            # The Trainer saves the patience counter in the callback states but does not restore them by default.
             self.args.restore_callback_states_from_checkpoint = True
             state_file = os.path.join(checkpoint, TRAINER_STATE_NAME)
             try:
                 saved = TrainerState.load_from_json(state_file)
             except (OSError, TypeError, ValueError) as error:
-                raise InputError(f"{state_file}: no state of a Trainer: {one_line(error)}") from error
-            # It had no better score for as long as this run, which may have another patience, is to wait.
+                raise InputError(f"{state_file}: not a valid Trainer state: {one_line(error)}") from error
+            # Compare the saved counter with the patience of this run, which may differ.
             stopper = saved.stateful_callbacks.get("EarlyStoppingCallback", {})
             waited = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
             self._stopped_early = self._patience is not None and waited >= self._patience
@@ -237,30 +237,30 @@ class SequenceTrainer(Trainer):
 
     def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:  # type: ignore[override]
         if self._best is not None:
-            # The checkpoint that was loaded brought its own path and patience with it.
+            # Loading the checkpoint has restored its own path and patience.
             self.state.best_model_checkpoint, self._best = self._best, None
         if (stopper := self._early_stopper()) is not None and self._patience is not None:
             stopper.early_stopping_patience = self._patience
-        # Killed between its last checkpoint and its end, the run has nothing left to train; the Trainer would take
-        # one more step before it looked.
+        # A run killed after its last checkpoint has nothing left to train, but the Trainer would take one more step
+        # before checking.
         if self._stopped_early or self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        # Before the skipping of a resumed epoch: behind SkipBatchSampler and BatchSamplerShard, on several processes,
-        # the sampler is out of reach and would replay epoch 0.
+        # Must precede batch skipping on resume: on several processes, SkipBatchSampler and BatchSamplerShard hide the
+        # sampler, which would then replay epoch 0.
         train_dataloader.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One forward and backward, as the Trainer's; the loss is watched.
+        """Run the Trainer's forward and backward pass, and record the loss for the NaN check.
 
         Raises:
-            InputError: The model is to be compiled, and there is no compiler, or it fails.
+            InputError: Compilation with `--torch_compile` fails.
         """
         try:
             loss = super().training_step(*args, **kwargs)
         except RuntimeError as error:
-            # Nothing is imported for other errors.
+            # torch._dynamo is only imported if needed.
             if self.args.torch_compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
                 raise InputError(f"--torch_compile: {one_line(error)}") from error
             raise
@@ -268,9 +268,9 @@ class SequenceTrainer(Trainer):
         return loss
 
     def describe_batches(self) -> str:
-        """How many processes and batches there are, to print."""
+        """Describe the number of processes and batches."""
         loader = self.get_train_dataloader()
-        what = "batches of a stream" if self._stream is not None else f"{len(loader)} batches an epoch"
+        what = "streamed batches" if self._stream is not None else f"{len(loader)} batches per epoch"
         return f"{self.args.world_size} process(es), {what}"
 
     def train_and_save(
@@ -280,16 +280,16 @@ class SequenceTrainer(Trainer):
         say: Callable[..., Any],
         finish: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Train, average checkpoints if that is wanted, and save the result.
+        """Train, average checkpoints if requested, and save the result.
 
         Args:
-            checkpoint: where to go on from, None for the beginning.
-            average: of how many checkpoints, the last ones, the result is the mean; None for the best one.
-            say: prints, on the first process.
-            finish: makes of the trained model the one that is kept: without adapters, say.
+            checkpoint: Checkpoint to resume from; None to start from scratch.
+            average: Number of last checkpoints to average; None to keep the best one.
+            say: Prints on the main process.
+            finish: Converts the trained model before saving, e.g. by merging adapters.
 
         Raises:
-            InputError: as `train`, and if there is no checkpoint to average.
+            InputError: Training fails as in `train`, or there is no checkpoint to average.
         """
         training = self.train(resume_from_checkpoint=checkpoint)
         if average:
@@ -297,30 +297,30 @@ class SequenceTrainer(Trainer):
             load_average(self.accelerator.unwrap_model(self.model), directories)
             scores = self.evaluate()
             name = str(self.args.metric_for_best_model).removeprefix("eval_")
-            best = "" if self.state.best_metric is None else f"; the best one has {self.state.best_metric:.4g}"
-            say(f"mean of the last {len(directories)} checkpoints: {name} {scores[f'eval_{name}']:.4g}{best}")
+            best = "" if self.state.best_metric is None else f"; best checkpoint {self.state.best_metric:.4g}"
+            say(f"average of the last {len(directories)} checkpoints: {name} {scores[f'eval_{name}']:.4g}{best}")
         if finish is not None:
             self.model = self.model_wrapped = finish(self.accelerator.unwrap_model(self.model))
         self.save_model()
         self.save_metrics("train", training.metrics)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository before the training, so that a bad name or token does not wait for its end.
+        """Create the Hub repository before training, so that an invalid name or token fails early.
 
         Raises:
-            InputError: As `publish`.
+            InputError: The Hub rejects the name or the token.
         """
         with hub_errors(repository_of(cast(RecipeArguments, self.args))):
             super().init_hf_repo(token, private)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """Publish what is in the output directory, as `hfseq.publish` does; the arguments say where."""
+        """Publish the output directory as `hfseq.publish` does, to the repository of the training arguments."""
         if self.is_world_process_zero():
             return publish_directory(cast(RecipeArguments, self.args))
         return None
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        # Tied weights are saved under one name, which fills the others when it is loaded.
+        # Tied weights are saved under one name only, and restored by tying.
         tied = cast(PreTrainedModel, self.model).get_expanded_tied_weights_keys(all_submodels=True)
         load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result)
@@ -336,12 +336,12 @@ class SequenceTrainer(Trainer):
         check_finite(model, step)
         run_dir = self._get_output_dir(trial=trial)
         target = Path(run_dir) / f"checkpoint-{step}"
-        # What a killed run left there would mix with the new files.
+        # Files left by a killed run would mix with the new ones.
         if self.args.should_save and target.exists():
             remove_checkpoint(target)
         self.accelerator.wait_for_everyone()
 
-        # The Trainer's own rotation deletes before the new checkpoint is complete, so it is held off.
+        # Disable the Trainer's own rotation, which deletes before the new checkpoint is complete.
         total_limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
@@ -358,15 +358,15 @@ class SequenceTrainer(Trainer):
 
 
 class GenerationTrainer(SequenceTrainer, Seq2SeqTrainer):
-    """A `SequenceTrainer` for sequence-to-sequence models, which evaluates by generating."""
+    """`SequenceTrainer` for sequence-to-sequence models, evaluated by generation."""
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's; a model that can computes no logits of padding."""
+        """Compute the loss, skipping the logits of padding if the model supports it."""
         if self.compute_loss_func is not None and "labels" in inputs:
             inputs = {**inputs, **labelled_steps(self.accelerator.unwrap_model(model), inputs["labels"])}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate or predict, each row once: `Seq2SeqTrainer` keeps the rows repeated to even out the processes."""
+        """Evaluate or predict each row once: `Seq2SeqTrainer` keeps the rows duplicated to even out the processes."""
         self.gather_function = self.accelerator.gather_for_metrics
         return super().evaluation_loop(*args, **kwargs)
