@@ -15,7 +15,7 @@ from hfseq.json_files import read_object
 from hfseq.models import is_hfseq
 
 RUN_FILE = "run.json"
-"""Record of a recipe's run: task, data, arguments, versions; see `hfseq.training.results.save_run`."""
+"""Record of a recipe's run: task, data, arguments, versions; see `hfseq.training.reporting.save_run`."""
 
 METRICS = {
     "bleu": ("BLEU", "bleu"),
