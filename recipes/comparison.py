@@ -99,9 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     task = Classification(data, args)
     task.read()
     run.log(task.describe())
-    if task.multi_label:
-        raise InputError("a comparison is of one class a text; these rows may have several")
-    split = "test" if "test" in task.splits else "validation"
+    split = task.test_split
 
     # 3. Each model with each seed: made, trained, scored. Finished runs are kept if the comparison is interrupted.
     run.prepare([str(path.relative_to(root)) for path in root.glob("runs/*")])

@@ -143,8 +143,6 @@ def distil_classifier(argv: list[str]) -> None:
     task.read(known=known)
     if other := sorted({*task.classes} - {*(known or task.classes)}):
         raise InputError(f"--teacher {data.teacher} does not know class {other[0]!r}; it knows {', '.join(known)}")
-    if task.multi_label:
-        raise InputError("distillation is of one class a text; these rows may have several")
     everything, texts = task, list(task.splits["train"][data.text_column])
     if data.max_train_samples is not None:
         rows = task.splits["train"].shuffle(seed=args.seed)

@@ -72,7 +72,7 @@ def tune(argv: list[str]) -> None:
 
     # 5. The final test beside a baseline, and the reports.
     if run.predict:
-        split = "test" if "test" in task.encoded else "validation"
+        split = task.test_split
         raw = trainer.predict_split(split, **task.test_options())
         finish(run, task, split, raw, model=trainer.model, history=trainer.state.log_history)
 

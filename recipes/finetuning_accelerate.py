@@ -70,7 +70,7 @@ def run_loop(argv: list[str]) -> None:
     # 6. The final test beside a baseline, and the reports.
     tuned = finetuning.merge_adapters(tuned, run.data)
     loop.save(tuned)
-    split = "test" if "test" in task.encoded else "validation"
+    split = task.test_split
     raw, _ = task.predict(tuned, split, **task.test_options())
     finish(run, task, split, raw, model=tuned, history=loop.log)
     accelerator.end_training()

@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     model, tokenizer, _ = load(run, text)
     if run.model.model_name_or_path is None:
         start_texts(tokenizer)
+    text.configure(model, tokenizer)
     run.prepare()
     text.encode(model, tokenizer, run.log)
 
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # 5. The final test: the whole text, perhaps with a cache too, beside token frequencies; and the reports.
     if run.predict:
-        split = "test" if "test" in text.encoded else "validation"
+        split = text.test_split
         model.to(run.args.device)
         raw, _ = text.predict(model, split)
         cached = {"cache": text.predict_cached(model, split, run.log)} if run.data.cache_size else {}

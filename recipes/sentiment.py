@@ -22,7 +22,7 @@ from hfseq.tasks.classification import Classification
 from hfseq.training import cli
 from hfseq.training.arguments import ModelArguments, RecipeArguments
 from hfseq.training.predict_files import classify_file
-from hfseq.training.run import begin, finish, load, make_trainer, new_model, search, test_split
+from hfseq.training.run import begin, finish, load, make_trainer, new_model, search
 
 DEMO = Path(__file__).parent / "configs" / "sentiment_demo.yaml"
 ARGUMENTS = (ModelArguments, ClassArguments, RecipeArguments)
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # 5. The final test beside the most frequent class, and the reports.
     if run.predict:
-        split = test_split(task)
+        split = task.test_split
         logits = trainer.predict_split(split)
         finish(run, task, split, logits, model=trainer.model, history=trainer.state.log_history)
 

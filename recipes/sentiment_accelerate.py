@@ -15,7 +15,7 @@ from hfseq.tasks.classification import Classification
 from hfseq.training import cli
 from hfseq.training.accelerate_loop import Loop, begin_loop
 from hfseq.training.arguments import ModelArguments, RecipeArguments
-from hfseq.training.run import finish, new_model, test_split
+from hfseq.training.run import finish, new_model
 
 DEMO = Path(__file__).parent / "configs" / "sentiment_demo.yaml"
 ARGUMENTS = (ModelArguments, ClassArguments, RecipeArguments)
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # 6. The final test beside the most frequent class, and the reports.
     loop.save(network)
-    split = test_split(task)
+    split = task.test_split
     logits, _ = task.predict(network, split)
     finish(run, task, split, logits, model=network, history=loop.log)
     accelerator.end_training()

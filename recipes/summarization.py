@@ -22,7 +22,7 @@ from hfseq.tasks.seq2seq import Summarization
 from hfseq.training import cli
 from hfseq.training.arguments import GenerationArguments, ModelArguments
 from hfseq.training.predict_files import generate_file
-from hfseq.training.run import begin, finish, load, make_trainer, new_model, search, test_split
+from hfseq.training.run import begin, finish, load, make_trainer, new_model, search
 
 DEMO = Path(__file__).parent / "configs" / "summarization_demo.yaml"
 ARGUMENTS = (ModelArguments, SummarizationArguments, GenerationArguments)
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # 5. The final test, with beam search, beside the first sentences of each text; and the reports.
     if run.predict:
-        split = test_split(summaries)
+        split = summaries.test_split
         ids = trainer.predict_split(split, num_beams=run.data.num_beams)
         finish(run, summaries, split, ids, model=model, history=trainer.state.log_history)
 

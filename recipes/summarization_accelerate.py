@@ -15,7 +15,7 @@ from hfseq.tasks.seq2seq import Summarization
 from hfseq.training import cli
 from hfseq.training.accelerate_loop import Loop, begin_loop
 from hfseq.training.arguments import GenerationArguments, ModelArguments
-from hfseq.training.run import finish, new_model, test_split
+from hfseq.training.run import finish, new_model
 
 DEMO = Path(__file__).parent / "configs" / "summarization_demo.yaml"
 ARGUMENTS = (ModelArguments, SummarizationArguments, GenerationArguments)
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # 6. The final test, with beam search, beside the first sentences of each text; and the reports.
     loop.save(summarizer)
-    split = test_split(task)
+    split = task.test_split
     ids, _ = task.predict(summarizer, split, num_beams=run.data.num_beams)
     finish(run, task, split, ids, model=summarizer, history=loop.log)
     accelerator.end_training()

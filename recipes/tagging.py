@@ -21,7 +21,7 @@ from hfseq.tasks.arguments import TaggingArguments
 from hfseq.tasks.tagging import Tagging
 from hfseq.training import cli
 from hfseq.training.arguments import ModelArguments, RecipeArguments
-from hfseq.training.run import begin, finish, load, make_trainer, new_model, search, test_split
+from hfseq.training.run import begin, finish, load, make_trainer, new_model, search
 
 DEMO = Path(__file__).parent / "configs" / "tagging_demo.yaml"
 ARGUMENTS = (ModelArguments, TaggingArguments, RecipeArguments)
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # 5. The final test beside the most frequent tag, and the most frequent tag of each word; and the reports.
     if run.predict:
-        split = test_split(tagging)
+        split = tagging.test_split
         tags = trainer.predict_split(split)
         finish(run, tagging, split, tags, model=trainer.model, history=trainer.state.log_history)
 

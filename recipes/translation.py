@@ -20,7 +20,7 @@ from hfseq.tasks.seq2seq import Translation
 from hfseq.training import cli
 from hfseq.training.arguments import GenerationArguments, ModelArguments
 from hfseq.training.predict_files import generate_file
-from hfseq.training.run import begin, finish, load, make_trainer, new_model, search, test_split
+from hfseq.training.run import begin, finish, load, make_trainer, new_model, search
 
 DEMO = Path(__file__).parent / "configs" / "translation_demo.yaml"
 ARGUMENTS = (ModelArguments, TranslationArguments, GenerationArguments)
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # 5. The final test, with beam search, beside a copy of the source; and the reports.
     if run.predict:
-        split = test_split(pairs)
+        split = pairs.test_split
         ids = trainer.predict_split(split, num_beams=run.data.num_beams)
         finish(run, pairs, split, ids, model=model, history=trainer.state.log_history)
 

@@ -31,8 +31,8 @@ from transformers import (
 
 from hfseq import CnnConfig, CnnForCausalLM, LstmConfig, LstmForCausalLM, LstmForConditionalGeneration
 from hfseq.data.collation import CheckedCollator, check_batch, position_limit, vocabulary_sizes
-from hfseq.data.copying import decode_outputs
 from hfseq.errors import InputError
+from hfseq.inference.generate import decode_outputs
 from hfseq.pipelines import TranslationPipeline
 from hfseq.tasks.arguments import TranslationArguments
 from hfseq.tasks.seq2seq import Translation, make_collator

@@ -361,7 +361,7 @@ def test_two_processes_train_the_same_student_as_one(data, tmp_path):
         ({"hp_search": 2}, "use recipes/sentiment.py"),
         ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor has no effect"),
         ({"teacher": "nowhere"}, "nowhere: no such directory"),
-        ({"model_name_or_path": "x", "model_type": "hfseq_gru"}, "omit it with --model_name_or_path"),
+        ({"model_name_or_path": "x", "model_type": "hfseq_gru"}, "leave it out with --model_name_or_path"),
     ],
 )
 def test_bad_input(flags, message, data, tmp_path):

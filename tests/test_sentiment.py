@@ -404,7 +404,10 @@ BAD = {
     "weights": (lambda _: {"class_weights": "heavy"}, "--class_weights heavy: give 'balanced', or a mapping"),
     "weight of": (lambda _: {"class_weights": '{"fair": 2}'}, "--class_weights: no class 'fair'; there are bad, good"),
     "weight 0": (lambda _: {"class_weights": '{"good": 0}'}, "--class_weights: 0 of class 'good' is not a positive"),
-    "data's": (lambda _: {"config_overrides": '{"num_labels": 3}'}, "--config_overrides: num_labels comes from the"),
+    "data's": (
+        lambda _: {"config_overrides": '{"num_labels": 3}'},
+        "--config_overrides: num_labels is determined by the data",
+    ),
     "pooling": (lambda _: {"config_overrides": '{"pooling": "sum"}'}, "--config_overrides: .*'last', 'mean'"),
     "model_type": (lambda _: {"model_type": "marian"}, "--model_type marian has no sequence classifier; hfseq has"),
     "no path": (lambda _: {"model_name_or_path": "/nowhere"}, "--model_name_or_path /nowhere: no such directory"),
@@ -421,6 +424,13 @@ def test_bad_input(driver, case, data, tmp_path):
     with pytest.raises(InputError, match=message) as error:
         start(driver, data, tmp_path / "out", **make(tmp_path))
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_patience_without_evaluations(data, tmp_path):
+    flags = {"early_stopping_patience": 2, "eval_strategy": "no", "load_best_model_at_end": "false"}
+    with pytest.raises(InputError, match="--early_stopping_patience requires evaluations"):
+        start("sentiment", data, tmp_path / "out", **flags, train_file="gone.csv")  # said before data are read
     assert not (tmp_path / "out").exists()
 
 

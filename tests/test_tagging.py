@@ -281,6 +281,7 @@ def test_a_trained_tagger_is_scored(data, trained, tmp_path):
         ({"label_column": "upos", "column_names": "form,xpos"}, "no column 'tokens'"),
         ({"metric_for_best_model": "bleu"}, "bleu"),
         ({"streaming": True}, "unknown flag --streaming"),
+        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor: a CRF is trained on whole sequences of tags"),
     ],
 )
 def test_bad_input(flags, message, data, tmp_path):

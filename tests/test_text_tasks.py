@@ -153,6 +153,15 @@ def test_a_transformer_reads_pairs_with_its_token_types(data, tmp_path):
     assert "test_accuracy" in results(out)
 
 
+def test_plain_text_has_no_two_columns(trained, data, tmp_path):
+    (tmp_path / "rows.txt").write_text("it is red\n", encoding="utf-8")
+    flags = dict.fromkeys(("train_file", "validation_file", "tokenizer_model", "config_overrides"))
+    flags |= {"model_name_or_path": trained["pairs"], "do_predict": "true", "test_file": tmp_path / "rows.txt"}
+    with pytest.raises(InputError, match="rows.txt is plain text without columns; use a CSV"):
+        start("sentiment", data, "pairs", None, output_file=tmp_path / "out.txt", **flags)
+    assert not (tmp_path / "out.txt").exists()
+
+
 def test_a_pair_of_other_columns(data, tmp_path):
     with pytest.raises(InputError, match="no column 'question2'"):
         start("sentiment", data, "pairs", tmp_path / "run", text_pair_column="question2")
@@ -187,6 +196,23 @@ def test_a_trained_regressor_is_tested_on_whole_numbers(trained, data, tmp_path)
     assert "test_rmse" in results(start("sentiment", data, "numbers", tmp_path / "run", **flags))
 
 
+def test_a_multi_label_model_needs_several_classes(data, tmp_path):
+    rows = [{"text": "red", "label": ["a", "b"]}, {"text": "blue", "label": ["b"]}] * 8
+    (tmp_path / "lists.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "one.csv").write_text("text,label\nred,a\nblue,b\n", encoding="utf-8")
+    files = dict.fromkeys(("train_file", "validation_file", "test_file"), tmp_path / "lists.jsonl")
+    model = start("sentiment", data, "numbers", tmp_path / "run", max_steps=1, **files)
+    flags = dict.fromkeys(("train_file", "validation_file", "tokenizer_model", "config_overrides"))
+    flags |= {"model_name_or_path": model, "test_file": tmp_path / "one.csv", "do_predict": "true"}
+    with pytest.raises(InputError, match="multi_label_classification: .* one class a text, without --label_separator"):
+        start("sentiment", data, "numbers", tmp_path / "test", **flags)
+
+
+def test_a_stream_of_numbers(data, tmp_path):
+    found = results(start("sentiment", data, "numbers", tmp_path / "run", streaming="true", max_steps=4, eval_steps=2))
+    assert "test_rmse" in found
+
+
 @pytest.mark.parametrize("driver", ["sentiment_accelerate", "finetuning", "finetuning_accelerate"])
 def test_regression_in_other_drivers(driver, data, tmp_path):
     found = results(start(driver, data, "numbers", tmp_path / "run", metric_for_best_model="rmse"))
@@ -206,7 +232,14 @@ def test_whole_numbers_are_classes_unless_told(data, tmp_path):
 
 @pytest.mark.parametrize(
     ("labels", "fraction"),
-    [([0.5, 1], True), (["1", "2.25"], True), ([1, 2], False), (["a", "0.5"], False), ([["a"], ["b"]], False)],
+    [
+        ([0.5, 1], True),
+        (["1", "2.25"], True),
+        ([1, 2], False),
+        (["inf", "1"], False),
+        (["a", "0.5"], False),
+        ([["a"], ["b"]], False),
+    ],
 )
 def test_numbers_with_a_fraction(labels, fraction):
     assert has_fraction(labels) is fraction
@@ -227,7 +260,7 @@ def test_the_loss_is_the_mean_squared_error():
         ({"metric_for_best_model": "bleu"}, "unknown --metric_for_best_model 'bleu'; there are accuracy"),
         ({"metric_for_best_model": "accuracy"}, "unknown --metric_for_best_model 'accuracy'; there are pearson"),
         ({"problem_type": "ranking"}, "unknown --problem_type 'ranking'; there are regression"),
-        ({"problem_type": "multi_label_classification"}, "column 'label' holds one class a row"),
+        ({"problem_type": "multi_label_classification"}, "column 'label' holds one class a text"),
         ({"train_file": "words.jsonl", "problem_type": "regression"}, "train, row 2: column 'label' is 'much'"),
     ],
 )

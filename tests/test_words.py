@@ -1,6 +1,7 @@
 """Docstrings begin with a noun phrase or a verb, as the field writes them."""
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ def docstrings(path):
     """Names and docstrings of a module, its classes and functions, and of variables with one below them."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield getattr(node, "name", path.name), ast.get_docstring(node) or ""
-        for first, second in zip(getattr(node, "body", [])[:-1], getattr(node, "body", [])[1:], strict=True):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        yield getattr(node, "name", path.name), ast.get_docstring(node) or ""
+        for first, second in pairwise(node.body):
             below = isinstance(second, ast.Expr) and isinstance(second.value, ast.Constant)
             if isinstance(first, ast.Assign | ast.AnnAssign) and below and isinstance(second.value.value, str):
                 yield ast.unparse(first).partition("=")[0], second.value.value

@@ -27,15 +27,34 @@ def read_texts(
     Raises:
         InputError: The file or the column does not exist, or the file is malformed.
     """
-    path = Path(name)
-    if path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".json", ".parquet") or column_names or not path.is_file():
-        rows = file_rows(name, flag, Columns([column], []), column_names, moses=True)
-        return [text or "" for (text,) in rows]
+    if not _is_plain(name, column_names):
+        return [text for (text,) in read_columns(name, [column], flag, column_names)]
     try:
-        with open(path, encoding="utf-8-sig", newline="\n") as file:
+        with open(name, encoding="utf-8-sig", newline="\n") as file:
             return [line.removesuffix("\n").removesuffix("\r") for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{flag} {name}: cannot be read as UTF-8 text: {error}") from None
+
+
+def read_columns(
+    name: str, columns: Sequence[str], flag: str = "--test_file", column_names: Sequence[str] | None = None
+) -> list[tuple[str, ...]]:
+    """Read several columns of a file with columns, or the aligned files `<name>.<column>`; see `read_texts`.
+
+    Raises:
+        InputError: As `read_texts`, or the file is plain text.
+    """
+    if _is_plain(name, column_names):
+        files = " and ".join(f"{name}.{column}" for column in columns)
+        raise InputError(f"{flag} {name} is plain text without columns; use a CSV, TSV or JSON Lines file, or {files}")
+    rows = file_rows(name, flag, Columns(list(columns), []), column_names, moses=True)
+    return [tuple(text or "" for text in row) for row in rows]
+
+
+def _is_plain(name: str, column_names: Sequence[str] | None) -> bool:
+    path = Path(name)
+    with_columns = path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".json", ".parquet") or column_names
+    return path.is_file() and not with_columns
 
 
 def check_output_file(name: str, *, overwrite: bool = False, num_return_sequences: int = 1) -> None:

@@ -350,11 +350,11 @@ def decode_outputs(
     """Texts of generated rows of token ids, with the words that were copied.
 
     Args:
-        tokenizer: Of the model.
-        ids: Rows of ids, in which -100 stands for padding.
-        sources: What each was generated from, with its prefix.
-        max_source_length: As of `encode_pairs`.
-        copy_vocabulary: Likewise.
+        tokenizer: Tokenizer of the model.
+        ids: Rows of token ids; -100 is padding.
+        sources: Source of each row, with its prefix.
+        max_source_length: Maximum length of a source in tokens, as the model was given it.
+        copy_vocabulary: Vocabulary size of a model that copies unknown words; None for other models.
     """
     if copy_vocabulary is None:
         return decode_ids(tokenizer, ids)

@@ -208,6 +208,7 @@ class SingleLabelArguments(ClassArguments):
     streaming: bool = field(init=False, default=False)
     output_file: None = field(init=False, default=None)
     overwrite_output_file: bool = field(init=False, default=False)
+    text_pair_column: None = field(init=False, default=None)
     label_separator: None = field(init=False, default=None)
     problem_type: str = field(init=False, default="single_label_classification")
 

@@ -97,6 +97,11 @@ class Task(ABC):
         best = str(self.args.metric_for_best_model).removeprefix("eval_")
         return next(name for name in (best, *self.metrics) if name != "loss")
 
+    @property
+    def test_split(self) -> str:
+        """Split of the final test: `test`, or `validation` without one."""
+        return "test" if "test" in self.splits else "validation"
+
     @abstractmethod
     def embedded(self) -> datasets.DatasetDict:
         """Make the embedded data, for runs that name no data."""

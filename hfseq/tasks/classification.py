@@ -121,8 +121,11 @@ class Classification(TextTask):
             return Regression(self.data, self.args).use(splits, train=train)
         lists = isinstance(next(iter(next(iter(splits.values()))[label])), list) or self.data.label_separator
         if problem is not None and bool(lists) != (problem == "multi_label_classification"):
-            given = "lists of classes" if lists else "one class a row, and no --label_separator"
-            raise InputError(f"--problem_type {problem}: column {label!r} holds {given}")
+            given = (
+                "lists of classes, not one class a text" if lists else "one class a text, without --label_separator"
+            )
+            raise InputError(f"problem type {problem}: column {label!r} holds {given}")
+        self.args.choose_metric(self.metrics)  # type: ignore[attr-defined]
         return super().use(splits, train=train, known=known)
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
@@ -197,7 +200,7 @@ class Regression(TextTask):
     rows = "texts"
 
     def embedded(self) -> datasets.DatasetDict:
-        """There is none."""
+        """Raise an `InputError`: no numbers are embedded."""
         raise InputError("--problem_type regression has no embedded data; give --train_file or --dataset_name")
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
@@ -218,9 +221,9 @@ class Regression(TextTask):
         if isinstance(rows, datasets.IterableDataset):
             features = datasets.Features({**rows.features, "labels": datasets.Value("float32")})
             del features[label]
-            convert = partial(_numbers, column=label, split=split)
+            convert = partial(_numbers, column=label, split=split, first=None)
             return rows.map(convert, batched=True, remove_columns=[label], features=features)
-        numbers = _numbers({label: list(rows[label])}, column=label, split=split)["labels"]
+        numbers = _numbers({label: list(rows[label])}, column=label, split=split, first=1)["labels"]
         return rows.remove_columns(label).add_column("labels", numbers, feature=datasets.Value("float32"))
 
     def describe(self) -> str:
@@ -233,6 +236,10 @@ class Regression(TextTask):
         """Mean squared error."""
         total = mse_loss(outputs.logits.float().squeeze(-1), labels.float(), reduction="sum")
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    def count(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Number of rows; any number may be a label."""
+        return torch.tensor(len(batch["labels"]))
 
     def decode(self, split: str, raw: Any, rows: Sequence[int] | None = None) -> np.ndarray:
         """Numbers `[N]`."""
@@ -268,20 +275,21 @@ def has_fraction(labels: Iterable[Any]) -> bool:
         numbers = [float(label) for label in islice(labels, 1000)]
     except (TypeError, ValueError):
         return False
-    return any(not number.is_integer() for number in numbers)
+    return any(math.isfinite(number) and not number.is_integer() for number in numbers)
 
 
-def _numbers(batch: dict[str, list[Any]], column: str, split: str) -> dict[str, list[float]]:
-    """Labels as numbers."""
+def _numbers(batch: dict[str, list[Any]], column: str, split: str, first: int | None) -> dict[str, list[float]]:
+    """Labels as numbers; `first` is the number of the first row, None in a stream, whose rows have none."""
     numbers = []
-    for row, label in enumerate(batch[column], 1):
+    for index, label in enumerate(batch[column]):
         try:
             number = float(label)
         except (TypeError, ValueError):
             number = math.nan
         if not math.isfinite(number):
+            place = split if first is None else f"{split}, row {first + index}"
             raise InputError(
-                f"{split}, row {row}: column {column!r} is {shorten(str(label), 60)!r}, not a finite number; "
+                f"{place}: column {column!r} is {shorten(str(label), 60)!r}, not a finite number; "
                 "--problem_type single_label_classification takes all labels for classes"
             )
         numbers.append(number)
@@ -293,7 +301,8 @@ def label_array(rows: datasets.Dataset | datasets.IterableDataset) -> np.ndarray
     if isinstance(rows, datasets.Dataset):
         return np.array(rows["labels"])
     first = np.array(next(iter(rows))["labels"])
-    kind = np.dtype((np.float32, first.shape)) if first.ndim else np.dtype(np.int64)
+    number = np.dtype(np.int64 if first.dtype.kind == "i" else np.float32)
+    kind = np.dtype((np.float32, first.shape)) if first.ndim else number
     return np.fromiter((tuple(value) if first.ndim else value for value in rows["labels"]), dtype=kind)
 
 

@@ -26,7 +26,7 @@ from hfseq.tasks.tagging import token_collator
 
 
 class LanguageModeling(Task):
-    """The next token; texts follow each other, with the end mark between them, in blocks of `block_size` tokens.
+    """The next token; texts follow each other, with the EOS token between them, in blocks of `block_size` tokens.
 
     A block begins with the last token of the one before, so that each token of a run of texts but the first is
     predicted once.
@@ -55,7 +55,7 @@ class LanguageModeling(Task):
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         text, size, end = self.names[0], self.data.block_size, tokenizer.eos_token_id
         if end is None:
-            raise InputError("--task language_modeling needs a tokenizer with an end mark (eos_token)")
+            raise InputError("--task language_modeling needs a tokenizer with an EOS token")
 
         def encode(batch: dict[str, list[str]]) -> dict[str, Any]:
             ids: list[int] = []
@@ -176,28 +176,26 @@ class RunningTextModeling(Task):
         return lines_of(super().texts())
 
     def configure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Train a model by its own loss, unless smoothed."""
-        self.own_loss = not self.args.label_smoothing_factor
-
-    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Callable[..., Any]) -> None:
-        """Encode each text as one sequence of tokens, and log their number.
+        """Train a model by its own loss, unless smoothed, and carry its state if it has one.
 
         Raises:
             InputError: The model cannot read windows of `--block_size`, or not be trained with label smoothing.
         """
-        self.configure(model, tokenizer)
-        adaptive = getattr(model.config, "adaptive_softmax_cutoffs", None) is not None
-        if adaptive and self.args.label_smoothing_factor:
+        self.own_loss = not self.args.label_smoothing_factor
+        if not self.own_loss and getattr(model.config, "adaptive_softmax_cutoffs", None) is not None:
             raise InputError(
                 "--label_smoothing_factor: an adaptive softmax has no probabilities of all words in training"
             )
-        # A state has read any number of tokens; a Transformer may have positions for so many.
-        carries = carries_state(model)
-        self.positions = None if carries else getattr(model.config, "max_position_embeddings", None)
-        if self.positions is not None and self.data.block_size > self.positions:
-            size = self.data.block_size
-            raise InputError(f"--block_size {size}: the model reads at most {self.positions} tokens at once")
+        # A recurrent state summarizes any number of tokens; a Transformer may have only so many positions.
+        carries, size = carries_state(model), self.data.block_size
         self.carry, self.tokenizer = self.data.carry_state and carries, tokenizer
+        self.positions = None if carries else getattr(model.config, "max_position_embeddings", None)
+        if self.positions is not None and size > self.positions:
+            raise InputError(f"--block_size {size}: the model reads at most {self.positions} tokens at once")
+
+    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Callable[..., Any]) -> None:
+        """Encode each text as one sequence of tokens, and log their number; raises what `configure` raises."""
+        self.configure(model, tokenizer)
         # Tokens of a stream may not fit into memory.
         folders = {"train": str(self.args.output_dir)} if self.data.streaming else {}
         column = self.names[0]

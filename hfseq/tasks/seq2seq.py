@@ -213,14 +213,14 @@ def encode_pairs(
     """Encode pairs of texts for a sequence-to-sequence model.
 
     Args:
-        splits: Rows with text columns `source` and `target`, by the name of their split.
-        tokenizer: Of the model.
+        splits: Split to rows with the text columns `source` and `target`.
+        tokenizer: Tokenizer of the model.
         source: Name of the source column.
         target: Name of the target column.
-        max_source_length: Tokens of a source, the end mark counted; the rest of the text is cut off.
-        max_target_length: The same for a target.
-        prefix: Text before every source.
-        copy_vocabulary: The vocabulary's size of a model that copies unknown words; None for any other.
+        max_source_length: Maximum length of a source in tokens, including EOS; longer sources are truncated.
+        max_target_length: Maximum length of a target in tokens, including EOS; longer targets are truncated.
+        prefix: Text prepended to every source.
+        copy_vocabulary: Vocabulary size of a model that copies unknown words; None for other models.
 
     Returns:
         Columns `input_ids`, `attention_mask`, `labels` and, for a model that copies, `copy_ids`, in the order of the
@@ -324,16 +324,15 @@ def set_generation(
     length_penalty: float | None = None,
     unknown: int | None = None,
 ) -> None:
-    """Make these what the saved model does when it is not told otherwise.
+    """Set the defaults that the saved model generates with.
 
     Args:
         model: The model.
-        num_beams: Beams.
-        max_length: In tokens.
-        length_penalty: Beams are ranked by their log-probability over their length to this power; None for the power
-            that the model has.
-        unknown: Id of the unknown token, which is never written, as no text has it: a model of words would begin many
-            a summary with it, and decoding skips it. None, or the id of another special token, forbids nothing.
+        num_beams: Number of beams.
+        max_length: Maximum length of an output in tokens.
+        length_penalty: Beams are ranked by log-probability / length ** penalty; None keeps the model's value.
+        unknown: Id of the unknown token, which is then never generated: decoding skips it, and a word-level model
+            would begin many summaries with it. None, or the id of another special token, suppresses nothing.
     """
     config = model.generation_config
     config.num_beams = num_beams

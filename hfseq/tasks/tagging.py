@@ -122,8 +122,14 @@ class Tagging(Task):
         return f"{super().describe()}{about}, {len(self.classes)} tags: {names}"
 
     def configure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Train a CRF by its own loss."""
+        """Train a CRF by its own loss.
+
+        Raises:
+            InputError: That is to be smoothed.
+        """
         self.own_loss = bool(getattr(model.config, "crf", False))
+        if self.own_loss and self.args.label_smoothing_factor:
+            raise InputError("--label_smoothing_factor: a CRF is trained on whole sequences of tags; leave it out")
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         (words, tags), limit = self.names, self.data.max_length

@@ -25,7 +25,7 @@ from hfseq.tasks.base import Task
 from hfseq.tasks.losses import classification_loss
 from hfseq.training.arguments import ModelArguments
 from hfseq.training.reporting import open_repository, save_results
-from hfseq.training.run import Run, fit, new_model, publish_run, score_baseline, score_model, test_split
+from hfseq.training.run import Run, fit, new_model, publish_run, score_baseline, score_model
 from hfseq.training.teacher_embeddings import Neighbours
 from hfseq.training.teacher_embeddings import start_from_teacher as start_from_teacher
 
@@ -333,7 +333,7 @@ def report(
     Raises:
         InputError: Publishing fails.
     """
-    split, scores = test_split(task), {}
+    split, scores = task.test_split, {}
     for name, (model, tokenizer, _) in models.items():
         scores[name] = score_model(task, model, tokenizer, split, **task.test_options())
         if greedy is not None:

@@ -8,8 +8,16 @@ from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassificati
 
 from hfseq.errors import InputError
 from hfseq.inference.classify import classify_texts
-from hfseq.inference.files import check_output_file, read_texts, write_decisions, write_predictions, write_scores
+from hfseq.inference.files import (
+    check_output_file,
+    read_columns,
+    read_texts,
+    write_decisions,
+    write_predictions,
+    write_scores,
+)
 from hfseq.inference.generate import decode_texts, generation_options, perplexity, score_texts
+from hfseq.inference.loading import problem_of
 from hfseq.training.loading import load_predictor
 from hfseq.training.run import Run
 
@@ -30,8 +38,12 @@ def generate_file(run: Run, source: str, target: str) -> None:
     lengths: dict[str, Any] = {"max_source_length": data.max_source_length, "prefix": data.source_prefix}
     flags = ("num_beams", "length_penalty", "num_return_sequences", "do_sample", "temperature", "top_k", "top_p")
     options = generation_options(**{flag: getattr(data, flag) for flag in flags}, max_length=data.max_target_length)
-    sources = read_texts(test_file, source, column_names=data.file_columns)
-    targets = read_texts(test_file, target, column_names=data.file_columns) if data.score_targets else None
+    targets: list[str] | None = None
+    if data.score_targets:
+        pairs = read_columns(test_file, [source, target], column_names=data.file_columns)
+        sources, targets = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    else:
+        sources = read_texts(test_file, source, column_names=data.file_columns)
     model, tokenizer = load_predictor(AutoModelForSeq2SeqLM, run.model)
     model.to(args.device)
     first, overwrite = PartialState().is_main_process, data.overwrite_output_file
@@ -66,9 +78,10 @@ def classify_file(run: Run, column: str) -> None:
     """
     data, args = run.data, run.args
     test_file, output_file = _files(run)
-    columns = [column] if data.text_pair_column is None else [column, data.text_pair_column]
-    read = [read_texts(test_file, one, column_names=data.file_columns) for one in columns]
-    texts: Sequence[Any] = read[0] if len(read) == 1 else list(zip(*read, strict=True))
+    if data.text_pair_column is None:
+        texts: Sequence[Any] = read_texts(test_file, column, column_names=data.file_columns)
+    else:
+        texts = read_columns(test_file, [column, data.text_pair_column], column_names=data.file_columns)
     model, tokenizer = load_predictor(AutoModelForSequenceClassification, run.model)
     model.to(args.device)
     separator = ", " if data.label_separator is None else data.label_separator
@@ -78,7 +91,9 @@ def classify_file(run: Run, column: str) -> None:
     )
     if PartialState().is_main_process:
         write_decisions(output_file, decisions, overwrite=data.overwrite_output_file)
-    run.log(_summary(output_file, len(texts), counts, f"{len(model.config.id2label or ())} classes"))
+    regression = problem_of(model.config) == "regression"
+    kind = "numbers" if regression else f"{len(model.config.id2label or ())} classes"
+    run.log(_summary(output_file, len(texts), counts, kind))
 
 
 def predict_file(run: Run) -> None:

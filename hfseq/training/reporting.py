@@ -24,7 +24,7 @@ def compare(
     references: Any,
     *,
     kinds: Sequence[str] | None = None,
-    kind_metric: str = "exact_match",
+    kind_metric: str | None = None,
 ) -> tuple[dict[str, float], str]:
     """Score a model and its baselines on the same rows, and tabulate the results.
 
@@ -33,7 +33,7 @@ def compare(
         systems: Predictions by system name, one per row; the model comes first.
         references: References, one value or a list of texts per row.
         kinds: Category of each row, for scores per category; None for overall scores only.
-        kind_metric: Metric of the scores per category.
+        kind_metric: Metric of the scores per category; required with `kinds`.
 
     Returns:
         Scores by name, and the table to print. Baseline scores are prefixed with `<system>_`; the model's scores per
@@ -48,7 +48,7 @@ def compare(
     lines = [" " * 24 + "".join(f"{system:>{width}}" for system in systems)]
     for name in scores[model]:
         lines.append(f"{name:24}" + "".join(f"{scores[system][name]:{width}.2f}" for system in systems))
-    if kinds is not None:
+    if kinds is not None and kind_metric is not None:
         metric = getattr(metrics, kind_metric)
         by_kind = {
             system: metrics.scores_by_group(metric, predictions, references, kinds)

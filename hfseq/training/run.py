@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 from hfseq.data.token_budget import check_budget
 from hfseq.errors import require
 from hfseq.inference.files import write_lines, write_samples
-from hfseq.inference.loading import checkpoint_classes, load_config, problem_of
+from hfseq.inference.loading import checkpoint_classes, load_config
 from hfseq.tasks.arguments import DATA_FLAGS
 from hfseq.tasks.base import Task
 from hfseq.training.checkpoints import find_checkpoint
@@ -41,7 +41,7 @@ from hfseq.training.loading import check_model, load_model, load_predictor
 from hfseq.training.reporting import compare, examples, publish_directory, save_results, save_run
 from hfseq.training.search import parse_space, report_search
 from hfseq.training.search import search as run_trials
-from hfseq.training.trainer import GenerationTrainer, SequenceTrainer
+from hfseq.training.trainer import GenerationTrainer, SequenceTrainer, check_early_stopping
 
 
 @dataclass
@@ -93,9 +93,9 @@ class Run:
         workers = 1 if self.accelerator else max(1, self.args.dataloader_num_workers)
         known = checkpoint_classes(getattr(self.model, "model_name_or_path", None))
         if not self.train and getattr(self.data, "problem_type", "") is None:
-            # Test labels of a regression model may all be integers.
-            problem = problem_of(load_config(str(self.model.model_name_or_path)))
-            self.data.problem_type = "regression" if problem == "regression" else None
+            # The test rows alone may not show it: labels of a regression model may all be integers.
+            config = load_config(str(self.model.model_name_or_path))
+            self.data.problem_type = config.problem_type or ("regression" if config.num_labels == 1 else None)
         task = task.read(train=self.train, known=known, num_parts=processes * workers)
         self.log(task.describe())
         classes = list(task.fields.get("id2label", {}).values())
@@ -168,10 +168,13 @@ def check_arguments(run: Run, tasks: type[Task] | Mapping[str, type[Task]]) -> t
     """Validate the metric, packages and output directory of a run, and return its task.
 
     Raises:
-        InputError: The task has no such metric, a package is missing, or the directory is in use.
+        InputError: The task has no such metric, early stopping has no evaluations, a package is missing, or the
+            directory is in use.
     """
     task = tasks[run.data.task] if isinstance(tasks, Mapping) else tasks
     run.args.choose_metric(task.metrics, task.other_metrics)
+    if run.train and run.data.early_stopping_patience:
+        check_early_stopping(run.args)
     require(*task.packages, extra="train", use="this recipe")
     check_output_dir(run.args.output_dir, overwrite=run.args.overwrite_output_dir, resume=run.resume)
     return task
@@ -191,9 +194,17 @@ def new_model(
 def load(
     run: Run, task: Task, *, default_type: str = "hfseq_lstm"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[str]]:
-    """Return the model of a run: one to train, as `new_model` does, or a trained model or ensemble."""
+    """Return the model of a run: one to train, as `new_model` does, or a trained model or ensemble.
+
+    Raises:
+        InputError: The model cannot be loaded or made, or the search space does not fit it.
+    """
     if run.train:
-        return new_model(run, task, default_type=default_type)
+        model, tokenizer, missing = new_model(run, task, default_type=default_type)
+        if run.args.hp_search:
+            budget = getattr(run.data, "max_tokens", None)
+            run.space = parse_space(run.args.hp_space, run.args, model.config, max_tokens=budget)
+        return model, tokenizer, missing
     return *load_predictor(task.auto_class, run.model), set()
 
 
@@ -221,13 +232,11 @@ def make_trainer(
         options: Further arguments of `SequenceTrainer`.
 
     Raises:
-        InputError: A row exceeds `--max_tokens`, or the search space or another argument is invalid.
+        InputError: A row exceeds `--max_tokens`, or an argument is invalid.
     """
     args, data, encoded = run.args, run.data, task.encoded
     rows = encoded.get("train") if rows is None else rows
     run.log(f"{type(model).__name__}: {describe_parameters(model)}, {len(tokenizer)} tokens")
-    if args.hp_search:
-        run.space = parse_space(args.hp_space, args, model.config, max_tokens=data.max_tokens)
     if run.train:
         check_budget(rows, data.max_tokens, args.world_size)
     run.prepare()
@@ -312,7 +321,9 @@ def fit(
     """
     own = run.within(directory, **settings)
     task = copy.copy(task)
-    task.args, task.splits = own.args, {name: task.splits[name] for name in ("train", "validation")}
+    # Rows of one's own are encoded already.
+    names = ("train", "validation") if rows is None else ("validation",)
+    task.args, task.splits = own.args, {name: task.splits[name] for name in names}
     task.encode(model, tokenizer, own.log)
     own.log(f"{directory}:")
     trainer = make_trainer(own, task, model, tokenizer, rows=rows, loss=loss)
@@ -336,11 +347,6 @@ def score_baseline(task: Task, split: str) -> dict[str, dict[str, float]]:
     """Score each baseline of a task on a split."""
     baselines = task.baseline(split, trained=True)
     return {name: task.score(predictions, task.references[split]) for name, predictions in baselines.items()}
-
-
-def test_split(task: Task) -> str:
-    """Name of the split for the final test: `test`, or `validation` without one."""
-    return "test" if "test" in task.splits else "validation"
 
 
 def finish(
@@ -369,8 +375,7 @@ def finish(
     """
     predictions, kinds = task.decode(split, raw), task.kinds(split)
     systems = {"model": predictions, **(others or {}), **task.baseline(split, trained=run.train)}
-    metric = task.kind_metric or "exact_match"
-    results, table = compare(task.score, systems, task.references[split], kinds=kinds, kind_metric=metric)
+    results, table = compare(task.score, systems, task.references[split], kinds=kinds, kind_metric=task.kind_metric)
     if not PartialState().is_main_process:
         return
     save_results(run.args.output_dir, {f"{split}_{name}": value for name, value in results.items()})

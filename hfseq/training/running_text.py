@@ -28,7 +28,6 @@ from hfseq.tasks.language_modeling import RunningTextModeling, perplexities, tex
 from hfseq.training.curves import CurveWarnings
 from hfseq.training.finetuning import describe_parameters
 from hfseq.training.run import Run
-from hfseq.training.search import parse_space
 from hfseq.training.trainer import SequenceTrainer
 
 
@@ -174,12 +173,10 @@ def make_text_trainer(
         tokenizer: Tokenizer of the model.
 
     Raises:
-        InputError: The search space or another argument is invalid.
+        InputError: An argument is invalid.
     """
     args, data = run.args, run.data
     run.log(f"{type(model).__name__}: {describe_parameters(model)}, {len(tokenizer)} tokens")
-    if args.hp_search:
-        run.space = parse_space(args.hp_space, args, model.config, max_tokens=None)
     world = args.world_size
     share = {"rank": args.process_index, "num_replicas": world}
     lengths = args.seed if data.vary_block_size else None

@@ -9,7 +9,14 @@ import datasets
 import numpy as np
 import torch
 from torch import nn
-from transformers import EarlyStoppingCallback, EvalPrediction, PreTrainedModel, Seq2SeqTrainer, Trainer
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PreTrainedModel,
+    Seq2SeqTrainer,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LabelSmoother
@@ -60,6 +67,18 @@ class SmoothedCrossEntropy(LabelSmoother):
         return loss / (count.to(loss.device) if isinstance(count, torch.Tensor) else count)
 
 
+def check_early_stopping(args: TrainingArguments) -> None:
+    """Check that there are evaluations for early stopping to count.
+
+    Raises:
+        InputError: There are none.
+    """
+    if args.eval_strategy == IntervalStrategy.NO:
+        raise InputError(
+            "--early_stopping_patience requires evaluations, but --eval_strategy is no; use steps or epoch"
+        )
+
+
 class SequenceTrainer(Trainer):
     """Crash-safe `Trainer` with token-budget batching.
 
@@ -95,7 +114,7 @@ class SequenceTrainer(Trainer):
         schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None,
         **kwargs: Any,
     ):
-        self.task, self._split = task, "validation"
+        self.task, self._predicting = task, False
         self._predictions: np.ndarray | None = None
         if task is not None:
             kwargs["compute_metrics"] = self._score
@@ -103,10 +122,8 @@ class SequenceTrainer(Trainer):
             super().__init__(*args, **kwargs)
         stopper = self._early_stopper()
         self._patience = None if stopper is None else stopper.early_stopping_patience
-        if stopper is not None and self.args.eval_strategy == IntervalStrategy.NO:
-            raise InputError(
-                "--early_stopping_patience requires evaluations, but --eval_strategy is no; use steps or epoch"
-            )
+        if stopper is not None:
+            check_early_stopping(self.args)
         if self.label_smoother is not None:
             self.label_smoother = SmoothedCrossEntropy(epsilon=self.args.label_smoothing_factor)
         self.max_tokens, self.parameter_groups, self.schedule = max_tokens, parameter_groups, schedule
@@ -122,7 +139,9 @@ class SequenceTrainer(Trainer):
 
     def _score(self, output: EvalPrediction) -> dict[str, float]:
         self._predictions = cast(np.ndarray, output.predictions)
-        return cast(Task, self.task).score_raw(self._split, output.predictions)
+        if self._predicting:  # the caller scores them
+            return {}
+        return cast(Task, self.task).score_raw("validation", output.predictions)
 
     def take_predictions(self) -> np.ndarray | None:
         """Return and clear the raw predictions of the last evaluation; None without any."""
@@ -131,11 +150,11 @@ class SequenceTrainer(Trainer):
 
     def predict_split(self, split: str, **options: Any) -> np.ndarray:
         """Raw predictions for a split of the task; `options` are passed to `generate`."""
-        self._split = split
+        self._predicting = True
         try:
             self.predict(cast(Task, self.task).encoded[split], metric_key_prefix=split, **options)
         finally:
-            self._split = "validation"
+            self._predicting = False
         return cast(np.ndarray, self.take_predictions())
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
