@@ -13,7 +13,7 @@ from hfseq.data.streaming import read_stream
 from hfseq.errors import InputError
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
-"""What the labels of texts may be, by transformers' names."""
+"""Kinds of labels, by transformers' names."""
 DATA_FLAGS = ("--dataset_name", "--train_file", "--validation_file", "--test_file")
 """Flags that name data, in place of a recipe's embedded data."""
 
@@ -90,7 +90,7 @@ class DataArguments:
 
     @property
     def inference_only(self) -> bool:
-        """Whether the run only predicts, into a file or on the screen, and has no output directory."""
+        """True if the run only predicts, into a file or on the screen, and has no output directory."""
         return self.output_file is not None
 
     @property
@@ -339,7 +339,7 @@ class RunningTextArguments(DataArguments):
 
     @property
     def inference_only(self) -> bool:
-        """Whether the run only continues a prompt."""
+        """True if the run only continues a prompt."""
         return self.prompt is not None
 
     def __post_init__(self) -> None:

@@ -55,19 +55,19 @@ class Task(ABC):
     """Description of the embedded data."""
     auto_class: ClassVar[Any]
     generates: ClassVar[bool] = False
-    """Whether an evaluation generates."""
+    """True if evaluations generate."""
     packages: ClassVar[tuple[str, ...]] = ("matplotlib",)
     """Packages of the `train` extra that scores and plots need."""
     rows: ClassVar[str] = "rows"
-    """What the rows are, for messages."""
+    """Noun for the rows in messages."""
     kind_metric: ClassVar[str | None] = None
     """Metric shown for each kind of row, where the data have a column `kind`."""
     moses: ClassVar[bool] = False
-    """Whether files may be aligned plain text."""
+    """True if files may be aligned plain text."""
     streams_rows: ClassVar[bool] = True
-    """Whether a stream is trained on row by row, so that its epochs have no known length."""
+    """True if a stream is read row by row in training, so that the length of an epoch is unknown."""
     lists_predictions: ClassVar[bool] = True
-    """Whether there is a prediction for each row, to be written to a file."""
+    """True if there is one prediction per row, to be written to a file."""
     collator: CheckedCollator
     encoded: dict[str, Any]
     lengths: dict[str, list[int]]

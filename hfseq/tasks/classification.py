@@ -270,7 +270,7 @@ class Regression(TextTask):
 
 
 def has_fraction(labels: Iterable[Any]) -> bool:
-    """Whether labels are all numbers, and one of the first thousand has a fraction."""
+    """True if the first thousand labels are all numbers, one of them with a fraction."""
     try:
         numbers = [float(label) for label in islice(labels, 1000)]
     except (TypeError, ValueError):

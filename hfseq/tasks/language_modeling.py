@@ -269,7 +269,7 @@ class RunningTextModeling(Task):
 
 
 def carries_state(model: PreTrainedModel) -> bool:
-    """Whether a model's state after a window is what the next one starts from: that of hfseq's models is.
+    """True if the state after a window can initialize the next window, as in hfseq's models.
 
     The keys and values of a Transformer would grow with the text.
     """

@@ -41,7 +41,7 @@ class Seq2Seq(Task):
     generates = True
     packages: ClassVar[tuple[str, ...]] = ("matplotlib", "nltk", "rouge_score", "sacrebleu")
     writes_unknown = False
-    """Whether the unknown token may be generated."""
+    """True if the unknown token may be generated."""
     copied: int | None = None
 
     def embedded(self) -> datasets.DatasetDict:
