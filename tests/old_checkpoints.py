@@ -1,22 +1,25 @@
 """Checkpoints of earlier commits, and the script that writes new ones beside them.
 
-    python tests/old_checkpoints.py
+    python tests/old_checkpoints.py                  # adds folders for new classes and settings
+    python tests/old_checkpoints.py code 0.1.0       # keeps the code that this version publishes
 
 Each folder of `fixtures/checkpoints` has `config.json` and `model.safetensors` as `save_pretrained` leaves them,
-without the bundled code, and `expected.safetensors`: inputs, and outputs in float64. The script adds folders for new
-classes and settings and leaves the others alone: they stand for the checkpoints that people have.
+without the bundled code, and `expected.safetensors`: inputs, and outputs in float64. `fixtures/published/VERSION` is
+the code that a version bundles with a checkpoint, once for all classes. The script leaves what exists alone: it stands
+for the checkpoints that people have.
 """
 
 import shutil
+import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import torch
 import transformers
-from safetensors.torch import save_file
-
-from hfseq.models import MODEL_CLASSES
+from safetensors.torch import load_file, save_file
 
 CHECKPOINTS = Path(__file__).parent / "fixtures" / "checkpoints"
+PUBLISHED = Path(__file__).parent / "fixtures" / "published"
 TINY = {"vocab_size": 17, "hidden_size": 8, "embedding_size": 6, "num_hidden_layers": 2, "num_labels": 3}
 MODEL, CAUSAL, SEQ2SEQ = "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
@@ -138,8 +141,50 @@ def make_model(model_class: type[transformers.PreTrainedModel], fields: dict) ->
     return model
 
 
-def main(directory: Path) -> None:
+def read_tensors(folder: Path, kind: str) -> dict[str, torch.Tensor]:
+    """The `inputs` of a folder, or its expected `outputs`."""
+    tensors = load_file(folder / "expected.safetensors")
+    return {key.removeprefix(f"{kind}."): value for key, value in tensors.items() if key.startswith(f"{kind}.")}
+
+
+class NoHfseq(MetaPathFinder):
+    """Makes every import of hfseq fail."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        """Raise for hfseq alone."""
+        if fullname.partition(".")[0] == "hfseq":
+            raise ModuleNotFoundError(f"No module named {fullname!r}")
+        return None
+
+
+def run_published(folders: Path, results: Path) -> None:
+    """Compute the outputs of checkpoints by the code that lies beside them, where hfseq is not installed."""
+    sys.meta_path.insert(0, NoHfseq())
+    found = {}
+    for folder in sorted(folders.iterdir()):
+        auto_class, _, architecture = folder.name.partition("-")
+        model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True)
+        found[architecture] = compute(model.double(), read_tensors(folder, "inputs"))
+    torch.save(found, results)
+
+
+def keep_code(directory: Path) -> None:
+    """Keep the code that is saved with a checkpoint."""
+    from hfseq.models import MODEL_CLASSES
+
+    directory.mkdir(parents=True)
+    for config_class, heads in MODEL_CLASSES.items():
+        for model_class in heads.values():
+            model_class(config_class(**TINY)).save_pretrained(directory / "one")
+            for code in (directory / "one").glob("*.py"):
+                code.replace(directory / code.name)
+            shutil.rmtree(directory / "one")
+
+
+def add_checkpoints(directory: Path) -> None:
     """Write the folders that do not exist yet."""
+    from hfseq.models import MODEL_CLASSES
+
     for config_class, heads in MODEL_CLASSES.items():
         for auto, model_class in heads.items():
             for name, fields in settings_of(config_class.family, auto).items():
@@ -160,4 +205,10 @@ def main(directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(CHECKPOINTS)
+    match sys.argv[1:]:
+        case ["code", version]:
+            keep_code(PUBLISHED / version)
+        case ["run", folders, results]:
+            run_published(Path(folders), Path(results))
+        case _:
+            add_checkpoints(CHECKPOINTS)

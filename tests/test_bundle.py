@@ -7,12 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from old_checkpoints import NoHfseq
 
 pytestmark = pytest.mark.contract
 
@@ -54,15 +54,6 @@ def load_all(checkpoints: Path, **kwargs) -> dict[str, dict[str, torch.Tensor]]:
             name = f"{checkpoint.name} as {auto_class}: {type(loaded).__name__}"
             results[name] = {} if auto_class == "AutoConfig" else compute(loaded)
     return results
-
-
-class NoHfseq(MetaPathFinder):
-    """Makes every import of hfseq fail."""
-
-    def find_spec(self, fullname, path=None, target=None):
-        if fullname.partition(".")[0] == "hfseq":
-            raise ModuleNotFoundError(f"No module named {fullname!r}")
-        return None
 
 
 def model_classes():

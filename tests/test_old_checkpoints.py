@@ -1,10 +1,15 @@
 """Checkpoints that earlier commits saved load, and compute what they computed then."""
 
+import os
+import shutil
+import subprocess
+import sys
+
+import old_checkpoints
 import pytest
 import torch
 import transformers
-from old_checkpoints import CHECKPOINTS, compute
-from safetensors.torch import load_file
+from old_checkpoints import CHECKPOINTS, PUBLISHED, compute, read_tensors
 
 from hfseq.models import MODEL_CLASSES
 
@@ -25,7 +30,21 @@ def test_an_old_checkpoint_computes_what_it_did(folder):
     model, info = auto_class.from_pretrained(folder, output_loading_info=True)
     assert type(model).__name__ == name
     assert not any(info.values()), info
-    tensors = load_file(folder / "expected.safetensors")
-    inputs = {key.removeprefix("inputs."): value for key, value in tensors.items() if key.startswith("inputs.")}
-    expected = {key.removeprefix("outputs."): value for key, value in tensors.items() if key.startswith("outputs.")}
-    torch.testing.assert_close(compute(model.double(), inputs), expected)
+    found = compute(model.double(), read_tensors(folder, "inputs"))
+    torch.testing.assert_close(found, read_tensors(folder, "outputs"))
+
+
+@pytest.mark.parametrize("version", sorted(path.name for path in PUBLISHED.iterdir()))
+def test_a_published_checkpoint_runs_its_own_code(version, tmp_path):
+    expected = {}
+    for architecture, auto_class in AUTO_CLASSES.items():
+        folder = tmp_path / "checkpoints" / f"{auto_class}-{architecture}"
+        shutil.copytree(CHECKPOINTS / f"{architecture}-default", folder)
+        shutil.copytree(PUBLISHED / version, folder, dirs_exist_ok=True)
+        expected[architecture] = read_tensors(folder, "outputs")
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment.pop("PYTHONPATH", None)
+    command = [sys.executable, old_checkpoints.__file__, "run", tmp_path / "checkpoints", tmp_path / "results.pt"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    torch.testing.assert_close(torch.load(tmp_path / "results.pt"), expected)
