@@ -68,9 +68,8 @@ def word_importance(
     """
     if not tokenizer.is_fast:
         raise InputError(f"word importance needs a fast tokenizer, not {type(tokenizer).__name__}")
-    columns: dict[str, list[Any]] = {"input_ids": []}
-    if "char_ids" in tokenizer.model_input_names:
-        columns["char_ids"] = []
+    names = [name for name in ("input_ids", "char_ids") if name in tokenizer.model_input_names]
+    columns: dict[str, list[Any]] = {name: [] for name in names}
     spans: list[list[tuple[int, int]]] = []
     for text in texts:
         encoded = tokenizer(text, max_length=max_length, truncation=True)
