@@ -39,12 +39,8 @@ def align_texts(
     options = [{"max_length": limit, "truncation": limit is not None, "return_tensors": "pt"} for limit in limits]
     encoded = tokenizer(source, **options[0]).to(model.device)
     labels = tokenizer(text_target=target, **options[1])["input_ids"].to(model.device)
-    outputs = model(
-        input_ids=encoded["input_ids"],
-        attention_mask=encoded["attention_mask"],
-        labels=labels,
-        output_attentions=True,
-    )
+    inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
+    outputs = model(**inputs, labels=labels, output_attentions=True)
     weights = outputs.cross_attentions[-1][0].mean(dim=0)  # [T, S]
     tokens = [list(tokenizer.convert_ids_to_tokens(ids[0].tolist())) for ids in (encoded["input_ids"], labels)]
     return weights.float().cpu().numpy(), tokens[0], tokens[1]

@@ -69,15 +69,11 @@ def measure_costs(
     runs = [run for run, _, _ in models.values()]
     latency = seconds_a_text(runs, texts, batch_size=1, rounds=rounds)
     bulk = seconds_a_text(runs, texts, batch_size=min(32, len(texts)), rounds=rounds)
-    return {
-        name: {
-            "parameters": model.num_parameters(),
-            "file_mb": file_size(directory),
-            "ms_a_text": 1000 * latency[number],
-            "texts_a_second": 1 / bulk[number],
-        }
-        for number, (name, (_, model, directory)) in enumerate(models.items())
-    }
+    costs = {}
+    for (name, (_, model, directory)), single, batched in zip(models.items(), latency, bulk, strict=True):
+        values = (model.num_parameters(), file_size(directory), 1000 * single, 1 / batched)
+        costs[name] = dict(zip(COSTS, values, strict=True))
+    return costs
 
 
 def cost_table(

@@ -1,7 +1,7 @@
 """Prediction of classes and probabilities of texts."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -10,7 +10,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.encoding import Text, encode_filled
-from hfseq.inference.loading import problem_of
+from hfseq.inference.loading import class_names, problem_of
 from hfseq.inference.parallel import run_by_length
 
 
@@ -58,6 +58,19 @@ def predict_logits(
     return np.array(run_by_length([len(ids) for ids in encoded["input_ids"]], batch_size, run, progress))
 
 
+def logits_of_rows(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, columns: dict[str, list[Any]], batch_size: int
+) -> torch.Tensor:
+    """Logits `[N, num_labels]` of encoded rows, columns of lists; see `predict_logits`.
+
+    Raises:
+        InputError: A token id is outside the model's vocabulary.
+    """
+    collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
+    rows = datasets.Dataset.from_dict(columns)
+    return torch.as_tensor(predict_logits(model, rows, collator, batch_size=batch_size))
+
+
 def classify_texts(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -86,13 +99,8 @@ def classify_texts(
     """
     rows, columns, counts = encode_filled(tokenizer, texts, max_length)
     decisions = [Decision("", {}) for _ in texts]
-    if not rows:
-        return decisions, counts
-    encoded = datasets.Dataset.from_dict(columns)
-    collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
-    logits = torch.as_tensor(predict_logits(model, encoded, collator, batch_size=batch_size))
-    problem, id2label = problem_of(model.config), cast(dict[int, str], model.config.id2label)
-    names = [id2label[index] for index in range(len(id2label))]
+    logits = logits_of_rows(model, tokenizer, columns, batch_size)
+    problem, names = problem_of(model.config), class_names(model.config)
     if problem == "single_label_classification":
         logits = logits.softmax(dim=-1)
     elif problem == "multi_label_classification":

@@ -11,15 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, logsigmoid
-from transformers import (
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.configuration_utils import strict
 from transformers.generation import GenerationMixin
@@ -108,27 +102,20 @@ class MemberCacheLayer(StateCacheLayer):
 
 
 def member_caches(cache: Cache, members: Sequence[PreTrainedModel]) -> list[EncoderDecoderCache]:
-    """Return the caches of the members, inserting missing ones into the cache created by `generate()`.
+    """Return the caches of the members, which replace the layers of an empty cache created by `generate()`.
 
     Raises:
-        ValueError: The cache belongs to another model: it has too many layers, or a filled layer of another type.
+        ValueError: The cache belongs to another model: it has a filled layer of another type, or too many layers.
     """
-    layers = (cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache).layers
-    if len(layers) > len(members):
+    layers: list[Any] = (cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache).layers
+    foreign = [layer for layer in layers if not isinstance(layer, MemberCacheLayer)]
+    if filled := [type(layer).__name__ for layer in foreign if layer.get_seq_length()]:
+        raise ValueError(f"cache: a layer is a filled {filled[0]}, so this cache belongs to another model")
+    if foreign or not layers:
+        layers[:] = [MemberCacheLayer(member.config) for member in members]
+    if len(layers) != len(members):
         raise ValueError(f"a cache of {len(layers)} layers does not fit an ensemble of {len(members)} models")
-    caches = []
-    for index, member in enumerate(members):
-        if index == len(layers):
-            layers.append(MemberCacheLayer(member.config))
-        layer = layers[index]
-        if not isinstance(layer, MemberCacheLayer):
-            if cache.get_seq_length(index):
-                raise ValueError(
-                    f"cache: layer {index} is a filled {type(layer).__name__}, so this cache belongs to another model"
-                )
-            layers[index] = layer = MemberCacheLayer(member.config)
-        caches.append(layer.cache)
-    return caches
+    return [layer.cache for layer in layers]
 
 
 class _Ensemble(PreTrainedModel):
@@ -142,13 +129,9 @@ class _Ensemble(PreTrainedModel):
         self.members = nn.ModuleList(models)
         self.eval()
 
-    def get_input_embeddings(self) -> nn.Module:
-        """Return the input embeddings of the first member."""
-        return self.members[0].get_input_embeddings()  # type: ignore[operator]
-
-    def get_output_embeddings(self) -> nn.Module | None:
-        """Return the output embeddings of the first member; None for classifiers."""
-        return self.members[0].get_output_embeddings()  # type: ignore[operator]
+    def vocabulary_sizes(self) -> dict[str, int]:
+        """Sizes of the first member, for `hfseq.data.collation.vocabulary_sizes`."""
+        return vocabulary_sizes(self.members[0])  # type: ignore[arg-type]
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Not supported: the members are already saved.
@@ -170,37 +153,24 @@ class EnsembleEncoder(nn.Module):
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
-        return_dict: bool | None = None,
-    ) -> ModelOutput:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
         """Run every encoder.
 
         Args:
             input_ids: Token ids `[B, S]`.
             attention_mask: 1 for tokens, 0 for padding, `[B, S]`.
-            output_attentions: Ignored.
-            output_hidden_states: Ignored.
-            return_dict: Ignored.
+            kwargs: Ignored.
 
         Returns:
             The tensors of member i's output as `i.<name>`, since `generate()` expands only top-level tensors for
             beams; and the classes of the outputs as `classes`.
         """
-        outputs = [
-            encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True) for encoder in self.encoders
-        ]
-        tensors = {
-            f"{index}.{name}": value
-            for index, output in enumerate(outputs)
-            for name, value in output.items()
-            if isinstance(value, Tensor)
-        }
-        return ModelOutput(tensors | {"classes": tuple(type(output) for output in outputs)})
+        fields: dict[str, Any] = {"classes": ()}
+        for index, encoder in enumerate(self.encoders):
+            output = encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+            fields |= {f"{index}.{name}": value for name, value in output.items() if isinstance(value, Tensor)}
+            fields["classes"] += (type(output),)
+        return ModelOutput(fields)
 
 
 class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
@@ -293,19 +263,17 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
         caches: Sequence[Cache | None] = [None] * len(self.members)
         if cache is not None:
             caches = member_caches(cache, self.members)  # type: ignore[arg-type]
+        shared = {
+            "attention_mask": attention_mask,
+            "decoder_input_ids": decoder_input_ids,
+            "decoder_attention_mask": decoder_attention_mask,
+            "use_cache": cache is not None,
+            "output_attentions": output_attentions,
+            **({} if copy_ids is None else {"copy_ids": copy_ids}),
+        }
         outputs = [
-            member(
-                attention_mask=attention_mask,
-                decoder_input_ids=decoder_input_ids,
-                decoder_attention_mask=decoder_attention_mask,
-                encoder_outputs=self._encoded(encoder_outputs, index),
-                cache=own,
-                use_cache=own is not None,
-                output_attentions=output_attentions,
-                return_dict=True,
-                **({} if copy_ids is None else {"copy_ids": copy_ids}),
-            )
-            for index, (member, own) in enumerate(zip(self.members, caches, strict=True))
+            member(**shared, encoder_outputs=encoded, cache=own, return_dict=True)
+            for member, encoded, own in zip(self.members, self._split(encoder_outputs), caches, strict=True)
         ]
         logits = log_mean(torch.stack([output.logits.log_softmax(-1, dtype=torch.float32) for output in outputs]))
         attention = None
@@ -321,13 +289,15 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
             cross_attentions=attention,
         )
 
-    def _encoded(self, outputs: ModelOutput, index: int) -> ModelOutput:
-        """Encoder output of member `index`, extracted from that of `EnsembleEncoder`."""
+    def _split(self, outputs: ModelOutput) -> list[ModelOutput]:
+        """Encoder output of each member, extracted from that of `EnsembleEncoder`."""
         if not isinstance(outputs, ModelOutput) or len(outputs.get("classes", ())) != len(self.members):
             raise ValueError("encoder_outputs must be the output of this ensemble's get_encoder()")
-        prefix = f"{index}."
-        fields = {name.removeprefix(prefix): value for name, value in outputs.items() if name.startswith(prefix)}
-        return outputs["classes"][index](**fields)
+        fields: list[dict[str, Tensor]] = [{} for _ in self.members]
+        for name in outputs.keys() - {"classes"}:
+            index, field = name.split(".", 1)
+            fields[int(index)][field] = outputs[name]
+        return [kind(**values) for kind, values in zip(outputs["classes"], fields, strict=True)]
 
 
 class EnsembleForSequenceClassification(_Ensemble):
@@ -344,16 +314,11 @@ class EnsembleForSequenceClassification(_Ensemble):
     def __init__(self, models: Sequence[PreTrainedModel], names: Sequence[str] | None = None) -> None:
         check_members(models, names)
         first = models[0].config
-        problem = problem_of(first)
-        super().__init__(models, EnsembleConfig(id2label=first.id2label, problem_type=problem))
+        super().__init__(models, EnsembleConfig(id2label=first.id2label, problem_type=problem_of(first)))
 
     @can_return_tuple
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        **kwargs: Any,
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
     ) -> SequenceClassifierOutput:
         """Average the members' predictions.
 
@@ -367,12 +332,8 @@ class EnsembleForSequenceClassification(_Ensemble):
             `logits` `[B, num_labels]`: their softmax (single-label), sigmoid (multi-label) or value (regression) is
             the mean of the members'; `loss` if `labels` are given.
         """
-        logits = torch.stack(
-            [
-                member(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs).logits.float()
-                for member in self.members
-            ]
-        )  # [M, B, num_labels]
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "return_dict": True, **kwargs}
+        logits = torch.stack([member(**inputs).logits.float() for member in self.members])  # [M, B, num_labels]
         if self.config.problem_type == "regression":
             mean = logits.mean(dim=0)
         elif self.config.problem_type == "single_label_classification":
@@ -413,34 +374,7 @@ def check_members(models: Sequence[PreTrainedModel], names: Sequence[str] | None
         raise InputError("an ensemble needs at least one model")
     if names is None:
         names = [f"model {index} ({type(model).__name__})" for index, model in enumerate(models)]
-    traits = [_traits(model) for model in models]
-    for name, other in zip(names[1:], traits[1:], strict=True):
-        _check_equal(names[0], name, traits[0], other)
-
-
-def _traits(model: PreTrainedModel) -> dict[str, Any]:
-    """Properties that must be equal for all members of an ensemble."""
-    sizes: dict[str, Any] = vocabulary_sizes(model)
-    if "num_labels" in sizes:
-        return sizes | {"id2label": model.config.id2label, "problem_type": problem_of(model.config)}
-    ids = {name: getattr(model.generation_config, name) for name in _GENERATION_IDS}
-    # A list of one EOS token is equivalent to that token.
-    ids = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in ids.items()}
-    return sizes | ids | _copying(model)
-
-
-def _check_equal(name: str, other_name: str, traits: dict[str, Any], other: dict[str, Any]) -> None:
-    for trait in traits | other:
-        if traits.get(trait) != other.get(trait):
-            raise InputError(
-                f"{name} and {other_name} cannot predict together: {trait} is {_short(traits.get(trait))} in the "
-                f"first, {_short(other.get(trait))} in the second"
-            )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else text[:97] + "..."
+    _check_equal(names, [_model_traits(model) for model in models])
 
 
 def check_tokenizers(tokenizers: Sequence[PreTrainedTokenizerBase], names: Sequence[str]) -> None:
@@ -454,24 +388,43 @@ def check_tokenizers(tokenizers: Sequence[PreTrainedTokenizerBase], names: Seque
         InputError: A tokenizer differs from the first. The message names both members and the token or the component
             that differs.
     """
-    first = tokenizers[0]
-    for name, other in zip(names[1:], tokenizers[1:], strict=True):
-        one, two = first.get_vocab(), other.get_vocab()
-        # Report the first difference by id, so that the message is deterministic.
-        for token in sorted(one.keys() | two.keys(), key=lambda token: (one.get(token, two.get(token)), token)):
-            if one.get(token) != two.get(token):
-                trait = f"the id of token {token!r}"
-                _check_equal(names[0], name, {trait: one.get(token)}, {trait: two.get(token)})
-        _check_equal(names[0], name, _parts(first), _parts(other))
+    _check_equal(names, [_tokenizer_traits(tokenizer) for tokenizer in tokenizers])
 
 
-def _parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Components of a tokenizer that determine the encoding besides the vocabulary, such as the normalizer."""
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        return {}
-    parts = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Padding and truncation only reflect the last call.
-    return {f"the tokenizer's {name}": part for name, part in parts.items() if name not in ("padding", "truncation")}
+def _model_traits(model: PreTrainedModel) -> dict[str, Any]:
+    """Properties that must be equal for all members of an ensemble."""
+    sizes: dict[str, Any] = vocabulary_sizes(model)
+    if "num_labels" in sizes:
+        return sizes | {"id2label": model.config.id2label, "problem_type": problem_of(model.config)}
+    ids = {name: getattr(model.generation_config, name) for name in _GENERATION_IDS}
+    # A list of one EOS token is equivalent to that token.
+    ids = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in ids.items()}
+    return sizes | ids | _copying(model)
+
+
+def _tokenizer_traits(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Token ids, and the other components of a tokenizer that determine the encoding, such as the normalizer."""
+    # In order of the ids, so that the first difference is always the same.
+    ids = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
+    traits: dict[str, Any] = {f"the id of token {token!r}": number for token, number in ids}
+    if isinstance(tokenizer, PreTrainedTokenizerFast):
+        parts = json.loads(tokenizer.backend_tokenizer.to_str())
+        # These only reflect the last call.
+        del parts["padding"], parts["truncation"]
+        traits |= {f"the tokenizer's {name}": part for name, part in parts.items()}
+    return traits
+
+
+def _check_equal(names: Sequence[str], traits: Sequence[dict[str, Any]]) -> None:
+    """Check that all have the traits of the first."""
+    for name, other in zip(names[1:], traits[1:], strict=True):
+        for trait in traits[0] | other:
+            one, two = traits[0].get(trait), other.get(trait)
+            if one != two:
+                raise InputError(
+                    f"{names[0]} and {name} cannot predict together: {trait} is {one!r:.100} in the first, "
+                    f"{two!r:.100} in the second"
+                )
 
 
 def load_ensemble(names: Sequence[str], auto_class: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -488,20 +441,20 @@ def load_ensemble(names: Sequence[str], auto_class: Any) -> tuple[PreTrainedMode
         InputError: There are no members, one cannot be loaded or is of a different kind, or two differ in vocabulary,
             special tokens or classes.
     """
-    if auto_class not in _CLASSES:
+    if auto_class.__name__ not in _CLASSES:
         raise InputError(f"--ensemble does not support models of {auto_class.__name__}")
     loaded = [load_trained(auto_class, name) for name in names]
-    ensemble = _CLASSES[auto_class]([model for model, _ in loaded], names)
+    ensemble = _CLASSES[auto_class.__name__]([model for model, _ in loaded], names)
     tokenizers = [tokenizer for _, tokenizer in loaded]
     check_tokenizers(tokenizers, names)
     return ensemble, tokenizers[0]
 
 
-_CLASSES: dict[Any, Any] = {
-    getattr(transformers, head_of(ensemble.__name__).auto_class): ensemble
+_CLASSES: dict[str, Any] = {
+    head_of(ensemble.__name__).auto_class: ensemble
     for ensemble in (EnsembleForConditionalGeneration, EnsembleForSequenceClassification)
 }
 
 for _auto_class, _ensemble_class in _CLASSES.items():
     # Pipelines look up the supported models of their task here.
-    NAMES[_auto_class.__name__][EnsembleConfig.model_type] = _ensemble_class.__name__
+    NAMES[_auto_class][EnsembleConfig.model_type] = _ensemble_class.__name__

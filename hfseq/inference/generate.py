@@ -67,29 +67,24 @@ def generation_options(
     Raises:
         InputError: A value is invalid, or has no effect in combination with the others.
     """
-    if min(num_beams, num_return_sequences) < 1:
-        raise InputError("--num_beams and --num_return_sequences must be at least 1")
+    beams = 1 if do_sample else num_beams
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     given = {name: value for name, value in sampling.items() if value is not None}
-    if do_sample:
-        num_beams = 1
-    elif given:
-        raise InputError(f"--{next(iter(given))} is for sampling; add --do_sample, or leave it out")
-    elif num_return_sequences > num_beams:
-        raise InputError(
-            f"--num_return_sequences {num_return_sequences} exceeds --num_beams {num_beams}; "
-            "raise the latter, or add --do_sample"
-        )
-    if length_penalty is not None and num_beams == 1:
-        raise InputError("--length_penalty is for beam search; raise --num_beams, or leave it out")
-    if temperature is not None and not 0 < temperature < math.inf:
-        raise InputError(f"--temperature {temperature} must be positive and finite")
-    if top_k is not None and top_k < 0:
-        raise InputError(f"--top_k {top_k} must not be negative")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise InputError(f"--top_p {top_p} must be above 0 and at most 1")
-    options = {"num_beams": num_beams, "num_return_sequences": num_return_sequences, "do_sample": do_sample}
-    if num_beams == 1:
+    more = f"--num_return_sequences {num_return_sequences} exceeds --num_beams {num_beams}"
+    checks = {
+        "--num_beams and --num_return_sequences must be at least 1": min(num_beams, num_return_sequences) >= 1,
+        f"--{next(iter(given), '')} is for sampling; add --do_sample, or leave it out": do_sample or not given,
+        f"{more}; raise the latter, or add --do_sample": do_sample or num_return_sequences <= num_beams,
+        "--length_penalty is for beam search; raise --num_beams, or leave it out": length_penalty is None or beams > 1,
+        f"--temperature {temperature} must be positive and finite": temperature is None or 0 < temperature < math.inf,
+        f"--top_k {top_k} must not be negative": top_k is None or top_k >= 0,
+        f"--top_p {top_p} must be above 0 and at most 1": top_p is None or 0 < top_p <= 1,
+    }
+    for message, holds in checks.items():
+        if not holds:
+            raise InputError(message)
+    options = {"num_beams": beams, "num_return_sequences": num_return_sequences, "do_sample": do_sample}
+    if beams == 1:
         options["early_stopping"] = False
     optional = given | {"length_penalty": length_penalty, "max_length": max_length}
     return options | {name: value for name, value in optional.items() if value is not None}
@@ -161,32 +156,33 @@ def decode_texts(
         if options.get("do_sample"):
             torch.manual_seed(seed + group[0])
         generated = generate(**batch, **options)  # [B * N, T]
-        hypotheses: list[list[Hypothesis]] = [[] for _ in group]
+        ranks = []
         # Score one text per source at a time, so that it takes no more memory than a training step.
         for sequences in generated.unflatten(0, (len(group), -1)).unbind(1):
             counted = _up_to_end(model, sequences[:, 1:])
-            unknown = (sequences[:, 1:] == tokenizer.unk_token_id) & counted if replace_unknown else None
-            align = unknown is not None and bool(unknown.any())
+            unknown = counted & (sequences[:, 1:] == tokenizer.unk_token_id) & replace_unknown
+            align = replace_unknown and bool(unknown.any())
             if copied is None:
                 texts = decode_ids(tokenizer, sequences)
             else:
                 texts = decode_copies(tokenizer, sequences, [words[index] for index in group], copied)
             values: list[float | None] = [None] * len(group)
             if scores or align:
-                log_probabilities, weights = _force(model, batch, sequences, align)
+                inputs = {**batch, "decoder_input_ids": sequences[:, :-1]}
+                outputs = model(**inputs, output_attentions=align, use_cache=False)
                 if scores:
+                    log_probabilities = _token_log_probabilities(outputs.logits, sequences[:, 1:])
                     values = (_masked_sum(log_probabilities, counted) / counted.sum(dim=1) ** power).tolist()
-                if unknown is not None and weights is not None:
-                    for row in unknown.any(dim=1).nonzero().flatten().tolist():
-                        own = batch["attention_mask"][row].bool()
-                        text, start = texts_of[group[row]], len(prefix)
-                        spans = word_spans(tokenizer(text, max_length=max_source_length, truncation=True), text, start)
-                        aligned = [best_word(line, spans) for line in weights[row, unknown[row]][:, own].tolist()]
-                        kept = sequences[row, 1:][counted[row]].tolist()
-                        texts[row] = fill_unknown(tokenizer, kept, text, aligned, start)
-            for found, text, value in zip(hypotheses, texts, values, strict=True):
-                found.append(Hypothesis(text.strip(), value))
-        return hypotheses
+                for row in unknown.any(dim=1).nonzero().flatten().tolist() if align else ():
+                    weights = outputs.cross_attentions[-1][row].mean(dim=0)  # [T, S]
+                    own = batch["attention_mask"][row].bool()
+                    text, start = texts_of[group[row]], len(prefix)
+                    spans = word_spans(tokenizer(text, max_length=max_source_length, truncation=True), text, start)
+                    aligned = [best_word(line, spans) for line in weights[unknown[row]][:, own].tolist()]
+                    kept = sequences[row, 1:][counted[row]].tolist()
+                    texts[row] = fill_unknown(tokenizer, kept, text, aligned, start)
+            ranks.append([Hypothesis(text.strip(), value) for text, value in zip(texts, values, strict=True)])
+        return [list(found) for found in zip(*ranks, strict=True)]
 
     decoded = run_by_length([len(row) for row in ids], batch_size, decode, progress)
     nbest = [[Hypothesis("", 0.0 if scores else None)] for _ in sources]
@@ -251,10 +247,8 @@ def score_texts(
         return [Score(*pair) for pair in zip(totals.tolist(), valid.sum(dim=1).tolist(), strict=True)]
 
     lengths = [len(one) + len(other) for one, other in zip(ids, labels, strict=True)]
-    cut = sum(
-        source > max_source_length or target > max_target_length
-        for source, target in zip(source_lengths, target_lengths, strict=True)
-    )
+    pairs = zip(source_lengths, target_lengths, strict=True)
+    cut = sum(source > max_source_length or target > max_target_length for source, target in pairs)
     return run_by_length(lengths, batch_size, score), {"cut": cut} if cut else {}
 
 
@@ -283,18 +277,6 @@ def _pad(
     return batch.to(model.device)
 
 
-def _force(
-    model: PreTrainedModel, batch: BatchEncoding, sequences: torch.Tensor, align: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Teacher-forced log-probabilities `[B, T - 1]` of the tokens after the first, and attention `[B, T - 1, S]`.
-
-    The attention is None unless `align`.
-    """
-    outputs = model(**batch, decoder_input_ids=sequences[:, :-1], output_attentions=align, use_cache=False)
-    weights = outputs.cross_attentions[-1].mean(dim=1) if align else None
-    return _token_log_probabilities(outputs.logits, sequences[:, 1:]), weights
-
-
 def _token_log_probabilities(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Log-probabilities `[B, T]` of token ids `[B, T]` under logits `[B, T, V]`."""
     return logits.log_softmax(dim=-1, dtype=torch.float32).gather(2, ids.unsqueeze(-1)).squeeze(-1)
@@ -307,10 +289,9 @@ def _masked_sum(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def _up_to_end(model: PreTrainedModel, tokens: torch.Tensor) -> torch.Tensor:
     """Mask `[B, T]` of the tokens up to and including the first EOS."""
-    ends = model.generation_config.eos_token_id
-    if ends is None:
-        return torch.ones_like(tokens, dtype=torch.bool)
-    ended = torch.isin(tokens, torch.tensor(ends, device=tokens.device)).long()
+    end = model.generation_config.eos_token_id
+    ends = torch.tensor([] if end is None else end, dtype=tokens.dtype, device=tokens.device)
+    ended = torch.isin(tokens, ends).long()
     return ended.cumsum(dim=1) - ended == 0
 
 

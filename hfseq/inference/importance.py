@@ -12,17 +12,15 @@ and which bypass a `char_encoder`. Erasure is exact, and means the same for ever
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import datasets
 import torch
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hfseq.data.collation import CheckedCollator
 from hfseq.errors import InputError
 from hfseq.inference.alignment import word_spans
-from hfseq.inference.classify import predict_logits
-from hfseq.inference.loading import problem_of
+from hfseq.inference.classify import logits_of_rows
+from hfseq.inference.loading import class_names, problem_of
 
 
 class Importance(NamedTuple):
@@ -70,9 +68,8 @@ def word_importance(
     """
     if not tokenizer.is_fast:
         raise InputError(f"word importance needs a fast tokenizer, not {type(tokenizer).__name__}")
-    columns: dict[str, list[Any]] = {"input_ids": []}
-    if "char_ids" in tokenizer.model_input_names:
-        columns["char_ids"] = []
+    names = [name for name in ("input_ids", "char_ids") if name in tokenizer.model_input_names]
+    columns: dict[str, list[Any]] = {name: [] for name in names}
     spans: list[list[tuple[int, int]]] = []
     for text in texts:
         encoded = tokenizer(text, max_length=max_length, truncation=True)
@@ -83,21 +80,15 @@ def word_importance(
             kept = [at for at, span in enumerate(of_token) if span is None or span != left_out]
             for name, rows in columns.items():
                 rows.append([encoded[name][at] for at in kept] or _nothing(tokenizer, name))
-    if not columns["input_ids"]:
-        return [Importance("", [], []) for _ in texts]
-    collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
-    predicted = predict_logits(model, datasets.Dataset.from_dict(columns), collator, batch_size=batch_size)
-    found, start = [], 0
-    for words in spans:
-        if not words:
-            found.append(Importance("", [], []))
-            continue
-        logits = torch.as_tensor(predicted[start : start + 1 + len(words)])  # [1 + words, num_labels]
-        start += len(logits)
-        best = int(logits[0].argmax())
-        scores = log_odds(logits, best, problem_of(model.config))
-        label = cast(dict[int, str], model.config.id2label)[best]
-        found.append(Importance(label, words, (scores[0] - scores[1:]).tolist()))
+    predicted = logits_of_rows(model, tokenizer, columns, batch_size)
+    sizes = [1 + len(words) if words else 0 for words in spans]
+    found = [Importance("", [], []) for _ in texts]
+    for row, logits in enumerate(predicted.split(sizes)):  # [1 + words, num_labels]
+        if len(logits):
+            best = int(logits[0].argmax())
+            scores = log_odds(logits, best, problem_of(model.config))
+            label = class_names(model.config)[best]
+            found[row] = Importance(label, spans[row], (scores[0] - scores[1:]).tolist())
     return found
 
 

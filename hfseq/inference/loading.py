@@ -1,12 +1,11 @@
 """Loading of checkpoints for prediction or further training; failures become one-line errors."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, cast
 
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
@@ -20,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hfseq.errors import InputError, did_you_mean
+from hfseq.errors import InputError, blaming, did_you_mean
 from hfseq.heads import HEADS
 from hfseq.models import MAPPINGS
 
@@ -75,7 +74,7 @@ def load_checkpoint(
     """
     flag, overrides = f"--model_name_or_path {name}", dict(overrides or {})
     mapping, kind = head_kind(auto_class)
-    try:
+    with _loading(name):
         config = AutoConfig.from_pretrained(name)
         check_fields(config, overrides)
         wrong_side = auto_class is AutoModelForSeq2SeqLM and not config.is_encoder_decoder
@@ -83,28 +82,21 @@ def load_checkpoint(
             found = ", ".join(config.architectures or [config.model_type])
             note = " (encoder-decoder)" if auto_class is AutoModelForSeq2SeqLM else ""
             raise InputError(f"{flag}: {found} is not a {kind}{note}")
-        if (
-            auto_class is AutoModelForCausalLM
-            and type(config) in MODEL_FOR_MASKED_LM_MAPPING
-            and not config.is_decoder
-        ):
+        two_sided = auto_class is AutoModelForCausalLM and type(config) in MODEL_FOR_MASKED_LM_MAPPING
+        if two_sided and not config.is_decoder:
             raise InputError(f"{flag}: {config.model_type} is bidirectional, not a causal language model")
         tokenizer = AutoTokenizer.from_pretrained(name)
         config = AutoConfig.from_pretrained(name, **fields, **overrides)
         options = {"ignore_mismatched_sizes": bool(fields), "output_loading_info": True}
         model, info = auto_class.from_pretrained(name, config=config, **options)
-        resized = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
-        if lost := sorted(key for key in resized if key.startswith(f"{model.base_model_prefix}.")):
-            raise InputError(
-                f"--config_overrides: {lost[0]} has a different size in the checkpoint and would be reinitialized"
-            )
-        check_characters(getattr(config, "char_encoder", None), tokenizer)
-        _ensure_padding(flag, model, tokenizer)
-        return model, tokenizer, set(info["missing_keys"]) | resized
-    except InputError:
-        raise
-    except (OSError, TypeError, ValueError, RuntimeError, StrictDataclassError, SafetensorError) as error:
-        raise _not_loaded(name, error) from error
+    resized = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
+    if lost := sorted(key for key in resized if key.startswith(f"{model.base_model_prefix}.")):
+        raise InputError(
+            f"--config_overrides: {lost[0]} has a different size in the checkpoint and would be reinitialized"
+        )
+    check_characters(getattr(config, "char_encoder", None), tokenizer)
+    _ensure_padding(flag, model, tokenizer)
+    return model, tokenizer, set(info["missing_keys"]) | resized
 
 
 def load_config(name: str) -> PreTrainedConfig:
@@ -113,10 +105,20 @@ def load_config(name: str) -> PreTrainedConfig:
     Raises:
         InputError: It cannot be loaded.
     """
-    try:
+    with _loading(name):
         return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise _not_loaded(name, error) from error
+
+
+def _loading(name: str) -> AbstractContextManager[None]:
+    """Convert errors of loading a checkpoint to an `InputError` of one line."""
+    there = "" if Path(name).is_dir() else ": no such directory, and not found on the Hub or in its cache"
+    return blaming(f"--model_name_or_path {name}{there}")
+
+
+def class_names(config: PreTrainedConfig) -> list[str]:
+    """Class names of a classifier or tagger in order of their ids."""
+    id2label = cast(dict[int, str], config.id2label or {})
+    return [id2label[index] for index in range(len(id2label))]
 
 
 def checkpoint_classes(name: str | None) -> list[str] | None:
@@ -128,10 +130,9 @@ def checkpoint_classes(name: str | None) -> list[str] | None:
     if name is None:
         return None
     config = load_config(name)
-    id2label = cast(dict[int, str], config.id2label)
-    names = [id2label[index] for index in range(len(id2label))]
+    names = class_names(config)
     trained = any(one.endswith("Classification") for one in config.architectures or ())
-    return None if not trained or names == [f"LABEL_{index}" for index in range(len(names))] else names
+    return names if trained and names != [f"LABEL_{index}" for index in range(len(names))] else None
 
 
 def problem_of(config: PreTrainedConfig) -> Any:
@@ -166,11 +167,6 @@ def check_characters(encoder: str | None, tokenizer: PreTrainedTokenizerBase) ->
         raise InputError(f"--config_overrides: char_encoder={encoder!r} needs a tokenizer that returns char_ids")
     if encoder is None and hasattr(tokenizer, "char_vocab_size"):
         raise InputError("--config_overrides: the tokenizer returns char_ids, which need a char_encoder")
-
-
-def _not_loaded(name: str, error: Exception) -> InputError:
-    there = "" if Path(name).is_dir() else "no such directory, and not found on the Hub or in its cache: "
-    return InputError(f"--model_name_or_path {name}: {there}{shorten(str(error), 300)}")
 
 
 def check_fields(config: PreTrainedConfig, overrides: dict[str, Any]) -> None:

@@ -4,9 +4,10 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,24 +30,12 @@ OLDEST_OPSET = 13
 """Oldest ONNX opset with which torch can export all graphs."""
 _STATE_TYPES = ("float32", "int64")
 """Types of a decoder's states: values, and step counts."""
+_EXAMPLES = ((2, 5), (1, 5), (2, 10))
+"""Batch sizes and lengths of the examples that a graph is compared on; the first is traced."""
+_AXES = ("batch", "length", "characters")
+"""Names of the axes that may be dynamic."""
 TOLERANCE = 1e-4
 """Maximum difference between outputs of graph and model, relative to their largest value where that is above 1."""
-
-
-class Graph(NamedTuple):
-    """A graph to export.
-
-    Attributes:
-        module: Module from tensors to tensors.
-        inputs: Example inputs by name, for a batch of 2 with different lengths.
-        outputs: Names of the outputs.
-        axes: Dynamic axes of inputs and outputs by name.
-    """
-
-    module: nn.Module
-    inputs: dict[str, Tensor]
-    outputs: list[str]
-    axes: dict[str, dict[int, str]]
 
 
 def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> Path:
@@ -88,10 +77,10 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
     with tempfile.TemporaryDirectory(prefix="hfseq-") as temporary:
         folder = Path(temporary)
         graphs, about = graphs_of(model)
-        for name, graph in graphs.items():
+        for name, examples in graphs.items():
             path = folder / f"{name}.onnx"
-            write_graph(graph, path, opset)
-            check_graph(graph, onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]), name)
+            write_graph(examples, path, opset)
+            check_graph(examples, onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]), name)
         model.config.save_pretrained(folder)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
@@ -180,8 +169,8 @@ def replace_export(folder: Path, out: str | Path, about: Mapping[str, Any]) -> N
     shutil.copytree(folder, out, dirs_exist_ok=True)
 
 
-def graphs_of(model: PreTrainedModel) -> tuple[dict[str, Graph], dict[str, Any]]:
-    """The graphs of a model, and what `load_onnx` needs to know about them.
+def graphs_of(model: PreTrainedModel) -> tuple[dict[str, list["Graph"]], dict[str, Any]]:
+    """The graphs of a model, each for all examples, and what `load_onnx` needs to know about them.
 
     Raises:
         InputError: If there are none for this kind of model.
@@ -192,16 +181,13 @@ def graphs_of(model: PreTrainedModel) -> tuple[dict[str, Graph], dict[str, Any]]
     if getattr(config, "pointer_generator", False):
         raise InputError("a pointer-generator cannot be exported: its vocabulary grows with each source")
     head = head_of(kind).suffix
-    if head == "ForConditionalGeneration":
-        graphs = _translator_graphs(model)
-    elif head == "ForCausalLM":
-        if config.add_cross_attention:
-            raise InputError("a decoder alone, with add_cross_attention, cannot be exported")
-        graphs = {"decoder": _language_model_graph(model)}
-    else:
-        output = "last_hidden_state" if head == "Model" else "logits"
-        graphs = {"model": _whole_graph(model, output)}
-    inputs = graphs["decoder"].inputs if "decoder" in graphs else {}
+    if head == "ForCausalLM" and config.add_cross_attention:
+        raise InputError("a decoder alone, with add_cross_attention, cannot be exported")
+    make = {"ForConditionalGeneration": _translator, "ForCausalLM": _language_model}.get(head, _whole)
+    with torch.no_grad():
+        examples = [make(model, _example(model, *sizes)) for sizes in _EXAMPLES]
+    graphs = {name: [example[name] for example in examples] for name in examples[0]}
+    inputs = graphs["decoder"][0].inputs if "decoder" in graphs else {}
     states = {
         name: {"shape": list(tensor.shape[1:]), "dtype": str(tensor.numpy().dtype)}
         for name, tensor in inputs.items()
@@ -211,8 +197,40 @@ def graphs_of(model: PreTrainedModel) -> tuple[dict[str, Graph], dict[str, Any]]
     return graphs, {"head": head, "graphs": list(graphs), "states": states, "memories": memories}
 
 
-def write_graph(graph: Graph, path: str | Path, opset: int) -> None:
-    """Trace a graph into a file."""
+class Graph(nn.Module):
+    """A graph to export: a function of tensors that calls a model.
+
+    Args:
+        model: The model, or the part of it that the function calls.
+        function: Function from the input tensors to a tuple of output tensors.
+        inputs: Example inputs by name, in the order of the arguments.
+        outputs: Names of the outputs.
+
+    Attributes:
+        inputs: The example inputs.
+        results: Outputs of the function for the example, by name.
+    """
+
+    def __init__(
+        self, model: nn.Module, function: Callable[..., Any], inputs: dict[str, Tensor], outputs: Iterable[str]
+    ) -> None:
+        super().__init__()
+        self.model, self.function, self.inputs = model, function, inputs
+        self.results = dict(zip(outputs, function(*inputs.values()), strict=True))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Call the function."""
+        return self.function(*tensors)
+
+
+def write_graph(examples: Sequence[Graph], path: str | Path, opset: int) -> None:
+    """Trace the first example of a graph into a file; axes whose size differs between the examples are dynamic."""
+    graph = examples[0]
+    tensors = [example.inputs | example.results for example in examples]
+    axes = {}
+    for name in tensors[0]:
+        sizes = zip(_AXES, *(found[name].shape for found in tensors), strict=False)
+        axes[name] = {axis: title for axis, (title, *found) in enumerate(sizes) if len({*found}) > 1}
     with warnings.catch_warnings():
         # The tracer warns of shape checks, which are not part of the graph, and of its deprecation, but the newer
         # exporter fixes the length of an RNN; the writer warns of graphs that `check_graph` verifies.
@@ -220,33 +238,27 @@ def write_graph(graph: Graph, path: str | Path, opset: int) -> None:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\b|hfseq\.onnx\.export$")
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.onnx\b")
         torch.onnx.export(
-            graph.module.eval(),
+            graph.eval(),
             tuple(graph.inputs.values()),
             str(path),
             input_names=list(graph.inputs),
-            output_names=graph.outputs,
-            dynamic_axes=graph.axes,
+            output_names=list(graph.results),
+            dynamic_axes=axes,
             opset_version=opset,
             dynamo=False,
         )
 
 
-@torch.no_grad()
-def check_graph(graph: Graph, session: Any, name: str) -> float:
-    """Compare a graph with the model on the example, on its first row, and on longer rows.
-
-    Returns:
-        The largest difference of an output, relative to its largest value where that is above 1.
+def check_graph(examples: Sequence[Graph], session: Any, name: str) -> None:
+    """Compare a graph with the model on all examples.
 
     Raises:
-        RuntimeError: If it exceeds `TOLERANCE` or is NaN, or a shape differs.
+        RuntimeError: If an output differs by more than `TOLERANCE`, relative to its largest value where that is above
+            1, or is NaN, or its shape differs.
     """
-    worst = 0.0
-    for inputs in _variants(graph):
-        expected = graph.module(*inputs.values())
-        expected = expected if isinstance(expected, tuple) else (expected,)
-        found = run_session(session, {key: value.numpy() for key, value in inputs.items()})
-        for output, tensor in zip(graph.outputs, expected, strict=True):
+    for graph in examples:
+        found = run_session(session, {key: value.numpy() for key, value in graph.inputs.items()})
+        for output, tensor in graph.results.items():
             right = tensor.numpy().astype(np.float64)
             if found[output].shape != right.shape:
                 raise RuntimeError(
@@ -257,8 +269,6 @@ def check_graph(graph: Graph, session: Any, name: str) -> float:
                 raise RuntimeError(
                     f"the graph {name} differs from the model by {difference:.2g}, more than {TOLERANCE}"
                 )
-            worst = max(worst, float(difference))
-    return worst
 
 
 def run_session(session: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -268,68 +278,40 @@ def run_session(session: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.
     return dict(zip(names, session.run(names, given), strict=True))
 
 
-def _variants(graph: Graph) -> list[dict[str, Tensor]]:
-    """The example, its first row, and the example repeated along every dynamic axis but the batch."""
-
-    def doubled(name: str, tensor: Tensor) -> Tensor:
-        for axis in graph.axes.get(name, {}):
-            if axis:
-                tensor = torch.cat([tensor, tensor], dim=axis)
-        return tensor
-
-    rows = {name: tensor[:1] for name, tensor in graph.inputs.items()}
-    return [graph.inputs, rows, {name: doubled(name, tensor) for name, tensor in graph.inputs.items()}]
-
-
-class _Traced(nn.Module):
-    """A function of tensors that calls a model, as a module for the tracer."""
-
-    def __init__(self, model: nn.Module, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.model, self.function = model, function
-
-    def forward(self, *tensors: Tensor) -> Any:
-        return self.function(*tensors)
-
-
-def _example(model: PreTrainedModel, length: int = 5) -> dict[str, Tensor]:
-    """Two rows of tokens, the second padded on both sides and in the middle."""
-    size = model.config.vocab_size
-    ids = torch.arange(2 * length).view(2, length) % size
+def _example(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tensor]:
+    """Rows of tokens, all but the first padded on both sides and in the middle."""
+    ids = torch.arange(batch * length).view(batch, length)
     mask = torch.ones_like(ids)
-    mask[1, 0] = mask[1, -1] = mask[1, length // 2] = 0
-    return {"input_ids": ids, "attention_mask": mask}
+    mask[1:, [0, length // 2, -1]] = 0
+    return {"input_ids": ids % model.config.vocab_size, "attention_mask": mask}
 
 
-def _batch(*names: str) -> dict[str, dict[int, str]]:
-    return {name: {0: "batch", 1: "length"} for name in names}
-
-
-def _whole_graph(model: PreTrainedModel, output: str) -> Graph:
-    inputs = _example(model)
-    axes = _batch("input_ids", "attention_mask", output)
-    if output == "logits" and not type(model).__name__.endswith("TokenClassification"):
-        axes[output] = {0: "batch"}
+def _whole(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Graph]:
+    output = "last_hidden_state" if head_of(type(model).__name__).suffix == "Model" else "logits"
     if model.config.char_encoder is not None:
-        ids = torch.arange(2 * 5 * 3).view(2, 5, 3) % model.config.char_vocab_size
-        ids[:, :, 2] = 0
-        inputs["char_ids"] = ids
-        axes["char_ids"] = {0: "batch", 1: "length", 2: "characters"}
+        batch, length = inputs["input_ids"].shape
+        ids = torch.arange(batch * length * (length // 2)).view(batch, length, -1) % model.config.char_vocab_size
+        inputs["char_ids"] = nn.functional.pad(ids, (0, 1))
 
-    def run(*tensors: Tensor) -> Tensor:
-        return model(**dict(zip(inputs, tensors, strict=True)), use_cache=False, return_dict=True)[output]
+    def run(*tensors: Tensor) -> tuple[Tensor]:
+        return (model(**dict(zip(inputs, tensors, strict=True)), use_cache=False, return_dict=True)[output],)
 
-    return Graph(_Traced(model, run), inputs, [output], axes)
+    return {"model": Graph(model, run, inputs, [output])}
 
 
-def _fill_cache(model: Any, states: Sequence[Tensor], counts: Sequence[int], memory: Any = None) -> DynamicCache:
-    """A cache that holds states, `counts` of them per layer, as after some token."""
-    cache = DynamicCache()
-    for end, count in zip(np.cumsum(counts).tolist(), counts, strict=True):
+def _numbered(kind: str, tensors: Iterable[Tensor]) -> dict[str, Tensor]:
+    return {f"{kind}_{number}": tensor for number, tensor in enumerate(tensors)}
+
+
+def _fill_cache(model: Any, layers: Sequence[Sequence[Tensor]], tensors: Sequence[Tensor]) -> DynamicCache:
+    """A cache as after some token: as many states for each layer as in `layers`; the tensors after them are memory."""
+    cache, rest = DynamicCache(), iter(tensors)
+    for states in layers:
         layer = RecurrentCacheLayer()
-        layer.update(tuple(states[end - count : end]), 1)
-        layer.model_type, layer.memory = model.config.model_type, memory
+        layer.update(tuple(islice(rest, len(states))), 1)
+        layer.model_type = model.config.model_type
         cache.layers.append(layer)
+    cache.layers[0].memory = tuple(rest)  # type: ignore[union-attr]
     return cache
 
 
@@ -337,39 +319,31 @@ def _flat(cache: DynamicCache) -> list[Tensor]:
     return [state for layer in cache.layers for state in layer.states]  # type: ignore[union-attr]
 
 
-@torch.no_grad()
-def _language_model_graph(model: PreTrainedModel) -> Graph:
-    inputs = _example(model)
+def _language_model(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Graph]:
     cache = model(**inputs, use_cache=True, return_dict=True).cache
-    counts = [len(layer.states) for layer in cache.layers]
-    states = {f"state_{number}": state for number, state in enumerate(_flat(cache))}
-    outputs = ["logits", *(f"new_{name}" for name in states)]
-    axes = _batch("input_ids", "attention_mask", "logits")
-    axes |= {name: {0: "batch"} for name in [*states, *outputs[1:]]}
+    layers, states = [layer.states for layer in cache.layers], _numbered("state", _flat(cache))
 
     def step(input_ids: Tensor, attention_mask: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
-        cache = _fill_cache(model, states, counts)
+        cache = _fill_cache(model, layers, states)
         outputs = model(
             input_ids=input_ids, attention_mask=attention_mask, cache=cache, use_cache=True, return_dict=True
         )
         return outputs.logits, *_flat(outputs.cache)
 
-    return Graph(_Traced(model, step), inputs | states, outputs, axes)
+    return {"decoder": Graph(model, step, inputs | states, ["logits", *(f"new_{name}" for name in states)])}
 
 
-@torch.no_grad()
-def _translator_graphs(model: Any) -> dict[str, Graph]:
+def _translator(model: Any, inputs: dict[str, Tensor]) -> dict[str, Graph]:
     encoder, decoder = model.get_encoder(), model.decoder
 
     def encode(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         outputs = encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
-        # The input embeddings, of a CNN.
-        embeddings = outputs.get("input_embeddings")
-        return (outputs.last_hidden_state,) if embeddings is None else (outputs.last_hidden_state, embeddings)
+        # The hidden states, and of a CNN the embeddings.
+        return tuple(model.encoder_kwargs(outputs).values())
 
     def start(encoder_hidden_states: Tensor, attention_mask: Tensor, *embeddings: Tensor) -> tuple[Tensor, ...]:
         states, memory = decoder.first_states(encoder_hidden_states, attention_mask, *embeddings)
-        return *(state for layer in states for state in layer), *memory
+        return *chain(*states), *memory
 
     def step(
         decoder_input_ids: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor, *tensors: Tensor
@@ -378,34 +352,22 @@ def _translator_graphs(model: Any) -> dict[str, Graph]:
             input_ids=decoder_input_ids,
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=attention_mask,
-            cache=_fill_cache(decoder, tensors, counts, memory=tuple(tensors[sum(counts) :])),
+            cache=_fill_cache(decoder, layers, tensors),
             use_cache=True,
             return_dict=True,
         )
         return model.lm_head(model.output(outputs.last_hidden_state)[0]), *_flat(outputs.cache)
 
-    inputs = _example(model)
     encoded = dict(zip(("encoder_hidden_states", "encoder_embeddings"), encode(*inputs.values()), strict=False))
-    hidden, mask = encoded["encoder_hidden_states"], inputs["attention_mask"]
-    given = {"encoder_hidden_states": hidden, "attention_mask": mask, **encoded}
+    source = {"encoder_hidden_states": encoded["encoder_hidden_states"], "attention_mask": inputs["attention_mask"]}
+    given = source | encoded
     layers, memory = decoder.first_states(*given.values())
-    counts = [len(layer) for layer in layers]
-    states = {f"state_{number}": state for number, state in enumerate(state for layer in layers for state in layer)}
-    memories = {f"memory_{number}": tensor for number, tensor in enumerate(memory)}
-    dynamic = {name: {0: "batch"} for name in states}
-    if model.config.to_dict().get("coverage"):
-        # The last state is as long as the source.
-        dynamic[list(states)[-1]] = {0: "batch", 1: "length"}
-    dynamic |= _batch(*memories)
-    new = {f"new_{name}": axes for name, axes in dynamic.items() if name in states}
-    token = {"decoder_input_ids": torch.tensor([[1], [2]]) % model.config.vocab_size}
-    one = {"decoder_input_ids": {0: "batch"}, "logits": {0: "batch"}}
-    stepped = token | {"encoder_hidden_states": hidden, "attention_mask": mask} | states | memories
-    source = _batch("encoder_hidden_states", "attention_mask")
+    states, memories = _numbered("state", chain(*layers)), _numbered("memory", memory)
+    token = {"decoder_input_ids": inputs["input_ids"][:, 1:2]}
     return {
-        "encoder": Graph(
-            _Traced(encoder, encode), inputs, list(encoded), _batch("input_ids", "attention_mask", *encoded)
+        "encoder": Graph(encoder, encode, inputs, encoded),
+        "start": Graph(decoder, start, given, states | memories),
+        "decoder": Graph(
+            model, step, token | source | states | memories, ["logits", *(f"new_{name}" for name in states)]
         ),
-        "start": Graph(_Traced(decoder, start), given, [*states, *memories], _batch(*given) | dynamic),
-        "decoder": Graph(_Traced(model, step), stepped, ["logits", *new], one | source | dynamic | new),
     }

@@ -1,12 +1,10 @@
 """Dynamic quantization of exported graphs to int8 with 7-bit weights, accurate on every CPU."""
 
 import json
-import logging
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from torch import Tensor
 
 from hfseq.errors import InputError, require
 from hfseq.onnx.export import GRAPHS_FILE, check_target, exported_files, read_export, replace_export
-from hfseq.onnx.runtime import OnnxRunner, load_onnx
+from hfseq.onnx.runtime import OnnxRunner, is_quantized, load_onnx
 
 TOLERANCE = 0.1
 """Maximum median of the relative differences between int8 and float32.
@@ -28,6 +26,14 @@ _LENGTHS = (24, 20, 16, 12, 8, 5, 3, 1)
 """Lengths of the compared rows."""
 _STEPS = 4
 """Number of compared decoder steps."""
+_OPERATORS = {
+    "DynamicQuantizeLSTM": "int8 LSTM",
+    "MatMulInteger": "int8 MatMul",
+    "DynamicQuantizeMatMul": "int8 MatMul",
+    "DequantizeLinear": "int8 embedding",
+    **{name: f"fp32 {name}" for name in ("LSTM", "GRU", "RNN", "Conv", "MatMul", "Gemm")},
+}
+"""Operators with weights, as the report names them."""
 
 
 def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str, float]]:
@@ -69,23 +75,22 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
             shutil.copyfile(path, folder / path.name)
         for name in about["graphs"]:
             path = folder / f"{name}.onnx"
-            model = onnx.load(source / path.name)
-            if any(tensor.data_type in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8) for tensor in _weights(model)):
+            if is_quantized(source / path.name):
                 raise InputError(f"{source / path.name} is quantized to int8 already; quantize a float32 export")
-            overrides = {weight: [{"reduce_range": True}] for weight in _embeddings(model)}
-            with _without_advice():
-                quantize_dynamic(
-                    model,
-                    path,
-                    op_types_to_quantize=["LSTM", "MatMul", "Gather"],
-                    per_channel=True,
-                    reduce_range=True,  # of LSTMs and products; for embeddings see `overrides`
-                    weight_type=QuantType.QInt8,
-                    extra_options={
-                        "DefaultTensorType": onnx.TensorProto.FLOAT,
-                        "TensorQuantOverrides": overrides,
-                    },
-                )
+            model = onnx.load(source / path.name)
+            # onnxruntime advises to pre-process graphs without this mark, which makes no difference here.
+            onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
+            looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"} & _weights(model)
+            overrides = {name: [{"reduce_range": True}] for name in looked_up}
+            quantize_dynamic(
+                model,
+                path,
+                op_types_to_quantize=["LSTM", "MatMul", "Gather"],
+                per_channel=True,
+                reduce_range=True,  # of LSTMs and products; for embeddings see `overrides`
+                weight_type=QuantType.QInt8,
+                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT, "TensorQuantOverrides": overrides},
+            )
             model = onnx.load(path)
             # Inferred shapes, up to a third of a small file.
             del model.graph.value_info[:]
@@ -137,8 +142,8 @@ def relative_differences(plain: OnnxRunner, quantized: OnnxRunner) -> tuple[floa
 def _batches(config: Any) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Random inputs `[B, T]`, padded on the right, then on the left, and tokens `[B, N]` for steps of a decoder."""
     rng = np.random.default_rng(0)
-    lengths, places = np.array(_LENGTHS)[:, None], np.arange(max(_LENGTHS))
-    for valid in (places < lengths, places >= len(places) - lengths):
+    padded_right = np.arange(max(_LENGTHS)) < np.array(_LENGTHS)[:, None]
+    for valid in (padded_right, padded_right[:, ::-1]):
         inputs = {
             "input_ids": rng.integers(config.vocab_size, size=valid.shape) * valid,
             "attention_mask": valid.astype(np.int64),
@@ -171,42 +176,13 @@ def _outputs(runner: OnnxRunner, inputs: dict[str, Tensor], steps: Tensor) -> li
     return [prompt, torch.cat(found)]
 
 
-def _weights(model: Any) -> list[Any]:
-    """The weight tensors of a graph with at least two dimensions."""
-    return [tensor for tensor in model.graph.initializer if len(tensor.dims) > 1]
-
-
-def _embeddings(model: Any) -> set[str]:
-    """Names of the embedding matrices of a graph."""
-    return {tensor.name for tensor in _weights(model)} & {
-        node.input[0] for node in model.graph.node if node.op_type == "Gather"
-    }
-
-
-@contextmanager
-def _without_advice() -> Iterator[None]:
-    """Suppress onnxruntime's advice to pre-process the graph, which makes no difference here."""
-
-    def other(record: logging.LogRecord) -> bool:
-        return "run pre-processing before quantization" not in record.getMessage()
-
-    root = logging.getLogger()
-    root.addFilter(other)
-    try:
-        yield
-    finally:
-        root.removeFilter(other)
+def _weights(model: Any) -> set[str]:
+    """Names of the weight tensors of a graph, those with at least two dimensions."""
+    return {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 1}
 
 
 def _operators(model: Any) -> dict[str, float]:
     """Number of operators with weights, by precision and type."""
-    weights = {tensor.name for tensor in _weights(model)}
-    counts: Counter[str] = Counter()
-    for node in model.graph.node:
-        if node.op_type in ("DynamicQuantizeLSTM", "MatMulInteger", "DynamicQuantizeMatMul"):
-            counts[f"int8 {'LSTM' if 'LSTM' in node.op_type else 'MatMul'}"] += 1
-        elif node.op_type == "DequantizeLinear":
-            counts["int8 embedding"] += 1
-        elif node.op_type in ("LSTM", "GRU", "RNN", "Conv", "MatMul", "Gemm") and weights & {*node.input}:
-            counts[f"fp32 {node.op_type}"] += 1
-    return dict(counts)
+    weights = _weights(model)
+    nodes = [(_OPERATORS.get(node.op_type, ""), node) for node in model.graph.node]
+    return dict(Counter(kind for kind, node in nodes if kind.startswith("int8") or (kind and weights & {*node.input})))

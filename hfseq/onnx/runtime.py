@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
@@ -20,10 +19,9 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 
-from hfseq.errors import InputError, one_line, require
-from hfseq.heads import head_of
+from hfseq.errors import blaming, require
 from hfseq.models.cache import RecurrentCacheLayer, cache_layers, takes_past_key_values
-from hfseq.models.generation import check_cache
+from hfseq.models.generation import SequenceGenerationMixin
 from hfseq.models.output_layer import steps_to_keep
 from hfseq.models.padding import valid_steps
 from hfseq.onnx.export import read_export, run_session
@@ -59,23 +57,20 @@ def load_onnx(
     sessions = {}
     for name in about["graphs"]:
         path = folder / f"{name}.onnx"
-        try:
+        with blaming(f"{path} is damaged"):
             sessions[name] = onnxruntime.InferenceSession(str(path), options, providers=list(providers))
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise InputError(f"{path} is damaged: {one_line(error)}") from error
     # The report came with 7-bit weights: without it int8 graphs have 8 bits.
-    if "int8" not in about and any(map(_is_quantized, (folder / f"{name}.onnx" for name in about["graphs"]))):
+    if "int8" not in about and any(is_quantized(folder / f"{name}.onnx") for name in about["graphs"]):
         logger.warning("%s: 8-bit weights, which saturate on some CPUs; quantize the float32 export again", folder)
-    try:
+    with blaming(str(folder)):
         runner = _RUNNERS[about["head"]](AutoConfig.from_pretrained(folder), sessions, about)
         if runner.can_generate():
             runner.generation_config = GenerationConfig.from_pretrained(folder)
         return runner, AutoTokenizer.from_pretrained(folder)
-    except (KeyError, OSError, ValueError) as error:
-        raise InputError(f"{folder}: {one_line(error)}") from error
 
 
-def _is_quantized(path: Path) -> bool:
+def is_quantized(path: Path) -> bool:
+    """Return True if a graph has int8 operators."""
     content = path.read_bytes()
     return any(operator in content for operator in (b"DequantizeLinear", b"DynamicQuantizeLSTM", b"MatMulInteger"))
 
@@ -128,6 +123,30 @@ class OnnxRunner(PreTrainedModel):
         found = run_session(self.sessions[graph], {name: tensor.cpu().numpy() for name, tensor in inputs.items()})
         return {name: torch.from_numpy(value) for name, value in found.items()}
 
+    def check_inputs(
+        self, ids: Tensor, mask: Tensor | None, others: Mapping[str, Any], name: str = "input_ids", past: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Ids and mask `[B, T]` as int64; the mask is that of the current steps, all ones by default.
+
+        Args:
+            ids: Token ids `[B, T]`.
+            mask: 1 at valid steps, `[B, T]` or `[B, past + T]`, or None.
+            others: Other arguments of `forward`.
+            name: Name of the ids.
+            past: Number of previous steps.
+
+        Raises:
+            ValueError: If there are labels, shapes do not match, there is no step, or an id is outside the vocabulary.
+        """
+        if others.get("labels") is not None:
+            raise ValueError("exported models cannot be trained and take no labels")
+        if ids.dim() != 2 or ids.shape[1] == 0:
+            raise ValueError(f"{name} has shape {tuple(ids.shape)}, expected (batch, length) with at least one step")
+        least, most, last = int(ids.min()), int(ids.max()), self.config.vocab_size - 1
+        if least < 0 or most > last:
+            raise ValueError(f"{name} has ids {least} to {most}; the vocabulary has 0 to {last}")
+        return ids.long(), _steps(ids, mask, past)
+
 
 class _Whole(OnnxRunner):
     """A single graph from tokens to one output."""
@@ -135,11 +154,7 @@ class _Whole(OnnxRunner):
     output_class: ClassVar[type[ModelOutput]]
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        char_ids: Tensor | None = None,
-        **kwargs: Any,
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, char_ids: Tensor | None = None, **kwargs: Any
     ) -> ModelOutput:
         """Run the graph.
 
@@ -156,14 +171,11 @@ class _Whole(OnnxRunner):
             ValueError: If labels are given, shapes do not match, an id is outside the vocabulary, or characters are
                 missing or not supported.
         """
-        _no_labels(kwargs)
-        ids, mask = _checked(self.config, input_ids, attention_mask)
+        ids, mask = self.check_inputs(input_ids, attention_mask, kwargs)
         inputs = {"input_ids": ids, "attention_mask": mask}
-        reads = getattr(self.config, "char_encoder", None) is not None
-        if reads and char_ids is None:
-            raise ValueError("this model needs char_ids from its tokenizer")
-        if not reads and char_ids is not None:
-            raise ValueError("char_ids were passed to a model without char_encoder")
+        if (char_ids is None) != (getattr(self.config, "char_encoder", None) is None):
+            verb = "needs" if char_ids is None else "has no char_encoder and takes no"
+            raise ValueError(f"this model {verb} char_ids from its tokenizer")
         if char_ids is not None:
             if char_ids.dim() != 3 or char_ids.shape[:2] != ids.shape:
                 raise ValueError(f"char_ids has shape {tuple(char_ids.shape)}, expected {(*ids.shape, 'characters')}")
@@ -189,37 +201,22 @@ class OnnxForTokenClassification(_Whole):
     output_class = TokenClassifierOutput
 
 
-class _Generates(OnnxRunner, GenerationMixin):
+class _Generates(OnnxRunner, SequenceGenerationMixin):
     """Base of generative models, whose states are kept in a cache with a single layer."""
 
     # A recurrent state cannot be rolled back.
     _is_stateful = True
-
-    def generate(
-        self,
-        inputs: Tensor | None = None,
-        generation_config: GenerationConfig | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        """Generate as `GenerationMixin` does.
-
-        Raises:
-            ValueError: If a static, quantized or sliding-window cache is requested; see `check_cache`.
-        """
-        configs = [one for one in (generation_config, self.generation_config) if one is not None]
-        known = (one.cache_implementation for one in configs if one.cache_implementation is not None)
-        check_cache(kwargs.get("cache_implementation") or next(known, None), kwargs)
-        return super().generate(inputs, generation_config, *args, **kwargs)
+    prepare_inputs_for_generation = GenerationMixin.prepare_inputs_for_generation
 
     def _layer(self, cache: Cache) -> RecurrentCacheLayer:
         return cache_layers(cache, 1, f"onnx of {self.config.model_type}")[0]
 
-    def _states(self, layer: RecurrentCacheLayer) -> dict[str, Tensor]:
-        return dict(zip(self.about["states"], layer.states or (), strict=True))
-
-    def _update(self, layer: RecurrentCacheLayer, outputs: Mapping[str, Tensor], count: int) -> None:
-        layer.update(tuple(outputs[f"new_{name}"] for name in self.about["states"]), count)
+    def _decode(self, layer: RecurrentCacheLayer, inputs: Mapping[str, Tensor], count: int) -> Tensor:
+        """Logits of `count` steps, which update the states."""
+        states = dict(zip(self.about["states"], layer.states or (), strict=True))
+        outputs = self.run("decoder", {**inputs, **states})
+        layer.update(tuple(outputs[f"new_{name}"] for name in states), count)
+        return outputs["logits"]
 
 
 class OnnxForCausalLM(_Generates):
@@ -252,20 +249,18 @@ class OnnxForCausalLM(_Generates):
             ValueError: If the cache belongs to another model, labels are given, shapes do not match, or an id is
                 outside the vocabulary.
         """
-        _no_labels(kwargs)
         returns = cache is not None or use_cache
         cache = DynamicCache() if cache is None else cache
         layer = self._layer(cache)
-        ids, mask = _checked(self.config, input_ids, attention_mask, past=layer.seen)
-        batch, length = ids.shape
+        ids, mask = self.check_inputs(input_ids, attention_mask, kwargs, past=layer.seen)
         if layer.states is None:
-            shapes = self.about["states"].values()
-            zeros = (np.zeros((batch, *found["shape"]), dtype=found["dtype"]) for found in shapes)
-            layer.states = tuple(map(torch.from_numpy, zeros))
-        outputs = self.run("decoder", {"input_ids": ids, "attention_mask": mask, **self._states(layer)})
-        self._update(layer, outputs, length)
-        logits = steps_to_keep(outputs["logits"], logits_to_keep)
-        return CausalLMOutputWithCrossAttentions(logits=logits, cache=cache if returns else None)
+            layer.states = tuple(
+                torch.zeros(len(ids), *state["shape"], dtype=getattr(torch, state["dtype"]))
+                for state in self.about["states"].values()
+            )
+        logits = self._decode(layer, {"input_ids": ids, "attention_mask": mask}, ids.shape[1])
+        kept = steps_to_keep(logits, logits_to_keep)
+        return CausalLMOutputWithCrossAttentions(logits=kept, cache=cache if returns else None)
 
 
 class OnnxEncoder(nn.Module):
@@ -285,7 +280,7 @@ class OnnxEncoder(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
         """Return encoder states `[B, S, M]` and, for a CNN, its input embeddings."""
         runner: Any = self.runner
-        ids, mask = _checked(runner.config, input_ids, attention_mask)
+        ids, mask = runner.check_inputs(input_ids, attention_mask, kwargs)
         found = runner.run("encoder", {"input_ids": ids, "attention_mask": mask})
         return ModelOutput({"last_hidden_state": found.pop("encoder_hidden_states"), **found})
 
@@ -328,7 +323,6 @@ class OnnxForConditionalGeneration(_Generates):
             ValueError: If source or target is missing, the target has padding, labels are given, shapes do not match,
                 an id is outside the vocabulary, or the cache belongs to another model.
         """
-        _no_labels(kwargs)
         if decoder_attention_mask is not None and not bool(decoder_attention_mask.all()):
             raise ValueError("exported sequence-to-sequence models do not support padding in decoder_input_ids")
         if decoder_input_ids is None or (input_ids is None and encoder_outputs is None):
@@ -339,7 +333,7 @@ class OnnxForConditionalGeneration(_Generates):
             names = ("last_hidden_state", "encoder_embeddings")
             encoder_outputs = ModelOutput(zip(names, encoder_outputs or (), strict=False))
         hidden = encoder_outputs["last_hidden_state"]
-        tokens, _ = _checked(self.config, decoder_input_ids, None, "decoder_input_ids")
+        tokens, _ = self.check_inputs(decoder_input_ids, None, kwargs, "decoder_input_ids")
         given = {"encoder_hidden_states": hidden, "attention_mask": _steps(hidden, attention_mask)}
         returns = cache is not None or use_cache
         if cache is None:
@@ -351,52 +345,19 @@ class OnnxForConditionalGeneration(_Generates):
             layer.states = tuple(start[name] for name in self.about["states"])
             layer.memory = tuple(start[name] for name in self.about["memories"])
         given |= dict(zip(self.about["memories"], layer.memory or (), strict=True))
-        logits = []
-        for token in tokens.split(1, dim=1):
-            outputs = self.run("decoder", given | {"decoder_input_ids": token, **self._states(layer)})
-            self._update(layer, outputs, 1)
-            logits.append(outputs["logits"])
+        steps = [self._decode(layer, given | {"decoder_input_ids": token}, 1) for token in tokens.split(1, dim=1)]
         return Seq2SeqLMOutput(
-            logits=torch.cat(logits, dim=1),
+            logits=torch.cat(steps, dim=1),
             cache=cache if returns else None,  # type: ignore[arg-type]
             encoder_last_hidden_state=hidden,
         )
 
 
 _RUNNERS: dict[str, type[OnnxRunner]] = {
-    head_of(runner.__name__).suffix: runner
-    for runner in (
-        OnnxModel,
-        OnnxForSequenceClassification,
-        OnnxForTokenClassification,
-        OnnxForCausalLM,
-        OnnxForConditionalGeneration,
-    )
+    runner.__name__.removeprefix("Onnx"): runner for base in (_Whole, _Generates) for runner in base.__subclasses__()
 }
-
-
-def _checked(
-    config: Any, ids: Tensor, mask: Tensor | None, name: str = "input_ids", past: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Ids and mask `[B, T]` as int64; the mask is that of the current steps, all ones by default.
-
-    Raises:
-        ValueError: If shapes do not match, there is no step, or an id is outside the vocabulary.
-    """
-    if ids.dim() != 2 or ids.shape[1] == 0:
-        raise ValueError(f"{name} has shape {tuple(ids.shape)}, expected (batch, length) with at least one step")
-    if int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
-        raise ValueError(
-            f"{name} has ids {int(ids.min())} to {int(ids.max())}; the vocabulary has 0 to {config.vocab_size - 1}"
-        )
-    return ids.long(), _steps(ids, mask, past)
 
 
 def _steps(like: Tensor, mask: Tensor | None, past: int = 0) -> Tensor:
     valid = valid_steps(mask, like.shape[0], like.shape[1], past, "attention_mask")
     return torch.ones(like.shape[:2], dtype=torch.long) if valid is None else valid.long()
-
-
-def _no_labels(arguments: Mapping[str, Any]) -> None:
-    if arguments.get("labels") is not None:
-        raise ValueError("exported models cannot be trained and take no labels")
