@@ -19,14 +19,8 @@ from hfseq.errors import InputError, blaming, require
 from hfseq.tasks.arguments import check_numbers, flag
 from hfseq.tokenization import MODELS, NORMALIZATIONS
 
-_KEPT = {
-    "prediction_loss_only": False,
-    "eval_do_concat_batches": True,
-    "batch_eval_metrics": False,
-    "dataloader_drop_last": False,
-    "label_names": None,
-}
-"""Values that training arguments must keep for evaluations to score all rows."""
+_KEPT = ("prediction_loss_only", "eval_do_concat_batches", "batch_eval_metrics", "dataloader_drop_last", "label_names")
+"""Training arguments that must keep their defaults for evaluations to score all rows."""
 _NEEDED = {
     "hp_search": ("optuna", "hpo"),
     "use_liger_kernel": ("liger_kernel", None),
@@ -114,8 +108,8 @@ class RecipeArguments(TrainingArguments):
         for name, (package, extra) in _NEEDED.items():
             if getattr(self, name) not in (None, False):
                 require(package, extra=extra, use=f"--{name}")
-        for name, kept in _KEPT.items():
-            if getattr(self, name) != kept:
+        for name in _KEPT:
+            if getattr(self, name) != self.__dataclass_fields__[name].default:
                 raise ValueError(f"--{name}: recipes score all rows; omit it")
         super().__post_init__()
         self._check_libraries()
