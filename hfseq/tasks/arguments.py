@@ -72,9 +72,7 @@ class DataArguments:
         "Comma-separated column names of CSV and TSV files without a header: text,label. A first line "
         "that repeats them is refused as a header.",
     )
-    max_tokens: int | None = flag(
-        None, "Token budget of a batch, padding included, instead of per_device_train_batch_size."
-    )
+    max_tokens: int | None = flag(None, "Token budget of a padded batch, instead of per_device_train_batch_size.")
     streaming: bool = flag(False, "Stream the training rows; for data larger than memory.")
     early_stopping_patience: int | None = flag(None, "Stop after this many evaluations without improvement.")
     output_file: str | None = flag(
@@ -161,12 +159,8 @@ class ClassArguments(DataArguments):
     """Texts and classes."""
 
     text_column: str = flag("text", "Column of the texts.")
-    text_pair_column: str | None = flag(
-        None, "Column of the second text of each row, for pairs: hypothesis, question2."
-    )
-    label_column: str = flag(
-        "label", "Column of the class of each text, of a list of classes (multi-label), or of a number."
-    )
+    text_pair_column: str | None = flag(None, "Column of the second text of a row, for pairs: hypothesis, question2.")
+    label_column: str = flag("label", "Column of the class of each text, a list of classes (multi-label) or a number.")
     problem_type: str | None = flag(
         None, f"{', '.join(PROBLEM_TYPES)}; by default lists are multi-label, numbers with a fraction a regression."
     )
@@ -214,9 +208,7 @@ class DecodingArguments(DataArguments):
     replace_unknown: bool = flag(
         False, "With --output_file: replace each unknown word by the source word with the most attention."
     )
-    score_targets: bool = flag(
-        False, "With --output_file: write log-probabilities of the targets in --test_file instead."
-    )
+    score_targets: bool = flag(False, "With --output_file: write log-probabilities of targets in --test_file instead.")
 
     def __post_init__(self) -> None:
         """Refuse flags that would have no effect."""

@@ -54,9 +54,7 @@ class ModelArguments:
 class RecipeArguments(TrainingArguments):
     """`TrainingArguments` with defaults for training from scratch with evaluation after every epoch."""
 
-    overwrite_output_dir: bool = flag(
-        False, "Delete the results of an earlier run in output_dir and start from scratch."
-    )
+    overwrite_output_dir: bool = flag(False, "Delete results of an earlier run in output_dir and start from scratch.")
     eval_strategy: str = flag("epoch", "When to evaluate: no, steps or epoch.")
     save_strategy: str = flag("epoch", "When to save: no, steps, epoch or best.")
     save_total_limit: int | None = flag(1, "Maximum number of checkpoints to keep, besides the best one.")
