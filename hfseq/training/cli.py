@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -164,7 +164,7 @@ class _Parser(HfArgumentParser):
         """Add a flag; a required one may be given in the YAML file instead, which argparse knows nothing of."""
         name = flags[0].removeprefix("--")
         if dict in self.types.get(name, ()):
-            kwargs["type"] = _mapping_or_text if str in self.types[name] else _mapping
+            kwargs["type"] = _mapping_or_text if kwargs["type"] is str else _mapping
         self.flags += flags
         self.required += [name] if required else []
         return super().add_argument(*flags, **kwargs)
@@ -237,9 +237,8 @@ class _Parser(HfArgumentParser):
 
 
 def _types(hint: Any) -> set[Any]:
-    """Return the types of a union, or the single type, without their arguments."""
-    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return {get_origin(part) or part for part in parts}
+    """Return a type and the members of a union, without their arguments."""
+    return {get_origin(part) or part for part in (hint, *get_args(hint))}
 
 
 def _mapping(text: str) -> Any:

@@ -162,8 +162,8 @@ def search(
     if n_trials < 1:
         raise InputError(f"a search needs at least one trial; got {n_trials}")
     study = _open(optuna, args, space, resume)
-    for killed in study.get_trials(states=(state.RUNNING,)):
-        study.tell(killed.number, state=state.FAIL)
+    for interrupted in study.get_trials(states=(state.RUNNING,)):
+        study.tell(interrupted.number, state=state.FAIL)
     done = len(study.get_trials(states=(state.COMPLETE, state.PRUNED)))
 
     def model_init(trial: Any) -> PreTrainedModel:
@@ -209,7 +209,7 @@ def search(
 
 
 def _run_trial(optuna: ModuleType, trainer: Any, study: Any, space: Mapping[str, "BaseDistribution"]) -> None:
-    state, trial = optuna.trial.TrialState, study.ask(dict(space))
+    trial = study.ask(dict(space))
     # A loss that it has seen may be another trial's.
     trainer.remove_callback(trainer.stop_on_nan)
     trainer.stop_on_nan = StopOnNaN()
@@ -219,15 +219,11 @@ def _run_trial(optuna: ModuleType, trainer: Any, study: Any, space: Mapping[str,
         trainer.train(trial=trial)
         if trainer.objective is None:  # training ended before the first evaluation
             trainer.objective = trainer.compute_objective(trainer.evaluate())
+        study.tell(trial, trainer.objective)
     except (optuna.TrialPruned, InputError, torch.OutOfMemoryError) as error:
         if not isinstance(error, optuna.TrialPruned):
             trial.set_user_attr("reason", one_line(error))
-        study.tell(trial, state=state.PRUNED)
-    except BaseException:
-        study.tell(trial, state=state.FAIL)
-        raise
-    else:
-        study.tell(trial, trainer.objective)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     trainer.model, trainer.model_wrapped = trainer.accelerator.free_memory(trainer.model, trainer.model_wrapped)
 
 
@@ -338,14 +334,14 @@ def _distribution(optuna: ModuleType, where: str, spec: Any, kind: type | None) 
     with blaming(where):
         if isinstance(spec, Sequence) and not isinstance(spec, str):
             return optuna.distributions.CategoricalDistribution(_choices(where, spec, kind))
-        bounds, log = _bounds(where, spec, kind)
+        bounds = _bounds(where, spec, kind)
         if all(isinstance(bound, int) for bound in bounds.values()):
-            return optuna.distributions.IntDistribution(**bounds, log=log)
-        return optuna.distributions.FloatDistribution(**bounds, log=log)
+            return optuna.distributions.IntDistribution(**bounds)
+        return optuna.distributions.FloatDistribution(**bounds)
 
 
-def _bounds(where: str, spec: Any, kind: type | None) -> tuple[dict[str, int | float], bool]:
-    """Return `low`, `high` and possibly `step` of a range, and if it is logarithmic."""
+def _bounds(where: str, spec: Any, kind: type | None) -> dict[str, Any]:
+    """Return `low`, `high` and possibly `step` and `log` of a range."""
     if not isinstance(spec, Mapping):
         raise InputError(f"{where}: {spec!r} is not a range; give {{low: …, high: …}} or a list of choices")
     if unknown := sorted(map(str, spec.keys() - {"low", "high", "step", "log"})):
@@ -359,7 +355,7 @@ def _bounds(where: str, spec: Any, kind: type | None) -> tuple[dict[str, int | f
         raise InputError(f"{where}: log is true or false, not {log!r}")
     if log and "step" in spec:
         raise InputError(f"{where}: a logarithmic range has no step; leave one out")
-    return {key: _number(f"{where}: {key}", value, kind) for key, value in spec.items() if key != "log"}, log
+    return {key: log if key == "log" else _number(f"{where}: {key}", spec[key], kind) for key in spec}
 
 
 def _choices(where: str, values: Sequence[Any], kind: type | None) -> Sequence[Any]:
