@@ -160,7 +160,7 @@ class ClassArguments(DataArguments):
 
     text_column: str = flag("text", "Column of the texts.")
     text_pair_column: str | None = flag(None, "Column of the second text of a row, for pairs: hypothesis, question2.")
-    label_column: str = flag("label", "Column of the class of each text, a list of classes (multi-label) or a number.")
+    label_column: str = flag("label", "Column of each text's class, list of classes (multi-label), or number.")
     problem_type: str | None = flag(
         None, f"{', '.join(PROBLEM_TYPES)}; by default lists are multi-label, numbers with a fraction a regression."
     )
