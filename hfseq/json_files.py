@@ -31,10 +31,9 @@ def is_plain_name(name: Any) -> bool:
     """Return True for the name of a file or folder that cannot escape its folder on any operating system."""
     return (
         isinstance(name, str)
-        and name not in ("", ".", "..")
+        and name not in ("", "..")
         and name.isprintable()
-        and not {"/", "\\"} & {*name}
-        and not PureWindowsPath(name).drive
+        and PureWindowsPath(name).name == name  # without separators of any system, and without a drive
         and len(name.encode()) <= _LONGEST_NAME
     )
 

@@ -9,7 +9,6 @@ reads `recipes/` itself.
 """
 
 import argparse
-import ast
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,21 +53,16 @@ def copy_recipes(names: Sequence[str], target: str | Path = "recipes", *, overwr
     if unknown := sorted(set(names) - set(recipe_names())):
         raise InputError(f"{unknown[0]}: no such recipe; choose from {', '.join(recipe_names())}")
     target = Path(target)
-    files = list(dict.fromkeys(file for name in names for file in recipe_files(name)))
-    blocked = [path for path in (target, target / "configs") if path.exists() and not path.is_dir()]
-    if blocked:
+    if blocked := [path for path in (target, target / "configs") if path.exists() and not path.is_dir()]:
         raise InputError(f"{blocked[0]}: not a folder")
-    changed = [
-        target / file
-        for file in files
-        if (target / file).exists() and (target / file).read_bytes() != (FOLDER / file).read_bytes()
-    ]
+    copies = {target / file: FOLDER / file for name in names for file in recipe_files(name)}
+    changed = [str(copy) for copy in copies if copy.exists() and copy.read_bytes() != copies[copy].read_bytes()]
     if changed and not overwrite:
-        raise InputError(f"{', '.join(map(str, changed))}: exists and differs; --overwrite replaces it")
-    for file in files:
-        (target / file).parent.mkdir(parents=True, exist_ok=True)
-        copyfile(FOLDER / file, target / file)
-    return [target / file for file in files]
+        raise InputError(f"{', '.join(changed)}: exists and differs; --overwrite replaces it")
+    for copy, source in copies.items():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copyfile(source, copy)
+    return list(copies)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -106,8 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _summary(name: str) -> str:
     """First line of a recipe's docstring."""
-    source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
-    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+    return (FOLDER / f"{name}.py").read_text(encoding="utf-8").removeprefix('"""').partition("\n")[0]
 
 
 if __name__ == "__main__":

@@ -13,48 +13,36 @@ from hfseq.inference.generate import Hypothesis, Score
 
 
 def read_texts(
-    name: str, column: str, flag: str = "--test_file", column_names: Sequence[str] | None = None
-) -> list[str]:
+    name: str, column: str, second: str | None = None, *, column_names: Sequence[str] | None = None
+) -> list[Any]:
     r"""Read all texts of a file, empty ones included, so that outputs stay aligned with its lines.
 
     Args:
         name: Name of a CSV, TSV, JSON Lines or Parquet file. Any other file is plain text with one text per line,
             ended by `\n` or `\r\n`; if it does not exist, `<name>.<column>` is read.
         column: Column of the texts.
-        flag: Flag that names the file, for error messages.
+        second: Column of a second text of each row; rows are then pairs, which a plain text file does not have.
         column_names: Column names of a CSV or TSV file without a header.
 
     Raises:
         InputError: The file or the column does not exist, or the file is malformed.
     """
-    if not _is_plain(name, column_names):
-        return [text for (text,) in read_columns(name, [column], flag, column_names)]
+    path, columns = Path(name), [column] if second is None else [column, second]
+    has_columns = path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".json", ".parquet") or column_names
+    if has_columns or not path.is_file():
+        rows = file_rows(name, "--test_file", Columns(columns, []), column_names, moses=True)
+        texts = [tuple(text or "" for text in row) for row in rows]
+        return [text for (text,) in texts] if second is None else texts
+    if second is not None:
+        files = " and ".join(f"{name}.{column}" for column in columns)
+        raise InputError(
+            f"--test_file {name} is plain text without columns; use a CSV, TSV or JSON Lines file, or {files}"
+        )
     try:
         with open(name, encoding="utf-8-sig", newline="\n") as file:
             return [line.removesuffix("\n").removesuffix("\r") for line in file]
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{flag} {name}: cannot be read as UTF-8 text: {error}") from None
-
-
-def read_columns(
-    name: str, columns: Sequence[str], flag: str = "--test_file", column_names: Sequence[str] | None = None
-) -> list[tuple[str, ...]]:
-    """Read several columns of a file with columns, or the aligned files `<name>.<column>`; see `read_texts`.
-
-    Raises:
-        InputError: As `read_texts`, or the file is plain text.
-    """
-    if _is_plain(name, column_names):
-        files = " and ".join(f"{name}.{column}" for column in columns)
-        raise InputError(f"{flag} {name} is plain text without columns; use a CSV, TSV or JSON Lines file, or {files}")
-    rows = file_rows(name, flag, Columns(list(columns), []), column_names, moses=True)
-    return [tuple(text or "" for text in row) for row in rows]
-
-
-def _is_plain(name: str, column_names: Sequence[str] | None) -> bool:
-    path = Path(name)
-    with_columns = path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".json", ".parquet") or column_names
-    return path.is_file() and not with_columns
+        raise InputError(f"--test_file {name}: cannot be read as UTF-8 text: {error}") from None
 
 
 def check_output_file(name: str, *, overwrite: bool = False, num_return_sequences: int = 1) -> None:
@@ -95,14 +83,12 @@ def write_predictions(name: str, nbest: Sequence[Sequence[Hypothesis]], *, overw
     Raises:
         InputError: The file exists or cannot be written.
     """
-    columns = ["row", "rank", "score", "text"]
     rows = [
         [row, rank, hypothesis.score, hypothesis.text]
         for row, hypotheses in enumerate(nbest, 1)
         for rank, hypothesis in enumerate(hypotheses, 1)
     ]
-    objects = (dict(zip(columns, row, strict=True)) for row in rows)
-    _write(name, _lines(name, [columns, *rows], objects, [hypotheses[0].text for hypotheses in nbest]), overwrite)
+    _write(name, ["row", "rank", "score", "text"], rows, [hypotheses[0].text for hypotheses in nbest], overwrite)
 
 
 def write_decisions(name: str, decisions: Sequence[Decision], *, overwrite: bool = False) -> None:
@@ -120,14 +106,13 @@ def write_decisions(name: str, decisions: Sequence[Decision], *, overwrite: bool
     Raises:
         InputError: The file exists or cannot be written.
     """
-    classes = next((list(decision.scores) for decision in decisions if decision.scores), [])
-    rows = [
-        [row, decision.label, *(decision.scores.get(one) for one in classes)]
-        for row, decision in enumerate(decisions, 1)
-    ]
-    objects = ({"row": row} | decision._asdict() for row, decision in enumerate(decisions, 1))
-    plain = [decision.label for decision in decisions]
-    _write(name, _lines(name, [["row", "label", *classes], *rows], objects, plain), overwrite)
+    columns: list[str] = ["row", *Decision._fields]
+    rows: list[list[Any]] = [[row, *decision] for row, decision in enumerate(decisions, 1)]
+    if Path(name).suffix.lower() == ".tsv":
+        classes = next((list(decision.scores) for decision in decisions if decision.scores), [])
+        columns = ["row", "label", *classes]
+        rows = [[row, label, *map(scores.get, classes)] for row, label, scores in rows]
+    _write(name, columns, rows, [decision.label for decision in decisions], overwrite)
 
 
 def write_scores(name: str, scores: Sequence[Score], *, overwrite: bool = False) -> None:
@@ -145,21 +130,7 @@ def write_scores(name: str, scores: Sequence[Score], *, overwrite: bool = False)
         InputError: The file exists or cannot be written.
     """
     rows = [[row, *score] for row, score in enumerate(scores, 1)]
-    objects = ({"row": row} | score._asdict() for row, score in enumerate(scores, 1))
-    plain = [f"{score.log_probability:.6g}" for score in scores]
-    _write(name, _lines(name, [["row", *Score._fields], *rows], objects, plain), overwrite)
-
-
-def _lines(
-    name: str, table: Iterable[Sequence[Any]], objects: Iterable[dict[str, Any]], plain: Iterable[str]
-) -> Iterable[str]:
-    """Lines of the file in the format that its extension selects."""
-    suffix = Path(name).suffix.lower()
-    if suffix == ".jsonl":
-        return (json.dumps(row, ensure_ascii=False) for row in objects)
-    if suffix == ".tsv":
-        return ("\t".join(map(_field, row)) for row in table)
-    return map(in_one_line, plain)
+    _write(name, ["row", *Score._fields], rows, [f"{score.log_probability:.6g}" for score in scores], overwrite)
 
 
 def _field(value: Any) -> str:
@@ -168,10 +139,17 @@ def _field(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else in_one_line(str(value)).replace("\t", " ")
 
 
-def _write(name: str, lines: Iterable[str], overwrite: bool) -> None:
-    """Write lines atomically: to a temporary file that then replaces the target."""
+def _write(
+    name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], plain: Iterable[str], overwrite: bool
+) -> None:
+    """Write rows in the format that the extension selects, to a temporary file that then replaces the target."""
     check_output_file(name, overwrite=overwrite)
     path = Path(name)
+    lines: Iterable[str] = map(in_one_line, plain)
+    if path.suffix.lower() == ".jsonl":
+        lines = (json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) for row in rows)
+    elif path.suffix.lower() == ".tsv":
+        lines = ("\t".join(map(_field, row)) for row in [columns, *rows])
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -219,10 +197,5 @@ def write_samples(
         n: Maximum number of examples.
     """
     rows = list(zip(sources, references, predictions, strict=True))[:n]
-    with open(path, "w", encoding="utf-8") as stream:
-        stream.write(
-            "\n".join(
-                f"source:     {source}\nreference:  {reference}\nprediction: {prediction}\n"
-                for source, reference, prediction in rows
-            )
-        )
+    samples = (f"source:     {row[0]}\nreference:  {row[1]}\nprediction: {row[2]}\n" for row in rows)
+    Path(path).write_text("\n".join(samples), encoding="utf-8")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 
@@ -23,11 +23,20 @@ _LEAST: dict[str, float] = {
     **dict.fromkeys(("max_train_samples", "cache_size", "max_new_tokens", "next_words", "lead", "lora_r"), 1),
     **dict.fromkeys(("num_seeds", "speed_texts", "teacher_num_beams", "num_bootstrap", "generation_num_beams"), 1),
     **dict.fromkeys(("dataloader_num_workers", "seed", "data_seed", "weight_decay", "label_smoothing_factor"), 0),
-    **{"eval_accumulation_steps": 1, "neftune_noise_alpha": 0, "augmentations": 0, "max_drop": 0},
+    **{"eval_accumulation_steps": 1, "block_size": 1, "average_checkpoints": 2},
+    **{"neftune_noise_alpha": 0, "augmentations": 0, "max_drop": 0},
     # The BOS token is one of them.
     **dict.fromkeys(("max_target_length", "generation_max_length"), 2),
 }
 _MOST: dict[str, float] = {"seed": 2**32 - 1, "label_smoothing_factor": 1}
+
+
+Value = TypeVar("Value")
+
+
+def flag(default: Value, text: str) -> Value:
+    """Field of a dataclass of arguments, with the text that `--help` shows."""
+    return field(default=default, metadata={"help": text})
 
 
 def check_numbers(arguments: Any) -> None:
@@ -53,36 +62,25 @@ def check_numbers(arguments: Any) -> None:
 class DataArguments:
     """Data sources and batching."""
 
-    dataset_name: str | None = field(default=None, metadata={"help": "Data set on the Hub, or a local directory."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that data set."})
-    train_file: str | None = field(
-        default=None, metadata={"help": "CSV, TSV, JSON lines or Parquet file with the training rows."}
+    dataset_name: str | None = flag(None, "Data set on the Hub, or a local directory.")
+    dataset_config_name: str | None = flag(None, "Configuration of that data set.")
+    train_file: str | None = flag(None, "CSV, TSV, JSON lines or Parquet file with the training rows.")
+    validation_file: str | None = flag(None, "The same for validation.")
+    test_file: str | None = flag(None, "The same for the final test.")
+    column_names: str | None = flag(
+        None,
+        "Comma-separated column names of CSV and TSV files without a header: text,label. A first line "
+        "that repeats them is refused as a header.",
     )
-    validation_file: str | None = field(default=None, metadata={"help": "The same for validation."})
-    test_file: str | None = field(default=None, metadata={"help": "The same for the final test."})
-    column_names: str | None = field(
-        default=None,
-        metadata={
-            "help": "Comma-separated column names of CSV and TSV files without a header: text,label. A first line "
-            "that repeats them is refused as a header."
-        },
+    max_tokens: int | None = flag(None, "Token budget of a padded batch, instead of per_device_train_batch_size.")
+    streaming: bool = flag(False, "Stream the training rows; for data larger than memory.")
+    early_stopping_patience: int | None = flag(None, "Stop after this many evaluations without improvement.")
+    output_file: str | None = flag(
+        None,
+        "With --do_predict: write a prediction for each row of --test_file, which needs no labels, to "
+        "this file (.tsv and .jsonl with scores, otherwise plain text); output_dir is not touched.",
     )
-    max_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Token budget of a batch, padding included, instead of per_device_train_batch_size."},
-    )
-    streaming: bool = field(default=False, metadata={"help": "Stream the training rows; for data larger than memory."})
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after this many evaluations without improvement."}
-    )
-    output_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "With --do_predict: write a prediction for each row of --test_file, which needs no labels, to "
-            "this file (.tsv and .jsonl with scores, otherwise plain text); output_dir is not touched."
-        },
-    )
-    overwrite_output_file: bool = field(default=False, metadata={"help": "Overwrite output_file if it exists."})
+    overwrite_output_file: bool = flag(False, "Overwrite output_file if it exists.")
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -133,23 +131,14 @@ class DataArguments:
         Raises:
             InputError: As `read_splits` and `read_stream`, and if a split is missing.
         """
-        named = any((self.dataset_name, self.train_file, self.validation_file, self.test_file))
-        sources: dict[str, Any] = {
-            "columns": columns,
-            "dataset_name": self.dataset_name,
-            "dataset_config_name": self.dataset_config_name,
-            "train_file": self.train_file,
-            "validation_file": self.validation_file,
-            "test_file": self.test_file,
-            "column_names": self.file_columns,
-            "moses": moses,
-            "label_columns": label_columns,
-            "keep_empty": running,
-        }
+        names = ("dataset_name", "dataset_config_name", "train_file", "validation_file", "test_file")
+        named = {name: getattr(self, name) for name in names}
+        reading: dict[str, Any] = {"moses": moses, "label_columns": label_columns, "keep_empty": running}
+        reading |= {"columns": columns, "column_names": self.file_columns, **named}
         if train and self.streaming:
-            return read_stream(**sources, num_parts=num_parts)
+            return read_stream(**reading, num_parts=num_parts)
         check_sources(columns, self.dataset_name, self.train_file)
-        splits = read_splits(**sources) if named else embedded()
+        splits = read_splits(**reading) if any(named.values()) else embedded()
         known = next(iter(splits.values())).column_names
         if missing := [column for column in columns if column not in known]:
             raise InputError(
@@ -169,28 +158,15 @@ class DataArguments:
 class ClassArguments(DataArguments):
     """Texts and classes."""
 
-    text_column: str = field(default="text", metadata={"help": "Column of the texts."})
-    text_pair_column: str | None = field(
-        default=None, metadata={"help": "Column of the second text of each row, for pairs: hypothesis, question2."}
+    text_column: str = flag("text", "Column of the texts.")
+    text_pair_column: str | None = flag(None, "Column of the second text of a row, for pairs: hypothesis, question2.")
+    label_column: str = flag("label", "Column of each text's class, list of classes (multi-label), or number.")
+    problem_type: str | None = flag(
+        None, f"{', '.join(PROBLEM_TYPES)}; by default lists are multi-label, numbers with a fraction a regression."
     )
-    label_column: str = field(
-        default="label",
-        metadata={"help": "Column of the class of each text, of a list of classes (multi-label), or of a number."},
-    )
-    problem_type: str | None = field(
-        default=None,
-        metadata={
-            "help": f"{', '.join(PROBLEM_TYPES)}; by default lists are multi-label, numbers with a fraction a "
-            "regression."
-        },
-    )
-    label_separator: str | None = field(
-        default=None, metadata={"help": "Separator between the classes of a row, for multi-label files: ';'."}
-    )
-    max_length: int = field(default=256, metadata={"help": "Maximum length in tokens; longer texts are truncated."})
-    class_weights: dict | str | None = field(
-        default=None, metadata={"help": "Class weights of the loss: balanced, or {class: weight}."}
-    )
+    label_separator: str | None = flag(None, "Separator between the classes of a row, for multi-label files: ';'.")
+    max_length: int = flag(256, "Maximum length in tokens; longer texts are truncated.")
+    class_weights: dict | str | None = flag(None, "Class weights of the loss: balanced, or {class: weight}.")
 
     def __post_init__(self) -> None:
         """Refuse a separator that separates nothing, and an unknown type of problem."""
@@ -217,31 +193,22 @@ class SingleLabelArguments(ClassArguments):
 class DecodingArguments(DataArguments):
     """Pairs of texts, their lengths and decoding."""
 
-    source_prefix: str = field(default="", metadata={"help": "Text before every source: 'summarize: ' for T5."})
-    max_source_length: int = field(
-        default=256, metadata={"help": "Maximum source length in tokens; longer sources are truncated."}
+    source_prefix: str = flag("", "Text before every source: 'summarize: ' for T5.")
+    max_source_length: int = flag(256, "Maximum source length in tokens; longer sources are truncated.")
+    max_target_length: int = flag(256, "Maximum target length in tokens; longer targets are truncated.")
+    num_beams: int = flag(5, "Beams of the final test and of the saved model.")
+    length_penalty: float | None = flag(
+        None, "Beam scores are divided by length to this power; larger values favour longer texts."
     )
-    max_target_length: int = field(
-        default=256, metadata={"help": "Maximum target length in tokens; longer targets are truncated."}
+    num_return_sequences: int = flag(1, "With --output_file: texts for each source.")
+    do_sample: bool = flag(False, "With --output_file: sample instead of beam search.")
+    temperature: float | None = flag(None, "Sampling temperature.")
+    top_k: int | None = flag(None, "Top-k sampling: sample from the k most likely tokens.")
+    top_p: float | None = flag(None, "Nucleus (top-p) sampling threshold.")
+    replace_unknown: bool = flag(
+        False, "With --output_file: replace each unknown word by the source word with the most attention."
     )
-    num_beams: int = field(default=5, metadata={"help": "Beams of the final test and of the saved model."})
-    length_penalty: float | None = field(
-        default=None,
-        metadata={"help": "Beam scores are divided by length to this power; larger values favour longer texts."},
-    )
-    num_return_sequences: int = field(default=1, metadata={"help": "With --output_file: texts for each source."})
-    do_sample: bool = field(default=False, metadata={"help": "With --output_file: sample instead of beam search."})
-    temperature: float | None = field(default=None, metadata={"help": "Sampling temperature."})
-    top_k: int | None = field(default=None, metadata={"help": "Top-k sampling: sample from the k most likely tokens."})
-    top_p: float | None = field(default=None, metadata={"help": "Nucleus (top-p) sampling threshold."})
-    replace_unknown: bool = field(
-        default=False,
-        metadata={"help": "With --output_file: replace each unknown word by the source word with the most attention."},
-    )
-    score_targets: bool = field(
-        default=False,
-        metadata={"help": "With --output_file: write log-probabilities of the targets in --test_file instead."},
-    )
+    score_targets: bool = flag(False, "With --output_file: write log-probabilities of targets in --test_file instead.")
 
     def __post_init__(self) -> None:
         """Refuse flags that would have no effect."""
@@ -259,17 +226,10 @@ class DecodingArguments(DataArguments):
 class TranslationArguments(DecodingArguments):
     """Language pairs, their lengths and decoding."""
 
-    source_lang: str = field(
-        default="en", metadata={"help": "Source language: the column, or the file name extension."}
-    )
-    target_lang: str = field(
-        default="de", metadata={"help": "Target language: the column, or the file name extension."}
-    )
-    train_file: str | None = field(
-        default=None,
-        metadata={
-            "help": "CSV, TSV, JSON lines or Parquet file, or prefix of aligned text files: train.de, train.en."
-        },
+    source_lang: str = flag("en", "Source language: the column, or the file name extension.")
+    target_lang: str = flag("de", "Target language: the column, or the file name extension.")
+    train_file: str | None = flag(
+        None, "CSV, TSV, JSON lines or Parquet file, or prefix of aligned text files: train.de, train.en."
     )
 
 
@@ -277,28 +237,22 @@ class TranslationArguments(DecodingArguments):
 class SummarizationArguments(DecodingArguments):
     """Texts and summaries, their lengths and decoding."""
 
-    text_column: str = field(default="document", metadata={"help": "Column of the texts."})
-    summary_column: str = field(
-        default="summary", metadata={"help": "Column of the summary of each text, or of a list of summaries."}
-    )
-    max_source_length: int = field(
-        default=400, metadata={"help": "Maximum text length in tokens; longer texts are truncated."}
-    )
-    max_target_length: int = field(
-        default=100, metadata={"help": "Maximum summary length in tokens; longer summaries are truncated."}
-    )
-    num_beams: int = field(default=4, metadata={"help": "Beams of the final test and of the saved model."})
-    lead: int = field(default=1, metadata={"help": "Leading sentences of each text that the baseline takes."})
+    text_column: str = flag("document", "Column of the texts.")
+    summary_column: str = flag("summary", "Column of the summary of each text, or of a list of summaries.")
+    max_source_length: int = flag(400, "Maximum text length in tokens; longer texts are truncated.")
+    max_target_length: int = flag(100, "Maximum summary length in tokens; longer summaries are truncated.")
+    num_beams: int = flag(4, "Beams of the final test and of the saved model.")
+    lead: int = flag(1, "Leading sentences of each text that the baseline takes.")
 
 
 @dataclass
 class TaggingArguments(DataArguments):
     """Words and tags."""
 
-    text_column: str = field(default="tokens", metadata={"help": "Column of the words of each row."})
-    label_column: str = field(default="tags", metadata={"help": "Column of the tag of each word."})
-    max_length: int = field(default=256, metadata={"help": "Maximum length in tokens; longer rows are truncated."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on this many rows only."})
+    text_column: str = flag("tokens", "Column of the words of each row.")
+    label_column: str = flag("tags", "Column of the tag of each word.")
+    max_length: int = flag(256, "Maximum length in tokens; longer rows are truncated.")
+    max_train_samples: int | None = flag(None, "Train on this many rows only.")
     streaming: bool = field(init=False, default=False)
     output_file: None = field(init=False, default=None)
     overwrite_output_file: bool = field(init=False, default=False)
@@ -308,31 +262,22 @@ class TaggingArguments(DataArguments):
 class RunningTextArguments(DataArguments):
     """Running text, its windows, and the continuation of a prompt."""
 
-    text_column: str = field(
-        default="text",
-        metadata={"help": "Column of the text, one or more lines a row; a file may also be plain text."},
+    text_column: str = flag("text", "Column of the text, one or more lines a row; a file may also be plain text.")
+    block_size: int = flag(70, "Window of truncated BPTT in tokens.")
+    vary_block_size: bool = flag(True, "Vary the length of training windows (Merity et al. 2018, section 4.1).")
+    carry_state: bool = flag(True, "Start each window from the state after the one before it.")
+    cache_size: int | None = flag(
+        None,
+        "Also test with a continuous cache of this many tokens (Grave et al. 2017), whose flatness and "
+        "weight are chosen on the validation text.",
     )
-    block_size: int = field(default=70, metadata={"help": "Window of truncated BPTT in tokens."})
-    vary_block_size: bool = field(
-        default=True, metadata={"help": "Vary the length of training windows (Merity et al. 2018, section 4.1)."}
-    )
-    carry_state: bool = field(
-        default=True, metadata={"help": "Start each window from the state after the one before it."}
-    )
-    cache_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Also test with a continuous cache of this many tokens (Grave et al. 2017), whose flatness and "
-            "weight are chosen on the validation text."
-        },
-    )
-    prompt: str | None = field(default=None, metadata={"help": "With --do_predict: the text to continue."})
-    max_new_tokens: int = field(default=50, metadata={"help": "With --prompt: tokens to generate."})
-    next_words: int = field(default=10, metadata={"help": "With --prompt: most likely next tokens to show."})
-    do_sample: bool = field(default=False, metadata={"help": "With --prompt: sample instead of greedy search."})
-    temperature: float | None = field(default=None, metadata={"help": "Sampling temperature."})
-    top_k: int | None = field(default=None, metadata={"help": "Top-k sampling: sample from the k most likely tokens."})
-    top_p: float | None = field(default=None, metadata={"help": "Nucleus (top-p) sampling threshold."})
+    prompt: str | None = flag(None, "With --do_predict: the text to continue.")
+    max_new_tokens: int = flag(50, "With --prompt: tokens to generate.")
+    next_words: int = flag(10, "With --prompt: most likely next tokens to show.")
+    do_sample: bool = flag(False, "With --prompt: sample instead of greedy search.")
+    temperature: float | None = flag(None, "Sampling temperature.")
+    top_k: int | None = flag(None, "Top-k sampling: sample from the k most likely tokens.")
+    top_p: float | None = flag(None, "Nucleus (top-p) sampling threshold.")
     max_tokens: None = field(init=False, default=None)
     output_file: None = field(init=False, default=None)
     overwrite_output_file: bool = field(init=False, default=False)
@@ -341,9 +286,3 @@ class RunningTextArguments(DataArguments):
     def inference_only(self) -> bool:
         """True if the run only continues a prompt."""
         return self.prompt is not None
-
-    def __post_init__(self) -> None:
-        """Refuse a window without a token to predict."""
-        super().__post_init__()
-        if self.block_size < 1:
-            raise ValueError(f"--block_size {self.block_size}: give 1 or more")

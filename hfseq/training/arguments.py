@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -16,45 +16,32 @@ from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrate
 from transformers.training_args import OptimizerNames
 
 from hfseq.errors import InputError, blaming, require
-from hfseq.tasks.arguments import check_numbers
+from hfseq.tasks.arguments import check_numbers, flag
 from hfseq.tokenization import MODELS, NORMALIZATIONS
 
-_KEPT = {
-    "prediction_loss_only": False,
-    "eval_do_concat_batches": True,
-    "batch_eval_metrics": False,
-    "dataloader_drop_last": False,
-    "label_names": None,
+_KEPT = ("prediction_loss_only", "eval_do_concat_batches", "batch_eval_metrics", "dataloader_drop_last", "label_names")
+"""Training arguments that must keep their defaults for evaluations to score all rows."""
+_NEEDED = {
+    "hp_search": ("optuna", "hpo"),
+    "use_liger_kernel": ("liger_kernel", None),
+    "deepspeed": ("deepspeed", None),
 }
-"""Values that training arguments must keep for evaluations to score all rows."""
+"""Package that a flag needs, and the extra that installs it."""
 
 
 @dataclass
 class ModelArguments:
     """Model arguments: a checkpoint, or a new model of a family with a new tokenizer."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Pretrained checkpoint: a directory or Hub id, of any architecture."}
-    )
-    model_type: str | None = field(
-        default=None, metadata={"help": "Model family to train from scratch, e.g. hfseq_lstm (the default)."}
-    )
-    config_overrides: dict | None = field(
-        default=None, metadata={"help": "Config fields to override, e.g. {hidden_size: 256, dropout: 0.3}."}
-    )
-    tokenizer_model: str = field(
-        default="unigram", metadata={"help": f"Type of tokenizer to train for a new model: {', '.join(MODELS)}."}
-    )
-    vocab_size: int = field(
-        default=8000, metadata={"help": "Vocabulary size of a new tokenizer, including special tokens."}
-    )
-    normalization: str = field(
-        default="nfc", metadata={"help": f"Unicode normalization of a new tokenizer: {', '.join(NORMALIZATIONS)}."}
-    )
-    lowercase: bool = field(default=False, metadata={"help": "Lowercase the input of a new tokenizer."})
-    ensemble: list[str] | None = field(
-        default=None,
-        metadata={"help": "Further checkpoints to ensemble with --model_name_or_path by averaging probabilities."},
+    model_name_or_path: str | None = flag(None, "Pretrained checkpoint: a directory or Hub id, of any architecture.")
+    model_type: str | None = flag(None, "Model family to train from scratch, e.g. hfseq_lstm (the default).")
+    config_overrides: dict | None = flag(None, "Config fields to override, e.g. {hidden_size: 256, dropout: 0.3}.")
+    tokenizer_model: str = flag("unigram", f"Type of tokenizer to train for a new model: {', '.join(MODELS)}.")
+    vocab_size: int = flag(8000, "Vocabulary size of a new tokenizer, including special tokens.")
+    normalization: str = flag("nfc", f"Unicode normalization of a new tokenizer: {', '.join(NORMALIZATIONS)}.")
+    lowercase: bool = flag(False, "Lowercase the input of a new tokenizer.")
+    ensemble: list[str] | None = flag(
+        None, "Further checkpoints to ensemble with --model_name_or_path by averaging probabilities."
     )
 
     def __post_init__(self) -> None:
@@ -67,50 +54,27 @@ class ModelArguments:
 class RecipeArguments(TrainingArguments):
     """`TrainingArguments` with defaults for training from scratch with evaluation after every epoch."""
 
-    overwrite_output_dir: bool = field(
-        default=False, metadata={"help": "Delete the results of an earlier run in output_dir and start from scratch."}
+    overwrite_output_dir: bool = flag(False, "Delete results of an earlier run in output_dir and start from scratch.")
+    eval_strategy: str = flag("epoch", "When to evaluate: no, steps or epoch.")
+    save_strategy: str = flag("epoch", "When to save: no, steps, epoch or best.")
+    save_total_limit: int | None = flag(1, "Maximum number of checkpoints to keep, besides the best one.")
+    load_best_model_at_end: bool = flag(True, "Load the best checkpoint, rather than the last, at the end.")
+    metric_for_best_model: str | None = flag(
+        None, "Metric that selects the best checkpoint; by default the task's main metric."
     )
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
-    save_total_limit: int | None = field(
-        default=1, metadata={"help": "Maximum number of checkpoints to keep, besides the best one."}
-    )
-    load_best_model_at_end: bool = field(
-        default=True, metadata={"help": "Load the best checkpoint, rather than the last, at the end."}
-    )
-    metric_for_best_model: str | None = field(
-        default=None, metadata={"help": "Metric that selects the best checkpoint; by default the task's main metric."}
-    )
-    learning_rate: float = field(
-        default=1e-3, metadata={"help": "Peak learning rate; the default suits training from scratch."}
-    )
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Evaluation batch size per process."})
-    dataloader_pin_memory: bool = field(
-        default=torch.accelerator.is_available(), metadata={"help": "Pin the memory of batches."}
-    )
-    logging_steps: float = field(default=50, metadata={"help": "Log the training loss every N steps."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Filter NaN/inf losses from the logs; such a loss stops the run."}
-    )
-    average_checkpoints: int | None = field(
-        default=None,
-        metadata={"help": "Average the weights of the last N checkpoints."},
-    )
-    hp_search: int | None = field(
-        default=None, metadata={"help": "Run a hyperparameter search over hp_space with N Optuna trials."}
-    )
-    hp_space: dict | None = field(
-        default=None,
-        metadata={
-            "help": "Search space: {learning_rate: {low: 1e-4, high: 1e-2, log: true}, "
-            "config_overrides.hidden_size: [128, 256]}."
-        },
+    learning_rate: float = flag(1e-3, "Peak learning rate; the default suits training from scratch.")
+    per_device_eval_batch_size: int = flag(64, "Evaluation batch size per process.")
+    dataloader_pin_memory: bool = flag(torch.accelerator.is_available(), "Pin the memory of batches.")
+    logging_steps: float = flag(50, "Log the training loss every N steps.")
+    logging_nan_inf_filter: bool = flag(False, "Filter NaN/inf losses from the logs; such a loss stops the run.")
+    average_checkpoints: int | None = flag(None, "Average the weights of the last N checkpoints.")
+    hp_search: int | None = flag(None, "Run a hyperparameter search over hp_space with N Optuna trials.")
+    hp_space: dict | None = flag(
+        None,
+        "Search space: {learning_rate: {low: 1e-4, high: 1e-2, log: true}, config_overrides.hidden_size: [128, 256]}.",
     )
 
-    license: str | None = field(
-        default=None,
-        metadata={"help": "Hub identifier of the licence in the model card, e.g. apache-2.0."},
-    )
+    license: str | None = flag(None, "Hub identifier of the licence in the model card, e.g. apache-2.0.")
 
     def __post_init__(self) -> None:
         """Reject values that would fail only after the first epoch, or have no effect."""
@@ -121,7 +85,7 @@ class RecipeArguments(TrainingArguments):
             raise ValueError(f"--license {self.license!r} is not a Hub licence identifier; use one such as apache-2.0")
         if self.push_to_hub and (self.hp_search or (self.do_predict and not self.do_train)):
             raise ValueError("--push_to_hub requires a training run; otherwise use hfseq.publish(DIRECTORY, NAME)")
-        if self.push_to_hub and "checkpoint" in str(getattr(self.hub_strategy, "value", self.hub_strategy)):
+        if self.push_to_hub and "checkpoint" in self.hub_strategy:
             raise ValueError("--hub_strategy: runs are published once, at the end, with their scores; omit it")
         # Defaults depend on the task; see `choose_metric`.
         self._asked = (self.metric_for_best_model, self.greater_is_better)
@@ -129,27 +93,21 @@ class RecipeArguments(TrainingArguments):
             raise ValueError(f"--num_train_epochs {self.num_train_epochs} must be above 0")
         if self.do_eval and not (self.do_train or self.do_predict):
             raise ValueError("--do_eval requires --do_train; to score a model, use --do_predict and --test_file")
-        if self.average_checkpoints is not None:
-            if self.average_checkpoints < 2:
-                raise ValueError(f"--average_checkpoints {self.average_checkpoints}: give 2 or more")
-            if self.save_total_limit and self.save_total_limit < self.average_checkpoints:
-                raise ValueError(
-                    f"--average_checkpoints {self.average_checkpoints} needs as many checkpoints; raise "
-                    f"--save_total_limit from {self.save_total_limit}"
-                )
+        check_numbers(self)
+        if self.average_checkpoints and self.save_total_limit and self.save_total_limit < self.average_checkpoints:
+            raise ValueError(
+                f"--average_checkpoints {self.average_checkpoints} needs as many checkpoints; raise "
+                f"--save_total_limit from {self.save_total_limit}"
+            )
         if self.hp_search is not None and self.hp_search < 1:
             raise ValueError(f"--hp_search {self.hp_search}: give the number of trials, 1 or more")
         if self.hp_search is not None and self.do_predict and not self.do_train:
             raise ValueError("--hp_search requires training; omit --do_predict")
-        if self.hp_search is not None:
-            require("optuna", extra="hpo", use="--hp_search")
-        if self.use_liger_kernel:
-            require("liger_kernel", use="--use_liger_kernel")
-        if self.deepspeed is not None:
-            require("deepspeed", use="--deepspeed")
-        check_numbers(self)
-        for name, kept in _KEPT.items():
-            if getattr(self, name) != kept:
+        for name, (package, extra) in _NEEDED.items():
+            if getattr(self, name) not in (None, False):
+                require(package, extra=extra, use=f"--{name}")
+        for name in _KEPT:
+            if getattr(self, name) != self.__dataclass_fields__[name].default:
                 raise ValueError(f"--{name}: recipes score all rows; omit it")
         super().__post_init__()
         self._check_libraries()
@@ -194,9 +152,8 @@ class RecipeArguments(TrainingArguments):
                 kind, settings = Trainer.get_optimizer_cls_and_kwargs(self, model)
                 if kind.__module__.startswith("torch.optim"):
                     kind(model.parameters(), **settings)
-        with blaming(
-            f"--lr_scheduler_type {SchedulerType(self.lr_scheduler_type).value} and its --lr_scheduler_kwargs"
-        ):
+        schedule = SchedulerType(self.lr_scheduler_type).value
+        with blaming(f"--lr_scheduler_type {schedule} and its --lr_scheduler_kwargs"):
             get_scheduler(
                 self.lr_scheduler_type,
                 torch.optim.SGD(model.parameters(), lr=self.learning_rate),
@@ -205,15 +162,9 @@ class RecipeArguments(TrainingArguments):
                 scheduler_specific_kwargs=self.lr_scheduler_kwargs,  # type: ignore[arg-type]
             )
         with blaming("--dataloader_…"):
-            workers, persistent = self.dataloader_num_workers, self.dataloader_persistent_workers
-            factor, context = self.dataloader_prefetch_factor, self.dataloader_multiprocessing_context
-            torch.utils.data.DataLoader(
-                [0],  # type: ignore[arg-type]
-                num_workers=workers,
-                persistent_workers=persistent,
-                prefetch_factor=factor,
-                multiprocessing_context=context,
-            )
+            names = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")
+            settings = {name: getattr(self, f"dataloader_{name}") for name in names}
+            torch.utils.data.DataLoader([0], **settings)  # type: ignore[arg-type]
         if self.torch_compile:
             with blaming("--torch_compile_…"):
                 torch.compile(model, backend=self.torch_compile_backend or "inductor", mode=self.torch_compile_mode)
@@ -242,8 +193,8 @@ class RecipeArguments(TrainingArguments):
 class GenerationArguments(RecipeArguments, Seq2SeqTrainingArguments):
     """Training arguments of sequence-to-sequence models, evaluated by generation."""
 
-    predict_with_generate: bool = field(default=True, metadata={"help": "Evaluate by generation."})
-    generation_num_beams: int | None = field(default=1, metadata={"help": "Beam size of evaluations during training."})
+    predict_with_generate: bool = flag(True, "Evaluate by generation.")
+    generation_num_beams: int | None = flag(1, "Beam size of evaluations during training.")
 
     def __post_init__(self) -> None:
         """Reject evaluations without generation."""

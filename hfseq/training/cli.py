@@ -13,20 +13,19 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
 from hfseq.errors import InputError, did_you_mean, one_line
 
-# Files that a training run writes at the top of its output directory, including those of transformers.
-_PRODUCED = (
-    *("checkpoint-*", "config.json", "generation_config.json", "training_args.bin", "trainer_state.json"),
-    *("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "*_results.json", "run.json"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json"),
-    *("teacher_logits*.npy", "teacher_translations*.json", "table.md", "table.csv"),
-    *("vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "source.spm", "target.spm"),
+# Names of what a training run writes at the top of its output directory, including the files of transformers.
+_PRODUCED = re.compile(
+    r"checkpoint-\d+(\.partial)?|model(-.*-of-.*)?\.safetensors|model\.safetensors\.index\.json"
+    r"|(config|generation_config|trainer_state|.*_results|run)\.json|training_args\.bin|table\.(md|csv)"
+    r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|teacher_translations.*)\.json"
+    r"|(vocab|merges)\.txt|(tokenizer|spiece)\.model|(source|target)\.spm|teacher_logits.*\.npy"
 )
 
 
@@ -55,9 +54,7 @@ def parse_config(dataclass_types: Sequence[type], args: Sequence[str] | None = N
         raise InputError(f"the following arguments are required: {', '.join(missing)}")
     try:
         return tuple(parser.parse_dict(values))
-    except InputError:
-        raise
-    except Exception as error:  # of transformers, accelerate and their plugins
+    except Exception as error:  # of transformers, accelerate and their plugins, too
         raise InputError(one_line(error, named=not isinstance(error, ValueError))) from error
 
 
@@ -83,18 +80,17 @@ def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
     Any other exception is a bug and keeps its traceback. Of several processes, the first one reports.
     """
     try:
-        code = main(None)
+        sys.exit(main(None) or 0)
     except InputError as error:
         rank = int(os.environ.get("RANK", "0"))
         if rank:
             # All ranks mostly meet the same error. Rank 0 says so and exits, at which the launcher ends the others;
             # one that is still here after this has an error of its own.
             time.sleep(5)
-        print(f"error: {error}" if rank == 0 else f"error (rank {rank}): {error}", file=sys.stderr, flush=True)
+        print(f"error (rank {rank}): {error}" if rank else f"error: {error}", file=sys.stderr, flush=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    sys.exit(code or 0)
 
 
 def check_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
@@ -113,12 +109,18 @@ def check_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
         )
 
 
-def prepare_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
+def prepare_output_dir(output_dir: str, parts: Sequence[str] = (), *, overwrite: bool, resume: bool) -> None:
     """Check the output directory and create or clear it; call it once all other inputs are checked.
 
     With `overwrite`, the output of an earlier run, whose checkpoints could be mistaken for those of the new run, is
     deleted: checkpoints, models, tokenizers, states and results, recognized by their names. Other files are kept, so
     that a wrong path costs nobody their files. With `resume` nothing is deleted. Only the first process (RANK) writes.
+
+    Args:
+        output_dir: Path of the directory.
+        parts: Subdirectories with the models of a run that trains several; they are cleared, too.
+        overwrite: Delete the output of an earlier run.
+        resume: Keep it.
 
     Raises:
         InputError: As for `check_output_dir`.
@@ -126,28 +128,14 @@ def prepare_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> Non
     check_output_dir(output_dir, overwrite=overwrite, resume=resume)
     if int(os.environ.get("RANK", "0")):
         return
-    path = Path(output_dir)
-    if overwrite and not resume:
-        for entry in [entry for pattern in _PRODUCED for entry in path.glob(pattern)]:
-            if entry.name.startswith("checkpoint-") and not re.fullmatch(r"checkpoint-\d+(\.partial)?", entry.name):
-                continue
+    Path(output_dir).mkdir(parents=True, exist_ok=True)
+    folders = [Path(output_dir, part) for part in ("", *parts)] if overwrite and not resume else []
+    for entry in [entry for folder in folders if folder.is_dir() for entry in folder.iterdir()]:
+        if _PRODUCED.fullmatch(entry.name):
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-    path.mkdir(parents=True, exist_ok=True)
-
-
-def prepare_output_dirs(output_dir: str, parts: Sequence[str], *, overwrite: bool, resume: bool) -> None:
-    """Prepare the output directory of a run that trains models in the subdirectories `parts`, and these if they exist.
-
-    Raises:
-        InputError: As for `check_output_dir`.
-    """
-    prepare_output_dir(output_dir, overwrite=overwrite, resume=resume)
-    for part in parts:
-        if overwrite and not resume and (Path(output_dir) / part).is_dir():
-            prepare_output_dir(str(Path(output_dir) / part), overwrite=True, resume=False)
 
 
 # Type of a YAML value to the error for a field that does not accept it.
@@ -176,7 +164,7 @@ class _Parser(HfArgumentParser):
         """Add a flag; a required one may be given in the YAML file instead, which argparse knows nothing of."""
         name = flags[0].removeprefix("--")
         if dict in self.types.get(name, ()):
-            kwargs["type"] = _mapping_or_text if str in self.types[name] else _mapping
+            kwargs["type"] = _mapping_or_text if kwargs["type"] is str else _mapping
         self.flags += flags
         self.required += [name] if required else []
         return super().add_argument(*flags, **kwargs)
@@ -203,11 +191,10 @@ class _Parser(HfArgumentParser):
         return values | given
 
     def _given(self, flags: list[str]) -> tuple[dict[str, Any], list[str]]:
-        """Return the values given by flags, and unknown arguments."""
+        """Return the values given by flags, none of which is None, and unknown arguments."""
         # argparse sets no default where the namespace has a value.
-        absent = object()
-        namespace, unknown = self.parse_known_args(flags, argparse.Namespace(**dict.fromkeys(self.types, absent)))
-        return {name: value for name, value in vars(namespace).items() if value is not absent}, unknown
+        namespace, unknown = self.parse_known_args(flags, argparse.Namespace(**dict.fromkeys(self.types)))
+        return {name: value for name, value in vars(namespace).items() if value is not None}, unknown
 
     def _read_yaml(self, path: str) -> dict[str, Any]:
         """Return the values of a YAML file, converted."""
@@ -221,13 +208,12 @@ class _Parser(HfArgumentParser):
                 raise InputError(f"{where}: {name} is given a second time; keep one")
             try:
                 converted[name] = self._from_yaml(name, node, values[name])
-            except (argparse.ArgumentError, InputError) as error:
-                message = error.message if isinstance(error, argparse.ArgumentError) else error
-                raise InputError(f"{where}: {name}: {message}") from None
+            except argparse.ArgumentError as error:
+                raise InputError(f"{where}: {name}: {error.message}") from None
         return converted
 
     def _from_yaml(self, name: str, node: yaml.Node, value: Any) -> Any:
-        """Convert a YAML value as a flag's would be.
+        """Convert a YAML value, or each item of a list, as a flag's would be.
 
         Args:
             name: Name of the field.
@@ -236,25 +222,23 @@ class _Parser(HfArgumentParser):
         """
         kind = type(value)
         if kind in _REFUSALS and kind not in self.types[name]:
-            raise InputError(_REFUSALS[kind])
-        if kind is list:
-            items = [self._from_scalar(name, item) for item in node.value]
-            return [part for item in items for part in (item if isinstance(item, list) else [item])]
-        return value if kind in _REFUSALS else self._from_scalar(name, node)
-
-    def _from_scalar(self, name: str, node: yaml.Node) -> Any:
-        """Convert a single value, or one item of a list, by the field's flag."""
-        if not isinstance(node, yaml.ScalarNode):
-            raise InputError("is a list of something other than single values")
-        if node.value == "--":
-            raise InputError("-- is not a value")  # argparse drops it
-        return self._given([f"--{name}={node.value}"])[0][name]
+            raise argparse.ArgumentError(None, _REFUSALS[kind])
+        if value is None or kind is dict:
+            return value
+        converted: list[Any] = []
+        for item in node.value if kind is list else [node]:
+            if not isinstance(item, yaml.ScalarNode):
+                raise argparse.ArgumentError(None, "is a list of something other than single values")
+            if item.value == "--":
+                raise argparse.ArgumentError(None, "-- is not a value")  # argparse drops it
+            found = self._given([f"--{name}={item.value}"])[0][name]
+            converted += found if isinstance(found, list) else [found]
+        return converted if kind is list else found
 
 
 def _types(hint: Any) -> set[Any]:
-    """Return the types of a union, or the single type, without their arguments."""
-    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return {get_origin(part) or part for part in parts}
+    """Return a type and the members of a union, without their arguments."""
+    return {get_origin(part) or part for part in (hint, *get_args(hint))}
 
 
 def _mapping(text: str) -> Any:
@@ -316,12 +300,11 @@ def value_of(args: Sequence[str], name: str, default: str) -> str:
     Raises:
         InputError: A YAML file cannot be read.
     """
+    default = _load_yaml(args[0])[0].get(name, default) if _has_config(args) else default
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", dest="value", nargs="?")
-    given = parser.parse_known_args(args)[0].value
-    if given is None:
-        given = _load_yaml(args[0])[0].get(name, default) if _has_config(args) else default
-    return str(given)
+    flags = (f"--{name}", f"--{name.replace('_', '-')}")
+    parser.add_argument(*flags, dest="value", nargs="?", const=default, default=default)
+    return str(parser.parse_known_args(args)[0].value)
 
 
 def _field_of(flag: str) -> str:

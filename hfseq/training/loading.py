@@ -15,7 +15,9 @@ from hfseq.models import FAMILIES
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import ModelArguments
 
-_TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+_TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+_OF_THE_TOKENIZER = {*_TOKEN_IDS, "decoder_start_token_id", "unk_token_id", "vocab_size", "char_vocab_size"}
+"""Config fields of a new model that its tokenizer determines."""
 
 
 def load_model(
@@ -50,8 +52,7 @@ def load_model(
     """
     overrides = {**(args.config_overrides or {}), **(overrides or {})}
     mapping, kind = head_kind(auto_class)
-    decided = {*fields, "num_labels", "label2id"} if fields else set()
-    if taken := sorted(overrides.keys() & decided):
+    if fields and (taken := sorted(overrides.keys() & {*fields, "num_labels", "label2id"})):
         raise InputError(f"--config_overrides: {taken[0]} is determined by the data")
     if args.model_name_or_path is not None:
         return load_checkpoint(auto_class, args.model_name_or_path, overrides, **fields)
@@ -61,31 +62,27 @@ def load_model(
         raise InputError(f"unknown --model_type {model_type!r}; hfseq has {ours}")
     if CONFIG_MAPPING[model_type] not in mapping:
         raise InputError(f"--model_type {model_type} has no {kind}; hfseq has {ours}")
-    if taken := sorted(overrides.keys() & {"vocab_size", "char_vocab_size", "unk_token_id", *_TOKEN_IDS}):
+    if taken := sorted(overrides.keys() & _OF_THE_TOKENIZER):
         raise InputError(f"--config_overrides: {taken[0]} is determined by the tokenizer; see --vocab_size")
     try:
         # Built once before training the tokenizer, so that invalid fields fail early.
-        check_fields(AutoConfig.for_model(model_type), overrides)
+        usual = AutoConfig.for_model(model_type)
+        check_fields(usual, overrides)
         AutoConfig.for_model(model_type, vocab_size=args.vocab_size, **fields, **overrides)
         if tokenizer is None:
             if texts is None:
                 raise InputError("a new model needs training data; use --model_name_or_path for a trained one")
-            tokenizer = train_tokenizer(
-                texts,
-                model=args.tokenizer_model,
-                vocab_size=args.vocab_size,
-                normalization=args.normalization,
-                lowercase=args.lowercase,
-                characters=overrides.get("char_encoder") is not None,
-            )
+            options: dict[str, Any] = {"vocab_size": args.vocab_size, "normalization": args.normalization}
+            options |= {"lowercase": args.lowercase, "characters": overrides.get("char_encoder") is not None}
+            tokenizer = train_tokenizer(texts, model=args.tokenizer_model, **options)
         check_characters(overrides.get("char_encoder"), tokenizer)
-        ids = {name: getattr(tokenizer, name) for name in _TOKEN_IDS[:-1]}
-        if "unk_token_id" in AutoConfig.for_model(model_type).to_dict():
+        ids = {"vocab_size": len(tokenizer), "decoder_start_token_id": tokenizer.bos_token_id}
+        if "unk_token_id" in usual.to_dict():
             ids["unk_token_id"] = tokenizer.unk_token_id
-        ids["decoder_start_token_id"] = tokenizer.bos_token_id
         if overrides.get("char_encoder") is not None:
             ids["char_vocab_size"] = tokenizer.char_vocab_size
-        config = AutoConfig.for_model(model_type, vocab_size=len(tokenizer), **ids, **fields, **overrides)
+        ids |= {name: getattr(tokenizer, name) for name in _TOKEN_IDS}
+        config = AutoConfig.for_model(model_type, **ids, **fields, **overrides)
         return auto_class.from_config(config), tokenizer, set()
     except InputError:
         raise

@@ -1,6 +1,6 @@
 """File-to-file prediction: `--do_predict --output_file` of the recipes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from accelerate import PartialState
@@ -8,14 +8,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassificati
 
 from hfseq.errors import InputError
 from hfseq.inference.classify import classify_texts
-from hfseq.inference.files import (
-    check_output_file,
-    read_columns,
-    read_texts,
-    write_decisions,
-    write_predictions,
-    write_scores,
-)
+from hfseq.inference.files import check_output_file, read_texts, write_decisions, write_predictions, write_scores
 from hfseq.inference.generate import decode_texts, generation_options, perplexity, score_texts
 from hfseq.inference.loading import problem_of
 from hfseq.training.loading import load_predictor
@@ -34,36 +27,31 @@ def generate_file(run: Run, source: str, target: str) -> None:
         InputError: A flag, a file or the model is invalid; nothing is written.
     """
     data, args = run.data, run.args
-    test_file, output_file = _files(run, data.num_return_sequences)
-    lengths: dict[str, Any] = {"max_source_length": data.max_source_length, "prefix": data.source_prefix}
+    _check_files(run, data.num_return_sequences)
     flags = ("num_beams", "length_penalty", "num_return_sequences", "do_sample", "temperature", "top_k", "top_p")
     options = generation_options(**{flag: getattr(data, flag) for flag in flags}, max_length=data.max_target_length)
-    targets: list[str] | None = None
+    second = target if data.score_targets else None
+    rows = read_texts(data.test_file, source, second, column_names=data.file_columns)
+    model, tokenizer = _load(run, AutoModelForSeq2SeqLM)
+    limits: dict[str, Any] = {"max_source_length": data.max_source_length, "prefix": data.source_prefix}
+    limits["batch_size"] = args.per_device_eval_batch_size
     if data.score_targets:
-        pairs = read_columns(test_file, [source, target], column_names=data.file_columns)
-        sources, targets = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    else:
-        sources = read_texts(test_file, source, column_names=data.file_columns)
-    model, tokenizer = load_predictor(AutoModelForSeq2SeqLM, run.model)
-    model.to(args.device)
-    first, overwrite = PartialState().is_main_process, data.overwrite_output_file
-    size = args.per_device_eval_batch_size
-    if targets is not None:
-        limit = data.max_target_length
-        scores, counts = score_texts(
-            model, tokenizer, sources, targets, batch_size=size, max_target_length=limit, **lengths
+        sources, targets = [row[0] for row in rows], [row[1] for row in rows]
+        limits["max_target_length"] = data.max_target_length
+        scores, counts = score_texts(model, tokenizer, sources, targets, **limits)
+        _write(
+            run,
+            write_scores,
+            scores,
+            counts,
+            f"perplexity per token {perplexity(scores):.4g}" if scores else "no rows",
         )
-        if first:
-            write_scores(output_file, scores, overwrite=overwrite)
-        summary = f"perplexity per token {perplexity(scores):.4g}" if scores else "no rows"
     else:
-        lengths |= {"scores": output_file.lower().endswith((".tsv", ".jsonl")), "seed": args.seed}
-        lengths |= {"replace_unknown": data.replace_unknown}
-        nbest, counts = decode_texts(model, tokenizer, sources, batch_size=size, **lengths, **options)
-        if first:
-            write_predictions(output_file, nbest, overwrite=overwrite)
-        summary = f"sampled with seed {args.seed}" if data.do_sample else f"beam {options['num_beams']}"
-    run.log(_summary(output_file, len(sources), counts, summary))
+        options |= {"scores": data.output_file.lower().endswith((".tsv", ".jsonl")), "seed": args.seed}
+        options |= {"replace_unknown": data.replace_unknown}
+        nbest, counts = decode_texts(model, tokenizer, rows, **limits, **options)
+        how = f"sampled with seed {args.seed}" if data.do_sample else f"beam {options['num_beams']}"
+        _write(run, write_predictions, nbest, counts, how)
 
 
 def classify_file(run: Run, column: str) -> None:
@@ -76,24 +64,16 @@ def classify_file(run: Run, column: str) -> None:
     Raises:
         InputError: A flag, a file or the model is invalid; nothing is written.
     """
-    data, args = run.data, run.args
-    test_file, output_file = _files(run)
-    if data.text_pair_column is None:
-        texts: Sequence[Any] = read_texts(test_file, column, column_names=data.file_columns)
-    else:
-        texts = read_columns(test_file, [column, data.text_pair_column], column_names=data.file_columns)
-    model, tokenizer = load_predictor(AutoModelForSequenceClassification, run.model)
-    model.to(args.device)
+    data = run.data
+    _check_files(run)
+    texts = read_texts(data.test_file, column, data.text_pair_column, column_names=data.file_columns)
+    model, tokenizer = _load(run, AutoModelForSequenceClassification)
+    limits = {"batch_size": run.args.per_device_eval_batch_size, "max_length": data.max_length}
     separator = ", " if data.label_separator is None else data.label_separator
-    size, length = args.per_device_eval_batch_size, data.max_length
-    decisions, counts = classify_texts(
-        model, tokenizer, texts, batch_size=size, max_length=length, separator=separator
-    )
-    if PartialState().is_main_process:
-        write_decisions(output_file, decisions, overwrite=data.overwrite_output_file)
+    decisions, counts = classify_texts(model, tokenizer, texts, separator=separator, **limits)
     regression = problem_of(model.config) == "regression"
     kind = "numbers" if regression else f"{len(model.config.id2label or ())} classes"
-    run.log(_summary(output_file, len(texts), counts, kind))
+    _write(run, write_decisions, decisions, counts, kind)
 
 
 def predict_file(run: Run) -> None:
@@ -110,18 +90,27 @@ def predict_file(run: Run) -> None:
     raise InputError(f"--output_file does not support --task {data.task}; load the model in a pipeline")
 
 
-def _files(run: Run, num_return_sequences: int = 1) -> tuple[str, str]:
-    """Validate and return the input and output file names."""
+def _check_files(run: Run, num_return_sequences: int = 1) -> None:
+    """Validate the names of the input and the output file."""
     if run.args.do_train or not run.args.do_predict:
         raise InputError("--output_file requires --do_predict without --do_train")
     if run.data.test_file is None:
         raise InputError("--output_file requires --test_file, the texts to predict")
-    name, overwrite = str(run.data.output_file), run.data.overwrite_output_file
-    check_output_file(name, overwrite=overwrite, num_return_sequences=num_return_sequences)
-    return run.data.test_file, name
+    overwrite = run.data.overwrite_output_file
+    check_output_file(run.data.output_file, overwrite=overwrite, num_return_sequences=num_return_sequences)
 
 
-def _summary(name: str, rows: int, counts: Mapping[str, int], summary: str) -> str:
+def _load(run: Run, auto_class: Any) -> tuple[Any, Any]:
+    """Return the model, on its device, and its tokenizer."""
+    model, tokenizer = load_predictor(auto_class, run.model)
+    return model.to(run.args.device), tokenizer
+
+
+def _write(run: Run, write: Callable[..., None], outputs: list[Any], counts: Mapping[str, int], summary: str) -> None:
+    """Write the output of each row on the main process, and log a summary."""
+    name, overwrite = run.data.output_file, run.data.overwrite_output_file
+    if PartialState().is_main_process:
+        write(name, outputs, overwrite=overwrite)
     notes = {"empty": "empty (an empty line is written)", "cut": "longer than the limit and truncated"}
     counted = "".join(f"; {count} {notes[kind]}" for kind, count in counts.items())
-    return f"{name}: {rows} texts, {summary}{counted}"
+    run.log(f"{name}: {len(outputs)} texts, {summary}{counted}")

@@ -27,13 +27,7 @@ from hfseq.inference.loading import checkpoint_classes, load_config
 from hfseq.tasks.arguments import DATA_FLAGS
 from hfseq.tasks.base import Task
 from hfseq.training.checkpoints import find_checkpoint
-from hfseq.training.cli import (
-    check_output_dir,
-    parse_config,
-    prepare_output_dir,
-    prepare_output_dirs,
-    with_default_config,
-)
+from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, with_default_config
 from hfseq.training.curves import CurveWarnings
 from hfseq.training.finetuning import describe_parameters
 from hfseq.training.lengths import LengthScores
@@ -107,11 +101,8 @@ class Run:
     def prepare(self, parts: Sequence[str] = ()) -> None:
         """Prepare the output directory, once; `parts` are subdirectories with runs of their own."""
         if not self.prepared:
-            options = {"overwrite": self.args.overwrite_output_dir, "resume": self.resume}
-            if parts:
-                prepare_output_dirs(self.args.output_dir, parts, **options)
-            else:
-                prepare_output_dir(self.args.output_dir, **options)
+            overwrite = self.args.overwrite_output_dir
+            prepare_output_dir(self.args.output_dir, parts, overwrite=overwrite, resume=self.resume)
             PartialState().wait_for_everyone()
         self.prepared = True
 

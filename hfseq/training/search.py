@@ -32,7 +32,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, SchedulerType, Train
 from transformers.trainer_utils import HPSearchBackend, SaveStrategy
 from transformers.training_args import OptimizerNames
 
-from hfseq.errors import InputError, did_you_mean, one_line, require
+from hfseq.errors import InputError, blaming, did_you_mean, one_line, require
 from hfseq.training.callbacks import StopOnNaN
 from hfseq.training.cli import explicit_values
 from hfseq.training.trainer import SequenceTrainer, SmoothedCrossEntropy
@@ -108,23 +108,20 @@ def parse_space(
     fields = {*config.to_dict(), *config.attribute_map}
     parsed = {}
     for name, spec in space.items():
-        where = f"hp_space: {name}"
+        where, field = f"hp_space: {name}", str(name).removeprefix(_CONFIG)
         if reason := without_effect.get(name):
             raise InputError(f"{where} cannot be searched: {reason}")
-        if name in SEARCHABLE:
-            parsed[name] = _distribution(optuna, where, spec, SEARCHABLE[name])
-            _check_sign(where, parsed[name], above=name in _POSITIVE)
-        elif str(name).startswith(_CONFIG):
-            field = name.removeprefix(_CONFIG)
-            if field not in fields:
-                hint = did_you_mean(field, fields)
-                raise InputError(f"hp_space: {type(config).__name__} has no field {field!r}{hint}")
-            value = getattr(config, field)
-            kind = type(value) if isinstance(value, bool | int | float | str) else None
-            parsed[name] = _distribution(optuna, where, spec, kind)
-        else:
-            hint = f"; write {_CONFIG}{name}" if name in fields else did_you_mean(str(name), SEARCHABLE)
+        if name not in SEARCHABLE and field == name:
+            hint = f"; write {_CONFIG}{name}" if name in fields else did_you_mean(name, SEARCHABLE)
             raise InputError(f"{where} cannot be searched{hint}")
+        if name not in SEARCHABLE and field not in fields:
+            hint = did_you_mean(field, fields)
+            raise InputError(f"hp_space: {type(config).__name__} has no field {field!r}{hint}")
+        value = getattr(config, field, None)
+        kind = type(value) if isinstance(value, bool | int | float | str) else None
+        parsed[name] = _distribution(optuna, where, spec, SEARCHABLE.get(name, kind))
+        if name in SEARCHABLE:
+            _check_sign(where, parsed[name], above=name in _POSITIVE)
     return parsed
 
 
@@ -165,21 +162,19 @@ def search(
     if n_trials < 1:
         raise InputError(f"a search needs at least one trial; got {n_trials}")
     study = _open(optuna, args, space, resume)
-    for killed in study.get_trials(states=(state.RUNNING,)):
-        study.tell(killed.number, state=state.FAIL)
+    for interrupted in study.get_trials(states=(state.RUNNING,)):
+        study.tell(interrupted.number, state=state.FAIL)
     done = len(study.get_trials(states=(state.COMPLETE, state.PRUNED)))
 
     def model_init(trial: Any) -> PreTrainedModel:
-        model = make_model(
-            {name.removeprefix(_CONFIG): value for name, value in trial.params.items() if name.startswith(_CONFIG)}
-        )
+        model = make_model(_split(trial.params)[1])
         # A trainer that is given a model seeds after it was made, one with `model_init` before: without this, the
         # best trial could not be reproduced.
         set_seed(args.seed)
         return model
 
     def hp_space(trial: Any) -> dict[str, Any]:
-        values = {name: value for name, value in trial.params.items() if not name.startswith(_CONFIG)}
+        values, _ = _split(trial.params)
         if (smoothing := values.get("label_smoothing_factor")) is not None:
             trainer.label_smoother = SmoothedCrossEntropy(epsilon=smoothing) if smoothing else None
         return values
@@ -214,7 +209,7 @@ def search(
 
 
 def _run_trial(optuna: ModuleType, trainer: Any, study: Any, space: Mapping[str, "BaseDistribution"]) -> None:
-    state, trial = optuna.trial.TrialState, study.ask(dict(space))
+    trial = study.ask(dict(space))
     # A loss that it has seen may be another trial's.
     trainer.remove_callback(trainer.stop_on_nan)
     trainer.stop_on_nan = StopOnNaN()
@@ -224,15 +219,11 @@ def _run_trial(optuna: ModuleType, trainer: Any, study: Any, space: Mapping[str,
         trainer.train(trial=trial)
         if trainer.objective is None:  # training ended before the first evaluation
             trainer.objective = trainer.compute_objective(trainer.evaluate())
+        study.tell(trial, trainer.objective)
     except (optuna.TrialPruned, InputError, torch.OutOfMemoryError) as error:
         if not isinstance(error, optuna.TrialPruned):
             trial.set_user_attr("reason", one_line(error))
-        study.tell(trial, state=state.PRUNED)
-    except BaseException:
-        study.tell(trial, state=state.FAIL)
-        raise
-    else:
-        study.tell(trial, trainer.objective)
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
     trainer.model, trainer.model_wrapped = trainer.accelerator.free_memory(trainer.model, trainer.model_wrapped)
 
 
@@ -279,13 +270,11 @@ def report_search(
 
 def write_trials(path: str | os.PathLike, trials: Sequence[Trial]) -> None:
     """Write a CSV file with columns `number`, `value`, `state`, one for each name of the space, and `reason`."""
-    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
     with open(path, "w", encoding="utf-8", newline="") as stream:
-        table = csv.writer(stream)
-        table.writerow(["number", "value", "state", *names, "reason"])
-        for trial in trials:
-            values = [trial.params.get(name) for name in names]
-            table.writerow([trial.number, trial.value, trial.state, *values, trial.reason])
+        table = csv.DictWriter(stream, ["number", "value", "state", *names, "reason"], extrasaction="ignore")
+        table.writeheader()
+        table.writerows(vars(trial) | trial.params for trial in trials)
 
 
 def write_best_config(
@@ -307,14 +296,18 @@ def write_best_config(
         for name, value in explicit_values(dataclass_types, argv).items()
         if not name.startswith("hp_") and not name.endswith("_token") and name != "resume_from_checkpoint"
     }
-    fields["output_dir"] = str(Path(path).parent / "best_trial")
-    fields |= {name: value for name, value in params.items() if not name.startswith(_CONFIG)}
-    overrides = dict(fields.get("config_overrides") or {})
-    overrides |= {name.removeprefix(_CONFIG): value for name, value in params.items() if name.startswith(_CONFIG)}
+    values, overrides = _split(params)
+    fields |= {"output_dir": str(Path(path).parent / "best_trial"), **values}
     if overrides:
-        fields["config_overrides"] = overrides
+        fields["config_overrides"] = {**(fields.get("config_overrides") or {}), **overrides}
     text = yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=119)
     Path(path).write_text(f"# Best trial of a search; run the same recipe with this file.\n{text}", encoding="utf-8")
+
+
+def _split(params: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the training arguments and the config fields of a trial."""
+    fields = {name.removeprefix(_CONFIG): value for name, value in params.items() if name.startswith(_CONFIG)}
+    return {name: value for name, value in params.items() if name in SEARCHABLE}, fields
 
 
 def _optuna() -> ModuleType:
@@ -338,22 +331,17 @@ def _distribution(optuna: ModuleType, where: str, spec: Any, kind: type | None) 
         spec: The range or list as given.
         kind: Type of the values: int, float, bool, str or an enumeration; None if unknown.
     """
-    try:
+    with blaming(where):
         if isinstance(spec, Sequence) and not isinstance(spec, str):
             return optuna.distributions.CategoricalDistribution(_choices(where, spec, kind))
-        bounds, log = _bounds(where, spec, kind)
-        whole = all(isinstance(bound, int) for bound in bounds.values())
-        if whole:
-            return optuna.distributions.IntDistribution(**bounds, log=log)
-        return optuna.distributions.FloatDistribution(**{key: float(bound) for key, bound in bounds.items()}, log=log)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(f"{where}: {one_line(error)}") from None
+        bounds = _bounds(where, spec, kind)
+        if all(isinstance(bound, int) for bound in bounds.values()):
+            return optuna.distributions.IntDistribution(**bounds)
+        return optuna.distributions.FloatDistribution(**bounds)
 
 
-def _bounds(where: str, spec: Any, kind: type | None) -> tuple[dict[str, int | float], bool]:
-    """Return `low`, `high` and possibly `step` of a range, and if it is logarithmic."""
+def _bounds(where: str, spec: Any, kind: type | None) -> dict[str, Any]:
+    """Return `low`, `high` and possibly `step` and `log` of a range."""
     if not isinstance(spec, Mapping):
         raise InputError(f"{where}: {spec!r} is not a range; give {{low: …, high: …}} or a list of choices")
     if unknown := sorted(map(str, spec.keys() - {"low", "high", "step", "log"})):
@@ -367,7 +355,7 @@ def _bounds(where: str, spec: Any, kind: type | None) -> tuple[dict[str, int | f
         raise InputError(f"{where}: log is true or false, not {log!r}")
     if log and "step" in spec:
         raise InputError(f"{where}: a logarithmic range has no step; leave one out")
-    return {key: _number(f"{where}: {key}", value, kind) for key, value in spec.items() if key != "log"}, log
+    return {key: log if key == "log" else _number(f"{where}: {key}", spec[key], kind) for key in spec}
 
 
 def _choices(where: str, values: Sequence[Any], kind: type | None) -> Sequence[Any]:
@@ -436,20 +424,15 @@ def _steps_of_evaluation(trainer: Trainer) -> int:
 
 
 def _trials(study: Any, space: Mapping[str, "BaseDistribution"]) -> list[Trial]:
-    trials = []
-    for trial in study.get_trials(deepcopy=False):
+    def of(trial: Any) -> Trial:
         params = {name: trial.params[name] for name in space if name in trial.params}
-        reason = trial.user_attrs.get("reason", "")
-        trials.append(Trial(trial.number, trial.state.name.lower(), trial.value, params, reason))
-    return trials
+        return Trial(trial.number, trial.state.name.lower(), trial.value, params, trial.user_attrs.get("reason", ""))
+
+    return list(map(of, study.get_trials(deepcopy=False)))
 
 
 def _line(trial: Trial) -> str:
-    value = "-" if trial.value is None else f"{trial.value:.5g}"
-    params = ", ".join(
-        f"{name.removeprefix(_CONFIG)} {value:.4g}"
-        if isinstance(value, float)
-        else f"{name.removeprefix(_CONFIG)} {value}"
-        for name, value in trial.params.items()
-    )
-    return f"{value:>9}  {trial.state:9}{params}{f'  ({trial.reason})' if trial.reason else ''}"
+    objective = "-" if trial.value is None else f"{trial.value:.5g}"
+    values = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in trial.params.items()}
+    params = ", ".join(f"{name.removeprefix(_CONFIG)} {value}" for name, value in values.items())
+    return f"{objective:>9}  {trial.state:9}{params}{f'  ({trial.reason})' if trial.reason else ''}"
