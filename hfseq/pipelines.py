@@ -26,7 +26,7 @@ from transformers.pipelines.token_classification import TokenClassificationPipel
 from transformers.utils import ModelOutput, logging
 
 from hfseq.data.collation import check_batch, vocabulary_sizes
-from hfseq.data.copying import copy_sources, decode_copies
+from hfseq.data.copying import copied_vocabulary, copy_sources, decode_copies
 from hfseq.data.tag_schemes import check_tags, to_iob2
 
 logger = logging.get_logger(__name__)
@@ -107,11 +107,9 @@ class _TextToTextPipeline(Pipeline):
             if return_tensors is not None and return_tensors == return_text:
                 raise ValueError("give either `return_text` or `return_tensors`: a result holds text or token ids")
             return_tensors = not return_text
-        preprocess_params = _given(truncation=truncation, prefix=prefix)
-        postprocess_params = _given(
-            return_tensors=return_tensors, clean_up_tokenization_spaces=clean_up_tokenization_spaces
-        )
-        return preprocess_params, generate_kwargs, postprocess_params
+        cleans = clean_up_tokenization_spaces
+        postprocess_params = _given(return_tensors=return_tensors, clean_up_tokenization_spaces=cleans)
+        return _given(truncation=truncation, prefix=prefix), generate_kwargs, postprocess_params
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Generate a text for each input.
@@ -163,9 +161,8 @@ class _TextToTextPipeline(Pipeline):
             # An empty text and a tokenizer that adds no special tokens: a single EOS stands for it.
             encoded["input_ids"] = torch.tensor([[self._id_of_nothing()]])
             encoded["attention_mask"] = torch.ones(1, 1, dtype=torch.long)
-        config = self.model.config
-        if getattr(config, "pointer_generator", False) and config.unk_token_id is not None:
-            ids, words = copy_sources(self.tokenizer, [prefix + input_], encoded, config.vocab_size)
+        if (vocab_size := copied_vocabulary(self.model)) is not None:
+            ids, words = copy_sources(self.tokenizer, [prefix + input_], encoded, vocab_size)
             encoded["copy_ids"] = torch.tensor(ids) if ids[0] else encoded["input_ids"]
             encoded["copy_words"] = words[0]
         # An id out of range, as from another model's tokenizer, would abort the process on a GPU.
@@ -177,10 +174,10 @@ class _TextToTextPipeline(Pipeline):
         tokenizer, ends = self.tokenizer, self.model.config.eos_token_id
         known = [tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])]
         known += [tokenizer.pad_token_id, tokenizer.unk_token_id]
-        found = next((token for token in known if token is not None), None)
-        if found is None:
-            raise ValueError("an empty text has no tokens here, and the tokenizer no special token to stand for it")
-        return found
+        for token in known:
+            if token is not None:
+                return token
+        raise ValueError("an empty text has no tokens here, and the tokenizer no special token to stand for it")
 
     def _encode(self, text: str, **tokenize_kwargs: Any) -> Any:
         return self.tokenizer(text, return_tensors="pt", **tokenize_kwargs)
@@ -359,29 +356,20 @@ def _register() -> None:
     """Add the pipelines to transformers' registry.
 
     transformers has no public way to restore a removed task name, to add the name of a language pair or to replace a
-    pipeline: all use of private parts of its registry is in this function and in `_add`.
+    pipeline: all use of private parts of its registry is in this function. `register_pipeline` would mark the classes
+    as code to be copied to checkpoints, whose configs would then require `trust_remote_code`.
     """
+    tasks = PIPELINE_REGISTRY.supported_tasks
     for pipeline_class in (TranslationPipeline, SummarizationPipeline):
         REMOVED_TASKS.pop(pipeline_class.default_task, None)
         # There is no default model; given an empty table pipeline() reports that, without one it raises a KeyError.
-        _add(pipeline_class.default_task, pipeline_class, pt_model=AutoModelForSeq2SeqLM, type="text", default={})
+        entry: Any = {"impl": pipeline_class, "pt": (AutoModelForSeq2SeqLM,), "type": "text", "default": {}}
+        tasks[pipeline_class.default_task] = entry
     PIPELINE_REGISTRY.check_task = _check_task  # type: ignore[method-assign]
-    known = PIPELINE_REGISTRY.supported_tasks["token-classification"]
-    own = _TokenClassificationPipeline
+    known, own = tasks["token-classification"], _TokenClassificationPipeline
     # A pipeline that somebody else has registered stays.
     if known["impl"] in (own, f"{own.__module__}.{own.__qualname__}"):
-        # The registry warns of a task that it has.
-        del PIPELINE_REGISTRY.supported_tasks["token-classification"]
-        options = {"pt_model": known["pt"], "default": known.get("default"), "type": known.get("type")}
-        _add("token-classification", TokenClassificationPipeline, **options)
-
-
-def _add(task: str, pipeline_class: Any, *, default: Any, **options: Any) -> None:
-    PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, **options)
-    PIPELINE_REGISTRY.supported_tasks[task]["default"] = default
-    # With this mark `save_pretrained` would copy this file to the checkpoint, whose config would then require
-    # `trust_remote_code`.
-    del pipeline_class._registered_impl
+        tasks["token-classification"] = known | {"impl": TokenClassificationPipeline}
 
 
 _register()

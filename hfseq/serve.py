@@ -19,7 +19,6 @@ beyond a limit are rejected with status 400. `max_tokens` defaults to the maximu
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,11 +63,7 @@ def make_server(
         InputError: If the model cannot be loaded or is not a language model, a number is not positive, the device is
             not available, or the packages of the server are not installed.
     """
-    limits = {
-        "max_batch_size": max_batch_size,
-        "max_prompt_tokens": max_prompt_tokens,
-        "max_new_tokens": max_new_tokens,
-    }
+    limits = dict(max_batch_size=max_batch_size, max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens)
     for name, value in limits.items():
         if value < 1:
             raise InputError(f"--{name} {value}: must be at least 1")
@@ -80,12 +75,8 @@ def make_server(
 
     from hfseq.serving.server import Limits, make_app, positions_of
 
-    app = make_app(
-        model.to(place).eval(),  # type: ignore[arg-type]
-        tokenizer,
-        public_name(model_dir),
-        Limits(**limits, positions=positions_of(model)),
-    )
+    model.to(place).eval()  # type: ignore[arg-type]
+    app = make_app(model, tokenizer, public_name(model_dir), Limits(**limits, positions=positions_of(model)))
     return uvicorn.Server(uvicorn.Config(app, host=host, port=port))
 
 
@@ -131,21 +122,32 @@ def _device(device: str) -> torch.device:
         raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the server until it is interrupted."""
+def server_parser(module: str, what: str, port: int) -> argparse.ArgumentParser:
+    """Create the parser of a server's command line, with its address.
+
+    Args:
+        module: Module that runs as `python -m`.
+        what: Noun phrase for the help, about what is served.
+        port: Default port.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m hfseq.serve",
-        description="Serve a language model over HTTP. There is no authentication: anyone who can reach the address "
-        "can use the model.",
+        prog=f"python -m {module}",
+        description=f"Serve {what}. There is no authentication: anyone who can reach the address can use the model.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument("--host", default="localhost", help="address to listen on; 0.0.0.0 for all interfaces")
+    parser.add_argument("--port", type=int, default=port, help="port to listen on")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the server until it is interrupted."""
+    parser = server_parser("hfseq.serve", "a language model over HTTP", 8000)
     parser.add_argument(
         "model_dir",
         help="directory or Hub name of a language model with its tokenizer; requests name the model as typed here, or "
         "by the last part of an absolute path",
     )
-    parser.add_argument("--host", default="localhost", help="address to listen on; 0.0.0.0 for all interfaces")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on")
     parser.add_argument("--device", default="auto", help="cpu, cuda, a GPU number, or auto")
     parser.add_argument("--max_batch_size", type=int, default=32, help="maximum number of concurrent requests")
     parser.add_argument("--max_prompt_tokens", type=int, default=2048, help="maximum prompt length in tokens")
@@ -155,8 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         server = make_server(**vars(args))
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        parser.exit(1, f"error: {error}\n")
     name = public_name(args.model_dir)
     print(f"serving {name} at http://{args.host}:{args.port}/v1/completions, without authentication", flush=True)
     server.run()

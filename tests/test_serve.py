@@ -267,6 +267,7 @@ def test_what_cannot_be_served(tmp_path, monkeypatch, capsys):
         saved.save_pretrained(tmp_path / "classifier")
     with pytest.raises(InputError, match="GruForSequenceClassification is not a language model"):
         make_server(str(tmp_path / "classifier"))
+    capsys.readouterr()  # progress bars of saving and loading
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path)])
     assert ended.value.code == 1

@@ -39,7 +39,7 @@ def test_contents(wheel):
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hfseq").rglob("*.py")}
     tables = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hfseq" / "data" / "embedded").glob("*.json")}
     assert len(modules) > 10 and "hfseq/data/embedded/reviews.json" in tables
-    assert modules | tables | {"hfseq/py.typed"} <= names
+    assert modules | tables | {"hfseq/py.typed", "hfseq/hub/model_card.md"} <= names
     recipes = [*(ROOT / "recipes").glob("*.py"), *(ROOT / "recipes").glob("configs/*.yaml")]
     carried = {f"hfseq/recipe_files/{path.relative_to(ROOT / 'recipes').as_posix()}" for path in recipes}
     assert len(carried) > 30

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
+from itertools import count
 from threading import Lock
 from typing import Any, cast
 
@@ -174,26 +175,27 @@ def tag(
     Returns:
         The spans of each text, words with their tags, and a note.
     """
-    rows = [row for row, text in enumerate(texts) if text.strip()]
-    answers: list[Spans] = [[(span, None) for span in re.findall(r"\s+|\S+", text)] for text in texts]
     names = cast(dict[int, str], model.config.id2label)
+    # Tags of the words of each text.
+    tags: list[dict[int, str]] = [{} for _ in texts]
+    rows = [row for row, text in enumerate(texts) if text.strip()]
     if rows:
-        places = [[at for at, (span, _) in enumerate(answers[row]) if not span.isspace()] for row in rows]
-        words = [[answers[row][at][0] for at in own] for row, own in zip(rows, places, strict=True)]
-        encoded, _ = encode_words(tokenizer, words)
+        encoded, _ = encode_words(tokenizer, [texts[row].split() for row in rows])
         columns = {name: encoded[name] for name in ("input_ids", "char_ids") if name in encoded}
-        batch = tokenizer.pad(columns, return_tensors="pt")
+        batch = tokenizer.pad(columns, return_tensors="pt", padding_side="right")
         check_batch(batch, **vocabulary_sizes(model))
         best = model(**batch.to(model.device)).logits.argmax(dim=-1).tolist()
-        for index, row in enumerate(rows):
+        for index, (row, labels) in enumerate(zip(rows, best, strict=True)):
             owners = encoded.word_ids(index)
-            start = len(best[index]) - len(owners) if tokenizer.padding_side == "left" else 0
-            labels = best[index][start : start + len(owners)]
             # Backwards, so that the first token of each word comes last.
-            for word, label in reversed(list(zip(owners, labels, strict=True))):
+            for word, label in reversed([*zip(owners, labels[: len(owners)], strict=True)]):
                 if word is not None:
-                    at = places[index][word]
-                    answers[row][at] = answers[row][at][0], names[label]
+                    tags[row][word] = names[label]
+    answers: list[Spans] = []
+    for text, own in zip(texts, tags, strict=True):
+        words = count()
+        spans = re.findall(r"\s+|\S+", text)
+        answers.append([(span, None if span.isspace() else own.get(next(words))) for span in spans])
     try:
         check_tags(names.values())
     except ValueError:
@@ -241,9 +243,8 @@ def continue_text(
     Yields:
         The text so far, without the prompt, and a note.
     """
-    ids = tokenizer(prompt, verbose=False)["input_ids"]
-    if not ids:
-        ids = [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
+    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ids = tokenizer(prompt, verbose=False)["input_ids"] or [begin]
     room = max(1, tokenizer.model_max_length - int(max_new_tokens))
     cut = f"The prompt has {len(ids):,} tokens and was truncated to the last {room:,}." if len(ids) > room else ""
     remarks = _paragraphs(cut, unknown_words(tokenizer, prompt))
@@ -254,25 +255,20 @@ def continue_text(
         options = {"do_sample": True, "temperature": float(temperature), "top_k": int(top_k), "top_p": float(top_p)}
     streamer: Any = TextIteratorStreamer(cast(Any, tokenizer), skip_prompt=True, skip_special_tokens=True)
     cancelled = Cancelled()
-
-    def generate() -> None:
-        try:
-            cast(Any, model).generate(
-                inputs.to(model.device),
-                attention_mask=torch.ones_like(inputs).to(model.device),
-                streamer=streamer,
-                stopping_criteria=StoppingCriteriaList([cancelled]),
-                max_new_tokens=int(max_new_tokens),
-                num_beams=1,
-                **options,
-            )
-        finally:
-            # The loop below waits for it, even after an error.
-            streamer.end()
-
     text = ""
     with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(generate)
+        job = pool.submit(
+            cast(Any, model).generate,
+            inputs.to(model.device),
+            attention_mask=torch.ones_like(inputs).to(model.device),
+            streamer=streamer,
+            stopping_criteria=StoppingCriteriaList([cancelled]),
+            max_new_tokens=int(max_new_tokens),
+            num_beams=1,
+            **options,
+        )
+        # The loop waits for the end, even after an error.
+        job.add_done_callback(lambda _: streamer.end())
         try:
             for part in streamer:
                 text += part

@@ -10,8 +10,6 @@ is reachable from this machine only; see `--host`. Requests are limited (`LONGES
 neither accepted nor served, and internal errors are reported in the terminal only.
 """
 
-import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,9 +23,11 @@ from hfseq.data.running_text import encodable
 from hfseq.demo.handlers import DynamicBatcher, classify, continue_text, tag, translate, write_texts
 from hfseq.errors import InputError, one_line, require
 from hfseq.heads import HUB_TASKS, head_of
-from hfseq.hub.model_card import METRICS, is_ours, measured, read_run, what_it_does
+from hfseq.hub.model_card import METRICS, measured, read_run, what_it_does
 from hfseq.hub.publish import load_published
 from hfseq.inference.loading import problem_of
+from hfseq.models import is_hfseq
+from hfseq.serve import server_parser
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -76,20 +76,19 @@ def load_demo_model(model_dir: str | Path) -> DemoModel:
     model, tokenizer = load_published(directory)
     run, results = read_run(directory)
     kind, config = type(model).__name__, model.config
-    head = head_of(kind)
-    known = head.hub_task
-    if head.auto_class == "AutoModelForSeq2SeqLM":
-        said, own = run.get("task"), getattr(config, "task_specific_params", None) or {}
-        known = said if said in ("translation", "summarization") else "text2text"
-        if said is None and set(own) == {"summarization"}:
-            known = "summarization"
+    known = head_of(kind).hub_task
+    if head_of(kind).auto_class == "AutoModelForSeq2SeqLM":
+        summarizes = {*(getattr(config, "task_specific_params", None) or {})} == {"summarization"}
+        known = run.get("task", "summarization" if summarizes else None)
+        known = known if known in ("translation", "summarization") else "text2text"
     if known is None:
         raise InputError(
             f"{model_dir}: {kind} is not supported; there are pages for translation, summarization, classification, "
             "tagging and generation"
         )
-    positions = getattr(getattr(config, "encoder", config), "max_position_embeddings", None)
-    limits = [tokenizer.model_max_length, run.get("max_length"), None if is_ours(model) else positions, LONGEST_TEXT]
+    limited = None if is_hfseq(config) else getattr(config, "encoder", config)
+    positions = getattr(limited, "max_position_embeddings", None)
+    limits = [tokenizer.model_max_length, run.get("max_length"), positions, LONGEST_TEXT]
     tokenizer.model_max_length = min(limit for limit in limits if limit is not None)
     prefix = run.get("arguments", {}).get("source_prefix")
     example = run.get("example")
@@ -97,15 +96,8 @@ def load_demo_model(model_dir: str | Path) -> DemoModel:
     scores = [f"{METRICS[name][0]} {value:.2f}" for name, value in measured(results, split).items()]
     about = f"A `{kind}` of {model.num_parameters():,} parameters {what_it_does(known, run.get('languages', []))}."
     about += f" On the {split} set: {', '.join(scores)}." if scores else ""
-    return DemoModel(
-        directory.resolve().name,
-        model.eval(),
-        tokenizer,
-        known,
-        prefix,
-        None if example is None else example.removeprefix(prefix or ""),
-        about,
-    )
+    example = None if example is None else example.removeprefix(prefix or "")
+    return DemoModel(directory.resolve().name, model.eval(), tokenizer, known, prefix, example, about)
 
 
 def make_page(model_dir: str | Path) -> "gr.Blocks":
@@ -140,20 +132,34 @@ def make_page(model_dir: str | Path) -> "gr.Blocks":
                     gr.Examples([[demo.example]], [text], cache_examples=False)
             with gr.Column():
                 outputs = [*_outputs(gr, demo), gr.Markdown(elem_id="note")]
-        options: dict[str, Any] = {"inputs": [text, *settings], "outputs": outputs, "api_name": "answer"}
-        # Inputs are validated by `_check`: gradio's own validation fails on non-numeric values.
-        options |= {"preprocess": False}
-        if stop is None:
-            button.click(_answer(gr, demo, settings), concurrency_limit=MAX_BATCH, **options)
-        else:
-            written = button.click(_stream(gr, demo, settings), concurrency_limit=MAX_STREAMS, **options)
-            stop.click(None, cancels=[written])
+        event = button.click(
+            _handler(gr, demo, settings),
+            inputs=[text, *settings],
+            outputs=outputs,
+            api_name="answer",
+            concurrency_limit=MAX_BATCH if stop is None else MAX_STREAMS,
+            # Inputs are validated by `_validated`: gradio's own validation fails on non-numeric values.
+            preprocess=False,
+        )
+        if stop is not None:
+            stop.click(None, cancels=[event])
     return page.queue(max_size=MAX_WAITING, api_open=False)
 
 
-def _answer(gr: Any, demo: DemoModel, sliders: Sequence[Any]) -> Callable[..., tuple[Any, ...]]:
-    """Create the handler from the inputs of a page to its outputs."""
+def _handler(gr: Any, demo: DemoModel, sliders: Sequence[Any]) -> Callable[..., Any]:
+    """Create the handler from the inputs of a page to its outputs; that of a language model streams them."""
     model, tokenizer, task = demo.model, demo.tokenizer, demo.task
+
+    def stream(text: Any, *values: Any) -> Iterator[tuple[str, str]]:
+        with _validated(gr, sliders, text, values) as clean:
+            yield from continue_text(model, tokenizer, clean, *values)
+
+    def answer(text: Any, *values: Any) -> tuple[Any, ...]:
+        with _validated(gr, sliders, text, values) as clean:
+            return batched(clean, *values)
+
+    if task == "text-generation":
+        return stream
     function: Callable[..., Any]
     if task in ("text-classification", "token-classification"):
         function = partial(classify if task == "text-classification" else tag, model, tokenizer)
@@ -162,22 +168,7 @@ def _answer(gr: Any, demo: DemoModel, sliders: Sequence[Any]) -> Callable[..., t
         pipe = pipeline(name, model=model, tokenizer=cast(Any, tokenizer), device="cpu", prefix=demo.prefix)
         function = partial(write_texts if task == "summarization" else translate, pipe)
     batched = DynamicBatcher(function, MAX_BATCH)
-
-    def answer(text: Any, *values: Any) -> tuple[Any, ...]:
-        with _validated(gr, sliders, text, values) as clean:
-            return batched(clean, *values)
-
     return answer
-
-
-def _stream(gr: Any, demo: DemoModel, sliders: Sequence[Any]) -> Callable[..., Iterator[tuple[str, str]]]:
-    """Create the handler that streams the outputs."""
-
-    def stream(prompt: Any, *values: Any) -> Iterator[tuple[str, str]]:
-        with _validated(gr, sliders, prompt, values) as clean:
-            yield from continue_text(demo.model, demo.tokenizer, clean, *values)
-
-    return stream
 
 
 @contextmanager
@@ -193,8 +184,8 @@ def _validated(gr: Any, sliders: Sequence[Any], text: Any, values: Sequence[Any]
     if not (text is None or isinstance(text, str)):
         raise gr.Error("The text must be a string.", print_exception=False)
     for slider, value in zip(sliders, values, strict=True):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (is_number and slider.minimum <= value <= slider.maximum):
+        # True and False are no numbers here.
+        if type(value) not in (int, float) or not slider.minimum <= value <= slider.maximum:
             message = f"{slider.label} must be a number from {slider.minimum} to {slider.maximum}."
             raise gr.Error(message, print_exception=False)
     try:
@@ -232,8 +223,8 @@ def _outputs(gr: Any, demo: DemoModel) -> list[Any]:
         ]
     if demo.task == "token-classification":
         return [gr.HighlightedText(label="Tags", elem_id="answer")]
-    kinds = {"translation": "Translation", "summarization": "Summary", "text2text": "Answer"}
-    written = gr.Textbox(label=kinds.get(demo.task, "Continuation"), lines=4, max_lines=20, elem_id="answer")
+    kinds = {"summarization": "Summary", "text-generation": "Continuation", "translation": "Translation"}
+    written = gr.Textbox(label=kinds.get(demo.task, "Answer"), lines=4, max_lines=20, elem_id="answer")
     if demo.task in ("summarization", "text-generation"):
         return [written]
     return [written, gr.HTML(label="Alignment", show_label=True, container=True, elem_id="alignment")]
@@ -241,22 +232,14 @@ def _outputs(gr: Any, demo: DemoModel) -> list[Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until it is interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m hfseq.demo",
-        description="Serve an interactive demo page for a model. There is no authentication: anyone who can reach the "
-        "address can use the model.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = server_parser("hfseq.demo", "an interactive demo page for a model", 7860)
     parser.add_argument("model_dir", help="directory of a trained model with its tokenizer")
-    parser.add_argument("--host", default="localhost", help="address to listen on; 0.0.0.0 for all interfaces")
-    parser.add_argument("--port", type=int, default=7860, help="port to listen on")
     args = parser.parse_args(argv)
     logging.disable_progress_bar()  # of loading
     try:
         open_page(args.model_dir, args.host, args.port)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        parser.exit(1, f"error: {error}\n")
 
 
 def open_page(model_dir: str | Path, host: str, port: int, **options: Any) -> Any:
@@ -279,9 +262,18 @@ def open_page(model_dir: str | Path, host: str, port: int, **options: Any) -> An
 
     # System fonts, no history of requests, no external links.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    own: dict[str, Any] = {"theme": theme, "footer_links": [], "run_history": False, "ssr_mode": False}
-    own["app_kwargs"] = {"middleware": [Middleware(Gate)]}
     try:
-        return page.launch(server_name=host, server_port=port, share=False, show_error=False, **own, **options)
+        return page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            show_error=False,
+            theme=theme,
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            app_kwargs={"middleware": [Middleware(Gate)]},
+            **options,
+        )
     except OSError as error:
         raise InputError(f"{host}:{port}: {one_line(error)}") from error

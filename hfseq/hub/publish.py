@@ -1,9 +1,8 @@
 """Publishing a model on the Hub, with its code, its tokenizer and a model card."""
 
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     StrictDataclassError,
@@ -24,12 +24,13 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hfseq import models
 from hfseq.errors import InputError, one_line
-from hfseq.hub.model_card import make_card
+from hfseq.hub.model_card import PLOTS, make_card
 from hfseq.json_files import is_inside, shards
 
-IMAGES = ("learning_curve.png", "alignment.png", "confusion_matrix.png")
-"""Plots of a run that are shown on the model card."""
-OPTIONAL = (
+STALE = (
+    "model.safetensors",
+    "model-?????-of-?????.safetensors",
+    "model.safetensors.index.json",
     "added_tokens.json",
     "chat_template.jinja",
     "generation_config.json",
@@ -38,7 +39,14 @@ OPTIONAL = (
     "vocab.json",
     "vocab.txt",
 )
-"""Files that `save_pretrained` writes for some models and tokenizers only."""
+"""Patterns of files that `save_pretrained` writes for some models and tokenizers only: stale ones affect the model."""
+
+_REFUSALS = {
+    401: "invalid token; run `hf auth login`, or set HF_TOKEN",
+    403: "no write access: the token is read-only, or the namespace is not yours",
+    404: "not found, or not visible with this token",
+    409: "the name is already taken",
+}
 
 
 def publish(
@@ -87,10 +95,22 @@ def publish(
         if folder.exists() and any(folder.iterdir()) and not replaces:
             raise InputError(f"{folder} has other files; name an empty folder for the dry run")
     # Before a repository is created.
-    loaded, images = load_published(source), find_plots(source)
+    (model, tokenizer), images = load_published(source), find_plots(source)
+    api = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="hfseq-") as temporary:
+        if not dry_run:
+            with hub_errors(repo_id):
+                url = api.create_repo(repo_id, private=private, exist_ok=True)
+                repo_id = url.repo_id
+                if revision is not None:
+                    api.create_branch(repo_id, branch=revision, exist_ok=True)
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        for name in images:
+            shutil.copyfile(source / name, Path(temporary) / name)
+        card = make_card(source, model, tokenizer, repo_id, images=images, license=license)
+        card.save(Path(temporary) / "README.md")
         if dry_run:
-            stage(source, loaded, images, Path(temporary), repo_id, license)
             # The folder itself is kept, since it may be a link.
             for path in folder.iterdir() if folder.exists() else ():
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -99,66 +119,29 @@ def publish(
             for path in sorted(path for path in folder.rglob("*") if path.is_file()):
                 print(f"  {path.relative_to(folder)}  {path.stat().st_size:,} bytes")
             return str(folder)
-        api = HfApi(token=token)
+        code = [path.name for path in Path(models.__file__).parent.glob("*.py")]
         with hub_errors(repo_id):
-            url = api.create_repo(repo_id, private=private, exist_ok=True)
-            if revision is not None:
-                api.create_branch(url.repo_id, branch=revision, exist_ok=True)
-        stage(source, loaded, images, Path(temporary), url.repo_id, license)
-        with hub_errors(url.repo_id):
-            published = api.list_repo_files(url.repo_id, revision=revision)
             api.upload_folder(
-                repo_id=url.repo_id,
+                repo_id=repo_id,
                 folder_path=temporary,
                 commit_message="Model, tokenizer and card",
-                delete_patterns=[name for name in published if is_published(name)] or None,
+                delete_patterns=[*STALE, *PLOTS, *code],
                 revision=revision,
             )
     return str(url)
 
 
-def is_published(name: str) -> bool:
-    """Return True for a file that `publish` may have written: a stale one would affect the model.
-
-    These are weights, code, plots and optional files of tokenizers and models.
-    """
-    code = {path.name for path in Path(models.__file__).parent.glob("*.py")}
-    weights = name.startswith("model") and name.endswith((".safetensors", ".safetensors.index.json"))
-    return "/" not in name and (weights or name in code or name in IMAGES or name in OPTIONAL)
-
-
 def find_plots(directory: Path) -> list[str]:
-    """The plots among `IMAGES` in a directory.
+    """The plots among `PLOTS` in a directory.
 
     Raises:
         InputError: If one is a link to a file outside the directory.
     """
-    names = [name for name in IMAGES if (directory / name).is_file()]
+    names = [name for name in PLOTS if (directory / name).is_file()]
     for name in names:
         if not is_inside(directory / name, directory):
             raise InputError(f"{directory / name}: is a link that leads out of its folder; put the file itself there")
     return names
-
-
-def stage(
-    source: Path,
-    loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase],
-    images: Sequence[str],
-    target: Path,
-    repo_id: str,
-    license: str | None,
-) -> None:
-    """Write the files that `publish` pushes to the folder `target`.
-
-    Raises:
-        InputError: If `run.json` or `all_results.json` is malformed.
-    """
-    model, tokenizer = loaded
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-    for name in images:
-        shutil.copyfile(source / name, target / name)
-    make_card(source, model, tokenizer, repo_id, images=images, license=license).save(target / "README.md")
 
 
 def load_published(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -208,12 +191,6 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     return found
 
 
-def _network_errors() -> tuple[type[BaseException], ...]:
-    """Exceptions for an unreachable Hub; its client is built on one of these libraries and does not wrap theirs."""
-    clients = (sys.modules.get(name) for name in ("httpx", "httpx2"))
-    return (ConnectionError, *(client.TransportError for client in clients if client is not None))
-
-
 @contextmanager
 def hub_errors(repo_id: str) -> Iterator[None]:
     """Convert errors of the Hub client to an `InputError` of one line.
@@ -232,16 +209,11 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = None if error.response is None else error.response.status_code
         message = one_line(error.server_message or "")[:200]
-        why = {
-            401: "invalid token; run `hf auth login`, or set HF_TOKEN",
-            403: "no write access: the token is read-only, or the namespace is not yours",
-            404: "not found, or not visible with this token",
-            409: "the name is already taken",
-        }.get(status or 0, f"the Hub answered {status}")
+        why = _REFUSALS.get(status or 0, f"the Hub answered {status}")
         raise InputError(f"{repo_id}: {why}{f' ({message})' if message else ''}") from error
     except InputError:
         raise
     except ValueError as error:  # of the card's metadata
         raise InputError(f"{repo_id}: the Hub rejects the model card: {one_line(error)}") from error
-    except _network_errors() as error:
+    except (ConnectionError, HTTPError) as error:
         raise InputError(f"{repo_id}: {constants.ENDPOINT} cannot be reached: {type(error).__name__}") from error

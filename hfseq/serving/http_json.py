@@ -6,8 +6,6 @@ from typing import Any
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from hfseq.data.running_text import encodable
-
 
 class Refusal(HTTPException):
     """A rejected request.
@@ -44,24 +42,11 @@ async def read_object(request: Request, longest: int) -> dict[str, Any]:
         if len(body) > longest:
             raise Refusal(413, f"the request body exceeds {longest} bytes")
     try:
-        fields = _clean(json.loads(body, parse_constant=_invalid_constant))
+        # Writing it again replaces unpaired surrogates, and fails for NaN and infinity.
+        clean = json.dumps(json.loads(body), ensure_ascii=False, allow_nan=False).encode(errors="replace")
+        fields = json.loads(clean)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "the body is not valid JSON") from error
     if not isinstance(fields, dict):
         raise Refusal(400, "the body is not a JSON object")
     return fields
-
-
-def _invalid_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _clean(value: Any) -> Any:
-    """A JSON value without unpaired surrogates in its strings."""
-    if isinstance(value, str):
-        return encodable(value)
-    if isinstance(value, list):
-        return [_clean(one) for one in value]
-    if isinstance(value, dict):
-        return {_clean(key): _clean(one) for key, one in value.items()}
-    return value

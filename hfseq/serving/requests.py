@@ -75,6 +75,7 @@ class Row:
         future: Future that `Batcher.submit` returns. Once it is done, for any reason, the row leaves the batch.
         per_request: Logits processors that read the row's tokens.
         shared: The processors after them, which depend on the scores only.
+        ids: Prompt and tokens so far, `[1, T]`; None if no processor or criterion reads them.
         settings: Settings of `shared`; rows with equal ones share a call.
         generator: Random number generator; None for greedy decoding.
     """
@@ -105,8 +106,7 @@ class Row:
         self._criteria = StoppingCriteriaList(
             one for one in criteria if not isinstance(one, EosTokenCriteria | MaxLengthCriteria)
         )
-        # Prompt and tokens so far, `[1, T]`, if a processor or criterion reads them.
-        self._ids: Any = self.prompt.unsqueeze(0) if self.per_request or self._criteria else None
+        self.ids: Any = self.prompt.unsqueeze(0) if self.per_request or self._criteria else None
         self.generator: torch.Generator | None = None
         if config.do_sample:
             seed = int(torch.randint(2**63 - 1, ())) if seed is None else seed
@@ -115,19 +115,15 @@ class Row:
         self.future: Future[list[int]] = Future()
         self._streamer = streamer
 
-    def process(self, scores: Tensor) -> Tensor:
-        """Apply the row's own processors to scores `[1, V]`."""
-        return self.per_request(self._ids, scores)
-
     def append(self, token: int) -> None:
         """Add a token, and finish the request if it is the last."""
         self.tokens.append(token)
         if self._streamer is not None:
             self._streamer.put(torch.tensor([token]))
         ends = token in self._ends or len(self.tokens) >= self._max_new_tokens
-        if self._ids is not None:
-            self._ids = torch.cat([self._ids, self._ids.new_tensor([[token]])], dim=1)
-            ends = ends or bool(self._criteria(self._ids, None))
+        if self.ids is not None:
+            self.ids = torch.cat([self.ids, self.ids.new_tensor([[token]])], dim=1)
+            ends = ends or bool(self._criteria(self.ids, None))
         if ends:
             if self._streamer is not None:
                 self._streamer.end()
@@ -163,7 +159,7 @@ def choose(rows: Sequence[Row], scores: Tensor) -> list[int]:
     for index, row in enumerate(rows):
         if row.per_request:
             with row.failing():
-                scores[index] = row.process(scores[index : index + 1])[0]
+                scores[index] = row.per_request(row.ids, scores[index : index + 1])[0]
         if row.shared:
             groups.setdefault(row.settings, []).append(index)
     for indices in groups.values():

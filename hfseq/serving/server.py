@@ -12,9 +12,10 @@ Clients get the errors in their requests, in OpenAI's format, but no details of 
 import asyncio
 import json
 import logging
+import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
@@ -22,11 +23,9 @@ from typing import Any, NamedTuple
 import torch
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -38,10 +37,10 @@ from transformers import (
 from transformers.cli.serving.chat_completion import ChatCompletionHandler
 from transformers.cli.serving.completion import CompletionHandler
 from transformers.cli.serving.model_manager import ModelManager
-from transformers.cli.serving.utils import DirectStreamer, GenerateManager, GenerationState, _StreamError
+from transformers.cli.serving.utils import DirectStreamer, GenerateManager, GenerationState, Modality, _StreamError
 
 from hfseq.data.collation import position_limit, vocabulary_sizes
-from hfseq.hub.model_card import is_ours
+from hfseq.models import is_hfseq
 from hfseq.models.heads_causal import ForCausalLM
 from hfseq.serving.batcher import Batcher, BatcherClosed, BatcherFull
 from hfseq.serving.http_json import Refusal
@@ -63,13 +62,13 @@ class Limits(NamedTuple):
         max_batch_size: Maximum number of requests generated concurrently.
         max_prompt_tokens: Maximum length of a prompt in tokens.
         max_new_tokens: Maximum number of generated tokens, and the default of requests that set none.
-        positions: Maximum length of both together; None for any length.
+        positions: Maximum length of both together.
     """
 
     max_batch_size: int
     max_prompt_tokens: int
     max_new_tokens: int
-    positions: int | None = None
+    positions: int = sys.maxsize
 
     @property
     def body(self) -> int:
@@ -85,10 +84,10 @@ class Limits(NamedTuple):
         code = "context_length_exceeded"
         if prompt == 0:
             raise Refusal(400, "the prompt has no tokens")
-        longest = self.max_prompt_tokens if self.positions is None else min(self.max_prompt_tokens, self.positions - 1)
+        longest = min(self.max_prompt_tokens, self.positions - 1)
         if prompt > longest:
             raise Refusal(400, f"the prompt has {prompt} tokens; the maximum is {longest}", code=code)
-        room = self.max_new_tokens if self.positions is None else min(self.max_new_tokens, self.positions - prompt)
+        room = min(self.max_new_tokens, self.positions - prompt)
         if config.max_new_tokens is None:
             config.max_new_tokens = room
         elif config.max_new_tokens > room:
@@ -96,10 +95,10 @@ class Limits(NamedTuple):
             raise Refusal(400, message, param="max_tokens", code=code)
 
 
-def positions_of(model: PreTrainedModel) -> int | None:
-    """Number of positions that a model supports; None if it is unlimited."""
-    own = None if is_ours(model) else getattr(model.config, "max_position_embeddings", None)
-    return min((one for one in (position_limit(model), own) if one is not None and one > 0), default=None)
+def positions_of(model: PreTrainedModel) -> int:
+    """Number of positions that a model supports; `sys.maxsize` if it is unlimited."""
+    own = None if is_hfseq(model.config) else getattr(model.config, "max_position_embeddings", None)
+    return min((one for one in (position_limit(model), own) if one is not None and one > 0), default=sys.maxsize)
 
 
 def make_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, limits: Limits) -> Starlette:
@@ -111,7 +110,8 @@ def make_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: s
         name: Public name of the model; requests may name no other.
         limits: Limits of a request.
     """
-    state = BatchingState(BatchingManager(limits))
+    manager = BatchingManager(limits)
+    state = BatchingState(manager)
     models = OneModel(model, tokenizer, name)
     vocab_size = vocabulary_sizes(model)["vocab_size"]
     card = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "local"}
@@ -131,14 +131,21 @@ def make_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: s
             body = asked.for_handler(name, vocab_size)
             if "messages" in body:
                 check_chat(tokenizer, body["messages"])
-            return await handler.handle_request(body, f"{prefix}-{uuid.uuid4().hex}")
+            answering = handler.handle_request(body, f"{prefix}-{uuid.uuid4().hex}")
+            try:
+                # A response that streams listens for the disconnection itself.
+                return await (answering if body["stream"] else unless_disconnected(request, answering))
+            except HTTPException:
+                raise
+            except Exception as error:
+                raise refusal_of(error) from error
 
         return endpoint
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        state.shutdown()
+        manager.stop()
 
     complete = answer(CompletionRequest, CompletionHandler(models, state), "cmpl")
     reply = answer(ChatRequest, ChatCompletionHandler(models, state), "chatcmpl")
@@ -149,9 +156,8 @@ def make_app(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: s
             Route("/v1/chat/completions", reply, methods=["POST"]),
             Route("/health", health, methods=["GET"]),
         ],
-        middleware=[Middleware(CancelOnDisconnect)],
         # Starlette raises an internal error again after the response, for the log.
-        exception_handlers={HTTPException: report, Exception: report},
+        exception_handlers={HTTPException: report, ClientDisconnect: report, Exception: report},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
@@ -167,7 +173,8 @@ def check_chat(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> None
     if tokenizer.chat_template is None:
         raise Refusal(400, "the model has no chat template; use /v1/completions")
     try:
-        tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        texts = ChatCompletionHandler.get_processor_inputs_from_messages(messages, Modality.LLM)
+        tokenizer.apply_chat_template(texts, add_generation_prompt=True, tokenize=False)
     # Templates can raise any exception.
     except Exception as error:
         _log.info("the chat template failed", exc_info=error)
@@ -220,11 +227,6 @@ class BatchingState(GenerationState):
         """Return the manager; `use_cb`, transformers' own batching with paged attention, is never requested."""
         return self._manager
 
-    def shutdown(self) -> None:
-        """Stop the manager."""
-        super().shutdown()
-        self._manager.stop()
-
 
 class BatchingManager(GenerateManager):
     """Batches requests where possible; other models and beam search go to `model.generate`, one request at a time.
@@ -274,11 +276,7 @@ class BatchingManager(GenerateManager):
         Raises:
             Refusal: If the request is invalid, the queue of requests is full, or generation fails.
         """
-        future = self._submit(model, processor, inputs, gen_config)
-        try:
-            tokens = await asyncio.wrap_future(future)
-        except Exception as error:
-            raise refusal_of(error) from error
+        tokens = await asyncio.wrap_future(self._submit(model, processor, inputs, gen_config))
         return processor.decode(tokens, skip_special_tokens=True), inputs["input_ids"].shape[-1], tokens
 
     def stop(self) -> None:
@@ -303,17 +301,12 @@ class BatchingManager(GenerateManager):
         batcher draws the seed of the row from it.
         """
         self._limits.apply(inputs["input_ids"].shape[-1], config)
-        try:
-            if is_batched(model):
-                if self._batcher is None:
-                    size = self._limits.max_batch_size
-                    self._batcher = Batcher(model, max_batch_size=size, max_waiting=MAX_WAITING)
-                with suppress(NotBatched):
-                    ids = inputs["input_ids"][0]
-                    return self._batcher.submit(ids, config, tokenizer=tokenizer, streamer=streamer)
-            return self._generate(model, tokenizer, inputs, config, streamer)
-        except (BatcherClosed, BatcherFull, RequestError) as error:
-            raise refusal_of(error) from error
+        if is_batched(model):
+            if self._batcher is None:
+                self._batcher = Batcher(model, max_batch_size=self._limits.max_batch_size, max_waiting=MAX_WAITING)
+            with suppress(NotBatched):
+                return self._batcher.submit(inputs["input_ids"][0], config, tokenizer=tokenizer, streamer=streamer)
+        return self._generate(model, tokenizer, inputs, config, streamer)
 
     def _generate(
         self, model: Any, tokenizer: Any, inputs: dict, config: GenerationConfig, streamer: DirectStreamer | None
@@ -328,6 +321,7 @@ class BatchingManager(GenerateManager):
         cancelled = Cancelled()
         criteria = StoppingCriteriaList([cancelled, *stop_criteria(tokenizer, config)])
         config.stop_strings = None
+        processors = [HasCandidates()] if (config.num_beams or 1) == 1 else []
         future: Future[list[int]] = Future()
         future.add_done_callback(lambda _: cancelled.event.set())
         self._unbatched.add(future)
@@ -335,21 +329,23 @@ class BatchingManager(GenerateManager):
         def generate() -> None:
             if future.done():
                 return
-            try:
-                sequences = model.generate(
-                    **{name: inputs[name] for name in ("input_ids", "attention_mask")},
-                    generation_config=config,
-                    # For stop strings of the model's own config.
-                    tokenizer=tokenizer,
-                    stopping_criteria=criteria,
-                    logits_processor=LogitsProcessorList([HasCandidates()] if (config.num_beams or 1) == 1 else []),
-                    **({} if streamer is None else {"streamer": streamer}),
-                )
-                with suppress(InvalidStateError):
-                    future.set_result(sequences[0, ids.shape[-1] :].tolist())
-            except Exception as error:
-                with suppress(InvalidStateError):
+            # The request may be cancelled at any time.
+            with suppress(InvalidStateError):
+                try:
+                    sequences = model.generate(
+                        ids,
+                        attention_mask=inputs["attention_mask"],
+                        generation_config=config,
+                        # For stop strings of the model's own config.
+                        tokenizer=tokenizer,
+                        stopping_criteria=criteria,
+                        logits_processor=LogitsProcessorList(processors),
+                        streamer=streamer,
+                    )
+                except Exception as error:
                     future.set_exception(error)
+                else:
+                    future.set_result(sequences[0, ids.shape[-1] :].tolist())
 
         self.submit(generate)
         return future
@@ -380,32 +376,12 @@ def is_batched(model: PreTrainedModel) -> bool:
     return isinstance(model, ForCausalLM)
 
 
-class CancelOnDisconnect:
-    """ASGI middleware that cancels a request once its client disconnects."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle the request while listening for the disconnection."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        # A body is received no faster than it is read.
-        messages: asyncio.Queue = asyncio.Queue(maxsize=1)
-        answering = asyncio.ensure_future(self._app(scope, messages.get, send))
-
-        async def listen() -> None:
-            while (message := await receive())["type"] != "http.disconnect":
-                await messages.put(message)
-            answering.cancel()
-
-        listening = asyncio.ensure_future(listen())
-        try:
-            await answering
-        except asyncio.CancelledError:
-            # If the client is still there, the server itself has cancelled the request.
-            if not listening.done():
-                raise
-        finally:
-            listening.cancel()
+async def unless_disconnected(request: Request, answering: Coroutine[Any, Any, Response]) -> Response:
+    """The response to a request whose body has been read, cancelled once the client disconnects."""
+    tasks = asyncio.ensure_future(answering), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return await tasks[0] if tasks[0].done() else Response(status_code=499)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -9,7 +9,7 @@ JSON string as in transformers' server, is limited to the fields of `GenerationO
 import json
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Json, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Json, ValidationError
 from starlette.requests import Request
 
 from hfseq.serving.http_json import Refusal, read_object
@@ -28,8 +28,8 @@ MAX_MESSAGES = 1000
 _COLDEST = 1e-3
 
 
-def _temperature(value: float | None) -> float | None:
-    if value is not None and 0 < value < _COLDEST:
+def _temperature(value: float) -> float:
+    if 0 < value < _COLDEST:
         raise ValueError(f"must be 0 or at least {_COLDEST}")
     return value
 
@@ -39,18 +39,16 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, str) else None if value == [] else value
 
 
-def _content_text(value: Any) -> Any:
-    """The text of a message's content, which may be a list of text parts."""
-    if not isinstance(value, list):
-        return value
-    if any(not isinstance(part, dict) or set(part) != {"type", "text"} or part["type"] != "text" for part in value):
-        raise ValueError('content parts must have the form {"type": "text", "text": "..."}')
-    if not all(isinstance(part["text"], str) for part in value):
-        raise ValueError("the text of a content part must be a string")
-    return " ".join(part["text"] for part in value)
+def _none_as_empty(value: Any) -> Any:
+    return "" if value is None else value
 
 
-Temperature = Annotated[float, Field(ge=0, le=100)]
+def _as_parts(value: Any) -> Any:
+    """The text of a message as a list of one part."""
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+Temperature = Annotated[float, Field(ge=0, le=100), AfterValidator(_temperature)]
 TopP = Annotated[float, Field(ge=0, le=1)]
 Tokens = Annotated[int, Field(ge=1, le=2**31)]
 One = Annotated[int, Field(ge=1, le=1)]
@@ -81,8 +79,6 @@ class GenerationOptions(_Fields):
     length_penalty: Annotated[float, Field(ge=-10, le=10)] | None = None
     early_stopping: bool | Literal["never"] | None = None
 
-    _cold = field_validator("temperature")(_temperature)
-
 
 class _Request(_Fields):
     """Fields common to both endpoints."""
@@ -102,16 +98,13 @@ class _Request(_Fields):
     user: str | None = None
     stream_options: dict | None = None
 
-    _cold = field_validator("temperature")(_temperature)
-
     def settings(self, vocab_size: int) -> dict[str, Any]:
         """Fields of a `GenerationConfig` that the request sets.
 
         Raises:
             Refusal: If a bias is for a token outside the vocabulary, or beams are to be sampled.
         """
-        asked: dict[str, Any] = {} if self.generation_config is None else self.generation_config.model_dump()
-        penalty, bias = self.frequency_penalty, self.logit_bias
+        config, penalty, bias = self.generation_config, self.frequency_penalty, self.logit_bias
         own = {
             "max_new_tokens": self.max_tokens,
             "temperature": self.temperature,
@@ -120,7 +113,7 @@ class _Request(_Fields):
             "stop_strings": self.stop,
             "sequence_bias": [[[_token(key, vocab_size)], value] for key, value in bias.items()] if bias else None,
         }
-        asked = {name: value for name, value in asked.items() if value is not None}
+        asked = {} if config is None else config.model_dump(exclude_none=True)
         asked |= {name: value for name, value in own.items() if value is not None}
         if asked.get("temperature") == 0:
             del asked["temperature"]
@@ -141,29 +134,33 @@ class _Request(_Fields):
         Raises:
             Refusal: As `settings`.
         """
-        body = {"model": name, "generation_config": json.dumps(self.settings(vocab_size)), "stream": bool(self.stream)}
-        return body if self.seed is None else body | {"seed": self.seed}
+        body = self.model_dump(include={"messages", "prompt", "seed", "suffix"})
+        config = json.dumps(self.settings(vocab_size))
+        return body | {"model": name, "generation_config": config, "stream": bool(self.stream)}
 
 
 class CompletionRequest(_Request):
     """Body of `/v1/completions`."""
 
-    prompt: str | None = None
+    prompt: Annotated[str, BeforeValidator(_none_as_empty)] = ""
     suffix: str | None = None
     best_of: One | None = None
     echo: Literal[False] | None = None
     logprobs: None = None
 
-    def for_handler(self, name: str, vocab_size: int) -> dict[str, Any]:
-        """Add prompt and suffix."""
-        return super().for_handler(name, vocab_size) | {"prompt": self.prompt or "", "suffix": self.suffix}
+
+class TextPart(_Fields):
+    """A part of a message's content."""
+
+    type: Literal["text"]
+    text: str
 
 
 class Message(_Fields):
     """A chat message; the model's template validates the role."""
 
     role: Annotated[str, Field(max_length=100)]
-    content: Annotated[str, BeforeValidator(_content_text)]
+    content: Annotated[list[TextPart], BeforeValidator(_as_parts)]
 
 
 class ChatRequest(_Request):
@@ -177,10 +174,6 @@ class ChatRequest(_Request):
         """Let `max_completion_tokens` override `max_tokens`."""
         longest = self.max_completion_tokens
         return super().settings(vocab_size) | ({} if longest is None else {"max_new_tokens": longest})
-
-    def for_handler(self, name: str, vocab_size: int) -> dict[str, Any]:
-        """Add the messages."""
-        return super().for_handler(name, vocab_size) | {"messages": [one.model_dump() for one in self.messages]}
 
 
 Body = TypeVar("Body", bound=_Request)
