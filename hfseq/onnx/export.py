@@ -215,7 +215,7 @@ def write_graph(graph: Graph, path: str | Path, opset: int) -> None:
         # Of the tracer, about checks of shapes, which are not part of the graph; of its age: the newer exporter fixes
         # the length of a simple recurrent network; and of the writer, about graphs that `check_graph` compares.
         warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\b|hfseq\.export$")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\b|hfseq\.onnx\.export$")
         warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.onnx\b")
         torch.onnx.export(
             graph.module.eval(),
