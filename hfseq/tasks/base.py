@@ -158,7 +158,7 @@ class Task(ABC):
     def with_training_rows(self, rows: Any) -> Self:
         """Copy of the task, yet to be encoded, with other training rows of the same columns."""
         other = copy.copy(self)
-        other.splits = {**self.splits, "train": rows}
+        other.splits = other._draw({**self.splits, "train": rows})
         other.splits["train_sample"] = other._train_sample()
         return other
 
@@ -333,9 +333,9 @@ class Task(ABC):
         """Options of `predict` for the final test."""
         return {}
 
-    @abstractmethod
     def decode(self, split: str, raw: Any) -> Any:
-        """Convert the raw predictions for a split to predictions."""
+        """Convert the raw predictions for a split to predictions; by default they are the same."""
+        return raw
 
     @abstractmethod
     def score(self, predictions: Any, references: Any) -> dict[str, float]:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from textwrap import shorten
-from typing import Any, Self
+from typing import Any
 
 import datasets
 import numpy as np
@@ -49,12 +49,6 @@ class TextTask(Task):
         splits = super()._draw(splits)
         self.references = {split: label_array(rows) for split, rows in splits.items()}
         return splits
-
-    def with_training_rows(self, rows: Any) -> Self:
-        """Copy of the task, yet to be encoded, with other training rows, whose labels determine the baseline."""
-        other = super().with_training_rows(rows)
-        other.references = self.references | {"train": label_array(rows)}
-        return other
 
     def texts(self) -> Any:
         """Texts to train a new tokenizer on, including the second texts of pairs."""

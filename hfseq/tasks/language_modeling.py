@@ -182,8 +182,9 @@ class RunningTextModeling(Task):
             raise InputError(
                 "--label_smoothing_factor: an adaptive softmax has no probabilities of all words in training"
             )
-        # A recurrent state summarizes any number of tokens; a Transformer has a limited number of positions.
-        carries, size = carries_state(model), self.data.block_size
+        # A recurrent state summarizes any number of tokens; a Transformer's keys and values would grow with the text,
+        # and its positions are limited.
+        carries, size = is_hfseq(model.config), self.data.block_size
         self.carry, self.tokenizer = self.data.carry_state and carries, tokenizer
         self.positions = None if carries else getattr(model.config, "max_position_embeddings", None)
         if self.positions is not None and size > self.positions:
@@ -247,10 +248,6 @@ class RunningTextModeling(Task):
         total = read(self.whole(split), flatness=[chosen]).total(0, weight)
         return total, len(self.encoded[split].ids) - 1
 
-    def decode(self, split: str, raw: Any) -> tuple[float, int]:
-        """Return the raw prediction as it is."""
-        return raw
-
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
         """Compute the loss, and the perplexities per token and per word."""
         total, tokens = predictions
@@ -275,14 +272,6 @@ class RunningTextModeling(Task):
         """First words of the text, for the model card."""
         first = next((line for line in self.splits[split][self.names[0]] if line.strip()), "")
         return " ".join(first.split()[:8])
-
-
-def carries_state(model: PreTrainedModel) -> bool:
-    """Return whether the final state of a window can initialize the next one, as for hfseq models.
-
-    A Transformer's keys and values would grow with the text.
-    """
-    return is_hfseq(model.config)
 
 
 @torch.no_grad()

@@ -94,9 +94,8 @@ class Tagging(Task):
             self.signatures["entity_f1"] = signature(self.scheme)
         return self._draw(splits)
 
-    def _find_scheme(self, tags: Mapping[str, Sequence[Collection[str]]]) -> tuple[str | None, str]:
+    def _find_scheme(self, rows: Mapping[str, Any]) -> tuple[str | None, str]:
         """Scheme of the tags of each split, and its description."""
-        rows: Any = tags
         try:
             scheme = find_scheme(self.classes, rows.get("train") or next(iter(rows.values())))
         except ValueError as error:

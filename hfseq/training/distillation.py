@@ -85,17 +85,16 @@ def augment(
                 yield words
 
 
-def write_words(words: Sequence[str | None], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Join words into a text, with the tokenizer's mask token (or else its unknown token) for masked words."""
-    mask = tokenizer.mask_token or tokenizer.unk_token or ""
-    return " ".join(mask if word is MASK else word for word in words)
-
-
 def encode_variants(
     variants: Sequence[Sequence[str | None]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> datasets.Dataset:
-    """Encode variants in order; special tokens in their text are parsed as such."""
-    rows = datasets.Dataset.from_dict({"text": [write_words(words, tokenizer) for words in variants]})
+    """Encode variants in order, with the tokenizer's mask token (or else its unknown token) for masked words.
+
+    Special tokens in their text are parsed as such.
+    """
+    mask = tokenizer.mask_token or tokenizer.unk_token or ""
+    texts = [" ".join(mask if word is MASK else word for word in words) for words in variants]
+    rows = datasets.Dataset.from_dict({"text": texts})
     options = {"truncation": True, "max_length": max_length, "split_special_tokens": False}
     # In batches, to bound the memory of the tokenizer's output.
     return rows.map(lambda batch: dict(tokenizer(batch["text"], **options)), batched=True, remove_columns="text")

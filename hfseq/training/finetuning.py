@@ -61,8 +61,7 @@ class TaskArguments(ClassArguments, DecodingArguments):
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Maximum number of training rows."})
     text_column: str | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={"help": "Text column; default: text, tokens (tagging) or document (seq2seq)."},
+        default=None, metadata={"help": "Text column; default: text, tokens (tagging) or document (seq2seq)."}
     )
     label_column: str | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Label column; default: label, tags (tagging) or summary (seq2seq)."}
@@ -213,8 +212,7 @@ def train_head_only(model: PreTrainedModel, new: Collection[str] = ()) -> None:
     parts = model_parts(model, new)
     if not parts.head:
         raise InputError(f"{type(model).__name__} has no separate output layer to train: it is tied to the embeddings")
-    for _, parameter in (*parts.embeddings, *(pair for block in parts.blocks for pair in block)):
-        parameter.requires_grad_(False)
+    unfreeze([parts.head, *parts.blocks, parts.embeddings], 1)
 
 
 # Flags for the demo's classifier, and the values that its language model gets instead.

@@ -74,21 +74,20 @@ class Monitored:
             raise InputError(f"{flag} {path}: class {unknown[0]!r} is not one of the model's: {known}")
         return datasets.Dataset.from_dict({text: rows[text], label: found})
 
-    def read_texts(self) -> list[str]:
-        """Read all fresh texts, labelled or not."""
-        text = self.data.text_column
-        return list(self._read(self.data.fresh_file, "--fresh_file", text)[text])
+    def read_fresh(self) -> tuple[list[str], datasets.Dataset | None]:
+        """Read all fresh texts, labelled or not, and the labelled rows; None if the file has no labels.
 
-    def has_labels(self) -> bool:
-        """Return whether the fresh file has a label column."""
-        label = self.data.label_column
+        Raises:
+            InputError: As for `read_rows`.
+        """
+        path, flag, text, label = self.data.fresh_file, "--fresh_file", self.data.text_column, self.data.label_column
+        texts = list(self._read(path, flag, text)[text])
         try:
-            self._read(self.data.fresh_file, "--fresh_file", label)
+            return texts, self.read_rows(path, flag)
         except InputError as error:
             if f"no column {label!r}" in str(error) or "empty: none of" in str(error):
-                return False
+                return texts, None
             raise
-        return True
 
     def _read(self, path: str, flag: str, *columns: str) -> datasets.Dataset:
         check_sources(columns, None, None)
