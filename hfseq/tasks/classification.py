@@ -111,10 +111,8 @@ class Classification(TextTask):
             return Regression(self.data, self.args).use(splits, train=train)
         lists = isinstance(next(iter(next(iter(splits.values()))[label])), list) or self.data.label_separator
         if problem is not None and bool(lists) != (problem == "multi_label_classification"):
-            given = (
-                "lists of classes, not one class a text" if lists else "one class a text, without --label_separator"
-            )
-            raise InputError(f"problem type {problem}: column {label!r} holds {given}")
+            given = "lists of classes" if lists else "one class per text, and there is no --label_separator"
+            raise InputError(f"problem type {problem}: column {label!r} contains {given}")
         self.args.choose_metric(self.metrics)  # type: ignore[attr-defined]
         return super().use(splits, train=train, known=known)
 
@@ -128,7 +126,7 @@ class Classification(TextTask):
         splits = self._draw(splits)
         self.multi_label = next(iter(self.references.values())).ndim == 2
         if self.multi_label and self.args.label_smoothing_factor:
-            raise InputError("--label_smoothing_factor is for one class a row; these rows may have several")
+            raise InputError("--label_smoothing_factor requires one class per row; these rows may have several")
         kind = "multi" if self.multi_label else "single"
         self.fields = label_fields(self.classes) | {"problem_type": f"{kind}_label_classification"}
         return splits
@@ -192,7 +190,7 @@ class Regression(TextTask):
         flags = ((self.data, "class_weights"), (self.data, "label_separator"), (self.args, "label_smoothing_factor"))
         for arguments, flag in flags:
             if getattr(arguments, flag):
-                raise InputError(f"--{flag} is for classes; the labels are numbers, so leave it out")
+                raise InputError(f"--{flag} applies to classes, but the labels are numbers; omit it")
         self.fields = {"num_labels": 1, "problem_type": "regression"}
         return self._draw({split: with_numbers(rows, self.names[1], split) for split, rows in splits.items()})
 
@@ -279,7 +277,7 @@ def _number(label: Any, column: str, place: str) -> float:
     if not math.isfinite(number):
         raise InputError(
             f"{place}: column {column!r} is {shorten(str(label), 60)!r}, not a finite number; "
-            "--problem_type single_label_classification takes all labels for classes"
+            "--problem_type single_label_classification treats all labels as classes"
         )
     return number
 

@@ -157,9 +157,7 @@ class RunningTextModeling(Task):
         self.splits = self.data.read(self.names, self.embedded, moses=self.moses, running=True, **reading)
         tests = self.args.do_predict or not self.args.do_train
         if cache and tests and not {"validation", "test"} <= set(self.splits):
-            raise InputError(
-                "--cache_size needs a validation text, to choose the cache's strength on, beside a test text"
-            )
+            raise InputError("--cache_size requires a validation text to tune the cache on, besides the test text")
         return self
 
     def texts(self) -> Any:
@@ -180,7 +178,8 @@ class RunningTextModeling(Task):
         self.own_loss = not self.args.label_smoothing_factor
         if not self.own_loss and getattr(model.config, "adaptive_softmax_cutoffs", None) is not None:
             raise InputError(
-                "--label_smoothing_factor: an adaptive softmax has no probabilities of all words in training"
+                "--label_smoothing_factor is not supported for an adaptive softmax, which does not compute the "
+                "probabilities of all words in training"
             )
         # A recurrent state summarizes any number of tokens; a Transformer's keys and values would grow with the text,
         # and its positions are limited.

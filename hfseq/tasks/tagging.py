@@ -65,7 +65,7 @@ class Tagging(Task):
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         words, tags = self.names
         if isinstance(splits.get("train"), datasets.IterableDataset):
-            raise InputError("--task tagging does not read --streaming; leave it out")
+            raise InputError("--streaming is not supported for tagging; omit it")
         listed = {split: self.row_classes(rows) for split, rows in splits.items()}
         for split, rows in splits.items():
             for number, (row_words, row_tags) in enumerate(zip(rows[words], listed[split], strict=True), 1):
@@ -76,7 +76,7 @@ class Tagging(Task):
                         "one tag"
                     )
                 if None in (*row_words, *row_tags):
-                    raise InputError(f"{split}, row {number}: a null among {words} or {tags}; give text for each")
+                    raise InputError(f"{split}, row {number}: null in {words} or {tags}; each needs text")
         seen = {split: set(chain.from_iterable(rows)) for split, rows in listed.items()}
         names = known
         if names is None or (train and not seen["train"] <= set(names)):
@@ -104,7 +104,7 @@ class Tagging(Task):
                 raise InputError(f"--metric_for_best_model entity_f1: no entities, as {error}: {names}") from None
             # Tags that look like entities need an explanation, parts of speech do not.
             looks = any(tag[:2].upper() in ("B-", "I-") and tag[2:] for tag in self.classes)
-            return None, f"tags scored as classes of words, not as entities: {error}" if looks else ""
+            return None, f"tags scored as word classes, not as entities: {error}" if looks else ""
         counts = {split: count_breaks(scheme, found) for split, found in rows.items()}
         broken = [f"{count:,} place{'s' * (count > 1)} of {split}" for split, count in counts.items() if count]
         return scheme, f"entities in {scheme}{', broken at ' + ', '.join(broken) if broken else ''}"
@@ -127,7 +127,9 @@ class Tagging(Task):
         """
         self.own_loss = bool(getattr(model.config, "crf", False))
         if self.own_loss and self.args.label_smoothing_factor:
-            raise InputError("--label_smoothing_factor: a CRF is trained on whole sequences of tags; leave it out")
+            raise InputError(
+                "--label_smoothing_factor is not supported for a CRF, which is trained on whole tag sequences; omit it"
+            )
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         (words, tags), limit, ids = self.names, self.data.max_length, self.fields["label2id"]
