@@ -13,7 +13,8 @@ from pathlib import Path
 from hfseq.training import cli, finetuning
 from hfseq.training.accelerate_loop import Loop, begin_loop
 from hfseq.training.arguments import ModelArguments
-from hfseq.training.finetuning import TASKS, FinetuningArguments, TaskArguments, Unfreezing
+from hfseq.training.finetuning import TASKS, FinetuningArguments, TaskArguments, unfreeze
+from hfseq.training.layers import layer_groups
 from hfseq.training.run import finish, new_model
 
 DEMO = [Path(__file__).parent / "configs" / f"finetuning_{name}.yaml" for name in ("demo_lm", "demo")]
@@ -42,14 +43,14 @@ def run_loop(argv: list[str]) -> None:
     tuned = finetuning.apply_method(pretrained, run.data, new)
 
     # 4. Batches, and an optimizer and schedule of the method.
-    unfreezing = Unfreezing(tuned, new, gradual=run.data.method == "gradual")
+    groups = layer_groups(tuned, new) if run.data.method == "gradual" else []
     loop = Loop(run, task, tuned, tokenizer, **finetuning.method_options(run.data, args, new))
     model, optimizer, scheduler = loop.model, loop.optimizer, loop.scheduler
 
     # 5. Training: an epoch, an evaluation, a checkpoint.
     while not loop.done:
         model.train()
-        unfreezing.start_epoch(loop.epoch)
+        unfreeze(groups, loop.epoch + 1)
         for batches in loop.steps():
             # The loss is a mean over the labels of the whole step, on all processes.
             count = loop.total(task.count(batch) for batch in batches)
@@ -65,7 +66,7 @@ def run_loop(argv: list[str]) -> None:
             optimizer.zero_grad()
         loop.end_epoch()
     loop.load_result()
-    unfreezing.end()
+    unfreeze(groups, len(groups))
 
     # 6. The final test beside a baseline, and the reports.
     tuned = finetuning.merge_adapters(tuned, run.data)

@@ -95,8 +95,8 @@ def main(argv: list[str] | None = None) -> int:
 
     # 2. Model and rows: those of its test, fresh ones, which may have no labels, and those to train on.
     monitored = Monitored(data, args)
-    reference, fresh = monitored.read_rows(data.test_file, "--test_file"), monitored.read_texts()
-    judged = monitored.read_rows(data.fresh_file, "--fresh_file") if monitored.has_labels() else None
+    reference = monitored.read_rows(data.test_file, "--test_file")
+    fresh, judged = monitored.read_fresh()
     rows = 0 if judged is None else len(judged)
     run.log(f"{len(reference)} texts of the test, {len(fresh)} fresh ones, {rows or 'none'} of them with labels")
     old = None

@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -292,6 +293,27 @@ def test_without_a_teacher_one_is_trained(data, tmp_path, capsys):
     assert "a new BertForSequenceClassification" in capsys.readouterr().out
     loaded = AutoModelForSequenceClassification.from_pretrained(output / "teacher")
     assert type(loaded).__name__ == "BertForSequenceClassification"
+
+
+def test_a_report_encodes_the_test_split_once_for_each_model(tmp_path, monkeypatch, capsys):
+    encoded = []
+    models = {name: (SimpleNamespace(to=lambda device: None), name, tmp_path) for name in ("teacher", "student")}
+
+    def encode(model, tokenizer, split):
+        encoded.append(tokenizer)
+        return SimpleNamespace(evaluate=lambda model, split, num_beams: {"bleu": float(num_beams)})
+
+    task = SimpleNamespace(test_split="test", generates=True, references={"test": []}, encoded_split=encode)
+    task.test_options, task.sources, task.summary = lambda: {"num_beams": 5}, lambda split: [], lambda *_: ""
+    costs = {name: dict.fromkeys(("parameters", "file_mb", "ms_a_text", "texts_a_second"), 1.0) for name in models}
+    for name, value in {"score_baseline": {}, "measure_costs": costs, "publish_run": None}.items():
+        monkeypatch.setattr(distillation, name, lambda *args, value=value, **options: value)
+    arguments = SimpleNamespace(output_dir=tmp_path, device="cpu")
+    titles = {"bleu": "BLEU", "bleu_greedy": "greedy BLEU"}
+    own = SimpleNamespace(data=SimpleNamespace(speed_texts=2), args=arguments)
+    distillation.report(own, task, models, lambda model, tokenizer: None, titles, greedy="bleu")
+    assert encoded == ["teacher", "student"]
+    assert "| student | 5.00 | 1.00 |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [1, 3])

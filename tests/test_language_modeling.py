@@ -307,7 +307,7 @@ def test_a_search(data, tmp_path):
     [
         ({"block_size": 0}, "--block_size 0: give 1 or more"),
         ({"cache_size": 0}, "--cache_size 0: give 1 or more"),
-        ({"cache_size": 9, "test_file": None}, "--cache_size needs a validation text"),
+        ({"cache_size": 9, "test_file": None}, "--cache_size requires a validation text"),
         ({"max_tokens": 100}, "unknown flag --max_tokens"),
         ({"output_file": "out.txt"}, "unknown flag --output_file"),
         ({"per_device_train_batch_size": 100_000}, "too short for a batch size of 100000"),
@@ -316,7 +316,7 @@ def test_a_search(data, tmp_path):
         ({"streaming": True, "validation_file": None}, "--streaming holds out no rows"),
         (
             {"label_smoothing_factor": 0.1, "config_overrides": '{"adaptive_softmax_cutoffs": [8]}'},
-            "an adaptive softmax has no probabilities of all words",
+            "not supported for an adaptive softmax",
         ),
         ({"metric_for_best_model": "bleu"}, "unknown --metric_for_best_model"),
         ({"hp_search": 1, "hp_space": '{"learning_rat": [1]}'}, "learning_rat cannot be searched; did you mean"),

@@ -445,7 +445,7 @@ def test_rare_classes_do_not_stop_a_run_without_validation_rows(data, tmp_path):
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_smoothing_of_several_classes_is_refused(driver, data, tmp_path):
-    with pytest.raises(InputError, match="--label_smoothing_factor is for one class a row"):
+    with pytest.raises(InputError, match="--label_smoothing_factor requires one class per row"):
         start(driver, data, tmp_path / "out", label_separator=";", label_smoothing_factor=0.1)
 
 

@@ -178,7 +178,7 @@ def test_a_trained_tagger_is_scored_in_the_scheme_of_its_labels(bilou, data, tmp
         (["B I O", "O B B"], "entities in IOB2, 3 tags"),
         (
             ["B-A I-A MISC O"],
-            "tags scored as classes of words, not as entities: 'MISC' begins with none of B-, I-, E-",
+            "tags scored as word classes, not as entities: 'MISC' begins with none of B-, I-, E-",
         ),
         (["NOUN VERB NN-TL", "-LRB- NOUN VERB"], "test rows, 4 tags"),
     ],
@@ -281,7 +281,10 @@ def test_a_trained_tagger_is_scored(data, trained, tmp_path):
         ({"label_column": "upos", "column_names": "form,xpos"}, "no column 'tokens'"),
         ({"metric_for_best_model": "bleu"}, "bleu"),
         ({"streaming": True}, "unknown flag --streaming"),
-        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor: a CRF is trained on whole sequences of tags"),
+        (
+            {"label_smoothing_factor": 0.1},
+            "--label_smoothing_factor is not supported for a CRF, which is trained on whole",
+        ),
     ],
 )
 def test_bad_input(flags, message, data, tmp_path):
@@ -304,7 +307,7 @@ def test_a_null_is_no_word_and_no_tag(column, data, tmp_path):
     path = tmp_path / "words.jsonl"
     rows = [{"tokens": ["a", "b"], "tags": ["X", "Y"]}] * 2
     path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0] | {column: ["a", None]}]))
-    with pytest.raises(InputError, match="train, row 3: a null among tokens or tags; give text for each"):
+    with pytest.raises(InputError, match="train, row 3: null in tokens or tags; each needs text"):
         start(data, tmp_path / "run", train_file=path, validation_file=path, test_file=path)
 
 

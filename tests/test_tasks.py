@@ -2,11 +2,12 @@
 
 from types import SimpleNamespace
 
+import datasets
 import pytest
 import torch
 from recipe_runs import load, results, start, write_reviews
 
-from hfseq import LstmConfig, LstmForConditionalGeneration
+from hfseq import LstmConfig, LstmForConditionalGeneration, metrics
 from hfseq.inference.benchmark import text_translator
 from hfseq.inference.generate import decode_texts
 from hfseq.tasks import base, classification
@@ -112,3 +113,10 @@ def test_the_timed_translator_copies_unknown_words(tokenizer):
     nbest, _ = decode_texts(model, tokenizer, texts, batch_size=2, max_source_length=9, **options)
     assert timed == [best[0].text for best in nbest]
     assert any(word in text for text in timed for word in ("zebra", "quagga"))
+
+
+def test_the_signature_of_a_translation_is_that_of_its_score():
+    task = Translation(TranslationArguments(), SimpleNamespace())
+    task.use({"test": datasets.Dataset.from_dict({"en": ["a", "b"], "de": ["x y", "z"]})}, train=False)
+    assert task.signatures == {"bleu": metrics.bleu(["x", "y z"], task.references["test"])["signature"]}
+    assert task.languages == ("en", "de")

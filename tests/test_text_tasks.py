@@ -204,7 +204,9 @@ def test_a_multi_label_model_needs_several_classes(data, tmp_path):
     model = start("sentiment", data, "numbers", tmp_path / "run", max_steps=1, **files)
     flags = dict.fromkeys(("train_file", "validation_file", "tokenizer_model", "config_overrides"))
     flags |= {"model_name_or_path": model, "test_file": tmp_path / "one.csv", "do_predict": "true"}
-    with pytest.raises(InputError, match="multi_label_classification: .* one class a text, without --label_separator"):
+    with pytest.raises(
+        InputError, match="multi_label_classification: .* one class per text, and there is no --label_separator"
+    ):
         start("sentiment", data, "numbers", tmp_path / "test", **flags)
 
 
@@ -255,12 +257,12 @@ def test_the_loss_is_the_mean_squared_error():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"class_weights": "balanced"}, "--class_weights is for classes; the labels are numbers"),
-        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor is for classes"),
+        ({"class_weights": "balanced"}, "--class_weights applies to classes, but the labels are numbers"),
+        ({"label_smoothing_factor": 0.1}, "--label_smoothing_factor applies to classes"),
         ({"metric_for_best_model": "bleu"}, "unknown --metric_for_best_model 'bleu'; there are accuracy"),
         ({"metric_for_best_model": "accuracy"}, "unknown --metric_for_best_model 'accuracy'; there are pearson"),
         ({"problem_type": "ranking"}, "unknown --problem_type 'ranking'; there are regression"),
-        ({"problem_type": "multi_label_classification"}, "column 'label' holds one class a text"),
+        ({"problem_type": "multi_label_classification"}, "column 'label' contains one class per text"),
         ({"train_file": "words.jsonl", "problem_type": "regression"}, "train, row 2: column 'label' is 'much'"),
     ],
 )

@@ -1,11 +1,11 @@
-"""Labelled texts, or pairs of texts: a class for each, several (multi-label), or a number (regression)."""
+"""Classification of texts or text pairs (single-label or multi-label), and regression."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from textwrap import shorten
-from typing import Any, Self
+from typing import Any
 
 import datasets
 import numpy as np
@@ -17,7 +17,6 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
@@ -26,14 +25,13 @@ from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_text
 from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.streaming import encode_stream_labels, tokenizer_texts
 from hfseq.errors import InputError, require
-from hfseq.inference.classify import predict_logits
 from hfseq.plots import plot_confusion_matrix, plot_scatter
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import classification_loss
 
 
 class TextTask(Task):
-    """Texts, or pairs of texts, with a label each."""
+    """Texts or text pairs with one label each: a class, a list of classes, or a number."""
 
     columns = ("text", "label")
     list_columns = slice(-1, None)
@@ -41,31 +39,36 @@ class TextTask(Task):
     auto_class = AutoModelForSequenceClassification
     rows = "texts"
 
-    @property
-    def pair(self) -> str | None:
-        """Column of the second text of each row."""
-        return self.data.text_pair_column
-
     def read_columns(self) -> tuple[str, ...]:
-        """Names of all columns that are read."""
-        text, label = self.names
-        return (text, label) if self.pair is None else (text, self.pair, label)
+        """Names of all columns to read: the texts, then the label."""
+        (text, label), pair = self.names, self.data.text_pair_column
+        return (text, label) if pair is None else (text, pair, label)
+
+    def _draw(self, splits: dict[str, Any]) -> dict[str, Any]:
+        """Draw the training rows, and keep the labels of all rows as references."""
+        splits = super()._draw(splits)
+        self.references = {split: label_array(rows) for split, rows in splits.items()}
+        return splits
 
     def texts(self) -> Any:
-        """Texts that a new tokenizer is trained on, of pairs both."""
+        """Texts to train a new tokenizer on, including the second texts of pairs."""
         return tokenizer_texts(self.splits["train"], self.read_columns()[:-1])
 
+    def describe(self) -> str:
+        """Describe the number of rows in each split, including streams, and the labels."""
+        return f"{', '.join(f'{len(labels)} {split}' for split, labels in self.references.items())} {self.rows}"
+
     def sources(self, split: str) -> list[str]:
-        """A line of text for each row; of a pair both."""
+        """Text or text pair of each row as a line of text."""
         columns = [self.splits[split][name] for name in self.read_columns()[:-1]]
         return [" | ".join(texts) for texts in zip(*columns, strict=True)]
 
     def example(self, split: str) -> str | None:
-        """A text to show the model with; none of pairs."""
-        return None if self.pair else super().example(split)
+        """Example input for the model card; None for text pairs."""
+        return None if self.data.text_pair_column else super().example(split)
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
-        (text, _), pair, limit = self.names, self.pair, self.data.max_length
+        (text, _), pair, limit = self.names, self.data.text_pair_column, self.data.max_length
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
             texts = batch[text] if pair is None else list(zip(batch[text], batch[pair], strict=True))
@@ -77,27 +80,14 @@ class TextTask(Task):
             self.references = self.references | {"train_sample": label_array(self.splits["train_sample"])}
         return encode_splits(self.splits, encode, {"length": Limit(self.rows, "--max_length", limit)})
 
-    def with_training_rows(self, rows: Any) -> Self:
-        """Copy of the task with other training rows, whose labels the baseline counts."""
-        other = super().with_training_rows(rows)
-        other.references = self.references | {"train": label_array(rows)}
-        return other
-
-    def predict(self, model: PreTrainedModel, split: str, **options: Any) -> tuple[np.ndarray, float]:
-        """Logits `[N, num_labels]` of the rows of a split, and their mean loss; see `predict_logits`."""
-        size, labels = self.args.per_device_eval_batch_size, torch.tensor(self.references[split])
-        logits = predict_logits(model, self.encoded[split], self.collator, batch_size=size, **options)
-        loss = self.loss(SequenceClassifierOutput(logits=torch.tensor(logits)), labels)
-        return logits, loss.item()
-
 
 class Classification(TextTask):
-    """A class for each text, or several.
+    """Single-label or multi-label classification of texts.
 
     Attributes:
-        classes: Names of the classes, in the order of their numbers.
-        multi_label: Whether a text may have several.
-        weights: Class weights of the loss, `[num_labels]`, or None.
+        classes: Class names in the order of their ids.
+        multi_label: Whether a text may have several classes.
+        weights: Class weights of the loss, `[num_labels]`; None for no weights.
     """
 
     metrics = ("accuracy", "f1")
@@ -107,7 +97,7 @@ class Classification(TextTask):
     kind_metric = "accuracy"
 
     def embedded(self) -> datasets.DatasetDict:
-        """Synthetic reviews, in which word order decides."""
+        """Create synthetic reviews, whose classes depend on word order."""
         return review_rows()
 
     def row_classes(self, rows: datasets.Dataset) -> Sequence[Collection[str]]:
@@ -115,76 +105,68 @@ class Classification(TextTask):
         return row_classes(rows, self.names[1], self.data.label_separator)
 
     def use(self, splits: Mapping[str, Any], *, train: bool = True, known: list[str] | None = None) -> Task:
-        """Take the rows; labels that are numbers with a fraction make it a regression; see `Task.use`."""
+        """Validate and adopt rows, as a regression if the labels are numbers, some with a fraction; see `Task.use`."""
         problem, label = self.data.problem_type, self.names[1]
         if problem == "regression" or (problem is None and any(has_fraction(rows[label]) for rows in splits.values())):
             return Regression(self.data, self.args).use(splits, train=train)
         lists = isinstance(next(iter(next(iter(splits.values()))[label])), list) or self.data.label_separator
         if problem is not None and bool(lists) != (problem == "multi_label_classification"):
-            given = (
-                "lists of classes, not one class a text" if lists else "one class a text, without --label_separator"
-            )
-            raise InputError(f"problem type {problem}: column {label!r} holds {given}")
+            given = "lists of classes" if lists else "one class per text, and there is no --label_separator"
+            raise InputError(f"problem type {problem}: column {label!r} contains {given}")
         self.args.choose_metric(self.metrics)  # type: ignore[attr-defined]
         return super().use(splits, train=train, known=known)
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         streams = isinstance(splits.get("train"), datasets.IterableDataset)
         encode: Any = encode_stream_labels if streams else encode_labels
-        separator = self.data.label_separator
+        separator, given = self.data.label_separator, self.data.class_weights
         splits, self.classes = encode(splits, self.names[1], names=known, replace_names=train, separator=separator)
-        # Of all rows, so that no class is without one.
-        given = self.data.class_weights
+        # From all rows, before `_draw` can leave a class without any.
         self.weights = class_weights(given, label_array(splits["train"]), self.classes) if train and given else None
         splits = self._draw(splits)
-        self.references = {split: label_array(rows) for split, rows in splits.items()}
         self.multi_label = next(iter(self.references.values())).ndim == 2
         if self.multi_label and self.args.label_smoothing_factor:
-            raise InputError("--label_smoothing_factor is for one class a row; these rows may have several")
-        self.fields = label_fields(self.classes)
-        self.fields["problem_type"] = (
-            "multi_label_classification" if self.multi_label else "single_label_classification"
-        )
+            raise InputError("--label_smoothing_factor requires one class per row; these rows may have several")
+        kind = "multi" if self.multi_label else "single"
+        self.fields = label_fields(self.classes) | {"problem_type": f"{kind}_label_classification"}
         return splits
 
     def describe(self) -> str:
-        """Number of rows of each split, and the classes."""
-        counts = ", ".join(f"{len(labels)} {split}" for split, labels in self.references.items())
-        names = shorten(", ".join(self.classes), 300)
-        return f"{counts} {self.rows} of {len(self.classes)} classes: {names}"
+        """Describe the number of rows in each split, and the classes."""
+        return f"{super().describe()} of {len(self.classes)} classes: {shorten(', '.join(self.classes), 300)}"
 
     def loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
-        """Weighted cross-entropy, binary if multi-label; see `classification_loss`."""
+        """Compute the (weighted) cross-entropy, binary for multi-label; arguments as for `Task.loss`."""
         smoothing, weights = self.args.label_smoothing_factor, self.weights
         return classification_loss(
             outputs.logits, labels, weights=weights, label_smoothing=smoothing, count=num_items_in_batch
         )
 
-    def decode(self, split: str, raw: Any, rows: Sequence[int] | None = None) -> np.ndarray:
-        """Class numbers `[N]`, or multi-hot rows `[N, num_labels]`: 1 where p > 0.5."""
+    def decode(self, split: str, raw: Any) -> np.ndarray:
+        """Convert logits to class ids `[N]`, or to multi-hot rows `[N, num_labels]` with 1 for p > 0.5."""
         logits = np.asarray(raw)
         return (logits > 0).astype(np.float32) if self.multi_label else logits.argmax(axis=-1)
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
-        """Accuracy and macro F1."""
+        """Compute accuracy and macro F1; see `score_classes`."""
         return score_classes(predictions, references)
 
     def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
-        """The most frequent class of the training rows, or row of classes."""
+        """Most frequent class, or set of classes, of the training rows."""
         if not trained:
             return {}
         values, counts = np.unique(self.references["train"], axis=0, return_counts=True)
         return {"majority": np.repeat(values[counts.argmax()][None], len(self.splits[split]), axis=0)}
 
     def show(self, predictions: Any) -> list[str]:
-        """Names of the classes; several of a text are separated by commas."""
+        """Class names, separated by commas for multi-label."""
         rows = np.asarray(predictions)
         if rows.ndim == 1:
             return [self.classes[number] for number in rows]
         return [", ".join(name for name, holds in zip(self.classes, row, strict=True) if holds) for row in rows]
 
     def plot(self, model: PreTrainedModel, log: Sequence[dict[str, Any]], split: str, predictions: Any) -> None:
-        """Write the learning curve and, unless multi-label, a confusion matrix."""
+        """Write the learning curve and, for single-label classification, a confusion matrix; see `Task.plot`."""
         super().plot(model, log, split, predictions)
         if not self.multi_label:
             path = f"{self.args.output_dir}/confusion_matrix.png"
@@ -192,61 +174,46 @@ class Classification(TextTask):
 
 
 class Regression(TextTask):
-    """A number for each text."""
+    """Regression: a number for each text."""
 
     metrics = ("pearson", "spearman", "rmse")
     embedded_name = "numbers"
     packages = ("matplotlib", "scipy")
-    rows = "texts"
 
     def embedded(self) -> datasets.DatasetDict:
-        """Raise an `InputError`: no numbers are embedded."""
+        """Raise an `InputError`: there is no embedded regression data."""
         raise InputError("--problem_type regression has no embedded data; give --train_file or --dataset_name")
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         self.args.choose_metric(self.metrics)  # type: ignore[attr-defined]
         require(*self.packages, extra="train", use="a regression")
-        for flag in ("class_weights", "label_separator"):
-            if getattr(self.data, flag):
-                raise InputError(f"--{flag} is for classes; the labels are numbers, so leave it out")
-        if self.args.label_smoothing_factor:
-            raise InputError("--label_smoothing_factor is for classes; the labels are numbers, so leave it out")
-        splits = self._draw({split: self._with_numbers(split, rows) for split, rows in splits.items()})
-        self.references = {split: label_array(rows) for split, rows in splits.items()}
+        flags = ((self.data, "class_weights"), (self.data, "label_separator"), (self.args, "label_smoothing_factor"))
+        for arguments, flag in flags:
+            if getattr(arguments, flag):
+                raise InputError(f"--{flag} applies to classes, but the labels are numbers; omit it")
         self.fields = {"num_labels": 1, "problem_type": "regression"}
-        return splits
-
-    def _with_numbers(self, split: str, rows: Any) -> Any:
-        label = self.names[1]
-        if isinstance(rows, datasets.IterableDataset):
-            features = datasets.Features({**rows.features, "labels": datasets.Value("float32")})
-            del features[label]
-            convert = partial(_numbers, column=label, split=split, first=None)
-            return rows.map(convert, batched=True, remove_columns=[label], features=features)
-        numbers = _numbers({label: list(rows[label])}, column=label, split=split, first=1)["labels"]
-        return rows.remove_columns(label).add_column("labels", numbers, feature=datasets.Value("float32"))
+        return self._draw({split: with_numbers(rows, self.names[1], split) for split, rows in splits.items()})
 
     def describe(self) -> str:
-        """Number of rows of each split, and the range of the labels."""
+        """Describe the number of rows in each split, and the range of the labels."""
         numbers = np.concatenate(list(self.references.values()))
-        counts = ", ".join(f"{len(labels)} {split}" for split, labels in self.references.items())
-        return f"{counts} {self.rows} with numbers from {numbers.min():.4g} to {numbers.max():.4g}"
+        return f"{super().describe()} with numbers from {numbers.min():.4g} to {numbers.max():.4g}"
 
     def loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
-        """Mean squared error."""
+        """Compute the mean squared error; arguments as for `Task.loss`."""
         total = mse_loss(outputs.logits.float().squeeze(-1), labels.float(), reduction="sum")
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
     def count(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Number of rows; any number may be a label."""
+        """Number of rows in a batch; -100 is a label like any other."""
         return torch.tensor(len(batch["labels"]))
 
-    def decode(self, split: str, raw: Any, rows: Sequence[int] | None = None) -> np.ndarray:
-        """Numbers `[N]`."""
+    def decode(self, split: str, raw: Any) -> np.ndarray:
+        """Convert logits to numbers `[N]`."""
         return np.asarray(raw, dtype=np.float64).reshape(-1)
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
-        """Pearson's and Spearman's correlations times 100, and the RMSE; a constant has the correlation 0."""
+        """Compute the correlations of Pearson and Spearman times 100, 0 if undefined, and the RMSE."""
         given, right = (np.asarray(side, dtype=np.float64).tolist() for side in (predictions, references))
         varies = len(set(given)) > 1 and len(set(right)) > 1
         correlations = {"pearson": metrics.pearson, "spearman": metrics.spearman}
@@ -254,23 +221,23 @@ class Regression(TextTask):
         return scores | {"rmse": metrics.rmse(given, right)["score"]}
 
     def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
-        """The mean of the training labels."""
+        """Mean of the training labels."""
         if not trained:
             return {}
         return {"mean": np.full(len(self.splits[split]), self.references["train"].mean(dtype=np.float64))}
 
     def show(self, predictions: Any) -> list[str]:
-        """The numbers."""
+        """Numbers with four significant digits."""
         return [f"{number:.4g}" for number in predictions]
 
     def plot(self, model: PreTrainedModel, log: Sequence[dict[str, Any]], split: str, predictions: Any) -> None:
-        """Write the learning curve and a scatter plot of predicted and true numbers."""
+        """Write the learning curve and a scatter plot of predictions and references; see `Task.plot`."""
         super().plot(model, log, split, predictions)
         plot_scatter(self.references[split], predictions, f"{self.args.output_dir}/scatter.png")
 
 
 def has_fraction(labels: Iterable[Any]) -> bool:
-    """True if the first thousand labels are all numbers, one of them with a fraction."""
+    """Return whether the first thousand labels are all numbers, at least one of them with a fraction."""
     try:
         numbers = [float(label) for label in islice(labels, 1000)]
     except (TypeError, ValueError):
@@ -278,54 +245,72 @@ def has_fraction(labels: Iterable[Any]) -> bool:
     return any(math.isfinite(number) and not number.is_integer() for number in numbers)
 
 
-def _numbers(batch: dict[str, list[Any]], column: str, split: str, first: int | None) -> dict[str, list[float]]:
-    """Labels as numbers; `first` is the number of the first row, None in a stream, whose rows have none."""
-    numbers = []
-    for index, label in enumerate(batch[column]):
-        try:
-            number = float(label)
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number):
-            place = split if first is None else f"{split}, row {first + index}"
-            raise InputError(
-                f"{place}: column {column!r} is {shorten(str(label), 60)!r}, not a finite number; "
-                "--problem_type single_label_classification takes all labels for classes"
-            )
-        numbers.append(number)
-    return {"labels": numbers}
+def with_numbers(rows: Any, column: str, split: str) -> Any:
+    """Convert the labels of rows or of a stream to numbers, in a new column `labels`.
+
+    Args:
+        rows: Rows of a split.
+        column: Name of the label column, which is removed.
+        split: Name of the split, for errors.
+
+    Raises:
+        InputError: A label is not a finite number; for a stream, raised when its row is read.
+    """
+    if isinstance(rows, datasets.IterableDataset):
+        features = datasets.Features({**rows.features, "labels": datasets.Value("float32")})
+        del features[column]
+        convert = partial(_convert_batch, column=column, place=split)
+        return rows.map(convert, batched=True, remove_columns=[column], features=features)
+    numbers = [_number(label, column, f"{split}, row {row}") for row, label in enumerate(rows[column], 1)]
+    return rows.remove_columns(column).add_column("labels", numbers, feature=datasets.Value("float32"))
+
+
+def _convert_batch(batch: dict[str, list[Any]], column: str, place: str) -> dict[str, list[float]]:
+    return {"labels": [_number(label, column, place) for label in batch[column]]}
+
+
+def _number(label: Any, column: str, place: str) -> float:
+    try:
+        number = float(label)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(
+            f"{place}: column {column!r} is {shorten(str(label), 60)!r}, not a finite number; "
+            "--problem_type single_label_classification treats all labels as classes"
+        )
+    return number
 
 
 def label_array(rows: datasets.Dataset | datasets.IterableDataset) -> np.ndarray:
-    """The labels of rows that `encode_labels` numbered, `[N]` or `[N, num_labels]`; a stream is read once for them."""
+    """Array of the column `labels`, `[N]` or `[N, num_labels]`; a stream is read once to collect them."""
     if isinstance(rows, datasets.Dataset):
         return np.array(rows["labels"])
     first = np.array(next(iter(rows))["labels"])
-    number = np.dtype(np.int64 if first.dtype.kind == "i" else np.float32)
-    kind = np.dtype((np.float32, first.shape)) if first.ndim else number
-    return np.fromiter((tuple(value) if first.ndim else value for value in rows["labels"]), dtype=kind)
+    # A generator and a fixed dtype, since a list of all labels could exceed the memory.
+    dtype = np.dtype((np.int64 if first.dtype.kind == "i" else np.float32, first.shape))
+    return np.fromiter(rows["labels"], dtype=dtype)
 
 
 def class_weights(given: str | Mapping[str, float], labels: Any, names: Sequence[str]) -> torch.Tensor:
-    """Weights of the classes in the loss, `[num_labels]`.
+    """Class weights of the loss, `[num_labels]`.
 
     Args:
-        given: `balanced`; or a weight for each class name, 1 where it is left out; or None for no weights. Balanced
-            weights of n rows and k classes are n / (k n_c) for a class of n_c rows, so that all classes weigh alike
-            and the mean over the rows is 1; where several classes may hold at once, (n - n_c) / n_c on the rows in
-            which one holds.
-        labels: Class numbers of the training rows `[N]`, or `[N, num_labels]` with 1 where a class holds.
-        names: The classes.
+        given: Mapping of class name to weight, 1 for classes left out; or `balanced`, so that all classes contribute
+            equally: with n rows, k classes and n_c rows of class c, the weight is n / (k n_c), with a mean of 1 over
+            the rows, or for multi-label classification (n - n_c) / n_c on the positive labels.
+        labels: Class ids of the training rows `[N]`, or multi-hot rows `[N, num_labels]`.
+        names: Class names.
 
     Raises:
-        InputError: A word other than `balanced`, an unknown class, a weight that is no positive number, or a class
-            without a training row.
+        InputError: A string other than `balanced`, an unknown class, a weight that is not a positive number, or a
+            class without training rows.
     """
     if isinstance(given, Mapping):
         if unknown := sorted(given.keys() - set(names)):
             raise InputError(f"--class_weights: no class {unknown[0]!r}; there are {', '.join(names)}")
         for name, weight in given.items():
-            if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < float("inf"):
+            if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < math.inf:
                 raise InputError(f"--class_weights: {weight!r} of class {name!r} is not a positive number")
         return torch.tensor([float(given.get(name, 1.0)) for name in names])
     if given != "balanced":
@@ -339,14 +324,16 @@ def class_weights(given: str | Mapping[str, float], labels: Any, names: Sequence
 
 
 def score_classes(predictions: Any, references: Any) -> dict[str, float]:
-    """`accuracy` and macro `f1`, from 0 to 100, of class numbers `[N]` or multi-hot rows `[N, num_labels]`.
+    """Compute `accuracy` and macro `f1`, 0 to 100; a multi-label row is correct only if all of its classes are.
 
-    A multi-label row counts as correct only if all of its classes are.
+    Args:
+        predictions: Class ids `[N]` or multi-hot rows `[N, num_labels]`.
+        references: References in the same format.
     """
     rows = list(predictions), list(references)
     return {"accuracy": metrics.accuracy(*rows)["score"], "f1": metrics.f1(*rows)["score"]}
 
 
 def label_fields(names: Sequence[str]) -> dict[str, Any]:
-    """Config fields that name the classes."""
+    """Config fields for class names."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}

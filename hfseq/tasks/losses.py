@@ -1,4 +1,4 @@
-"""Cross-entropy of tokens and of classes; over a large vocabulary it reads the logits twice, not eight times."""
+"""Cross-entropy of tokens and classes; on a CPU, two passes over the logits of a large vocabulary instead of eight."""
 
 from typing import Any
 
@@ -7,20 +7,20 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-# Elements of logits that are worked on at once: 1 MB of float32, which stays in the cache of one core.
+# Number of logits per chunk: 1 MB in float32, which fits into the cache of one core.
 _CHUNK = 2**18
 
 
 def summed_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Sum of the cross-entropies of labels (Szegedy et al. 2016, section 7, if smoothed), in float32.
+    """Summed cross-entropy in float32, with optional label smoothing (Szegedy et al. 2016, section 7).
 
-    It is that of `torch.nn.functional.cross_entropy`, which is called wherever gradients are not wanted or a GPU
-    computes. On a CPU that is bound by memory: it keeps the log-probabilities, and smoothing doubles the gradients.
+    Equals `torch.nn.functional.cross_entropy`, which is used without gradients and on GPUs. In training on a CPU that
+    function is memory-bound: it stores the log-probabilities, and smoothing doubles the gradients.
 
     Args:
-        logits: `[..., V]`.
-        labels: Token ids `[...]`; -100 is not counted.
-        label_smoothing: Share of the probability that all tokens get alike.
+        logits: Logits `[..., V]`.
+        labels: Token ids `[...]`; -100 is ignored.
+        label_smoothing: Probability mass distributed uniformly over the vocabulary.
     """
     logits, labels = logits.flatten(0, -2), labels.flatten()
     if logits.device.type == "cpu" and logits.requires_grad and torch.is_grad_enabled():
@@ -29,58 +29,53 @@ def summed_cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float 
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """A few rows of the logits at a time; of the forward pass only the normalisers stay."""
+    """Summed cross-entropy, computed chunk by chunk; only the normalizers are kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         counted = labels != -100
         targets = labels.where(counted, 0)
-        normalisers = torch.empty(len(logits))
+        normalizers = torch.empty(len(logits))
         scores = torch.empty(len(logits))
         rows = max(_CHUNK // logits.shape[-1], 1)
         for start in range(0, len(logits), rows):
-            part = logits[start : start + rows].float()
-            normalisers[start : start + rows] = part.logsumexp(dim=-1)
-            score = (1 - smoothing) * part.gather(1, targets[start : start + rows, None]).squeeze(1)
-            scores[start : start + rows] = score + smoothing * part.mean(dim=-1) if smoothing else score
-        ctx.save_for_backward(logits, targets, counted, normalisers)
-        ctx.smoothing = smoothing
-        return (normalisers - scores)[counted].sum()
+            chunk = slice(start, start + rows)
+            part = logits[chunk].float()
+            normalizers[chunk] = part.logsumexp(dim=-1)
+            score = (1 - smoothing) * part.gather(1, targets[chunk, None]).squeeze(1)
+            scores[chunk] = score + smoothing * part.mean(dim=-1) if smoothing else score
+        ctx.save_for_backward(logits, targets, counted, normalizers)
+        ctx.smoothing, ctx.rows = smoothing, rows
+        return (normalizers - scores)[counted].sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        logits, targets, counted, normalisers = ctx.saved_tensors
-        smoothing, size = ctx.smoothing, logits.shape[-1]
+        logits, targets, counted, normalizers = ctx.saved_tensors
         scales = gradients[0] * counted.float()
         result = torch.empty_like(logits)
-        rows = max(_CHUNK // size, 1)
-        for start in range(0, len(logits), rows):
-            chunk = slice(start, start + rows)
+        for start in range(0, len(logits), ctx.rows):
+            chunk = slice(start, start + ctx.rows)
             scale = scales[chunk, None]
-            part = (logits[chunk].float() - normalisers[chunk, None]).exp_()
-            if smoothing:
-                part.sub_(smoothing / size)
-            part.mul_(scale).scatter_add_(1, targets[chunk, None], (smoothing - 1) * scale)
+            part = (logits[chunk].float() - normalizers[chunk, None]).exp_()
+            if ctx.smoothing:
+                part.sub_(ctx.smoothing / logits.shape[-1])
+            part.mul_(scale).scatter_add_(1, targets[chunk, None], (ctx.smoothing - 1) * scale)
             result[chunk] = part
         return result, None, None
 
 
 def token_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    *,
-    label_smoothing: float = 0.0,
-    count: torch.Tensor | int | None = None,
-) -> torch.Tensor:
-    """Cross-entropy of target tokens (Szegedy et al. 2016, section 7, if smoothed).
+    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, count: Tensor | int | None = None
+) -> Tensor:
+    """Cross-entropy of target tokens.
 
     Args:
-        logits: `[B, T, V]`, or `[N, V]` of the N steps with a label, row by row.
+        logits: Logits `[B, T, V]`, or `[N, V]` for the N labelled steps only, row by row.
         labels: Token ids `[B, T]`, -100 for padding.
-        label_smoothing: Share of the probability that all tokens get alike.
-        count: What the sum is divided by, None for the number of tokens here: a batch in parts, or on several
-            processes, is divided by the number of all its tokens.
+        label_smoothing: Probability mass distributed uniformly over the vocabulary.
+        count: Denominator of the summed loss, such as the number of tokens in all accumulated batches over all
+            processes; None for the number of tokens in this batch.
     """
     if logits.dim() == 2:
         labels = labels[labels != -100]
@@ -89,26 +84,23 @@ def token_loss(
 
 
 def classification_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
+    logits: Tensor,
+    labels: Tensor,
     *,
-    weights: torch.Tensor | None = None,
+    weights: Tensor | None = None,
     label_smoothing: float = 0.0,
-    count: torch.Tensor | int | None = None,
-) -> torch.Tensor:
-    """Cross-entropy of class numbers, or binary cross-entropy where several classes may hold at once.
+    count: Tensor | int | None = None,
+) -> Tensor:
+    """Cross-entropy of classes, or binary cross-entropy for multi-label classification.
 
     Args:
-        logits: `[B, num_labels]`.
-        labels: Class numbers `[B]`, or floats `[B, num_labels]`, 1 where a class holds.
-        weights: Of the classes, `[num_labels]`: of a row by its class, or of the ones where several may hold.
-        label_smoothing: Share of the probability that all classes get alike (Szegedy et al. 2016, section 7); for
-            class numbers only.
-        count: What the sum is divided by, None for the number of labels here: a batch in parts, or on several
-            processes, is divided by the number of all its labels.
-
-    Returns:
-        A scalar.
+        logits: Logits `[B, num_labels]`.
+        labels: Class ids `[B]`, or multi-hot floats `[B, num_labels]`.
+        weights: Class weights `[num_labels]`; for multi-label classification, weights of the positive labels.
+        label_smoothing: Probability mass distributed uniformly over the classes; ignored for multi-label
+            classification.
+        count: Denominator of the summed loss, such as the number of labels in all accumulated batches over all
+            processes; None for the number of labels in this batch.
     """
     logits = logits.float()
     weights = None if weights is None else weights.to(logits.device)

@@ -1,6 +1,6 @@
-"""Sequence-to-sequence tasks: translation, summarization, and a text for a text in general."""
+"""Sequence-to-sequence tasks: translation, summarization, and text generation from a source text in general."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from textwrap import shorten
 from typing import Any, ClassVar
@@ -26,10 +26,10 @@ from hfseq.tasks.base import Task
 
 
 class Seq2Seq(Task):
-    """A target text for each source text; a row may have several references.
+    """A target text for each source text, possibly with several references.
 
     Attributes:
-        copied: Vocabulary size of a model that copies unknown words of its source; None for any other.
+        copied: Vocabulary size of a model that copies unknown words from the source; None for other models.
     """
 
     columns = ("document", "summary")
@@ -45,7 +45,7 @@ class Seq2Seq(Task):
     copied: int | None = None
 
     def embedded(self) -> datasets.DatasetDict:
-        """Docstrings of the installed Python packages, and their first lines."""
+        """Read the docstrings of installed Python packages, with their first lines as summaries."""
         return docstring_rows()
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
@@ -53,11 +53,11 @@ class Seq2Seq(Task):
         return rows
 
     def texts(self) -> Any:
-        """Texts of both sides."""
+        """Texts to train a new tokenizer on: sources and targets."""
         return tokenizer_texts(self.splits["train"], self.names)
 
     def configure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Set the model's default generation, and train a model with coverage by its own loss, unless smoothed."""
+        """Set the generation defaults of a model; coverage is trained with the model's own loss, unless smoothed."""
         data, unknown = self.data, None if self.writes_unknown else tokenizer.unk_token_id
         penalty = data.length_penalty
         set_generation(model, data.num_beams, data.max_target_length, length_penalty=penalty, unknown=unknown)
@@ -80,40 +80,39 @@ class Seq2Seq(Task):
         )
 
     def loss_inputs(self, model: torch.nn.Module, labels: torch.Tensor) -> dict[str, Any]:
-        """In training, have models that can compute logits only for steps with a label."""
+        """Additional inputs for a model whose loss is computed from its logits; see `labelled_steps`."""
         return labelled_steps(getattr(model, "module", model), labels)
 
     def raw(self, model: PreTrainedModel, batch: Any, outputs: Any, labels: torch.Tensor, **options: Any) -> list[Any]:
-        """Generated token ids of each row."""
+        """Generate the token ids of each row in a batch; arguments as for `Task.raw`."""
         generate: Any = model.generate
         args: Any = self.args
         options = {"num_beams": args.generation_num_beams, "max_length": args.generation_max_length} | options
-        options["max_length"] = options["max_length"] or self.data.max_target_length
+        # Without a value, the model uses the defaults that `configure` has set.
         options = {name: value for name, value in options.items() if value is not None}
         inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("decoder_")}
         return generate(**inputs, **options).tolist()
 
     def test_options(self) -> dict[str, Any]:
-        """The final test searches with beams."""
+        """Options of `predict` for the final test: the number of beams."""
         return {"num_beams": self.data.num_beams}
 
-    def decode(self, split: str, raw: Any, rows: Sequence[int] | None = None) -> list[str]:
-        """Texts of the generated ids."""
-        texts = self.sources(split)
-        sources = [self.data.source_prefix + texts[row] for row in (range(len(texts)) if rows is None else rows)]
+    def decode(self, split: str, raw: Any) -> list[str]:
+        """Convert generated token ids to texts."""
+        sources = [self.data.source_prefix + text for text in self.sources(split)]
         limit = self.data.max_source_length
         return decode_outputs(self.tokenizer, raw, sources, max_source_length=limit, copy_vocabulary=self.copied)
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
-        """ROUGE, BLEU, chrF and exact matches."""
+        """Compute ROUGE, BLEU, chrF and exact match."""
         return score_summaries(predictions, references) | score_translations(predictions, references)
 
     def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
-        """The first sentence of each source."""
+        """First sentence of each source."""
         return {"lead_1": lead_n(self.sources(split), 1)}
 
     def show(self, predictions: Any) -> list[str]:
-        """Texts; the first of several references."""
+        """Texts; of several references the first one."""
         return [text if isinstance(text, str) else text[0] for text in predictions]
 
     def summary(self, split: str, predictions: Any) -> str:
@@ -121,7 +120,7 @@ class Seq2Seq(Task):
         return f"{super().summary(split, predictions)}, beam {self.data.num_beams}"
 
     def plot(self, model: PreTrainedModel, log: Sequence[dict[str, Any]], split: str, predictions: Any) -> None:
-        """Write the learning curve, and the attention of the first prediction of medium length."""
+        """Write the learning curve, and the attention for the first prediction of medium length; see `Task.plot`."""
         super().plot(model, log, split, predictions)
         row = next((row for row, text in enumerate(predictions) if 20 <= len(text) <= 80), 0)
         source = self.data.source_prefix + self.sources(split)[row]
@@ -131,34 +130,32 @@ class Seq2Seq(Task):
 
 
 class Summarization(Seq2Seq):
-    """A summary for each text; the baseline is its first sentences."""
+    """Summarization; the baseline is the first sentences of the text."""
 
+    column_flags = ("text_column", "summary_column")
     metrics = ("rouge1", "rouge2", "rougeL", "rougeLsum")
     packages = ("matplotlib", "nltk", "rouge_score")
     rows = "texts"
     kind_metric = "rouge"
 
-    def column_names(self) -> tuple[str, ...]:
-        """Names of the columns."""
-        return self.data.text_column, self.data.summary_column
-
     def describe(self) -> str:
-        """Number of rows of each split."""
+        """Describe the number of rows in each split."""
         return f"{super().describe()} with a summary"
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
-        """ROUGE."""
+        """Compute ROUGE."""
         return score_summaries(predictions, references)
 
     def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
-        """The first `lead` sentences of each text."""
+        """First `lead` sentences of each text."""
         return {f"lead_{self.data.lead}": lead_n(self.sources(split), self.data.lead)}
 
 
 class Translation(Seq2Seq):
-    """A translation for each text; the baseline is a copy of the source."""
+    """Translation; the baseline is a copy of the source. The names of the columns are the languages."""
 
-    list_columns = slice(0, 0)  # a text has one translation
+    column_flags = ("source_lang", "target_lang")
+    list_columns = slice(0, 0)  # one translation per text
     metrics = ("bleu", "chrf", "exact_match")
     hub_task = "translation"
     embedded_name = "dates, amounts, names … of Babel's CLDR data"
@@ -168,35 +165,28 @@ class Translation(Seq2Seq):
     moses = True
     writes_unknown = True
 
-    def column_names(self) -> tuple[str, ...]:
-        """The languages, which name the columns."""
-        return self.data.source_lang, self.data.target_lang
-
     def embedded(self) -> datasets.DatasetDict:
-        """Dates, amounts and names in both languages, from Babel's CLDR data."""
+        """Create pairs of dates, amounts and names in both languages from Babel's CLDR data."""
         return cldr_pairs(*self.names)
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
-        splits = self._draw(splits)
+        splits, self.languages = self._draw(splits), self.names
         self.references = {split: list(rows[self.names[1]]) for split, rows in splits.items() if split != "train"}
+        # The signature depends on the settings and the number of references only, not on the texts.
+        self.signatures["bleu"] = metrics.bleu(["a"], ["a"])["signature"]
         return splits
 
     def describe(self) -> str:
-        """Number of pairs of each split, and the languages."""
+        """Describe the number of pairs in each split, and the languages."""
         return f"{super().describe()} {' → '.join(self.names)}"
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
-        """BLEU, chrF and exact matches."""
+        """Compute BLEU, chrF and exact match."""
         return score_translations(predictions, references)
 
     def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
-        """The sources themselves."""
+        """Copy of each source."""
         return {"copy": self.sources(split)}
-
-    def about(self, split: str, predictions: Any) -> dict[str, Any]:
-        """The languages, and sacreBLEU's signature."""
-        found = metrics.bleu(predictions, self.references[split])
-        return {"languages": self.names, "signatures": {"bleu": found["signature"]}}
 
 
 def encode_pairs(
@@ -213,18 +203,17 @@ def encode_pairs(
     """Encode pairs of texts for a sequence-to-sequence model.
 
     Args:
-        splits: Split to rows with the text columns `source` and `target`.
+        splits: Split name to rows with the text columns `source` and `target`.
         tokenizer: Tokenizer of the model.
         source: Name of the source column.
         target: Name of the target column.
-        max_source_length: Maximum length of a source in tokens, including EOS; longer sources are truncated.
-        max_target_length: Maximum length of a target in tokens, including EOS; longer targets are truncated.
+        max_source_length: Maximum source length in tokens, including EOS; longer sources are truncated.
+        max_target_length: Maximum target length in tokens, including EOS; longer targets are truncated.
         prefix: Text prepended to every source.
         copy_vocabulary: Vocabulary size of a model that copies unknown words; None for other models.
 
     Returns:
-        Columns `input_ids`, `attention_mask`, `labels` and, for a model that copies, `copy_ids`, in the order of the
-        rows.
+        Rows in order, with columns `input_ids`, `attention_mask`, `labels` and, for a model that copies, `copy_ids`.
     """
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list]:
@@ -246,55 +235,55 @@ def encode_pairs(
 
 
 def make_collator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> CheckedCollator:
-    """Collator of rows that `encode_pairs` made for this model."""
+    """Create the collator for rows that `encode_pairs` has encoded for a model."""
     collator: Any = DataCollatorForSeq2Seq(tokenizer, model=model)
     return CheckedCollator(collator if copied_vocabulary(model) is None else CopyCollator(collator), model)
 
 
 def score_translations(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """`bleu` (cased, 13a), `chrf` and `exact_match`, all from 0 to 100."""
-    functions: tuple[Callable[..., Any], ...] = (metrics.bleu, metrics.chrf, metrics.exact_match)
-    return {function.__name__: function(predictions, references)["score"] for function in functions}
+    """Compute `bleu` (cased, 13a), `chrf` and `exact_match`, 0 to 100."""
+    names = ("bleu", "chrf", "exact_match")
+    return {name: getattr(metrics, name)(predictions, references)["score"] for name in names}
 
 
 def score_summaries(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """`rouge1`, `rouge2`, `rougeL`, `rougeLsum`, F1 from 0 to 100, each with the best of a row's references."""
+    """Compute F1 of `rouge1`, `rouge2`, `rougeL` and `rougeLsum`, 0 to 100, with the best reference of each row."""
     scores = metrics.rouge(predictions, references)
-    return {name: scores[name] for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")}
+    return {name: scores[name] for name in Summarization.metrics}
 
 
 def split_references(splits: Mapping[str, Any], target: str) -> tuple[dict[str, Any], dict[str, list[list[str]]]]:
-    """Rows with one target each, of rows that may have several.
+    """Convert rows with one or more targets to rows with one target.
 
     Args:
-        splits: Rows in which `target` holds a text, or a list of texts; `train` may be a stream, whose errors come
-            when its rows do.
-        target: That column.
+        splits: Rows whose column `target` contains texts or lists of texts; `train` may be a stream, whose errors are
+            raised when its rows are read.
+        target: Name of that column.
 
     Returns:
-        The splits with one text a row: of `train` a row for each target, of the others the first one. And all targets
-        of each row of the others.
+        Splits with one target per row: a training row for each target, and the other rows with their first target;
+        and all targets of each row other than the training rows.
 
     Raises:
-        InputError: A row has no target that is more than spaces.
+        InputError: A row has no target with text.
     """
     rows_of, references = {}, {}
     for name, rows in splits.items():
+        feature = datasets.Value("string")
         if isinstance(rows, datasets.IterableDataset):
-            features = datasets.Features({**rows.features, target: datasets.Value("string")})
-            rows_of[name] = rows.map(partial(_row_of_each, target=target), batched=True, features=features)
+            features = datasets.Features({**rows.features, target: feature})
+            rows_of[name] = rows.map(partial(_row_per_target, target=target), batched=True, features=features)
             continue
         several = [_targets(value) for value in rows[target]]
         if [] in several:
             raise InputError(f"{name}, row {several.index([]) + 1}: column {target!r} is an empty list; give a text")
         if name == "train":
             rows = rows.select([row for row, texts in enumerate(several) for _ in texts])
-            first = [text for texts in several for text in texts]
+            targets = [text for texts in several for text in texts]
         else:
             references[name] = several
-            first = [texts[0] for texts in several]
-        feature = datasets.Value("string")
-        rows_of[name] = rows.remove_columns(target).add_column(target, first, feature=feature)
+            targets = [texts[0] for texts in several]
+        rows_of[name] = rows.remove_columns(target).add_column(target, targets, feature=feature)
     return rows_of, references
 
 
@@ -302,17 +291,18 @@ def _targets(value: str | list[str]) -> list[str]:
     return [text for text in ([value] if isinstance(value, str) else value) if text and text.strip()]
 
 
-def _row_of_each(batch: dict[str, list[Any]], target: str) -> dict[str, list[Any]]:
-    """A row for each target of each row of a stream, of which no process knows all, so that numbers say nothing."""
+def _row_per_target(batch: dict[str, list[Any]], target: str) -> dict[str, list[Any]]:
+    """Repeat the rows of a stream for each of their targets.
+
+    Errors quote the row, since row numbers are unknown: no process reads the whole stream.
+    """
     several = [_targets(value) for value in batch[target]]
     if [] in several:
         row = several.index([])
         texts = " ".join(repr(shorten(values[row], 60)) for name, values in batch.items() if name != target)
         raise InputError(f"train, the row of {texts}: column {target!r} is an empty list; give a text")
-    columns = {
-        name: [value for value, texts in zip(values, several, strict=True) for _ in texts]
-        for name, values in batch.items()
-    }
+    rows = [row for row, texts in enumerate(several) for _ in texts]
+    columns = {name: [values[row] for row in rows] for name, values in batch.items()}
     return columns | {target: [text for texts in several for text in texts]}
 
 
@@ -324,22 +314,22 @@ def set_generation(
     length_penalty: float | None = None,
     unknown: int | None = None,
 ) -> None:
-    """Set the defaults that the saved model generates with.
+    """Set the generation defaults that are saved with a model.
 
     Args:
-        model: The model.
+        model: Model, modified in place.
         num_beams: Number of beams.
-        max_length: Maximum length of an output in tokens.
+        max_length: Maximum output length in tokens.
         length_penalty: Beams are ranked by log-probability / length ** penalty; None keeps the model's value.
-        unknown: Id of the unknown token, which is then never generated: decoding skips it, and a word-level model
-            would begin many summaries with it. None, or the id of another special token, suppresses nothing.
+        unknown: Id of the unknown token, to be suppressed: decoding skips it, and a word-level model would begin many
+            summaries with it. None, or the id of another special token, suppresses nothing.
     """
     config = model.generation_config
     config.num_beams = num_beams
     config.max_length = max_length
     config.early_stopping = True if num_beams > 1 else None
     if num_beams == 1:
-        config.length_penalty = None  # that of the model is of beams, too: beside one alone it is not saved
+        config.length_penalty = None  # for beams only; without them transformers refuses to save it
     elif length_penalty is not None:
         config.length_penalty = length_penalty
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
@@ -349,11 +339,11 @@ def set_generation(
 
 
 def labelled_steps(model: torch.nn.Module, labels: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Inputs with which a model in training computes logits only for steps with a label.
+    """Inputs that restrict the logits to labelled steps, for models in training that support it.
 
     Args:
-        model: A sequence-to-sequence model, not wrapped. Only hfseq's can, and pointer-generators cannot.
-        labels: `[B, T]`, -100 for padding.
+        model: Sequence-to-sequence model, unwrapped; only hfseq models other than pointer-generators support it.
+        labels: Labels `[B, T]`, -100 for padding.
     """
     can = model.training and isinstance(model, ForConditionalGeneration) and model.pointer is None
     return {"logits_to_keep": labels != -100} if can else {}

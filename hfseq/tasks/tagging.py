@@ -1,10 +1,10 @@
-"""Token classification: a tag for each word, of entities, parts of speech or others."""
+"""Token classification: a tag for each word, such as named entities or parts of speech."""
 
 import copy
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain, pairwise
 from textwrap import shorten
 from typing import Any
 
@@ -31,17 +31,19 @@ from hfseq.tasks.classification import label_fields, score_classes
 
 
 class Tagging(Task):
-    """A tag for each word of a list of words.
+    """Token classification of rows of words.
 
-    A word of several tokens has its tag at the first. A CRF, which does not know where words begin when it decodes, is
-    trained on all of them: the others have the same tag, or after the beginning of an entity that of its inside, if
-    there is one.
+    The first token of a word carries its tag, and the other tokens are ignored. A CRF does not know the word
+    boundaries when it decodes, so it is trained on all tokens: the later tokens of a word have its tag, or the inside
+    tag that follows a beginning of an entity, if the tags include it.
 
-    Where tags mark entities, the training rows say in which scheme, and without training the checkpoint's labels do.
+    The tagging scheme of entities is inferred from the training rows, or without training from the labels of the
+    checkpoint.
 
     Attributes:
-        scheme: One of `hfseq.data.tag_schemes.SCHEMES`; None where tags are classes of words.
-        firsts: Split to the numbers of the tokens that words begin with, for each row.
+        classes: Tags in the order of their ids.
+        scheme: Name in `hfseq.data.tag_schemes.SCHEMES`; None if tags are word classes.
+        firsts: Split name to the positions of the first tokens of words, for each row.
     """
 
     columns = ("tokens", "tags")
@@ -53,7 +55,7 @@ class Tagging(Task):
     packages = ("matplotlib", "sklearn")
 
     def embedded(self) -> datasets.DatasetDict:
-        """Tokens of Python sources, and their kinds."""
+        """Read tokens of Python sources, tagged with their kinds."""
         return python_token_rows()
 
     def row_classes(self, rows: datasets.Dataset) -> Sequence[Collection[str]]:
@@ -63,122 +65,119 @@ class Tagging(Task):
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         words, tags = self.names
         if isinstance(splits.get("train"), datasets.IterableDataset):
-            raise InputError("--task tagging does not read --streaming; leave it out")
+            raise InputError("--streaming is not supported for tagging; omit it")
+        listed = {split: self.row_classes(rows) for split, rows in splits.items()}
         for split, rows in splits.items():
-            pairs = zip(map(words_of, rows[words]), map(words_of, rows[tags]), strict=True)
-            for number, (row_words, row_tags) in enumerate(pairs, 1):
+            for number, (row_words, row_tags) in enumerate(zip(rows[words], listed[split], strict=True), 1):
+                row_words = words_of(row_words)
                 if len(row_words) != len(row_tags) or not row_words:
                     raise InputError(
                         f"{split}, row {number}: {len(row_words)} {words} and {len(row_tags)} {tags}; each word needs "
                         "one tag"
                     )
-                if None in row_words or None in row_tags:
-                    raise InputError(f"{split}, row {number}: a null among {words} or {tags}; give text for each")
+                if None in (*row_words, *row_tags):
+                    raise InputError(f"{split}, row {number}: null in {words} or {tags}; each needs text")
+        seen = {split: set(chain.from_iterable(rows)) for split, rows in listed.items()}
         names = known
-        seen = set(chain.from_iterable(map(words_of, splits["train"][tags]))) if train else set(known or ())
-        if names is None or not seen <= set(names):
-            names = sorted(seen)
+        if names is None or (train and not seen["train"] <= set(names)):
+            names = sorted(seen["train"]) if train else []
         if len(names) < 2:
             raise InputError(f"column {tags!r} of the training data has {len(names)} tag; there is nothing to learn")
+        for split, found in seen.items():
+            if unknown := sorted(found - set(names)):
+                known_names = shorten_list(names)
+                raise InputError(f"{split}: tag {unknown[0]!r} is not one of the {len(names)} known: {known_names}")
         self.classes, self.fields = names, label_fields(names)
-        number_of = {name: index for index, name in enumerate(names)}
-        for split, rows in splits.items():
-            unknown = next(
-                (tag for tag in chain.from_iterable(map(words_of, rows[tags])) if tag not in number_of), None
-            )
-            if unknown is not None:
-                raise InputError(
-                    f"{split}: tag {unknown!r} is not one of the {len(names)} known: {shorten_list(names)}"
-                )
-        self.number_of = number_of
-        self.scheme, self._about = self._find_scheme(
-            {name: map(words_of, rows[tags]) for name, rows in splits.items()}
-        )
+        self.scheme, self._about = self._find_scheme(listed)
         if self.scheme is not None:
             require("seqeval", extra="train", use="the score of entities")
             self.signatures["entity_f1"] = signature(self.scheme)
         return self._draw(splits)
 
-    def _find_scheme(self, rows: Mapping[str, Iterable[Sequence[str]]]) -> tuple[str | None, str]:
-        """The scheme of the tags, and what there is to say about it; `rows` are the tags of each split."""
-        listed = {split: list(tags) for split, tags in rows.items()}
+    def _find_scheme(self, rows: Mapping[str, Any]) -> tuple[str | None, str]:
+        """Scheme of the tags of each split, and its description."""
         try:
-            scheme = find_scheme(self.classes, listed.get("train") or next(iter(listed.values())))
+            scheme = find_scheme(self.classes, rows.get("train") or next(iter(rows.values())))
         except ValueError as error:
             if str(self.args.metric_for_best_model).endswith("entity_f1"):
                 names = shorten_list(self.classes)
                 raise InputError(f"--metric_for_best_model entity_f1: no entities, as {error}: {names}") from None
-            # Parts of speech need no comment; tags that begin as those of entities do.
+            # Tags that look like entities need an explanation, parts of speech do not.
             looks = any(tag[:2].upper() in ("B-", "I-") and tag[2:] for tag in self.classes)
-            return None, f"tags scored as classes of words, not as entities: {error}" if looks else ""
-        counts = {split: count_breaks(scheme, tags) for split, tags in listed.items()}
+            return None, f"tags scored as word classes, not as entities: {error}" if looks else ""
+        counts = {split: count_breaks(scheme, found) for split, found in rows.items()}
         broken = [f"{count:,} place{'s' * (count > 1)} of {split}" for split, count in counts.items() if count]
         return scheme, f"entities in {scheme}{', broken at ' + ', '.join(broken) if broken else ''}"
 
     def describe(self) -> str:
-        """Number of rows of each split, the scheme of the tags, and the tags."""
+        """Describe the number of rows in each split, the tagging scheme, and the tags."""
         about = f", {self._about}" if self._about else ""
         names = shorten(", ".join(self.classes), 300)
         return f"{super().describe()}{about}, {len(self.classes)} tags: {names}"
 
     def configure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Train a CRF by its own loss.
+        """Train a CRF with the model's own loss.
+
+        Args:
+            model: Model, not modified.
+            tokenizer: Tokenizer of the model.
 
         Raises:
-            InputError: That is to be smoothed.
+            InputError: Label smoothing is requested for a CRF.
         """
         self.own_loss = bool(getattr(model.config, "crf", False))
         if self.own_loss and self.args.label_smoothing_factor:
-            raise InputError("--label_smoothing_factor: a CRF is trained on whole sequences of tags; leave it out")
+            raise InputError(
+                "--label_smoothing_factor is not supported for a CRF, which is trained on whole tag sequences; omit it"
+            )
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
-        (words, tags), limit = self.names, self.data.max_length
-        every = self.own_loss
-        later = [self.number_of.get(self._inside(name), number) for number, name in enumerate(self.classes)]
+        (words, tags), limit, ids = self.names, self.data.max_length, self.fields["label2id"]
+        # Label of the later tokens of a word, by the label of its first token.
+        later = [ids.get(self._inside(name), number) if self.own_loss else -100 for name, number in ids.items()]
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-            rows = [words_of(value) for value in batch[words]]
-            encoded, lengths = encode_words(tokenizer, rows, limit)
-            labels, firsts = [], []
+            encoded, lengths = encode_words(tokenizer, [words_of(value) for value in batch[words]], limit)
+            columns: dict[str, list[Any]] = {**encoded, "labels": [], "firsts": [], "length": lengths}
             for index, row_tags in enumerate(map(words_of, batch[tags])):
-                places = encoded.word_ids(index)
-                numbers = [-100 if place is None else self.number_of[row_tags[place]] for place in places]
-                first = [place is not None and (at == 0 or place != places[at - 1]) for at, place in enumerate(places)]
-                for at, new in enumerate(first):
-                    if not new and places[at] is not None:
-                        numbers[at] = later[numbers[at]] if every else -100
-                labels.append(numbers)
-                firsts.append([at for at, new in enumerate(first) if new])
-            return {**encoded, "labels": labels, "firsts": firsts, "length": lengths}
+                labels, firsts = [], []
+                for at, (before, place) in enumerate(pairwise((None, *encoded.word_ids(index)))):
+                    label = -100 if place is None else ids[row_tags[place]]
+                    if place is not None and place != before:
+                        firsts.append(at)
+                    elif place is not None:
+                        label = later[label]
+                    labels.append(label)
+                columns["labels"].append(labels)
+                columns["firsts"].append(firsts)
+            return columns
 
         self.collator = token_collator(tokenizer, model)
         encoded = encode_splits(self.splits, encode, {"length": Limit("rows", "--max_length", limit)})
-        self.firsts = {split: list(rows["firsts"]) for split, rows in encoded.rows.items()}
-        self.references = {}
+        self.firsts, self.references = {}, {}
         for split, rows in encoded.rows.items():
+            self.firsts[split] = list(rows["firsts"])
             pairs = zip(rows["labels"], self.firsts[split], strict=True)
-            self.references[split] = [[labels[at] for at in first] for labels, first in pairs]
+            self.references[split] = [[labels[at] for at in firsts] for labels, firsts in pairs]
             encoded.rows[split] = rows.remove_columns("firsts")
         return encoded
 
     def _inside(self, tag: str) -> str:
-        """The tag of the later tokens of a word, which may not be among the classes."""
+        """Tag of the later tokens of a word, which may be missing from the classes."""
         if self.scheme is None or tag[0] not in "Bb":
             return tag
         return f"{'I' if tag[0] == 'B' else 'i'}{tag[1:]}"
 
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
-        """The likeliest tag of each token."""
+        """Reduce logits to the most likely tag of each token."""
         return super().reduce(logits, labels).argmax(dim=-1)
 
-    def decode(self, split: str, raw: Any, rows: Sequence[int] | None = None) -> list[list[int]]:
-        """The tags of words."""
-        firsts = self.firsts[split]
-        numbers = range(len(firsts)) if rows is None else rows
-        return [[int(found[at]) for at in firsts[number]] for found, number in zip(raw, numbers, strict=True)]
+    def decode(self, split: str, raw: Any) -> list[list[int]]:
+        """Convert token tags to word tags."""
+        return [[int(tags[at]) for at in firsts] for tags, firsts in zip(raw, self.firsts[split], strict=True)]
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
-        """Accuracy and macro F1 of words, and of entities F1, precision and recall; see `Seqeval`."""
+        """Compute accuracy and macro F1 of words, and F1, precision and recall of entities; see `metrics.seqeval`."""
         scores = score_classes(np.array([*chain.from_iterable(predictions)]), [*chain.from_iterable(references)])
         if self.scheme is None:
             return scores
@@ -187,7 +186,7 @@ class Tagging(Task):
         return scores | {f"entity_{name}": found[name] for name in ("f1", "precision", "recall")}
 
     def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
-        """The most frequent tag, and the most frequent tag of each word; of an unknown word that of all words."""
+        """Most frequent tag (`majority`), and most frequent tag of each known word (`by_word`)."""
         if not trained:
             return {}
         tags: dict[str, Counter[int]] = defaultdict(Counter)
@@ -207,27 +206,27 @@ class Tagging(Task):
         return f"{super().summary(split, predictions)}, {sum(map(len, predictions))} words"
 
     def show(self, predictions: Any) -> list[str]:
-        """Names of tags, with spaces between them."""
+        """Tags, separated by spaces."""
         return [" ".join(self.classes[tag] for tag in row) for row in predictions]
 
     def words(self, split: str) -> list[Sequence[str]]:
-        """The words of each row."""
+        """Words of each row."""
         return [words_of(row) for row in self.splits[split][self.names[0]]]
 
     def sources(self, split: str) -> list[str]:
-        """Words with spaces between them."""
+        """Words of each row, separated by spaces."""
         return [" ".join(words) for words in self.words(split)]
 
     def texts(self) -> Any:
-        """All words, a row at a time."""
+        """Texts to train a new tokenizer on: the words of each training row."""
         return self.sources("train")
 
 
 def token_collator(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> CheckedCollator:
-    """Batches of rows with a label for each token, padded on the right whatever side the tokenizer pads on.
+    """Create a collator for rows with one label per token, which pads on the right whatever the tokenizer's side.
 
-    The raw predictions of a row are found by the places of its tokens, which must not depend on how long the other
-    rows of its batch are. A copy pads, so that the tokenizer that is saved keeps its side.
+    The raw predictions of a row are indexed by token position, which must not depend on the length of the other rows
+    in its batch. A copy of the tokenizer pads, so the saved tokenizer keeps its side.
     """
     right = copy.copy(tokenizer)
     right.padding_side = "right"
@@ -235,5 +234,5 @@ def token_collator(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -
 
 
 def words_of(value: str | Sequence[str]) -> Sequence[str]:
-    """A list of words, or a text's parts between ASCII white space: a no-break space may be a word."""
+    """Words of a row: a list as it is, a text split at ASCII whitespace only, since a no-break space may be a word."""
     return re.findall(r"[^ \t\r\n]+", value) if isinstance(value, str) else value

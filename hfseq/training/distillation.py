@@ -25,7 +25,7 @@ from hfseq.tasks.base import Task
 from hfseq.tasks.losses import classification_loss
 from hfseq.training.arguments import ModelArguments
 from hfseq.training.reporting import open_repository, save_results
-from hfseq.training.run import Run, fit, new_model, publish_run, score_baseline, score_model
+from hfseq.training.run import Run, fit, new_model, publish_run, score_baseline
 from hfseq.training.teacher_embeddings import Neighbours
 from hfseq.training.teacher_embeddings import start_from_teacher as start_from_teacher
 
@@ -85,26 +85,30 @@ def augment(
                 yield words
 
 
-def write_words(words: Sequence[str | None], tokenizer: PreTrainedTokenizerBase) -> str:
-    """Join words into a text, with the tokenizer's mask token (or else its unknown token) for masked words."""
-    mask = tokenizer.mask_token or tokenizer.unk_token or ""
-    return " ".join(mask if word is MASK else word for word in words)
-
-
 def encode_variants(
     variants: Sequence[Sequence[str | None]], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> datasets.Dataset:
-    """Encode variants in order; special tokens in their text are parsed as such."""
-    texts = [write_words(words, tokenizer) for words in variants]
-    columns: dict[str, list[Any]] = {}
-    # In chunks, to bound the memory of the tokenizer's output.
-    for start in range(0, len(texts), 10_000):
-        encoded = tokenizer(
-            texts[start : start + 10_000], truncation=True, max_length=max_length, split_special_tokens=False
-        )
-        for name, values in encoded.items():
-            columns.setdefault(name, []).extend(values)
-    return datasets.Dataset.from_dict(columns)
+    """Encode variants in order, with the tokenizer's mask token (or else its unknown token) for masked words.
+
+    Special tokens in their text are parsed as such.
+    """
+    mask = tokenizer.mask_token or tokenizer.unk_token or ""
+    texts = [" ".join(mask if word is MASK else word for word in words) for words in variants]
+    rows = datasets.Dataset.from_dict({"text": texts})
+    options = {"truncation": True, "max_length": max_length, "split_special_tokens": False}
+    # In batches, to bound the memory of the tokenizer's output.
+    return rows.map(lambda batch: dict(tokenizer(batch["text"], **options)), batched=True, remove_columns="text")
+
+
+def encode_rows(
+    texts: Sequence[str], variants: Sequence[Sequence[str | None]], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> datasets.Dataset:
+    """Encode texts, followed by variants of them."""
+    plain, _ = encode_texts(tokenizer, texts, max_length)
+    rows = datasets.Dataset.from_dict(dict(plain))
+    if not variants:
+        return rows
+    return datasets.concatenate_datasets([rows, encode_variants(variants, tokenizer, max_length)])
 
 
 def teacher_logits(
@@ -130,15 +134,10 @@ def teacher_logits(
         dtype: `float32`, or `bfloat16` for automatic mixed precision.
         progress: Title of a progress bar; None for no bar.
     """
-    plain, _ = encode_texts(tokenizer, texts, max_length)
-    rows = [datasets.Dataset.from_dict(dict(plain))]
-    if variants:
-        rows.append(encode_variants(variants, tokenizer, max_length))
+    rows = encode_rows(texts, variants, tokenizer, max_length)
     collator = CheckedCollator(DataCollatorWithPadding(tokenizer), teacher)
     with torch.autocast(teacher.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-        return predict_logits(
-            teacher, datasets.concatenate_datasets(rows), collator, batch_size=batch_size, progress=progress
-        )
+        return predict_logits(teacher, rows, collator, batch_size=batch_size, progress=progress)
 
 
 def fingerprint(*values: Any) -> str:
@@ -164,11 +163,7 @@ def student_rows(
         logits: Teacher logits of texts and variants, `[N, num_labels]`.
         max_length: Maximum length in tokens; longer texts are truncated.
     """
-    plain, _ = encode_texts(tokenizer, texts, max_length)
-    parts = [datasets.Dataset.from_dict(dict(plain))]
-    if variants:
-        parts.append(encode_variants(variants, tokenizer, max_length))
-    rows = datasets.concatenate_datasets(parts)
+    rows = encode_rows(texts, variants, tokenizer, max_length)
     right = [*labels, *[-1] * (len(rows) - len(labels))]
     return rows.add_column("labels", [[*line, number] for line, number in zip(logits.tolist(), right, strict=True)])
 
@@ -335,10 +330,10 @@ def report(
     """
     split, scores = task.test_split, {}
     for name, (model, tokenizer, _) in models.items():
-        scores[name] = score_model(task, model, tokenizer, split, **task.test_options())
+        tested = task.encoded_split(model.to(run.args.device), tokenizer, split)
+        scores[name] = tested.evaluate(model, split, **task.test_options())
         if greedy is not None:
-            searched = score_model(task, model, tokenizer, split, num_beams=1)
-            scores[name][f"{greedy}_greedy"] = searched[greedy]
+            scores[name][f"{greedy}_greedy"] = tested.evaluate(model, split, num_beams=1)[greedy]
     for name, found in score_baseline(task, split).items():
         scores[name] = found | ({} if greedy is None else {f"{greedy}_greedy": found[greedy]})
     if not PartialState().is_main_process:
@@ -346,16 +341,16 @@ def report(
     texts = [getattr(run.data, "source_prefix", "") + text for text in task.sources(split)[: run.data.speed_texts]]
     timed = {name: (make_function(model, its), model, place) for name, (model, its, place) in models.items()}
     costs = measure_costs(timed, texts, rounds=1 if task.generates else 5)
-    output_dir, lines = str(run.args.output_dir), cost_table(scores, costs, titles)
+    output_dir, lines = Path(run.args.output_dir), cost_table(scores, costs, titles)
     results = {
         f"{split}_{system.replace(' ', '_')}_{key}": value
         for system, found in scores.items()
         for key, value in (found | costs.get(system, {})).items()
     }
-    save_results(output_dir, results | {f"{split}_{key}": value for key, value in scores["student"].items()})
-    (Path(output_dir) / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    save_results(str(output_dir), results | {f"{split}_{key}": value for key, value in scores["student"].items()})
+    (output_dir / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join([f"\n{split}: {task.summary(split, task.references[split])}", *lines]))
     faster = costs["teacher"]["ms_a_text"] / costs["student"]["ms_a_text"]
     print(f"\nthe student is {faster:.1f} times as fast as the teacher for one text")
     print(f"model, scores and table are in {output_dir}")
-    publish_run(run, task, split, **task.about(split, task.show(task.references[split])))
+    publish_run(run, task, split)

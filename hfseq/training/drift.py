@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+Pair = tuple[np.ndarray, np.ndarray]
+"""Values of the reference texts and of the fresh texts."""
+Outputs = tuple[Sequence[Any], Sequence[Any]]
+"""Outputs of the model for reference and fresh texts: a class name or a number for each text."""
 
 
 class Drop(NamedTuple):
@@ -53,13 +55,7 @@ class Drift(NamedTuple):
 
 
 def bootstrap_drop(
-    metric: str,
-    reference: np.ndarray,
-    fresh: np.ndarray,
-    *,
-    count: int = 1000,
-    level: float = 0.95,
-    seed: int = 42,
+    metric: str, reference: np.ndarray, fresh: np.ndarray, *, count: int = 1000, level: float = 0.95, seed: int = 42
 ) -> Drop:
     """Drop of a mean score, with a percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13).
 
@@ -90,12 +86,8 @@ def chrf_of_texts(outputs: Sequence[str], references: Sequence[Any]) -> np.ndarr
     """Sentence-level chrF (Popović 2015), 0 to 100, of each text; a reference may be a list of several."""
     from sacrebleu import sentence_chrf
 
-    return np.array(
-        [
-            sentence_chrf(output, [right] if isinstance(right, str) else list(right)).score
-            for output, right in zip(outputs, references, strict=True)
-        ]
-    )
+    lists = [[right] if isinstance(right, str) else list(right) for right in references]
+    return np.array([sentence_chrf(output, own).score for output, own in zip(outputs, lists, strict=True)])
 
 
 def unknown_shares(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -106,11 +98,7 @@ def unknown_shares(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
     return lengths, unknown / np.maximum(lengths, 1)
 
 
-def drift_tests(
-    lengths: tuple[np.ndarray, np.ndarray],
-    unknown: tuple[np.ndarray, np.ndarray],
-    outputs: tuple[Sequence[Any], Sequence[Any]],
-) -> list[Drift]:
+def drift_tests(lengths: Pair, unknown: Pair, outputs: Outputs) -> list[Drift]:
     """Test input lengths, shares of unknown tokens and outputs for drift.
 
     Lengths (and other numbers) are compared by the two-sample Kolmogorov-Smirnov test, shares of unknown tokens by
@@ -118,33 +106,37 @@ def drift_tests(
     may be rare. The p-values are corrected for multiple testing (Holm 1979).
 
     Args:
-        lengths: Number of tokens of each reference text and of each fresh text.
-        unknown: Shares of unknown tokens, for both sides.
-        outputs: Outputs of the model for both sides: a class name or a number for each text.
+        lengths: Number of tokens of each text.
+        unknown: Share of unknown tokens in each text.
+        outputs: Output of the model for each text.
     """
     from scipy.stats import ks_2samp, mannwhitneyu
 
-    found = []
-    old, new = lengths
-    found.append(("input length", old.mean(), new.mean(), "Kolmogorov-Smirnov", ks_2samp(old, new).pvalue))
-    old, new = unknown
-    # Without any unknown token there is nothing to rank.
-    p_value = mannwhitneyu(old, new).pvalue if old.any() or new.any() else 1.0
-    found.append(("share of unknown tokens", old.mean(), new.mean(), "Mann-Whitney", p_value))
-    if isinstance(outputs[0][0], str):
-        names = sorted({*outputs[0], *outputs[1]})
-        counts = np.array([[list(side).count(name) for name in names] for side in outputs])
-        p_value = permuted_chi_square(counts)
-        shares = [dict(zip(names, (row / row.sum()).tolist(), strict=True)) for row in counts]
-        found.append(("output classes", shares[0], shares[1], "chi-square", p_value))
-    else:
-        old, new = (np.asarray(side) for side in outputs)
-        found.append(("output length", old.mean(), new.mean(), "Kolmogorov-Smirnov", ks_2samp(old, new).pvalue))
-    corrected = holm([float(test[4]) for test in found])
-    return [
-        Drift(what, _plain(old), _plain(new), test, p_value)
-        for (what, old, new, test, _), p_value in zip(found, corrected, strict=True)
+    found = [
+        ("input length", _means(lengths), "Kolmogorov-Smirnov", ks_2samp(*lengths).pvalue),
+        ("share of unknown tokens", _means(unknown), "Mann-Whitney", mannwhitneyu(*unknown).pvalue),
     ]
+    if isinstance(outputs[0][0], str):
+        names, counts = class_counts(outputs)
+        shares = [dict(zip(names, (row / row.sum()).tolist(), strict=True)) for row in counts]
+        found.append(("output classes", shares, "chi-square", permuted_chi_square(counts)))
+    else:
+        found.append(("output length", _means(outputs), "Kolmogorov-Smirnov", ks_2samp(*outputs).pvalue))
+    corrected = holm([p_value for *_, p_value in found])
+    return [
+        Drift(what, old, new, test, p_value)
+        for (what, (old, new), test, _), p_value in zip(found, corrected, strict=True)
+    ]
+
+
+def _means(sides: Pair | Outputs) -> list[Any]:
+    return [float(np.mean(side)) for side in sides]
+
+
+def class_counts(outputs: Outputs) -> tuple[list[str], np.ndarray]:
+    """Return the predicted classes in alphabetical order, and their counts `[2, K]` among both sides' outputs."""
+    names = sorted({*outputs[0], *outputs[1]})
+    return names, np.array([[list(side).count(name) for name in names] for side in outputs])
 
 
 def permuted_chi_square(counts: np.ndarray, permutations: int = 9999, seed: int = 42) -> float:
@@ -162,17 +154,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Correct p-values for multiple testing by Holm's step-down method (1979)."""
     order = np.argsort(p_values)
     corrected = np.empty(len(p_values))
-    largest = 0.0
-    for place, index in enumerate(order):
-        largest = max(largest, (len(p_values) - place) * p_values[index])
-        corrected[index] = min(1.0, largest)
+    steps = np.arange(len(p_values), 0, -1) * np.asarray(p_values)[order]
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return corrected.tolist()
 
 
-def _plain(value: Any) -> Any:
-    return value if isinstance(value, dict) else float(value)
-
-
+_SIDES = ("reference", "fresh")
 FEW = 30
 """Minimum number of fresh rows for an alarm by score: percentile intervals of smaller samples are too narrow."""
 
@@ -195,13 +182,12 @@ def verdict(
             f"{drop.metric} has dropped by {drop.points:.2f} points ({drop.low:.2f} to {drop.high:.2f}), from "
             f"{drop.reference:.2f} to {drop.fresh:.2f}; the threshold is {max_drop:g}"
         )
-    for drift in drifts:
-        if drift.p_value < alpha:
-            alarms.append(
-                f"{drift.what} has changed: {show(drift.reference)} before, {show(drift.fresh)} now ({drift.test}, "
-                f"p = {drift.p_value:.2g}; the threshold is {alpha:g})"
-            )
-    return alarms
+    return alarms + [
+        f"{drift.what} has changed: {show(drift.reference)} before, {show(drift.fresh)} now ({drift.test}, "
+        f"p = {drift.p_value:.2g}; the threshold is {alpha:g})"
+        for drift in drifts
+        if drift.p_value < alpha
+    ]
 
 
 def show(value: Any) -> str:
@@ -228,12 +214,7 @@ def report_lines(
     return lines
 
 
-def plot_monitoring(
-    lengths: tuple[np.ndarray, np.ndarray],
-    unknown: tuple[np.ndarray, np.ndarray],
-    outputs: tuple[Sequence[Any], Sequence[Any]],
-    path: str | os.PathLike,
-) -> None:
+def plot_monitoring(lengths: Pair, unknown: Pair, outputs: Outputs, path: str | os.PathLike) -> None:
     """Plot lengths, shares of unknown tokens and outputs of reference and fresh texts, as a PNG."""
     from matplotlib.figure import Figure
 
@@ -244,24 +225,23 @@ def plot_monitoring(
     _histogram(panels[0], lengths, "tokens of a text")
     _histogram(panels[1], (100 * unknown[0], 100 * unknown[1]), "unknown tokens, %")
     if isinstance(outputs[0][0], str):
-        names = sorted({*outputs[0], *outputs[1]})
-        place = np.arange(len(names))
-        for number, (side, name) in enumerate(zip(outputs, ("reference", "fresh"), strict=True)):
-            shares = [100 * list(side).count(label) / len(side) for label in names]
-            panels[2].bar(place + 0.4 * number - 0.2, shares, 0.4, label=name)
-        panels[2].set_xticks(place, [shorten_label(label) for label in names], rotation=30, ha="right")
+        names, counts = class_counts(outputs)
+        places = np.arange(len(names))
+        for side, row, shift in zip(_SIDES, counts, (-0.2, 0.2), strict=True):
+            panels[2].bar(places + shift, 100 * row / row.sum(), 0.4, label=side)
+        panels[2].set_xticks(places, [shorten_label(name) for name in names], rotation=30, ha="right")
         panels[2].set_xlabel("classes predicted, %")
     else:
-        _histogram(panels[2], (np.asarray(outputs[0]), np.asarray(outputs[1])), "tokens of an output")
+        _histogram(panels[2], outputs, "tokens of an output")
     panels[0].legend(frameon=False)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 
 
-def _histogram(axes: "Axes", sides: tuple[np.ndarray, np.ndarray], title: str) -> None:
+def _histogram(axes: Any, sides: Any, title: str) -> None:
     edges = np.histogram_bin_edges(np.concatenate(sides), bins=20)
-    for side, name in zip(sides, ("reference", "fresh"), strict=True):
+    for name, side in zip(_SIDES, sides, strict=True):
         axes.hist(side, bins=edges.tolist(), weights=np.full(len(side), 100 / len(side)), alpha=0.6, label=name)
     axes.set_xlabel(title)
     axes.set_ylabel("% of the texts")

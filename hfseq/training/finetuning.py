@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from hfseq.errors import InputError, require
 from hfseq.tasks.arguments import DATA_FLAGS, ClassArguments, DecodingArguments
@@ -61,8 +61,7 @@ class TaskArguments(ClassArguments, DecodingArguments):
     )
     max_train_samples: int | None = field(default=None, metadata={"help": "Maximum number of training rows."})
     text_column: str | None = field(  # type: ignore[assignment]
-        default=None,
-        metadata={"help": "Text column; default: text, tokens (tagging) or document (seq2seq)."},
+        default=None, metadata={"help": "Text column; default: text, tokens (tagging) or document (seq2seq)."}
     )
     label_column: str | None = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Label column; default: label, tags (tagging) or summary (seq2seq)."}
@@ -95,12 +94,7 @@ class FinetuningArguments(GenerationArguments):
 
 
 def optimizer_groups(
-    model: nn.Module,
-    groups: Sequence[Named],
-    *,
-    learning_rate: float,
-    weight_decay: float,
-    decay: float = 2.6,
+    model: nn.Module, groups: Sequence[Named], *, learning_rate: float, weight_decay: float, decay: float = 2.6
 ) -> list[dict[str, Any]]:
     r"""Discriminative learning rates: $\eta^{l-1} = \eta^l / 2.6$ (Howard & Ruder 2018, section 3.1).
 
@@ -127,10 +121,8 @@ def optimizer_groups(
     result = []
     for depth, group in enumerate(groups):
         for wanted, value in ((True, weight_decay), (False, 0.0)):
-            parameters = [parameter for name, parameter in group if (name in decayed) is wanted]
-            if parameters:
-                rate = learning_rate / decay**depth
-                result.append({"params": parameters, "lr": rate, "weight_decay": value})
+            if parameters := [parameter for name, parameter in group if (name in decayed) is wanted]:
+                result.append({"params": parameters, "lr": learning_rate / decay**depth, "weight_decay": value})
     return result
 
 
@@ -174,32 +166,11 @@ def unfreeze(groups: Sequence[Named], count: int) -> None:
             parameter.requires_grad_(depth < count)
 
 
-class Unfreezing:
+class GradualUnfreezing(TrainerCallback):
     """Gradual unfreezing: the top group in the first epoch, one more below it in each following epoch.
 
     (Howard & Ruder 2018, section 3.3.) The trainable groups depend on the epoch alone, so resumed runs continue
-    exactly. The optimizer must hold all groups from the start.
-
-    Args:
-        model: Model to unfreeze.
-        new: Names of newly initialized parameters, missing from the checkpoint.
-        gradual: Whether to unfreeze gradually; otherwise all groups train from the start.
-    """
-
-    def __init__(self, model: PreTrainedModel, new: Collection[str], gradual: bool = True) -> None:
-        self.groups = layer_groups(model, new) if gradual else []
-
-    def start_epoch(self, epoch: int) -> None:
-        """Unfreeze the groups of epoch `epoch`, counted from 0."""
-        unfreeze(self.groups, epoch + 1)
-
-    def end(self) -> None:
-        """Make all groups trainable."""
-        unfreeze(self.groups, len(self.groups))
-
-
-class GradualUnfreezing(TrainerCallback):
-    """Trainer callback for `Unfreezing`, applied to the model being trained (each search trial has its own).
+    exactly. The optimizer must hold all groups from the start. Each search trial groups the layers of its own model.
 
     Args:
         new: Names of newly initialized parameters, missing from the checkpoint.
@@ -208,30 +179,24 @@ class GradualUnfreezing(TrainerCallback):
     def __init__(self, new: Collection[str] = ()) -> None:
         self.new = new
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Group the layers, and reject settings that would deadlock several processes.
 
         Raises:
             InputError: Several processes do not search for unused parameters.
         """
-        self.unfreezing = Unfreezing(kwargs["model"], self.new)
+        self.groups = layer_groups(kwargs["model"], self.new)
         looks = args.ddp_find_unused_parameters
         if args.world_size > 1 and not (not args.activation_checkpointing if looks is None else looks):
             raise InputError("gradual unfreezing on several processes requires --ddp_find_unused_parameters true")
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Unfreeze the groups of this epoch."""
-        self.unfreezing.start_epoch(int(state.epoch or 0))
+        unfreeze(self.groups, int(state.epoch or 0) + 1)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Make all groups trainable."""
-        self.unfreezing.end()
+        unfreeze(self.groups, len(self.groups))
 
 
 def train_head_only(model: PreTrainedModel, new: Collection[str] = ()) -> None:
@@ -247,8 +212,7 @@ def train_head_only(model: PreTrainedModel, new: Collection[str] = ()) -> None:
     parts = model_parts(model, new)
     if not parts.head:
         raise InputError(f"{type(model).__name__} has no separate output layer to train: it is tied to the embeddings")
-    for _, parameter in (*parts.embeddings, *(pair for block in parts.blocks for pair in block)):
-        parameter.requires_grad_(False)
+    unfreeze([parts.head, *parts.blocks, parts.embeddings], 1)
 
 
 # Flags for the demo's classifier, and the values that its language model gets instead.
@@ -284,11 +248,10 @@ def runs_of(argv: Sequence[str] | None, demo: Sequence[str | Path], arguments: S
     for flags in runs:
         model_args, data_args, args = parse_config(arguments, flags)
         resume = args.resume_from_checkpoint
-        alone = {"hp_search": args.hp_search, "output_file": data_args.output_file}
-        alone |= {"do_predict": args.do_predict and not args.do_train}
-        for name, given in alone.items():
-            if given:
-                raise InputError(f"--{name} is not supported by the two-run demo; give a --task and a model")
+        given = {"hp_search": args.hp_search, "output_file": data_args.output_file}
+        given |= {"do_predict": args.do_predict and not args.do_train}
+        if refused := [name for name, value in given.items() if value]:
+            raise InputError(f"--{refused[0]} is not supported by the two-run demo; give a --task and a model")
         if resume not in (None, "last"):
             raise InputError(f"--resume_from_checkpoint {resume} is not supported by the two-run demo; use last")
         args.choose_metric(TASKS[data_args.task].metrics, TASKS[data_args.task].other_metrics)
@@ -315,8 +278,8 @@ def check_method(model: ModelArguments, data: TaskArguments, args: GenerationArg
         raise InputError(f"--layer_decay requires --method all or gradual, not {data.method}")
     if data.method == "lora":
         require("peft", extra="train", use="--method lora")
-    if data.method == "lora" and args.average_checkpoints:
-        raise InputError("--average_checkpoints requires full checkpoints, but --method lora saves adapters only")
+        if args.average_checkpoints:
+            raise InputError("--average_checkpoints requires full checkpoints, but --method lora saves adapters only")
 
 
 def apply_method(model: PreTrainedModel, args: TaskArguments, new: Collection[str]) -> Any:
@@ -337,9 +300,10 @@ def apply_method(model: PreTrainedModel, args: TaskArguments, new: Collection[st
     # peft is slow to import and an optional dependency.
     from hfseq.training.lora import apply_lora
 
-    targets, rank = args.lora_target_modules, args.lora_r
-    options = {"alpha": args.lora_alpha, "dropout": args.lora_dropout, "target_modules": targets, "new": new}
-    return apply_lora(model, args.task, r=rank, **options)  # type: ignore[arg-type]
+    options: dict[str, Any] = {
+        name: getattr(args, f"lora_{name}") for name in ("r", "alpha", "dropout", "target_modules")
+    }
+    return apply_lora(model, args.task, new=new, **options)
 
 
 def method_options(data: TaskArguments, args: GenerationArguments, new: Collection[str]) -> dict[str, Any]:
@@ -360,8 +324,7 @@ def method_options(data: TaskArguments, args: GenerationArguments, new: Collecti
         rates = {"learning_rate": args.learning_rate, "weight_decay": args.weight_decay}
         return optimizer_groups(model, layer_groups(model, new), decay=decay, **rates)
 
-    schedule = slanted_triangular if slanted else None
-    return {"parameter_groups": None if decay == 1.0 else groups, "schedule": schedule}
+    return {"parameter_groups": None if decay == 1 else groups, "schedule": slanted_triangular if slanted else None}
 
 
 def merge_adapters(model: Any, data: TaskArguments) -> Any:
@@ -371,10 +334,7 @@ def merge_adapters(model: Any, data: TaskArguments) -> Any:
 
 def describe_parameters(model: nn.Module) -> str:
     """Describe the number of (trainable) parameters; modules copied by peft count once."""
-    sizes = [
-        (parameter.requires_grad, parameter.numel())
-        for name, parameter in model.named_parameters()
-        if ".original_module." not in name
-    ]
-    total, trained = sum(size for _, size in sizes), sum(size for trains, size in sizes if trains)
+    own = [parameter for name, parameter in model.named_parameters() if ".original_module." not in name]
+    total = sum(parameter.numel() for parameter in own)
+    trained = sum(parameter.numel() for parameter in own if parameter.requires_grad)
     return f"{total:,} parameters" if trained == total else f"{trained:,} of {total:,} parameters trainable"

@@ -52,11 +52,11 @@ def apply_lora(
     saved = _trained_whole(model, task, new)
     names: Collection[str] | str | None = target_modules
     recurrent: list[str] = []
-    if target_modules is None and model.config.model_type not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
+    if names is None and model.config.model_type not in TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING:
         names, recurrent = _targets(model, saved)
-    if target_modules is not None and not isinstance(target_modules, str):
+    elif names is not None and not isinstance(names, str):
         modules = [f".{name}" for name, _ in model.named_modules()]
-        for name in target_modules:
+        for name in names:
             if not any(module.endswith(f".{name}") for module in modules):
                 raise InputError(f"LoRA cannot adapt {name!r}: {type(model).__name__} has no module of that name")
     if recurrent and dropout:

@@ -2,8 +2,7 @@
 
 import copy
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,7 @@ import numpy as np
 from accelerate import PartialState
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-from hfseq.data.reading import read_splits, shorten_list
+from hfseq.data.reading import Columns, check_sources, read_file, shorten_list
 from hfseq.errors import InputError
 from hfseq.inference.classify import classify_texts
 from hfseq.inference.generate import decode_texts
@@ -51,18 +50,17 @@ class Monitored:
         if not self.generates and problem_of(self.model.config) != "single_label_classification":
             raise InputError("monitoring supports single-label classifiers, translators and summarizers")
         self.model.to(args.device)
-        names = cast(dict[int, str], self.model.config.id2label or {})
-        self.classes = [] if self.generates else [names[number] for number in range(len(names))]
+        names = cast(dict[int, str], self.model.config.id2label)
+        self.classes = [] if self.generates else [name for _, name in sorted(names.items())]
 
-    def read_rows(self, path: str | None, flag: str) -> datasets.Dataset:
+    def read_rows(self, path: str, flag: str) -> datasets.Dataset:
         """Read the labelled rows of a file; classes may be given as names or ids.
 
         Raises:
             InputError: The file is invalid, or a class is unknown to the model.
         """
         text, label = self.data.text_column, self.data.label_column
-        with naming(flag):
-            rows = self._read(path, (text, label), label_columns=(label,))
+        rows = self._read(path, flag, text, label)
         if self.generates:
             return rows
         # Models trained without class names have classes such as LABEL_1.
@@ -76,25 +74,25 @@ class Monitored:
             raise InputError(f"{flag} {path}: class {unknown[0]!r} is not one of the model's: {known}")
         return datasets.Dataset.from_dict({text: rows[text], label: found})
 
-    def read_texts(self) -> list[str]:
-        """Read all fresh texts, labelled or not."""
-        with naming("--fresh_file"):
-            return list(self._read(self.data.fresh_file, (self.data.text_column,))[self.data.text_column])
+    def read_fresh(self) -> tuple[list[str], datasets.Dataset | None]:
+        """Read all fresh texts, labelled or not, and the labelled rows; None if the file has no labels.
 
-    def has_labels(self) -> bool:
-        """Return whether the fresh file has a label column."""
-        label = self.data.label_column
+        Raises:
+            InputError: As for `read_rows`.
+        """
+        path, flag, text, label = self.data.fresh_file, "--fresh_file", self.data.text_column, self.data.label_column
+        texts = list(self._read(path, flag, text)[text])
         try:
-            with naming("--fresh_file"):
-                self._read(self.data.fresh_file, (label,), label_columns=(label,))
+            return texts, self.read_rows(path, flag)
         except InputError as error:
             if f"no column {label!r}" in str(error) or "empty: none of" in str(error):
-                return False
+                return texts, None
             raise
-        return True
 
-    def _read(self, path: str | None, columns: tuple[str, ...], **options: Any) -> datasets.Dataset:
-        return read_splits(columns=columns, test_file=path, column_names=self.data.file_columns, **options)["test"]
+    def _read(self, path: str, flag: str, *columns: str) -> datasets.Dataset:
+        check_sources(columns, None, None)
+        labels = [column for column in columns if column == self.data.label_column]
+        return read_file(path, flag, Columns(columns, labels), self.data.file_columns, moses=False)
 
     def predict(self, texts: list[str]) -> list[str]:
         """Predict the class name, or generate the output, for each text."""
@@ -133,7 +131,7 @@ class Monitored:
         parts = fresh.train_test_split(test_size=data.holdout, seed=args.seed)
         judges = {"test rows": reference, "held-out fresh rows": parts["test"]}
         learnt = datasets.concatenate_datasets([old, parts["train"]]).train_test_split(test_size=0.05, seed=args.seed)
-        before = {name: float(self.score(rows).mean()) for name, rows in judges.items()}
+        before = self._means(judges)
         run.log(f"\nretraining on {len(old)} old and {len(parts['train'])} fresh rows")
         task, flags = self._task()
         task.use({"train": learnt["train"], "validation": learnt["test"]}, known=self.classes or None)
@@ -145,42 +143,31 @@ class Monitored:
             self.model.generation_config = own
             if PartialState().is_main_process:
                 own.save_pretrained(new)
-        after = {name: float(self.score(rows).mean()) for name, rows in judges.items()}
+        after = self._means(judges)
         better = all(after[name] >= before[name] for name in judges) and after != before
         PartialState().wait_for_everyone()
         if PartialState().is_main_process:
+            shutil.rmtree(target if better else new, ignore_errors=True)
             if better:
-                shutil.rmtree(target, ignore_errors=True)
                 new.rename(target)
-            else:
-                shutil.rmtree(new)
         lines = ["## Retrained", "", "| | before | after |", "|---|---|---|"]
         lines += [f"| {name} | {before[name]:.2f} | {after[name]:.2f} |" for name in judges]
         if better:
             return [*lines, "", f"The new model is better and is kept: {target}"]
         return [*lines, "", "The new model is not better on both; the old one is kept, and the new one is deleted."]
 
+    def _means(self, judges: Mapping[str, datasets.Dataset]) -> dict[str, float]:
+        """Return the mean score on each set of rows."""
+        return {name: float(self.score(rows).mean()) for name, rows in judges.items()}
+
     def _task(self) -> tuple[Task, Any]:
         """Return the task of the model and its data arguments."""
         data = self.data
         if not self.generates:
             return Classification(data, self.args), data
+        names = ("max_target_length", "num_beams", "max_tokens", "source_prefix", "early_stopping_patience")
+        shared = {name: getattr(data, name) for name in names}
         flags = TranslationArguments(
-            source_lang=data.text_column,
-            target_lang=data.label_column,
-            max_source_length=data.max_length,
-            max_target_length=data.max_target_length,
-            num_beams=data.num_beams,
-            max_tokens=data.max_tokens,
-            source_prefix=data.source_prefix,
+            source_lang=data.text_column, target_lang=data.label_column, max_source_length=data.max_length, **shared
         )
         return Translation(flags, self.args), flags
-
-
-@contextmanager
-def naming(flag: str) -> Iterator[None]:
-    """Replace `--test_file` by the given flag in errors of `read_splits`."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(str(error).replace("--test_file", flag)) from error

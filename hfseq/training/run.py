@@ -327,11 +327,8 @@ def score_model(
     task: Task, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, split: str, **options: Any
 ) -> dict[str, float]:
     """Score a model on a split; `options` are passed to `Task.predict`."""
-    task = copy.copy(task)
-    task.splits = {split: task.splits[split]}
-    task.encode(model, tokenizer, lambda note: None)
     model.to(task.args.device)  # type: ignore[arg-type]
-    return task.score_raw(split, task.predict(model, split, **options)[0])
+    return task.encoded_split(model, tokenizer, split).evaluate(model, split, **options)
 
 
 def score_baseline(task: Task, split: str) -> dict[str, dict[str, float]]:
@@ -371,9 +368,8 @@ def finish(
         return
     save_results(run.args.output_dir, {f"{split}_{name}": value for name, value in results.items()})
     task.plot(model, history, split, predictions)
-    about = task.about(split, predictions)
     print(f"\n{split}: {task.summary(split, predictions)}\n{table}\n")
-    for metric, signature in about.get("signatures", {}).items():
+    for metric, signature in task.signatures.items():
         print(f"{metric} signature: {signature}\n")
     if task.lists_predictions:
         root, sources, shown = Path(run.args.output_dir), task.sources(split), task.show(predictions)
@@ -382,12 +378,13 @@ def finish(
         print(f"{examples([shorten(text, 200) for text in sources], shown, kinds)}\n")
     samples = ", samples" if task.lists_predictions else ""
     print(f"model, scores{samples} and plots are in {run.args.output_dir}")
-    publish_run(run, task, split, **about)
+    publish_run(run, task, split)
 
 
-def publish_run(run: Run, task: Task, split: str, **about: Any) -> None:
+def publish_run(run: Run, task: Task, split: str) -> None:
     """Write `run.json`, the source of the model card, and publish the model if requested; call on one process."""
-    facts = {"task": task.hub_task, "embedded": task.embedded_name, "example": task.example(split)}
-    save_run(run.args.output_dir, run.arguments, run.argv, task.splits, split=split, **facts | about)
+    facts: dict[str, Any] = {"task": task.hub_task, "embedded": task.embedded_name, "example": task.example(split)}
+    facts |= {"languages": task.languages, "signatures": task.signatures}
+    save_run(run.args.output_dir, run.arguments, run.argv, task.splits, split=split, **facts)
     if run.args.push_to_hub:
         print(f"published: {publish_directory(run.args)}")
