@@ -96,7 +96,7 @@ def read_splits(
     Raises:
         InputError: A flag, file, line, column or value is invalid.
     """
-    wanted = Columns(columns, label_columns, keep_empty)
+    wanted = Columns(tuple(columns), label_columns, keep_empty)
     check_sources(columns, dataset_name, train_file)
     splits = _read_hub(dataset_name, dataset_config_name, wanted, num_parts) if dataset_name else {}
     for split, name in (("train", train_file), ("validation", validation_file), ("test", test_file)):
@@ -136,7 +136,7 @@ def _read_file(
     """Read a whole file without its empty rows; arguments as for `file_rows`."""
     path = Path(name)
     if path.suffix.lower() == ".parquet" and not column_names:
-        table = pa.concat_tables(_parquet_tables(path, flag, columns)).combine_chunks()
+        table = _join_tables(_parquet_tables(path, flag, columns), columns).combine_chunks()
     else:
         table = _string_table(file_rows(name, flag, columns, column_names, moses), columns)
     return _drop_empty(datasets.Dataset(table), columns, name, f"{flag} {name}")
@@ -281,12 +281,7 @@ def _to_stream(part_of: _PartOf, columns: Columns, num_parts: int) -> datasets.I
     types = [datasets.List(text) if isinstance(value, list) else text for value in first]
     features = datasets.Features(dict(zip(columns.names, types, strict=True)))
     # `datasets` divides a list argument into one shard per item.
-    arguments = {
-        "parts": list(range(num_parts)),
-        "num_parts": num_parts,
-        "part_of": part_of,
-        "names": tuple(columns.names),
-    }
+    arguments = {"parts": [*range(num_parts)], "num_parts": num_parts, "part_of": part_of, "names": columns.names}
     return datasets.IterableDataset.from_generator(_generate, features, arguments)
 
 
@@ -475,23 +470,25 @@ def _class_names(value: Any) -> Any:
 
 
 def _parquet_tables(path: Path, flag: str, columns: Columns) -> Iterator[pa.Table]:
-    """Check names and types of a file, then yield an empty table of the wanted columns and tables of the rows."""
+    """Yield the rows of a file in tables of the wanted columns."""
     source = f"{flag} {path}"
     if not path.is_file():
         raise InputError(f"{path}: no such file ({flag})")
     try:
         # Buffered, so that a row group is not in memory as a whole.
         with pq.ParquetFile(path, buffer_size=2**20) as file:
-            schema = file.schema_arrow
-            names = _wanted(columns, schema.names)
-            empty = pa.schema([field for field in schema if field.name in names]).empty_table()
-            yield _pick_arrow(source, empty, schema.names, columns)
-            for batch in file.iter_batches(batch_size=1000, columns=names):
+            names = file.schema_arrow.names
+            for batch in file.iter_batches(batch_size=1000, columns=_wanted(columns, names)):
                 batch.validate(full=True)
                 yield _pick_arrow(source, pa.Table.from_batches([batch]), names, columns)
     # A damaged file; column names that are not UTF-8 raise as they become strings.
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{source}: not a valid Parquet file ({one_line(error, named=True)})") from None
+
+
+def _join_tables(tables: Iterable[pa.Table], columns: Columns) -> pa.Table:
+    found = list(tables)
+    return pa.concat_tables(found) if found else _string_table([], columns)
 
 
 def _table_rows(tables: Iterable[pa.Table]) -> Iterator[list[Any]]:
@@ -525,8 +522,7 @@ def _read_hub(name: str, config: str | None, columns: Columns, num_parts: int | 
             part_of = functools.partial(_hub_part, data, columns, title, source)
             splits[split] = _to_stream(part_of, columns, num_parts)
             continue
-        tables = list(_hub_tables(data, columns, source))
-        rows = datasets.Dataset(pa.concat_tables(tables) if tables else _string_table([], columns))
+        rows = datasets.Dataset(_join_tables(_hub_tables(data, columns, source), columns))
         labels = [column for column in columns.names if column in columns.labels]
         missing = [column for column, filled in zip(labels, _filled(rows, labels), strict=True) if not filled.any()]
         if missing and len(rows) and split != "train":

@@ -13,7 +13,6 @@ from accelerate.data_loader import prepare_data_loader
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, IterableDataset
 
-from hfseq.data.labels import encode_labels
 from hfseq.data.reading import read_splits
 from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
 from hfseq.errors import InputError
@@ -75,44 +74,6 @@ def tokenizer_texts(rows: datasets.Dataset | datasets.IterableDataset, columns: 
     if isinstance(rows, datasets.IterableDataset):
         return first_texts(rows, columns)
     return itertools.chain.from_iterable(rows[column] for column in columns)
-
-
-def encode_stream_labels(splits: Mapping[str, Any], column: str, **options: Any) -> tuple[dict[str, Any], list[str]]:
-    """Encode the classes of each row as `encode_labels` does, reading the streamed training rows once for them.
-
-    Args:
-        splits: Data as `read_stream` returns it.
-        column: Column of the classes.
-        **options: Options of `encode_labels`.
-
-    Returns:
-        The data with a column `labels`, `train` as a stream, and the class names.
-
-    Raises:
-        InputError: As for `encode_labels`.
-    """
-    values = {_key(value): value for value in splits["train"][column]}
-    # One row for each class or combination of classes; its position replaces the text.
-    distinct = datasets.Dataset.from_dict({column: list(values.values()), "position": range(len(values))})
-    encoded, names = encode_labels(datasets.DatasetDict({**splits, "train": distinct}), column, **options)
-    ids = dict(zip(values, encoded["train"]["labels"], strict=True))
-    features = datasets.Features({**splits["train"].features, "labels": encoded["train"].features["labels"]})
-    del features[column]
-    rows = splits["train"].map(
-        functools.partial(_encode_batch, column=column, ids=ids),
-        batched=True,
-        remove_columns=[column],
-        features=features,
-    )
-    return {**encoded, "train": rows}, names
-
-
-def _key(value: str | list[str]) -> str | tuple[str, ...]:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _encode_batch(batch: dict[str, list[Any]], column: str, ids: dict[Any, Any]) -> dict[str, list[Any]]:
-    return {"labels": [ids[_key(value)] for value in batch[column]]}
 
 
 class BatchStream(IterableDataset):

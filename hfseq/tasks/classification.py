@@ -24,7 +24,7 @@ from hfseq.data.collation import CheckedCollator
 from hfseq.data.embedded.reviews import review_rows
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
 from hfseq.data.labels import encode_labels, row_classes
-from hfseq.data.streaming import encode_stream_labels, tokenizer_texts
+from hfseq.data.streaming import tokenizer_texts
 from hfseq.errors import InputError, require
 from hfseq.inference.classify import predict_logits
 from hfseq.plots import plot_confusion_matrix, plot_scatter
@@ -129,10 +129,10 @@ class Classification(TextTask):
         return super().use(splits, train=train, known=known)
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
-        streams = isinstance(splits.get("train"), datasets.IterableDataset)
-        encode: Any = encode_stream_labels if streams else encode_labels
         separator = self.data.label_separator
-        splits, self.classes = encode(splits, self.names[1], names=known, replace_names=train, separator=separator)
+        splits, self.classes = encode_labels(
+            splits, self.names[1], names=known, replace_names=train, separator=separator
+        )
         # Of all rows, so that no class is without one.
         given = self.data.class_weights
         self.weights = class_weights(given, label_array(splits["train"]), self.classes) if train and given else None
