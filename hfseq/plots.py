@@ -239,8 +239,6 @@ def plot_trade_off(
         metric: Name of the score.
         spreads: Standard deviations of the scores, drawn as error bars; None for no bars.
     """
-    from matplotlib.ticker import FuncFormatter
-
     axes = _new_axes((7, 4.5), "milliseconds for one text (area: parameters)", shorten_label(metric))
     if spreads is not None:
         axes.errorbar(latencies, scores, yerr=spreads, fmt="none", ecolor="#555555", elinewidth=1, capsize=3)
@@ -252,7 +250,7 @@ def plot_trade_off(
             shorten_label(name), (latency, score), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9
         )
     axes.set_xscale("log")
-    for side in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        side(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.margins(0.15)
     _save(axes, path)
