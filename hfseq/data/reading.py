@@ -24,8 +24,8 @@ from hfseq.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
-# Names of the splits on the Hub, in order of preference.
-_HUB_SPLITS = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
+# Names of the splits on the Hub, those that are preferred last.
+_HUB_SPLITS = {"train": ["train"], "validation": ["val", "dev", "valid", "validation"], "test": ["test"]}
 # Column of the Hub's translation datasets: a dict of language to text in each row.
 _TRANSLATION = "translation"
 # A carriage return ends a line for `csv`, too.
@@ -578,11 +578,9 @@ def _load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tu
     # Anything that a server, a network, a cache or data files can raise.
     except Exception as error:
         raise InputError(f"{source}: cannot be loaded ({one_line(error.__cause__ or error, named=True)})") from error
-    splits = {}
-    for split, aliases in _HUB_SPLITS.items():
-        alias = next((alias for alias in aliases if alias in found), None)
-        if alias is not None:
-            splits[split] = (alias, found[alias])
+    splits = {
+        split: (alias, found[alias]) for split, aliases in _HUB_SPLITS.items() for alias in aliases if alias in found
+    }
     if not splits:
         raise InputError(f"{source}: no split train, validation or test; there are {shorten_list(found)}")
     return splits
@@ -604,19 +602,15 @@ def _check_columns(source: object, columns: Columns, names: Sequence[str], hint:
 
 def _string_type(source: str, columns: Columns, column: str, found: pa.DataType) -> pa.DataType:
     """Return the type that a column of strings or classes is cast to."""
-    allowed, expected, target = list(_STRINGS), "strings", pa.string()
-    value = found
-    if column in columns.labels:
-        allowed += [pa.types.is_integer, pa.types.is_boolean]
-        expected = "classes (strings, numbers, booleans, or lists of classes)"
-        if pa.types.is_list(found) or pa.types.is_large_list(found):
-            value, target = found.value_type, pa.list_(pa.string())
-        else:
-            allowed.append(pa.types.is_floating)
+    is_label = column in columns.labels
+    is_list = is_label and (pa.types.is_list(found) or pa.types.is_large_list(found))
+    value = found.value_type if is_list else found
     value = value.value_type if pa.types.is_dictionary(value) else value
-    if not any(check(value) for check in allowed):
+    allowed = [*_STRINGS, *[pa.types.is_integer, pa.types.is_boolean] * is_label]
+    if not any(check(value) for check in allowed) and not (is_label and not is_list and pa.types.is_floating(value)):
+        expected = "classes (strings, numbers, booleans, or lists of classes)" if is_label else "strings"
         raise InputError(f"{source}: column {column!r} must hold {expected}, not {_short(str(found))}")
-    return target
+    return pa.list_(pa.string()) if is_list else pa.string()
 
 
 def shorten_list(names: Sequence[str] | dict[str, Any]) -> str:
