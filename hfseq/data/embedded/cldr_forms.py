@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import difflib
 import random
 from bisect import bisect_left
 from collections import defaultdict
@@ -17,7 +18,7 @@ from babel.localedata import locale_identifiers
 
 from hfseq.data.embedded.tables import load_table
 from hfseq.data.splits import SPLITS, split_of
-from hfseq.errors import InputError, did_you_mean
+from hfseq.errors import InputError
 
 # One hundred consecutive years: "3/5/31" stands for one date only, here and in locales that write four digits.
 _FIRST_DAY, _DAYS = dt.date(1950, 1, 1), 36_525
@@ -48,8 +49,9 @@ def parse_locale(name: str) -> Locale:
     try:
         return Locale.parse(name.replace("-", "_"))
     except (UnknownLocaleError, ValueError):
-        meant = did_you_mean(name.replace("-", "_"), locale_identifiers(), "`pybabel --list-locales` lists all")
-        raise InputError(f"unknown language {name!r}{meant}") from None
+        close = difflib.get_close_matches(name.replace("-", "_"), locale_identifiers(), n=3, cutoff=0.5)
+        meant = f"; did you mean {' or '.join(close)}?" if close else ";"
+        raise InputError(f"unknown language {name!r}{meant} `pybabel --list-locales` lists all") from None
 
 
 @cache
