@@ -29,6 +29,10 @@ def save_figure(figure: "Figure", path: str | os.PathLike | IO[bytes]) -> None:
         figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
 
 
+def _save(axes: "Axes", path: str | os.PathLike | IO[bytes]) -> None:
+    save_figure(axes.figure, path)  # type: ignore[arg-type]
+
+
 def shorten_label(text: str, longest: int = 20) -> str:
     """Shorten a token or name and escape it for matplotlib: no math mode, no control characters."""
     shown = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
@@ -45,45 +49,42 @@ def plot_learning_curve(
         path: Path of the PNG.
         metric: Metric to plot on a second axis, with or without `eval_`; ignored if missing from the history.
     """
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    def series(key: str) -> tuple[list[int], list[float]]:
+    def draw(axes: "Axes", key: str, label: str, **style: Any) -> list[Any]:
         points = [(entry["step"], entry[key]) for entry in log_history if key in entry]
-        return [step for step, _ in points], [value for _, value in points]
+        if not points:
+            return []
+        if len(points) == 1:
+            # It would be invisible without a marker.
+            style.setdefault("marker", "o")
+        return axes.plot(*zip(*points, strict=True), ms=4, label=label, **style)
 
-    figure = Figure(figsize=(8, 4.5))
-    losses = figure.add_subplot()
-    lines = []
-    for key, label, colour, marker in (
-        ("loss", "training loss", "#4c78a8", None),
-        ("eval_loss", "validation loss", "#f58518", "o"),
-    ):
-        steps, values = series(key)
-        if steps:
-            # A single point would be invisible without a marker.
-            lines += losses.plot(
-                steps, values, color=colour, marker=marker or ("o" if len(steps) == 1 else None), ms=4, label=label
-            )
-    losses.set_xlabel("optimizer step")
-    losses.set_ylabel("loss")
+    losses = _new_axes((8, 4.5), "optimizer step", "loss")
     losses.xaxis.set_major_locator(MaxNLocator(integer=True))
-    losses.grid(color="#e5e5e5", linewidth=0.8)
-    losses.set_axisbelow(True)
-    losses.spines["top"].set_visible(False)
-
-    if metric is not None:
-        name = metric.removeprefix("eval_")
-        steps, values = series(f"eval_{name}")
-        if steps:
-            scores = losses.twinx()
-            lines += scores.plot(steps, values, color="#54a24b", marker="s", ms=4, linestyle="--", label=name)
-            scores.set_ylabel(shorten_label(name), color="#54a24b")
-            scores.tick_params(axis="y", colors="#54a24b")
-            scores.spines["top"].set_visible(False)
+    lines = draw(losses, "loss", "training loss", color="#4c78a8")
+    lines += draw(losses, "eval_loss", "validation loss", color="#f58518", marker="o")
+    name = (metric or "").removeprefix("eval_")
+    if any(f"eval_{name}" in entry for entry in log_history):
+        scores, colour = losses.twinx(), "#54a24b"
+        lines += draw(scores, f"eval_{name}", name, color=colour, marker="s", linestyle="--")
+        scores.set_ylabel(shorten_label(name), color=colour)
+        scores.tick_params(axis="y", colors=colour)
+        scores.spines["top"].set_visible(False)
     if lines:
         losses.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(lines), frameon=False)
-    save_figure(figure, path)
+    _save(losses, path)
+
+
+def _new_axes(size: tuple[float, float], x_label: str, y_label: str) -> "Axes":
+    """Return the axes of a new figure, with a grid behind the data and without a frame at the top and right."""
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=size).add_subplot()
+    axes.set(xlabel=x_label, ylabel=y_label, axisbelow=True)
+    axes.grid(color="#e5e5e5", linewidth=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
 
 
 def plot_alignment(
@@ -103,8 +104,6 @@ def plot_alignment(
     Raises:
         ValueError: The shape of the weights is not `[len(target_tokens), len(source_tokens)]`.
     """
-    from matplotlib.figure import Figure
-
     weights = np.asarray(attention, dtype=float)
     if weights.shape != (len(target_tokens), len(source_tokens)):
         raise ValueError(
@@ -113,40 +112,48 @@ def plot_alignment(
     rows, columns = weights.shape
     # 0.32 inches per cell keep labels legible; cells shrink beyond 60 inches, since a larger PNG could not be opened.
     cell = min(0.32, 60 / max(rows, columns, 1))
-    figure = Figure(figsize=(max(columns * cell, 1.5), max(rows * cell, 1.5)))
     sources, targets = ([shorten_label(token) for token in tokens] for tokens in (source_tokens, target_tokens))
-    axes = _heat_map(figure, weights, cell, sources, targets, "attention weight")
-    axes.set_xlabel("source", color=_GREY)
-    axes.set_ylabel("target", color=_GREY)
-    save_figure(figure, path)
+    axes = _heat_map(weights, cell, sources, targets, "attention weight", "source", "target")
+    _save(axes, path)
 
 
 def _heat_map(
-    figure: "Figure", values: np.ndarray, cell: float, columns: Sequence[str], rows: Sequence[str], title: str
+    values: np.ndarray,
+    cell: float,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    title: str,
+    x_label: str,
+    y_label: str,
 ) -> "Axes":
-    """Draw a heat map that fills the figure, with grid lines between its cells and a colour bar beside it.
+    """Draw a heat map that fills a new figure, with grid lines between its cells and a colour bar beside it.
 
     Args:
-        figure: Figure to draw on.
         values: Values `[rows, columns]` between 0 and 1.
-        cell: Height of a cell in inches, which limits the font size of the labels.
+        cell: Width and height of a cell in inches, which limit the font size of the labels.
         columns: Column labels.
         rows: Row labels.
         title: Title of the colour bar.
+        x_label: Name of the columns.
+        y_label: Name of the rows.
     """
+    from matplotlib.figure import Figure
+
+    width, height = (max(count * cell, 1.6) for count in (len(columns), len(rows)))
+    figure = Figure(figsize=(width, height))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     image = axes.imshow(values, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto", interpolation="nearest")
     size = min(10.0, cell * 72 * 0.6)
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
+    axes.set_xlabel(x_label, color=_GREY)
+    axes.set_ylabel(y_label, color=_GREY)
     axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=size)
     axes.set_yticks(range(len(rows)), rows, fontsize=size)
     axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(len(rows) + 1) - 0.5, minor=True)
     axes.tick_params(which="both", length=0)
     axes.grid(which="minor", color="#e5e5e5", linewidth=0.6)
-
-    width, height = figure.get_size_inches()
     bar = figure.add_axes((1.0 + 0.15 / width, 0.0, 0.12 / width, min(1.0, 2.5 / height)))
     figure.colorbar(image, cax=bar, label=title)
     return axes
@@ -173,8 +180,6 @@ def plot_confusion_matrix(
         ValueError: Labels or predictions are not `[rows]` class ids below `len(names)`, such as those of multi-label
             classification.
     """
-    from matplotlib.figure import Figure
-
     right, given = np.asarray(labels), np.asarray(predictions)
     size = len(names)
     if right.shape != given.shape or right.ndim != 1:
@@ -190,17 +195,13 @@ def plot_confusion_matrix(
     widest = len(str(counts.max(initial=0)))
     # The widest count determines the cell size; without counts, the line height of the class names does.
     cell = max(0.5, 0.09 * widest + 0.15) if numbered else min(0.24, 20 / size)
-    side = max(size * cell, 1.6)
-    figure = Figure(figsize=(side, side))
     ticks = [shorten_label(name, 32) for name in names]
-    axes = _heat_map(figure, shares, cell, ticks, ticks, "share of the true class")
-    axes.set_xlabel("predicted", color=_GREY)
-    axes.set_ylabel("true", color=_GREY)
+    axes = _heat_map(shares, cell, ticks, ticks, "share of the true class", "predicted", "true")
     if numbered:
         for row, column in np.ndindex(size, size):
             colour = "white" if shares[row, column] > 0.5 else "#222222"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
-    save_figure(figure, path)
+    _save(axes, path)
 
 
 def plot_scatter(references: Sequence[float] | np.ndarray, predictions: Any, path: str | os.PathLike) -> None:
@@ -211,19 +212,11 @@ def plot_scatter(references: Sequence[float] | np.ndarray, predictions: Any, pat
         predictions: Predicted value of each row.
         path: Path of the PNG.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 5))
-    axes = figure.add_subplot()
+    axes = _new_axes((5, 5), "true", "predicted")
     axes.scatter(references, predictions, s=12, alpha=0.5, color="#4c78a8", linewidths=0)
     ends = [min(np.min(references), np.min(predictions)), max(np.max(references), np.max(predictions))]
     axes.plot(ends, ends, color=_GREY, linewidth=0.8, linestyle="--")
-    axes.set_xlabel("true")
-    axes.set_ylabel("predicted")
-    axes.set_axisbelow(True)
-    axes.grid(color="#e5e5e5", linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path)
+    _save(axes, path)
 
 
 def plot_trade_off(
@@ -246,12 +239,7 @@ def plot_trade_off(
         metric: Name of the score.
         spreads: Standard deviations of the scores, drawn as error bars; None for no bars.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
-
-    figure = Figure(figsize=(7, 4.5))
-    axes = figure.add_subplot()
-    axes.set_axisbelow(True)
+    axes = _new_axes((7, 4.5), "milliseconds for one text (area: parameters)", shorten_label(metric))
     if spreads is not None:
         axes.errorbar(latencies, scores, yerr=spreads, fmt="none", ecolor="#555555", elinewidth=1, capsize=3)
     largest = max(sizes)
@@ -262,11 +250,7 @@ def plot_trade_off(
             shorten_label(name), (latency, score), xytext=(0, 8), textcoords="offset points", ha="center", fontsize=9
         )
     axes.set_xscale("log")
-    for side in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        side(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel("milliseconds for one text (area: parameters)")
-    axes.set_ylabel(shorten_label(metric))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.margins(0.15)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    save_figure(figure, path)
+    _save(axes, path)

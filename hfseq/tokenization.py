@@ -12,7 +12,8 @@ from hfseq.models.tokenization_characters import WordCharacterTokenizer, known_c
 
 # Ids 0, 1, 2, 3.
 PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
-NORMALIZATIONS = ("nfc", "nfkc", "none")
+_FORMS: dict[str, list[Any]] = {"nfc": [normalizers.NFC()], "nfkc": [normalizers.NFKC()], "none": []}
+NORMALIZATIONS = tuple(_FORMS)
 
 # Marks a space inside a token, as in SentencePiece.
 _SPACE = "▁"
@@ -106,10 +107,8 @@ def train_tokenizer(
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, SPECIAL_TOKENS.index(EOS))]
     )
-    kind, more = PreTrainedTokenizerFast, {}
-    if characters:
-        kind, more = WordCharacterTokenizer, {"characters": known_characters(texts)}
-    names = ["input_ids", "attention_mask", *(["char_ids"] if characters else [])]
+    more = {"characters": known_characters(texts)} if characters else {}
+    kind = WordCharacterTokenizer if characters else PreTrainedTokenizerFast
     return kind(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -117,7 +116,7 @@ def train_tokenizer(
         eos_token=EOS,
         unk_token=UNK,
         padding_side="right",
-        model_input_names=names,
+        model_input_names=["input_ids", "attention_mask", *["char_ids"] * characters],
         clean_up_tokenization_spaces=False,
         split_special_tokens=True,
         **more,
@@ -136,14 +135,9 @@ def start_texts(tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def _normalizer(normalization: str, lowercase: bool) -> normalizers.Normalizer:
-    steps: list[normalizers.Normalizer] = []
-    if normalization != "none":
-        steps.append(normalizers.NFC() if normalization == "nfc" else normalizers.NFKC())
-    if lowercase:
-        steps.append(normalizers.Lowercase())
-    steps.append(normalizers.Replace(Regex(rf"(?:[\s&&[^\u00a0\u2007\u202f]]|{_SPACE})+"), " "))
-    steps.append(normalizers.Replace(Regex(r"\A | \z"), ""))
-    return normalizers.Sequence(steps)
+    spaces = normalizers.Replace(Regex(rf"(?:[\s&&[^\u00a0\u2007\u202f]]|{_SPACE})+"), " ")
+    ends = normalizers.Replace(Regex(r"\A | \z"), "")
+    return normalizers.Sequence([*_FORMS[normalization], *[normalizers.Lowercase()] * lowercase, spaces, ends])
 
 
 def _untrained(model: str, vocab_size: int) -> tuple[Tokenizer, trainers.Trainer]:

@@ -24,7 +24,7 @@ from hfseq.data.labels import encode_labels
 from hfseq.data.reading import read_splits
 from hfseq.data.running_text import encode_text
 from hfseq.data.sentences import lead_n, split_sentences
-from hfseq.data.streaming import encode_stream_labels, read_stream
+from hfseq.data.streaming import read_stream
 from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
 from hfseq.word_vectors import load_word_vectors
@@ -271,7 +271,7 @@ def test_classes_are_numbers_of_names(tmp_path):
         stream = read_stream(train_file=str(path), validation_file=str(path), **options)
         for between in (None, separator or None):
             encoded = outcome(functools.partial(encode_labels, splits, LABEL, separator=between))
-            streamed = outcome(functools.partial(encode_stream_labels, stream, LABEL, separator=between))
+            streamed = outcome(functools.partial(encode_labels, stream, LABEL, separator=between))
             assert (encoded is None) == (streamed is None)
             if encoded is None:
                 continue

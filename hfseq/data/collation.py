@@ -10,6 +10,9 @@ from transformers import PreTrainedModel
 from hfseq.errors import InputError
 from hfseq.models import is_hfseq
 
+_IDS = ("input_ids", "char_ids", "copy_ids", "labels", "decoder_input_ids")
+_MASKS = ("attention_mask", "decoder_attention_mask")
+
 
 def check_batch(
     batch: Mapping[str, Any],
@@ -38,8 +41,10 @@ def check_batch(
             its ids, a row is all padding or too long, a decoder's labels are padded on the left, a label is a copy id
             that its row does not have, or is not finite. The message names the argument, the row and the value.
     """
+    batch = {name: torch.as_tensor(batch[name]) for name in (*_IDS, *_MASKS) if batch.get(name) is not None}
+    labels = batch.get("labels")
     for name in ("input_ids", "labels", "decoder_input_ids"):
-        shape = () if batch.get(name) is None else tuple(batch[name].shape)
+        shape = tuple(batch[name].shape) if name in batch else ()
         # Multi-label targets have as many columns as there are classes.
         if positions is not None and len(shape) == 2 and shape[1] > positions and (name != "labels" or not num_labels):
             raise InputError(
@@ -47,45 +52,35 @@ def check_batch(
                 "(--max_length, or --max_source_length and --max_target_length)"
             )
     decoder_vocab_size = vocab_size if decoder_vocab_size is None else decoder_vocab_size
-    _check_ids(batch, "input_ids", "attention_mask", vocab_size)
-    if char_vocab_size is not None and batch.get("char_ids") is not None:
-        chars = torch.as_tensor(batch["char_ids"])
-        bad = (chars < 0) | (chars >= char_vocab_size)
-        _check_values("char_ids", chars, bad, f"outside the characters, 0 to {char_vocab_size - 1}")
-    copied = _check_copies(batch, decoder_vocab_size)
+    _check_ids(batch, "input_ids", vocab_size)
+    _check_mask(batch, "attention_mask", "input_ids")
+    if char_vocab_size is not None:
+        _check_ids(batch, "char_ids", char_vocab_size, "the characters")
+    if "copy_ids" in batch:
+        _check_shape(batch, "copy_ids", "input_ids")
+        size = decoder_vocab_size + batch["copy_ids"].shape[-1]
+        _check_ids(batch, "copy_ids", size, "the vocabulary and what is copied")
     # Before decoder_input_ids, which collators derive from them.
-    if batch.get("labels") is not None:
-        _check_labels(torch.as_tensor(batch["labels"]), decoder_vocab_size, num_labels, copied)
-    _check_ids(batch, "decoder_input_ids", "decoder_attention_mask", decoder_vocab_size)
-    if batch.get("labels") is not None and batch.get("decoder_input_ids") is not None:
-        _check_side(torch.as_tensor(batch["labels"]))
+    if labels is not None:
+        _check_labels(labels, decoder_vocab_size, num_labels, batch.get("copy_ids"))
+    _check_ids(batch, "decoder_input_ids", decoder_vocab_size)
+    _check_mask(batch, "decoder_attention_mask", "decoder_input_ids")
+    if labels is not None and "decoder_input_ids" in batch:
+        late = (labels[:, 0] == -100) & (labels != -100).any(dim=1)
+        why = "padded on the left, which a decoder reads as tokens; set tokenizer.padding_side = 'right'"
+        _check_values("labels", labels, late, why)
 
 
-def _check_ids(batch: Mapping[str, Any], name: str, mask_name: str, size: int) -> None:
-    if batch.get(name) is None:
-        return
-    ids = torch.as_tensor(batch[name])
-    _check_values(name, ids, (ids < 0) | (ids >= size), f"outside the vocabulary, 0 to {size - 1}")
-    if batch.get(mask_name) is None:
-        return
-    mask = torch.as_tensor(batch[mask_name])
-    _check_shape(mask_name, mask, name, ids)
-    empty = (mask == 0).all(dim=-1)
-    if empty.any():
-        raise InputError(f"{mask_name} of shape {tuple(mask.shape)}: row {int(empty.nonzero()[0])} is all padding")
+def _check_ids(batch: Mapping[str, torch.Tensor], name: str, size: int, known: str = "the vocabulary") -> None:
+    if name in batch:
+        bad = (batch[name] < 0) | (batch[name] >= size)
+        _check_values(name, batch[name], bad, f"outside {known}, 0 to {size - 1}")
 
 
-def _check_copies(batch: Mapping[str, Any], vocab_size: int) -> torch.Tensor | None:
-    """Return the checked `copy_ids`, or None if there are none."""
-    if batch.get("copy_ids") is None:
-        return None
-    ids, inputs = torch.as_tensor(batch["copy_ids"]), torch.as_tensor(batch["input_ids"])
-    _check_shape("copy_ids", ids, "input_ids", inputs)
-    size = vocab_size + ids.shape[-1]
-    _check_values(
-        "copy_ids", ids, (ids < 0) | (ids >= size), f"outside the vocabulary and what is copied, 0 to {size - 1}"
-    )
-    return ids
+def _check_mask(batch: Mapping[str, torch.Tensor], name: str, ids_name: str) -> None:
+    if name in batch and ids_name in batch:
+        _check_shape(batch, name, ids_name)
+        _check_values(name, batch[name], (batch[name] == 0).all(dim=-1), "all padding")
 
 
 def _check_labels(labels: torch.Tensor, vocab_size: int, num_labels: int | None, copied: torch.Tensor | None) -> None:
@@ -103,29 +98,19 @@ def _check_labels(labels: torch.Tensor, vocab_size: int, num_labels: int | None,
     _check_values("labels", labels, bad, why)
 
 
-def _check_side(labels: torch.Tensor) -> None:
-    """Check for padding on the left, which a decoder whose inputs are the shifted labels would read as tokens."""
-    late = (labels[:, 0] == -100) & (labels != -100).any(dim=1)
-    if late.any():
-        raise InputError(
-            f"labels of shape {tuple(labels.shape)}: row {int(late.nonzero()[0])} is padded on the left, which a "
-            "decoder reads as tokens; set tokenizer.padding_side = 'right'"
-        )
-
-
-def _check_shape(name: str, values: torch.Tensor, other_name: str, other: torch.Tensor) -> None:
-    if values.shape != other.shape:
-        raise InputError(
-            f"{name} has shape {tuple(values.shape)}, but {other_name} has {tuple(other.shape)}; they must be the same"
-        )
+def _check_shape(batch: Mapping[str, torch.Tensor], name: str, other: str) -> None:
+    if batch[name].shape != batch[other].shape:
+        shapes = f"{name} has shape {tuple(batch[name].shape)}, but {other} has {tuple(batch[other].shape)}"
+        raise InputError(f"{shapes}; they must be the same")
 
 
 def _check_values(name: str, values: torch.Tensor, bad: torch.Tensor, why: str) -> None:
+    """Raise an `InputError` for the first bad value, or for the first bad row if `bad` is `[rows]`."""
     if bad.any():
         row, *rest = bad.nonzero()[0].tolist()
         column = f", column {', '.join(map(str, rest))}" if rest else ""
-        value = values[bad][0].item()
-        raise InputError(f"{name} of shape {tuple(values.shape)}: row {row}{column} is {value}, {why}")
+        value = f"{values[bad][0].item()}, " if bad.shape == values.shape else ""
+        raise InputError(f"{name} of shape {tuple(values.shape)}: row {row}{column} is {value}{why}")
 
 
 class CheckedCollator:

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from hfseq.errors import InputError
@@ -72,8 +72,10 @@ def conll_rows(
         if not universal and text.startswith("#") and not words:
             if tags is None:
                 expected, tags = _survey(read(), expected, indices[-1])
-            if expected is not None and len(fields) > 1 and _is_comment(text, fields, expected, indices[-1], tags):
-                if len(fields) == expected or not text.startswith("# "):
+            as_long = len(fields) == expected
+            is_word = as_long and (not text.startswith("# ") or fields[indices[-1]] in tags)
+            if expected is not None and len(fields) > 1 and not is_word:
+                if as_long or not text.startswith("# "):
                     comments.append(number)
                 continue
         expected = expected or len(fields)
@@ -105,16 +107,9 @@ def _columns(text: str) -> list[str]:
     return [field.strip(" ") or field for field in re.split("\t+", text.strip("\t"))]
 
 
-def _is_comment(text: str, fields: Sequence[str], expected: int, index: int, tags: Collection[str]) -> bool:
-    """Return whether a line that begins with `#`, and a sentence, is a comment; see `conll_rows`."""
-    if len(fields) != expected:
-        return True
-    return text.startswith("# ") and fields[index] != "#" and fields[index] not in tags
-
-
 def _survey(lines: Iterable[str], expected: int | None, index: int) -> tuple[int | None, set[str]]:
-    """Return the number of columns of word lines, None if there are none, and the tags of the unambiguous ones."""
-    tags: set[str] = set()
+    """Return the number of columns of word lines, None if there are none, and their unambiguous tags and `#`."""
+    tags = {"#"}
     inside = False
     for line in lines:
         text = line.rstrip("\r\n")

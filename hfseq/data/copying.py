@@ -133,15 +133,10 @@ class CopyCollator:
 
     def __call__(self, features: list[dict[str, Any]]) -> Any:
         """Collate rows of `input_ids`, `copy_ids` of the same lengths and other columns."""
-        rows = [list(feature["copy_ids"]) for feature in features]
-        others = [{name: value for name, value in feature.items() if name != "copy_ids"} for feature in features]
-        batch = self.collator(others)
-        tokenizer, width = self.collator.tokenizer, batch["input_ids"].shape[1]
-        padded = []
-        for row in rows:
-            padding = [tokenizer.pad_token_id] * (width - len(row))
-            padded.append(padding + row if tokenizer.padding_side == "left" else row + padding)
-        batch["copy_ids"] = torch.tensor(padded)
+        rows = [torch.tensor(feature["copy_ids"]) for feature in features]
+        batch = self.collator([{name: row[name] for name in row if name != "copy_ids"} for row in features])
+        # At padding they are the padding token, like the input ids.
+        batch["copy_ids"] = batch["input_ids"].masked_scatter(batch["attention_mask"].bool(), torch.cat(rows))
         return batch
 
 

@@ -90,22 +90,22 @@ def encode_words(
     limit = tokenizer.model_max_length if max_length is None else max_length
     encoded = tokenizer(rows, **truncated)
     lengths = [len(ids) for ids in encoded["input_ids"]]
-    seen = [{word for word in encoded.word_ids(row) if word is not None} for row in range(len(rows))]
+    seen = [set(encoded.word_ids(row)) for row in range(len(rows))]
     # Of a row that may be truncated, only the words before the last remaining one are certain.
     ends = [
-        max(found, default=0) if length >= limit else len(row)
+        max(found - {None}, default=0) if length >= limit else len(row)
         for found, length, row in zip(seen, lengths, rows, strict=True)
     ]
-    if any(len(found) < end for found, end in zip(seen, ends, strict=True)):
+    lost = [set(range(end)) - found for end, found in zip(ends, seen, strict=True)]
+    if any(lost):
         unknown = tokenizer.unk_token or "?"
-        shown = [
-            [word if at in found or at >= end else unknown for at, word in enumerate(row)]
-            for row, found, end in zip(rows, seen, ends, strict=True)
+        rows = [
+            [unknown if at in gone else word for at, word in enumerate(row)]
+            for row, gone in zip(rows, lost, strict=True)
         ]
         # With more tokens a row may now be truncated.
-        encoded = tokenizer(shown, **truncated)
+        encoded = tokenizer(rows, **truncated)
         lengths = [len(ids) for ids in encoded["input_ids"]]
-        rows = shown
     for row in [row for row, length in enumerate(lengths) if length == limit]:
         lengths[row] = len(tokenizer(rows[row], **options)["input_ids"])
     return encoded, lengths

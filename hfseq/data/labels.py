@@ -1,6 +1,7 @@
 """Class names and their ids."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import datasets
 
@@ -12,7 +13,7 @@ _MOST_DIGITS = 4000
 
 
 def encode_labels(
-    splits: datasets.DatasetDict,
+    splits: Mapping[str, Any],
     column: str,
     *,
     names: Sequence[str] | None = None,
@@ -23,7 +24,7 @@ def encode_labels(
 
     Args:
         splits: Data whose `column` contains one class name per row, or a list of them (multi-label), as `read_splits`
-            returns it.
+            or `read_stream` returns it. Streamed training rows are read once for their classes.
         column: Name of that column; it becomes `labels` in the result.
         names: Class names in the order of their ids, as a trained model has them; None collects them from the training
             rows and sorts integers numerically, other names alphabetically.
@@ -39,48 +40,56 @@ def encode_labels(
         InputError: There are fewer than two classes (one, if multi-label), or a row has a class that neither the
             training rows nor the trained model have.
     """
-    classes = {split: row_classes(rows, column, separator) for split, rows in splits.items()}
-    multi_label = separator is not None or isinstance(next(iter(splits.values()))[column][0], list)
-    if names is not None and replace_names and not {name for row in classes["train"] for name in row} <= set(names):
-        names = None
-    if names is None:
-        if "train" not in classes:
+    multi_label = separator is not None or isinstance(next(iter(next(iter(splits.values()))[column])), list)
+    if names is None or replace_names:
+        if "train" not in splits:
             raise InputError(f"no training data to take the classes of column {column!r} from")
-        names = _order({name for row in classes["train"] for name in row})
-        if len(names) < (1 if multi_label else 2):
-            raise InputError(
-                f"column {column!r} of the training data has {len(names)} class{'es' * (len(names) != 1)} "
-                f"({shorten_list(names)}); there is nothing to learn"
-            )
+        found = {name for value in splits["train"][column] for name in _classes(value, separator)}
+        if names is None or not found <= set(names):
+            names = _order(found)
+            if len(names) < (1 if multi_label else 2):
+                raise InputError(
+                    f"column {column!r} of the training data has {len(names)} class{'es' * (len(names) != 1)} "
+                    f"({shorten_list(names)}); there is nothing to learn"
+                )
     number = {name: index for index, name in enumerate(names)}
+
+    def encode(place: str, value: str | list[str]) -> int | list[float]:
+        row = set(_classes(value, separator))
+        if unknown := sorted(row - number.keys()):
+            raise InputError(
+                f"{place}: class {unknown[0]!r} of column {column!r} is not one of the {len(number)} known: "
+                f"{shorten_list(list(number))}"
+            )
+        return [float(name in row) for name in number] if multi_label else number[row.pop()]
+
+    feature = datasets.List(datasets.Value("float32")) if multi_label else datasets.Value("int64")
     encoded = {}
     for split, rows in splits.items():
-        for index, row in enumerate(classes[split]):
-            unknown = next((name for name in row if name not in number), None)
-            if unknown is not None:
-                raise InputError(
-                    f"{split}, row {index + 1}: class {unknown!r} of column {column!r} is not one of the "
-                    f"{len(names)} known: {shorten_list(names)}"
-                )
-        values: list[int] | list[list[float]]
-        if multi_label:
-            values = [[float(name in row) for name in names] for row in map(set, classes[split])]
-            feature = datasets.List(datasets.Value("float32"))
+        if isinstance(rows, datasets.IterableDataset):
+            kept = {name: kind for name, kind in rows.features.items() if name != column}
+            encoded[split] = rows.map(
+                lambda values, split=split: {"labels": [encode(split, value) for value in values]},
+                input_columns=column,
+                batched=True,
+                remove_columns=[column],
+                features=datasets.Features({**kept, "labels": feature}),
+            )
         else:
-            values = [number[row[0]] for row in classes[split]]
-            feature = datasets.Value("int64")
-        encoded[split] = rows.remove_columns(column).add_column("labels", values, feature=feature)
+            labels = [encode(f"{split}, row {index}", value) for index, value in enumerate(rows[column], 1)]
+            encoded[split] = rows.remove_columns(column).add_column("labels", labels, feature=feature)
     return datasets.DatasetDict(encoded), list(names)
 
 
 def row_classes(rows: datasets.Dataset, column: str, separator: str | None = None) -> list[list[str]]:
     """Return the class names of each row, stripped of whitespace; arguments as for `encode_labels`."""
-    found = []
-    for value in rows[column]:
-        if isinstance(value, str):
-            value = [value] if separator is None else value.split(separator)
-        found.append([name.strip() for name in value if name and name.strip()])
-    return found
+    return [_classes(value, separator) for value in rows[column]]
+
+
+def _classes(value: str | list[str], separator: str | None) -> list[str]:
+    if isinstance(value, str):
+        value = [value] if separator is None else value.split(separator)
+    return [name.strip() for name in value if name and name.strip()]
 
 
 def _order(names: set[str]) -> list[str]:

@@ -6,26 +6,32 @@ import itertools
 import json
 import logging
 import operator
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from datasets.distributed import split_dataset_by_node
 
 from hfseq.data import conll
 from hfseq.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
-# Names of the splits on the Hub, in order of preference.
-_HUB_SPLITS = {"train": ("train",), "validation": ("validation", "valid", "dev", "val"), "test": ("test",)}
+# Names of the splits on the Hub, those that are preferred last.
+_HUB_SPLITS = {"train": ["train"], "validation": ["val", "dev", "valid", "validation"], "test": ["test"]}
 # Column of the Hub's translation datasets: a dict of language to text in each row.
 _TRANSLATION = "translation"
+# A carriage return ends a line for `csv`, too.
+_PHYSICAL_LINE = re.compile(r"[^\r]*\r\n?|[^\r]+")
+# Returns an iterator over the rows of part `i` of `n` without empty ones.
+_PartOf = Callable[[int, int], Iterator[list[Any]]]
 # The default, 131072 characters, is shorter than some documents. The limit is one for the whole process.
 csv.field_size_limit(2**31 - 1)
 
@@ -42,6 +48,7 @@ def read_splits(
     moses: bool = False,
     label_columns: Sequence[str] = (),
     keep_empty: bool = False,
+    num_parts: int | None = None,
 ) -> datasets.DatasetDict:
     r"""Read the given splits and keep `columns` as strings, in file order.
 
@@ -79,6 +86,8 @@ def read_splits(
             (`1`, `0.5`, `true`), class ids of a dataset with class names as those names, and lists of any of these as
             lists of strings, possibly empty.
         keep_empty: Keep empty rows, as running text has empty lines.
+        num_parts: Number of shards in which the training rows are streamed, as `read_stream` describes it; None reads
+            them into memory.
 
     Returns:
         The given or found ones of `train`, `validation` and `test`, none of them empty. A split of `dataset_name`
@@ -87,31 +96,30 @@ def read_splits(
     Raises:
         InputError: A flag, file, line, column or value is invalid.
     """
-    wanted = Columns(columns, label_columns, keep_empty)
+    wanted = Columns(tuple(columns), label_columns, keep_empty)
     check_sources(columns, dataset_name, train_file)
-    splits = _read_hub(dataset_name, dataset_config_name, wanted) if dataset_name else {}
+    splits = _read_hub(dataset_name, dataset_config_name, wanted, num_parts) if dataset_name else {}
     for split, name in (("train", train_file), ("validation", validation_file), ("test", test_file)):
         if name is not None:
-            splits[split] = read_file(name, f"--{split}_file", wanted, column_names, moses)
-    if not splits:
+            read = _read_file if split != "train" or num_parts is None else functools.partial(_stream_file, num_parts)
+            splits[split] = read(name, f"--{split}_file", wanted, column_names, moses)
+    if not splits and num_parts is None:
         raise InputError(f"no data: give --train_file or --dataset_name{' with labels' if dataset_name else ''}")
     return datasets.DatasetDict(splits)
 
 
-class Columns(tuple[str, ...]):
-    """Names of the columns to keep, with the subset that contains classes and whether to keep empty rows."""
+class Columns(NamedTuple):
+    """Columns to keep.
 
-    labels: frozenset[str]
-    keep_empty: bool
+    Attributes:
+        names: Names of all of them.
+        labels: Names of those that contain classes.
+        keep_empty: Keep rows in which one of them is empty.
+    """
 
-    def __new__(cls, names: Sequence[str], labels: Sequence[str], keep_empty: bool = False) -> Self:
-        """Create from the names of all columns and of the label columns."""
-        columns = super().__new__(cls, names)
-        columns.labels, columns.keep_empty = frozenset(labels), keep_empty
-        return columns
-
-    def __getnewargs__(self) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-        return tuple(self), tuple(sorted(self.labels)), self.keep_empty
+    names: Sequence[str]
+    labels: Collection[str] = ()
+    keep_empty: bool = False
 
 
 def check_sources(columns: Sequence[str], dataset_name: str | None, train_file: str | None) -> None:
@@ -122,16 +130,16 @@ def check_sources(columns: Sequence[str], dataset_name: str | None, train_file: 
         raise InputError("--dataset_name and --train_file exclude each other: give one")
 
 
-def read_file(
+def _read_file(
     name: str, flag: str, columns: Columns, column_names: Sequence[str] | None, moses: bool
 ) -> datasets.Dataset:
     """Read a whole file without its empty rows; arguments as for `file_rows`."""
     path = Path(name)
     if path.suffix.lower() == ".parquet" and not column_names:
-        table = pa.concat_tables(_parquet_tables(path, flag, columns)).combine_chunks()
+        table = _join_tables(_parquet_tables(path, flag, columns), columns).combine_chunks()
     else:
-        table = string_table(file_rows(name, flag, columns, column_names, moses), columns)
-    return drop_empty(datasets.Dataset(table), columns, name, f"{flag} {name}")
+        table = _string_table(file_rows(name, flag, columns, column_names, moses), columns)
+    return _drop_empty(datasets.Dataset(table), columns, name, f"{flag} {name}")
 
 
 def file_rows(
@@ -161,14 +169,16 @@ def file_rows(
     if suffix in (".jsonl", ".json"):
         return _json_rows(path, flag, columns)
     if suffix in conll.SUFFIXES:
-        if not columns.labels.issuperset(columns):
+        if not set(columns.labels).issuperset(columns.names):
             raise InputError(f"{flag} {name}: one word per line is for tagging, not for texts")
         read = functools.partial(_lines, path, flag)
-        return conll.conll_rows(read, path, f"{flag} {name}", columns, column_names)
-    return _parquet_rows(path, flag, columns) if suffix == ".parquet" else _moses_rows(path, flag, columns)
+        return conll.conll_rows(read, path, f"{flag} {name}", columns.names, column_names)
+    if suffix == ".parquet":
+        return _table_rows(_parquet_tables(path, flag, columns))
+    return _moses_rows(path, flag, columns.names)
 
 
-def drop_empty(dataset: datasets.Dataset, columns: Columns, name: str, source: str) -> datasets.Dataset:
+def _drop_empty(dataset: datasets.Dataset, columns: Columns, name: str, source: str) -> datasets.Dataset:
     """Return the rows with text in every column, or all rows with `keep_empty`.
 
     Args:
@@ -180,80 +190,126 @@ def drop_empty(dataset: datasets.Dataset, columns: Columns, name: str, source: s
     Raises:
         InputError: No row has text.
     """
-    table = dataset.with_format("arrow")[:]
-    filled = functools.reduce(operator.and_, (_filled(table[column]) for column in columns))
-    if not filled.any():
-        raise InputError(f"{source}: empty: none of {len(dataset)} rows has text in {' and '.join(columns)}")
+    filled = functools.reduce(operator.and_, _filled(dataset, columns.names))
     dropped = np.flatnonzero(~filled)
-    if len(dropped) == 0 or columns.keep_empty:
-        return dataset
-    report_dropped(name, len(dropped), dropped[:5] + 1, len(dataset))
-    return dataset.select(np.flatnonzero(filled))
+    _report_empty(columns, name, source, len(dataset), len(dropped), dropped[:5] + 1)
+    return dataset if columns.keep_empty or not len(dropped) else dataset.select(np.flatnonzero(filled))
 
 
-def has_labels(dataset: datasets.Dataset, columns: Columns, name: str) -> bool:
-    """Return whether a split has labels; if a label column has none at all, log that split `name` is left out.
-
-    A split without any rows is an error of its own, which `drop_empty` raises.
-    """
+def _filled(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[np.ndarray]:
+    """Yield for each column which rows have text, or a list, in it."""
     table = dataset.with_format("arrow")[:]
-    for column in columns:
-        if column in columns.labels and len(dataset) and not _filled(table[column]).any():
-            logger.warning("%s: left out: none of %d rows has a label in %s", name, len(dataset), column)
-            return False
-    return True
+    for values in map(table.column, columns):
+        is_list = pa.types.is_list(values.type)
+        filled = pc.is_valid(values) if is_list else pc.not_equal(pc.utf8_trim_whitespace(values), "")
+        yield pc.fill_null(filled, False).to_numpy()
 
 
-def report_dropped(name: str, count: int, first: Iterable[int], rows: int) -> None:
-    """Warn that `count` of `rows` rows were dropped as empty, with the numbers of the first of them."""
-    numbers = ", ".join(map(str, first)) + ", ..." * (count > 5)
-    logger.warning("%s: %d empty row%s dropped of %d: %s", name, count, "s" * (count > 1), rows, numbers)
+def _report_empty(
+    columns: Columns, name: str | None, source: str, rows: int, empty: int, first: Iterable[int]
+) -> None:
+    """Raise an `InputError` if all rows are empty; else warn if some are and will be dropped, unless `name` is None.
+
+    Args:
+        columns: The columns.
+        name: File or split, for the warning.
+        source: File or split with its flag, for the error.
+        rows: Number of rows.
+        empty: Number of those that are empty.
+        first: Row numbers of the first five of these.
+    """
+    if empty == rows:
+        raise InputError(f"{source}: empty: none of {rows} rows has text in {' and '.join(columns.names)}")
+    if empty and name is not None and not columns.keep_empty:
+        numbers = ", ".join(map(str, first)) + ", ..." * (empty > 5)
+        logger.warning("%s: %d empty row%s dropped of %d: %s", name, empty, "s" * (empty > 1), rows, numbers)
 
 
-def _filled(values: pa.ChunkedArray) -> np.ndarray:
-    is_list = pa.types.is_list(values.type)
-    filled = pc.is_valid(values) if is_list else pc.not_equal(pc.utf8_trim_whitespace(values), "")
-    return pc.fill_null(filled, False).to_numpy()
-
-
-def string_table(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> pa.Table:
+def _string_table(rows: Iterable[Sequence[Any]], columns: Columns) -> pa.Table:
     """Return a table of rows of strings, None, or lists of strings."""
     listed = list(rows)
-    values = [[row[index] for row in listed] for index in range(len(columns))]
+    values = [[row[index] for row in listed] for index in range(len(columns.names))]
     lists = [any(isinstance(value, list) for value in column) for column in values]
     types = [pa.list_(pa.string()) if is_list else pa.string() for is_list in lists]
-    return pa.table(list(map(pa.array, values, types)), names=list(columns))
+    return pa.table(list(map(pa.array, values, types)), names=list(columns.names))
+
+
+# Streams: the rows of a file or split are divided into parts, `part` of `num_parts`.
+
+
+def _stream_file(num_parts: int, name: str, flag: str, *options: Any) -> datasets.IterableDataset:
+    """Stream a file without its empty rows; further arguments as for `file_rows`."""
+    rows = functools.partial(file_rows, name, flag, *options)
+    return _to_stream(functools.partial(_file_part, rows, options[0], name, f"{flag} {name}"), options[0], num_parts)
+
+
+def _file_part(
+    rows: Callable[[], Iterator[list[Any]]], columns: Columns, name: str, source: str, part: int, num_parts: int
+) -> Iterator[list[Any]]:
+    # Each part sees all empty rows; the first one reports them.
+    filled = _filled_rows(rows(), columns, name if part == 0 else None, source)
+    return itertools.islice(filled, part, None, num_parts)
+
+
+def _hub_part(
+    data: datasets.IterableDataset, columns: Columns, name: str, source: str, part: int, num_parts: int
+) -> Iterator[list[Any]]:
+    share = f" (part {part + 1} of {num_parts})" if num_parts > 1 else ""
+    own = split_dataset_by_node(data, rank=part, world_size=num_parts)
+    rows = _table_rows(_hub_tables(own, columns, source + share))
+    return _filled_rows(rows, columns, name + share, source + share)
+
+
+def _filled_rows(rows: Iterator[list[Any]], columns: Columns, name: str | None, source: str) -> Iterator[list[Any]]:
+    """Yield the rows with text in every column, or all with `keep_empty`; at the end report the others as `name`."""
+    number, dropped, first = 0, 0, []
+    for number, row in enumerate(rows, 1):
+        filled = all(isinstance(value, list) or (value is not None and value.strip()) for value in row)
+        if filled or columns.keep_empty:
+            yield row
+        if not filled:
+            dropped += 1
+            if dropped <= 5:
+                first.append(number)
+    _report_empty(columns, name, source, number, dropped, first)
+
+
+def _to_stream(part_of: _PartOf, columns: Columns, num_parts: int) -> datasets.IterableDataset:
+    # The first row is read for its types, and for the errors that reading it may raise.
+    first = next(part_of(0, 1))
+    text = datasets.Value("string")
+    types = [datasets.List(text) if isinstance(value, list) else text for value in first]
+    features = datasets.Features(dict(zip(columns.names, types, strict=True)))
+    # `datasets` divides a list argument into one shard per item.
+    arguments = {"parts": [*range(num_parts)], "num_parts": num_parts, "part_of": part_of, "names": columns.names}
+    return datasets.IterableDataset.from_generator(_generate, features, arguments)
+
+
+def _generate(parts: list[int], num_parts: int, part_of: _PartOf, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for part in parts:
+        yield from (dict(zip(names, row, strict=True)) for row in part_of(part, num_parts))
 
 
 # Text files
 
 
-def _lines(path: Path, flag: str, newline: str = "\n") -> Iterator[str]:
-    r"""Yield lines with their ends, `\n` by default or as `newline` of `open` says.
+def _lines(path: Path, flag: str) -> Iterator[str]:
+    r"""Yield lines with their ends.
 
-    `str.splitlines` would also split at U+2028, U+0085 and others.
+    Only `\n` ends one; `str.splitlines` would also split at U+2028, U+0085 and others.
     """
+    number = 0
     try:
-        with open(path, encoding="utf-8-sig", newline=newline) as file:
-            yield from file
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file ({flag})") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror} ({flag})") from None
-    except UnicodeDecodeError:
-        line, byte = _first_bad_byte(path)
-        raise InputError(f"{path}:{line}: not UTF-8 (byte 0x{byte:02x}); convert the file") from None
-
-
-def _first_bad_byte(path: Path) -> tuple[int, int]:
-    """Return line number and value of the first byte that is not UTF-8."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                return number, line[error.start]
-    raise ValueError(f"{path} is UTF-8")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise InputError(f"{path}:{number}: not UTF-8 (byte 0x{byte:02x}); convert the file") from None
 
 
 def _without_end(line: str) -> str:
@@ -285,9 +341,10 @@ def _csv_fields(path: Path, flag: str) -> Iterator[tuple[int, list[str]]]:
 
     def lines() -> Iterator[str]:
         nonlocal last
-        for physical in _lines(path, flag, newline=""):
-            last = physical
-            yield physical
+        for text in _lines(path, flag):
+            for physical in _PHYSICAL_LINE.findall(text):
+                last = physical
+                yield physical
 
     reader = csv.reader(lines(), strict=True)
     try:
@@ -310,7 +367,7 @@ def _tsv_fields(path: Path, flag: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _pick_fields(
-    path: Path, rows: Iterator[tuple[int, list[str]]], columns: Sequence[str], column_names: Sequence[str] | None
+    path: Path, rows: Iterator[tuple[int, list[str]]], columns: Columns, column_names: Sequence[str] | None
 ) -> Iterator[list[Any]]:
     """Yield the wanted fields of numbered rows; the first row is the header unless `column_names` are given."""
     first = next(rows, None)
@@ -322,9 +379,9 @@ def _pick_fields(
         header = list(column_names)
     _check_columns(path, columns, header, "" if column_names else "; a file without a header needs --column_names")
     if column_names is not None and first is not None:
-        _check_no_header(path, first[1], header, columns)
+        _check_no_header(path, first[1], header, columns.names)
         rows = itertools.chain([first], rows)
-    indices = [header.index(column) for column in columns]
+    indices = [header.index(column) for column in columns.names]
     for line, row in rows:
         if len(row) == len(header):
             yield [row[index] for index in indices]
@@ -362,54 +419,39 @@ def _warn_once(message: str) -> None:
 
 
 def _json_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]]:
+    # Columns with lists, and columns without, as the first rows have them.
     listed: dict[str, bool] = {}
     for number, line in enumerate(_lines(path, flag), 1):
         place = f"{path}:{number}"
-        if not line.strip():
-            row: Any = dict.fromkeys(columns)
-        else:
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{place}: not JSON ({error}); each line must be one object") from None
+        try:
+            row = json.loads(line) if line.strip() else dict.fromkeys(columns.names)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{place}: not JSON ({error}); each line must be one object") from None
         if not isinstance(row, dict):
             raise InputError(f"{place}: a JSON {type(row).__name__}; each line must be one object")
-        yield check_row(place, row, columns, listed)
+        if isinstance(row.get(_TRANSLATION), dict) and not set(columns.names) <= row.keys():
+            row = row[_TRANSLATION]
+        _check_columns(place, columns, list(row))
+        values = [_class_names(row[name]) if name in columns.labels else row[name] for name in columns.names]
+        for column, value in zip(columns.names, values, strict=True):
+            _check_json(place, column, value, columns.labels)
+            if value is not None and listed.setdefault(column, isinstance(value, list)) is not isinstance(value, list):
+                raise InputError(f"{place}: column {column!r} must be a list in all rows or in none")
+        yield values
 
 
-def check_row(place: str, row: dict[str, Any], columns: Columns, listed: dict[str, bool]) -> list[Any]:
-    """Check a row of Python values and return those of `columns`.
-
-    Args:
-        place: File and line, or source and row number, for errors.
-        row: Column names and values, or `translation` with a dict of them.
-        columns: Columns to keep.
-        listed: Whether a label column contains lists; filled by the first rows, to be passed on to the next ones.
-
-    Raises:
-        InputError: A column is missing, or its value is neither text nor, in a label column, a class.
-    """
-    if isinstance(row.get(_TRANSLATION), dict) and not set(columns) <= row.keys():
-        row = row[_TRANSLATION]
-    _check_columns(place, columns, list(row))
-    values = []
-    for column in columns:
-        value = _class_names(row[column]) if column in columns.labels else row[column]
-        is_list = isinstance(value, list)
-        is_names = is_list and column in columns.labels and all(isinstance(name, str | None) for name in value)
-        if not isinstance(value, str | None) and not is_names:
-            expected = "a class (a string, a number, true, false, or a list)" if columns.labels else "a string"
-            shown = _short(json.dumps(value, default=repr))
-            raise InputError(f"{place}: column {column!r} must be {expected}, not {shown}")
-        if value is not None and listed.setdefault(column, is_list) is not is_list:
-            raise InputError(f"{place}: column {column!r} must be a list in all rows or in none")
-        try:
-            "".join(filter(None, value or "")).encode()
-        except UnicodeEncodeError:
-            # JSON can escape one half of a surrogate pair.
-            raise InputError(f"{place}: column {column!r} contains an unpaired surrogate, which is not text") from None
-        values.append(value)
-    return values
+def _check_json(place: str, column: str, value: Any, labels: Collection[str]) -> None:
+    """Raise an `InputError` if a value is neither text nor, in a label column, a class or a list of them."""
+    names = value if isinstance(value, list) and column in labels else [value]
+    if not all(isinstance(name, str | None) for name in names):
+        expected = "a class (a string, a number, true, false, or a list)" if labels else "a string"
+        shown = _short(json.dumps(value, default=repr))
+        raise InputError(f"{place}: column {column!r} must be {expected}, not {shown}")
+    try:
+        "".join(filter(None, names)).encode()
+    except UnicodeEncodeError:
+        # JSON can escape one half of a surrogate pair.
+        raise InputError(f"{place}: column {column!r} contains an unpaired surrogate, which is not text") from None
 
 
 def _class_names(value: Any) -> Any:
@@ -428,18 +470,15 @@ def _class_names(value: Any) -> Any:
 
 
 def _parquet_tables(path: Path, flag: str, columns: Columns) -> Iterator[pa.Table]:
-    """Check names and types of a file, then yield an empty table of the wanted columns and tables of the rows."""
+    """Yield the rows of a file in tables of the wanted columns."""
     source = f"{flag} {path}"
     if not path.is_file():
         raise InputError(f"{path}: no such file ({flag})")
     try:
         # Buffered, so that a row group is not in memory as a whole.
         with pq.ParquetFile(path, buffer_size=2**20) as file:
-            schema = file.schema_arrow
-            names = list(columns) if set(columns) <= set(schema.names) else [_TRANSLATION]
-            empty = pa.schema([field for field in schema if field.name in names]).empty_table()
-            yield _pick_arrow(source, empty, schema.names, columns)
-            for batch in file.iter_batches(batch_size=1000, columns=names):
+            names = file.schema_arrow.names
+            for batch in file.iter_batches(batch_size=1000, columns=_wanted(columns, names)):
                 batch.validate(full=True)
                 yield _pick_arrow(source, pa.Table.from_batches([batch]), names, columns)
     # A damaged file; column names that are not UTF-8 raise as they become strings.
@@ -447,38 +486,76 @@ def _parquet_tables(path: Path, flag: str, columns: Columns) -> Iterator[pa.Tabl
         raise InputError(f"{source}: not a valid Parquet file ({one_line(error, named=True)})") from None
 
 
-def _parquet_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]]:
-    for table in _parquet_tables(path, flag, columns):
+def _join_tables(tables: Iterable[pa.Table], columns: Columns) -> pa.Table:
+    found = list(tables)
+    return pa.concat_tables(found) if found else _string_table([], columns)
+
+
+def _table_rows(tables: Iterable[pa.Table]) -> Iterator[list[Any]]:
+    for table in tables:
         yield from map(list, zip(*(column.to_pylist() for column in table.columns), strict=True))
+
+
+def _wanted(columns: Columns, names: Collection[str]) -> list[str]:
+    """Return the columns to read of those there are."""
+    return list(columns.names) if set(columns.names) <= set(names) else [_TRANSLATION]
 
 
 def _pick_arrow(source: str, table: pa.Table, names: Sequence[str], columns: Columns) -> pa.Table:
     """Return the wanted columns as strings; `names` are all the columns there are, for errors."""
-    nested = not set(columns) <= set(names) and names.count(_TRANSLATION) == 1
+    nested = _TRANSLATION in _wanted(columns, names) and names.count(_TRANSLATION) == 1
     if nested and pa.types.is_struct(table[_TRANSLATION].type):
         names = [field.name for field in table[_TRANSLATION].type]
         table = pa.table(table[_TRANSLATION].flatten(), names=names)
     _check_columns(source, columns, names)
-    types = [(name, _string_type(source, columns, name, table[name].type)) for name in columns]
-    return table.select(list(columns)).cast(pa.schema(types))
+    types = [(name, _string_type(source, columns, name, table[name].type)) for name in columns.names]
+    return table.select(list(columns.names)).cast(pa.schema(types))
 
 
-def _read_hub(name: str, config: str | None, columns: Columns) -> dict[str, datasets.Dataset]:
-    splits = {}
-    for split, (alias, data) in load_hub(name, config, streaming=False).items():
-        source = f"--dataset_name {name}, split {alias}"
-        wanted = [column for column in data.column_names if column in {*columns, _TRANSLATION}]
-        table = data.select_columns(wanted or data.column_names).with_format("arrow")[:]
-        for column, classes in class_names(data.features, columns).items():
-            named = [name_classes(value, classes) for value in table[column].to_pylist()]
-            table = table.set_column(table.column_names.index(column), column, [named])
-        rows = datasets.Dataset(_pick_arrow(source, table, data.column_names, columns))
-        if split == "train" or has_labels(rows, columns, f"{name} [{alias}]"):
-            splits[split] = drop_empty(rows, columns, f"{name} [{alias}]", source)
+def _read_hub(name: str, config: str | None, columns: Columns, num_parts: int | None) -> dict[str, Any]:
+    splits: dict[str, Any] = {}
+    for split, (alias, data) in _load_hub(name, config, streaming=num_parts is not None).items():
+        title, source = f"{name} [{alias}]", f"--dataset_name {name}, split {alias}"
+        if split == "train" and num_parts is not None:
+            if isinstance(data, datasets.Dataset):
+                data = data.to_iterable_dataset(num_shards=max(1, min(num_parts, len(data))))
+            part_of = functools.partial(_hub_part, data, columns, title, source)
+            splits[split] = _to_stream(part_of, columns, num_parts)
+            continue
+        rows = datasets.Dataset(_join_tables(_hub_tables(data, columns, source), columns))
+        labels = [column for column in columns.names if column in columns.labels]
+        missing = [column for column, filled in zip(labels, _filled(rows, labels), strict=True) if not filled.any()]
+        if missing and len(rows) and split != "train":
+            logger.warning("%s: left out: none of %d rows has a label in %s", title, len(rows), missing[0])
+        else:
+            splits[split] = _drop_empty(rows, columns, title, source)
     return splits
 
 
-def load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tuple[str, Any]]:
+def _hub_tables(
+    data: datasets.Dataset | datasets.IterableDataset, columns: Columns, source: str
+) -> Iterator[pa.Table]:
+    """Yield the rows of a split in tables of the wanted columns, with classes by name."""
+    features = data.features or {}
+    if wanted := [column for column in features if column in {*columns.names, _TRANSLATION}]:
+        data = data.select_columns(wanted)
+    try:
+        # Not `iter(data)`, which in a data loader worker would yield only the worker's share of this part.
+        for table in data.with_format("arrow").iter(batch_size=1000):
+            for column in set(columns.labels) & features.keys():
+                feature = getattr(features[column], "feature", features[column])
+                if isinstance(feature, datasets.ClassLabel):
+                    named = [_name_classes(value, feature.names) for value in table[column].to_pylist()]
+                    table = table.set_column(table.column_names.index(column), column, [named])
+            yield _pick_arrow(source, table, list(features) or table.column_names, columns)
+    except InputError:
+        raise
+    # Anything that a server, a network or data files can raise.
+    except Exception as error:
+        raise InputError(f"{source}: cannot be read ({one_line(error.__cause__ or error, named=True)})") from error
+
+
+def _load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tuple[str, Any]]:
     """Load a dataset of the Hub or a local one.
 
     Args:
@@ -501,35 +578,23 @@ def load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tup
     # Anything that a server, a network, a cache or data files can raise.
     except Exception as error:
         raise InputError(f"{source}: cannot be loaded ({one_line(error.__cause__ or error, named=True)})") from error
-    splits = {}
-    for split, aliases in _HUB_SPLITS.items():
-        alias = next((alias for alias in aliases if alias in found), None)
-        if alias is not None:
-            splits[split] = (alias, found[alias])
+    splits = {
+        split: (alias, found[alias]) for split, aliases in _HUB_SPLITS.items() for alias in aliases if alias in found
+    }
     if not splits:
         raise InputError(f"{source}: no split train, validation or test; there are {shorten_list(found)}")
     return splits
 
 
-def class_names(features: Any, columns: Columns) -> dict[str, list[str]]:
-    """Return the class names of each label column of ids, or of lists of ids, that a dataset has names for."""
-    found = {}
-    for column in columns.labels & features.keys():
-        feature = getattr(features[column], "feature", features[column])
-        if isinstance(feature, datasets.ClassLabel):
-            found[column] = feature.names
-    return found
-
-
-def name_classes(value: Any, names: Sequence[str]) -> Any:
+def _name_classes(value: Any, names: Sequence[str]) -> Any:
     """Return the name of a class id, or the names of a list of ids; None for -1 and None, which mean no class."""
     if isinstance(value, list):
-        return [name_classes(item, names) for item in value]
+        return [_name_classes(item, names) for item in value]
     return names[value] if value is not None and value >= 0 else None
 
 
-def _check_columns(source: object, columns: Sequence[str], names: Sequence[str], hint: str = "") -> None:
-    for column in columns:
+def _check_columns(source: object, columns: Columns, names: Sequence[str], hint: str = "") -> None:
+    for column in columns.names:
         if names.count(column) != 1:
             problem = f"{names.count(column)} columns" if column in names else "no column"
             raise InputError(f"{source}: {problem} {column!r}; there are {shorten_list(names)}{hint}")
@@ -537,19 +602,15 @@ def _check_columns(source: object, columns: Sequence[str], names: Sequence[str],
 
 def _string_type(source: str, columns: Columns, column: str, found: pa.DataType) -> pa.DataType:
     """Return the type that a column of strings or classes is cast to."""
-    allowed, expected, target = list(_STRINGS), "strings", pa.string()
-    value = found
-    if column in columns.labels:
-        allowed += [pa.types.is_integer, pa.types.is_boolean]
-        expected = "classes (strings, numbers, booleans, or lists of classes)"
-        if pa.types.is_list(found) or pa.types.is_large_list(found):
-            value, target = found.value_type, pa.list_(pa.string())
-        else:
-            allowed.append(pa.types.is_floating)
+    is_label = column in columns.labels
+    is_list = is_label and (pa.types.is_list(found) or pa.types.is_large_list(found))
+    value = found.value_type if is_list else found
     value = value.value_type if pa.types.is_dictionary(value) else value
-    if not any(check(value) for check in allowed):
+    allowed = [*_STRINGS, *[pa.types.is_integer, pa.types.is_boolean] * is_label]
+    if not any(check(value) for check in allowed) and not (is_label and not is_list and pa.types.is_floating(value)):
+        expected = "classes (strings, numbers, booleans, or lists of classes)" if is_label else "strings"
         raise InputError(f"{source}: column {column!r} must hold {expected}, not {_short(str(found))}")
-    return target
+    return pa.list_(pa.string()) if is_list else pa.string()
 
 
 def shorten_list(names: Sequence[str] | dict[str, Any]) -> str:

@@ -1,9 +1,10 @@
 """Running text as one sequence of token ids, and as the windows of truncated backpropagation through time (BPTT)."""
 
+import io
 import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,21 +53,18 @@ def encode_text(
     eos = tokenizer.eos_token_id
     if eos is None:
         raise InputError("a language model needs a tokenizer with an EOS token (eos_token)")
-    words, chunks = 0, []
+    words = 0
     lines = lines_of(texts)
-    file = None if directory is None else tempfile.TemporaryFile(dir=directory)
+    file: Any = io.BytesIO() if directory is None else tempfile.TemporaryFile(dir=directory)
     while chunk := list(itertools.islice(lines, _CHUNK)):
         words += sum(len(line.split()) + 1 for line in chunk)
         rows = tokenizer(chunk, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
         ids = np.fromiter(itertools.chain.from_iterable((*row, eos) for row in rows), dtype=np.int32)
-        if file is None:
-            chunks.append(ids)
-        else:
-            file.write(ids.tobytes())
+        file.write(ids.tobytes())
     if not words:
         raise InputError("there is no text")
-    if file is None:
-        return RunningText(np.concatenate(chunks), words)
+    if directory is None:
+        return RunningText(np.frombuffer(file.getbuffer(), np.int32), words)
     file.flush()
     return RunningText(np.memmap(file, dtype=np.int32, mode="r"), words)
 

@@ -13,47 +13,17 @@ from accelerate.data_loader import prepare_data_loader
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, IterableDataset
 
-from hfseq.data.labels import encode_labels
-from hfseq.data.reading import (
-    Columns,
-    check_row,
-    check_sources,
-    class_names,
-    drop_empty,
-    file_rows,
-    has_labels,
-    load_hub,
-    name_classes,
-    read_file,
-    report_dropped,
-    string_table,
-)
+from hfseq.data.reading import read_splits
 from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
-from hfseq.errors import InputError, one_line
+from hfseq.errors import InputError
 
 WINDOW = 8192
 """Size of the shuffle buffer, in rows."""
 TOKENIZER_ROWS = 200_000
 """Number of rows from the beginning of a stream that a new tokenizer is trained on."""
 
-# Returns an iterator over the rows of part `i` of `n` without empty ones.
-_PartOf = Callable[[int, int], Iterator[list[Any]]]
 
-
-def read_stream(
-    *,
-    columns: Sequence[str],
-    dataset_name: str | None = None,
-    dataset_config_name: str | None = None,
-    train_file: str | None = None,
-    validation_file: str | None = None,
-    test_file: str | None = None,
-    column_names: Sequence[str] | None = None,
-    moses: bool = False,
-    label_columns: Sequence[str] = (),
-    num_parts: int = 1,
-    keep_empty: bool = False,
-) -> dict[str, Any]:
+def read_stream(*, num_parts: int = 1, **sources: Any) -> dict[str, Any]:
     """Read the data of `read_splits`, with the training rows as a stream.
 
     Checks and errors are those of `read_splits`, but an error is raised when its row is read; errors of the first row,
@@ -64,17 +34,8 @@ def read_stream(
     and keeps line numbers in errors. A Hub dataset is divided by its own files if there are enough of them.
 
     Args:
-        columns: Columns to keep, as for `read_splits`.
-        dataset_name: Hub dataset or local folder; only what is read is downloaded.
-        dataset_config_name: Configuration of that dataset.
-        train_file: Training data; excludes `dataset_name`.
-        validation_file: Validation data; replaces that of `dataset_name`.
-        test_file: Test data; replaces that of `dataset_name`.
-        column_names: Column names of CSV and TSV files without a header.
-        moses: Accept prefixes of aligned plain text files.
-        label_columns: Those of `columns` that contain classes.
         num_parts: Number of shards of the training rows: processes times data loader workers of each.
-        keep_empty: Keep empty rows.
+        **sources: Arguments of `read_splits`. Of a Hub dataset only what is read is downloaded.
 
     Returns:
         `train`, a `datasets.IterableDataset`, and `validation` and `test` as `read_splits` returns them.
@@ -82,109 +43,12 @@ def read_stream(
     Raises:
         InputError: As for `read_splits`, or there is no split `train` or `validation`.
     """
-    check_sources(columns, dataset_name, train_file)
-    wanted = Columns(columns, label_columns, keep_empty)
-    splits: dict[str, Any] = {}
-    if dataset_name:
-        splits |= _read_hub(dataset_name, dataset_config_name, wanted, num_parts)
-    if train_file is not None:
-        rows = functools.partial(file_rows, train_file, "--train_file", wanted, column_names, moses)
-        part_of = functools.partial(_file_part, rows, wanted, train_file, f"--train_file {train_file}")
-        splits["train"] = _to_dataset(part_of, wanted, num_parts)
-    for split, name in (("validation", validation_file), ("test", test_file)):
-        if name is not None:
-            splits[split] = read_file(name, f"--{split}_file", wanted, column_names, moses)
+    splits = dict(read_splits(**sources, num_parts=num_parts))
     if "train" not in splits:
         raise InputError("--streaming without training data; give --train_file or a --dataset_name with a split train")
     if "validation" not in splits:
         raise InputError("--streaming holds out no rows for validation; give --validation_file")
     return splits
-
-
-def _read_hub(name: str, config: str | None, columns: Columns, num_parts: int) -> dict[str, Any]:
-    splits: dict[str, Any] = {}
-    for split, (alias, data) in load_hub(name, config, streaming=True).items():
-        source = f"--dataset_name {name}, split {alias}"
-        if isinstance(data, datasets.Dataset):
-            data = data.to_iterable_dataset(num_shards=max(1, min(num_parts, len(data))))
-        if split == "train":
-            part_of = functools.partial(_hub_part, data, columns, f"{name} [{alias}]", source)
-            splits[split] = _to_dataset(part_of, columns, num_parts)
-            continue
-        rows = datasets.Dataset(string_table(_hub_rows(data, columns, source), columns))
-        if has_labels(rows, columns, f"{name} [{alias}]"):
-            splits[split] = drop_empty(rows, columns, f"{name} [{alias}]", source)
-    return splits
-
-
-def _to_dataset(part_of: _PartOf, columns: Columns, num_parts: int) -> datasets.IterableDataset:
-    # The first row is read for its types, and for the errors that reading it may raise.
-    first = next(part_of(0, 1))
-    text = datasets.Value("string")
-    types = [datasets.List(text) if isinstance(value, list) else text for value in first]
-    features = datasets.Features(dict(zip(columns, types, strict=True)))
-    # `datasets` divides a list argument into one shard per item.
-    arguments = {"parts": list(range(num_parts)), "num_parts": num_parts, "part_of": part_of, "names": tuple(columns)}
-    return datasets.IterableDataset.from_generator(_generate, features, arguments)
-
-
-def _generate(parts: list[int], num_parts: int, part_of: _PartOf, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    for part in parts:
-        yield from (dict(zip(names, row, strict=True)) for row in part_of(part, num_parts))
-
-
-def _file_part(
-    rows: Callable[[], Iterator[list[Any]]], columns: Columns, name: str, source: str, part: int, num_parts: int
-) -> Iterator[list[Any]]:
-    # Each part sees all empty rows; the first one reports them.
-    return itertools.islice(_filled(rows(), columns, name if part == 0 else None, source), part, None, num_parts)
-
-
-def _hub_part(
-    data: datasets.IterableDataset, columns: Columns, name: str, source: str, part: int, num_parts: int
-) -> Iterator[list[Any]]:
-    share = f" (part {part + 1} of {num_parts})" if num_parts > 1 else ""
-    rows = _hub_rows(split_dataset_by_node(data, rank=part, world_size=num_parts), columns, source + share)
-    return _filled(rows, columns, name + share, source + share)
-
-
-def _hub_rows(data: datasets.IterableDataset, columns: Columns, source: str) -> Iterator[list[Any]]:
-    names = class_names(data.features or {}, columns)
-    listed: dict[str, bool] = {}
-    # Not `iter(data)`, which in a data loader worker would yield only the worker's share of this part.
-    batches = data.iter(batch_size=1000)
-    number = 0
-    while True:
-        try:
-            batch = next(batches, None)
-        # Anything that a server, a network or data files can raise.
-        except Exception as error:
-            raise InputError(f"{source}: cannot be read ({one_line(error.__cause__ or error, named=True)})") from error
-        if batch is None:
-            return
-        for values in zip(*batch.values(), strict=True):
-            number += 1
-            row = dict(zip(batch, values, strict=True))
-            for column in names:
-                row[column] = name_classes(row[column], names[column])
-            yield check_row(f"{source}, row {number}", row, columns, listed)
-
-
-def _filled(rows: Iterator[list[Any]], columns: Columns, name: str | None, source: str) -> Iterator[list[Any]]:
-    """Yield the rows with text in every column, or all with `keep_empty`; at the end report the others as `name`."""
-    number, dropped, first = 0, 0, []
-    for number, row in enumerate(rows, 1):
-        filled = all(isinstance(value, list) or (value is not None and value.strip()) for value in row)
-        if filled or columns.keep_empty:
-            yield row
-        if not filled:
-            dropped += 1
-            if dropped <= 5:
-                first.append(number)
-    if dropped == number:
-        raise InputError(f"{source}: empty: none of {number} rows has text in {' and '.join(columns)}")
-    if dropped and name is not None and not columns.keep_empty:
-        report_dropped(name, dropped, first, number)
 
 
 def count_rows(splits: Mapping[str, datasets.Dataset | datasets.IterableDataset]) -> str:
@@ -210,44 +74,6 @@ def tokenizer_texts(rows: datasets.Dataset | datasets.IterableDataset, columns: 
     if isinstance(rows, datasets.IterableDataset):
         return first_texts(rows, columns)
     return itertools.chain.from_iterable(rows[column] for column in columns)
-
-
-def encode_stream_labels(splits: Mapping[str, Any], column: str, **options: Any) -> tuple[dict[str, Any], list[str]]:
-    """Encode the classes of each row as `encode_labels` does, reading the streamed training rows once for them.
-
-    Args:
-        splits: Data as `read_stream` returns it.
-        column: Column of the classes.
-        **options: Options of `encode_labels`.
-
-    Returns:
-        The data with a column `labels`, `train` as a stream, and the class names.
-
-    Raises:
-        InputError: As for `encode_labels`.
-    """
-    values = {_key(value): value for value in splits["train"][column]}
-    # One row for each class or combination of classes; its position replaces the text.
-    distinct = datasets.Dataset.from_dict({column: list(values.values()), "position": range(len(values))})
-    encoded, names = encode_labels(datasets.DatasetDict({**splits, "train": distinct}), column, **options)
-    ids = dict(zip(values, encoded["train"]["labels"], strict=True))
-    features = datasets.Features({**splits["train"].features, "labels": encoded["train"].features["labels"]})
-    del features[column]
-    rows = splits["train"].map(
-        functools.partial(_encode_batch, column=column, ids=ids),
-        batched=True,
-        remove_columns=[column],
-        features=features,
-    )
-    return {**encoded, "train": rows}, names
-
-
-def _key(value: str | list[str]) -> str | tuple[str, ...]:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _encode_batch(batch: dict[str, list[Any]], column: str, ids: dict[Any, Any]) -> dict[str, list[Any]]:
-    return {"labels": [ids[_key(value)] for value in batch[column]]}
 
 
 class BatchStream(IterableDataset):

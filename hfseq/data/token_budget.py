@@ -100,8 +100,8 @@ class TokenBudgetBatchSampler(BatchRebalanceSampler):
         self.seed = seed
         self.epoch = 0
         self._order = np.argsort(sizes, kind="stable")
-        self._groups, room = _group(sizes[self._order], max_tokens)
-        starts = _cut(self._groups, room, max_tokens)
+        self._groups = _group(sizes[self._order], max_tokens)
+        starts = _cut(self._groups, sizes[self._order], max_tokens)
         self._bounds = _halve_to_multiple([*starts, len(sizes)], num_replicas, max_tokens)
 
     @property
@@ -143,25 +143,24 @@ def check_budget(rows: Any, max_tokens: int | None, num_replicas: int) -> None:
         TokenBudgetBatchSampler(row_lengths(rows), max_tokens, num_replicas=num_replicas)
 
 
-def _group(sizes: np.ndarray, max_tokens: int) -> tuple[list[int], list[int]]:
-    """Cut sorted lengths into groups; return their bounds and the longest length of each (at least 1)."""
+def _group(sizes: np.ndarray, max_tokens: int) -> list[int]:
+    """Cut sorted lengths into groups and return their bounds."""
     values, first = np.unique(sizes, return_index=True)
-    bounds, room = [0], []
+    bounds = [0]
     shortest = max(int(values[0]), 1)
     for length, longer, end in zip(values.tolist(), values[1:].tolist(), first[1:].tolist(), strict=False):
         full = (end - bounds[-1]) * length >= _BATCHES_PER_GROUP * max_tokens
         if full or longer > _LENGTH_RATIO * shortest:
             bounds.append(end)
-            room.append(max(length, 1))
             shortest = longer
-    return [*bounds, len(sizes)], [*room, max(int(values[-1]), 1)]
+    return [*bounds, len(sizes)]
 
 
-def _cut(groups: list[int], room: list[int], max_tokens: int) -> list[int]:
+def _cut(groups: list[int], sizes: np.ndarray, max_tokens: int) -> list[int]:
     """Return where batches start if each row costs its group's longest length; a batch may span several groups."""
     starts = [0]
-    for (begin, end), longest in zip(itertools.pairwise(groups), room, strict=True):
-        rows = max_tokens // longest
+    for begin, end in itertools.pairwise(groups):
+        rows = max_tokens // max(int(sizes[end - 1]), 1)
         starts.extend(range(max(starts[-1] + rows, begin), end, rows))
     return starts
 

@@ -23,7 +23,7 @@ from hfseq.data.collation import CheckedCollator
 from hfseq.data.embedded.reviews import review_rows
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
 from hfseq.data.labels import encode_labels, row_classes
-from hfseq.data.streaming import encode_stream_labels, tokenizer_texts
+from hfseq.data.streaming import tokenizer_texts
 from hfseq.errors import InputError, require
 from hfseq.plots import plot_confusion_matrix, plot_scatter
 from hfseq.tasks.base import Task
@@ -117,10 +117,10 @@ class Classification(TextTask):
         return super().use(splits, train=train, known=known)
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
-        streams = isinstance(splits.get("train"), datasets.IterableDataset)
-        encode: Any = encode_stream_labels if streams else encode_labels
         separator, given = self.data.label_separator, self.data.class_weights
-        splits, self.classes = encode(splits, self.names[1], names=known, replace_names=train, separator=separator)
+        splits, self.classes = encode_labels(
+            splits, self.names[1], names=known, replace_names=train, separator=separator
+        )
         # From all rows, before `_draw` can leave a class without any.
         self.weights = class_weights(given, label_array(splits["train"]), self.classes) if train and given else None
         splits = self._draw(splits)

@@ -193,7 +193,7 @@ class PairGenerator:
     def _pair(self, render: Callable[[Any, Any, Locale], str], form: Hashable, value: Any) -> tuple[str, str]:
         return _visible(render(form, value, self.source), render(form, value, self.target))
 
-    def _names(self) -> tuple[dict[str, tuple[str, str]], dict[str, tuple[str, str]]]:
+    def _names(self) -> list[dict[str, tuple[str, str]]]:
         """Return code to name in both languages, of territories and of languages."""
         territories = self.source.territories.keys() & self.target.territories.keys() - {"ZZ", "XA", "XB"}
         languages = {code for code in self.source.languages.keys() & self.target.languages.keys() if len(code) == 2}
@@ -201,10 +201,7 @@ class PairGenerator:
         names |= {code: (self.source.languages[code], self.target.languages[code]) for code in languages}
         # English "Nauru" is the island and its language, German "Nauru" and "Nauruisch".
         clear = _unambiguous({code: _visible(*pair) for code, pair in sorted(names.items())})
-        return (
-            {code: pair for code, pair in clear.items() if code in territories},
-            {code: pair for code, pair in clear.items() if code in languages},
-        )
+        return [{code: pair for code, pair in clear.items() if code in codes} for codes in (territories, languages)]
 
     def _locales(self) -> dict[str, list[tuple[str, str]]]:
         """Return split to display names in both languages, of locales such as de_AT."""
@@ -250,10 +247,8 @@ class PairGenerator:
                 return self._write(_unit, self.unit_forms, _number(rng, split, 3, 1), rng)
             case "relative":
                 return self._write(_relative, self.relative_forms, rng.choice(_quantities(split)), rng)
-            case "territories":
-                return self._draw_list(self.territories, split, rng)
-            case "languages":
-                return self._draw_list(self.languages, split, rng)
+            case "territories" | "languages":
+                return self._draw_list(getattr(self, kind), split, rng)
             case "locale" if self.locales[split]:
                 return rng.choice(self.locales[split])
             case _:

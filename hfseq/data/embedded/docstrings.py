@@ -243,6 +243,8 @@ def _paragraphs(body: str) -> list[str]:
         text = line.strip()
         indent = _indent(line)
         heading = text.strip("#*: ").lower()
+        # Beginning of the next paragraph.
+        start = ""
         if hidden is not None and text and indent <= hidden:
             hidden = None
         if text.startswith("```"):
@@ -259,18 +261,14 @@ def _paragraphs(body: str) -> list[str]:
             continue
         elif text.startswith(">>>"):
             prompted = True
-        elif text.endswith(":") and heading in _CODE_SECTIONS:
-            hidden = indent
-        elif text.endswith(":") and heading in _TEXT_SECTIONS:
-            pass
+        elif text.endswith(":") and heading in _CODE_SECTIONS | _TEXT_SECTIONS:
+            hidden = indent if heading in _CODE_SECTIONS else None
         elif found := _DIRECTIVE.fullmatch(text):
-            hidden = None if found[1] in _ADMONITIONS else indent
-            paragraphs.append([found[2]] if hidden is None else [])
-            continue
+            start, hidden = (found[2], None) if found[1] in _ADMONITIONS else ("", indent)
         elif found := _FIELD.fullmatch(text):
-            hidden = indent if found[1].endswith("type") else None
-            paragraphs.append([f"{found[2]}: {found[3]}" if found[2] else found[3]] if hidden is None else [])
-            continue
+            name, description = found[2], found[3]
+            shown = f"{name}: {description}" if name else description
+            start, hidden = ("", indent) if found[1].endswith("type") else (shown, None)
         else:
             if text.endswith("::"):
                 text, hidden = text[:-1], indent
@@ -284,7 +282,7 @@ def _paragraphs(body: str) -> list[str]:
                 paragraphs.append([])
             paragraphs[-1].append(text)
             continue
-        paragraphs.append([])
+        paragraphs.append([start])
     return [" ".join(paragraph) for paragraph in paragraphs]
 
 

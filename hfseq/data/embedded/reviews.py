@@ -52,24 +52,15 @@ class _Noun(NamedTuple):
     adjectives: tuple[list[str], list[str]]
 
 
-class _Domain(NamedTuple):
-    items: list[str]
-    preposition: str
-    nouns: list[_Noun]
-    facts: list[str]
-    notes: list[str]
-
-
 def _parse_noun(entry: str, adjectives: tuple[list[str], list[str]]) -> _Noun:
     name, _, pronoun = entry.partition(":")
     return _Noun(name, pronoun.rstrip("!") or "it", pronoun in ("he", "she", "they!"), adjectives)
 
 
-_DOMAINS = [
-    _Domain(
-        **domain
-        | {"nouns": [_parse_noun(noun, _OPINIONS[name]) for name, nouns in domain["nouns"].items() for noun in nouns]}
-    )
+# Per domain `items`, `preposition`, `nouns`, `facts` and `notes`.
+_DOMAINS: list[dict[str, Any]] = [
+    domain
+    | {"nouns": [_parse_noun(noun, _OPINIONS[name]) for name, nouns in domain["nouns"].items() for noun in nouns]}
     for domain in _DATA["domains"].values()
 ]
 
@@ -78,7 +69,7 @@ class _Scene(NamedTuple):
     """The setting shared by all sentences of a review, and the random choice of their words."""
 
     rng: random.Random
-    domain: _Domain
+    preposition: str
     item: str
     nouns: list[_Noun]
     facts: list[str]
@@ -114,7 +105,7 @@ class _Scene(NamedTuple):
             "them": {"they": "them", "he": "him", "she": "her", "it": "it"}[noun.pronoun],
             "that": f"the {noun.name}" if noun.person else "those" if plural else "that",
             "which": "who" if noun.person else "which",
-            "at": self.domain.preposition,
+            "at": self.preposition,
             "item": self.item,
             "other": self.pick("others"),
             "source": self.pick("sources"),
@@ -206,16 +197,22 @@ def _moved_negation(scene: _Scene, template: str) -> _Twins:
     nouns = rng.sample(scene.nouns, 2)
     words = [scene.adjectives(noun)[quality] for noun, quality in zip(nouns, order, strict=True)]
     verbs, negation, adverb = scene.verbs(), scene.pick("not"), scene.adverb()
+    plain, negated = (
+        [_clause(noun, verbs, before, word) for noun, word in zip(nouns, words, strict=True)]
+        for before in (adverb, negation)
+    )
+    good, bad = _mark_one(template, order, plain, negated, verbs[nouns[0].pronoun == "they"])
+    return bad, good
 
-    def write(negated: int) -> str:
-        rests = [
-            (negation if quality == negated else adverb, word) for quality, word in zip(order, words, strict=True)
-        ]
-        clauses = [_clause(noun, verbs, *rest) for noun, rest in zip(nouns, rests, strict=True)]
-        verb = verbs[nouns[0].pronoun == "they"]
-        return template.format(*clauses, inverted=f"{verb} {clauses[0].replace(f' {verb} ', ' ', 1)}")
 
-    return write(1), write(0)
+def _mark_one(template: str, order: tuple[int, int], plain: list[str], marked: list[str], verb: str = "") -> _Twins:
+    """Fill a template with two clauses of which the good one is marked, and in the second text the bad one."""
+
+    def write(quality: int) -> str:
+        first, second = (pair[own == quality] for own, *pair in zip(order, plain, marked, strict=True))
+        return template.format(first, second, inverted=f"{verb} {first.replace(f' {verb} ', ' ', 1)}")
+
+    return write(0), write(1)
 
 
 def _negation(scene: _Scene) -> _Twins:
@@ -247,11 +244,7 @@ def _double_negation(scene: _Scene) -> _Twins:
     # Templates begin with words of their own, lest one twin begin with "Nobody" and the other with "The".
     template = rng.choice(_TEMPLATES["double_negation"])
 
-    def write(around: int) -> str:
-        pairs = zip(order, clauses, strict=True)
-        return template.format(*(f"{outer} {clause}" if quality == around else clause for quality, clause in pairs))
-
-    return write(0), write(1)
+    return _mark_one(template, order, clauses, [f"{outer} {clause}" for clause in clauses])
 
 
 def _not_only_but(scene: _Scene) -> _Twins:
@@ -389,14 +382,13 @@ def _rows(split: str, size: int, rng: random.Random) -> list[tuple[str, str, str
 def _review(draw: Callable[[_Scene], _Twins], split: str, rng: random.Random) -> _Twins:
     """Compose a text and its twin: decisive sentences, twins of each other, among the same notes."""
     domain = rng.choice(_DOMAINS)
-    item = rng.choice(domain.items)
-    nouns = rng.sample(domain.nouns, len(domain.nouns))
-    facts = rng.sample(domain.facts, len(domain.facts))
+    item = rng.choice(domain["items"])
+    nouns, facts = (rng.sample(domain[name], len(domain[name])) for name in ("nouns", "facts"))
     count = 1 if rng.random() < 0.7 else 2
     # No noun is judged twice and no fact stated twice.
-    scenes = [_Scene(rng, domain, item, nouns[start::count], facts[start::count]) for start in range(count)]
+    scenes = [_Scene(rng, domain["preposition"], item, nouns[n::count], facts[n::count]) for n in range(count)]
     sentences = [_draw_sentence(partial(_open, draw), scene, split) for scene in scenes]
-    for half in rng.sample((domain.notes[:2], domain.notes[2:]), rng.choices(range(3), [5, 4, 2])[0]):
+    for half in rng.sample((domain["notes"][:2], domain["notes"][2:]), rng.choices(range(3), [5, 4, 2])[0]):
         note = _draw_sentence(partial(_note, half), scenes[0], split)
         sentences.insert(rng.randint(0, len(sentences)), note)
     good, bad = zip(*sentences, strict=True)
