@@ -68,21 +68,19 @@ class RecurrentModel(Backbone):
         """Keys of the attention, `[B, S, A]`."""
         return (self.attention.keys(encoder_hidden_states),)
 
-    def initial_states(self, encoder_hidden_states: Tensor, mask: Tensor | None) -> list[State]:
+    def initial_states(self, source: Source | None) -> list[State] | None:
         """States that the bridge computes."""
-        return self.bridge(encoder_hidden_states, mask)
+        return None if source is None else self.bridge(source.hidden_states, source.mask)
 
-    def initial_extra(self, like: Tensor, encoder_hidden_states: Tensor | None, cached: bool) -> dict[str, Tensor]:
+    def initial_extra(self, like: Tensor, source: Source | None, cached: bool) -> dict[str, Tensor]:
         """Zeros for the last attentional vector (input feeding) and the sum of all attention weights (coverage)."""
         extra: dict[str, Tensor] = {}
-        if encoder_hidden_states is None:
-            return extra
-        if self.feeds:
+        if source is not None and self.feeds:
             extra["input_feed"] = like.new_zeros(like.shape[0], self.config.hidden_size)
-        if self.covers:
+        if source is not None and self.covers:
             # A sum of small terms, in at least float32 whatever the model computes in.
             dtype = torch.promote_types(like.dtype, torch.float32)
-            extra["coverage"] = like.new_zeros(encoder_hidden_states.shape[:2], dtype=dtype)
+            extra["coverage"] = like.new_zeros(source.hidden_states.shape[:2], dtype=dtype)
         return extra
 
     def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, char_ids: Tensor | None) -> Tensor:
