@@ -129,7 +129,7 @@ class ForSequenceClassification(Classifier):
         logits = self.classifier(self.dropout(self.pooling(hidden, mask)))
         if labels is None:
             return logits, None
-        self._check_labels(labels, logits.shape[0])
+        self._check_labels(labels, logits.shape)
         loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
         count = kwargs.get("num_items_in_batch")
         if count is not None and self.config.problem_type != "single_label_classification":
@@ -138,17 +138,16 @@ class ForSequenceClassification(Classifier):
             loss = loss * labels.numel() / count
         return logits, loss
 
-    def _check_labels(self, labels: Tensor, batch: int) -> None:
-        """Raise a `ValueError` unless the labels have the shape that the problem type asks for."""
+    def _check_labels(self, labels: Tensor, shape: torch.Size) -> None:
+        """Raise a `ValueError` unless the problem type allows the labels' shape, given that of the logits."""
         kind: str | None = self.config.problem_type
-        one, several = (batch,), (batch, self.num_labels)
+        shapes = [shape[:1], shape]
         if kind is None:  # as transformers infers it
             integers = labels.dtype in (torch.long, torch.int)
             kind = "regression" if self.num_labels == 1 else "single_label" if integers else "multi_label"
-        allowed = [one] if kind.startswith("single_label") else [several]
-        if self.num_labels == 1 and kind == "regression":
-            allowed = [one, several]
-        check_shape("labels", labels.shape, *allowed, note=f" for {kind}")
+        if self.num_labels > 1 or kind != "regression":
+            shapes = shapes[:1] if kind.startswith("single_label") else shapes[1:]
+        check_shape("labels", labels.shape, *shapes, note=f" for {kind}")
 
 
 class ForTokenClassification(Classifier):

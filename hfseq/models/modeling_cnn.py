@@ -14,6 +14,14 @@ from .modeling_base import Backbone, BackboneState, Run, Source
 from .outputs import CnnModelOutput
 from .shapes import check_shape
 
+__all__ = [
+    "CnnForCausalLM",
+    "CnnForConditionalGeneration",
+    "CnnForSequenceClassification",
+    "CnnForTokenClassification",
+    "CnnModel",
+]
+
 
 class CnnModel(Backbone):
     """Embeddings and a stack of convolutions; with `add_cross_attention` the decoder of Gehring et al. (2017).

@@ -1,7 +1,10 @@
 """Backbone and heads of the recurrent families; `modeling_rnn`, `modeling_lstm` and `modeling_gru` bind the cell."""
 
+from copy import copy
+
 import torch
 from torch import Tensor
+from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
 from .attention import Bridge, CrossAttention
@@ -12,7 +15,7 @@ from .heads_seq2seq import ForConditionalGeneration
 from .modeling_base import Backbone, BackboneState, Run, Source
 from .outputs import RecurrentModelOutput
 from .padding import take_steps, valid_first
-from .pointer import Pointer, transition_scores
+from .pointer import Pointer
 from .recurrent import KernelLayer, RecurrentLayer, RecurrentStack
 from .stack import State
 
@@ -199,6 +202,11 @@ class RecurrentForConditionalGeneration(ForConditionalGeneration):
         beam_indices: Tensor | None = None,
         normalize_logits: bool = False,
     ) -> Tensor:
-        """Scores as of `GenerationMixin`, also where those of a pointer-generator are wider than the vocabulary."""
-        compute = super().compute_transition_scores if self.pointer is None else transition_scores  # type: ignore[misc]
-        return compute(sequences, scores, beam_indices, normalize_logits)
+        """Scores of generated tokens; see `GenerationMixin.compute_transition_scores`.
+
+        The original assumes scores as wide as the config's vocabulary; those of a pointer-generator are wider.
+        """
+        wide = copy(self)
+        wide.config = copy(self.config)
+        wide.config.vocab_size = scores[0].shape[-1]
+        return GenerationMixin.compute_transition_scores(wide, sequences, scores, beam_indices, normalize_logits)

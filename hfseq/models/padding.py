@@ -107,12 +107,14 @@ def valid_steps(mask: Tensor | None, batch: int, length: int, past: int, name: s
     return (mask if mask.shape[1] == length else mask[:, -length:]) != 0
 
 
-def end_positions(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions `[B]` of each row's first and last valid step in a mask `[B, T]`; arbitrary for a row without one."""
-    position = torch.arange(mask.shape[1], device=mask.device)
+def end_steps(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Each row's first and last valid step of `values` `[B, T, D]`; arbitrary for a row without one."""
+    if mask is None:
+        return values[:, 0], values[:, -1]
+    row, position = (torch.arange(size, device=mask.device) for size in mask.shape)
     last = torch.where(mask, position, 0).amax(dim=1)
     first = mask.shape[1] - 1 - torch.where(mask, position.flip(0), 0).amax(dim=1)
-    return first, last
+    return values[row, first], values[row, last]
 
 
 def next_labels(labels: Tensor, mask: Tensor | None) -> Tensor:
