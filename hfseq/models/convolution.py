@@ -1,7 +1,6 @@
 """Convolutions that padding cannot change, and the positions and attention of Gehring et al. (2017)."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -191,21 +190,6 @@ class PositionEmbedding(nn.Module):
         return embedded + self.table(position.clamp(max=self.table.weight.shape[0] - 1)), after
 
 
-class DividedGradient(torch.autograd.Function):
-    """Identity whose backward pass divides the gradient by a number."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, divisor: int) -> Tensor:
-        """Return `values`."""
-        ctx.divisor = divisor
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Divide the gradient."""
-        return gradient / ctx.divisor, None
-
-
 class SourceMemory(nn.Module):
     """Keys and values of a source for all layers of a decoder, computed once so that they can be cached.
 
@@ -235,7 +219,8 @@ class SourceMemory(nn.Module):
             Keys and values `[B, S, E]`, or without embeddings one tensor that is both.
         """
         if encoder_hidden_states.requires_grad and torch.is_grad_enabled():
-            encoder_hidden_states = DividedGradient.apply(encoder_hidden_states, self.num_layers)
+            encoder_hidden_states = encoder_hidden_states.view_as(encoder_hidden_states)
+            encoder_hidden_states.register_hook(lambda gradient: gradient / self.num_layers)
         keys = self.project(encoder_hidden_states)
         return (keys,) if embedded is None else (keys, (keys + embedded) * ROOT_HALF)
 

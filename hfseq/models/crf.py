@@ -32,7 +32,7 @@ class LinearChainCrf(nn.Module):
             `[B]`; 0 for a row with an empty chain.
         """
         emissions = emissions.float()
-        total = self._forward(emissions, mask)[:, -1] + self.end
+        total = sums_before(emissions, mask, self.transitions, self.start, best=False)[:, -1] + self.end
         labels = labels.masked_fill(~mask, 0)
         score = (emissions.gather(2, labels.unsqueeze(-1)).squeeze(-1) * mask).sum(dim=1)
         # The last step of the chain up to each step, and before each step; -1 if there is none.
@@ -55,7 +55,7 @@ class LinearChainCrf(nn.Module):
             mask: True at the steps of the chain, `[B, T]`.
         """
         emissions = emissions.float()
-        forward = self._forward(emissions, mask, best=True)
+        forward = sums_before(emissions, mask, self.transitions, self.start, best=True)
         backward = best_after(emissions, mask, self.transitions, self.end)
         return (forward + backward).masked_fill(~mask.unsqueeze(-1), 0.0)
 
@@ -63,20 +63,16 @@ class LinearChainCrf(nn.Module):
         """Labels of the best sequence, `[B, T]`; 0 off the chain."""
         return self.max_marginals(emissions, mask).argmax(dim=-1)
 
-    def _forward(self, emissions: Tensor, mask: Tensor, best: bool = False) -> Tensor:
-        """Forward scores `[B, T, K]`: log-sum-exp (with `best` maximum) over all sequences ending in each label.
-
-        Steps off the chain repeat the previous one; before the chain there are zeros.
-        """
-        return sums_before(emissions, mask, self.transitions, self.start, best)
-
 
 # Separate functions, since a tracing exporter keeps loops only in compiled code; see `script_if_tracing`.
 
 
 @torch.jit.script_if_tracing
 def sums_before(emissions: Tensor, mask: Tensor, transitions: Tensor, start: Tensor, best: bool) -> Tensor:
-    """Forward scores; see `LinearChainCrf._forward`."""
+    """Forward scores `[B, T, K]`: log-sum-exp (with `best` maximum) over all sequences ending in each label.
+
+    Steps off the chain repeat the previous one; before the chain there are zeros.
+    """
     reached = torch.zeros_like(emissions[:, 0])
     started = torch.zeros_like(mask[:, 0])
     steps: list[Tensor] = []
