@@ -191,23 +191,23 @@ class SequenceConfig(PreTrainedConfig):
         config.auto_map = config.full_auto_map()
         return config
 
+    def for_one_stack(self, head: str, **fields: Any) -> Self:
+        """Copy for a model with one stack, the encoder if this is of a sequence-to-sequence model; see `resolved`."""
+        layers = self.encoder_layers if self.is_encoder_decoder else self.num_hidden_layers
+        return self.resolved(head, **{"num_hidden_layers": layers, "is_encoder_decoder": False} | fields)
+
     def encoder_config(self) -> Self:
         """Config of the encoder of a sequence-to-sequence model."""
-        return self.resolved(
-            "ForConditionalGeneration", num_hidden_layers=self.encoder_layers, use_cache=False, **STACK_FIELDS
-        )
+        # Tying is up to the model as a whole.
+        return self.for_one_stack("ForConditionalGeneration", use_cache=False, tie_word_embeddings=False)
 
     def decoder_config(self) -> Self:
         """Config of the decoder of a sequence-to-sequence model."""
-        return self.resolved(
+        return self.for_one_stack(
             "ForConditionalGeneration",
             num_hidden_layers=self.decoder_layers,
             bidirectional=False,
             add_cross_attention=True,
             cross_attention_hidden_size=self.hidden_size,
-            **STACK_FIELDS,
+            tie_word_embeddings=False,
         )
-
-
-# Fields of a config for a single stack: tying is up to the model as a whole.
-STACK_FIELDS = {"is_encoder_decoder": False, "tie_word_embeddings": False}

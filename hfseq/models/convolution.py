@@ -13,11 +13,8 @@ ROOT_HALF = math.sqrt(0.5)
 
 def in_bfloat16(values: Tensor) -> bool:
     """Return True if products with `values` run in bfloat16 on a CPU, natively or under autocast."""
-    if values.device.type != "cpu":
-        return False
-    if torch.is_autocast_enabled("cpu"):
-        return torch.get_autocast_dtype("cpu") == torch.bfloat16
-    return values.dtype == torch.bfloat16
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else values.dtype
+    return values.device.type == "cpu" and dtype == torch.bfloat16
 
 
 def convolve_by_products(channels: Tensor, filters: Tensor, bias: Tensor, dilation: int) -> Tensor:

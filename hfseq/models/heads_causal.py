@@ -32,8 +32,7 @@ class ForCausalLM(Head, SequenceGenerationMixin):
     def __init__(self, config: SequenceConfig) -> None:
         if config.bidirectional:
             raise ValueError("bidirectional=True is impossible for a causal language model: it would see the future")
-        layers = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers
-        config = config.resolved("ForCausalLM", num_hidden_layers=layers, is_encoder_decoder=False)
+        config = config.for_one_stack("ForCausalLM")
         super().__init__(config)
         self.model = self.backbone_class(config)
         self.output = OutputLayer(config)

@@ -24,10 +24,7 @@ class Classifier(Head):
     _keys_to_ignore_on_load_unexpected = [r"^(lm_head|adaptive_softmax|output|decoder|pointer|crf)\."]
 
     def __init__(self, config: SequenceConfig) -> None:
-        layers = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers
-        config = config.resolved(
-            self.suffix, num_hidden_layers=layers, is_encoder_decoder=False, add_cross_attention=False
-        )
+        config = config.for_one_stack(self.suffix, add_cross_attention=False)
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = self.backbone_class(config)

@@ -71,10 +71,6 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             tied["lm_head.weight"] = tied.get(target, target)
         return tied
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The source embeddings."""
-        return self.model.embed_tokens
-
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the source embeddings, and the target embeddings where they are shared."""
         self.model.embed_tokens = value

@@ -165,10 +165,9 @@ def run_kernel(
         dtype = torch.get_autocast_dtype("cpu")
         if not autocasts_lstm(dtype):
             wide = torch.promote_types(values.dtype, torch.float32)
+            values, *initial = (one.to(wide) for one in (values, *initial))
             with torch.autocast("cpu", enabled=False):
-                outputs = torch.lstm(
-                    values.to(wide), [one.to(wide) for one in initial], [one.to(wide) for one in weights], *options
-                )
+                outputs = torch.lstm(values, initial, [one.to(wide) for one in weights], *options)
             return tuple(output.to(dtype) for output in outputs)
     return torch.lstm(values, initial, weights, *options)
 
