@@ -108,8 +108,10 @@ class SequenceGenerationMixin(GenerationMixin):
         self,
         input_ids: Tensor,
         next_sequence_length: int | None = None,
-        *,
+        cache: Cache | None = None,
+        attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        is_first_iteration: bool | None = False,
         **kwargs: Any,
     ) -> dict[str, Any]:
         """Prepare as `GenerationMixin` does, but after the first step with a cache only replace the newest ids.
@@ -118,14 +120,22 @@ class SequenceGenerationMixin(GenerationMixin):
         the signature of `forward`, which takes longer than some layers.
         """
         own: Any = self
-        first = kwargs.get("is_first_iteration") or not next_sequence_length or kwargs.get("cache") is None
         # The device of one weight: `own.device` iterates over the modules.
-        if first or input_ids.device != own.lm_head.weight.device:
-            kwargs |= {"next_sequence_length": next_sequence_length, "inputs_embeds": inputs_embeds}
-            return super().prepare_inputs_for_generation(input_ids, **kwargs)
-        for name in ("labels", "is_first_iteration"):
-            kwargs.pop(name, None)
-        return kwargs | {self.generated_ids: input_ids[:, -next_sequence_length:]}
+        here = input_ids.device == own.lm_head.weight.device
+        if is_first_iteration or not next_sequence_length or cache is None or not here:
+            return super().prepare_inputs_for_generation(
+                input_ids,
+                next_sequence_length=next_sequence_length,
+                cache=cache,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                is_first_iteration=is_first_iteration,
+                **kwargs,
+            )
+        kwargs.pop("labels", None)
+        if attention_mask is not None:
+            kwargs["attention_mask"] = attention_mask
+        return kwargs | {self.generated_ids: input_ids[:, -next_sequence_length:], "cache": cache}
 
 
 def _honours(settings: Mapping[str, Any]) -> bool:
