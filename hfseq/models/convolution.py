@@ -122,7 +122,7 @@ class Convolution(nn.Module):
             channels = nn.functional.pad(channels, self.padding)
         else:
             channels = torch.cat([window.transpose(1, 2), channels], dim=2)
-        filters = self.direction * self._scale().view(-1, 1, 1) if self.weight_norm else self.weight
+        filters = self.direction * (self.magnitude / self._norms()).view(-1, 1, 1) if self.weight_norm else self.weight
         convolve = convolve_by_products if in_bfloat16(values) else nn.functional.conv1d
         output = convolve(channels, filters, self.bias, dilation=self.dilation).transpose(1, 2)
         if window is None:
@@ -140,15 +140,13 @@ class Convolution(nn.Module):
         steps = torch.cat([window, values], dim=1)  # [B, (k - 1) d + 1, in_size]
         taps = steps[:, :: self.dilation].transpose(1, 2).flatten(1)  # [B, in_size k]
         if self.weight_norm:
-            output = nn.functional.linear(taps, self.direction.flatten(1)) * self._scale() + self.bias
+            scale = self.magnitude / self._norms()
+            output = nn.functional.linear(taps, self.direction.flatten(1)) * scale + self.bias
         else:
             output = nn.functional.linear(taps, self.weight.flatten(1), self.bias)
         moved = steps[:, 1:]
         window = moved.clone() if valid is None else torch.where(valid.unsqueeze(-1), moved, window)
         return output.unsqueeze(1), window
-
-    def _scale(self) -> Tensor:
-        return self.magnitude / self._norms()
 
 
 class PositionEmbedding(nn.Module):

@@ -248,14 +248,15 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
                 memory = self.make_memory(source.hidden_states, encoder_embeddings)
             if layers:
                 layers[0].memory = memory
-            source = source._replace(memory=memory)
+            source = Source(source.hidden_states, source.mask, memory)
         entered = self.enter(embeds, mask, before.extra)
         embedded = self.dropout(entered)
         run = self.run(embedded, mask, before, source, cached=cache is not None)
         self._store(layers, run.states, before.extra, length)
-        attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        weights = None
+        if source is not None and (self.config.output_attentions if output_attentions is None else output_attentions):
+            weights = tuple(one.unsqueeze(1) for one in run.attentions)
         hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        weights = tuple(one.unsqueeze(1) for one in run.attentions) if attentions and source is not None else None
         return self.output_class(
             last_hidden_state=run.last,
             hidden_states=(embedded, *run.outputs) if hidden_states else None,

@@ -13,10 +13,11 @@ def check_shape(name: str, shape: Sequence[int], *allowed: Sequence[int | str], 
         note: End of the message.
     """
     for expected in allowed:
-        if len(shape) == len(expected) and all(
-            size == right or (isinstance(right, str) and (size > 0 or right == "batch"))
-            for size, right in zip(shape, expected, strict=True)
-        ):
-            return
+        if len(shape) == len(expected):
+            for size, right in zip(shape, expected, strict=True):
+                if size != right and not (isinstance(right, str) and (size > 0 or right == "batch")):
+                    break
+            else:
+                return
     listed = " or ".join(str(tuple(expected)).replace("'", "") for expected in allowed)
     raise ValueError(f"{name} has shape {tuple(shape)}, expected {listed}{note}")
