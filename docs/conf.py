@@ -40,7 +40,8 @@ def write_models_page(_app: object) -> None:
     """Write the page of all modules of the models, so that new families and heads are in it."""
     docs = Path(__file__).parent
     names = sorted(path.stem for path in (docs.parent / "hfseq" / "models").glob("[a-z]*.py"))
-    modules = [f".. automodule:: hfseq.models.{name}\n   :members:\n   :show-inheritance:\n" for name in names]
+    options = "   :members:\n   :ignore-module-all:\n   :show-inheritance:\n"
+    modules = [f".. automodule:: hfseq.models.{name}\n{options}" for name in names]
     lines = ["# Models", "", "```{eval-rst}", *modules, "```"]
     (docs / "api-models.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -1,6 +1,6 @@
 """Table of the model heads, with all metadata that the package looks up by head.
 
-The Auto class and class-name suffix of each head are in `HEADS` of `hfseq.models.configuration_base`, since they are
+The Auto classes of each class-name suffix are in `HEADS` of `hfseq.models.configuration_base`, since they are
 published with checkpoints.
 """
 
@@ -27,7 +27,7 @@ class Head(NamedTuple):
     """Model head.
 
     Attributes:
-        auto_class: Name of the Auto class.
+        suffix: Class-name suffix of hfseq's models with this head.
         kind: Name of such a model in messages.
         task: Name of the fine-tuning task; None for encoders.
         peft_task: Member name of `peft.TaskType`; None for encoders.
@@ -35,7 +35,7 @@ class Head(NamedTuple):
         other_suffixes: Class-name suffixes used by transformers in addition to that of hfseq's classes.
     """
 
-    auto_class: str
+    suffix: str
     kind: str
     task: str | None = None
     peft_task: str | None = None
@@ -43,9 +43,14 @@ class Head(NamedTuple):
     other_suffixes: tuple[str, ...] = ()
 
     @property
-    def suffix(self) -> str:
-        """Class-name suffix of hfseq's models with this head."""
-        return _SUFFIXES[self.auto_class]
+    def auto_classes(self) -> tuple[str, ...]:
+        """Names of all Auto classes that load models with this head."""
+        return tuple(auto_class for auto_class, suffix in _SUFFIXES.items() if suffix == self.suffix)
+
+    @property
+    def auto_class(self) -> str:
+        """Name of the Auto class, the first one of several."""
+        return self.auto_classes[0]
 
     @property
     def hub_task(self) -> str | None:
@@ -53,11 +58,11 @@ class Head(NamedTuple):
         return self.hub_tasks[0].name if len(self.hub_tasks) == 1 else None
 
 
-ENCODER = Head("AutoModel", "encoder")
+ENCODER = Head("Model", "encoder")
 HEADS = (
     ENCODER,
     Head(
-        "AutoModelForCausalLM",
+        "ForCausalLM",
         "language model",
         task="language_modeling",
         peft_task="CAUSAL_LM",
@@ -65,7 +70,7 @@ HEADS = (
         other_suffixes=("LMHeadModel",),
     ),
     Head(
-        "AutoModelForSeq2SeqLM",
+        "ForConditionalGeneration",
         "sequence-to-sequence model",
         task="seq2seq",
         peft_task="SEQ_2_SEQ_LM",
@@ -76,14 +81,14 @@ HEADS = (
         other_suffixes=("MTModel", "EncoderDecoderModel"),
     ),
     Head(
-        "AutoModelForSequenceClassification",
+        "ForSequenceClassification",
         "sequence classifier",
         task="classification",
         peft_task="SEQ_CLS",
         hub_tasks=(HubTask("text-classification", "that classifies texts", "A text to classify"),),
     ),
     Head(
-        "AutoModelForTokenClassification",
+        "ForTokenClassification",
         "token classifier",
         task="tagging",
         peft_task="TOKEN_CLS",

@@ -6,6 +6,7 @@ from peft import TaskType
 from transformers.models.auto import modeling_auto
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from hfseq import LstmConfig
 from hfseq.heads import HEADS, HUB_TASKS, head_of
 from hfseq.hub.model_card import METRICS
 from hfseq.models import MAPPINGS, MODEL_CLASSES, NAMES, configuration_base, is_hfseq
@@ -15,8 +16,16 @@ CLASSES = [(auto, model) for heads in MODEL_CLASSES.values() for auto, model in 
 
 
 def test_there_is_a_row_for_each_head():
-    assert [head.auto_class for head in HEADS] == list(configuration_base.HEADS)
-    assert [head.suffix for head in HEADS] == list(configuration_base.HEADS.values())
+    assert [auto for head in HEADS for auto in head.auto_classes] == list(configuration_base.HEADS)
+    assert [head.suffix for head in HEADS] == list(dict.fromkeys(configuration_base.HEADS.values()))
+
+
+def test_a_head_may_have_several_auto_classes(monkeypatch):
+    monkeypatch.setitem(configuration_base.HEADS, "AutoModelForSpeechSeq2Seq", "ForConditionalGeneration")
+    head = head_of("LstmForConditionalGeneration")
+    assert head.auto_classes == ("AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq")
+    assert head.auto_class == "AutoModelForSeq2SeqLM"
+    assert LstmConfig().auto_map["AutoModelForSpeechSeq2Seq"] == "modeling_lstm.LstmForConditionalGeneration"
 
 
 @pytest.mark.parametrize(("auto", "model_class"), CLASSES)

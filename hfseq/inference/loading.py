@@ -27,7 +27,7 @@ from hfseq.models import MAPPINGS
 def head_kind(auto_class: Any) -> tuple[Any, str]:
     """Return the mapping from configs to models of an Auto class, and the name of such a model in messages."""
     name = auto_class.__name__
-    return MAPPINGS[name], next(head.kind for head in HEADS if head.auto_class == name)
+    return MAPPINGS[name], next(head.kind for head in HEADS if name in head.auto_classes)
 
 
 def load_trained(auto_class: Any, name: str, **fields: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

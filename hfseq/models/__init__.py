@@ -41,7 +41,8 @@ def register(config_class: type[SequenceConfig], module: Any) -> None:
         model_class = getattr(module, config_class.family + suffix)
         MODEL_CLASSES[config_class][auto_class] = model_class
         getattr(transformers, auto_class).register(config_class, model_class, exist_ok=True)
-        model_class.register_for_auto_class(auto_class)
+        if model_class._auto_class is None:  # else it has several, of which a checkpoint names the first
+            model_class.register_for_auto_class(auto_class)
         NAMES[auto_class][config_class.model_type] = model_class.__name__
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Size, Tensor, nn
 
-from .padding import end_positions, masked_softmax
+from .padding import end_steps, masked_softmax
 from .stack import State
 
 
@@ -148,12 +148,8 @@ class Bridge(nn.Module):
             encoder_hidden_states: `[B, S, M]`.
             mask: True at valid encoder states, `[B, S]`.
         """
-        if mask is None:
-            ends = torch.cat([encoder_hidden_states[:, 0], encoder_hidden_states[:, -1]], dim=-1)  # [B, 2 M]
-        else:
-            first, last = end_positions(mask)
-            row = torch.arange(mask.shape[0], device=mask.device)
-            ends = torch.cat([encoder_hidden_states[row, first], encoder_hidden_states[row, last]], dim=-1)
+        ends = torch.cat(end_steps(encoder_hidden_states, mask), dim=-1)  # [B, 2 M]
+        if mask is not None:
             ends = ends.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
         parts = iter(torch.tanh(self.project(ends)).split(self.sizes, dim=-1))
         return [tuple(next(parts).reshape(-1, *shape) for shape in layer) for layer in self.shapes]

@@ -1,6 +1,7 @@
 """Base class of the configurations of all families."""
 
 import copy
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, Self
 
 from transformers.configuration_utils import PreTrainedConfig, strict
@@ -66,20 +67,6 @@ class SequenceConfig(PreTrainedConfig):
 
     family: ClassVar[str]
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache"]
-    sizes: ClassVar[tuple[str, ...]] = (
-        "vocab_size",
-        "hidden_size",
-        "embedding_size",
-        "num_hidden_layers",
-        "encoder_layers",
-        "decoder_layers",
-        "cross_attention_hidden_size",
-        "char_vocab_size",
-        "char_embedding_size",
-        "char_hidden_size",
-        "char_kernel_size",
-    )
-    probabilities: ClassVar[tuple[str, ...]] = ("dropout", "embedding_dropout", "classifier_dropout")
 
     vocab_size: int = 8000
     hidden_size: int = 512
@@ -123,14 +110,11 @@ class SequenceConfig(PreTrainedConfig):
             self.decoder_layers = self.num_hidden_layers
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.bos_token_id
-        for name in self.sizes:
-            value = getattr(self, name)
-            if isinstance(value, int) and value < 1:
-                self.raise_invalid(name, "it must be at least 1")
-        for name in self.probabilities:
-            value = getattr(self, name)
-            if isinstance(value, int | float) and not 0 <= value < 1:
-                self.raise_invalid(name, "it must lie in [0, 1)")
+        # The fields of a number's kind are those with such a name.
+        sizes = [name for name in vars(self) if name.endswith(("_size", "_layers"))]
+        self.check_numbers(sizes, lambda value: value >= 1, "it must be at least 1")
+        dropouts = [name for name in vars(self) if name.endswith("dropout")]
+        self.check_numbers(dropouts, lambda value: 0 <= value < 1, "it must lie in [0, 1)")
         cutoffs = self.adaptive_softmax_cutoffs
         if cutoffs is not None and not (cutoffs and 0 < cutoffs[0] and cutoffs[-1] < self.vocab_size):
             self.raise_invalid("adaptive_softmax_cutoffs", f"they must lie between 0 and vocab_size={self.vocab_size}")
@@ -143,6 +127,13 @@ class SequenceConfig(PreTrainedConfig):
             self.check_directions()
         kwargs["auto_map"] = self.full_auto_map()
         super().__post_init__(**kwargs)
+
+    def check_numbers(self, names: Iterable[str], is_valid: Callable[[float], bool], reason: str) -> None:
+        """Raise a `ValueError` for a field with an invalid number; fields of a wrong type are refused elsewhere."""
+        for name in names:
+            value = getattr(self, name)
+            if isinstance(value, int | float) and not isinstance(value, bool) and not is_valid(value):
+                self.raise_invalid(name, reason)
 
     def raise_invalid(self, name: str, reason: str) -> None:
         """Raise a `ValueError` that names a field and its value."""
@@ -200,23 +191,23 @@ class SequenceConfig(PreTrainedConfig):
         config.auto_map = config.full_auto_map()
         return config
 
+    def for_one_stack(self, head: str, **fields: Any) -> Self:
+        """Copy for a model with one stack, the encoder if this is of a sequence-to-sequence model; see `resolved`."""
+        layers = self.encoder_layers if self.is_encoder_decoder else self.num_hidden_layers
+        return self.resolved(head, **{"num_hidden_layers": layers, "is_encoder_decoder": False} | fields)
+
     def encoder_config(self) -> Self:
         """Config of the encoder of a sequence-to-sequence model."""
-        return self.resolved(
-            "ForConditionalGeneration", num_hidden_layers=self.encoder_layers, use_cache=False, **STACK_FIELDS
-        )
+        # Tying is up to the model as a whole.
+        return self.for_one_stack("ForConditionalGeneration", use_cache=False, tie_word_embeddings=False)
 
     def decoder_config(self) -> Self:
         """Config of the decoder of a sequence-to-sequence model."""
-        return self.resolved(
+        return self.for_one_stack(
             "ForConditionalGeneration",
             num_hidden_layers=self.decoder_layers,
             bidirectional=False,
             add_cross_attention=True,
             cross_attention_hidden_size=self.hidden_size,
-            **STACK_FIELDS,
+            tie_word_embeddings=False,
         )
-
-
-# Fields of a config for a single stack: tying is up to the model as a whole.
-STACK_FIELDS = {"is_encoder_decoder": False, "tie_word_embeddings": False}

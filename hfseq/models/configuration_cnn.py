@@ -1,6 +1,6 @@
 """Configuration of the convolutional family."""
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from transformers.configuration_utils import strict
 
@@ -33,12 +33,6 @@ class CnnConfig(SequenceConfig):
 
     model_type = "hfseq_cnn"
     family = "Cnn"
-    sizes: ClassVar[tuple[str, ...]] = (
-        *SequenceConfig.sizes,
-        "kernel_size",
-        "dilation_base",
-        "max_position_embeddings",
-    )
 
     hidden_size: int = 300
     num_hidden_layers: int = 4
@@ -60,8 +54,9 @@ class CnnConfig(SequenceConfig):
                 self.raise_invalid(
                     "kernel_sizes", f"each needs one of hidden_size={self.hidden_size} filters at least"
                 )
-        if isinstance(self.max_norm, int | float) and not self.max_norm > 0:
-            self.raise_invalid("max_norm", "it must be positive, or None for no bound")
+        counts = ("dilation_base", "max_position_embeddings")
+        self.check_numbers(counts, lambda value: value >= 1, "it must be at least 1")
+        self.check_numbers(["max_norm"], lambda value: value > 0, "it must be positive, or None for no bound")
         super().__post_init__(**kwargs)
 
     def check_directions(self) -> None:

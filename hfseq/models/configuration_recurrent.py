@@ -1,6 +1,6 @@
 """Configurations of the recurrent families, which differ only in the cell."""
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from transformers.configuration_utils import strict
 
@@ -40,8 +40,6 @@ class RecurrentConfig(SequenceConfig):
             attention that is not additive.
     """
 
-    probabilities: ClassVar[tuple[str, ...]] = (*SequenceConfig.probabilities, "weight_dropout")
-
     attention_type: Literal["additive", "dot", "general"] = "general"
     input_feeding: bool = False
     weight_dropout: float | int = 0.0
@@ -55,9 +53,8 @@ class RecurrentConfig(SequenceConfig):
 
     def __post_init__(self, **kwargs: object) -> None:
         """Validate the values."""
-        for name in ("activation_regularization", "temporal_activation_regularization", "coverage_loss_weight"):
-            if isinstance(getattr(self, name), int | float) and not getattr(self, name) >= 0:
-                self.raise_invalid(name, "it must not be negative")
+        weights = ("activation_regularization", "temporal_activation_regularization", "coverage_loss_weight")
+        self.check_numbers(weights, lambda value: value >= 0, "it must not be negative")
         if self.coverage and self.attention_type != "additive":
             self.raise_invalid("coverage", f"it needs attention_type='additive', not {self.attention_type!r}")
         super().__post_init__(**kwargs)

@@ -1,7 +1,6 @@
 """Convolutions that padding cannot change, and the positions and attention of Gehring et al. (2017)."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +13,8 @@ ROOT_HALF = math.sqrt(0.5)
 
 def in_bfloat16(values: Tensor) -> bool:
     """Return True if products with `values` run in bfloat16 on a CPU, natively or under autocast."""
-    if values.device.type != "cpu":
-        return False
-    if torch.is_autocast_enabled("cpu"):
-        return torch.get_autocast_dtype("cpu") == torch.bfloat16
-    return values.dtype == torch.bfloat16
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else values.dtype
+    return values.device.type == "cpu" and dtype == torch.bfloat16
 
 
 def convolve_by_products(channels: Tensor, filters: Tensor, bias: Tensor, dilation: int) -> Tensor:
@@ -126,7 +122,7 @@ class Convolution(nn.Module):
             channels = nn.functional.pad(channels, self.padding)
         else:
             channels = torch.cat([window.transpose(1, 2), channels], dim=2)
-        filters = self.direction * self._scale().view(-1, 1, 1) if self.weight_norm else self.weight
+        filters = self.direction * (self.magnitude / self._norms()).view(-1, 1, 1) if self.weight_norm else self.weight
         convolve = convolve_by_products if in_bfloat16(values) else nn.functional.conv1d
         output = convolve(channels, filters, self.bias, dilation=self.dilation).transpose(1, 2)
         if window is None:
@@ -144,15 +140,13 @@ class Convolution(nn.Module):
         steps = torch.cat([window, values], dim=1)  # [B, (k - 1) d + 1, in_size]
         taps = steps[:, :: self.dilation].transpose(1, 2).flatten(1)  # [B, in_size k]
         if self.weight_norm:
-            output = nn.functional.linear(taps, self.direction.flatten(1)) * self._scale() + self.bias
+            scale = self.magnitude / self._norms()
+            output = nn.functional.linear(taps, self.direction.flatten(1)) * scale + self.bias
         else:
             output = nn.functional.linear(taps, self.weight.flatten(1), self.bias)
         moved = steps[:, 1:]
         window = moved.clone() if valid is None else torch.where(valid.unsqueeze(-1), moved, window)
         return output.unsqueeze(1), window
-
-    def _scale(self) -> Tensor:
-        return self.magnitude / self._norms()
 
 
 class PositionEmbedding(nn.Module):
@@ -191,21 +185,6 @@ class PositionEmbedding(nn.Module):
         return embedded + self.table(position.clamp(max=self.table.weight.shape[0] - 1)), after
 
 
-class DividedGradient(torch.autograd.Function):
-    """Identity whose backward pass divides the gradient by a number."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, divisor: int) -> Tensor:
-        """Return `values`."""
-        ctx.divisor = divisor
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Divide the gradient."""
-        return gradient / ctx.divisor, None
-
-
 class SourceMemory(nn.Module):
     """Keys and values of a source for all layers of a decoder, computed once so that they can be cached.
 
@@ -235,7 +214,8 @@ class SourceMemory(nn.Module):
             Keys and values `[B, S, E]`, or without embeddings one tensor that is both.
         """
         if encoder_hidden_states.requires_grad and torch.is_grad_enabled():
-            encoder_hidden_states = DividedGradient.apply(encoder_hidden_states, self.num_layers)
+            encoder_hidden_states = encoder_hidden_states.view_as(encoder_hidden_states)
+            encoder_hidden_states.register_hook(lambda gradient: gradient / self.num_layers)
         keys = self.project(encoder_hidden_states)
         return (keys,) if embedded is None else (keys, (keys + embedded) * ROOT_HALF)
 

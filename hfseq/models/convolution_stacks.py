@@ -1,6 +1,7 @@
 """Stacks of convolutions of four published architectures: parallel, residual, gated and ConvS2S."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
@@ -10,6 +11,9 @@ from .convolution import ROOT_HALF, Convolution, StepAttention
 from .dropout import Dropout
 from .padding import take_steps, valid_first
 from .stack import Stack, State
+
+Convolve = Callable[[Any, Tensor], Tensor]
+"""Runs a convolution of a layer, with the window of its state."""
 
 
 class ConvolutionLayer(GradientCheckpointingLayer):
@@ -36,6 +40,25 @@ class ConvolutionLayer(GradientCheckpointingLayer):
         Returns:
             `[B, T, H]`, arbitrary at padding; attention weights or None; the windows after each row's last valid step.
         """
+        before = iter(windows or [])
+        after = []
+
+        def convolve(convolution: Convolution, values: Tensor) -> Tensor:
+            output, window = convolution(values, valid, next(before, None))
+            if window is not None:
+                after.append(window)
+            return output
+
+        return *self.compute(values, convolve, *attended), *after
+
+    def compute(self, values: Tensor, convolve: Convolve, *attended: Any) -> tuple[Tensor, Tensor | None]:
+        """Output and attention weights; see `forward`.
+
+        Args:
+            values: `[B, T, width]`.
+            convolve: Runs a convolution of the layer; called once for each, in their order.
+            attended: As in `forward`.
+        """
         raise NotImplementedError
 
 
@@ -60,16 +83,10 @@ class ParallelLayer(ConvolutionLayer):
             for index, width in enumerate(kernel_sizes)
         )
 
-    def forward(
-        self, values: Tensor, valid: Tensor | None, windows: State | None, *attended: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        """Run the layer; see `ConvolutionLayer.forward`."""
-        features, moved = [], []
-        for index, convolution in enumerate(self.convolutions):
-            output, window = convolution(values, valid, windows[index] if windows else None)
-            features.append(torch.relu(output))
-            moved.append(window)
-        return torch.cat(features, dim=-1), None, *(moved if windows else ())
+    def compute(self, values: Tensor, convolve: Convolve, *attended: Any) -> tuple[Tensor, Tensor | None]:
+        """Run the layer; see `ConvolutionLayer.compute`."""
+        features = [torch.relu(convolve(convolution, values)) for convolution in self.convolutions]
+        return torch.cat(features, dim=-1), None
 
 
 class ResidualLayer(ConvolutionLayer):
@@ -93,16 +110,12 @@ class ResidualLayer(ConvolutionLayer):
         )
         self.dropout = dropout
 
-    def forward(
-        self, values: Tensor, valid: Tensor | None, windows: State | None, *attended: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        """Run the layer; see `ConvolutionLayer.forward`."""
-        hidden, moved = values, []
-        for index, convolution in enumerate(self.convolutions):
-            hidden, window = convolution(hidden, valid, windows[index] if windows else None)
-            hidden = self.dropout(torch.relu(hidden))
-            moved.append(window)
-        return torch.relu(values + hidden), None, *(moved if windows else ())
+    def compute(self, values: Tensor, convolve: Convolve, *attended: Any) -> tuple[Tensor, Tensor | None]:
+        """Run the layer; see `ConvolutionLayer.compute`."""
+        hidden = values
+        for convolution in self.convolutions:
+            hidden = self.dropout(torch.relu(convolve(convolution, hidden)))
+        return torch.relu(values + hidden), None
 
 
 class GatedLayer(ConvolutionLayer):
@@ -139,16 +152,11 @@ class GatedLayer(ConvolutionLayer):
         self.scale = ROOT_HALF if scaled else 1.0
         self.attention = attention
 
-    def forward(
-        self, values: Tensor, valid: Tensor | None, windows: State | None, *attended: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        """Run the layer; see `ConvolutionLayer.forward`."""
-        hidden, window = self.convolutions[0](self.dropout(values), valid, windows[0] if windows else None)
+    def compute(self, values: Tensor, convolve: Convolve, *attended: Any) -> tuple[Tensor, Tensor | None]:
+        """Run the layer; see `ConvolutionLayer.compute`."""
+        hidden = convolve(self.convolutions[0], self.dropout(values))
         values = (values + nn.functional.glu(hidden, dim=-1)) * self.scale
-        weights = None
-        if self.attention is not None:
-            values, weights = self.attention(values, *attended)
-        return values, weights, *([window] if windows else ())
+        return (values, None) if self.attention is None else self.attention(values, *attended)
 
 
 class ConvolutionStack(Stack):

@@ -32,15 +32,17 @@ class LinearChainCrf(nn.Module):
             `[B]`; 0 for a row with an empty chain.
         """
         emissions = emissions.float()
-        total = self._forward(emissions, mask)[:, -1] + self.end
+        total = sums_before(emissions, mask, self.transitions, self.start, best=False)[:, -1] + self.end
         labels = labels.masked_fill(~mask, 0)
         score = (emissions.gather(2, labels.unsqueeze(-1)).squeeze(-1) * mask).sum(dim=1)
-        before, started = _label_before(labels, mask)
-        moves = self.transitions[before, labels]
-        score = score + torch.where(started, moves, self.start[labels]).masked_fill(~mask, 0.0).sum(dim=1)
-        last, any_step = _last_label(labels, mask)
-        score = score + self.end[last]
-        return torch.where(any_step, score - total.logsumexp(dim=-1), 0.0)
+        # The last step of the chain up to each step, and before each step; -1 if there is none.
+        last = torch.where(mask, torch.arange(mask.shape[1], device=mask.device), -1).cummax(dim=1).values
+        before = nn.functional.pad(last[:, :-1], (1, 0), value=-1)
+        moves = self.transitions[labels.gather(1, before.clamp(min=0)), labels]
+        score = score + torch.where(before >= 0, moves, self.start[labels]).masked_fill(~mask, 0.0).sum(dim=1)
+        last = last[:, -1]
+        score = score + self.end[labels.gather(1, last.clamp(min=0).unsqueeze(1)).squeeze(1)]
+        return torch.where(last >= 0, score - total.logsumexp(dim=-1), 0.0)
 
     def max_marginals(self, emissions: Tensor, mask: Tensor) -> Tensor:
         """Max-marginals: score of the best label sequence through each label, `[B, T, K]`; zeros off the chain.
@@ -53,7 +55,7 @@ class LinearChainCrf(nn.Module):
             mask: True at the steps of the chain, `[B, T]`.
         """
         emissions = emissions.float()
-        forward = self._forward(emissions, mask, best=True)
+        forward = sums_before(emissions, mask, self.transitions, self.start, best=True)
         backward = best_after(emissions, mask, self.transitions, self.end)
         return (forward + backward).masked_fill(~mask.unsqueeze(-1), 0.0)
 
@@ -61,20 +63,16 @@ class LinearChainCrf(nn.Module):
         """Labels of the best sequence, `[B, T]`; 0 off the chain."""
         return self.max_marginals(emissions, mask).argmax(dim=-1)
 
-    def _forward(self, emissions: Tensor, mask: Tensor, best: bool = False) -> Tensor:
-        """Forward scores `[B, T, K]`: log-sum-exp (with `best` maximum) over all sequences ending in each label.
-
-        Steps off the chain repeat the previous one; before the chain there are zeros.
-        """
-        return sums_before(emissions, mask, self.transitions, self.start, best)
-
 
 # Separate functions, since a tracing exporter keeps loops only in compiled code; see `script_if_tracing`.
 
 
 @torch.jit.script_if_tracing
 def sums_before(emissions: Tensor, mask: Tensor, transitions: Tensor, start: Tensor, best: bool) -> Tensor:
-    """Forward scores; see `LinearChainCrf._forward`."""
+    """Forward scores `[B, T, K]`: log-sum-exp (with `best` maximum) over all sequences ending in each label.
+
+    Steps off the chain repeat the previous one; before the chain there are zeros.
+    """
     reached = torch.zeros_like(emissions[:, 0])
     started = torch.zeros_like(mask[:, 0])
     steps: list[Tensor] = []
@@ -99,19 +97,3 @@ def best_after(emissions: Tensor, mask: Tensor, transitions: Tensor, end: Tensor
         after = torch.where(mask[:, step].unsqueeze(-1), through, after)
         steps.append(after)
     return torch.stack(steps, dim=1).flip(1)
-
-
-def _label_before(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Label of the previous step of the chain, and True where there is one, `[B, T]`."""
-    steps = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    # Last step of the chain up to each step, -1 if there is none.
-    last = torch.where(mask, steps, -1).cummax(dim=1).values
-    before = torch.cat([torch.full_like(last[:, :1], -1), last[:, :-1]], dim=1)
-    return labels.gather(1, before.clamp(min=0)), before >= 0
-
-
-def _last_label(labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Label of the last step of the chain, and True where there is one, `[B]`."""
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    last = torch.where(mask, steps, -1).amax(dim=1)
-    return labels.gather(1, last.clamp(min=0).unsqueeze(1)).squeeze(1), last >= 0

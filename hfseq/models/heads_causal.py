@@ -12,8 +12,9 @@ from .cache import takes_past_key_values
 from .configuration_base import SequenceConfig
 from .generation import SequenceGenerationMixin, Step, is_bare
 from .modeling_base import Backbone, Head
-from .output_layer import OutputLayer, check_labels, steps_to_keep
+from .output_layer import OutputLayer, steps_to_keep
 from .padding import next_labels
+from .shapes import check_shape
 
 
 class ForCausalLM(Head, SequenceGenerationMixin):
@@ -31,8 +32,7 @@ class ForCausalLM(Head, SequenceGenerationMixin):
     def __init__(self, config: SequenceConfig) -> None:
         if config.bidirectional:
             raise ValueError("bidirectional=True is impossible for a causal language model: it would see the future")
-        layers = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers
-        config = config.resolved("ForCausalLM", num_hidden_layers=layers, is_encoder_decoder=False)
+        config = config.for_one_stack("ForCausalLM")
         super().__init__(config)
         self.model = self.backbone_class(config)
         self.output = OutputLayer(config)
@@ -102,20 +102,19 @@ class ForCausalLM(Head, SequenceGenerationMixin):
             logits = self.adaptive_softmax(hidden, self.lm_head.weight)
         loss = None
         if labels is not None:
-            check_labels(labels, raw.shape[:2])
-            mask = (
-                None
-                if attention_mask is None
-                else steps_to_keep(attention_mask[:, -outputs.last_hidden_state.shape[1] :], logits_to_keep) != 0
-            )
-            if mask is not None and "shift_labels" not in kwargs:
-                # A shift by one would pair a step with padding in a gap, and left padding with the first token.
-                kwargs["shift_labels"] = next_labels(labels, mask)
+            check_shape("labels", labels.shape, raw.shape[:2])
+            mask = None
+            if attention_mask is not None:
+                current = attention_mask[:, -outputs.last_hidden_state.shape[1] :]
+                mask = steps_to_keep(current, logits_to_keep) != 0
+            targets = kwargs.pop("shift_labels", None)
+            if targets is None:
+                targets = next_labels(labels, mask)
             if logits is not None:
-                loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+                loss = self.loss_function(
+                    logits=logits, labels=labels, shift_labels=targets, vocab_size=self.config.vocab_size, **kwargs
+                )
             if self.training:
-                targets = kwargs.get("shift_labels")
-                targets = nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if targets is None else targets
                 predicts = targets != -100
                 count = kwargs.get("num_items_in_batch")
                 count = predicts.sum() if count is None else count

@@ -10,9 +10,9 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_base import SequenceConfig
 from .crf import LinearChainCrf
 from .modeling_base import Head
-from .output_layer import check_labels
 from .padding import valid_steps
 from .pooling import Pooling
+from .shapes import check_shape
 
 
 class Classifier(Head):
@@ -21,20 +21,10 @@ class Classifier(Head):
     suffix: ClassVar[str]
     output_class: ClassVar[type[ModelOutput]]
     # Weights of the other heads.
-    _keys_to_ignore_on_load_unexpected = [
-        r"^lm_head\.",
-        r"^adaptive_softmax\.",
-        r"^output\.",
-        r"^decoder\.",
-        r"^pointer\.",
-        r"^crf\.",
-    ]
+    _keys_to_ignore_on_load_unexpected = [r"^(lm_head|adaptive_softmax|output|decoder|pointer|crf)\."]
 
     def __init__(self, config: SequenceConfig) -> None:
-        layers = config.encoder_layers if config.is_encoder_decoder else config.num_hidden_layers
-        config = config.resolved(
-            self.suffix, num_hidden_layers=layers, is_encoder_decoder=False, add_cross_attention=False
-        )
+        config = config.for_one_stack(self.suffix, add_cross_attention=False)
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = self.backbone_class(config)
@@ -50,24 +40,19 @@ class Classifier(Head):
         """Linear layer from features `[..., width]` to `num_labels`."""
         return nn.Linear(width, num_labels)
 
-    def score(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Logits from hidden states `[B, T, H]` and a mask that is True at valid steps, `[B, T]` (None: all)."""
-        raise NotImplementedError
-
-    def compute_loss(self, logits: Tensor, labels: Tensor, chain: Tensor | None, **kwargs: Any) -> Tensor:
-        """Loss of logits, after a check of the labels' shape.
+    def predict(
+        self, hidden: Tensor, mask: Tensor | None, input_ids: Tensor | None, labels: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits, and the loss if there are labels.
 
         Args:
-            logits: As `score` returned them.
-            labels: The labels.
-            chain: Steps of a CRF `[B, T]`, or None.
+            hidden: Hidden states `[B, T, H]`.
+            mask: True at valid steps, `[B, T]`; None if all are.
+            input_ids: Token ids `[B, T]`, or None.
+            labels: The labels, whose shape is not yet checked.
             kwargs: Keyword arguments of the loss.
         """
         raise NotImplementedError
-
-    def crf_steps(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor | None:
-        """Steps of a CRF, True in `[B, T]`; None for heads without one."""
-        return None
 
     @can_return_tuple
     def forward(
@@ -113,11 +98,7 @@ class Classifier(Head):
         )
         hidden = outputs.last_hidden_state
         mask = valid_steps(attention_mask, hidden.shape[0], hidden.shape[1], 0, "attention_mask")
-        logits = self.score(hidden, mask)
-        chain = self.crf_steps(hidden, input_ids, mask)
-        loss = None if labels is None else self.compute_loss(logits, labels, chain, **kwargs)
-        if chain is not None and not self.training:
-            logits = self.crf.max_marginals(logits, chain)
+        logits, loss = self.predict(hidden, mask, input_ids, labels, **kwargs)
         return self.output_class(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 
 
@@ -138,35 +119,32 @@ class ForSequenceClassification(Classifier):
         self.pooling = Pooling(config.pooling, config.hidden_size, concatenates_directions=concatenates)
         self.classifier = self.make_classifier(self.pooling.width, config.num_labels)
 
-    def score(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Logits `[B, num_labels]`; see `Classifier.score`."""
-        return self.classifier(self.dropout(self.pooling(hidden, mask)))
-
-    def compute_loss(self, logits: Tensor, labels: Tensor, chain: Tensor | None, **kwargs: Any) -> Tensor:
-        """Loss of the problem type; see `Classifier.compute_loss`."""
-        self._check_labels(labels, logits.shape[0])
+    def predict(
+        self, hidden: Tensor, mask: Tensor | None, input_ids: Tensor | None, labels: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits `[B, num_labels]`, and the loss of the problem type; see `Classifier.predict`."""
+        logits = self.classifier(self.dropout(self.pooling(hidden, mask)))
+        if labels is None:
+            return logits, None
+        self._check_labels(labels, logits.shape)
         loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
         count = kwargs.get("num_items_in_batch")
         if count is not None and self.config.problem_type != "single_label_classification":
             # transformers' losses for these average over the batch and ignore the count, by which the Trainer does
             # not divide again.
             loss = loss * labels.numel() / count
-        return loss
+        return logits, loss
 
-    def _check_labels(self, labels: Tensor, batch: int) -> None:
-        """Raise a `ValueError` unless the labels have the shape that the problem type asks for."""
+    def _check_labels(self, labels: Tensor, shape: torch.Size) -> None:
+        """Raise a `ValueError` unless the problem type allows the labels' shape, given that of the logits."""
         kind: str | None = self.config.problem_type
-        one, several = torch.Size((batch,)), torch.Size((batch, self.num_labels))
+        shapes = [shape[:1], shape]
         if kind is None:  # as transformers infers it
             integers = labels.dtype in (torch.long, torch.int)
             kind = "regression" if self.num_labels == 1 else "single_label" if integers else "multi_label"
-        if self.num_labels == 1 and kind == "regression":
-            allowed = [one, several]
-        else:
-            allowed = [one if kind.startswith("single_label") else several]
-        if labels.shape not in allowed:
-            expected = " or ".join(str(tuple(shape)) for shape in allowed)
-            raise ValueError(f"labels has shape {tuple(labels.shape)}, expected {expected} for {kind}")
+        if self.num_labels > 1 or kind != "regression":
+            shapes = shapes[:1] if kind.startswith("single_label") else shapes[1:]
+        check_shape("labels", labels.shape, *shapes, note=f" for {kind}")
 
 
 class ForTokenClassification(Classifier):
@@ -188,29 +166,28 @@ class ForTokenClassification(Classifier):
         self.classifier = self.make_classifier(config.hidden_size, config.num_labels)
         self.crf = LinearChainCrf(config.num_labels) if config.crf else None
 
-    def score(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Logits `[B, T, num_labels]`, the emissions of a CRF; see `Classifier.score`."""
-        return self.classifier(self.dropout(hidden))
-
-    def compute_loss(self, logits: Tensor, labels: Tensor, chain: Tensor | None, **kwargs: Any) -> Tensor:
-        """Cross-entropy, or with a CRF the negative log-likelihood; see `Classifier.compute_loss`."""
-        check_labels(labels, logits.shape[:2])
-        if chain is None:
-            return self.loss_function(logits, labels, self.config, **kwargs)
-        labelled = chain & (labels != -100)
-        count = kwargs.get("num_items_in_batch")
-        total = self.crf.log_likelihood(logits, labels, labelled).sum()
-        return -total / (labelled.sum() if count is None else count)
-
-    def crf_steps(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor | None:
-        """Steps of the CRF, True in `[B, T]`: neither padding nor special tokens. None without a CRF."""
+    def predict(
+        self, hidden: Tensor, mask: Tensor | None, input_ids: Tensor | None, labels: Tensor | None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Logits `[B, T, num_labels]`, and the cross-entropy or a CRF's loss; see `Classifier.predict`."""
+        logits = self.classifier(self.dropout(hidden))
+        if labels is not None:
+            check_shape("labels", labels.shape, hidden.shape[:2])
         if self.crf is None:
-            return None
+            return logits, None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
+        chain, loss = self._chain(hidden, input_ids, mask), None
+        if labels is not None:
+            labelled = chain & (labels != -100)
+            count = kwargs.get("num_items_in_batch")
+            total = self.crf.log_likelihood(logits, labels, labelled).sum()
+            loss = -total / (labelled.sum() if count is None else count)
+        return logits if self.training else self.crf.max_marginals(logits, chain), loss
+
+    def _chain(self, hidden: Tensor, input_ids: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Steps of the CRF, True in `[B, T]`: neither padding nor special tokens."""
         steps = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if mask is None else mask
-        if input_ids is None:
-            return steps
         for special in (self.config.pad_token_id, self.config.bos_token_id, self.config.eos_token_id):
             for token in special if isinstance(special, list) else [special]:
-                if token is not None:
+                if input_ids is not None and token is not None:
                     steps = steps & (input_ids != token)
         return steps

@@ -12,8 +12,9 @@ from .cache import takes_past_key_values
 from .configuration_base import SequenceConfig
 from .generation import SequenceGenerationMixin, Step, is_bare
 from .modeling_base import Backbone, Head
-from .output_layer import OutputLayer, check_labels, steps_to_keep
+from .output_layer import OutputLayer, steps_to_keep
 from .pointer import Pointer
+from .shapes import check_shape
 
 
 class ForConditionalGeneration(Head, SequenceGenerationMixin):
@@ -70,10 +71,6 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             tied["lm_head.weight"] = tied.get(target, target)
         return tied
 
-    def get_input_embeddings(self) -> nn.Module:
-        """The source embeddings."""
-        return self.model.embed_tokens
-
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the source embeddings, and the target embeddings where they are shared."""
         self.model.embed_tokens = value
@@ -91,8 +88,9 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
         """Decoder inputs for teacher forcing: labels `[B, T]` shifted right, with padding in place of -100.
 
         Raises:
-            ValueError: If the config has no `decoder_start_token_id` or no `pad_token_id`.
+            ValueError: If the config has no `decoder_start_token_id` or no `pad_token_id`, or the shape is wrong.
         """
+        check_shape("labels", labels.shape, ("batch", "length"))
         for name in ("decoder_start_token_id", "pad_token_id"):
             if getattr(self.config, name) is None:
                 raise ValueError(f"{name} is None: set it in the config, or pass decoder_input_ids beside the labels")
@@ -181,8 +179,6 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             )
         else:
             encoded = self._as_output(encoder_outputs)
-        if labels is not None and labels.dim() != 2:
-            raise ValueError(f"labels has shape {tuple(labels.shape)}, expected (batch, length)")
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if cache is None and use_cache:
@@ -210,7 +206,7 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             raise ValueError("copy_ids were passed to a model without pointer_generator=True")
         loss = None
         if labels is not None:
-            check_labels(labels, outputs.last_hidden_state.shape[:2])
+            check_shape("labels", labels.shape, outputs.last_hidden_state.shape[:2])
             predicts = labels != -100
             labels = steps_to_keep(labels, logits_to_keep)
             # transformers' loss for this class name shifts labels, unless it gets them as shifted already.

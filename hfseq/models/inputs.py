@@ -11,6 +11,7 @@ from .convolution import Convolution
 from .dropout import drop_words
 from .pooling import Pooling
 from .recurrent import KernelLayer, RecurrentStack
+from .shapes import check_shape
 
 
 class CharacterEncoder(nn.Module):
@@ -87,27 +88,19 @@ class TokenInputs:
                 f"a model with char_encoder={self.config.char_encoder!r} needs char_ids, which the tokenizer saved "
                 "beside it, a WordCharacterTokenizer, gives"
             )
-        if char_ids.dim() != 3 or char_ids.shape[:2] != embedded.shape[:2] or char_ids.shape[2] == 0:
-            batch, length, _ = embedded.shape
-            raise ValueError(
-                f"char_ids has shape {tuple(char_ids.shape)}, expected ({batch}, {length}, characters of a word)"
-            )
+        check_shape("char_ids", char_ids.shape, (*embedded.shape[:2], "characters of a word"))
         return torch.cat([embedded, self.characters(char_ids)], dim=-1)
 
     def _embed_words(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("specify exactly one of input_ids and inputs_embeds")
         if inputs_embeds is not None:
-            if inputs_embeds.dim() != 3 or inputs_embeds.shape[-1] != self.config.embedding_size:
-                raise ValueError(
-                    f"inputs_embeds has shape {tuple(inputs_embeds.shape)}, "
-                    f"expected (batch, length, embedding_size={self.config.embedding_size})"
-                )
+            width, note = self.config.embedding_size, f" for embedding_size={self.config.embedding_size}"
+            check_shape("inputs_embeds", inputs_embeds.shape, ("batch", "length", width), note=note)
             return inputs_embeds
-        if input_ids.dim() != 2:
-            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, expected (batch, length)")
-        if input_ids.shape[1] == 0:
+        if input_ids.shape[1:] == (0,):
             raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: there is no step to run")
+        check_shape("input_ids", input_ids.shape, ("batch", "length"))
         embedded = self.embed_tokens(input_ids)
         if self.training and self.config.embedding_dropout:
             vocab_size = self.embed_tokens.weight.shape[0]

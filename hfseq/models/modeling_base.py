@@ -16,6 +16,7 @@ from .dropout import Dropout
 from .generation import Step, is_bare
 from .inputs import TokenInputs
 from .padding import valid_steps
+from .shapes import check_shape
 from .stack import SelfInitializing, Stack, State
 
 
@@ -44,11 +45,8 @@ class SequencePreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=self.config.initializer_range)
-        elif isinstance(module, nn.LayerNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
 
 
 class Source(NamedTuple):
@@ -62,7 +60,7 @@ class Source(NamedTuple):
 
     hidden_states: Tensor
     mask: Tensor | None
-    memory: tuple[Tensor, ...]
+    memory: tuple[Tensor, ...] = ()
 
 
 class BackboneState(NamedTuple):
@@ -149,16 +147,16 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         """Keys, and values if they differ, of encoder states `[B, S, M]`."""
         raise NotImplementedError
 
-    def initial_states(self, encoder_hidden_states: Tensor, mask: Tensor | None) -> list[State] | None:
-        """States of a decoder before its first step, from encoder states `[B, S, M]`; None for zeros."""
+    def initial_states(self, source: Source | None) -> list[State] | None:
+        """States before the first step; None for zeros."""
         return None
 
-    def initial_extra(self, like: Tensor, encoder_hidden_states: Tensor | None, cached: bool) -> dict[str, Tensor]:
+    def initial_extra(self, like: Tensor, source: Source | None, cached: bool) -> dict[str, Tensor]:
         """`BackboneState.extra` before the first step.
 
         Args:
             like: Tensor `[B, ...]` with the batch size, type and device.
-            encoder_hidden_states: `[B, S, M]`, for a decoder.
+            source: Encoder states, for a decoder.
             cached: Whether they will be stored in a cache.
         """
         return {}
@@ -231,51 +229,72 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         """
         embeds = self.embed(input_ids, inputs_embeds, char_ids)
         batch, length, _ = embeds.shape
-        source_mask = self.check_encoder(encoder_hidden_states, encoder_attention_mask, batch)
-        use_cache = self.uses_cache(use_cache, cache)
-        layers: list[RecurrentCacheLayer] = []
-        if use_cache:
-            cache = DynamicCache() if cache is None else cache
-            layers = cache_layers(cache, self.stack.num_layers, self.model_type)
+        if self.bidirectional:
+            if cache is not None:
+                raise ValueError("a cache was passed to a bidirectional model, which has no state to continue from")
+            use_cache = False
+        elif use_cache is None:
+            # Training reads no cache, so that by default none is made.
+            use_cache = self.config.use_cache and not self.training
+        if use_cache and cache is None:
+            cache = DynamicCache()
+        layers = [] if cache is None else cache_layers(cache, self.stack.num_layers, self.model_type)
         mask = valid_steps(attention_mask, batch, length, layers[0].seen if layers else 0, "attention_mask")
-        before = self._state_before(layers, embeds, encoder_hidden_states, source_mask)
-        if encoder_embeddings is not None and encoder_hidden_states is None:
-            raise ValueError("encoder_embeddings were passed to a model without add_cross_attention=True")
-        source = None
-        if encoder_hidden_states is not None:
+        source = self.read_source(batch, encoder_hidden_states, encoder_attention_mask, encoder_embeddings)
+        before = self._state_before(layers, embeds, source)
+        if source is not None:
             memory = layers[0].memory if layers else None
             if memory is None:
-                memory = self.make_memory(encoder_hidden_states, encoder_embeddings)
+                memory = self.make_memory(source.hidden_states, encoder_embeddings)
             if layers:
                 layers[0].memory = memory
-            source = Source(encoder_hidden_states, source_mask, memory)
+            source = Source(source.hidden_states, source.mask, memory)
         entered = self.enter(embeds, mask, before.extra)
         embedded = self.dropout(entered)
-        run = self.run(embedded, mask, before, source, use_cache)
+        run = self.run(embedded, mask, before, source, cached=cache is not None)
         self._store(layers, run.states, before.extra, length)
-        attentions = source is not None and self.wants_output("output_attentions", output_attentions)
-        hidden_states = self.wants_output("output_hidden_states", output_hidden_states)
+        weights = None
+        if source is not None and (self.config.output_attentions if output_attentions is None else output_attentions):
+            weights = tuple(one.unsqueeze(1) for one in run.attentions)
+        hidden_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return self.output_class(
             last_hidden_state=run.last,
             hidden_states=(embedded, *run.outputs) if hidden_states else None,
-            cache=cache if use_cache else None,
-            cross_attentions=tuple(weights.unsqueeze(1) for weights in run.attentions) if attentions else None,
+            cache=cache,
+            cross_attentions=weights,
             **self.more_outputs(input_ids, entered, source, run),
         )
 
-    def _state_before(
-        self,
-        layers: list[RecurrentCacheLayer],
-        embeds: Tensor,
-        encoder_hidden_states: Tensor | None,
-        source_mask: Tensor | None,
-    ) -> BackboneState:
+    def read_source(
+        self, batch: int, hidden_states: Tensor | None, mask: Tensor | None, embeddings: Tensor | None = None
+    ) -> Source | None:
+        """Validate what a decoder attends over; its keys and values are not computed yet.
+
+        Args:
+            batch: Batch size B.
+            hidden_states: Encoder states `[B, S, M]`.
+            mask: 1 at valid encoder states, `[B, S]`, or None.
+            embeddings: The encoder's input embeddings `[B, S, embedding_size]`, or None.
+
+        Raises:
+            ValueError: If encoder states are given to a model without cross-attention or missing for one with it, or
+                if a shape does not match.
+        """
+        if not self.attends:
+            for name, given in (("encoder_hidden_states", hidden_states), ("encoder_embeddings", embeddings)):
+                if given is not None:
+                    raise ValueError(f"{name} were passed to a model without add_cross_attention=True")
+            return None
+        if hidden_states is None:
+            raise ValueError("a model with add_cross_attention=True needs encoder_hidden_states")
+        check_shape("encoder_hidden_states", hidden_states.shape, (batch, "source length", self.encoder_size))
+        return Source(hidden_states, valid_steps(mask, batch, hidden_states.shape[1], 0, "encoder_attention_mask"))
+
+    def _state_before(self, layers: list[RecurrentCacheLayer], embeds: Tensor, source: Source | None) -> BackboneState:
         """State before the first step, from the cache if it is filled."""
-        extra = self.initial_extra(embeds, encoder_hidden_states, cached=bool(layers))
+        extra = self.initial_extra(embeds, source, cached=bool(layers))
         if not layers or layers[0].states is None:
-            if encoder_hidden_states is None:
-                return BackboneState(None, extra)
-            return BackboneState(self.initial_states(encoder_hidden_states, source_mask), extra)
+            return BackboneState(self.initial_states(source), extra)
         shapes = self.stack.state_shapes(embeds.shape[0])
         shapes[self.extra_layer] = [*shapes[self.extra_layer], *(value.shape for value in extra.values())]
         for index, layer in enumerate(layers):
@@ -320,9 +339,9 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
             encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
             encoder_embeddings: The encoder's input embeddings `[B, S, embedding_size]`, or None.
         """
-        mask = self.check_encoder(encoder_hidden_states, encoder_attention_mask, encoder_hidden_states.shape[0])
-        states = self.initial_states(encoder_hidden_states, mask) or self.stack.zero_states(encoder_hidden_states)
-        extra = self.initial_extra(encoder_hidden_states, encoder_hidden_states, cached=True)
+        source = self.read_source(len(encoder_hidden_states), encoder_hidden_states, encoder_attention_mask)
+        states = self.initial_states(source) or self.stack.zero_states(encoder_hidden_states)
+        extra = self.initial_extra(encoder_hidden_states, source, cached=True)
         return self._with_extra(states, extra), self.make_memory(encoder_hidden_states, encoder_embeddings)
 
     def supports_decode_step(self) -> bool:
@@ -338,10 +357,10 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
             encoder: What a decoder attends to, keyed by argument of `forward`.
         """
         layers = cache_layers(cache, self.stack.num_layers, self.model_type)
-        source = None
-        if (hidden_states := encoder.get("encoder_hidden_states")) is not None:
-            mask = self.check_encoder(hidden_states, encoder.get("encoder_attention_mask"), len(hidden_states))
-            source = Source(hidden_states, mask, layers[0].memory or ())
+        states, mask = encoder.get("encoder_hidden_states"), encoder.get("encoder_attention_mask")
+        source = None if states is None else self.read_source(len(states), states, mask)
+        if source is not None:
+            source = source._replace(memory=layers[0].memory or ())
 
         def step(ids: Tensor) -> Tensor:
             before = self._cached_state(layers)
@@ -350,44 +369,6 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
             return run.last
 
         return step
-
-    def check_encoder(
-        self, encoder_hidden_states: Tensor | None, encoder_attention_mask: Tensor | None, batch: int
-    ) -> Tensor | None:
-        """Validate encoder states `[B, S, M]` and return their boolean mask `[B, S]`, or None.
-
-        Raises:
-            ValueError: If they are given to a model without cross-attention or missing for one with it, or if a shape
-                does not match.
-        """
-        if not self.attends:
-            if encoder_hidden_states is not None:
-                raise ValueError("encoder_hidden_states were passed to a model without add_cross_attention=True")
-            return None
-        if encoder_hidden_states is None:
-            raise ValueError("a model with add_cross_attention=True needs encoder_hidden_states")
-        shape = encoder_hidden_states.shape
-        if encoder_hidden_states.dim() != 3 or shape[0] != batch or shape[-1] != self.encoder_size:
-            expected = f"({batch}, source length, {self.encoder_size})"
-            raise ValueError(f"encoder_hidden_states has shape {tuple(shape)}, expected {expected}")
-        return valid_steps(encoder_attention_mask, batch, shape[1], 0, "encoder_attention_mask")
-
-    def uses_cache(self, use_cache: bool | None, cache: Cache | None) -> bool:
-        """Return True if `forward` reads and returns a cache.
-
-        Raises:
-            ValueError: If a cache is given to a bidirectional stack.
-        """
-        if self.bidirectional:
-            if cache is not None:
-                raise ValueError("a cache was passed to a bidirectional model, which has no state to continue from")
-            return False
-        # Training reads no cache, so that by default none is made.
-        return cache is not None or (self.config.use_cache and not self.training if use_cache is None else use_cache)
-
-    def wants_output(self, name: str, wanted: bool | None) -> bool:
-        """Value of an option for outputs, by default that of the config."""
-        return getattr(self.config, name) if wanted is None else wanted
 
 
 class Head(SequencePreTrainedModel):

@@ -12,6 +12,15 @@ from .heads_classification import ForSequenceClassification, ForTokenClassificat
 from .heads_seq2seq import ForConditionalGeneration
 from .modeling_base import Backbone, BackboneState, Run, Source
 from .outputs import CnnModelOutput
+from .shapes import check_shape
+
+__all__ = [
+    "CnnForCausalLM",
+    "CnnForConditionalGeneration",
+    "CnnForSequenceClassification",
+    "CnnForTokenClassification",
+    "CnnModel",
+]
 
 
 class CnnModel(Backbone):
@@ -62,15 +71,13 @@ class CnnModel(Backbone):
 
     def make_memory(self, encoder_hidden_states: Tensor, encoder_embeddings: Tensor | None) -> tuple[Tensor, ...]:
         """Keys and values `[B, S, E]`."""
-        expected = (*encoder_hidden_states.shape[:2], self.config.embedding_size)
-        if encoder_embeddings is not None and encoder_embeddings.shape != expected:
-            raise ValueError(
-                f"encoder_embeddings has shape {tuple(encoder_embeddings.shape)}, expected {expected}: "
-                "both sides' embeddings must be of one width"
-            )
+        if encoder_embeddings is not None:
+            expected = (*encoder_hidden_states.shape[:2], self.config.embedding_size)
+            note = ": both sides' embeddings must be of one width"
+            check_shape("encoder_embeddings", encoder_embeddings.shape, expected, note=note)
         return self.source(encoder_hidden_states, encoder_embeddings)
 
-    def initial_extra(self, like: Tensor, encoder_hidden_states: Tensor | None, cached: bool) -> dict[str, Tensor]:
+    def initial_extra(self, like: Tensor, source: Source | None, cached: bool) -> dict[str, Tensor]:
         """Number of valid steps before the first one, `[B]`, from which positions count."""
         if self.positions is None or not cached:
             return {}

@@ -4,6 +4,14 @@ from .configuration_recurrent import GruConfig
 from .heads_classification import ForSequenceClassification, ForTokenClassification
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
+__all__ = [
+    "GruForCausalLM",
+    "GruForConditionalGeneration",
+    "GruForSequenceClassification",
+    "GruForTokenClassification",
+    "GruModel",
+]
+
 
 class GruModel(RecurrentModel):
     """Encoder stack; see `RecurrentModel`."""

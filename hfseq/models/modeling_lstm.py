@@ -4,6 +4,14 @@ from .configuration_recurrent import LstmConfig
 from .heads_classification import ForSequenceClassification, ForTokenClassification
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
+__all__ = [
+    "LstmForCausalLM",
+    "LstmForConditionalGeneration",
+    "LstmForSequenceClassification",
+    "LstmForTokenClassification",
+    "LstmModel",
+]
+
 
 class LstmModel(RecurrentModel):
     """Encoder stack; see `RecurrentModel`."""

@@ -1,7 +1,10 @@
 """Backbone and heads of the recurrent families; `modeling_rnn`, `modeling_lstm` and `modeling_gru` bind the cell."""
 
+from copy import copy
+
 import torch
 from torch import Tensor
+from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
 from .attention import Bridge, CrossAttention
@@ -12,7 +15,7 @@ from .heads_seq2seq import ForConditionalGeneration
 from .modeling_base import Backbone, BackboneState, Run, Source
 from .outputs import RecurrentModelOutput
 from .padding import take_steps, valid_first
-from .pointer import Pointer, transition_scores
+from .pointer import Pointer
 from .recurrent import KernelLayer, RecurrentLayer, RecurrentStack
 from .stack import State
 
@@ -68,21 +71,19 @@ class RecurrentModel(Backbone):
         """Keys of the attention, `[B, S, A]`."""
         return (self.attention.keys(encoder_hidden_states),)
 
-    def initial_states(self, encoder_hidden_states: Tensor, mask: Tensor | None) -> list[State]:
+    def initial_states(self, source: Source | None) -> list[State] | None:
         """States that the bridge computes."""
-        return self.bridge(encoder_hidden_states, mask)
+        return None if source is None else self.bridge(source.hidden_states, source.mask)
 
-    def initial_extra(self, like: Tensor, encoder_hidden_states: Tensor | None, cached: bool) -> dict[str, Tensor]:
+    def initial_extra(self, like: Tensor, source: Source | None, cached: bool) -> dict[str, Tensor]:
         """Zeros for the last attentional vector (input feeding) and the sum of all attention weights (coverage)."""
         extra: dict[str, Tensor] = {}
-        if encoder_hidden_states is None:
-            return extra
-        if self.feeds:
+        if source is not None and self.feeds:
             extra["input_feed"] = like.new_zeros(like.shape[0], self.config.hidden_size)
-        if self.covers:
+        if source is not None and self.covers:
             # A sum of small terms, in at least float32 whatever the model computes in.
             dtype = torch.promote_types(like.dtype, torch.float32)
-            extra["coverage"] = like.new_zeros(encoder_hidden_states.shape[:2], dtype=dtype)
+            extra["coverage"] = like.new_zeros(source.hidden_states.shape[:2], dtype=dtype)
         return extra
 
     def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, char_ids: Tensor | None) -> Tensor:
@@ -201,6 +202,11 @@ class RecurrentForConditionalGeneration(ForConditionalGeneration):
         beam_indices: Tensor | None = None,
         normalize_logits: bool = False,
     ) -> Tensor:
-        """Scores as of `GenerationMixin`, also where those of a pointer-generator are wider than the vocabulary."""
-        compute = super().compute_transition_scores if self.pointer is None else transition_scores  # type: ignore[misc]
-        return compute(sequences, scores, beam_indices, normalize_logits)
+        """Scores of generated tokens; see `GenerationMixin.compute_transition_scores`.
+
+        The original assumes scores as wide as the config's vocabulary; those of a pointer-generator are wider.
+        """
+        wide = copy(self)
+        wide.config = copy(self.config)
+        wide.config.vocab_size = scores[0].shape[-1]
+        return GenerationMixin.compute_transition_scores(wide, sequences, scores, beam_indices, normalize_logits)

@@ -4,6 +4,14 @@ from .configuration_recurrent import RnnConfig
 from .heads_classification import ForSequenceClassification, ForTokenClassification
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
+__all__ = [
+    "RnnForCausalLM",
+    "RnnForConditionalGeneration",
+    "RnnForSequenceClassification",
+    "RnnForTokenClassification",
+    "RnnModel",
+]
+
 
 class RnnModel(RecurrentModel):
     """Encoder stack; see `RecurrentModel`."""

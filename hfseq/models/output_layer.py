@@ -1,10 +1,11 @@
-"""Output layer of the generating heads, and checks and selection of steps."""
+"""Output layer of the generating heads, and selection of steps."""
 
 import torch
 from torch import Tensor, nn
 
 from .configuration_base import SequenceConfig
 from .dropout import Dropout
+from .shapes import check_shape
 
 
 class OutputLayer(nn.Module):
@@ -33,12 +34,5 @@ def steps_to_keep(values: Tensor, keep: int | Tensor) -> Tensor:
         return values[:, -keep:] if keep else values
     if keep.dtype != torch.bool:
         return values[:, keep]
-    if keep.shape != values.shape[:2]:
-        raise ValueError(f"logits_to_keep has shape {tuple(keep.shape)}, expected {tuple(values.shape[:2])}")
+    check_shape("logits_to_keep", keep.shape, values.shape[:2])
     return values[keep]
-
-
-def check_labels(labels: Tensor, shape: torch.Size) -> None:
-    """Raise a `ValueError` unless there is one label for each step, `[B, T]`."""
-    if labels.shape != shape:
-        raise ValueError(f"labels has shape {tuple(labels.shape)}, expected {tuple(shape)}")

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .shapes import check_shape
+
 
 class ValidFirst(NamedTuple):
     """Permutation that moves each row's valid steps to its front, in their order.
@@ -101,22 +103,27 @@ def valid_steps(mask: Tensor | None, batch: int, length: int, past: int, name: s
     """
     if mask is None:
         return None
-    if mask.dim() != 2 or mask.shape[0] != batch or mask.shape[1] not in (length, past + length):
-        expected = f"({batch}, {length})" + (f" or ({batch}, {past + length})" if past else "")
-        raise ValueError(f"{name} has shape {tuple(mask.shape)}, expected {expected}")
+    check_shape(name, mask.shape, *([(batch, length), (batch, past + length)] if past else [(batch, length)]))
     return (mask if mask.shape[1] == length else mask[:, -length:]) != 0
 
 
-def end_positions(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions `[B]` of each row's first and last valid step in a mask `[B, T]`; arbitrary for a row without one."""
-    position = torch.arange(mask.shape[1], device=mask.device)
+def end_steps(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Each row's first and last valid step of `values` `[B, T, D]`; arbitrary for a row without one."""
+    if mask is None:
+        return values[:, 0], values[:, -1]
+    row, position = (torch.arange(size, device=mask.device) for size in mask.shape)
     last = torch.where(mask, position, 0).amax(dim=1)
     first = mask.shape[1] - 1 - torch.where(mask, position.flip(0), 0).amax(dim=1)
-    return first, last
+    return values[row, first], values[row, last]
 
 
-def next_labels(labels: Tensor, mask: Tensor) -> Tensor:
-    """Shifted labels `[B, T]`: at each step the label of the row's next valid step, -100 after the last one."""
+def next_labels(labels: Tensor, mask: Tensor | None) -> Tensor:
+    """Shifted labels `[B, T]`: at each step the label of the row's next valid step, -100 after the last one.
+
+    A shift by one would pair a step with padding in a gap, and left padding with the first token.
+    """
+    if mask is None:
+        return nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
     permutation = valid_first(mask)
     ordered = labels.gather(1, permutation.order).masked_fill(~permutation.valid, -100)
-    return nn.functional.pad(ordered[:, 1:], (0, 1), value=-100).gather(1, permutation.restore)
+    return next_labels(ordered, None).gather(1, permutation.restore)

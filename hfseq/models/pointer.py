@@ -106,30 +106,3 @@ def mix(logits: Tensor, gate: Tensor, weights: Tensor, ids: Tensor, extended: bo
     column = (ids - size).clamp(min=0).unsqueeze(1).expand_as(weights)
     copied = torch.zeros_like(weights).scatter_add(2, column, beyond)
     return torch.cat([words, copied.clamp(min=tiny).log() + share], dim=-1)
-
-
-def transition_scores(
-    sequences: Tensor, scores: tuple[Tensor, ...], beam_indices: Tensor | None, normalize_logits: bool
-) -> Tensor:
-    """Scores of the tokens of generated sequences `[N, L]`; see `GenerationMixin.compute_transition_scores`.
-
-    The original assumes scores as wide as the config's vocabulary, but those of a pointer-generator are wider.
-
-    Args:
-        sequences: Prompts and generated tokens `[N, P + L']`.
-        scores: Scores `[B * beams, W]` of each of the L' steps.
-        beam_indices: Row of the scores of each token, `[N, L']`, -1 after the end of a beam; None without beams.
-        normalize_logits: Whether to normalise the scores.
-    """
-    stacked = torch.stack(scores, dim=1)  # [B * beams, L', W]
-    if normalize_logits:
-        stacked = stacked.log_softmax(dim=-1)
-    if beam_indices is None:
-        rows = torch.arange(len(stacked), device=sequences.device)
-        beam_indices = rows.unsqueeze(1).expand(-1, len(scores))
-    ended = beam_indices < 0
-    length = int((~ended).sum(dim=1).max())
-    ended, beam_indices = ended[:, :length], beam_indices[:, :length]
-    tokens = sequences[:, sequences.shape[1] - length :]
-    steps = torch.arange(length, device=sequences.device)
-    return stacked[beam_indices.clamp(min=0), steps, tokens].masked_fill(ended, 0.0)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .padding import end_positions, masked_softmax
+from .padding import end_steps, masked_softmax
 
 
 class Pooling(nn.Module):
@@ -52,9 +52,6 @@ class Pooling(nn.Module):
         return torch.cat(parts, dim=-1).masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
 
     def _ends(self, values: Tensor, mask: Tensor) -> Tensor:
-        first, last = end_positions(mask)
-        row = torch.arange(values.shape[0], device=values.device)
-        if not self.concatenates_directions:
-            return values[row, last]
+        first, last = end_steps(values, mask)
         half = values.shape[-1] // 2
-        return torch.cat([values[row, last, :half], values[row, first, half:]], dim=-1)
+        return torch.cat([last[:, :half], first[:, half:]], dim=-1) if self.concatenates_directions else last

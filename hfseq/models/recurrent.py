@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Size, Tensor, nn
@@ -138,13 +138,6 @@ class KernelLayer(RecurrentLayer, nn.RNNBase):
         return torch.cat([weight, columns], dim=1)
 
 
-KERNELS: dict[str, Callable[..., Any]] = {
-    "GRU": torch.gru,
-    "RNN_TANH": torch.rnn_tanh,
-    "RNN_RELU": torch.rnn_relu,
-}
-
-
 def run_kernel(
     mode: str, values: Tensor, initial: list[Tensor], weights: list[Tensor], replaced: bool, directions: int = 1
 ) -> tuple[Tensor, ...]:
@@ -167,15 +160,14 @@ def run_kernel(
     # kernel saves what the backward pass needs only if `train` is set.
     options = (True, 1, 0.0, torch.is_grad_enabled(), directions == 2, True)
     if mode != "LSTM":
-        return KERNELS[mode](values, initial[0], weights, *options)
+        return getattr(torch, mode.lower())(values, initial[0], weights, *options)
     if values.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         if not autocasts_lstm(dtype):
             wide = torch.promote_types(values.dtype, torch.float32)
+            values, *initial = (one.to(wide) for one in (values, *initial))
             with torch.autocast("cpu", enabled=False):
-                outputs = torch.lstm(
-                    values.to(wide), [one.to(wide) for one in initial], [one.to(wide) for one in weights], *options
-                )
+                outputs = torch.lstm(values, initial, [one.to(wide) for one in weights], *options)
             return tuple(output.to(dtype) for output in outputs)
     return torch.lstm(values, initial, weights, *options)
 
