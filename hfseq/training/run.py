@@ -27,13 +27,7 @@ from hfseq.inference.loading import checkpoint_classes, load_config
 from hfseq.tasks.arguments import DATA_FLAGS
 from hfseq.tasks.base import Task
 from hfseq.training.checkpoints import find_checkpoint
-from hfseq.training.cli import (
-    check_output_dir,
-    parse_config,
-    prepare_output_dir,
-    prepare_output_dirs,
-    with_default_config,
-)
+from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dirs, with_default_config
 from hfseq.training.curves import CurveWarnings
 from hfseq.training.finetuning import describe_parameters
 from hfseq.training.lengths import LengthScores
@@ -107,11 +101,8 @@ class Run:
     def prepare(self, parts: Sequence[str] = ()) -> None:
         """Prepare the output directory, once; `parts` are subdirectories with runs of their own."""
         if not self.prepared:
-            options = {"overwrite": self.args.overwrite_output_dir, "resume": self.resume}
-            if parts:
-                prepare_output_dirs(self.args.output_dir, parts, **options)
-            else:
-                prepare_output_dir(self.args.output_dir, **options)
+            overwrite, resume = self.args.overwrite_output_dir, self.resume
+            prepare_output_dirs(self.args.output_dir, parts, overwrite=overwrite, resume=resume)
             PartialState().wait_for_everyone()
         self.prepared = True
 
@@ -132,6 +123,7 @@ def begin(
     *,
     demo: str | Path | None = None,
     unless: Sequence[str] = (),
+    check: Callable[[Run], None] | None = None,
 ) -> Run:
     """Parse and validate the arguments of a recipe, without writing anything.
 
@@ -141,6 +133,7 @@ def begin(
         tasks: The task, or the choices of `--task` by name.
         demo: Default YAML file when no model or data are given.
         unless: Further flags that disable the default YAML file.
+        check: Checks the arguments further, before anything else is.
 
     Raises:
         InputError: An argument is invalid, or a package is missing.
@@ -151,15 +144,16 @@ def begin(
     log = partial(PartialState().print, flush=True)  # on the main process only
     run = Run(model, data, args, arguments=tuple(arguments), argv=argv or (), log=log)
     disable_progress_bar()  # for saving and loading models; encoding and training keep theirs
+    if check is not None:
+        check(run)
     if run.data.inference_only:
         return run
     check_model(run.model, train=run.train)
     task = check_arguments(run, tasks)
     if run.data.streaming and run.train and task.streams_rows:
         run.args.evaluate_by_steps()
-    run.checkpoint = (
-        None if run.args.hp_search else find_checkpoint(run.args.output_dir, run.args.resume_from_checkpoint)
-    )
+    if not run.args.hp_search:
+        run.checkpoint = find_checkpoint(run.args.output_dir, run.args.resume_from_checkpoint)
     set_seed(run.args.seed)
     return run
 

@@ -79,6 +79,12 @@ def check_early_stopping(args: TrainingArguments) -> None:
         )
 
 
+def batch_options(args: TrainingArguments, max_tokens: int | None) -> dict[str, Any]:
+    """Options that `BatchStream` and `TokenBudgetBatchSampler` share: token budget, seed, number of processes."""
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return {"max_tokens": max_tokens, "seed": seed, "num_replicas": args.world_size}
+
+
 class SequenceTrainer(Trainer):
     """Crash-safe `Trainer` with token-budget batching.
 
@@ -114,8 +120,8 @@ class SequenceTrainer(Trainer):
         schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None,
         **kwargs: Any,
     ):
-        self.task, self._predicting = task, False
-        self._predictions: np.ndarray | None = None
+        self.task = task
+        self.eval_predictions: Any = None
         if task is not None:
             kwargs["compute_metrics"] = self._score
         with blaming("the training arguments"):
@@ -131,42 +137,30 @@ class SequenceTrainer(Trainer):
         self._checkpoint: str | None = None
         self.stop_on_nan = StopOnNaN()
         self.add_callback(self.stop_on_nan)
-        self._stopped_early = False
         self._best: str | None = None
 
     def _early_stopper(self) -> EarlyStoppingCallback | None:
         return next((one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)), None)
 
     def _score(self, output: EvalPrediction) -> dict[str, float]:
-        self._predictions = cast(np.ndarray, output.predictions)
-        if self._predicting:  # the caller scores them
-            return {}
+        self.eval_predictions = output.predictions
         return cast(Task, self.task).score_raw("validation", output.predictions)
-
-    def take_predictions(self) -> np.ndarray | None:
-        """Return and clear the raw predictions of the last evaluation; None without any."""
-        predictions, self._predictions = self._predictions, None
-        return predictions
 
     def predict_split(self, split: str, **options: Any) -> np.ndarray:
         """Raw predictions for a split of the task; `options` are passed to `generate`."""
-        self._predicting = True
+        scorer, self.compute_metrics = self.compute_metrics, None  # the caller scores them
         try:
-            self.predict(cast(Task, self.task).encoded[split], metric_key_prefix=split, **options)
+            rows = cast(Task, self.task).encoded[split]
+            return cast(np.ndarray, self.predict(rows, metric_key_prefix=split, **options).predictions)
         finally:
-            self._predicting = False
-        return cast(np.ndarray, self.take_predictions())
+            self.compute_metrics = scorer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         if self.max_tokens is None:
             return super()._get_train_sampler(train_dataset)
-        return TokenBudgetBatchSampler(
-            row_lengths(self.train_dataset if train_dataset is None else train_dataset),
-            self.max_tokens,
-            num_replicas=self.args.world_size,
-            rank=self.args.process_index,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-        )
+        lengths = row_lengths(self.train_dataset if train_dataset is None else train_dataset)
+        options = batch_options(self.args, self.max_tokens)
+        return TokenBudgetBatchSampler(lengths, rank=self.args.process_index, **options)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Training data loader; a stream yields the rows of this process from the position of the checkpoint."""
@@ -175,12 +169,10 @@ class SequenceTrainer(Trainer):
         args = self.args
         self._stream = BatchStream(
             self.train_dataset,
-            max_tokens=self.max_tokens,
             batch_size=self._train_batch_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
             rank=args.process_index,
-            num_replicas=args.world_size,
             num_workers=args.dataloader_num_workers,
+            **batch_options(args, self.max_tokens),
         )
         if self._checkpoint is not None:
             load_stream(self._stream, self._checkpoint, args.process_index)
@@ -235,7 +227,7 @@ class SequenceTrainer(Trainer):
             InputError: The checkpoint is incomplete or unreadable, the best checkpoint of its run is missing, or the
                 loss or a weight is NaN or inf.
         """
-        self._stopped_early, self._best = False, None
+        self._best = None
         wanted = "last" if resume_from_checkpoint is True else resume_from_checkpoint or None
         self._checkpoint = checkpoint = find_checkpoint(str(self.args.output_dir), wanted)
         if checkpoint is not None:
@@ -246,10 +238,6 @@ class SequenceTrainer(Trainer):
                 saved = TrainerState.load_from_json(state_file)
             except (OSError, TypeError, ValueError) as error:
                 raise InputError(f"{state_file}: not a valid Trainer state: {one_line(error)}") from error
-            # Compare the saved counter with the patience of this run, which may differ.
-            stopper = saved.stateful_callbacks.get("EarlyStoppingCallback", {})
-            waited = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
-            self._stopped_early = self._patience is not None and waited >= self._patience
             if saved.best_model_checkpoint and self.args.load_best_model_at_end:
                 self._best = str(best_checkpoint(checkpoint, saved.best_model_checkpoint))
         return super().train(checkpoint, trial, ignore_keys_for_eval)
@@ -258,11 +246,13 @@ class SequenceTrainer(Trainer):
         if self._best is not None:
             # Loading the checkpoint has restored its own path and patience.
             self.state.best_model_checkpoint, self._best = self._best, None
-        if (stopper := self._early_stopper()) is not None and self._patience is not None:
+        stopped = self.state.global_step >= self.state.max_steps
+        if self._patience is not None and (stopper := self._early_stopper()) is not None:
             stopper.early_stopping_patience = self._patience
+            stopped |= stopper.early_stopping_patience_counter >= self._patience
         # A run killed after its last checkpoint has nothing left to train, but the Trainer would take one more step
         # before checking.
-        if self._stopped_early or self.state.global_step >= self.state.max_steps:
+        if stopped:
             self.control.should_training_stop = True
             return
         # Must precede batch skipping on resume: on several processes, SkipBatchSampler and BatchSamplerShard hide the
