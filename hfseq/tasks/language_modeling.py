@@ -143,6 +143,8 @@ class RunningTextModeling(Task):
     lists_predictions = False
     final_window = 1000
     """Tokens that the final test reads at once."""
+    collator: Any = dict
+    """Windows are batches already."""
 
     def column_names(self) -> tuple[str, ...]:
         """Name of the column."""

@@ -196,7 +196,8 @@ def make_optimizer(
 
 def make_schedule(args: RecipeArguments, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
     """Learning rate schedule set by the training arguments."""
-    warmup, settings: Any = args.get_warmup_steps(total_steps), args.lr_scheduler_kwargs
+    settings: Any = args.lr_scheduler_kwargs
+    warmup = args.get_warmup_steps(total_steps)
     return get_scheduler(args.lr_scheduler_type, optimizer, warmup, total_steps, scheduler_specific_kwargs=settings)
 
 

@@ -208,6 +208,7 @@ def make_trainer(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     *,
+    trainer_class: type[SequenceTrainer] | None = None,
     rows: Any = None,
     loss: Callable[..., Any] | None = None,
     callbacks: Sequence[Any] = (),
@@ -220,10 +221,12 @@ def make_trainer(
         task: Task with rows encoded for the model.
         model: Model to train.
         tokenizer: Tokenizer of the model.
+        trainer_class: Class of the trainer; by default `GenerationTrainer` for tasks that generate, or
+            `SequenceTrainer`.
         rows: Training rows to use instead of the task's.
         loss: Loss function to use instead of the task's.
         callbacks: Further callbacks.
-        options: Further arguments of `SequenceTrainer`.
+        options: Further arguments of the trainer.
 
     Raises:
         InputError: A row exceeds `--max_tokens`, or an argument is invalid.
@@ -239,12 +242,13 @@ def make_trainer(
     if task.generates:
         args.generation_max_length = args.generation_max_length or data.max_target_length
     patience = [EarlyStoppingCallback(data.early_stopping_patience)] if data.early_stopping_patience else []
-    trainer = (GenerationTrainer if task.generates else SequenceTrainer)(
+    options.setdefault("eval_dataset", encoded.get("validation", encoded.get("test")))
+    trainer_class = trainer_class or (GenerationTrainer if task.generates else SequenceTrainer)
+    trainer = trainer_class(
         model=model,
         args=args,
         task=task,
         train_dataset=rows,
-        eval_dataset=encoded.get("validation", encoded.get("test")),
         processing_class=tokenizer,
         data_collator=task.collator,
         compute_loss_func=loss or (None if task.own_loss else task.loss),

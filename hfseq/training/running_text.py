@@ -11,7 +11,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
     Cache,
-    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -25,9 +24,7 @@ from hfseq.cache_io import load_state, save_state
 from hfseq.data.running_text import TokenWindows
 from hfseq.errors import InputError
 from hfseq.tasks.language_modeling import RunningTextModeling, perplexities, text_loss
-from hfseq.training.curves import CurveWarnings
-from hfseq.training.finetuning import describe_parameters
-from hfseq.training.run import Run
+from hfseq.training.run import Run, make_trainer
 from hfseq.training.trainer import SequenceTrainer
 
 
@@ -86,6 +83,10 @@ class LanguageModelingTrainer(SequenceTrainer):
         """Data loader over the windows of the validation text, or of `eval_dataset`."""
         windows = self.eval_dataset if eval_dataset is None else eval_dataset
         return DataLoader(cast(TokenWindows, windows), batch_size=None)
+
+    def describe_batches(self) -> str:
+        """Describe the number of processes and batches, and where the state is reset."""
+        return f"{super().describe_batches()}, state {'carried over' if self.carry else 'reset'} between batches"
 
     def _steps_an_epoch(self) -> int:
         return math.ceil(len(self.windows) / self.args.gradient_accumulation_steps)
@@ -163,7 +164,7 @@ class _RateByLength(TrainerCallback):
 
 def make_text_trainer(
     run: Run, task: RunningTextModeling, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> LanguageModelingTrainer:
+) -> SequenceTrainer:
     """Create the trainer of a language model of running text; see `hfseq.training.run.make_trainer`.
 
     Args:
@@ -175,25 +176,18 @@ def make_text_trainer(
     Raises:
         InputError: An argument is invalid.
     """
-    args, data = run.args, run.data
-    run.log(f"{type(model).__name__}: {describe_parameters(model)}, {len(tokenizer)} tokens")
-    world = args.world_size
+    args, world = run.args, run.args.world_size
     share = {"rank": args.process_index, "num_replicas": world}
-    lengths = args.seed if data.vary_block_size else None
+    lengths = args.seed if run.data.vary_block_size else None
     eval_columns = -(-args.per_device_eval_batch_size // world) * world
-    trainer = LanguageModelingTrainer(
-        model=model,
-        args=args,
-        train_dataset=task.windows("train", args.per_device_train_batch_size * world, seed=lengths, **share),
+    return make_trainer(
+        run,
+        task,
+        model,
+        tokenizer,
+        trainer_class=LanguageModelingTrainer,
+        rows=task.windows("train", args.per_device_train_batch_size * world, seed=lengths, **share),
         eval_dataset=task.windows("validation", eval_columns, **share),
-        processing_class=tokenizer,
-        compute_loss_func=None if task.own_loss else task.loss,
-        callbacks=[EarlyStoppingCallback(data.early_stopping_patience)] if data.early_stopping_patience else None,
         carry=task.carry,
         words=task.references["validation"],
     )
-    if not args.hp_search:
-        trainer.add_callback(CurveWarnings())
-        carried = "carried over" if task.carry else "reset"
-        run.log(f"{trainer.describe_batches()}, state {carried} between batches")
-    return trainer
