@@ -22,14 +22,7 @@ from hfseq.tasks.base import Task
 from hfseq.training.arguments import RecipeArguments
 from hfseq.training.averaging import last_checkpoints, load_average
 from hfseq.training.callbacks import StopOnNaN, check_finite
-from hfseq.training.checkpoints import (
-    LOOP_STATE,
-    best_checkpoint,
-    epoch_batches,
-    load_checkpoint,
-    load_stream,
-    save_checkpoint,
-)
+from hfseq.training.checkpoints import best_checkpoint, epoch_batches, load_checkpoint, load_stream, save_checkpoint
 from hfseq.training.cli import explicit_fields
 from hfseq.training.curves import log_new_warnings
 from hfseq.training.finetuning import describe_parameters, optimizer_groups
@@ -88,8 +81,7 @@ def begin_loop(
         InputError: An argument is invalid or unsupported, a package or tracker is missing, or the Hub rejects the
             repository.
     """
-    check = partial(refuse_other_fields, other_driver=other_driver)
-    run = begin(arguments, argv, tasks, demo=demo, check=check)
+    run = begin(arguments, argv, tasks, demo=demo, check=partial(refuse_other_fields, other_driver=other_driver))
     gradual = getattr(run.data, "method", None) == "gradual"  # frozen parameters get no gradient
     run.accelerator = start_accelerator(run.args, unused_parameters=gradual)
     return run
@@ -136,7 +128,6 @@ def start_accelerator(args: RecipeArguments, *, unused_parameters: bool = False)
     Raises:
         InputError: Accelerate rejects the arguments, or does not find a tracker.
     """
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
     with blaming("the training arguments"):
         accelerator = Accelerator(
             cpu=args.use_cpu,
@@ -144,7 +135,7 @@ def start_accelerator(args: RecipeArguments, *, unused_parameters: bool = False)
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=args.data_seed),
             log_with=args.report_to or None,
             project_dir=args.output_dir if args.report_to else None,
-            kwargs_handlers=[ddp] if unused_parameters else None,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
         )
     # Accelerate silently drops trackers whose package is not installed.
     if lost := sorted({*(args.report_to or ())} - {str(tracker) for tracker in accelerator.log_with}):
@@ -369,9 +360,7 @@ class Loop:
         """
         if self.stream is not None:
             load_stream(self.stream, checkpoint, self.accelerator.process_index)
-        state = load_checkpoint(self.accelerator, checkpoint)
-        if missing := [name for name in ("running", *_KEPT) if name not in state]:
-            raise InputError(f"{checkpoint}: {LOOP_STATE} has no value for {missing[0]!r}")
+        state = load_checkpoint(self.accelerator, checkpoint, ("running", *_KEPT))
         self.running.fill_(state["running"])
         for name in _KEPT:
             setattr(self, name, state[name])

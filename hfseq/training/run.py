@@ -83,14 +83,13 @@ class Run:
 
     def read(self, task: Task) -> Any:
         """Read and describe the rows of a task; return the task, or the variant that the data select."""
-        processes = self.accelerator.num_processes if self.accelerator else self.args.world_size
-        workers = 1 if self.accelerator else max(1, self.args.dataloader_num_workers)
+        num_parts = self.args.world_size * max(1, self.args.dataloader_num_workers)
         known = checkpoint_classes(getattr(self.model, "model_name_or_path", None))
         if not self.train and getattr(self.data, "problem_type", "") is None:
             # The test rows alone may not show it: labels of a regression model may all be integers.
             config = load_config(str(self.model.model_name_or_path))
             self.data.problem_type = config.problem_type or ("regression" if config.num_labels == 1 else None)
-        task = task.read(train=self.train, known=known, num_parts=processes * workers)
+        task = task.read(train=self.train, known=known, num_parts=num_parts)
         self.log(task.describe())
         classes = list(task.fields.get("id2label", {}).values())
         if known is not None and classes and classes != known:
@@ -136,7 +135,8 @@ def begin(
         check: Checks the arguments further, before anything else is.
 
     Raises:
-        InputError: An argument is invalid, or a package is missing.
+        InputError: An argument is invalid, the task has no such metric, early stopping has no evaluations, a package
+            is missing, or the output directory is in use.
     """
     if demo is not None:
         argv = with_default_config(argv, demo, unless=("--model_name_or_path", *DATA_FLAGS, *unless))
@@ -149,29 +149,18 @@ def begin(
     if run.data.inference_only:
         return run
     check_model(run.model, train=run.train)
-    task = check_arguments(run, tasks)
-    if run.data.streaming and run.train and task.streams_rows:
-        run.args.evaluate_by_steps()
-    if not run.args.hp_search:
-        run.checkpoint = find_checkpoint(run.args.output_dir, run.args.resume_from_checkpoint)
-    set_seed(run.args.seed)
-    return run
-
-
-def check_arguments(run: Run, tasks: type[Task] | Mapping[str, type[Task]]) -> type[Task]:
-    """Validate the metric, packages and output directory of a run, and return its task.
-
-    Raises:
-        InputError: The task has no such metric, early stopping has no evaluations, a package is missing, or the
-            directory is in use.
-    """
     task = tasks[run.data.task] if isinstance(tasks, Mapping) else tasks
     run.args.choose_metric(task.metrics, task.other_metrics)
     if run.train and run.data.early_stopping_patience:
         check_early_stopping(run.args)
     require(*task.packages, extra="train", use="this recipe")
     check_output_dir(run.args.output_dir, overwrite=run.args.overwrite_output_dir, resume=run.resume)
-    return task
+    if run.data.streaming and run.train and task.streams_rows:
+        run.args.evaluate_by_steps()
+    if not run.args.hp_search:
+        run.checkpoint = find_checkpoint(run.args.output_dir, run.args.resume_from_checkpoint)
+    set_seed(run.args.seed)
+    return run
 
 
 def new_model(
@@ -196,8 +185,7 @@ def load(
     if run.train:
         model, tokenizer, missing = new_model(run, task, default_type=default_type)
         if run.args.hp_search:
-            budget = getattr(run.data, "max_tokens", None)
-            run.space = parse_space(run.args.hp_space, run.args, model.config, max_tokens=budget)
+            run.space = parse_space(run.args.hp_space, run.args, model.config, max_tokens=run.data.max_tokens)
         return model, tokenizer, missing
     return *load_predictor(task.auto_class, run.model), set()
 
@@ -326,7 +314,7 @@ def fit(
     own.log(f"{directory}:")
     trainer = make_trainer(own, task, model, tokenizer, rows=rows, loss=loss)
     begin_time = time.perf_counter()
-    trainer.train_and_save(own.checkpoint, own.args.average_checkpoints, own.log)
+    trainer.train_and_save(own.checkpoint, own.log)
     return time.perf_counter() - begin_time
 
 

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -14,14 +13,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
 )
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfseq.cache_io import load_state, save_state
 from hfseq.data.running_text import TokenWindows
+from hfseq.data.streaming import stream_loader
 from hfseq.errors import InputError
 from hfseq.tasks.language_modeling import RunningTextModeling, perplexities, text_loss
 from hfseq.training.run import Run, make_trainer
@@ -66,13 +63,8 @@ class LanguageModelingTrainer(SequenceTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Data loader over the windows of this process; not sharded further."""
-        loader: DataLoader = DataLoader(
-            self.windows, batch_size=None, pin_memory=self.args.dataloader_pin_memory, collate_fn=dict
-        )
-        device = self.args.device
-        return prepare_data_loader(
-            loader, device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
-        )
+        pin_memory = self.args.dataloader_pin_memory
+        return stream_loader(cast(Any, self.windows), dict, self.args.device, pin_memory=pin_memory)
 
     @property
     def windows(self) -> TokenWindows:
@@ -113,18 +105,12 @@ class LanguageModelingTrainer(SequenceTrainer):
             save_state(self._state, self._state_file(output_dir))
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
     ) -> Any:
         """Compute the Trainer's loss, starting from the final state of the previous window."""
         self._lengths.append(inputs["input_ids"].shape[1])
         options = {"cache": self._state, "use_cache": True} if self.carry else {"use_cache": False}
-        loss, outputs = super().compute_loss(
-            model, {**inputs, **options}, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
+        loss, outputs = super().compute_loss(model, {**inputs, **options}, True, *args, **kwargs)
         self._state = detached(outputs.cache) if self.carry else None
         return (loss, outputs) if return_outputs else loss
 
@@ -146,18 +132,14 @@ class _RateByLength(TrainerCallback):
         self.trainer = trainer
         self._rates: list[float] = []
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         lengths, groups = self.trainer._lengths, kwargs["optimizer"].param_groups
         self._rates = [group["lr"] for group in groups]
         for group in groups:
             group["lr"] *= sum(lengths) / len(lengths) / self.trainer.windows.length
         lengths.clear()
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=True):
             group["lr"] = rate
 
