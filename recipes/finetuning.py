@@ -65,7 +65,10 @@ def tune(argv: list[str]) -> None:
 
         return search(run, task, trainer, make_model)
     if run.train:
-        trainer.train_and_save(run.checkpoint, run.log, lambda tuned: finetuning.merge_adapters(tuned, run.data))
+        average = run.args.average_checkpoints
+        trainer.train_and_save(
+            run.checkpoint, average, run.log, lambda tuned: finetuning.merge_adapters(tuned, run.data)
+        )
 
     # 5. The final test beside a baseline, and the reports.
     if run.predict:

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         trainer = make_text_trainer(run, text, model, tokenizer)
         if run.args.hp_search:
             return search(run, text, trainer, partial(new_model, run, text, tokenizer=tokenizer))
-        trainer.train_and_save(run.checkpoint, run.log)
+        trainer.train_and_save(run.checkpoint, run.args.average_checkpoints, run.log)
         model, history = trainer.accelerator.unwrap_model(trainer.model), trainer.state.log_history
 
     # 5. The final test: the whole text, perhaps with a cache too, beside token frequencies; and the reports.

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     if run.args.hp_search:
         return search(run, task, trainer, partial(new_model, run, task, tokenizer=tokenizer))
     if run.train:
-        trainer.train_and_save(run.checkpoint, run.log)
+        trainer.train_and_save(run.checkpoint, run.args.average_checkpoints, run.log)
 
     # 5. The final test beside the most frequent class, and the reports.
     if run.predict:

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     if run.args.hp_search:
         return search(run, tagging, trainer, partial(new_model, run, tagging, tokenizer=tokenizer))
     if run.train:
-        trainer.train_and_save(run.checkpoint, run.log)
+        trainer.train_and_save(run.checkpoint, run.args.average_checkpoints, run.log)
 
     # 5. The final test beside the most frequent tag, and the most frequent tag of each word; and the reports.
     if run.predict:

@@ -314,7 +314,7 @@ def fit(
     own.log(f"{directory}:")
     trainer = make_trainer(own, task, model, tokenizer, rows=rows, loss=loss)
     begin_time = time.perf_counter()
-    trainer.train_and_save(own.checkpoint, own.log)
+    trainer.train_and_save(own.checkpoint, own.args.average_checkpoints, own.log)
     return time.perf_counter() - begin_time
 
 

@@ -266,12 +266,17 @@ class SequenceTrainer(Trainer):
         return f"{self.args.world_size} process(es), {what}"
 
     def train_and_save(
-        self, checkpoint: str | None, say: Callable[..., Any], finish: Callable[[Any], Any] | None = None
+        self,
+        checkpoint: str | None,
+        average: int | None,
+        say: Callable[..., Any],
+        finish: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Train, average checkpoints if the training arguments say so, and save the result.
+        """Train, average checkpoints if requested, and save the result.
 
         Args:
             checkpoint: Checkpoint to resume from; None to start from scratch.
+            average: Number of last checkpoints to average; None to keep the best one.
             say: Prints on the main process.
             finish: Converts the trained model before saving, e.g. by merging adapters.
 
@@ -279,7 +284,7 @@ class SequenceTrainer(Trainer):
             InputError: Training fails as in `train`, or there is no checkpoint to average.
         """
         training = self.train(resume_from_checkpoint=checkpoint)
-        if average := cast(RecipeArguments, self.args).average_checkpoints:
+        if average:
             directories = last_checkpoints(str(self.args.output_dir), average)
             load_average(self.accelerator.unwrap_model(self.model), directories)
             scores = self.evaluate()
