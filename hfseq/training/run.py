@@ -274,8 +274,7 @@ def search(
         trainer.compute_loss_func = None if task.own_loss else task.loss
         return model
 
-    options = {"n_trials": run.args.hp_search, "resume": run.resume, "say": run.log}
-    trials = run_trials(trainer, make, run.space, **options)
+    trials = run_trials(trainer, make, run.space, n_trials=run.args.hp_search, resume=run.resume, say=run.log)
     run.log(report_search(trials, run.args, run.arguments, run.argv))
 
 
