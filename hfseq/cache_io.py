@@ -47,7 +47,7 @@ def load_state(path: str | os.PathLike, device: torch.device | str = "cpu") -> D
     Raises:
         InputError: If the file cannot be read, or was not written by `save_state`.
     """
-    cache, states = DynamicCache(), []
+    cache = DynamicCache()
     try:
         with safe_open(os.fspath(path), framework="pt", device=str(device)) as file:
             metadata, names = file.metadata() or {}, set(file.keys())
@@ -56,11 +56,10 @@ def load_state(path: str | os.PathLike, device: torch.device | str = "cpu") -> D
                 parts = sum(name.startswith(f"{index}.") for name in names)
                 layer = RecurrentCacheLayer()
                 layer.model_type = model_type
-                states.append(tuple(file.get_tensor(f"{index}.{part}") for part in range(parts)))
-                layer.update(states[-1], int(seen))
+                layer.update(tuple(file.get_tensor(f"{index}.{part}") for part in range(parts)), int(seen))
                 cache.layers.append(layer)
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise InputError(f"{os.fspath(path)}: no state that save_state wrote ({error})") from error
-    if not any(state for state in states):
+    if not any(layer.states for layer in cache.layers):  # type: ignore[union-attr]
         raise InputError(f"{os.fspath(path)}: no state that save_state wrote")
     return cache

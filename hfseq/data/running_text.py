@@ -100,6 +100,9 @@ class TokenWindows(IterableDataset):
             among the processes.
     """
 
+    num_workers = 0
+    """Workers of the data loader."""
+
     def __init__(
         self,
         ids: Sequence[int] | np.ndarray,

@@ -136,6 +136,8 @@ class RunningTextModeling(Task):
     lists_predictions = False
     final_window = 1000
     """Window length of the final test in tokens."""
+    collator: Any = dict
+    """Windows are batches already."""
 
     @property
     def metric(self) -> str:

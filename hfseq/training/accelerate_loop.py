@@ -1,12 +1,11 @@
 """Explicit Accelerate training loop: supported arguments, optimizer, schedule, progress bar, checkpoints."""
 
-import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import torch
@@ -14,35 +13,23 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, SchedulerType, get_scheduler, set_seed
-from transformers.utils.logging import disable_progress_bar
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, SchedulerType, Trainer, get_scheduler
 
 from hfseq.data.streaming import BatchStream, stream_loader
-from hfseq.data.token_budget import TokenBudgetBatchSampler, check_budget, row_lengths
+from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
 from hfseq.errors import InputError, blaming
-from hfseq.tasks.arguments import DATA_FLAGS
 from hfseq.tasks.base import Task
 from hfseq.training.arguments import RecipeArguments
 from hfseq.training.averaging import last_checkpoints, load_average
 from hfseq.training.callbacks import StopOnNaN, check_finite
-from hfseq.training.checkpoints import (
-    LOOP_STATE,
-    best_checkpoint,
-    epoch_batches,
-    find_checkpoint,
-    load_checkpoint,
-    load_stream,
-    save_checkpoint,
-)
-from hfseq.training.cli import explicit_fields, parse_config, with_default_config
-from hfseq.training.curves import new_curve_warnings
+from hfseq.training.checkpoints import best_checkpoint, epoch_batches, load_checkpoint, load_stream, save_checkpoint
+from hfseq.training.cli import explicit_fields
+from hfseq.training.curves import log_new_warnings
 from hfseq.training.finetuning import describe_parameters, optimizer_groups
 from hfseq.training.lengths import length_report
-from hfseq.training.loading import check_model
 from hfseq.training.reporting import open_repository
-from hfseq.training.run import Run, check_arguments
-
-logger = logging.getLogger(__name__)
+from hfseq.training.run import Run, begin
+from hfseq.training.trainer import batch_options
 
 HONOURED = frozenset(
     {
@@ -94,64 +81,43 @@ def begin_loop(
         InputError: An argument is invalid or unsupported, a package or tracker is missing, or the Hub rejects the
             repository.
     """
-    if demo is not None:
-        argv = with_default_config(argv, demo, unless=("--model_name_or_path", *DATA_FLAGS))
-    model, data, args = parse_config(arguments, argv)
-    if data.streaming:
-        args.evaluate_by_steps()
-    refuse_other_fields(arguments, argv, args, other_driver=other_driver, streaming=data.streaming)
-    run = Run(model, data, args, arguments=tuple(arguments), argv=argv or (), log=print)
-    check_model(run.model, train=True)
-    check_arguments(run, tasks)
-    run.checkpoint = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
-    gradual = getattr(data, "method", None) == "gradual"  # frozen parameters get no gradient
-    run.accelerator = start_accelerator(args, unused_parameters=gradual)
-    run.log = partial(run.accelerator.print, flush=True)  # on the main process
-    disable_progress_bar()  # for saving and loading models; encoding and training keep theirs
+    run = begin(arguments, argv, tasks, demo=demo, check=partial(refuse_other_fields, other_driver=other_driver))
+    gradual = getattr(run.data, "method", None) == "gradual"  # frozen parameters get no gradient
+    run.accelerator = start_accelerator(run.args, unused_parameters=gradual)
     return run
 
 
-def refuse_other_fields(
-    arguments: Sequence[type],
-    argv: Sequence[str] | None,
-    args: RecipeArguments,
-    *,
-    other_driver: str,
-    streaming: bool = False,
-) -> None:
+def refuse_other_fields(run: Run, *, other_driver: str) -> None:
     """Reject training arguments that the loop does not support.
 
     Args:
-        arguments: Dataclasses of the arguments, the training arguments last.
-        argv: Command-line arguments.
-        args: Parsed training arguments.
+        run: The run; the last of its dataclasses are the training arguments.
         other_driver: Name of the script that supports all of them.
-        streaming: Whether the training rows are streamed; `args.evaluate_by_steps` must have been called.
 
     Raises:
         InputError: The user set an unsupported field or learning rate schedule.
     """
-    *others, _ = arguments
-    own = {name for kind in others for name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
+    args, instead = run.args, f"is not supported by the Accelerate loop; use {other_driver}"
+    own = {name for kind in run.arguments[:-1] for name in kind.__dataclass_fields__}  # type: ignore[attr-defined]
     own -= _PREDICTION
     values = dict(FIXED)
-    if streaming:
+    if run.data.streaming:
+        args.evaluate_by_steps()
         # A checkpoint is written at each evaluation.
         own.add("eval_steps")
         values |= {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": args.eval_steps}
     # These schedules step on evaluation metrics, which the loop does not pass to them.
     if args.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY):
-        name = SchedulerType(args.lr_scheduler_type).value
-        raise InputError(f"--lr_scheduler_type {name} is not supported by the Accelerate loop; use {other_driver}")
-    for name in sorted(explicit_fields(arguments, argv) - own - HONOURED):
+        raise InputError(f"--lr_scheduler_type {SchedulerType(args.lr_scheduler_type).value} {instead}")
+    for name in sorted(explicit_fields(run.arguments, run.argv) - own - HONOURED):
         if name not in values:
-            raise InputError(f"--{name} is not supported by the Accelerate loop; use {other_driver}")
+            raise InputError(f"--{name} {instead}")
         if getattr(args, name) != values[name]:
             raise InputError(f"--{name} is not supported by the Accelerate loop, which fixes it to {values[name]}")
 
 
 def start_accelerator(args: RecipeArguments, *, unused_parameters: bool = False) -> Accelerator:
-    """Create the `Accelerator` from the training arguments, and seed all random number generators.
+    """Create the `Accelerator` from the training arguments.
 
     With `--push_to_hub` the Hub repository is created, too; see `open_repository`.
 
@@ -162,7 +128,6 @@ def start_accelerator(args: RecipeArguments, *, unused_parameters: bool = False)
     Raises:
         InputError: Accelerate rejects the arguments, or does not find a tracker.
     """
-    ddp = DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)
     with blaming("the training arguments"):
         accelerator = Accelerator(
             cpu=args.use_cpu,
@@ -170,86 +135,61 @@ def start_accelerator(args: RecipeArguments, *, unused_parameters: bool = False)
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, data_seed=args.data_seed),
             log_with=args.report_to or None,
             project_dir=args.output_dir if args.report_to else None,
-            kwargs_handlers=[ddp] if unused_parameters else None,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
         )
     # Accelerate silently drops trackers whose package is not installed.
     if lost := sorted({*(args.report_to or ())} - {str(tracker) for tracker in accelerator.log_with}):
         raise InputError(f"--report_to {lost[0]}: accelerate does not find its package; install it or omit the flag")
     open_repository(args)
-    set_seed(args.seed)
     return accelerator
 
 
-def make_loader(
-    accelerator: Accelerator,
-    rows: datasets.Dataset | datasets.IterableDataset,
-    collator: Callable[[list[Any]], Any],
-    args: RecipeArguments,
-    *,
-    max_tokens: int | None,
-) -> DataLoader:
+def make_loader(run: Run, task: Task) -> DataLoader:
     """Prepared data loader of the training rows, with the same batches as `SequenceTrainer`.
 
     Args:
-        accelerator: Accelerator that prepares the loader.
-        rows: Encoded rows; an `IterableDataset` is streamed.
-        collator: Collates rows into a batch.
-        args: Training arguments.
-        max_tokens: Token budget of a batch per process; None for `per_device_train_batch_size`.
+        run: The run, with its accelerator.
+        task: Task with encoded rows; an `IterableDataset` is streamed.
 
     Raises:
-        InputError: A row exceeds the budget.
+        InputError: A row exceeds `--max_tokens`.
     """
-    seed = args.seed if args.data_seed is None else args.data_seed
+    accelerator, args, rows = cast(Accelerator, run.accelerator), run.args, task.encoded["train"]
+    options = batch_options(args, run.data.max_tokens)
+    size: dict[str, Any] = {"batch_size": args.per_device_train_batch_size}
     if isinstance(rows, datasets.IterableDataset):
-        stream = BatchStream(
-            rows,
-            max_tokens=max_tokens,
-            batch_size=args.per_device_train_batch_size,
-            seed=seed,
-            rank=accelerator.process_index,
-            num_replicas=accelerator.num_processes,
-        )
-        return stream_loader(stream, collator, accelerator.device)
-    if max_tokens is None:
-        batches: dict[str, Any] = {"batch_size": args.per_device_train_batch_size, "shuffle": True}
+        stream = BatchStream(rows, rank=accelerator.process_index, **size, **options)
+        return stream_loader(stream, task.collator, accelerator.device)
+    if run.data.max_tokens is None:
+        batches = {**size, "shuffle": True}
     else:
-        processes = accelerator.num_processes
-        sampler = TokenBudgetBatchSampler(row_lengths(rows), max_tokens, num_replicas=processes, seed=seed)
-        batches = {"batch_sampler": sampler}
-    return accelerator.prepare(DataLoader(rows, collate_fn=collator, **batches))
+        batches = {"batch_sampler": TokenBudgetBatchSampler(row_lengths(rows), **options)}
+    return accelerator.prepare(DataLoader(rows, collate_fn=task.collator, **batches))
 
 
 def make_optimizer(
     model: torch.nn.Module, args: RecipeArguments, groups: list[dict[str, Any]] | None = None
 ) -> torch.optim.Optimizer:
-    """AdamW with the Trainer's parameter groups: no weight decay on biases and norms.
+    """The Trainer's optimizer and parameter groups: AdamW without weight decay on biases and norms.
 
     Args:
         model: Model to optimize.
         args: Training arguments.
         groups: Parameter groups to use instead.
     """
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    rates = {"learning_rate": args.learning_rate, "weight_decay": args.weight_decay, "decay": 1.0}
-    return torch.optim.AdamW(
-        groups or optimizer_groups(model, [trained], **rates),
-        lr=args.learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        eps=args.adam_epsilon,
-        fused=True,
-    )
+    if groups is None:
+        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        rates = {"learning_rate": args.learning_rate, "weight_decay": args.weight_decay}
+        groups = optimizer_groups(model, [trained], **rates, decay=1.0)
+    optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(args)
+    return optimizer_class(groups, **settings)
 
 
 def make_schedule(args: RecipeArguments, optimizer: torch.optim.Optimizer, total_steps: int) -> Any:
     """Learning rate schedule set by the training arguments."""
-    return get_scheduler(
-        args.lr_scheduler_type,
-        optimizer,
-        num_warmup_steps=args.get_warmup_steps(total_steps),
-        num_training_steps=total_steps,
-        scheduler_specific_kwargs=args.lr_scheduler_kwargs,  # type: ignore[arg-type]
-    )
+    settings: Any = args.lr_scheduler_kwargs
+    warmup = args.get_warmup_steps(total_steps)
+    return get_scheduler(args.lr_scheduler_type, optimizer, warmup, total_steps, scheduler_specific_kwargs=settings)
 
 
 class Loop:
@@ -287,13 +227,11 @@ class Loop:
         parameter_groups: Callable[[Any], list[dict[str, Any]]] | None = None,
         schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None,
     ) -> None:
-        accelerator, args, max_tokens = run.accelerator, run.args, run.data.max_tokens
-        assert accelerator is not None
+        accelerator, args = cast(Accelerator, run.accelerator), run.args
         self.accelerator, self.args, self.task, self.tokenizer = accelerator, args, task, tokenizer
         self.patience, self.plain_model = run.data.early_stopping_patience, model
-        check_budget(task.encoded["train"], max_tokens, accelerator.num_processes)
+        self.loader = make_loader(run, task)
         run.log(f"{type(model).__name__}: {describe_parameters(model)}, {len(tokenizer)} tokens")
-        self.loader = make_loader(accelerator, task.encoded["train"], task.collator, args, max_tokens=max_tokens)
         self.stream = self.loader.dataset if isinstance(self.loader.dataset, BatchStream) else None
         if args.activation_checkpointing:
             model.activation_checkpointing_enable()
@@ -308,22 +246,22 @@ class Loop:
         run.prepare()
         batches = f"{len(self.loader)} batches per epoch" if self.stream is None else "streamed batches"
         run.log(f"{accelerator.num_processes} process(es), {batches}")
-        self.epoch, self.step, self.log = 0, 0, []  # type: ignore[var-annotated]
+        self.epoch, self.step, self.worse, self.log = 0, 0, 0, []  # type: ignore[var-annotated]
         self.best: float | None = None
         self.best_step: int | None = None
         self.best_folder = str(args.output_dir)  # contains the checkpoint of that step
-        self.worse = 0
         self.stop_on_nan = StopOnNaN()
         # Values below 1 are a fraction of all steps.
         every = args.logging_steps
         self.log_every = int(every) if every >= 1 else math.ceil(every * self.total_steps)
         self.running = torch.tensor(0.0, device=accelerator.device)  # summed loss since the last log
-        self._batches: Iterator[Any] | None = None  # of a stream, continued across evaluations
         self.bar = tqdm(total=self.total_steps, disable=args.disable_tqdm or not accelerator.is_main_process)
         if args.report_to:
             accelerator.init_trackers(Path(str(args.output_dir)).name)
         if run.checkpoint is not None:
             self._resume(run.checkpoint)
+        if self.stream is not None:  # continued across evaluations
+            self._batches = epoch_batches(accelerator, self.loader, 0, self.step * args.gradient_accumulation_steps)
 
     @property
     def done(self) -> bool:
@@ -339,8 +277,6 @@ class Loop:
         if self.stream is None:
             batches = epoch_batches(self.accelerator, self.loader, self.epoch)
         else:
-            if self._batches is None:
-                self._batches = epoch_batches(self.accelerator, self.loader, 0, skip=self.step * micro_steps)
             batches = islice(self._batches, int(self.args.eval_steps or 1) * micro_steps)
         while self.step < self.total_steps and (micro := list(islice(batches, micro_steps))):
             yield micro
@@ -379,9 +315,9 @@ class Loop:
 
     def evaluate(self) -> dict[str, float]:
         """Return the validation scores and loss, and print the scores by source length."""
-        found = {split: self.task.predict(self.plain_model, split) for split in ("train_sample", "validation")}
-        raw, loss = found["validation"]
-        self.say(length_report(self.task, {split: predictions for split, (predictions, _) in found.items()}))
+        sample, _ = self.task.predict(self.plain_model, "train_sample")
+        raw, loss = self.task.predict(self.plain_model, "validation")
+        self.say(length_report(self.task, {"train_sample": sample, "validation": raw}))
         return self.task.score_raw("validation", raw) | {"loss": loss}
 
     def end_epoch(self) -> None:
@@ -394,9 +330,8 @@ class Loop:
         self.stop_on_nan.check()
         self._note({f"eval_{name}": value for name, value in scores.items()})
         self.say(", ".join(f"{name} {value:.4g}" for name, value in self.log[-1].items()))
-        metric, greater = self.args.metric_for_best_model, bool(self.args.greater_is_better)
-        for message in new_curve_warnings(self.log, metric, greater) if self.accelerator.is_main_process else ():
-            logger.warning(message)
+        if self.accelerator.is_main_process:
+            log_new_warnings(self.log, self.args)
         check_finite(self.model, self.step)
         score = scores[str(self.args.metric_for_best_model).removeprefix("eval_")]
         if self.best is None or (score > self.best if self.args.greater_is_better else score < self.best):
@@ -425,9 +360,7 @@ class Loop:
         """
         if self.stream is not None:
             load_stream(self.stream, checkpoint, self.accelerator.process_index)
-        state = load_checkpoint(self.accelerator, checkpoint)
-        if missing := [name for name in ("running", *_KEPT) if name not in state]:
-            raise InputError(f"{checkpoint}: {LOOP_STATE} has no value for {missing[0]!r}")
+        state = load_checkpoint(self.accelerator, checkpoint, ("running", *_KEPT))
         self.running.fill_(state["running"])
         for name in _KEPT:
             setattr(self, name, state[name])

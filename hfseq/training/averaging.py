@@ -7,21 +7,15 @@ normalization statistics are averaged as well, not recomputed.
 
 import logging
 import os
-import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
-from transformers.utils import (
-    SAFE_WEIGHTS_INDEX_NAME,
-    SAFE_WEIGHTS_NAME,
-    WEIGHTS_INDEX_NAME,
-    WEIGHTS_NAME,
-)
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
 
-from hfseq.errors import InputError, one_line
+from hfseq.errors import InputError, blaming, one_line
 from hfseq.json_files import shards
 from hfseq.training.checkpoints import is_complete, list_checkpoints
 
@@ -61,32 +55,28 @@ def average_checkpoints(directories: Sequence[str | os.PathLike]) -> dict[str, t
     if not directories:
         raise InputError("no checkpoints to average")
     total: dict[str, torch.Tensor] = {}
-    layout: dict[str, tuple[torch.Size, torch.dtype]] = {}
-    first = directories[0]
-    for number, directory in enumerate(directories):
-        found = set()
-        for name, tensor in _weights(Path(directory)):
-            found.add(name)
-            if not number:
-                layout[name] = (tensor.shape, tensor.dtype)
+    layout: dict[str, tuple[list[int], torch.dtype]] = {}
+    first, advice = directories[0], "average one model's checkpoints"
+    for directory in directories:
+        weights = _weights(Path(directory))
+        here = {name: (list(tensor.shape), tensor.dtype) for name, tensor in weights.items()}
+        layout = layout or here
+        for name in sorted(here.keys() | layout.keys()):
             if name not in layout:
-                raise InputError(
-                    f"{directory} has weight {name!r} that {first} lacks; average one model's checkpoints"
-                )
-            if layout[name] != (tensor.shape, tensor.dtype):
-                (there, kind), here = layout[name], tensor.shape
-                raise InputError(
-                    f"{directory}: {name} is {list(here)} {tensor.dtype}, and {list(there)} {kind} in {first}; "
-                    "average one model's checkpoints"
-                )
+                raise InputError(f"{directory} has weight {name!r} that {first} lacks; {advice}")
+            if name not in here:
+                raise InputError(f"{directory} lacks weight {name!r} of {first}; {advice}")
+            if here[name] != layout[name]:
+                (shape, dtype), (there, kind) = here[name], layout[name]
+                raise InputError(f"{directory}: {name} is {shape} {dtype}, and {there} {kind} in {first}; {advice}")
+            tensor = weights.pop(name)
             if not tensor.is_floating_point():
                 total[name] = tensor.clone()
-            elif number:
+            elif name in total:
                 total[name] += tensor
             else:
-                total[name] = tensor.double()
-        if missing := sorted(layout.keys() - found):
-            raise InputError(f"{directory} lacks weight {missing[0]!r} of {first}; average one model's checkpoints")
+                # A copy even of float64, since tied weights may share their memory.
+                total[name] = tensor.to(torch.float64, copy=True)
     cut = len("module.") if all(name.startswith("module.") for name in total) else 0
     for name, (_, kind) in layout.items():
         mean = total.pop(name)
@@ -102,40 +92,36 @@ def load_average(model: PreTrainedModel, directories: Sequence[str | os.PathLike
     Raises:
         InputError: As for `average_checkpoints`, or the checkpoints are those of another model.
     """
-    try:
-        result = model.load_state_dict(average_checkpoints(directories), strict=False)
-    except RuntimeError as error:
-        raise InputError(f"{directories[0]}: {one_line(error)}") from None
+    average = average_checkpoints(directories)
+    with blaming(str(directories[0])):
+        result = model.load_state_dict(average, strict=False)
     tied = model.get_expanded_tied_weights_keys(all_submodels=True)
     odd = [*result.unexpected_keys, *(name for name in result.missing_keys if name not in tied)]
     if odd:
         raise InputError(f"{directories[0]} is of another model than {type(model).__name__}: see weight {odd[0]!r}")
 
 
-def _weights(directory: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Iterate over the names and weights in `directory`, on the CPU."""
+def _weights(directory: Path) -> dict[str, torch.Tensor]:
+    """Return the weights in `directory` by name, on the CPU."""
+    weights: dict[str, torch.Tensor] = {}
     try:
         for path in _files(directory):
             if path.suffix == ".safetensors":
-                with safe_open(path, "pt") as stored:
-                    for name in stored.keys():  # noqa: SIM118, it is no dict
-                        yield name, stored.get_tensor(name)
+                weights |= load_file(path)
             else:
-                yield from torch.load(path, map_location="cpu", mmap=True, weights_only=True).items()
-    except (OSError, SafetensorError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{directory}: weights cannot be read: {one_line(error)}") from error
+                weights |= torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # of a torn file, its pickle or its index
+        raise InputError(f"{directory}: weights cannot be read: {one_line(error, named=not str(error))}") from error
+    if not weights:
+        raise InputError(f"{directory} has no weights ({SAFE_WEIGHTS_NAME}, {WEIGHTS_NAME}, or shards of one)")
+    return weights
 
 
 def _files(directory: Path) -> list[Path]:
-    """Return the weight files: a single one, or the shards listed in an index."""
+    """Return the weight files: a single one, the shards listed in an index, or none."""
     for whole, index in ((SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
         if (directory / whole).is_file():
             return [directory / whole]
         if (directory / index).is_file():
-            try:
-                return shards(directory / index)
-            except InputError as error:
-                raise InputError(f"{directory}: weights cannot be read: {error}") from error
-    raise InputError(f"{directory} has no weights ({SAFE_WEIGHTS_NAME}, {WEIGHTS_NAME}, or shards of one)")
+            return shards(directory / index)
+    return []

@@ -52,9 +52,7 @@ class StopOnNaN(TrainerCallback):
         if control.should_log or control.should_evaluate or control.should_save:
             self.check()
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
         """Check at the end of each epoch."""
         self.check()
 

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +41,11 @@ def mark_complete(checkpoint: str | os.PathLike) -> None:
     root = Path(checkpoint)
     partial = root / f"{MANIFEST}.partial"
     files = sorted(path for path in root.rglob("*") if path.is_file() and path not in (root / MANIFEST, partial))
-    for path in files:
-        _sync(path)
     sizes = {path.relative_to(root).as_posix(): path.stat().st_size for path in files}
-    with open(partial, "w", encoding="utf-8") as stream:
-        json.dump({"files": sizes}, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, root / MANIFEST)
+    partial.write_text(json.dumps({"files": sizes}, indent=1), encoding="utf-8")
+    for path in (*files, partial):
+        _sync(path)
+    partial.replace(root / MANIFEST)
     _sync(root)
     _sync(root.parent)
 
@@ -133,8 +130,7 @@ def best_checkpoint(checkpoint: str | os.PathLike, recorded: Any) -> Path:
             f"{checkpoint}: its state names {recorded!r:.300} as the best checkpoint of its run, which is "
             "not a checkpoint-STEP; resume from another checkpoint"
         )
-    places = [Path(checkpoint).parent / name, Path(recorded)]
-    for path in places:
+    for path in (Path(checkpoint).parent / name, Path(recorded)):
         if is_complete(path):
             return path
     raise InputError(
@@ -228,8 +224,7 @@ def save_checkpoint(
     if accelerator.is_main_process:
         (partial / LOOP_STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
         mark_complete(partial)
-        if target.exists():
-            remove_checkpoint(target)
+        remove_checkpoint(target)
         partial.rename(target)
         _sync(target.parent)
         for leftover in target.parent.glob("checkpoint-*.partial"):
@@ -239,19 +234,29 @@ def save_checkpoint(
     return target
 
 
-def load_checkpoint(accelerator: Accelerator, checkpoint: str | os.PathLike) -> dict[str, Any]:
+def load_checkpoint(
+    accelerator: Accelerator, checkpoint: str | os.PathLike, required: Sequence[str] = ()
+) -> dict[str, Any]:
     """Restore the states that `save_checkpoint` saved; call it after `prepare`.
 
     Optimizer and random states are pickled: resume only from checkpoints that you trust.
+
+    Args:
+        accelerator: The one that prepared the model, the optimizer and the scheduler.
+        checkpoint: Directory of the checkpoint.
+        required: Values that the state of the loop must have.
 
     Returns:
         The `state` of the loop.
 
     Raises:
-        InputError: The state is not a JSON object.
+        InputError: The state is not a JSON object, or lacks a value.
     """
     accelerator.load_state(str(checkpoint))
-    return read_object(Path(checkpoint) / LOOP_STATE)
+    state = read_object(Path(checkpoint) / LOOP_STATE)
+    if missing := [name for name in required if name not in state]:
+        raise InputError(f"{checkpoint}: {LOOP_STATE} has no value for {missing[0]!r}")
+    return state
 
 
 def epoch_batches(accelerator: Accelerator, dataloader: Any, epoch: int, skip: int = 0) -> Iterator[Any]:

@@ -48,7 +48,8 @@ def curve_warnings(
     Returns:
         Lines that begin with `overfitting:` or `underfitting:`.
     """
-    return list(_findings(*_evaluations(log_history, metric), metric, greater_is_better).values())
+    found = _findings(log_history, metric, greater_is_better)
+    return list(found[-1].values()) if found else []
 
 
 def new_curve_warnings(
@@ -59,12 +60,14 @@ def new_curve_warnings(
     Explicit loops call it with their log after each evaluation. It is stateless, so a resumed run does not repeat
     warnings.
     """
-    first_loss, evaluations = _evaluations(log_history, metric)
-    now = _findings(first_loss, evaluations, metric, greater_is_better)
-    for end in range(len(evaluations)):
-        for kind in _findings(first_loss, evaluations[:end], metric, greater_is_better):
-            now.pop(kind, None)
-    return list(now.values())
+    *earlier, now = _findings(log_history, metric, greater_is_better) or [{}]
+    return [message for kind, message in now.items() if not any(kind in found for found in earlier)]
+
+
+def log_new_warnings(log_history: Sequence[Mapping[str, Any]], args: TrainingArguments) -> None:
+    """Log `new_curve_warnings` for the metric of the training arguments."""
+    for message in new_curve_warnings(log_history, args.metric_for_best_model, bool(args.greater_is_better)):
+        logger.warning(message)
 
 
 class CurveWarnings(TrainerCallback):
@@ -75,19 +78,18 @@ class CurveWarnings(TrainerCallback):
     ) -> None:
         """Check the history, including the evaluation just done."""
         if state.is_world_process_zero:
-            metric, greater = args.metric_for_best_model, bool(args.greater_is_better)
-            for message in new_curve_warnings(state.log_history, metric, greater):
-                logger.warning(message)
+            log_new_warnings(state.log_history, args)
 
 
-def _evaluations(
-    log_history: Sequence[Mapping[str, Any]], metric: str | None
-) -> tuple[float | None, list[_Evaluation]]:
-    """Return the first training loss and the evaluations in order."""
-    name = f"eval_{(metric or 'loss').removeprefix('eval_')}"
+def _findings(
+    log_history: Sequence[Mapping[str, Any]], metric: str | None, greater_is_better: bool
+) -> list[dict[str, str]]:
+    """Return the messages at each evaluation by kind, given the history up to it."""
+    name = (metric or "").removeprefix("eval_")
     first_loss = train_loss = None
     losses: list[float] = []
     evaluations: list[_Evaluation] = []
+    found: list[dict[str, str]] = []
     for entry in log_history:
         if "loss" in entry:
             losses.append(entry["loss"])
@@ -97,23 +99,15 @@ def _evaluations(
             train_loss = sum(losses) / len(losses) if losses else train_loss
             losses = []
             if evaluations and evaluations[-1].step == entry["step"]:
-                evaluations.pop()
-            score = None if name == "eval_loss" else entry.get(name)
+                del evaluations[-1], found[-1]
+            score = None if name == "loss" else entry.get(f"eval_{name}")
             evaluations.append(_Evaluation(entry["step"], train_loss, entry["eval_loss"], score))
-    return first_loss, evaluations
-
-
-def _findings(
-    first_loss: float | None, evaluations: list[_Evaluation], metric: str | None, greater_is_better: bool
-) -> dict[str, str]:
-    if len(evaluations) < 3 or first_loss is None:
-        return {}
-    name = "" if metric is None else metric.removeprefix("eval_")
-    found = {
-        "overfitting": _overfitting(evaluations, name),
-        "underfitting": _underfitting(first_loss, evaluations, name, greater_is_better),
-    }
-    return {kind: message for kind, message in found.items() if message}
+            messages = {}
+            if len(evaluations) >= 3 and first_loss is not None:
+                messages["overfitting"] = _overfitting(evaluations, name)
+                messages["underfitting"] = _underfitting(first_loss, evaluations, name, greater_is_better)
+            found.append({kind: message for kind, message in messages.items() if message})
+    return found
 
 
 def _overfitting(evaluations: list[_Evaluation], name: str) -> str:

@@ -1,6 +1,6 @@
 """Partition of a model's parameters into head, blocks and embeddings."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from torch import nn
@@ -51,15 +51,13 @@ def stacks(model: nn.Module) -> list[Stack]:
     lists: list[str] = []
     groups: dict[tuple[str, int], list[str]] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or any(_inside(name, outer) for outer in lists):
-            continue
-        if any(True for _ in module.parameters()):
+        outermost = isinstance(module, nn.ModuleList) and not any(_inside(name, outer) for outer in lists)
+        if outermost and any(True for _ in module.parameters()):
             lists.append(name)
             groups.setdefault((name.rpartition(".")[0], len(module)), []).append(name)
-    owners = [owner for owner, _ in groups]
     found = []
-    for index, ((owner, length), names) in enumerate(groups.items()):
-        others = owners[:index] + owners[index + 1 :]
+    for (owner, length), names in groups.items():
+        others = [other for other, size in groups if (other, size) != (owner, length)]
         parts = owner.split(".")
         ancestors = (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
         alone = (scope for scope in ancestors if not any(_inside(f"{other}.", scope) for other in others))
@@ -85,24 +83,22 @@ def model_parts(model: PreTrainedModel, new: Collection[str] = ()) -> Parts:
     found = stacks(model)
     blocks: list[list[Named]] = [[[] for _ in range(stack.length)] for stack in found]
     parameters = list(model.named_parameters())
-    first: dict[int, int] = {}
-    for place, (name, _) in enumerate(parameters):
-        for stack, _ in _blocks_of(name, found):
-            first.setdefault(stack, place)
+    homes = [_block_of(name, found) for name, _ in parameters]
+    # Place of the first parameter of each stack.
+    first = {home[0]: place for place, home in reversed([*enumerate(homes)]) if home is not None}
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     embedded = {id(parameter) for table in tables for parameter in table.parameters()}
     output = model.get_output_embeddings()
     last = set() if output is None else {id(parameter) for parameter in output.parameters()}
     head: Named = []
     embeddings: Named = []
-    for place, (name, parameter) in enumerate(parameters):
-        block = next((blocks[stack][index] for stack, index in _blocks_of(name, found)), None)
+    for place, ((name, parameter), home) in enumerate(zip(parameters, homes, strict=True)):
         around = next((index for index, stack in enumerate(found) if _inside(name, stack.scope)), None)
         start = min(first.values(), default=0) if around is None else first.get(around, 0)
         if name in new:
             part = head
-        elif block is not None:
-            part = block
+        elif home is not None:
+            part = blocks[home[0]][home[1]]
         elif id(parameter) in embedded:
             part = embeddings
         elif id(parameter) in last:
@@ -115,12 +111,13 @@ def model_parts(model: PreTrainedModel, new: Collection[str] = ()) -> Parts:
     return Parts(head, [block for stack in reversed(blocks) for block in reversed(stack)], embeddings)
 
 
-def _blocks_of(name: str, found: Sequence[Stack]) -> Iterable[tuple[int, int]]:
-    """Yield the stack and block index of a parameter that is in a block."""
+def _block_of(name: str, found: Sequence[Stack]) -> tuple[int, int] | None:
+    """Return the stack and block index of a parameter that is in a block."""
     for index, stack in enumerate(found):
         for path in stack.lists:
             if _inside(name, path):
-                yield index, int(name[len(path) + 1 :].split(".")[0])
+                return index, int(name[len(path) + 1 :].split(".")[0])
+    return None
 
 
 def layer_groups(model: PreTrainedModel, new: Collection[str] = ()) -> list[Named]:
@@ -133,7 +130,6 @@ def layer_groups(model: PreTrainedModel, new: Collection[str] = ()) -> list[Name
         new: Names of newly initialized parameters, missing from the checkpoint.
     """
     parts = model_parts(model, new)
-    groups = (
-        [pair for pair in part if pair[1].requires_grad] for part in (parts.head, *parts.blocks, parts.embeddings)
-    )
-    return [group for group in groups if group]
+    groups = [parts.head, *parts.blocks, parts.embeddings]
+    trainable = ([pair for pair in group if pair[1].requires_grad] for group in groups)
+    return [group for group in trainable if group]

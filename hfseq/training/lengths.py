@@ -1,9 +1,10 @@
 """Scores by quartile of source length, to compare short and long sequences."""
 
-from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, cast
 
+import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -17,9 +18,10 @@ def quartile_edges(lengths: Sequence[int]) -> list[int]:
     The edges are the lengths at a quarter, half and three quarters of the sorted rows, so rows of equal length are
     always in the same group. Coinciding quartiles are merged, so there may be fewer edges, or none.
     """
-    ordered = sorted(lengths)
-    ends = {ordered[-(-len(ordered) * quarter // 4) - 1] for quarter in (1, 2, 3)} if ordered else set()
-    return sorted(end for end in ends if end < ordered[-1])
+    if not lengths:
+        return []
+    ends = np.unique(np.quantile(lengths, [0.25, 0.5, 0.75], method="inverted_cdf"))
+    return ends[ends < max(lengths)].tolist()
 
 
 def rows_by_length(lengths: Sequence[int], edges: Sequence[int] | None = None) -> dict[str, list[int]]:
@@ -33,10 +35,8 @@ def rows_by_length(lengths: Sequence[int], edges: Sequence[int] | None = None) -
         All groups; some may be empty if the edges come from other rows.
     """
     edges = quartile_edges(lengths) if edges is None else edges
-    groups: list[list[int]] = [[] for _ in range(len(edges) + 1)]
-    for row, length in enumerate(lengths):
-        groups[bisect_left(edges, length)].append(row)
-    return dict(zip(_names(edges), groups, strict=True))
+    group_of = np.searchsorted(edges, lengths)
+    return {name: np.flatnonzero(group_of == group).tolist() for group, name in enumerate(_names(edges))}
 
 
 def length_report(task: Task, raw: Mapping[str, Any]) -> str:
@@ -49,23 +49,16 @@ def length_report(task: Task, raw: Mapping[str, Any]) -> str:
         raw: Raw predictions of the splits `train_sample` and `validation`.
     """
     edges = quartile_edges(task.lengths["validation"])
-    counts, scores = [], []
+    counts: dict[str, list[str]] = {name: [] for name in _names(edges)}
+    cells: dict[str, str] = dict.fromkeys(counts, "")
     for split in ("train_sample", "validation"):
         predictions, references = task.decode(split, raw[split]), task.references[split]
-        groups = rows_by_length(task.lengths[split], edges)
-        counts.append({name: len(rows) for name, rows in groups.items()})
-        scores.append(
-            {
-                name: task.score([predictions[row] for row in rows], [references[row] for row in rows])[task.metric]
-                for name, rows in groups.items()
-                if rows
-            }
-        )
+        for name, rows in rows_by_length(task.lengths[split], edges).items():
+            counts[name].append(str(len(rows)))
+            pairs = [predictions[row] for row in rows], [references[row] for row in rows]
+            cells[name] += f"{task.score(*pairs)[task.metric]:>12.4g}" if rows else f"{'-':>12}"
     lines = [f"{task.metric + ' by source length':32}{'rows':>14}{'train':>12}{'validation':>12}"]
-    for name in counts[0]:
-        rows = " / ".join(str(side[name]) for side in counts)
-        values = "".join(f"{side[name]:>12.4g}" if name in side else f"{'-':>12}" for side in scores)
-        lines.append(f"  {name:30}{rows:>14}{values}")
+    lines += [f"  {name:30}{' / '.join(counts[name]):>14}{cells[name]}" for name in counts]
     return "\n".join(lines)
 
 
@@ -87,21 +80,16 @@ class LengthScores(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Predict the training sample and log the table."""
-        task, evaluated = self.trainer.task, self.trainer.take_predictions()
-        if task is None:
-            return
+        raw = {"validation": self.trainer.eval_predictions}
         with torch.random.fork_rng(devices=[]):
-            trained = self.trainer.predict_split("train_sample")
+            raw["train_sample"] = self.trainer.predict_split("train_sample")
         if state.is_world_process_zero:
-            self.log(length_report(task, {"train_sample": trained, "validation": evaluated}))
+            self.log(length_report(cast(Task, self.trainer.task), raw))
 
 
 def _names(edges: Sequence[int]) -> list[str]:
     """Names of the groups separated by `edges`."""
     if not edges:
         return ["any length"]
-    middle = [
-        f"{low + 1}-{high} tokens" if high > low + 1 else f"{high} tokens"
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
-    ]
-    return [f"up to {edges[0]} tokens", *middle, f"over {edges[-1]} tokens"]
+    ranges = [f"{low + 1}-{high}" if high > low + 1 else f"{high}" for low, high in pairwise(edges)]
+    return [f"{words} tokens" for words in (f"up to {edges[0]}", *ranges, f"over {edges[-1]}")]

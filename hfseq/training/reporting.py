@@ -1,8 +1,9 @@
 """Results of a run: comparison with baselines, examples, result files, and the Hub repository."""
 
-import importlib.metadata
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -45,20 +46,19 @@ def compare(
     for system in baselines:
         results |= {f"{system}_{name}": value for name, value in scores[system].items()}
     width = max(8, *(len(system) + 2 for system in systems))
+
+    def row(label: str, values: Iterable[float]) -> str:
+        return f"{label:24}" + "".join(f"{value:{width}.2f}" for value in values)
+
     lines = [" " * 24 + "".join(f"{system:>{width}}" for system in systems)]
-    for name in scores[model]:
-        lines.append(f"{name:24}" + "".join(f"{scores[system][name]:{width}.2f}" for system in systems))
+    lines += [row(name, (scores[system][name] for system in systems)) for name in scores[model]]
     if kinds is not None and kind_metric is not None:
         metric = getattr(metrics, kind_metric)
-        by_kind = {
-            system: metrics.scores_by_group(metric, predictions, references, kinds)
-            for system, predictions in systems.items()
-        }
+        by_kind = [metrics.scores_by_group(metric, found, references, kinds) for found in systems.values()]
         lines.append(f"{kind_metric} by kind")
-        for kind in sorted(set(kinds)):
-            label = f"  {kind} ({sum(other == kind for other in kinds)})"
-            lines.append(f"{label:24}" + "".join(f"{by_kind[system][kind]:{width}.2f}" for system in systems))
-            results[f"{kind_metric}_{kind}"] = by_kind[model][kind]
+        for kind, count in sorted(Counter(kinds).items()):
+            lines.append(row(f"  {kind} ({count})", (found[kind] for found in by_kind)))
+            results[f"{kind_metric}_{kind}"] = by_kind[0][kind]
     return results, "\n".join(lines)
 
 
@@ -81,13 +81,8 @@ def save_results(output_dir: str, results: dict[str, Any]) -> None:
 
 # Arguments that could identify the user or the machine.
 _PRIVATE = {
-    "hub_token",
-    "hub_model_id",
-    "output_dir",
-    "output_file",
-    "logging_dir",
-    "run_name",
-    "resume_from_checkpoint",
+    *("hub_token", "hub_model_id", "run_name"),
+    *("output_dir", "output_file", "logging_dir", "resume_from_checkpoint"),
 }
 
 
@@ -97,11 +92,10 @@ def _without_paths(value: Any) -> Any:
         return {key: _without_paths(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_without_paths(part) for part in value]
-    if isinstance(value, str) and (
+    is_path = isinstance(value, str) and (
         value.startswith(("/", "~", "./", "../")) or ("/" in value and Path(value).exists())
-    ):
-        return Path(value).name
-    return value
+    )
+    return Path(value).name if is_path else value
 
 
 def save_run(
@@ -132,34 +126,35 @@ def save_run(
         signatures: Signatures of the metrics, such as sacreBLEU's, by name.
     """
     given = explicit_values(kinds, argv)
-    dataset = given.get("dataset_name")
-    local = dataset is not None and Path(str(dataset)).exists()
-    base = given.get("model_name_or_path")
+    dataset, base = (
+        None if given.get(name) is None or Path(str(given[name])).exists() else given[name]
+        for name in ("dataset_name", "model_name_or_path")
+    )
     shown = {name: _without_paths(value) for name, value in given.items() if name not in _PRIVATE}
     # Including relative paths, and prefixes of file pairs, which do not exist as files.
     shown |= {name: Path(str(value)).name for name, value in shown.items() if name.endswith("_file") and value}
-    counts = {name: len(rows) for name, rows in splits.items() if hasattr(rows, "__len__") and name != "train_sample"}
+
+    def first_of(*names: str) -> str:
+        return str(next((shown[name] for name in names if shown.get(name)), embedded))
+
     run = {
         "task": task,
         "split": split,
-        "rows": counts,
-        "data": str(shown.get("train_file") or shown.get("dataset_name") or embedded),
-        "tested_on": str(
-            shown.get(f"{split}_file") or shown.get("dataset_name") or shown.get("train_file") or embedded
-        ),
-        "dataset": None if dataset is None or local else dataset,
-        "base_model": None if base is None or Path(str(base)).exists() else base,
+        "rows": {
+            name: len(rows) for name, rows in splits.items() if isinstance(rows, Sized) and name != "train_sample"
+        },
+        "data": first_of("train_file", "dataset_name"),
+        "tested_on": first_of(f"{split}_file", "dataset_name", "train_file"),
+        "dataset": dataset,
+        "base_model": base,
         "languages": list(languages),
         "license": given.get("license"),
         "max_length": given.get("max_source_length", given.get("max_length")),
         "signatures": dict(signatures or {}),
         "example": None if example is None else given.get("source_prefix", "") + example,
         "arguments": shown,
-        "versions": {
-            # Known even if hfseq runs from its sources without being installed.
-            "hfseq": __version__,
-            **{name: importlib.metadata.version(name) for name in ("transformers", "torch", "datasets")},
-        },
+        # The version of hfseq is known even if it runs from its sources without being installed.
+        "versions": {"hfseq": __version__} | {name: version(name) for name in ("transformers", "torch", "datasets")},
     }
     text = json.dumps(run, indent=4, ensure_ascii=False, default=str)
     (Path(output_dir) / RUN_FILE).write_text(text + "\n", encoding="utf-8")

@@ -83,14 +83,13 @@ class Run:
 
     def read(self, task: Task) -> Any:
         """Read and describe the rows of a task; return the task, or the variant that the data select."""
-        processes = self.accelerator.num_processes if self.accelerator else self.args.world_size
-        workers = 1 if self.accelerator else max(1, self.args.dataloader_num_workers)
+        num_parts = self.args.world_size * max(1, self.args.dataloader_num_workers)
         known = checkpoint_classes(getattr(self.model, "model_name_or_path", None))
         if not self.train and getattr(self.data, "problem_type", "") is None:
             # The test rows alone may not show it: labels of a regression model may all be integers.
             config = load_config(str(self.model.model_name_or_path))
             self.data.problem_type = config.problem_type or ("regression" if config.num_labels == 1 else None)
-        task = task.read(train=self.train, known=known, num_parts=processes * workers)
+        task = task.read(train=self.train, known=known, num_parts=num_parts)
         self.log(task.describe())
         classes = list(task.fields.get("id2label", {}).values())
         if known is not None and classes and classes != known:
@@ -123,6 +122,7 @@ def begin(
     *,
     demo: str | Path | None = None,
     unless: Sequence[str] = (),
+    check: Callable[[Run], None] | None = None,
 ) -> Run:
     """Parse and validate the arguments of a recipe, without writing anything.
 
@@ -132,9 +132,11 @@ def begin(
         tasks: The task, or the choices of `--task` by name.
         demo: Default YAML file when no model or data are given.
         unless: Further flags that disable the default YAML file.
+        check: Checks the arguments further, before anything else is.
 
     Raises:
-        InputError: An argument is invalid, or a package is missing.
+        InputError: An argument is invalid, the task has no such metric, early stopping has no evaluations, a package
+            is missing, or the output directory is in use.
     """
     if demo is not None:
         argv = with_default_config(argv, demo, unless=("--model_name_or_path", *DATA_FLAGS, *unless))
@@ -142,33 +144,23 @@ def begin(
     log = partial(PartialState().print, flush=True)  # on the main process only
     run = Run(model, data, args, arguments=tuple(arguments), argv=argv or (), log=log)
     disable_progress_bar()  # for saving and loading models; encoding and training keep theirs
+    if check is not None:
+        check(run)
     if run.data.inference_only:
         return run
     check_model(run.model, train=run.train)
-    task = check_arguments(run, tasks)
-    if run.data.streaming and run.train and task.streams_rows:
-        run.args.evaluate_by_steps()
-    run.checkpoint = (
-        None if run.args.hp_search else find_checkpoint(run.args.output_dir, run.args.resume_from_checkpoint)
-    )
-    set_seed(run.args.seed)
-    return run
-
-
-def check_arguments(run: Run, tasks: type[Task] | Mapping[str, type[Task]]) -> type[Task]:
-    """Validate the metric, packages and output directory of a run, and return its task.
-
-    Raises:
-        InputError: The task has no such metric, early stopping has no evaluations, a package is missing, or the
-            directory is in use.
-    """
     task = tasks[run.data.task] if isinstance(tasks, Mapping) else tasks
     run.args.choose_metric(task.metrics, task.other_metrics)
     if run.train and run.data.early_stopping_patience:
         check_early_stopping(run.args)
     require(*task.packages, extra="train", use="this recipe")
     check_output_dir(run.args.output_dir, overwrite=run.args.overwrite_output_dir, resume=run.resume)
-    return task
+    if run.data.streaming and run.train and task.streams_rows:
+        run.args.evaluate_by_steps()
+    if not run.args.hp_search:
+        run.checkpoint = find_checkpoint(run.args.output_dir, run.args.resume_from_checkpoint)
+    set_seed(run.args.seed)
+    return run
 
 
 def new_model(
@@ -193,8 +185,7 @@ def load(
     if run.train:
         model, tokenizer, missing = new_model(run, task, default_type=default_type)
         if run.args.hp_search:
-            budget = getattr(run.data, "max_tokens", None)
-            run.space = parse_space(run.args.hp_space, run.args, model.config, max_tokens=budget)
+            run.space = parse_space(run.args.hp_space, run.args, model.config, max_tokens=run.data.max_tokens)
         return model, tokenizer, missing
     return *load_predictor(task.auto_class, run.model), set()
 
@@ -205,6 +196,7 @@ def make_trainer(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     *,
+    trainer_class: type[SequenceTrainer] | None = None,
     rows: Any = None,
     loss: Callable[..., Any] | None = None,
     callbacks: Sequence[Any] = (),
@@ -217,10 +209,12 @@ def make_trainer(
         task: Task with rows encoded for the model.
         model: Model to train.
         tokenizer: Tokenizer of the model.
+        trainer_class: Class of the trainer; by default `GenerationTrainer` for tasks that generate, or
+            `SequenceTrainer`.
         rows: Training rows to use instead of the task's.
         loss: Loss function to use instead of the task's.
         callbacks: Further callbacks.
-        options: Further arguments of `SequenceTrainer`.
+        options: Further arguments of the trainer.
 
     Raises:
         InputError: A row exceeds `--max_tokens`, or an argument is invalid.
@@ -236,12 +230,13 @@ def make_trainer(
     if task.generates:
         args.generation_max_length = args.generation_max_length or data.max_target_length
     patience = [EarlyStoppingCallback(data.early_stopping_patience)] if data.early_stopping_patience else []
-    trainer = (GenerationTrainer if task.generates else SequenceTrainer)(
+    options.setdefault("eval_dataset", encoded.get("validation", encoded.get("test")))
+    trainer_class = trainer_class or (GenerationTrainer if task.generates else SequenceTrainer)
+    trainer = trainer_class(
         model=model,
         args=args,
         task=task,
         train_dataset=rows,
-        eval_dataset=encoded.get("validation", encoded.get("test")),
         processing_class=tokenizer,
         data_collator=task.collator,
         compute_loss_func=loss or (None if task.own_loss else task.loss),
@@ -279,8 +274,7 @@ def search(
         trainer.compute_loss_func = None if task.own_loss else task.loss
         return model
 
-    options = {"n_trials": run.args.hp_search, "resume": run.resume, "say": run.log}
-    trials = run_trials(trainer, make, run.space, **options)
+    trials = run_trials(trainer, make, run.space, n_trials=run.args.hp_search, resume=run.resume, say=run.log)
     run.log(report_search(trials, run.args, run.arguments, run.argv))
 
 

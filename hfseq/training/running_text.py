@@ -6,28 +6,22 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate.data_loader import prepare_data_loader
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
     Cache,
-    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
 )
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfseq.cache_io import load_state, save_state
 from hfseq.data.running_text import TokenWindows
+from hfseq.data.streaming import stream_loader
 from hfseq.errors import InputError
 from hfseq.tasks.language_modeling import RunningTextModeling, perplexities, text_loss
-from hfseq.training.curves import CurveWarnings
-from hfseq.training.finetuning import describe_parameters
-from hfseq.training.run import Run
+from hfseq.training.run import Run, make_trainer
 from hfseq.training.trainer import SequenceTrainer
 
 
@@ -69,13 +63,8 @@ class LanguageModelingTrainer(SequenceTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Data loader over the windows of this process; not sharded further."""
-        loader: DataLoader = DataLoader(
-            self.windows, batch_size=None, pin_memory=self.args.dataloader_pin_memory, collate_fn=dict
-        )
-        device = self.args.device
-        return prepare_data_loader(
-            loader, device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
-        )
+        pin_memory = self.args.dataloader_pin_memory
+        return stream_loader(cast(Any, self.windows), dict, self.args.device, pin_memory=pin_memory)
 
     @property
     def windows(self) -> TokenWindows:
@@ -86,6 +75,10 @@ class LanguageModelingTrainer(SequenceTrainer):
         """Data loader over the windows of the validation text, or of `eval_dataset`."""
         windows = self.eval_dataset if eval_dataset is None else eval_dataset
         return DataLoader(cast(TokenWindows, windows), batch_size=None)
+
+    def describe_batches(self) -> str:
+        """Describe the number of processes and batches, and where the state is reset."""
+        return f"{super().describe_batches()}, state {'carried over' if self.carry else 'reset'} between batches"
 
     def _steps_an_epoch(self) -> int:
         return math.ceil(len(self.windows) / self.args.gradient_accumulation_steps)
@@ -112,18 +105,12 @@ class LanguageModelingTrainer(SequenceTrainer):
             save_state(self._state, self._state_file(output_dir))
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
     ) -> Any:
         """Compute the Trainer's loss, starting from the final state of the previous window."""
         self._lengths.append(inputs["input_ids"].shape[1])
         options = {"cache": self._state, "use_cache": True} if self.carry else {"use_cache": False}
-        loss, outputs = super().compute_loss(
-            model, {**inputs, **options}, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
+        loss, outputs = super().compute_loss(model, {**inputs, **options}, True, *args, **kwargs)
         self._state = detached(outputs.cache) if self.carry else None
         return (loss, outputs) if return_outputs else loss
 
@@ -145,25 +132,21 @@ class _RateByLength(TrainerCallback):
         self.trainer = trainer
         self._rates: list[float] = []
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         lengths, groups = self.trainer._lengths, kwargs["optimizer"].param_groups
         self._rates = [group["lr"] for group in groups]
         for group in groups:
             group["lr"] *= sum(lengths) / len(lengths) / self.trainer.windows.length
         lengths.clear()
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         for group, rate in zip(kwargs["optimizer"].param_groups, self._rates, strict=True):
             group["lr"] = rate
 
 
 def make_text_trainer(
     run: Run, task: RunningTextModeling, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> LanguageModelingTrainer:
+) -> SequenceTrainer:
     """Create the trainer of a language model of running text; see `hfseq.training.run.make_trainer`.
 
     Args:
@@ -175,25 +158,18 @@ def make_text_trainer(
     Raises:
         InputError: An argument is invalid.
     """
-    args, data = run.args, run.data
-    run.log(f"{type(model).__name__}: {describe_parameters(model)}, {len(tokenizer)} tokens")
-    world = args.world_size
+    args, world = run.args, run.args.world_size
     share = {"rank": args.process_index, "num_replicas": world}
-    lengths = args.seed if data.vary_block_size else None
+    lengths = args.seed if run.data.vary_block_size else None
     eval_columns = -(-args.per_device_eval_batch_size // world) * world
-    trainer = LanguageModelingTrainer(
-        model=model,
-        args=args,
-        train_dataset=task.windows("train", args.per_device_train_batch_size * world, seed=lengths, **share),
+    return make_trainer(
+        run,
+        task,
+        model,
+        tokenizer,
+        trainer_class=LanguageModelingTrainer,
+        rows=task.windows("train", args.per_device_train_batch_size * world, seed=lengths, **share),
         eval_dataset=task.windows("validation", eval_columns, **share),
-        processing_class=tokenizer,
-        compute_loss_func=None if task.own_loss else task.loss,
-        callbacks=[EarlyStoppingCallback(data.early_stopping_patience)] if data.early_stopping_patience else None,
         carry=task.carry,
         words=task.references["validation"],
     )
-    if not args.hp_search:
-        trainer.add_callback(CurveWarnings())
-        carried = "carried over" if task.carry else "reset"
-        run.log(f"{trainer.describe_batches()}, state {carried} between batches")
-    return trainer

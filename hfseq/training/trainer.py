@@ -28,25 +28,17 @@ from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
 from hfseq.errors import InputError, blaming, one_line
 from hfseq.hub.publish import hub_errors
 from hfseq.tasks.base import Task
-from hfseq.tasks.losses import summed_cross_entropy
+from hfseq.tasks.losses import token_loss
 from hfseq.tasks.seq2seq import labelled_steps
+from hfseq.training import checkpoints
 from hfseq.training.arguments import RecipeArguments
 from hfseq.training.averaging import last_checkpoints, load_average
 from hfseq.training.callbacks import StopOnNaN, check_finite
-from hfseq.training.checkpoints import (
-    best_checkpoint,
-    find_checkpoint,
-    load_stream,
-    mark_complete,
-    remove_checkpoint,
-    rotate_checkpoints,
-    save_stream,
-)
 from hfseq.training.reporting import publish_directory, repository_of
 
 
 class SmoothedCrossEntropy(LabelSmoother):
-    """Memory-efficient label smoothing (Szegedy et al. 2016, section 7) by `summed_cross_entropy`.
+    """Memory-efficient label smoothing (Szegedy et al. 2016, section 7) by `token_loss`.
 
     The parent class materializes the negative log-probabilities of the whole vocabulary and reads them several times.
     """
@@ -62,9 +54,9 @@ class SmoothedCrossEntropy(LabelSmoother):
         logits = model_output["logits"] if isinstance(model_output, dict) else model_output[0]
         if shift_labels:
             logits, labels = logits[:, :-1], labels[:, 1:]
-        loss = summed_cross_entropy(logits, labels, self.epsilon)
-        count = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
-        return loss / (count.to(loss.device) if isinstance(count, torch.Tensor) else count)
+        count = num_items_in_batch
+        count = count.to(logits.device) if isinstance(count, torch.Tensor) else count
+        return token_loss(logits, labels, label_smoothing=self.epsilon, count=count)
 
 
 def check_early_stopping(args: TrainingArguments) -> None:
@@ -77,6 +69,12 @@ def check_early_stopping(args: TrainingArguments) -> None:
         raise InputError(
             "--early_stopping_patience requires evaluations, but --eval_strategy is no; use steps or epoch"
         )
+
+
+def batch_options(args: TrainingArguments, max_tokens: int | None) -> dict[str, Any]:
+    """Options that `BatchStream` and `TokenBudgetBatchSampler` share: token budget, seed, number of processes."""
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return {"max_tokens": max_tokens, "seed": seed, "num_replicas": args.world_size}
 
 
 class SequenceTrainer(Trainer):
@@ -111,11 +109,11 @@ class SequenceTrainer(Trainer):
         task: Task | None = None,
         max_tokens: int | None = None,
         parameter_groups: Callable[[nn.Module], list[dict[str, Any]]] | None = None,
-        schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None,
+        schedule: Callable[[Any, int], Any] | None = None,
         **kwargs: Any,
     ):
-        self.task, self._predicting = task, False
-        self._predictions: np.ndarray | None = None
+        self.task = task
+        self.eval_predictions: Any = None
         if task is not None:
             kwargs["compute_metrics"] = self._score
         with blaming("the training arguments"):
@@ -131,42 +129,30 @@ class SequenceTrainer(Trainer):
         self._checkpoint: str | None = None
         self.stop_on_nan = StopOnNaN()
         self.add_callback(self.stop_on_nan)
-        self._stopped_early = False
         self._best: str | None = None
 
     def _early_stopper(self) -> EarlyStoppingCallback | None:
         return next((one for one in self.callback_handler.callbacks if isinstance(one, EarlyStoppingCallback)), None)
 
     def _score(self, output: EvalPrediction) -> dict[str, float]:
-        self._predictions = cast(np.ndarray, output.predictions)
-        if self._predicting:  # the caller scores them
-            return {}
+        self.eval_predictions = output.predictions
         return cast(Task, self.task).score_raw("validation", output.predictions)
-
-    def take_predictions(self) -> np.ndarray | None:
-        """Return and clear the raw predictions of the last evaluation; None without any."""
-        predictions, self._predictions = self._predictions, None
-        return predictions
 
     def predict_split(self, split: str, **options: Any) -> np.ndarray:
         """Raw predictions for a split of the task; `options` are passed to `generate`."""
-        self._predicting = True
+        scorer, self.compute_metrics = self.compute_metrics, None  # the caller scores them
         try:
-            self.predict(cast(Task, self.task).encoded[split], metric_key_prefix=split, **options)
+            rows = cast(Task, self.task).encoded[split]
+            return cast(np.ndarray, self.predict(rows, metric_key_prefix=split, **options).predictions)
         finally:
-            self._predicting = False
-        return cast(np.ndarray, self.take_predictions())
+            self.compute_metrics = scorer
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         if self.max_tokens is None:
             return super()._get_train_sampler(train_dataset)
-        return TokenBudgetBatchSampler(
-            row_lengths(self.train_dataset if train_dataset is None else train_dataset),
-            self.max_tokens,
-            num_replicas=self.args.world_size,
-            rank=self.args.process_index,
-            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
-        )
+        lengths = row_lengths(self.train_dataset if train_dataset is None else train_dataset)
+        options = batch_options(self.args, self.max_tokens)
+        return TokenBudgetBatchSampler(lengths, rank=self.args.process_index, **options)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Training data loader; a stream yields the rows of this process from the position of the checkpoint."""
@@ -175,15 +161,13 @@ class SequenceTrainer(Trainer):
         args = self.args
         self._stream = BatchStream(
             self.train_dataset,
-            max_tokens=self.max_tokens,
             batch_size=self._train_batch_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
             rank=args.process_index,
-            num_replicas=args.world_size,
             num_workers=args.dataloader_num_workers,
+            **batch_options(args, self.max_tokens),
         )
         if self._checkpoint is not None:
-            load_stream(self._stream, self._checkpoint, args.process_index)
+            checkpoints.load_stream(self._stream, self._checkpoint, args.process_index)
         return stream_loader(self._stream, self.data_collator, args.device, pin_memory=args.dataloader_pin_memory)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -206,9 +190,7 @@ class SequenceTrainer(Trainer):
             InputError: The training arguments are invalid for this schedule.
         """
         if self.schedule is not None and self.lr_scheduler is None:
-            self.lr_scheduler = self.schedule(
-                optimizer or cast(torch.optim.Optimizer, self.optimizer), num_training_steps
-            )
+            self.lr_scheduler = self.schedule(optimizer or self.optimizer, num_training_steps)
             self._created_lr_scheduler = True
         with blaming(f"--lr_scheduler_type {SchedulerType(self.args.lr_scheduler_type).value}"):
             return super().create_scheduler(num_training_steps, optimizer)
@@ -217,52 +199,43 @@ class SequenceTrainer(Trainer):
         # With group_by_length the Trainer would also reorder the predictions.
         return None if self.args.world_size > 1 else torch.utils.data.SequentialSampler(eval_dataset)
 
-    def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train from scratch or from a complete checkpoint.
 
         Args:
             resume_from_checkpoint: Checkpoint directory; `last` or True for the newest complete checkpoint in
                 `output_dir`, if any; None or False to start from scratch.
-            trial: Trial of a hyperparameter search, passed to `Trainer.train`.
-            ignore_keys_for_eval: Output keys to ignore in evaluations, passed to `Trainer.train`.
+            *args: Further arguments of `Trainer.train`.
+            **kwargs: Further arguments of `Trainer.train`.
 
         Raises:
             InputError: The checkpoint is incomplete or unreadable, the best checkpoint of its run is missing, or the
                 loss or a weight is NaN or inf.
         """
-        self._stopped_early, self._best = False, None
+        self._best = None
         wanted = "last" if resume_from_checkpoint is True else resume_from_checkpoint or None
-        self._checkpoint = checkpoint = find_checkpoint(str(self.args.output_dir), wanted)
+        self._checkpoint = checkpoint = checkpoints.find_checkpoint(str(self.args.output_dir), wanted)
         if checkpoint is not None:
             # The Trainer saves the patience counter in the callback states but does not restore them by default.
             self.args.restore_callback_states_from_checkpoint = True
             state_file = os.path.join(checkpoint, TRAINER_STATE_NAME)
-            try:
+            with blaming(f"{state_file}: not a valid Trainer state"):
                 saved = TrainerState.load_from_json(state_file)
-            except (OSError, TypeError, ValueError) as error:
-                raise InputError(f"{state_file}: not a valid Trainer state: {one_line(error)}") from error
-            # Compare the saved counter with the patience of this run, which may differ.
-            stopper = saved.stateful_callbacks.get("EarlyStoppingCallback", {})
-            waited = stopper.get("attributes", {}).get("early_stopping_patience_counter", 0)
-            self._stopped_early = self._patience is not None and waited >= self._patience
             if saved.best_model_checkpoint and self.args.load_best_model_at_end:
-                self._best = str(best_checkpoint(checkpoint, saved.best_model_checkpoint))
-        return super().train(checkpoint, trial, ignore_keys_for_eval)
+                self._best = str(checkpoints.best_checkpoint(checkpoint, saved.best_model_checkpoint))
+        return super().train(checkpoint, *args, **kwargs)
 
     def _run_epoch(self, *, epoch: int, train_dataloader: Any, **kwargs: Any) -> None:  # type: ignore[override]
         if self._best is not None:
             # Loading the checkpoint has restored its own path and patience.
             self.state.best_model_checkpoint, self._best = self._best, None
-        if (stopper := self._early_stopper()) is not None and self._patience is not None:
+        stopped = self.state.global_step >= self.state.max_steps
+        if self._patience is not None and (stopper := self._early_stopper()) is not None:
             stopper.early_stopping_patience = self._patience
+            stopped |= self._checkpoint is not None and stopper.early_stopping_patience_counter >= self._patience
         # A run killed after its last checkpoint has nothing left to train, but the Trainer would take one more step
         # before checking.
-        if self._stopped_early or self.state.global_step >= self.state.max_steps:
+        if stopped:
             self.control.should_training_stop = True
             return
         # Must precede batch skipping on resume: on several processes, SkipBatchSampler and BatchSamplerShard hide the
@@ -334,9 +307,7 @@ class SequenceTrainer(Trainer):
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """Publish the output directory as `hfseq.publish` does, to the repository of the training arguments."""
-        if self.is_world_process_zero():
-            return publish_directory(cast(RecipeArguments, self.args))
-        return None
+        return publish_directory(cast(RecipeArguments, self.args)) if self.is_world_process_zero() else None
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # Tied weights are saved under one name only, and restored by tying.
@@ -348,7 +319,7 @@ class SequenceTrainer(Trainer):
         super()._save_rng_state(output_dir)
         if self._stream is not None:
             batches = self.state.global_step * self.args.gradient_accumulation_steps
-            save_stream(self._stream, output_dir, self.args.process_index, batches)
+            checkpoints.save_stream(self._stream, output_dir, self.args.process_index, batches)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         step = self.state.global_step
@@ -357,7 +328,7 @@ class SequenceTrainer(Trainer):
         target = Path(run_dir) / f"checkpoint-{step}"
         # Files left by a killed run would mix with the new ones.
         if self.args.should_save and target.exists():
-            remove_checkpoint(target)
+            checkpoints.remove_checkpoint(target)
         self.accelerator.wait_for_everyone()
 
         # Disable the Trainer's own rotation, which deletes before the new checkpoint is complete.
@@ -370,10 +341,10 @@ class SequenceTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             torch.save(self.args, target / TRAINING_ARGS_NAME)
-            mark_complete(target)
+            checkpoints.mark_complete(target)
             best = self.state.best_model_checkpoint
             best_step = int(best.rpartition("-")[2]) if best else None
-            rotate_checkpoints(run_dir, total_limit, newest=step, best=best_step)
+            checkpoints.rotate_checkpoints(run_dir, total_limit, newest=step, best=best_step)
 
 
 class GenerationTrainer(SequenceTrainer, Seq2SeqTrainer):
