@@ -101,7 +101,7 @@ def read_splits(
     splits = _read_hub(dataset_name, dataset_config_name, wanted, num_parts) if dataset_name else {}
     for split, name in (("train", train_file), ("validation", validation_file), ("test", test_file)):
         if name is not None:
-            read = _read_file if split != "train" or num_parts is None else functools.partial(_stream_file, num_parts)
+            read = read_file if split != "train" or num_parts is None else functools.partial(_stream_file, num_parts)
             splits[split] = read(name, f"--{split}_file", wanted, column_names, moses)
     if not splits and num_parts is None:
         raise InputError(f"no data: give --train_file or --dataset_name{' with labels' if dataset_name else ''}")
@@ -130,7 +130,7 @@ def check_sources(columns: Sequence[str], dataset_name: str | None, train_file: 
         raise InputError("--dataset_name and --train_file exclude each other: give one")
 
 
-def _read_file(
+def read_file(
     name: str, flag: str, columns: Columns, column_names: Sequence[str] | None, moses: bool
 ) -> datasets.Dataset:
     """Read a whole file without its empty rows; arguments as for `file_rows`."""
