@@ -30,7 +30,7 @@ class Head(NamedTuple):
         suffix: Class-name suffix of hfseq's models with this head.
         kind: Name of such a model in messages.
         task: Name of the fine-tuning task; None for encoders.
-        peft_task: Member name of `peft.TaskType`; None for encoders.
+        peft_task: Member name of `peft.TaskType`; None for encoders, and for tasks that peft does not have.
         hub_tasks: Tasks of the Hub.
         other_suffixes: Class-name suffixes used by transformers in addition to that of hfseq's classes.
     """

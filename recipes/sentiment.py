@@ -8,10 +8,10 @@ says. For your own data, with every flag of transformers' TrainingArguments; a Y
     python recipes/sentiment.py recipes/configs/sentiment_sst2.yaml --train_file data/train.tsv \
         --validation_file data/dev.tsv --test_file data/test.tsv --column_names text,label --output_dir outputs/sst2
 
-Two classes or more; several for a text (multi-label) where a row holds a list, or names with --label_separator between
-them. A trained model, or an --ensemble of several, classifies a file with --do_predict --test_file texts.txt
---output_file classes.tsv; --hp_search 20 searches the hp_space of the YAML file; --streaming reads data larger than
-memory.
+A text has one of two or more classes, or several (multi-label) if its row contains a list, or names separated by
+--label_separator; labels that are numbers with a fraction train a regression. A trained model, or an --ensemble of
+several, classifies a file with --do_predict --test_file texts.txt --output_file classes.tsv; --hp_search 20 searches
+the hp_space of the YAML file; --streaming reads data larger than memory.
 """
 
 from functools import partial

@@ -1,14 +1,15 @@
 """Checkpoints of earlier commits, and the script that writes new ones beside them.
 
-    python tests/old_checkpoints.py                  # adds folders for new classes and settings
+    python tests/old_checkpoints.py                  # adds what new classes and settings lack
     python tests/old_checkpoints.py code 0.1.0       # keeps the code that this version publishes
 
 Each folder of `fixtures/checkpoints` has `config.json` and `model.safetensors` as `save_pretrained` leaves them,
 without the bundled code, and `expected.safetensors`: inputs, and outputs in float64. `fixtures/published/VERSION` is
-the code that a version bundles with a checkpoint, once for all classes. The script leaves what exists alone: it stands
-for the checkpoints that people have.
+the code that a version bundles with a checkpoint, once for all classes. `fixtures/initial_weights.json` has sums of
+the weights that a seed gives. The script leaves what exists alone: it stands for the checkpoints that people have.
 """
 
+import json
 import shutil
 import sys
 from importlib.abc import MetaPathFinder
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 CHECKPOINTS = Path(__file__).parent / "fixtures" / "checkpoints"
 PUBLISHED = Path(__file__).parent / "fixtures" / "published"
+INITIAL_WEIGHTS = Path(__file__).parent / "fixtures" / "initial_weights.json"
 TINY = {"vocab_size": 17, "hidden_size": 8, "embedding_size": 6, "num_hidden_layers": 2, "num_labels": 3}
 MODEL, CAUSAL, SEQ2SEQ = "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
@@ -91,7 +93,7 @@ ONE_FAMILY = {"Rnn": {MODEL: {"relu": {"hidden_act": "relu"}}, CAUSAL: {"relu": 
 
 def settings_of(family: str, auto: str) -> dict[str, dict]:
     """Name to config fields, of one class."""
-    return SETTINGS[auto] | OWN[family].get(auto, {}) | ONE_FAMILY.get(family, {}).get(auto, {})
+    return SETTINGS[auto] | OWN.get(family, {}).get(auto, {}) | ONE_FAMILY.get(family, {}).get(auto, {})
 
 
 def make_inputs(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -139,6 +141,17 @@ def make_model(model_class: type[transformers.PreTrainedModel], fields: dict) ->
         for parameter in model.parameters():
             parameter.uniform_(-0.8, 0.8)
     return model
+
+
+def sum_initial_weights(auto: str, model_class: type[transformers.PreTrainedModel]) -> dict[str, list[float]]:
+    """Sums of the values and of the magnitudes of every new weight, by name."""
+    fields = TINY | {"dropout": 0.1}
+    if auto in (MODEL, TOKEN):
+        fields |= {"char_encoder": "cnn" if auto == MODEL else "lstm", "char_hidden_size": 6}
+    torch.manual_seed(11)
+    state = model_class(model_class.config_class(**fields)).state_dict()
+    sums = {name: (weight.double().sum(), weight.double().abs().sum()) for name, weight in state.items()}
+    return {name: [round(float(value), 5) for value in pair] for name, pair in sums.items()}
 
 
 def read_tensors(folder: Path, kind: str) -> dict[str, torch.Tensor]:
@@ -204,6 +217,19 @@ def add_checkpoints(directory: Path) -> None:
                 print(folder.name)
 
 
+def add_initial_weights(path: Path) -> None:
+    """Write the sums of the classes that have none yet."""
+    from hfseq.models import MODEL_CLASSES
+
+    sums = json.loads(path.read_text())
+    for heads in MODEL_CLASSES.values():
+        for auto, model_class in heads.items():
+            if model_class.__name__ not in sums:
+                sums[model_class.__name__] = sum_initial_weights(auto, model_class)
+    lines = (f"  {json.dumps(name)}: {json.dumps(values)}" for name, values in sums.items())
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["code", version]:
@@ -212,3 +238,4 @@ if __name__ == "__main__":
             run_published(Path(folders), Path(results))
         case _:
             add_checkpoints(CHECKPOINTS)
+            add_initial_weights(INITIAL_WEIGHTS)

@@ -18,6 +18,7 @@ def cell_step(kind, layer, value, state, nonlinearity="tanh"):
         reset, update = torch.sigmoid(reset_i + reset_h), torch.sigmoid(update_i + update_h)
         new = torch.tanh(new_i + reset * new_h)
         return ((1 - update) * new + update * state[0],)
+    assert kind == "lstm", f"no oracle for {kind!r}"
     write, keep, new, show = (from_input + from_state).chunk(4)
     cell = torch.sigmoid(keep) * state[1] + torch.sigmoid(write) * torch.tanh(new)
     return torch.sigmoid(show) * torch.tanh(cell), cell

@@ -306,7 +306,7 @@ def used(tmp_path, monkeypatch):
     for name in (
         *("checkpoint-10/model.safetensors", "checkpoint-20/trainer_state.json", "model.safetensors", "config.json"),
         *("all_results.json", "tokenizer.json", "notes.txt", "checkpoint-2 mine/keep", "mine.safetensors", "src/a.py"),
-        "checkpoint-30.partial/x",
+        *("checkpoint-30.partial/x", "predictions.txt", "scatter.png", "best_trial.yaml", "best_trial/mine"),
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -329,7 +329,8 @@ def test_overwrite_deletes_what_a_run_writes_and_nothing_else(used):
     check_output_dir(str(used), overwrite=True, resume=False)
     assert tree(used) == before
     prepare_output_dir(str(used), overwrite=True, resume=False)
-    assert set(tree(used)) == {"notes.txt", "checkpoint-2 mine/keep", "mine.safetensors", "src/a.py"}
+    kept = {"notes.txt", "checkpoint-2 mine/keep", "mine.safetensors", "src/a.py", "best_trial/mine"}
+    assert set(tree(used)) == kept
 
 
 def test_overwrite_follows_no_link(used, tmp_path_factory):

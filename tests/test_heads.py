@@ -54,7 +54,8 @@ def test_the_names_are_known_to_those_who_read_them():
     for head in HEADS:
         assert callable(getattr(transformers, head.auto_class).from_config)
         assert head.peft_task is None or head.peft_task in TaskType.__members__
-        assert head.task is None or {*TASKS[head.task].metrics} <= {"loss", *METRICS}
+        task = head.task and TASKS[head.task]
+        assert not task or {*task.metrics, *task.other_metrics} <= {"loss", *METRICS}
     for task in HUB_TASKS:
         PIPELINE_REGISTRY.check_task(task)
 

@@ -5,6 +5,7 @@ Run as a script, this file is the process with the copy if it gets the name of t
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -64,8 +65,8 @@ class {family}ForTokenClassification(ForTokenClassification):
 """
 CELLS = {
     # Feng et al. (2024), section 3.1.3: a linear recurrence, to which a closed gate makes padding the identity.
-    "MinGru": """
-class MinGruLayer(RecurrentLayer):
+    "Linear": """
+class LinearLayer(RecurrentLayer):
     needs_gather = False
 
     def __init__(self, input_size, hidden_size):
@@ -109,7 +110,6 @@ class WindowLayer(RecurrentLayer):
         return torch.stack(outputs, dim=1), hidden, last.unsqueeze(1)
 """,
 }
-ROW = "(RnnConfig, LstmConfig, GruConfig, CnnConfig)"
 TINY = {"vocab_size": 13, "hidden_size": 12, "embedding_size": 10, "num_hidden_layers": 2, "num_labels": 3}
 MASK = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 0, 1, 0, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1]])
 IDS = torch.randint(3, 13, MASK.shape, generator=torch.Generator().manual_seed(5))
@@ -138,9 +138,9 @@ def results(request, tmp_path_factory):
     (shelf / f"configuration_{family.lower()}.py").write_text(CONFIGURATION.format(**names))
     (shelf / f"modeling_{family.lower()}.py").write_text(MODELING.format(**names))
     table = (shelf / "__init__.py").read_text()
-    assert table.count(ROW) == 1
-    table = table.replace(ROW, ROW.replace(")", f", {family}Config)"))
-    table = table.replace("\n\nFAMILIES", f"\nfrom .configuration_{family.lower()} import {family}Config\n\nFAMILIES")
+    line = f"from .configuration_{family.lower()} import {family}Config\n"
+    table, rows = re.subn(r"\n\n(FAMILIES[^(]*)\(", rf"\n{line}\n\1({family}Config, ", table)
+    assert rows == 1
     (shelf / "__init__.py").write_text(table)
     run(folder, "with.pt", family, path=folder / "copy")
     run(folder, "without.pt")

@@ -37,11 +37,16 @@ def test_an_old_checkpoint_computes_what_it_did(folder):
 @pytest.mark.parametrize("version", sorted(path.name for path in PUBLISHED.iterdir()))
 def test_a_published_checkpoint_runs_its_own_code(version, tmp_path):
     expected = {}
+    # Classes that came later have no code in this version.
+    code = "".join(path.read_text() for path in (PUBLISHED / version).glob("modeling_*.py"))
     for architecture, auto_class in AUTO_CLASSES.items():
+        if f"class {architecture}(" not in code:
+            continue
         folder = tmp_path / "checkpoints" / f"{auto_class}-{architecture}"
         shutil.copytree(CHECKPOINTS / f"{architecture}-default", folder)
         shutil.copytree(PUBLISHED / version, folder, dirs_exist_ok=True)
         expected[architecture] = read_tensors(folder, "outputs")
+    assert len(expected) >= 20
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
     environment.pop("PYTHONPATH", None)
     command = [sys.executable, old_checkpoints.__file__, "run", tmp_path / "checkpoints", tmp_path / "results.pt"]

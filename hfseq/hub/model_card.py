@@ -28,6 +28,9 @@ METRICS = {
     "accuracy": ("accuracy", "accuracy"),
     "f1": ("macro F1", "f1"),
     "entity_f1": ("entity F1", "seqeval"),
+    "pearson": ("Pearson correlation", "pearsonr"),
+    "spearman": ("Spearman correlation", "spearmanr"),
+    "rmse": ("RMSE", "rmse"),
     "perplexity": ("perplexity of a token", "perplexity"),
     "word_perplexity": ("perplexity of a word", "perplexity"),
 }
@@ -36,6 +39,7 @@ PLOTS = {
     "learning_curve.png": "Loss and score during training",
     "alignment.png": "Attention weights over the source words",
     "confusion_matrix.png": "Confusion matrix",
+    "scatter.png": "Predictions and references",
 }
 """Plots of a run that are shown on the model card, with their titles."""
 _TEMPLATE = Path(__file__).with_suffix(".md")

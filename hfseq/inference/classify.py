@@ -115,7 +115,7 @@ def classify_texts(
         if problem == "regression":
             label = separator.join(f"{value:.6g}" for value in values)
         elif problem == "multi_label_classification":
-            label = separator.join(name for name, value in scores.items() if value >= 0.5)
+            label = separator.join(name for name, value in scores.items() if value > 0.5)
         else:
             label = max(scores, key=scores.__getitem__)
         decisions[row] = Decision(label, scores)

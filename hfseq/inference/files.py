@@ -1,4 +1,4 @@
-"""Input and output files of predictions: row n of the output belongs to row n of the input."""
+"""Input and output files of predictions (`--output_file`): row n of the output belongs to row n of the input."""
 
 import json
 import os

@@ -115,15 +115,15 @@ class DataArguments:
         Args:
             columns: Columns to keep.
             embedded: Makes the embedded data.
-            train: With it there must be training rows, and validation rows are held out of them if there are none;
-                without it there must be a test split, and only that is returned (with `validation` that, too).
+            train: True to return all splits: training rows are required, and validation rows are held out of them if
+                there are none. False to return only the test rows, which are then required.
             seed: Seed of the held-out rows.
             moses: Whether files may be aligned plain text; see `read_splits`.
-            label_columns: Columns that may hold lists; see `read_splits`.
+            label_columns: Columns of classes, numbers, or lists of strings; see `read_splits`.
             classes: Classes of each row, which the training rows must all have; see `hold_out_validation`.
             num_parts: Shards of a stream; see `read_stream`.
             running: Whether the rows are running text: empty ones are kept, and the last ones are held out.
-            validation: See `train`.
+            validation: Return the validation rows, too, if `train` is False.
 
         Returns:
             Split name to rows; with `streaming` the training rows are a `datasets.IterableDataset`.

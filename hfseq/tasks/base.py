@@ -48,7 +48,7 @@ class Task(ABC):
     column_flags: ClassVar[tuple[str, ...]] = ("text_column", "label_column")
     """Data arguments that name the columns."""
     list_columns: ClassVar[slice] = slice(0, 0)
-    """Columns that may contain lists."""
+    """Columns of classes, numbers, or lists of strings."""
     metrics: ClassVar[tuple[str, ...]]
     """Scores of an evaluation besides the loss; by default the first one selects the best checkpoint."""
     other_metrics: ClassVar[tuple[str, ...]] = ()

@@ -55,7 +55,7 @@ class TextTask(Task):
         return tokenizer_texts(self.splits["train"], self.read_columns()[:-1])
 
     def describe(self) -> str:
-        """Describe the number of rows in each split, including streams, and the labels."""
+        """Describe the number of rows in each split, including streams."""
         return f"{', '.join(f'{len(labels)} {split}' for split, labels in self.references.items())} {self.rows}"
 
     def sources(self, split: str) -> list[str]:
@@ -227,8 +227,8 @@ class Regression(TextTask):
         return {"mean": np.full(len(self.splits[split]), self.references["train"].mean(dtype=np.float64))}
 
     def show(self, predictions: Any) -> list[str]:
-        """Numbers with four significant digits."""
-        return [f"{number:.4g}" for number in predictions]
+        """Numbers with six significant digits."""
+        return [f"{number:.6g}" for number in predictions]
 
     def plot(self, model: PreTrainedModel, log: Sequence[dict[str, Any]], split: str, predictions: Any) -> None:
         """Write the learning curve and a scatter plot of predictions and references; see `Task.plot`."""

@@ -13,8 +13,8 @@ from hfseq.errors import InputError, one_line
 from hfseq.heads import HEADS
 from hfseq.training.layers import model_parts, stacks
 
-TASKS = {head.task: TaskType[head.peft_task] for head in HEADS if head.task and head.peft_task}
-"""peft task types by task name."""
+TASKS = {head.task: head.peft_task and TaskType[head.peft_task] for head in HEADS if head.task}
+"""peft task types by task name; None for a task that peft does not have."""
 
 
 def apply_lora(
@@ -27,7 +27,7 @@ def apply_lora(
     target_modules: Collection[str] | str | None = None,
     new: Collection[str] = (),
 ) -> PeftModel | PeftMixedModel:
-    """Freeze a model and add low-rank adapters; the head of a classifier or tagger is trained in full.
+    """Freeze a model and add low-rank adapters; the head of a model that does not generate is trained in full.
 
     After training, `merge_and_unload` merges the adapters into the weights and returns the plain model; until then
     `save_pretrained` saves the adapters only.
@@ -87,7 +87,7 @@ def apply_lora(
 
 
 def _trained_whole(model: PreTrainedModel, task: str, new: Collection[str]) -> list[str]:
-    """Names of the modules trained in full: the head of a classifier or tagger, and newly initialized parameters.
+    """Names of the modules trained in full: the head if it is no language model's, and newly initialized parameters.
 
     Raises:
         InputError: A new parameter is inside or below the blocks, or shares its module with adapted ones.
@@ -99,7 +99,7 @@ def _trained_whole(model: PreTrainedModel, task: str, new: Collection[str]) -> l
     for name, _ in wanted:
         if name in low or name.startswith(tuple(lists)):
             raise InputError(f"LoRA adapts pretrained weights, but {name} is newly initialized; train all weights")
-    if task in ("classification", "tagging"):
+    if task != "language_modeling" and not model.can_generate():
         wanted += parts.head
     whole = {id(parameter) for _, parameter in wanted}
     modules = dict(model.named_modules())

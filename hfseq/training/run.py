@@ -124,7 +124,7 @@ def begin(
     unless: Sequence[str] = (),
     check: Callable[[Run], None] | None = None,
 ) -> Run:
-    """Parse and validate the arguments of a recipe, without writing anything.
+    """Parse and validate the arguments of a recipe, find its checkpoint and set the seed, without writing anything.
 
     Args:
         arguments: Dataclasses of the model, data and training arguments.
@@ -132,7 +132,10 @@ def begin(
         tasks: The task, or the choices of `--task` by name.
         demo: Default YAML file when no model or data are given.
         unless: Further flags that disable the default YAML file.
-        check: Checks the arguments further, before anything else is.
+        check: Further check of the arguments, before all others.
+
+    Returns:
+        The run, with the metric that selects the best checkpoint in its arguments.
 
     Raises:
         InputError: An argument is invalid, the task has no such metric, early stopping has no evaluations, a package
@@ -205,7 +208,7 @@ def make_trainer(
     """Create the trainer of a task, with its loss and metrics, early stopping, curve warnings and scores by length.
 
     Args:
-        run: The run; its output directory is prepared.
+        run: The run; its output directory is created, or cleared.
         task: Task with rows encoded for the model.
         model: Model to train.
         tokenizer: Tokenizer of the model.
@@ -306,7 +309,7 @@ def fit(
     """
     own = run.within(directory, **settings)
     task = copy.copy(task)
-    # Rows of one's own are encoded already.
+    # `rows` are encoded already.
     names = ("train", "validation") if rows is None else ("validation",)
     task.args, task.splits = own.args, {name: task.splits[name] for name in names}
     task.encode(model, tokenizer, own.log)
