@@ -78,7 +78,7 @@ def test_a_text_at_several_places_is_refused(model):
 def test_the_recipe_scores_with_a_cache(data, trained, tmp_path, capsys):  # noqa: F811
     flags = ["--do_predict", "--model_name_or_path", trained, "--test_file", data / "test.txt", "--use_cpu"]
     flags += ["--output_dir", tmp_path / "scored", "--cache_size", "30"]
-    with pytest.raises(InputError, match="--cache_size needs a validation text"):
+    with pytest.raises(InputError, match="--cache_size requires a validation text"):
         start(RECIPE, flags)
     start(RECIPE, [*flags, "--validation_file", data / "val.txt"])
     model, tokenizer = AutoModelForCausalLM.from_pretrained(trained), AutoTokenizer.from_pretrained(trained)
