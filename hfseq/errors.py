@@ -44,15 +44,17 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str | None = None) 
     return f"; did you mean {close[0]}?" if close else f"; {otherwise or 'there are ' + ', '.join(known)}"
 
 
-def one_line(error: object, *, named: bool = False) -> str:
-    """Return the message of an exception, or other text, on one line of at most 500 characters.
+def one_line(error: object, longest: int = 500, *, named: bool = False) -> str:
+    """Return the message of an exception, or other text, on one line.
 
     Args:
         error: Exception or text.
+        longest: Maximum number of characters; a longer text is cut and ends with "…".
         named: Put the exception's type before its message.
     """
     message = f"{type(error).__name__}: {error}" if named else str(error)
-    return " ".join(message.split())[:500]
+    line = " ".join(message.split())
+    return line if len(line) <= longest else f"{line[: longest - 1]}…"
 
 
 @contextmanager
@@ -70,4 +72,6 @@ def blaming(flags: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # each tracker, optimizer and plugin has its own
-        raise InputError(f"{flags}: {one_line(error, named=not str(error))}") from error
+        # The message of some is but a name: `KeyError: 'added_tokens'`.
+        named = not str(error) or isinstance(error, LookupError | AttributeError)
+        raise InputError(f"{flags}: {one_line(error, named=named)}") from error

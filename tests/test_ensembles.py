@@ -197,6 +197,8 @@ def test_each_encoder_runs_once(members, ensemble):
 
 def test_generation_from_encoder_outputs_and_from_a_returned_cache(ensemble):
     encoded = ensemble.get_encoder()(**INPUTS)
+    with pytest.raises(TypeError, match="atention_mask"):
+        ensemble.get_encoder()(INPUTS["input_ids"], atention_mask=MASK)
     given = {"encoder_outputs": encoded, "attention_mask": MASK}
     assert_same(generate(ensemble, given, num_beams=3), generate(ensemble, num_beams=3))
     options = {"eos_token_id": None, "pad_token_id": 0}

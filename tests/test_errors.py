@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from hfseq.errors import InputError, did_you_mean, one_line, require
+from hfseq.errors import InputError, blaming, did_you_mean, one_line, require
 from hfseq.onnx.export import export_onnx
 from hfseq.onnx.quantize import quantize_onnx
 from hfseq.onnx.runtime import load_onnx
@@ -23,7 +23,18 @@ def test_the_missing_packages_are_named(monkeypatch):
 def test_one_line():
     error = ValueError(" a\n\n  b\tc ")
     assert one_line(error) == "a b c" and one_line(error, named=True) == "ValueError: a b c"
-    assert one_line("x" * 1000) == "x" * 500
+    assert one_line("x" * 1000) == "x" * 499 + "…"
+
+
+def test_what_a_library_raises_is_one_line():
+    for error, line in (
+        (KeyError("added_tokens"), "--flag: KeyError: 'added_tokens'"),
+        (RuntimeError(), "--flag: RuntimeError:"),
+        (ValueError("a\nb"), "--flag: a b"),
+        (InputError("as it is"), "as it is"),
+    ):
+        with pytest.raises(InputError, match=f"^{line}$"), blaming("--flag"):
+            raise error
 
 
 def test_did_you_mean():

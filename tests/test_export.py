@@ -250,6 +250,9 @@ def test_runners_refuse_what_models_refuse(tokenizers, tmp_path):
         ):
             with pytest.raises(ValueError, match=message):
                 runner(**(more | wrong))
+    # Even where something else is missing, too.
+    with pytest.raises(ValueError, match="take no labels"):
+        runner(ids, labels=ids)
     padded = {"decoder_input_ids": ids, "decoder_attention_mask": torch.tensor([[0, 1, 1, 1]])}
     with pytest.raises(ValueError, match="do not support padding"):
         runner(ids, **padded)

@@ -589,14 +589,14 @@ def assert_initialised(model):
 @pytest.mark.parametrize(("auto", "model_class"), CLASSES)
 def test_initialisation(auto, model_class):
     torch.manual_seed(0)
-    for layers in (1, 2):
+    for layers, std in ((1, 0.3), (2, 0.3), (1, 0.0)):
         config = model_class.config_class(vocab_size=900, hidden_size=24, num_hidden_layers=layers)
-        config.initializer_range = 0.3
+        config.initializer_range = std
         model = getattr(transformers, auto).from_config(config)
         assert_initialised(model)
         for module in model.modules():
             if isinstance(module, torch.nn.Embedding):
-                assert module.weight.std().item() == pytest.approx(0.3, rel=0.05)
+                assert module.weight.std().item() == pytest.approx(std, rel=0.05)
                 assert abs(module.weight.mean().item()) < 0.01
 
 
@@ -653,8 +653,9 @@ def test_wrong_encoder_states(heads):
     ids = torch.ones(2, 3).long()
     with pytest.raises(ValueError, match="add_cross_attention=True needs encoder_hidden_states"):
         decoder(ids)
-    for shape in ((2, 4, 6), (3, 4, 5), (2, 5)):
-        with pytest.raises(ValueError, match=r"encoder_hidden_states has shape .*, expected \(2, source length, 5\)"):
+    for shape, end in (((2, 4, 6), ""), ((3, 4, 5), ""), ((2, 5), ""), ((2, 0, 5), ", each at least 1")):
+        message = rf"encoder_hidden_states has shape .*, expected \(2, source length, 5\){end}$"
+        with pytest.raises(ValueError, match=message):
             decoder(ids, encoder_hidden_states=torch.zeros(shape).double())
     with pytest.raises(ValueError, match=r"encoder_attention_mask has shape \(2, 3\), expected \(2, 4\)"):
         decoder(ids, encoder_hidden_states=torch.zeros(2, 4, 5).double(), encoder_attention_mask=torch.ones(2, 3))

@@ -296,6 +296,12 @@ def test_impossible_fields_get_400_and_a_line(client, path, worse, stream):
     assert client.post(path, json=good).status_code == 200
 
 
+def test_the_form_of_a_content_is_named(client):
+    for bad in (None, 5, [5], {"type": "text", "text": "a"}):
+        answer = client.post(CHAT, json={"messages": [{"role": "user", "content": bad}]})
+        assert "must be a string, or a list of parts" in refused(answer, 400)
+
+
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT])
 def test_what_is_no_json_gets_400(client, path):
     for body in (
@@ -306,9 +312,12 @@ def test_what_is_no_json_gets_400(client, path):
             b'{"temperature": -Infinity}',
             b'{"max_tokens": ' + b"9" * 5000 + b"}",
         ),
-        *(b"{'prompt': 'a'}", b'{"prompt": "a",}', b'{"temperature": 1e999, "prompt": "a"}'),
+        *(b"{'prompt': 'a'}", b'{"prompt": "a",}'),
     ):
         refused(client.post(path, content=body, headers={"Content-Type": "application/json"}), 400)
+    body = b'{"temperature": 1e999, "prompt": "a"}' if path == COMPLETIONS else b'{"temperature": 1e999}'
+    answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    refused(answer, 400, said="finite", param="temperature")
 
 
 @pytest.mark.parametrize("path", [COMPLETIONS, CHAT])

@@ -79,7 +79,7 @@ def make_card(
     evaluations = [
         EvalResult(
             task_type=task or "other",
-            dataset_type=dataset if dataset and tested_on == dataset else "other",
+            dataset_type=dataset if dataset and run.get("tested_on") == dataset else "other",
             dataset_name=tested_on,
             dataset_split=split,
             metric_type=METRICS[metric][1],

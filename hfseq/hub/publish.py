@@ -208,7 +208,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         raise InputError(f"{repo_id}: HF_HUB_OFFLINE is set, so nothing can be published") from error
     except HfHubHTTPError as error:
         status = None if error.response is None else error.response.status_code
-        message = one_line(error.server_message or "")[:200]
+        message = one_line(error.server_message or "", 200)
         why = _REFUSALS.get(status or 0, f"the Hub answered {status}")
         raise InputError(f"{repo_id}: {why}{f' ({message})' if message else ''}") from error
     except InputError:

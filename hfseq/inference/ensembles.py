@@ -21,7 +21,7 @@ from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput, Sequence
 from transformers.utils.generic import can_return_tuple
 
 from hfseq.data.collation import vocabulary_sizes
-from hfseq.errors import InputError
+from hfseq.errors import InputError, one_line
 from hfseq.heads import head_of
 from hfseq.inference.loading import load_trained, problem_of
 from hfseq.models import NAMES
@@ -129,6 +129,14 @@ class _Ensemble(PreTrainedModel):
         self.members = nn.ModuleList(models)
         self.eval()
 
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the input embeddings of the first member."""
+        return self.members[0].get_input_embeddings()  # type: ignore[operator]
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        """Return the output embeddings of the first member; None for classifiers."""
+        return self.members[0].get_output_embeddings()  # type: ignore[operator]
+
     def vocabulary_sizes(self) -> dict[str, int]:
         """Sizes of the first member, for `hfseq.data.collation.vocabulary_sizes`."""
         return vocabulary_sizes(self.members[0])  # type: ignore[arg-type]
@@ -153,13 +161,22 @@ class EnsembleEncoder(nn.Module):
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> ModelOutput:
         """Run every encoder.
 
         Args:
             input_ids: Token ids `[B, S]`.
             attention_mask: 1 for tokens, 0 for padding, `[B, S]`.
-            kwargs: Ignored.
+            output_attentions: Ignored.
+            output_hidden_states: Ignored.
+            return_dict: Ignored.
 
         Returns:
             The tensors of member i's output as `i.<name>`, since `generate()` expands only top-level tensors for
@@ -422,8 +439,8 @@ def _check_equal(names: Sequence[str], traits: Sequence[dict[str, Any]]) -> None
             one, two = traits[0].get(trait), other.get(trait)
             if one != two:
                 raise InputError(
-                    f"{names[0]} and {name} cannot predict together: {trait} is {one!r:.100} in the first, "
-                    f"{two!r:.100} in the second"
+                    f"{names[0]} and {name} cannot predict together: {trait} is {one_line(repr(one), 100)} in the "
+                    f"first, {one_line(repr(two), 100)} in the second"
                 )
 
 

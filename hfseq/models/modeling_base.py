@@ -45,6 +45,9 @@ class SequencePreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            # transformers would take a range of 0 for its default.
+            init.normal_(module.weight, std=self.config.initializer_range)
         else:
             super()._init_weights(module)
 

@@ -20,4 +20,5 @@ def check_shape(name: str, shape: Sequence[int], *allowed: Sequence[int | str], 
             else:
                 return
     listed = " or ".join(str(tuple(expected)).replace("'", "") for expected in allowed)
-    raise ValueError(f"{name} has shape {tuple(shape)}, expected {listed}{note}")
+    positive = ", each at least 1" if 0 in shape[1:] else ""
+    raise ValueError(f"{name} has shape {tuple(shape)}, expected {listed}{positive}{note}")

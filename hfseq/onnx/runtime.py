@@ -123,6 +123,11 @@ class OnnxRunner(PreTrainedModel):
         found = run_session(self.sessions[graph], {name: tensor.cpu().numpy() for name, tensor in inputs.items()})
         return {name: torch.from_numpy(value) for name, value in found.items()}
 
+    def refuse_labels(self, arguments: Mapping[str, Any]) -> None:
+        """Raise a `ValueError` if the other arguments of `forward` have labels."""
+        if arguments.get("labels") is not None:
+            raise ValueError("exported models cannot be trained and take no labels")
+
     def check_inputs(
         self, ids: Tensor, mask: Tensor | None, others: Mapping[str, Any], name: str = "input_ids", past: int = 0
     ) -> tuple[Tensor, Tensor]:
@@ -138,8 +143,7 @@ class OnnxRunner(PreTrainedModel):
         Raises:
             ValueError: If there are labels, shapes do not match, there is no step, or an id is outside the vocabulary.
         """
-        if others.get("labels") is not None:
-            raise ValueError("exported models cannot be trained and take no labels")
+        self.refuse_labels(others)
         if ids.dim() != 2 or ids.shape[1] == 0:
             raise ValueError(f"{name} has shape {tuple(ids.shape)}, expected (batch, length) with at least one step")
         least, most, last = int(ids.min()), int(ids.max()), self.config.vocab_size - 1
@@ -174,8 +178,10 @@ class _Whole(OnnxRunner):
         ids, mask = self.check_inputs(input_ids, attention_mask, kwargs)
         inputs = {"input_ids": ids, "attention_mask": mask}
         if (char_ids is None) != (getattr(self.config, "char_encoder", None) is None):
-            verb = "needs" if char_ids is None else "has no char_encoder and takes no"
-            raise ValueError(f"this model {verb} char_ids from its tokenizer")
+            problem = "needs char_ids from its tokenizer"
+            if char_ids is not None:
+                problem = "has no char_encoder and takes no char_ids"
+            raise ValueError(f"this model {problem}")
         if char_ids is not None:
             if char_ids.dim() != 3 or char_ids.shape[:2] != ids.shape:
                 raise ValueError(f"char_ids has shape {tuple(char_ids.shape)}, expected {(*ids.shape, 'characters')}")
@@ -323,6 +329,7 @@ class OnnxForConditionalGeneration(_Generates):
             ValueError: If source or target is missing, the target has padding, labels are given, shapes do not match,
                 an id is outside the vocabulary, or the cache belongs to another model.
         """
+        self.refuse_labels(kwargs)
         if decoder_attention_mask is not None and not bool(decoder_attention_mask.all()):
             raise ValueError("exported sequence-to-sequence models do not support padding in decoder_input_ids")
         if decoder_input_ids is None or (input_ids is None and encoder_outputs is None):

@@ -23,6 +23,10 @@ class Refusal(HTTPException):
         self.code = code
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
 async def read_object(request: Request, longest: int) -> dict[str, Any]:
     """Read the body of a request, a JSON object, with unpaired surrogates replaced by "?".
 
@@ -42,9 +46,9 @@ async def read_object(request: Request, longest: int) -> dict[str, Any]:
         if len(body) > longest:
             raise Refusal(413, f"the request body exceeds {longest} bytes")
     try:
-        # Writing it again replaces unpaired surrogates, and fails for NaN and infinity.
-        clean = json.dumps(json.loads(body), ensure_ascii=False, allow_nan=False).encode(errors="replace")
-        fields = json.loads(clean)
+        # Writing it again replaces unpaired surrogates.
+        found = json.loads(body, parse_constant=_refuse_constant)
+        fields = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "the body is not valid JSON") from error
     if not isinstance(fields, dict):

@@ -249,7 +249,9 @@ class BatchingManager(GenerateManager):
         """Start generation; return a queue of text chunks and the streamer that fills it.
 
         Raises:
-            Refusal: If the request is invalid, or the queue of requests is full.
+            Refusal: If prompt or answer exceed the limits.
+            RequestError: If the request is invalid otherwise.
+            BatcherFull: If the queue of requests is full.
         """
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         queue: asyncio.Queue = asyncio.Queue()
@@ -274,7 +276,7 @@ class BatchingManager(GenerateManager):
         """Return the text, the number of prompt tokens, and the new tokens.
 
         Raises:
-            Refusal: If the request is invalid, the queue of requests is full, or generation fails.
+            Exception: As for `generate_streaming`, and whatever generation raises.
         """
         tokens = await asyncio.wrap_future(self._submit(model, processor, inputs, gen_config))
         return processor.decode(tokens, skip_special_tokens=True), inputs["input_ids"].shape[-1], tokens

@@ -45,7 +45,11 @@ def _none_as_empty(value: Any) -> Any:
 
 def _as_parts(value: Any) -> Any:
     """The text of a message as a list of one part."""
-    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return [{"type": "text", "text": value}]
+    if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
+        raise ValueError('must be a string, or a list of parts of the form {"type": "text", "text": "..."}')
+    return value
 
 
 Temperature = Annotated[float, Field(ge=0, le=100), AfterValidator(_temperature)]
