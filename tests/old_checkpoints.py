@@ -1,7 +1,7 @@
 """Checkpoints of earlier commits, and the script that writes new ones beside them.
 
     python tests/old_checkpoints.py                  # adds what new classes and settings lack
-    python tests/old_checkpoints.py code 0.1.0       # keeps the code that this version publishes
+    python tests/old_checkpoints.py code 0.2.0       # keeps the code that this version publishes
 
 Each folder of `fixtures/checkpoints` has `config.json` and `model.safetensors` as `save_pretrained` leaves them,
 without the bundled code, and `expected.safetensors`: inputs, and outputs in float64. `fixtures/published/VERSION` is

@@ -329,7 +329,14 @@ def test_overwrite_deletes_what_a_run_writes_and_nothing_else(used):
     check_output_dir(str(used), overwrite=True, resume=False)
     assert tree(used) == before
     prepare_output_dir(str(used), overwrite=True, resume=False)
-    kept = {"notes.txt", "checkpoint-2 mine/keep", "mine.safetensors", "src/a.py", "best_trial/mine"}
+    kept = {
+        "notes.txt",
+        "checkpoint-2 mine/keep",
+        "mine.safetensors",
+        "src/a.py",
+        "best_trial.yaml",
+        "best_trial/mine",
+    }
     assert set(tree(used)) == kept
 
 

@@ -193,6 +193,13 @@ def test_what_is_new_is_in_the_head():
     assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == set(new)
 
 
+def test_what_was_frozen_stays_so():
+    model = build("LstmForSequenceClassification")
+    model.classifier.weight.requires_grad_(False)
+    train_head_only(model)
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == ["classifier.bias"]
+
+
 # --- rates and schedule --------------------------------------------------------------------------------------------
 
 

@@ -451,6 +451,7 @@ BAD = {
         {"model": "lm", "method": "lora", "average_checkpoints": 2, "save_total_limit": 2},
         "requires full checkpoints",
     ),
+    "no block": ({"model": "lm", "task": "language_modeling", "block_size": 0}, "--block_size 0: give 2 or more"),
     "block": ({"model": "lm", "task": "language_modeling", "block_size": 1}, "--block_size 1: give 2 or more"),
     "rank": ({"model": "lm", "method": "lora", "lora_r": 0}, "--lora_r 0: give 1 or more"),
     "tags": ({"task": "tagging", "model": "lm", "label_column": "summary"}, "5 tokens and 1 summary|each word needs"),

@@ -81,6 +81,16 @@ def test_names_of_a_data_set(tmp_path):
     assert found["topics"][:] == [["film"], [], ["food", "film"], ["food"]]
 
 
+def test_a_thousand_rows_of_a_data_set_without_classes(tmp_path):
+    classes = datasets.ClassLabel(names=["neg", "pos"])
+    for name, feature, label in (("lists", datasets.List(classes), [0]), ("one", classes, 0)):
+        rows = {"text": ["x"] * 2001, "label": [None] * 1000 + [label] * 1001}
+        features = datasets.Features({"text": datasets.Value("string"), "label": feature})
+        datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features)}).save_to_disk(tmp_path / name)
+        found = read_splits(dataset_name=str(tmp_path / name), **COLUMNS)["train"]
+        assert found["label"][:] == [["neg"] if name == "lists" else "neg"] * 1001
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_null_in_a_list_is_no_class(tmp_path, suffix):
     path = write(tmp_path / f"train{suffix}", [["a", None], [None], ["b"]])

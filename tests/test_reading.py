@@ -316,6 +316,7 @@ def test_no_rows(file, tmp_path):
     assert "empty: none of 0 rows" in error(moses(tmp_path, "", ""), moses=True)
     pq.write_table(pa.table({"de": pa.array([], pa.string()), "en": pa.nulls(0)}), tmp_path / "a.parquet")
     assert "empty: none of 0 rows" in error(tmp_path / "a.parquet")
+    assert "no column 'fr'; there are 'de', 'en'" in error(tmp_path / "a.parquet", columns=("de", "fr"))
 
 
 def test_unknown_extension(file):

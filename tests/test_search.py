@@ -300,9 +300,10 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(config, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         recipe(argv, spoil=interrupt_at(3))
-    # A process that is killed leaves its trial as running.
     storage = f"sqlite:///{tmp_path / 'run' / 'search.db'}"
     study = optuna.load_study(study_name="search", storage=storage)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3 + ["FAIL"]
+    # A process that is killed leaves its trial as running.
     study.ask({"learning_rate": FloatDistribution(1e-4, 1e-1, log=True)})
     resumed = recipe([*argv, "--resume_from_checkpoint", "last"])
     assert len(resumed.runs) == 2

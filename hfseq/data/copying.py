@@ -133,7 +133,7 @@ class CopyCollator:
 
     def __call__(self, features: list[dict[str, Any]]) -> Any:
         """Collate rows of `input_ids`, `copy_ids` of the same lengths and other columns."""
-        rows = [torch.tensor(feature["copy_ids"]) for feature in features]
+        rows = [torch.tensor(feature["copy_ids"], dtype=torch.long) for feature in features]
         batch = self.collator([{name: row[name] for name in row if name != "copy_ids"} for row in features])
         # At padding they are the padding token, like the input ids.
         batch["copy_ids"] = batch["input_ids"].masked_scatter(batch["attention_mask"].bool(), torch.cat(rows))

@@ -478,7 +478,11 @@ def _parquet_tables(path: Path, flag: str, columns: Columns) -> Iterator[pa.Tabl
         # Buffered, so that a row group is not in memory as a whole.
         with pq.ParquetFile(path, buffer_size=2**20) as file:
             names = file.schema_arrow.names
-            for batch in file.iter_batches(batch_size=1000, columns=_wanted(columns, names)):
+            wanted = _wanted(columns, names)
+            # A file without rows has no batch, but columns to check.
+            empty = pa.schema([field for field in file.schema_arrow if field.name in wanted]).empty_table()
+            yield _pick_arrow(source, empty, names, columns)
+            for batch in file.iter_batches(batch_size=1000, columns=wanted):
                 batch.validate(full=True)
                 yield _pick_arrow(source, pa.Table.from_batches([batch]), names, columns)
     # A damaged file; column names that are not UTF-8 raise as they become strings.
@@ -546,7 +550,8 @@ def _hub_tables(
                 feature = getattr(features[column], "feature", features[column])
                 if isinstance(feature, datasets.ClassLabel):
                     named = [_name_classes(value, feature.names) for value in table[column].to_pylist()]
-                    table = table.set_column(table.column_names.index(column), column, [named])
+                    kind = pa.string() if feature is features[column] else pa.list_(pa.string())
+                    table = table.set_column(table.column_names.index(column), column, pa.array(named, kind))
             yield _pick_arrow(source, table, list(features) or table.column_names, columns)
     except InputError:
         raise

@@ -20,14 +20,15 @@ from transformers import HfArgumentParser
 
 from hfseq.errors import InputError, did_you_mean, one_line
 
-# Names of what a training run writes at the top of its output directory, including the files of transformers.
+# Names of what a training run writes at the top of its output directory, including the files of transformers; without
+# `best_trial.yaml`, which the run itself may have been given.
 _PRODUCED = re.compile(
     r"checkpoint-\d+(\.partial)?|model(-.*-of-.*)?\.safetensors|model\.safetensors\.index\.json"
     r"|(config|generation_config|trainer_state|.*_results|run)\.json|training_args\.bin|table\.(md|csv)"
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|teacher_translations.*)\.json"
     r"|(vocab|merges)\.txt|(tokenizer|spiece)\.model|(source|target)\.spm|teacher_logits.*\.npy"
     r"|(predictions|samples)\.txt|(learning_curve|alignment|confusion_matrix|scatter|trade_off)\.png"
-    r"|trials\.csv|best_trial\.yaml"
+    r"|trials\.csv"
 )
 
 

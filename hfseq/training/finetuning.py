@@ -74,12 +74,12 @@ class TaskArguments(ClassArguments, DecodingArguments):
 
     def __post_init__(self) -> None:
         """Reject unknown tasks and methods, and unsupported combinations."""
+        if self.block_size < 2:
+            raise ValueError(f"--block_size {self.block_size}: give 2 or more")
         super().__post_init__()
         for name, known in (("task", TASKS), ("method", METHODS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown --{name} {getattr(self, name)!r}; there are {', '.join(known)}")
-        if self.block_size < 2:
-            raise ValueError(f"--block_size {self.block_size}: give 2 or more")
         if self.method == "gradual" and self.streaming:
             raise ValueError("--method gradual unfreezes a layer each epoch, and --streaming has no epochs")
 
@@ -212,7 +212,7 @@ def train_head_only(model: PreTrainedModel, new: Collection[str] = ()) -> None:
     parts = model_parts(model, new)
     if not parts.head:
         raise InputError(f"{type(model).__name__} has no separate output layer to train: it is tied to the embeddings")
-    unfreeze([parts.head, *parts.blocks, parts.embeddings], 1)
+    unfreeze([*parts.blocks, parts.embeddings], 0)
 
 
 # Flags for the demo's classifier, and the values that its language model gets instead.

@@ -107,8 +107,8 @@ def parse_space(
     }
     fields = {*config.to_dict(), *config.attribute_map}
     parsed = {}
-    for name, spec in space.items():
-        where, field = f"hp_space: {name}", str(name).removeprefix(_CONFIG)
+    for name, spec in zip(map(str, space), space.values(), strict=True):
+        where, field = f"hp_space: {name}", name.removeprefix(_CONFIG)
         if reason := without_effect.get(name):
             raise InputError(f"{where} cannot be searched: {reason}")
         if name not in SEARCHABLE and field == name:
@@ -224,6 +224,9 @@ def _run_trial(optuna: ModuleType, trainer: Any, study: Any, space: Mapping[str,
         if not isinstance(error, optuna.TrialPruned):
             trial.set_user_attr("reason", one_line(error))
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    except BaseException:
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        raise
     trainer.model, trainer.model_wrapped = trainer.accelerator.free_memory(trainer.model, trainer.model_wrapped)
 
 
