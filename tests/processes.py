@@ -1,5 +1,6 @@
 """Processes that are forked from one that has imported everything and computed nothing: no import for each."""
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -13,6 +14,9 @@ from types import SimpleNamespace
 MODULES = ["hfseq", "hfseq.training.trainer", "hfseq.training.accelerate_loop"]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(MODULES)
+
+
+LONGEST = 240
 
 
 def run(*command, environments=({},), cwd=None, context=FORKS):
@@ -31,7 +35,7 @@ def run(*command, environments=({},), cwd=None, context=FORKS):
         for process in processes:
             process.start()
         for process in processes:
-            process.join(240)
+            process.join(LONGEST)
             process.kill()
             process.join()
         stdout, stderr = ("".join(path.read_text("utf-8") for path in paths) for paths in zip(*streams, strict=True))
@@ -42,6 +46,8 @@ def run(*command, environments=({},), cwd=None, context=FORKS):
 def _program(command, environment, cwd, streams):
     for number, stream in enumerate(streams, 1):
         os.dup2(os.open(stream, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+    # A process that hangs says where.
+    faulthandler.dump_traceback_later(LONGEST - 20)
     import torch
 
     torch.set_num_threads(1)

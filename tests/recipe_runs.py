@@ -50,12 +50,17 @@ def run(name, argv):
 
 def run_two(name, argv):
     """Runs a recipe in two processes that are told what torchrun tells them."""
+    return in_two_processes(script(name), *argv)
+
+
+def in_two_processes(*command):
+    """Runs a script, or code after `-c`, in two processes; see `processes.run`."""
     # Torchrun holds the store too, so that no other program takes its port.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     ranks = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    return processes.run(script(name), *argv, environments=ranks)
+    return processes.run(*command, environments=ranks)
 
 
 def torchrun(name, argv):

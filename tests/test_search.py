@@ -374,6 +374,7 @@ def test_spaces(tmp_path, space, parsed):
         ({}, "hp_space is empty"),
         ({"lerning_rate": [0.1]}, "lerning_rate cannot be searched; did you mean learning_rate"),
         ({"seed": [1, 2]}, "seed cannot be searched; there are adam_beta1"),
+        ({5: [1, 2]}, "5 cannot be searched; there are adam_beta1"),
         ({"config_overrides.hiden_size": [8]}, "LstmConfig has no field 'hiden_size'; did you mean hidden_size"),
         (
             {"hidden_size": [8]},

@@ -12,6 +12,7 @@ from recipe_runs import (
     Killed,
     assert_close,
     assert_equal,
+    in_two_processes,
     kill_after_checkpoint,
     load,
     results,
@@ -427,6 +428,29 @@ def test_two_processes_train_the_same_model_as_one(driver, data, tmp_path):
     one = start(driver, data, tmp_path / "one", per_device_train_batch_size=8, **flags)
     assert_close(weights(one), weights(tmp_path / "two"))
     assert (one / "predictions.txt").read_bytes() == (tmp_path / "two" / "predictions.txt").read_bytes()
+
+
+END_OF_A_RUN = """
+import weakref
+from sys import argv
+from torch import distributed, nn
+from hfseq.training.accelerate_loop import start_accelerator
+from hfseq.training.arguments import RecipeArguments
+
+accelerator = start_accelerator(RecipeArguments(output_dir=argv[1], use_cpu=True, report_to=[]))
+group = weakref.ref(distributed.group.WORLD)
+model = accelerator.prepare(nn.Linear(2, 2))
+accelerator.end_training()
+assert not distributed.is_initialized()
+del accelerator, model
+assert group() is not None
+"""
+
+
+def test_a_wrapped_model_does_not_hang_at_the_end_of_a_run(tmp_path):
+    """It would, now and then, if its destructor were that of the process group, too."""
+    done = in_two_processes("-c", END_OF_A_RUN, tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 # Bad input

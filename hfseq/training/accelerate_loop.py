@@ -56,6 +56,12 @@ FIXED = {
 """Training arguments accepted with these values only, so that one YAML file serves both drivers."""
 _KEPT = ("epoch", "step", "log", "best", "best_step", "best_folder", "worse")
 """Attributes of `Loop` saved in a checkpoint."""
+_GROUPS: list[Any] = []
+"""Process groups, kept to the end of the process.
+
+If a wrapped model held the last reference to one, its destructor would wait for gloo's threads without releasing the
+GIL, and one of these may be waiting for the GIL: the run would hang when it is done.
+"""
 _PREDICTION = frozenset({"ensemble", "output_file"})
 """Model and data flags for prediction with trained models, which only the Trainer's driver supports."""
 
@@ -137,6 +143,8 @@ def start_accelerator(args: RecipeArguments, *, unused_parameters: bool = False)
             project_dir=args.output_dir if args.report_to else None,
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=unused_parameters)],
         )
+    if torch.distributed.is_initialized():
+        _GROUPS.append(torch.distributed.group.WORLD)
     # Accelerate silently drops trackers whose package is not installed.
     if lost := sorted({*(args.report_to or ())} - {str(tracker) for tracker in accelerator.log_with}):
         raise InputError(f"--report_to {lost[0]}: accelerate does not find its package; install it or omit the flag")
