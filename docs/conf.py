@@ -25,14 +25,18 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 # Names of other libraries in signatures, whose documentation the build has no network to look up; private bases.
 nitpick_ignore_regex = [
-    ("py:.*", r"(abc|collections|gr|huggingface_hub|nn|numpy|np|os|pathlib|torch|transformers)\..*"),
+    ("py:.*", r"(abc|collections|gr|nn|np|numpy|os|pathlib|torch)\..*"),
+    ("py:.*", r"(accelerate|datasets|huggingface_hub|transformers)\..*"),
     ("py:.*", r"hfseq\..*\._\w+"),
+    # Types of arguments in modules that have no page.
+    ("py:class", r"hfseq\.data\.(collation\.CheckedCollator|encoding\.EncodedSplits|running_text\.TokenWindows)"),
+    ("py:class", r"hfseq\.training\.arguments\.RecipeArguments"),
 ]
 
 
 def keep_sentences(_app: object, what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
     """Keep "State of one layer: …" of a variable's docstring from being read as its type and a description."""
-    if what in ("attribute", "data") and lines and " " in lines[0].partition(": ")[0]:
+    if what in ("attribute", "data", "property") and lines and " " in lines[0].partition(": ")[0]:
         lines[0] = lines[0].replace(": ", " — ", 1)
 
 

@@ -71,6 +71,8 @@ def f1(predictions: Sequence[Any], references: Sequence[Any]) -> dict[str, Any]:
         references: The same, one for each prediction.
 
     Returns:
+        A dictionary of
+
         - `f1` (and `score`), `precision`, `recall`: macro averages, over the classes;
         - `f1_micro`: over the decisions of all classes together; for single-label rows it equals accuracy;
         - `f1_weighted`: average over the classes weighted by their support;

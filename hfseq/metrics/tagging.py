@@ -49,6 +49,8 @@ def seqeval(
         scheme: IOB2, IOB1, IOE2, IOE1, IOBES or BILOU; by default inferred from the references.
 
     Returns:
+        A dictionary of
+
         - `f1` (and `score`), `precision`, `recall`: micro averages, over the entities of all types;
         - `accuracy`: percentage of words whose tag is right;
         - `by_type`: type to its `f1`, `precision`, `recall` and `support` (number of entities); the type of tags

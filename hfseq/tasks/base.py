@@ -119,7 +119,7 @@ class Task(ABC):
             num_parts: Number of shards of streamed training rows.
 
         Returns:
-            This task, or the other one that the rows turn out to be for: regression if labels have fractions.
+            This task, or the one that the rows turn out to be for, as labels with fractions are for a regression.
 
         Raises:
             InputError: As for `DataArguments.read`, or the rows do not fit the task.

@@ -261,7 +261,7 @@ def split_references(splits: Mapping[str, Any], target: str) -> tuple[dict[str, 
         target: Name of that column.
 
     Returns:
-        Splits with one target per row: a training row for each target, and the other rows with their first target;
+        Splits with one target per row, a training row for each target, and the other rows with their first target;
         and all targets of each row other than the training rows.
 
     Raises:
