@@ -107,7 +107,8 @@ def parse_space(
     }
     fields = {*config.to_dict(), *config.attribute_map}
     parsed = {}
-    for name, spec in zip(map(str, space), space.values(), strict=True):
+    for key, spec in space.items():
+        name = str(key)
         where, field = f"hp_space: {name}", name.removeprefix(_CONFIG)
         if reason := without_effect.get(name):
             raise InputError(f"{where} cannot be searched: {reason}")
