@@ -183,6 +183,31 @@ def test_a_client_that_goes_makes_room(language_model, stream, monkeypatch, capl
 
 
 @pytest.mark.usefixtures("either_way")
+def test_a_stream_cancelled_between_two_tokens_has_not_failed(language_model, caplog):
+    _, model, tokenizer = language_model
+    manager = BatchingManager(Limits(max_batch_size=1, max_prompt_tokens=9, max_new_tokens=FOREVER))
+    asked = model, tokenizer, tokenizer("a", return_tensors="pt")
+    words = {"suppress_tokens": [0, 1, 2, 3], "do_sample": False}
+
+    async def serve():
+        queue, streamer = manager.generate_streaming(
+            *asked, GenerationConfig(max_new_tokens=FOREVER, **words), "cancelled"
+        )
+        await queue.get()
+        streamer.cancel()
+        # The handler's task goes on, so that its end does not cancel the request.
+        answering = manager.generate_non_streaming(*asked, GenerationConfig(max_new_tokens=3, **words), "answered")
+        return await asyncio.wait_for(answering, 30)
+
+    try:
+        text, *_ = asyncio.run(serve())
+    finally:
+        manager.stop()
+    assert text == generated(language_model, "a", max_new_tokens=3)
+    assert not caplog.records
+
+
+@pytest.mark.usefixtures("either_way")
 def test_a_stream_left_before_it_is_read_makes_room(language_model):
     """Its generator never begins, so that no handler sees that the client is gone."""
     _, model, tokenizer = language_model

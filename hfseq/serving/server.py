@@ -255,8 +255,8 @@ class BatchingManager(GenerateManager):
         """
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         queue: asyncio.Queue = asyncio.Queue()
-        streamer = DirectStreamer(processor.backend_tokenizer, loop, queue, response_parser=response_parser)
-        future = self._submit(model, processor, inputs, gen_config, streamer)
+        streamer = CancellingStreamer(processor.backend_tokenizer, loop, queue, response_parser=response_parser)
+        future = streamer.future = self._submit(model, processor, inputs, gen_config, streamer)
         # The handlers do not cancel a stream whose client disconnects before the first chunk is read.
         assert task is not None
         task.add_done_callback(lambda _: future.cancel())
@@ -351,6 +351,20 @@ class BatchingManager(GenerateManager):
 
         self.submit(generate)
         return future
+
+
+class CancellingStreamer(DirectStreamer):
+    """Cancels the request whose tokens it takes.
+
+    transformers' own only raises an exception at the next token, which would be taken for a failure of the request.
+    """
+
+    future: Future[list[int]]
+
+    def cancel(self) -> None:
+        """Stop generation."""
+        self.future.cancel()
+        super().cancel()
 
 
 class HasCandidates(LogitsProcessor):
