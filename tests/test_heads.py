@@ -20,12 +20,15 @@ def test_there_is_a_row_for_each_head():
     assert [head.suffix for head in HEADS] == list(dict.fromkeys(configuration_base.HEADS.values()))
 
 
-def test_a_head_may_have_several_auto_classes(monkeypatch):
-    monkeypatch.setitem(configuration_base.HEADS, "AutoModelForSpeechSeq2Seq", "ForConditionalGeneration")
+def test_a_head_may_have_several_auto_classes():
     head = head_of("LstmForConditionalGeneration")
     assert head.auto_classes == ("AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq")
     assert head.auto_class == "AutoModelForSeq2SeqLM"
-    assert LstmConfig().auto_map["AutoModelForSpeechSeq2Seq"] == "modeling_lstm.LstmForConditionalGeneration"
+    # Those for speech are named where there are features to read, which no language model does.
+    text, speech = LstmConfig().auto_map, LstmConfig(input_size=3).auto_map
+    assert speech["AutoModelForSpeechSeq2Seq"] == "modeling_lstm.LstmForConditionalGeneration"
+    assert speech.keys() - text.keys() == {"AutoModelForSpeechSeq2Seq", "AutoModelForAudioClassification"}
+    assert text.keys() - speech.keys() == {"AutoModelForCausalLM"}
 
 
 @pytest.mark.parametrize(("auto", "model_class"), CLASSES)
@@ -67,6 +70,8 @@ def test_the_tables_of_an_auto_class_are_those_of_transformers():
         "AutoModelForCausalLM": "MODEL_FOR_CAUSAL_LM_MAPPING",
         "AutoModelForSeq2SeqLM": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
         "AutoModelForSequenceClassification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+        "AutoModelForSpeechSeq2Seq": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING",
+        "AutoModelForAudioClassification": "MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING",
         "AutoModelForTokenClassification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
     }
     for auto, constant in constants.items():

@@ -15,7 +15,7 @@ from .tokenization_characters import WordCharacterTokenizer
 FAMILIES: tuple[type[SequenceConfig], ...] = (RnnConfig, LstmConfig, GruConfig, CnnConfig)
 """Configuration classes of the families; the module `modeling_<family>` has the classes `<Family><suffix>`."""
 MODEL_CLASSES: dict[type[SequenceConfig], dict[str, type[PreTrainedModel]]] = {}
-"""Config class to Auto class name to model class."""
+"""Config class to Auto class name, the first one of several, to model class."""
 
 # The lookup tables of an Auto class have no public accessor. The second kind, of names, is read beside the first: the
 # Trainer shifts smoothed labels only for classes in the causal one, pipelines check models against the one of their
@@ -39,10 +39,10 @@ def register(config_class: type[SequenceConfig], module: Any) -> None:
     MODEL_CLASSES[config_class] = {}
     for auto_class, suffix in HEADS.items():
         model_class = getattr(module, config_class.family + suffix)
-        MODEL_CLASSES[config_class][auto_class] = model_class
         getattr(transformers, auto_class).register(config_class, model_class, exist_ok=True)
         if model_class._auto_class is None:  # else it has several, of which a checkpoint names the first
             model_class.register_for_auto_class(auto_class)
+            MODEL_CLASSES[config_class][auto_class] = model_class
         NAMES[auto_class][config_class.model_type] = model_class.__name__
 
 

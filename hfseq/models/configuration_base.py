@@ -10,12 +10,16 @@ HEADS = {
     "AutoModel": "Model",
     "AutoModelForCausalLM": "ForCausalLM",
     "AutoModelForSeq2SeqLM": "ForConditionalGeneration",
+    "AutoModelForSpeechSeq2Seq": "ForConditionalGeneration",
     "AutoModelForSequenceClassification": "ForSequenceClassification",
+    "AutoModelForAudioClassification": "ForSequenceClassification",
     "AutoModelForTokenClassification": "ForTokenClassification",
 }
 """Auto class to the suffix of the model classes that it loads."""
 GENERATING = ("ForCausalLM", "ForConditionalGeneration")
 """Suffixes of the model classes that generate text."""
+OF_FEATURES = ("AutoModelForSpeechSeq2Seq", "AutoModelForAudioClassification")
+"""Auto classes for models that read features, not tokens."""
 
 
 @strict
@@ -24,8 +28,22 @@ class SequenceConfig(PreTrainedConfig):
 
     Args:
         vocab_size: Size of the vocabulary, which source and target share.
+        input_size: Number F of features of a frame, for models that read `input_features` `[B, T, F]` in place of
+            tokens: a sequence-to-sequence model's encoder, base models, classifiers and taggers. None for tokens.
+        subsampling_factor: Number of valid frames that are stacked side by side into one step (Sak et al. 2015,
+            section 4). A row of n valid frames has ceil(n / `subsampling_factor`) steps.
+        inputs_to_logits_ratio: Number of audio samples per step, from which pipelines compute time stamps.
+        apply_spec_augment: Whether to mask spans of frames and of features in training (SpecAugment, Park et al. 2019,
+            section 2).
+        mask_time_prob: Share of the valid frames that are masked, if no spans overlap.
+        mask_time_length: Number of frames of a span.
+        mask_time_min_masks: Minimum number of spans in a row that is long enough.
+        mask_feature_prob: Share of the features that are masked, if no spans overlap.
+        mask_feature_length: Number of features of a span.
+        mask_feature_min_masks: Minimum number of spans of features.
         hidden_size: Width of `last_hidden_state`, both directions together.
-        embedding_size: Width of the token embeddings; None means `hidden_size`.
+        embedding_size: Width of the token embeddings; None means `hidden_size`. With `input_size` the width to which
+            stacked frames are projected; None then means no projection, except in a sequence-to-sequence model.
         num_hidden_layers: Depth of a model with one stack.
         encoder_layers: Depth of a sequence-to-sequence encoder; None means `num_hidden_layers`.
         decoder_layers: Depth of a sequence-to-sequence decoder; None means `num_hidden_layers`.
@@ -36,7 +54,8 @@ class SequenceConfig(PreTrainedConfig):
         embedding_dropout: Probability of dropping a word, at all its occurrences in a batch (Gal & Ghahramani 2016,
             section 4.2). `inputs_embeds` are not affected.
         classifier_dropout: Dropout before the output layer of a classifier or tagger; None means `dropout`.
-        pooling: Pooling of a sequence classifier: `last`, `mean`, `max`, `concat` or `attention`; see `Pooling`.
+        pooling: Pooling of a sequence classifier: `last`, `middle`, `mean`, `max`, `concat` or `attention`; see
+            `Pooling`.
         crf: Whether a tagger has a conditional random field (Lample et al. 2016); see `ForTokenClassification`.
         add_cross_attention: Whether a causal language model attends over `encoder_hidden_states`.
         cross_attention_hidden_size: Width of `encoder_hidden_states`; None means `hidden_size`.
@@ -62,13 +81,24 @@ class SequenceConfig(PreTrainedConfig):
             classifier; None infers it from the first labels, as in transformers.
 
     Raises:
-        ValueError: If a size, a depth or a probability is out of range.
+        ValueError: If a size, a depth or a probability is out of range, or if a field for features or for tokens is
+            set in a model that reads the other.
     """
 
     family: ClassVar[str]
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache"]
 
     vocab_size: int = 8000
+    input_size: int | None = None
+    subsampling_factor: int = 1
+    inputs_to_logits_ratio: int = 1
+    apply_spec_augment: bool = False
+    mask_time_prob: float | int = 0.05
+    mask_time_length: int = 10
+    mask_time_min_masks: int = 2
+    mask_feature_prob: float | int = 0.0
+    mask_feature_length: int = 10
+    mask_feature_min_masks: int = 0
     hidden_size: int = 512
     embedding_size: int | None = None
     num_hidden_layers: int = 1
@@ -79,7 +109,7 @@ class SequenceConfig(PreTrainedConfig):
     variational_dropout: bool = False
     embedding_dropout: float | int = 0.0
     classifier_dropout: float | int | None = None
-    pooling: Literal["last", "mean", "max", "concat", "attention"] = "last"
+    pooling: Literal["last", "middle", "mean", "max", "concat", "attention"] = "last"
     crf: bool = False
     char_encoder: Literal["cnn", "lstm"] | None = None
     char_vocab_size: int = 256
@@ -102,7 +132,7 @@ class SequenceConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Resolve the defaults that depend on other fields and validate the values."""
-        if self.embedding_size is None:
+        if self.embedding_size is None and self.input_size is None:
             self.embedding_size = self.hidden_size
         if self.encoder_layers is None:
             self.encoder_layers = self.num_hidden_layers
@@ -115,6 +145,12 @@ class SequenceConfig(PreTrainedConfig):
         self.check_numbers(sizes, lambda value: value >= 1, "it must be at least 1")
         dropouts = [name for name in vars(self) if name.endswith("dropout")]
         self.check_numbers(dropouts, lambda value: 0 <= value < 1, "it must lie in [0, 1)")
+        counts = ("subsampling_factor", "inputs_to_logits_ratio", "mask_time_length", "mask_feature_length")
+        self.check_numbers(counts, lambda value: value >= 1, "it must be at least 1")
+        shares = ("mask_time_prob", "mask_feature_prob")
+        self.check_numbers(shares, lambda value: 0 <= value <= 1, "it must lie in [0, 1]")
+        least = ("mask_time_min_masks", "mask_feature_min_masks")
+        self.check_numbers(least, lambda value: value >= 0, "it must not be negative")
         cutoffs = self.adaptive_softmax_cutoffs
         if cutoffs is not None and not (cutoffs and 0 < cutoffs[0] and cutoffs[-1] < self.vocab_size):
             self.raise_invalid("adaptive_softmax_cutoffs", f"they must lie between 0 and vocab_size={self.vocab_size}")
@@ -122,7 +158,7 @@ class SequenceConfig(PreTrainedConfig):
             self.raise_invalid("adaptive_softmax_cutoffs", "they must increase")
         if self.char_encoder == "lstm" and self.char_hidden_size % 2:
             self.raise_invalid("char_hidden_size", "it must be even: char_encoder='lstm' gives half to each direction")
-        self._check_characters("Model")
+        self.check_inputs("Model")
         if self.bidirectional:
             self.check_directions()
         kwargs["auto_map"] = self.full_auto_map()
@@ -144,16 +180,36 @@ class SequenceConfig(PreTrainedConfig):
         classes = {"AutoConfig": f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"}
         for auto_class, head in HEADS.items():
             # A bidirectional stack sees the future, and character features of a generated word do not exist.
-            if not (self.bidirectional and head == "ForCausalLM" or self.char_encoder and head in GENERATING):
+            impossible = self.bidirectional and head == "ForCausalLM" or self.char_encoder and head in GENERATING
+            if self.input_size is None:
+                impossible = impossible or auto_class in OF_FEATURES
+            else:
+                impossible = impossible or head == "ForCausalLM"
+            if not impossible:
                 classes[auto_class] = f"modeling_{self.family.lower()}.{self.family}{head}"
         return classes
 
     def input_width(self) -> int:
-        """Width of the inputs of a stack: word embeddings and character features."""
-        return (self.embedding_size or 0) + (self.char_hidden_size if self.char_encoder else 0)
+        """Width of the inputs of a stack: word embeddings and character features, or stacked frames."""
+        if self.embedding_size is None:
+            return (self.input_size or 0) * self.subsampling_factor
+        return self.embedding_size + (self.char_hidden_size if self.char_encoder else 0)
 
-    def _check_characters(self, head: str) -> None:
-        """Raise a `ValueError` if a generating model has a character encoder."""
+    def check_inputs(self, head: str) -> None:
+        """Raise a `ValueError` if a head cannot read what the fields describe.
+
+        Args:
+            head: Suffix of the model class, a value of `HEADS`.
+        """
+        if self.input_size is None:
+            if self.subsampling_factor > 1:
+                self.raise_invalid("subsampling_factor", "it stacks frames of features; set input_size")
+            if self.apply_spec_augment:
+                self.raise_invalid("apply_spec_augment", "it masks frames of features; set input_size")
+        elif self.char_encoder:
+            self.raise_invalid("char_encoder", "a model with input_size reads features, which have no characters")
+        elif head == "ForCausalLM" or self.add_cross_attention:
+            self.raise_invalid("input_size", "language models and decoders read tokens; leave it out")
         if self.char_encoder and (head in GENERATING or self.is_encoder_decoder or self.add_cross_attention):
             self.raise_invalid(
                 "char_encoder", "it is for encoders, classifiers and taggers: a generated word has no characters"
@@ -180,7 +236,10 @@ class SequenceConfig(PreTrainedConfig):
         config = copy.deepcopy(self)
         for name, value in fields.items():
             setattr(config, name, value)
-        config._check_characters(head)
+        config.check_inputs(head)
+        if head == "ForConditionalGeneration" and config.embedding_size is None:
+            # The width of the target embeddings, which a convolutional decoder adds to those of the source.
+            config.embedding_size = config.hidden_size
         if config.bidirectional is None:
             config.bidirectional = head != "ForCausalLM" and not config.add_cross_attention
         if config.bidirectional:
@@ -206,6 +265,9 @@ class SequenceConfig(PreTrainedConfig):
         return self.for_one_stack(
             "ForConditionalGeneration",
             num_hidden_layers=self.decoder_layers,
+            input_size=None,
+            subsampling_factor=1,
+            apply_spec_augment=False,
             bidirectional=False,
             add_cross_attention=True,
             cross_attention_hidden_size=self.hidden_size,

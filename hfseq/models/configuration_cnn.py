@@ -36,7 +36,7 @@ class CnnConfig(SequenceConfig):
 
     hidden_size: int = 300
     num_hidden_layers: int = 4
-    pooling: Literal["last", "mean", "max", "concat", "attention"] = "max"
+    pooling: Literal["last", "middle", "mean", "max", "concat", "attention"] = "max"
     architecture: Literal["parallel", "residual", "gated", "convs2s"] | None = None
     kernel_size: int = 3
     kernel_sizes: list[int] | tuple[int, ...] = (3, 4, 5)

@@ -57,6 +57,10 @@ class RecurrentConfig(SequenceConfig):
         self.check_numbers(weights, lambda value: value >= 0, "it must not be negative")
         if self.coverage and self.attention_type != "additive":
             self.raise_invalid("coverage", f"it needs attention_type='additive', not {self.attention_type!r}")
+        if self.pointer_generator and self.input_size is not None:
+            self.raise_invalid(
+                "pointer_generator", "a model with input_size reads features: there are no words to copy"
+            )
         super().__post_init__(**kwargs)
 
     def check_directions(self) -> None:

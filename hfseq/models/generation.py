@@ -37,8 +37,8 @@ _HONOURED = frozenset(
     exponential_decay_length_penalty watermarking_config early_stopping length_penalty
     pad_token_id bos_token_id eos_token_id decoder_start_token_id use_cache cache_implementation
     output_attentions output_hidden_states output_scores output_logits
-    streamer logits_processor stopping_criteria input_ids attention_mask decoder_input_ids decoder_attention_mask
-    encoder_outputs encoder_hidden_states encoder_attention_mask
+    streamer logits_processor stopping_criteria input_ids input_features attention_mask
+    decoder_input_ids decoder_attention_mask encoder_outputs encoder_hidden_states encoder_attention_mask
     """.split()
 )
 # "hybrid" is what transformers itself assumes by default.

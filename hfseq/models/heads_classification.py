@@ -61,6 +61,7 @@ class Classifier(Head):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         char_ids: Tensor | None = None,
+        input_features: Tensor | None = None,
         labels: Tensor | None = None,
         output_hidden_states: bool | None = None,
         **kwargs: Any,
@@ -73,6 +74,9 @@ class Classifier(Head):
             inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`.
             char_ids: Characters of each token, `[B, T, L]`, 0 after the last one, if the model has a character
                 encoder.
+            input_features: Frames of features, `[B, T, input_size]`, in place of `input_ids` if the config has an
+                `input_size`. Stacked frames are steps: logits and labels of a tagger are then those of the T /
+                `subsampling_factor` steps, each row's valid ones first.
             labels: For a sequence classifier class ids `[B]`, or floats `[B, num_labels]` for multi-label
                 classification (multi-hot) and regression, where `[B]` is enough if `num_labels` is 1. For a tagger
                 label ids `[B, T]`; -100 is ignored, by a CRF as if the step did not exist.
@@ -92,12 +96,14 @@ class Classifier(Head):
             attention_mask=attention_mask,
             inputs_embeds=inputs_embeds,
             char_ids=char_ids,
+            input_features=input_features,
             use_cache=False,
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
         hidden = outputs.last_hidden_state
-        mask = valid_steps(attention_mask, hidden.shape[0], hidden.shape[1], 0, "attention_mask")
+        batch, steps, _ = hidden.shape
+        mask = valid_steps(self.model.mask_of_steps(attention_mask, steps), batch, steps, 0, "attention_mask")
         logits, loss = self.predict(hidden, mask, input_ids, labels, **kwargs)
         return self.output_class(loss=loss, logits=logits, hidden_states=outputs.hidden_states)
 

@@ -65,20 +65,28 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
         source = "model.embed_tokens.weight"
         target = "decoder.embed_tokens.weight"
         tied = {}
-        if self.config.share_encoder_decoder_embeddings:
+        if self._shares_embeddings():
             tied[target] = source
         if self.config.tie_word_embeddings:
             tied["lm_head.weight"] = tied.get(target, target)
         return tied
 
+    def _shares_embeddings(self) -> bool:
+        return self.config.share_encoder_decoder_embeddings and self.config.input_size is None
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the source embeddings, or those of the target if the source is features."""
+        return (self.model if self.config.input_size is None else self.decoder).get_input_embeddings()
+
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the source embeddings, and the target embeddings where they are shared."""
-        self.model.embed_tokens = value
-        if self.config.share_encoder_decoder_embeddings:
-            self.decoder.embed_tokens = value  # type: ignore[assignment]
+        """Replace the source embeddings, and the target embeddings where they are shared or the only ones."""
+        if self.config.input_size is None:
+            self.model.set_input_embeddings(value)
+        if self.config.input_size is not None or self.config.share_encoder_decoder_embeddings:
+            self.decoder.set_input_embeddings(value)
 
     def _resize_token_embeddings(self, new_num_tokens: int, *args: Any, **kwargs: Any) -> nn.Module:
-        if not self.config.share_encoder_decoder_embeddings:
+        if self.config.input_size is None and not self.config.share_encoder_decoder_embeddings:
             self.decoder.embed_tokens = self._get_resized_embeddings(
                 self.decoder.embed_tokens, new_num_tokens, *args, **kwargs
             )
@@ -115,6 +123,10 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
         fields = dict(zip(("last_hidden_state", self.encoder_extra), tensors, strict=False))
         return self.backbone_class.output_class(**fields, hidden_states=layers[0] if layers else None)
 
+    def _source_mask(self, attention_mask: Tensor | None, encoder_outputs: ModelOutput) -> Tensor | None:
+        """Mask `[B, S]` of the encoder states, fewer than frames if these are stacked."""
+        return self.encoder.mask_of_steps(attention_mask, encoder_outputs["last_hidden_state"].shape[1])
+
     @takes_past_key_values
     @can_return_tuple
     def forward(
@@ -127,6 +139,7 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
         cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         decoder_inputs_embeds: Tensor | None = None,
+        input_features: Tensor | None = None,
         labels: Tensor | None = None,
         copy_ids: Tensor | None = None,
         use_cache: bool | None = None,
@@ -146,6 +159,8 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             cache: Decoder state after the earlier tokens; updated in place.
             inputs_embeds: `[B, S, embedding_size]` in place of `input_ids`.
             decoder_inputs_embeds: `[B, T, embedding_size]` in place of `decoder_input_ids`.
+            input_features: Frames of features, `[B, S, input_size]`, in place of `input_ids` if the config has an
+                `input_size`; `attention_mask` is of the frames, also where they are stacked.
             labels: Token ids `[B, T]`, not shifted; -100 is ignored. With `copy_ids` they may contain ids of these.
             copy_ids: Ids that a pointer-generator copies from the source positions, `[B, S]`: those of the words, or
                 `vocab_size` + j for an out-of-vocabulary word that first occurs at position j. None copies
@@ -174,6 +189,7 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 inputs_embeds=inputs_embeds,
+                input_features=input_features,
                 output_hidden_states=output_hidden_states,
                 return_dict=True,
             )
@@ -188,7 +204,7 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             attention_mask=decoder_attention_mask,
             inputs_embeds=decoder_inputs_embeds,
             **self.encoder_kwargs(encoded),
-            encoder_attention_mask=attention_mask,
+            encoder_attention_mask=self._source_mask(attention_mask, encoded),
             cache=cache,
             use_cache=use_cache,
             output_attentions=output_attentions or self.pointer is not None,
@@ -235,10 +251,9 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
 
     def make_decode_step(self, cache: Cache, **kwargs: Any) -> Step:
         """Step from the newest ids `[B, 1]` to logits `[B, V]`; see `SequenceGenerationMixin`."""
-        encoder = self.encoder_kwargs(self._as_output(kwargs["encoder_outputs"]))
-        hidden_step = self.decoder.make_decode_step(
-            cache, **encoder, encoder_attention_mask=kwargs.get("attention_mask")
-        )
+        outputs = self._as_output(kwargs["encoder_outputs"])
+        mask = self._source_mask(kwargs.get("attention_mask"), outputs)
+        hidden_step = self.decoder.make_decode_step(cache, **self.encoder_kwargs(outputs), encoder_attention_mask=mask)
         return lambda ids: self.lm_head(self.output(hidden_step(ids))[0])[:, -1]
 
     def penalty(self, outputs: ModelOutput, predicts: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Inputs of a backbone: embeddings of tokens, and features of their characters."""
+"""Inputs of a backbone: embeddings of tokens and features of their characters, or frames of features."""
 
 from functools import partial
 from typing import Any
@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from .configuration_base import SequenceConfig
 from .convolution import Convolution
 from .dropout import drop_words
+from .padding import permute_steps, valid_first, valid_steps
 from .pooling import Pooling
 from .recurrent import KernelLayer, RecurrentStack
 from .shapes import check_shape
+from .spec_augment import spec_augment
 
 
 class CharacterEncoder(nn.Module):
@@ -54,29 +56,191 @@ class CharacterEncoder(nn.Module):
         return features.reshape(char_ids.shape[0], char_ids.shape[1], features.shape[1])
 
 
-class TokenInputs:
-    """The part of a backbone that embeds tokens.
+class StackInputs:
+    """The part of a backbone that turns tokens, or frames of features, into the inputs of a stack.
 
     A base class rather than a submodule: checkpoints name its weights `embed_tokens` and `characters`, directly under
     the backbone.
+
+    Attributes:
+        feature_mean: Mean of each feature, `[F]`, which is subtracted; 0 until `set_feature_statistics`.
+        feature_scale: Standard deviation of each feature, `[F]`, by which the rest is divided; 1 until then.
     """
 
     config: Any
     embed_tokens: nn.Embedding
     characters: CharacterEncoder | None
+    feature_mean: Tensor
+    feature_scale: Tensor
+    embed_features: nn.Linear | None
+    register_buffer: Any
     training: bool
 
     def make_inputs(self, config: SequenceConfig) -> None:
-        """Create the embeddings."""
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        """Create the embeddings, or what frames pass through."""
+        self.reads_features = config.input_size is not None
+        self.subsampling_factor = config.subsampling_factor
         self.characters = CharacterEncoder(config) if config.char_encoder else None
+        if not self.reads_features:
+            self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+            return
+        self.register_buffer("feature_mean", torch.zeros(config.input_size))
+        self.register_buffer("feature_scale", torch.ones(config.input_size))
+        stacked = config.input_size * config.subsampling_factor
+        self.embed_features = None if config.embedding_size is None else nn.Linear(stacked, config.embedding_size)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the token embeddings.
+
+        Raises:
+            NotImplementedError: If the model reads features.
+        """
+        self._check_has_embeddings()
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: Any) -> None:
+        """Replace the token embeddings.
+
+        Raises:
+            NotImplementedError: If the model reads features.
+        """
+        self._check_has_embeddings()
+        self.embed_tokens = value
+
+    def _check_has_embeddings(self) -> None:
+        if self.reads_features:
+            # The type of error by which transformers knows that a model has none.
+            raise NotImplementedError(
+                f"this model reads features (input_size={self.config.input_size}) and has no token embeddings"
+            )
+
+    def set_feature_statistics(self, mean: Tensor, scale: Tensor) -> None:
+        """Set mean and standard deviation of the training data, by which features are normalised from now on.
+
+        Both are buffers, so that they are saved and exported with the model. A feature that is constant in the
+        training data, of standard deviation 0, is not scaled.
+
+        Args:
+            mean: Mean of each feature, `[F]`.
+            scale: Standard deviation of each feature, `[F]`.
+
+        Raises:
+            ValueError: If the model reads tokens, if a shape is wrong, or if a value is not finite or a scale negative.
+        """
+        if not self.reads_features:
+            raise ValueError("the model reads tokens: without input_size there are no features to normalise")
+        for name, values in (("mean", mean), ("scale", scale)):
+            check_shape(name, values.shape, self.feature_mean.shape)
+            if not bool(values.isfinite().all()):
+                raise ValueError(f"{name} has values that are not finite: {values.tolist()}")
+        if bool((scale < 0).any()):
+            raise ValueError(f"scale has negative values: {scale.tolist()}")
+        with torch.no_grad():
+            self.feature_mean.copy_(mean)
+            self.feature_scale.copy_(torch.where(scale == 0, 1.0, scale))
+
+    def read(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        char_ids: Tensor | None,
+        input_features: Tensor | None,
+        attention_mask: Tensor | None,
+        past: int,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Inputs `[B, T, E]` of the stack and the mask of its valid steps, `[B, T]`, or None if all are.
+
+        Args:
+            input_ids: Token ids `[B, T]`.
+            inputs_embeds: `[B, T, E]` in place of them, or of features.
+            char_ids: Characters of each token, `[B, T, L]`.
+            input_features: Frames of features.
+            attention_mask: 1 at valid steps or frames, `[B, T]` or `[B, past + T]`.
+            past: Number of steps in the cache.
+
+        Raises:
+            ValueError: If not exactly one kind of inputs is given, or a shape is wrong.
+        """
+        own, other = "input_ids", "input_features"
+        if self.reads_features:
+            own, other = other, own
+        given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "input_features": input_features}
+        if given[other] is not None:
+            raise ValueError(
+                f"{other} were passed to a model with input_size={self.config.input_size}: it reads {own}"
+            )
+        if (given[own] is None) == (inputs_embeds is None):
+            raise ValueError(f"specify exactly one of {own} and inputs_embeds")
+        if input_features is not None:
+            return self.embed_frames(input_features, attention_mask, past)
+        embeds = self.embed(input_ids, inputs_embeds, char_ids)
+        return embeds, valid_steps(attention_mask, embeds.shape[0], embeds.shape[1], past, "attention_mask")
+
+    def embed_frames(
+        self, input_features: Tensor, attention_mask: Tensor | None, past: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Inputs `[B, S, E]` of the stack from frames `[B, T, F]`, and the mask of the S steps.
+
+        Frames are normalised, masked by SpecAugment in training, stacked and projected. Stacking moves each row's
+        valid frames to its left, so that S is T / `subsampling_factor`, rounded up, wherever the padding is; the last
+        step of a row is filled up with the mean.
+
+        Args:
+            input_features: Frames of features.
+            attention_mask: 1 at valid frames, `[B, T]`, or `[B, past + T]` if frames are not stacked.
+            past: Number of frames in the cache.
+
+        Raises:
+            ValueError: If a shape is wrong.
+        """
+        size, factor = self.config.input_size, self.subsampling_factor
+        note = f" for input_size={size}"
+        check_shape("input_features", input_features.shape, ("batch", "length", size), note=note)
+        batch, length, _ = input_features.shape
+        mask = valid_steps(attention_mask, batch, length, past if factor == 1 else 0, "attention_mask")
+        frames = (input_features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_scale
+        if mask is not None:
+            # Padding may hold anything, and even multiplied by zero NaN stays NaN.
+            frames = frames.masked_fill(~mask.unsqueeze(2), 0.0)
+        if self.training and self.config.apply_spec_augment:
+            frames = spec_augment(frames, mask, self.config)
+        if factor > 1:
+            if mask is not None:
+                permutation = valid_first(mask)
+                frames = permute_steps(frames, permutation.order, permutation.restore)
+            frames = nn.functional.pad(frames, (0, 0, 0, factor - 1))
+            steps = (length + factor - 1) // factor
+            frames = frames[:, : steps * factor].reshape(batch, steps, factor * size)
+            mask = self.mask_of_steps(mask, steps)
+        return frames if self.embed_features is None else self.embed_features(frames), mask
+
+    def mask_of_steps(self, mask: Tensor | None, steps: int) -> Tensor | None:
+        """Mask `[B, S]` of the steps of the stack from a mask of frames `[B, T]`, or of these steps already.
+
+        Args:
+            mask: 1 or True at what is valid, or None.
+            steps: Number S of steps.
+
+        Raises:
+            ValueError: If the mask is neither of steps nor of frames.
+        """
+        if mask is None or self.subsampling_factor == 1 or mask.shape[1] == steps:
+            return mask
+        factor, frames = self.subsampling_factor, mask.shape[1]
+        if (frames + factor - 1) // factor != steps:
+            raise ValueError(
+                f"attention_mask has shape {tuple(mask.shape)}: of {frames} frames, but {steps} steps of "
+                f"{factor} frames were read"
+            )
+        valid = (mask != 0).sum(dim=1, keepdim=True)
+        return torch.arange(steps, device=mask.device) * factor < valid
 
     def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, char_ids: Tensor | None) -> Tensor:
         """Embeddings `[B, T, E]` of ids, or those given, with the character features of `[B, T, L]` appended.
 
         Raises:
-            ValueError: If both or neither of ids and embeddings are given, if characters are given to a model without
-                a character encoder or missing for one with it, or if a shape is wrong.
+            ValueError: If characters are given to a model without a character encoder or missing for one with it, or
+                if a shape is wrong.
         """
         embedded = self._embed_words(input_ids, inputs_embeds)
         if self.characters is None:
@@ -92,12 +256,15 @@ class TokenInputs:
         return torch.cat([embedded, self.characters(char_ids)], dim=-1)
 
     def _embed_words(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("specify exactly one of input_ids and inputs_embeds")
         if inputs_embeds is not None:
-            width, note = self.config.embedding_size, f" for embedding_size={self.config.embedding_size}"
+            if self.reads_features:
+                width, name = self.config.input_width(), "inputs of the stack"
+            else:
+                width, name = self.config.embedding_size, "embedding_size"
+            note = f" for {name}={width}"
             check_shape("inputs_embeds", inputs_embeds.shape, ("batch", "length", width), note=note)
             return inputs_embeds
+        assert input_ids is not None
         if input_ids.shape[1:] == (0,):
             raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}: there is no step to run")
         check_shape("input_ids", input_ids.shape, ("batch", "length"))

@@ -14,7 +14,7 @@ from .cache import RecurrentCacheLayer, cache_layers, check_states, takes_past_k
 from .configuration_base import SequenceConfig
 from .dropout import Dropout
 from .generation import Step, is_bare
-from .inputs import TokenInputs
+from .inputs import StackInputs
 from .padding import valid_steps
 from .shapes import check_shape
 from .stack import SelfInitializing, Stack, State
@@ -29,6 +29,11 @@ class SequencePreTrainedModel(PreTrainedModel):
     _no_split_modules = []
     # A state cannot be rolled back, so `generate` must not try assisted decoding.
     _is_stateful = True
+
+    def __init__(self, config: SequenceConfig) -> None:
+        super().__init__(config)
+        if config.input_size is not None:
+            self.main_input_name = "input_features"
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
@@ -48,6 +53,10 @@ class SequencePreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.Embedding):
             # transformers would take a range of 0 for its default.
             init.normal_(module.weight, std=self.config.initializer_range)
+        elif isinstance(module, Backbone):
+            if module.reads_features:
+                init.zeros_(module.feature_mean)
+                init.ones_(module.feature_scale)
         else:
             super()._init_weights(module)
 
@@ -96,8 +105,8 @@ class Run(NamedTuple):
     coverage_loss: Tensor | None = None
 
 
-class Backbone(TokenInputs, SequencePreTrainedModel):
-    """Embeddings and a stack; with `add_cross_attention` a decoder that attends over encoder states.
+class Backbone(StackInputs, SequencePreTrainedModel):
+    """Embeddings, or features, and a stack; with `add_cross_attention` a decoder that attends over encoder states.
 
     A family defines `make_stack`, and, if it has decoders, `make_cross_attention`, `make_memory` and `run`.
 
@@ -196,6 +205,7 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         char_ids: Tensor | None = None,
+        input_features: Tensor | None = None,
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         encoder_embeddings: Tensor | None = None,
@@ -210,9 +220,14 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         Args:
             input_ids: Token ids `[B, T]`.
             attention_mask: 1 at valid steps, `[B, T]`, or `[B, past + T]` with a cache; padding may be anywhere.
-            inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`, before positions are added.
+                Of stacked frames always `[B, T]`, in the order of the frames.
+            inputs_embeds: `[B, T, embedding_size]` in place of `input_ids`, before positions are added; for a model
+                that reads features the inputs of the stack, in place of `input_features`.
             char_ids: Characters of each token, `[B, T, L]`, 0 after the last one, if the model has a character
                 encoder.
+            input_features: Frames of features, `[B, T, input_size]`, in place of `input_ids` if the config has an
+                `input_size`. With `subsampling_factor` k there are T / k steps, rounded up, each row's valid ones
+                first, and with a cache every call but the last must bring a multiple of k valid frames in each row.
             encoder_hidden_states: `[B, S, M]`, for a decoder with cross-attention.
             encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
             encoder_embeddings: The encoder's input embeddings `[B, S, embedding_size]`, which a convolutional decoder
@@ -228,10 +243,8 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
             `[B, 1, T, S]`; `hidden_states`, `num_hidden_layers + 1` tensors; and fields of the family's own.
 
         Raises:
-            ValueError: If shapes do not match, or both or neither of `input_ids` and `inputs_embeds` are given.
+            ValueError: If shapes do not match, or not exactly one kind of inputs is given.
         """
-        embeds = self.embed(input_ids, inputs_embeds, char_ids)
-        batch, length, _ = embeds.shape
         if self.bidirectional:
             if cache is not None:
                 raise ValueError("a cache was passed to a bidirectional model, which has no state to continue from")
@@ -242,7 +255,9 @@ class Backbone(TokenInputs, SequencePreTrainedModel):
         if use_cache and cache is None:
             cache = DynamicCache()
         layers = [] if cache is None else cache_layers(cache, self.stack.num_layers, self.model_type)
-        mask = valid_steps(attention_mask, batch, length, layers[0].seen if layers else 0, "attention_mask")
+        past = layers[0].seen if layers else 0
+        embeds, mask = self.read(input_ids, inputs_embeds, char_ids, input_features, attention_mask, past)
+        batch, length, _ = embeds.shape
         source = self.read_source(batch, encoder_hidden_states, encoder_attention_mask, encoder_embeddings)
         before = self._state_before(layers, embeds, source)
         if source is not None:

@@ -117,6 +117,14 @@ def end_steps(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return values[row, first], values[row, last]
 
 
+def middle_step(values: Tensor, mask: Tensor) -> Tensor:
+    """Each row's middle valid step of `values` `[B, T, D]`, the earlier one of two; arbitrary for a row without one."""
+    row, position = (torch.arange(size, device=mask.device) for size in mask.shape)
+    ranks = mask.long().cumsum(dim=1)  # from 1
+    is_middle = mask & (ranks == (ranks[:, -1:] + 1) // 2)
+    return values[row, torch.where(is_middle, position, 0).amax(dim=1)]
+
+
 def next_labels(labels: Tensor, mask: Tensor | None) -> Tensor:
     """Shifted labels `[B, T]`: at each step the label of the row's next valid step, -100 after the last one.
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from .padding import end_steps, masked_softmax
+from .padding import end_steps, masked_softmax, middle_step
 
 
 class Pooling(nn.Module):
@@ -11,13 +11,14 @@ class Pooling(nn.Module):
 
     - `last`: the final states: the last valid step, or with `concatenates_directions` the left-to-right half of the
       last valid step and the right-to-left half of the first one.
+    - `middle`: the middle one of the valid steps, the earlier one of two.
     - `mean`: the average over valid steps.
     - `max`: the maximum of each feature (Collobert et al. 2011; Kim 2014, section 2).
     - `concat`: `last`, `max` and `mean` concatenated (Howard & Ruder 2018, section 3.3).
     - `attention`: $\sum_t \alpha_t h_t$ with $\alpha = softmax(u^\top \tanh(W h_t + b))$ (Yang et al. 2016, eq. 5-7).
 
     Args:
-        kind: `last`, `mean`, `max`, `concat` or `attention`.
+        kind: `last`, `middle`, `mean`, `max`, `concat` or `attention`.
         hidden_size: Width H.
         concatenates_directions: Whether the second half of the features is a right-to-left direction's.
     """
@@ -41,6 +42,8 @@ class Pooling(nn.Module):
         parts = []
         if self.kind in ("last", "concat"):
             parts.append(self._ends(values, mask))
+        if self.kind == "middle":
+            parts.append(middle_step(values, mask))
         if self.kind in ("max", "concat"):
             parts.append(values.masked_fill(padding, torch.finfo(values.dtype).min).amax(dim=1))
         if self.kind in ("mean", "concat"):
