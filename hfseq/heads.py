@@ -100,6 +100,11 @@ HEADS = (
             ),
         ),
     ),
+    Head(
+        "ForCTC",
+        "CTC model",
+        hub_tasks=(HubTask("automatic-speech-recognition", "that transcribes speech", "A recording"),),
+    ),
 )
 HUB_TASKS = {task.name: task for head in HEADS for task in head.hub_tasks}
 """Tasks of the Hub by name."""

@@ -423,7 +423,7 @@ FIELDS = [
     {"num_hidden_layers": 1},
     {"embedding_size": None},
     {"hidden_size": 7, "bidirectional": False},
-    {"hidden_act": "relu", "pooling": "mean"},
+    {"hidden_act": "relu", "pooling": "mean", "hidden_size": 32},
     {"dropout": 0.3, "input_feeding": True},
     {"dropout": 0.3, "variational_dropout": True, "embedding_dropout": 0.2, "classifier_dropout": 0.4},
     {"architecture": "parallel", "kernel_sizes": (2, 3)},

@@ -31,6 +31,7 @@ from torch import Size, nn
 
 from .configuration_{name} import {family}Config
 from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .heads_ctc import ForCTC
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 from .recurrent import RecurrentLayer, last_output
 
@@ -61,6 +62,10 @@ class {family}ForSequenceClassification(ForSequenceClassification):
 
 
 class {family}ForTokenClassification(ForTokenClassification):
+    backbone_class = {family}Model
+
+
+class {family}ForCTC(ForCTC):
     backbone_class = {family}Model
 """
 CELLS = {
@@ -149,7 +154,7 @@ def results(request, tmp_path_factory):
 
 def test_the_new_family_is_a_family(results):
     """Registration, exact padding, cached equals uncached, generation, saving: the process has asserted all that."""
-    assert len(results[0]) == 5
+    assert len(results[0]) == 6
 
 
 def test_its_checkpoints_carry_their_code(results):

@@ -14,6 +14,7 @@ HEADS = {
     "AutoModelForSequenceClassification": "ForSequenceClassification",
     "AutoModelForAudioClassification": "ForSequenceClassification",
     "AutoModelForTokenClassification": "ForTokenClassification",
+    "AutoModelForCTC": "ForCTC",
 }
 """Auto class to the suffix of the model classes that it loads."""
 GENERATING = ("ForCausalLM", "ForConditionalGeneration")
@@ -57,6 +58,8 @@ class SequenceConfig(PreTrainedConfig):
         pooling: Pooling of a sequence classifier: `last`, `middle`, `mean`, `max`, `concat` or `attention`; see
             `Pooling`.
         crf: Whether a tagger has a conditional random field (Lample et al. 2016); see `ForTokenClassification`.
+        ctc_zero_infinity: Whether the CTC loss ignores rows that are too short for their labels; otherwise they are an
+            error.
         add_cross_attention: Whether a causal language model attends over `encoder_hidden_states`.
         cross_attention_hidden_size: Width of `encoder_hidden_states`; None means `hidden_size`.
         tie_word_embeddings: Whether the output layer shares the weights of the (target) embeddings.
@@ -111,6 +114,7 @@ class SequenceConfig(PreTrainedConfig):
     classifier_dropout: float | int | None = None
     pooling: Literal["last", "middle", "mean", "max", "concat", "attention"] = "last"
     crf: bool = False
+    ctc_zero_infinity: bool = False
     char_encoder: Literal["cnn", "lstm"] | None = None
     char_vocab_size: int = 256
     char_embedding_size: int = 30
@@ -181,6 +185,7 @@ class SequenceConfig(PreTrainedConfig):
         for auto_class, head in HEADS.items():
             # A bidirectional stack sees the future, and character features of a generated word do not exist.
             impossible = self.bidirectional and head == "ForCausalLM" or self.char_encoder and head in GENERATING
+            impossible = impossible or self.is_encoder_decoder and head == "ForCTC"
             if self.input_size is None:
                 impossible = impossible or auto_class in OF_FEATURES
             else:

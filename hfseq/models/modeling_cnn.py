@@ -9,12 +9,14 @@ from .convolution import PositionEmbedding, SourceMemory
 from .convolution_stacks import ConvolutionStack
 from .heads_causal import ForCausalLM
 from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .heads_ctc import ForCTC
 from .heads_seq2seq import ForConditionalGeneration
 from .modeling_base import Backbone, BackboneState, Run, Source
 from .outputs import CnnModelOutput
 from .shapes import check_shape
 
 __all__ = [
+    "CnnForCTC",
     "CnnForCausalLM",
     "CnnForConditionalGeneration",
     "CnnForSequenceClassification",
@@ -175,5 +177,11 @@ class CnnForSequenceClassification(ForSequenceClassification):
 
 class CnnForTokenClassification(ForTokenClassification):
     """Tagger by residual convolutions (Strubell et al. 2017); see `ForTokenClassification`."""
+
+    backbone_class = CnnModel
+
+
+class CnnForCTC(ForCTC):
+    """Transcriber trained by CTC; see `ForCTC`."""
 
     backbone_class = CnnModel

@@ -2,9 +2,11 @@
 
 from .configuration_recurrent import GruConfig
 from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .heads_ctc import ForCTC
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
 __all__ = [
+    "GruForCTC",
     "GruForCausalLM",
     "GruForConditionalGeneration",
     "GruForSequenceClassification",
@@ -44,5 +46,11 @@ class GruForSequenceClassification(ForSequenceClassification):
 
 class GruForTokenClassification(ForTokenClassification):
     """Tagger; see `ForTokenClassification`."""
+
+    backbone_class = GruModel
+
+
+class GruForCTC(ForCTC):
+    """Transcriber trained by CTC; see `ForCTC`."""
 
     backbone_class = GruModel

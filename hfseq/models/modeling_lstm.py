@@ -2,9 +2,11 @@
 
 from .configuration_recurrent import LstmConfig
 from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .heads_ctc import ForCTC
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
 __all__ = [
+    "LstmForCTC",
     "LstmForCausalLM",
     "LstmForConditionalGeneration",
     "LstmForSequenceClassification",
@@ -44,5 +46,11 @@ class LstmForSequenceClassification(ForSequenceClassification):
 
 class LstmForTokenClassification(ForTokenClassification):
     """Tagger; see `ForTokenClassification`."""
+
+    backbone_class = LstmModel
+
+
+class LstmForCTC(ForCTC):
+    """Transcriber trained by CTC; see `ForCTC`."""
 
     backbone_class = LstmModel

@@ -2,9 +2,11 @@
 
 from .configuration_recurrent import RnnConfig
 from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .heads_ctc import ForCTC
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
 __all__ = [
+    "RnnForCTC",
     "RnnForCausalLM",
     "RnnForConditionalGeneration",
     "RnnForSequenceClassification",
@@ -44,5 +46,11 @@ class RnnForSequenceClassification(ForSequenceClassification):
 
 class RnnForTokenClassification(ForTokenClassification):
     """Tagger; see `ForTokenClassification`."""
+
+    backbone_class = RnnModel
+
+
+class RnnForCTC(ForCTC):
+    """Transcriber trained by CTC; see `ForCTC`."""
 
     backbone_class = RnnModel
