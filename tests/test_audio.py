@@ -1,8 +1,6 @@
-"""Audio: log-mel features beside their definition, recordings of every format, and what bad ones are answered with.
+"""Audio: log-mel features beside their definition, recordings of every format, and what bad ones are answered with."""
 
-Run as a script, this file is a process that cannot import hfseq: `python test_audio.py FOLDER RESULTS`.
-"""
-
+import io
 import json
 import math
 import os
@@ -17,8 +15,14 @@ import pytest
 import soundfile
 import torch
 import transformers
-from old_checkpoints import NoHfseq
-from transformers import AutoFeatureExtractor, AutoProcessor, Wav2Vec2CTCTokenizer, Wav2Vec2Processor
+from transformers import AutoFeatureExtractor, Wav2Vec2CTCTokenizer, Wav2Vec2Processor
+
+from hfseq import LogMelFeatureExtractor, LstmConfig
+from hfseq.data.audio import decode_audio, read_audio_splits
+from hfseq.data.reading import hold_out_validation
+from hfseq.errors import InputError
+from hfseq.models import feature_extraction_log_mel
+from hfseq.models.audio import read_audio, resample
 
 SHARED = Path(__file__).parents[1].parent / "shared" / "data" / "speech_fsdd" / "recordings"
 
@@ -32,37 +36,6 @@ def one_line_of(caught):
     assert "\n" not in text
     return text
 
-
-if __name__ == "__main__":
-    sys.meta_path.insert(0, NoHfseq())
-    folder, results = map(Path, sys.argv[1:])
-    trusted = {"trust_remote_code": True}
-    extractors = {
-        "extractor": AutoFeatureExtractor.from_pretrained(folder / "extractor", **trusted),
-        "of a processor": AutoFeatureExtractor.from_pretrained(folder / "processor", **trusted),
-        "processor": AutoProcessor.from_pretrained(folder / "processor", **trusted),
-        "again": None,
-    }
-    # A checkpoint that was loaded so carries the code on.
-    extractors["extractor"].save_pretrained(results.parent / "again")
-    extractors["again"] = AutoFeatureExtractor.from_pretrained(results.parent / "again", **trusted)
-    batch = [noise(3000), str(folder / "a.wav")]
-    torch.save(
-        {
-            name: dict(extractor(batch, sampling_rate=16000, padding=True, return_tensors="pt"))
-            for name, extractor in extractors.items()
-        },
-        results,
-    )
-    assert "hfseq" not in sys.modules
-    sys.exit()
-
-from hfseq import LogMelFeatureExtractor, LstmConfig  # noqa: E402
-from hfseq.data.audio import decode_audio, read_audio_splits  # noqa: E402
-from hfseq.data.reading import hold_out_validation  # noqa: E402
-from hfseq.errors import InputError  # noqa: E402
-from hfseq.models import feature_extraction_log_mel  # noqa: E402
-from hfseq.models.audio import read_audio, resample  # noqa: E402
 
 # Features beside their definition.
 
@@ -290,8 +263,6 @@ def test_channels_are_averaged_on_request(tmp_path):
 
 def wav(samples, rate=16000, **options):
     """Bytes of a WAV file."""
-    import io
-
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format=options.pop("format", "WAV"), **options)
     return file.getvalue()
@@ -496,21 +467,47 @@ def test_in_a_processor(processor):
     assert torch.equal(later["labels"], both["labels"])
 
 
+ELSEWHERE = """
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from old_checkpoints import NoHfseq
+from transformers import AutoFeatureExtractor, AutoProcessor
+
+sys.meta_path.insert(0, NoHfseq())
+trusted = {"trust_remote_code": True}
+extractors = {
+    "extractor": AutoFeatureExtractor.from_pretrained("extractor", **trusted),
+    "of a processor": AutoFeatureExtractor.from_pretrained("processor", **trusted),
+    "processor": AutoProcessor.from_pretrained("processor", **trusted),
+}
+extractors["extractor"].save_pretrained("again")
+extractors["saved again"] = AutoFeatureExtractor.from_pretrained("again", **trusted)
+batch, options = [np.load("samples.npy"), "a.wav"], {"padding": True, "return_tensors": "pt"}
+found = {name: dict(one(batch, sampling_rate=16000, **options)) for name, one in extractors.items()}
+torch.save(found, "results.pt")
+assert "hfseq" not in sys.modules
+"""
+
+
 def test_loads_where_hfseq_is_not_installed(processor, tmp_path):
-    folder, results = tmp_path / "saved", tmp_path / "results.pt"
+    folder = tmp_path / "saved"
     processor.save_pretrained(folder / "processor")
     processor.feature_extractor.save_pretrained(folder / "extractor")
-    (folder / "a.wav").write_bytes(wav(noise(500), rate=8000))
     assert {"audio.py", "feature_extraction_log_mel.py"} <= {path.name for path in (folder / "processor").iterdir()}
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment.pop("PYTHONPATH", None)
-    command = [sys.executable, str(Path(__file__).resolve()), str(folder), str(results)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    (folder / "a.wav").write_bytes(wav(noise(500), rate=8000))
+    np.save(folder / "samples.npy", noise(3000))
+    cache = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment = os.environ | cache | {"PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", ELSEWHERE]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    batch = [noise(3000), folder / "a.wav"]
-    expected = dict(processor.feature_extractor(batch, sampling_rate=16000, padding=True, return_tensors="pt"))
-    found = torch.load(results)
-    assert set(found) == {"extractor", "of a processor", "processor", "again"}
+    batch, options = [noise(3000), folder / "a.wav"], {"padding": True, "return_tensors": "pt"}
+    expected = dict(processor.feature_extractor(batch, sampling_rate=16000, **options))
+    found = torch.load(folder / "results.pt")
+    assert set(found) == {"extractor", "of a processor", "processor", "saved again"}
     for name, features in found.items():
         torch.testing.assert_close(features, expected, rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
 
