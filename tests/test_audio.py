@@ -287,6 +287,16 @@ def test_chunks_before_and_after_the_samples():
     expected = read_audio(contents)[0]
     for more in (contents[:place] + notes + contents[place:], contents + notes):
         np.testing.assert_array_equal(read_audio(more)[0], expected)
+    with pytest.raises(ValueError, match="truncated: 1 bytes fewer"):
+        read_audio(contents[:place] + notes + contents[place:-1])
+
+
+def promising(contents, count):
+    """FLAC with another number of samples in its header, the last 36 bits of STREAMINFO before the checksum."""
+    flac = bytearray(contents)
+    flac[21] = flac[21] & 0xF0 | count >> 32
+    flac[22:26] = (count & 0xFFFFFFFF).to_bytes(4, "big")
+    return bytes(flac)
 
 
 SPOILED = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf}
@@ -306,6 +316,7 @@ BAD_FILES = {
     "half a header": (wav(noise(999))[:30], "truncated, or not audio that libsndfile decodes"),
     "truncated": (wav(noise(999))[:-7], "truncated: 7 bytes fewer than its header says"),
     "truncated FLAC": (wav(noise(9999), format="FLAC")[:9000], "truncated"),
+    "more than fits into memory": (promising(wav(noise(999), format="FLAC"), 2**36 - 1), "truncated"),
     "truncated MP3": (wav(noise(99999), format="MP3")[:9000], "truncated: "),
     "stereo": (wav(np.zeros((99, 2))), "2 channels; convert it to one, or average them (mono)"),
     "surround": (wav(np.zeros((99, 6))), "6 channels"),
@@ -383,6 +394,8 @@ def test_nothing_is_left_of_one_sample():
         ({"hop_length": 0}, "hop_length=0"),
         ({"win_length": 1.5}, "win_length=1.5"),
         ({"n_fft": 256}, "n_fft=256 must be an integer, 400 or more"),
+        ({"n_fft": 401}, "n_fft=401 must be even"),
+        ({"sampling_rate": 40}, "hop_length=0"),
         ({"min_frequency": 9000}, "min_frequency=9000 and max_frequency=8000.0"),
         ({"max_frequency": 9000}, "half the sampling rate, 8000 Hz"),
         ({"min_frequency": -1}, "min_frequency=-1"),

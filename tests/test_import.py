@@ -19,10 +19,11 @@ ALLOWED = {
     "version",
     "word_vectors",
 }
-# Other distributions that are imported beside those that transformers' own models and `GenerationMixin` import.
+# Other distributions that are imported beside those that transformers' models, `GenerationMixin` and pipelines import.
 DISTRIBUTIONS = {"hfseq", "huggingface_hub", "numpy", "safetensors", "tokenizers", "torch", "transformers"}
 NEVER = {"babel", "datasets", "evaluate", "gradio", "matplotlib", "onnx", "onnxruntime", "optuna", "pandas", "peft"}
-NEVER |= {"jiwer", "pyarrow", "rouge_score", "sacrebleu", "seqeval", "starlette", "transformers.cli", "transformers.trainer"}
+NEVER |= {"jiwer", "pyarrow", "rouge_score", "sacrebleu", "seqeval", "starlette"}
+NEVER |= {"transformers.cli", "transformers.trainer"}
 HOST = "from transformers import AutoModel, GenerationMixin, PreTrainedModel; import transformers.pipelines"
 WITHOUT = """
 import sys

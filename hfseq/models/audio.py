@@ -11,6 +11,8 @@ import numpy as np
 
 # Programs that cannot seek in their output (SoX, FFmpeg into a pipe) write a size from here on for an unknown one.
 _UNKNOWN_SIZE = 0x7FFFF000
+# Samples that are read at a time: a damaged header may promise more than fit into memory.
+_BLOCK = 2**20
 
 
 def read_audio(
@@ -44,17 +46,19 @@ def read_audio(
         raise ValueError(f"{name}: the file is empty")
     try:
         with soundfile.SoundFile(io.BytesIO(contents)) as file:
-            rate, promised = file.samplerate, file.frames
-            samples = file.read(dtype="float32", always_2d=True)  # [N, channels]
+            rate, channels, promised = file.samplerate, file.channels, file.frames
+            blocks = [np.zeros((0, channels), dtype=np.float32)]
+            while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                blocks.append(block)
     except soundfile.LibsndfileError as error:
         reason = error.error_string.strip().rstrip(".")
         raise ValueError(f"{name}: truncated, or not audio that libsndfile decodes ({reason})") from None
     missing = _missing_bytes(contents)
     if missing:
         raise ValueError(f"{name}: truncated: {missing} bytes fewer than its header says")
+    samples = np.concatenate(blocks)  # [N, channels]
     if len(samples) < promised:
         raise ValueError(f"{name}: truncated: {len(samples)} samples, but its header says {promised}")
-    channels = samples.shape[1]
     if channels > 1 and not mono:
         raise ValueError(f"{name}: {channels} channels; convert it to one, or average them (mono)")
     samples = samples.mean(axis=1) if channels > 1 else samples[:, 0]
@@ -122,4 +126,4 @@ def _import(package: str, use: str) -> Any:
         return import_module(package)
     # soundfile raises an OSError if libsndfile is missing.
     except (ImportError, OSError) as error:
-        raise ImportError(f"{use} needs {package}: pip install 'hfseq[audio]' ({error})") from error
+        raise ImportError(f"{use} needs {package}: pip install 'hfseq[audio]'") from error

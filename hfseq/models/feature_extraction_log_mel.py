@@ -22,27 +22,26 @@ _BLOCK = 4096
 class LogMelFeatureExtractor(SequenceFeatureExtractor):
     """Extractor of log-mel spectrograms: the logarithm of the power in bands that are equally wide on the mel scale.
 
-    Frame t is centred on sample `t * hop_length`, and there are as many as have their centre in the recording: N
-    samples give `ceil(N / hop_length)` frames. Before and after the recording there is silence. The window is a
-    periodic Hann window; the bands are the triangular filters of Slaney (1998, "Auditory Toolbox"), as in Whisper; the
-    logarithm is the natural one. Features are not normalised, which the model does with statistics of its training
-    data.
+    Frame t is centred on sample `t * hop_length`, and every frame has its centre in the recording: N samples give
+    `ceil(N / hop_length)` frames. The recording is padded with zeros on both sides, as `torch.stft` does it with
+    `pad_mode="constant"`. The window is a periodic Hann window, the bands are the triangular filters of Slaney (1998,
+    "Auditory Toolbox"), as in Whisper, and the logarithm is the natural one. Features are not normalised: the model
+    does that, with the statistics of its training data.
 
-    The features of a recording do not depend on the others in its batch: padding is added to the frames, and
-    `attention_mask` is 0 there.
+    The features of a recording do not depend on the others in its batch, since frames are padded, not samples;
+    `attention_mask` is 0 at padding.
 
     Args:
         feature_size: Number of bands.
-        sampling_rate: Rate of the samples that features are extracted from, in Hz; recordings at other rates are
-            resampled.
+        sampling_rate: Sampling rate in Hz; recordings at other rates are resampled.
         hop_length: Distance between frames, in samples; by default 10 ms.
         win_length: Length of the window, in samples; by default 25 ms.
-        n_fft: Length of the Fourier transform, in the middle of which the window is; by default the power of two from
-            `win_length` on.
+        n_fft: Length of the Fourier transform, an even number; the window is centred in it. By default `win_length`
+            rounded up to a power of two.
         padding_value: Value of padding frames.
         min_frequency: Lower edge of the first band, in Hz.
         max_frequency: Upper edge of the last band, in Hz; by default half the sampling rate.
-        mel_floor: Least power of which the logarithm is taken.
+        mel_floor: Lower bound of the power, applied before the logarithm.
         mono: Average the channels of files that have several, in place of refusing them.
         kwargs: `padding_side` ("right" or "left"), `return_attention_mask`.
 
@@ -69,13 +68,15 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         # SequenceFeatureExtractor pads features of size 1 as if they were waveforms.
         self._check_integer("feature_size", 2)
-        self._check_integer("sampling_rate", 200)
+        self._check_integer("sampling_rate", 1)
         self.hop_length = round(0.010 * sampling_rate) if hop_length is None else hop_length
         self._check_integer("hop_length", 1)
         self.win_length = round(0.025 * sampling_rate) if win_length is None else win_length
         self._check_integer("win_length", 2)
         self.n_fft = optimal_fft_length(self.win_length) if n_fft is None else n_fft
         self._check_integer("n_fft", self.win_length)
+        if self.n_fft % 2:
+            raise ValueError(f"n_fft={self.n_fft} must be even")
         self.min_frequency = min_frequency
         self.max_frequency = sampling_rate / 2 if max_frequency is None else max_frequency
         self.mel_floor = mel_floor
