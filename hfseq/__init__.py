@@ -9,6 +9,7 @@ from hfseq.hub.publish import publish
 from hfseq.models import modeling_cnn, modeling_gru, modeling_lstm, modeling_rnn
 from hfseq.models.configuration_cnn import CnnConfig
 from hfseq.models.configuration_recurrent import GruConfig, LstmConfig, RnnConfig
+from hfseq.models.feature_extraction_log_mel import LogMelFeatureExtractor
 from hfseq.models.modeling_cnn import *
 from hfseq.models.modeling_gru import *
 from hfseq.models.modeling_lstm import *
@@ -21,6 +22,7 @@ from hfseq.word_vectors import load_word_vectors
 __all__ = [
     "CnnConfig",
     "GruConfig",
+    "LogMelFeatureExtractor",
     "LstmConfig",
     "RnnConfig",
     "WordCharacterTokenizer",

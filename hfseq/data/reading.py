@@ -24,8 +24,8 @@ from hfseq.errors import InputError, one_line
 
 logger = logging.getLogger(__name__)
 
-# Names of the splits on the Hub, those that are preferred last.
-_HUB_SPLITS = {"train": ["train"], "validation": ["val", "dev", "valid", "validation"], "test": ["test"]}
+HUB_SPLITS = {"train": ["train"], "validation": ["val", "dev", "valid", "validation"], "test": ["test"]}
+"""Split to its names on the Hub, those that are preferred last."""
 # Column of the Hub's translation datasets: a dict of language to text in each row.
 _TRANSLATION = "translation"
 # A carriage return ends a line for `csv`, too.
@@ -138,7 +138,7 @@ def read_file(
     if path.suffix.lower() == ".parquet" and not column_names:
         table = _join_tables(_parquet_tables(path, flag, columns), columns).combine_chunks()
     else:
-        table = _string_table(file_rows(name, flag, columns, column_names, moses), columns)
+        table = string_table(file_rows(name, flag, columns, column_names, moses), columns)
     return _drop_empty(datasets.Dataset(table), columns, name, f"{flag} {name}")
 
 
@@ -179,7 +179,13 @@ def file_rows(
 
 
 def _drop_empty(dataset: datasets.Dataset, columns: Columns, name: str, source: str) -> datasets.Dataset:
-    """Return the rows with text in every column, or all rows with `keep_empty`.
+    """Return the rows that `filled_rows` finds; arguments and errors as there."""
+    filled = filled_rows(dataset, columns, name, source)
+    return dataset if len(filled) == len(dataset) else dataset.select(filled)
+
+
+def filled_rows(dataset: datasets.Dataset, columns: Columns, name: str, source: str) -> np.ndarray:
+    """Return the indices of the rows with text in every column, or of all rows with `keep_empty`.
 
     Args:
         dataset: Rows of `columns`.
@@ -193,7 +199,7 @@ def _drop_empty(dataset: datasets.Dataset, columns: Columns, name: str, source: 
     filled = functools.reduce(operator.and_, _filled(dataset, columns.names))
     dropped = np.flatnonzero(~filled)
     _report_empty(columns, name, source, len(dataset), len(dropped), dropped[:5] + 1)
-    return dataset if columns.keep_empty or not len(dropped) else dataset.select(np.flatnonzero(filled))
+    return np.arange(len(dataset)) if columns.keep_empty else np.flatnonzero(filled)
 
 
 def _filled(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[np.ndarray]:
@@ -225,7 +231,7 @@ def _report_empty(
         logger.warning("%s: %d empty row%s dropped of %d: %s", name, empty, "s" * (empty > 1), rows, numbers)
 
 
-def _string_table(rows: Iterable[Sequence[Any]], columns: Columns) -> pa.Table:
+def string_table(rows: Iterable[Sequence[Any]], columns: Columns) -> pa.Table:
     """Return a table of rows of strings, None, or lists of strings."""
     listed = list(rows)
     values = [[row[index] for row in listed] for index in range(len(columns.names))]
@@ -492,7 +498,7 @@ def _parquet_tables(path: Path, flag: str, columns: Columns) -> Iterator[pa.Tabl
 
 def _join_tables(tables: Iterable[pa.Table], columns: Columns) -> pa.Table:
     found = list(tables)
-    return pa.concat_tables(found) if found else _string_table([], columns)
+    return pa.concat_tables(found) if found else string_table([], columns)
 
 
 def _table_rows(tables: Iterable[pa.Table]) -> Iterator[list[Any]]:
@@ -518,7 +524,7 @@ def _pick_arrow(source: str, table: pa.Table, names: Sequence[str], columns: Col
 
 def _read_hub(name: str, config: str | None, columns: Columns, num_parts: int | None) -> dict[str, Any]:
     splits: dict[str, Any] = {}
-    for split, (alias, data) in _load_hub(name, config, streaming=num_parts is not None).items():
+    for split, (alias, data) in load_hub(name, config, streaming=num_parts is not None).items():
         title, source = f"{name} [{alias}]", f"--dataset_name {name}, split {alias}"
         if split == "train" and num_parts is not None:
             if isinstance(data, datasets.Dataset):
@@ -526,14 +532,24 @@ def _read_hub(name: str, config: str | None, columns: Columns, num_parts: int | 
             part_of = functools.partial(_hub_part, data, columns, title, source)
             splits[split] = _to_stream(part_of, columns, num_parts)
             continue
-        rows = datasets.Dataset(_join_tables(_hub_tables(data, columns, source), columns))
-        labels = [column for column in columns.names if column in columns.labels]
-        missing = [column for column, filled in zip(labels, _filled(rows, labels), strict=True) if not filled.any()]
-        if missing and len(rows) and split != "train":
-            logger.warning("%s: left out: none of %d rows has a label in %s", title, len(rows), missing[0])
-        else:
+        rows = hub_rows(data, columns, source)
+        if split == "train" or has_labels(rows, columns, title):
             splits[split] = _drop_empty(rows, columns, title, source)
     return splits
+
+
+def hub_rows(data: datasets.Dataset | datasets.IterableDataset, columns: Columns, source: str) -> datasets.Dataset:
+    """Return the wanted columns of a split as strings, with classes by name; `source` is its name in errors."""
+    return datasets.Dataset(_join_tables(_hub_tables(data, columns, source), columns))
+
+
+def has_labels(rows: datasets.Dataset, columns: Columns, title: str) -> bool:
+    """Return False, with a warning, if no row has a label: a split whose labels are not published."""
+    labels = [column for column in columns.names if column in columns.labels]
+    missing = [column for column, filled in zip(labels, _filled(rows, labels), strict=True) if not filled.any()]
+    if missing and len(rows):
+        logger.warning("%s: left out: none of %d rows has a label in %s", title, len(rows), missing[0])
+    return not (missing and len(rows))
 
 
 def _hub_tables(
@@ -560,7 +576,7 @@ def _hub_tables(
         raise InputError(f"{source}: cannot be read ({one_line(error.__cause__ or error, named=True)})") from error
 
 
-def _load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tuple[str, Any]]:
+def load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tuple[str, Any]]:
     """Load a dataset of the Hub or a local one.
 
     Args:
@@ -584,7 +600,7 @@ def _load_hub(name: str, config: str | None, *, streaming: bool) -> dict[str, tu
     except Exception as error:
         raise InputError(f"{source}: cannot be loaded ({one_line(error.__cause__ or error, named=True)})") from error
     splits = {
-        split: (alias, found[alias]) for split, aliases in _HUB_SPLITS.items() for alias in aliases if alias in found
+        split: (alias, found[alias]) for split, aliases in HUB_SPLITS.items() for alias in aliases if alias in found
     }
     if not splits:
         raise InputError(f"{source}: no split train, validation or test; there are {shorten_list(found)}")

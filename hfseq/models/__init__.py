@@ -4,12 +4,13 @@ from importlib import import_module
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedModel
 from transformers.models.auto.tokenization_auto import REGISTERED_TOKENIZER_CLASSES
 
 from .configuration_base import HEADS, SequenceConfig
 from .configuration_cnn import CnnConfig
 from .configuration_recurrent import GruConfig, LstmConfig, RnnConfig
+from .feature_extraction_log_mel import LogMelFeatureExtractor
 from .tokenization_characters import WordCharacterTokenizer
 
 FAMILIES: tuple[type[SequenceConfig], ...] = (RnnConfig, LstmConfig, GruConfig, CnnConfig)
@@ -57,3 +58,6 @@ for _config_class in FAMILIES:
 # By its name alone: `AutoTokenizer.register` would make it the tokenizer of all checkpoints of a family.
 REGISTERED_TOKENIZER_CLASSES[WordCharacterTokenizer.__name__] = WordCharacterTokenizer
 WordCharacterTokenizer.register_for_auto_class()
+# By its name alone, too: it stands where a configuration would, of which all checkpoints have this extractor.
+AutoFeatureExtractor.register(LogMelFeatureExtractor, LogMelFeatureExtractor, exist_ok=True)
+LogMelFeatureExtractor.register_for_auto_class()
