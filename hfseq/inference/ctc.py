@@ -152,7 +152,7 @@ def ctc_beam_search(
         new = ctc.select(best, source, token != blank_token_id, valid)
         prefixes.extend(source, token)
         if lm is not None:
-            lm.advance(best, source, new, valid, prefixes)
+            lm.advance(best, source, new, prefixes)
 
     counts, tokens = prefixes.lengths.cpu(), prefixes.tokens.cpu()
     ctc_log_probs = _sum(ctc.total, ctc.offsets)
@@ -428,18 +428,17 @@ class _LanguageModel:
         if self.cache is not None:
             self.cache.batch_repeat_interleave(rows * beams)
 
-    def advance(self, best: Tensor, source: Tensor, new: Tensor, valid: Tensor, prefixes: _Prefixes) -> None:
+    def advance(self, best: Tensor, source: Tensor, new: Tensor, prefixes: _Prefixes) -> None:
         """Score the tokens after new prefixes; those after the others are known.
 
         Args:
             best: Index of each prefix in the flattened candidates, best first, `[B, K]`.
             source: Beam it comes from, `[B, K]`.
             new: True where it is longer than that and of a positive probability, `[B, K]`.
-            valid: False if this frame is padding, `[B, 1]`.
             prefixes: The prefixes.
         """
         total = self.total.gather(1, source) + self.tokens.flatten(1).gather(1, best)
-        self.offsets.append(total[:, :1].masked_fill(~valid, 0.0))
+        self.offsets.append(total[:, :1])
         self.total = total - self.offsets[-1]
         self.tokens, self.end = take_steps(self.tokens, source), self.end.gather(1, source)
         if self.cache is not None:
