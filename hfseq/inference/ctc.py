@@ -25,7 +25,7 @@ _LOG_ZERO = -1e30
 
 
 class CtcHypothesis(NamedTuple):
-    """Text that a CTC model may have heard.
+    """Hypothesis of a CTC beam search.
 
     Attributes:
         token_ids: Token ids, without blanks. They are not to be grouped again: a double letter is two tokens
@@ -79,21 +79,22 @@ def ctc_beam_search(
 ) -> list[list[CtcHypothesis]]:
     r"""Prefix beam search fused with a language model (Hannun et al. 2014, algorithm 1; Graves 2012, section 7.5).
 
-    It maximizes $\log p_\mathrm{CTC}(y|x) + \alpha \log p_\mathrm{LM}(y) + \beta |y|$, with $\alpha$ = `lm_weight` and
-    $\beta$ = `length_bonus`. At each frame it keeps the `num_beams` best prefixes of a row. The CTC probability of a
-    prefix is the sum over its alignments, separately for those that end in a blank and those that do not, and every
-    way to reach a prefix is merged; only alignments through a prefix that was dropped are lost, so that with enough
-    beams the scores are exact. The language model scores each token as soon as it is emitted, and EOS at the end, if
-    it has one. Its probabilities of tokens that CTC does not have are not redistributed.
+    It maximizes $\log p_\mathrm{CTC}(y \mid x) + \alpha \log p_\mathrm{LM}(y) + \beta \lvert y \rvert$, where $\alpha$
+    is `lm_weight` and $\beta$ is `length_bonus`. At each frame it keeps the `num_beams` best prefixes of a row. The
+    probabilities of a prefix's alignments are summed, those that end in a blank apart from the others, and prefixes
+    reached in several ways are merged. Only alignments through a dropped prefix are lost: with enough beams the scores
+    are exact. The language model scores each token when it is emitted and, after the last frame, EOS, if it has one;
+    what it gives to tokens that CTC does not have is not redistributed.
 
-    With `num_beams=1` the search follows the one prefix whose kept alignments have the largest total. That is best
-    path decoding (argmax, without repeats and blanks) where in each frame one symbol has more than $1/\sqrt{2}$ of
-    the probability, and no language model or bonus interferes; elsewhere both may differ.
+    With `num_beams=1` the search follows a single prefix, at each frame the one whose alignments through the earlier
+    choices have the largest sum. Without a language model and a bonus that is best path decoding (argmax, repeats
+    merged, blanks removed) if in every frame some symbol has a probability above $1/\sqrt{2}$; otherwise the two may
+    differ.
 
     A row's result does not depend on the other rows, nor on padding, which is skipped wherever it is.
 
     Args:
-        logits: Logits or log-probabilities of a CTC model, `[B, T, V]`, computed with in at least float32.
+        logits: Logits or log-probabilities of a CTC model, `[B, T, V]`; bfloat16 and float16 become float32.
         attention_mask: 1 at valid frames of the logits, `[B, T]`; all are by default. With subsampling that is not the
             mask of the model's inputs.
         blank_token_id: Token id of the blank, `config.pad_token_id` of a CTC model of transformers.
@@ -185,7 +186,7 @@ def ctc_alignment(
     """Most probable alignment of known texts: the Viterbi path through the states of Graves et al. 2006, section 4.1.
 
     Args:
-        logits: Logits or log-probabilities of a CTC model, `[B, T, V]`, computed with in at least float32.
+        logits: Logits or log-probabilities of a CTC model, `[B, T, V]`; bfloat16 and float16 become float32.
         labels: Token ids of each row's text without blanks: rows of any length, or a tensor `[B, L]` with -100 at
             padding, wherever that is.
         attention_mask: 1 at valid frames of the logits, `[B, T]`; all are by default.
@@ -258,9 +259,9 @@ def _sum(relative: Tensor, offsets: list[Tensor]) -> Tensor:
 class _Prefixes:
     """Texts in the beams of all rows, and which of them extends which other by one token.
 
-    A prefix may leave the beam and come back while texts that extend it stayed there, so that it is not enough to
-    remember the beam that a prefix came from. The lengths of the common prefixes of each two are kept instead: they
-    follow from those of the frame before without a comparison of whole texts.
+    A prefix may leave the beam and come back while texts that extend it have stayed, so that it is not enough to
+    remember the beam that each text came from. The length of the common prefix of each two texts is kept instead: it
+    follows from that of the frame before, without a comparison of whole texts.
 
     Attributes:
         tokens: Token ids, -1 after the last one, `[B, K, N + 1]`.
@@ -288,14 +289,13 @@ class _Prefixes:
         return torch.arange(self.last.shape[1], device=self.last.device) * vocab_size + self.blank
 
     def parents(self, alive: Tensor) -> tuple[Tensor, Tensor]:
-        """Find the prefix that is each one without its last token.
+        """Find the parent of each prefix, which is the prefix without its last token.
 
         Args:
-            alive: True at prefixes of a positive probability, `[B, K]`; all others, which may occur twice, are neither
-                parents nor children.
+            alive: True in beams that are in use, `[B, K]`; the others, whose texts are arbitrary, are left out.
 
         Returns:
-            Whether there is a parent, and its beam, both `[B, K]`.
+            True where the parent is in the beam, and its place there, both `[B, K]`.
         """
         one, other = self.lengths.unsqueeze(2), self.lengths.unsqueeze(1)
         extends = (self.common == one) & (other == one + 1) & alive.unsqueeze(2) & alive.unsqueeze(1)
@@ -307,30 +307,30 @@ class _Prefixes:
 
         Args:
             source: Beam from which each of the new prefixes comes, `[B, K]`.
-            token: Token that extends it; the blank leaves it as it is, `[B, K]`.
+            token: Token that extends it, or the blank if none does, `[B, K]`.
         """
         extended = token != self.blank
         self.tokens, lengths = take_steps(self.tokens, source), self.lengths.gather(1, source)
         self.tokens.scatter_(2, lengths.unsqueeze(2), token.masked_fill(~extended, -1).unsqueeze(2))
         self.lengths = lengths + extended
         self.last = torch.where(extended, token, self.last.gather(1, source))
-        # Two texts that differed somewhere still do; two of which one began with the other, or the two children of one
-        # prefix, may have one more token in common.
+        # Texts that differed somewhere still do. If one was the beginning of the other, they may now share one more
+        # token.
         common = take_steps(self.common, source).gather(2, source.unsqueeze(1).expand_as(self.common))
         following = self.tokens.gather(2, common)
         self.common = common + ((following == following.transpose(1, 2)) & (following >= 0))
 
 
 class _CtcScores:
-    """Log-probabilities of prefixes, summed over their alignments.
+    """Log-probabilities of prefixes under CTC.
 
-    They are relative to the first prefix of the row, the best one, so that float32 is exact enough for recordings of
+    They are relative to the first prefix of the row, the best one, so that float32 is precise enough for recordings of
     any length.
 
     Attributes:
         after_blank: Sum over the alignments that end in a blank, `[B, K]`.
         after_token: Sum over those that end in the last token of the prefix, `[B, K]`.
-        total: Sum over both, `[B, K]`; -inf in beams that are not in use, as all but the first one in the beginning.
+        total: Sum over both, `[B, K]`; -inf in beams that are not in use, at first all but one.
         offsets: What was subtracted at each frame, `[B, 1]`.
 
     Args:
@@ -346,11 +346,15 @@ class _CtcScores:
         self.offsets: list[Tensor] = []
 
     def candidates(self, frame: Tensor, prefixes: _Prefixes) -> Tensor:
-        """Scores of all prefixes after one more frame, `[B, K, V]`: those of the prefixes as they are at the blank.
+        """Score all prefixes that one more frame may lead to.
 
         Args:
             frame: Log-probabilities of the frame, `[B, V]`.
             prefixes: The prefixes before it.
+
+        Returns:
+            Scores of each prefix extended by each token, and, in the column of the blank, left as it is, `[B, K, V]`;
+            -inf where the same prefix stands in another place.
         """
         blank, last = prefixes.blank, frame.gather(1, prefixes.last)  # [B, K]
         # A prefix stays as it is by a blank, or by one more frame of its last token.
@@ -359,8 +363,8 @@ class _CtcScores:
         found = self.total.unsqueeze(2) + frame.unsqueeze(1)
         found.scatter_(2, prefixes.last.unsqueeze(2), (self.after_blank + last).unsqueeze(2))
         found[:, :, blank] = -math.inf
-        # A prefix that its parent extends to is the same one: both are merged. Those without a parent in the beam read
-        # the column of the blank, which is still empty.
+        # Where a parent extends to a prefix that is there already, that one takes the sum. Those without a parent in
+        # the beam read the column of the blank, which is still empty.
         exists, parent = prefixes.parents(self.total > -math.inf)
         self.flat = found.flatten(1)
         vocab_size = frame.shape[1]
