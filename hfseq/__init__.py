@@ -6,6 +6,7 @@ Importing this package registers its models with the Auto classes of transformer
 from hfseq import pipelines as pipelines  # registers the pipelines of translation, summarization, entities
 from hfseq.cache_io import load_state, save_state
 from hfseq.hub.publish import publish
+from hfseq.inference.ctc import ctc_alignment, ctc_beam_search
 from hfseq.models import modeling_cnn, modeling_gru, modeling_lstm, modeling_rnn
 from hfseq.models.configuration_cnn import CnnConfig
 from hfseq.models.configuration_recurrent import GruConfig, LstmConfig, RnnConfig
@@ -27,6 +28,8 @@ __all__ = [
     "RnnConfig",
     "WordCharacterTokenizer",
     "__version__",
+    "ctc_alignment",
+    "ctc_beam_search",
     "export_onnx",
     "load_state",
     "load_word_vectors",

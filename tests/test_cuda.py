@@ -16,7 +16,7 @@ import torch
 from recipe_runs import load, results, start
 from test_models import CAUSAL, CLASSES, FIELDS, MODEL, RECURRENT, SEQ2SEQ, SEQUENCE, TOKEN
 
-from hfseq import LstmForCausalLM, LstmForConditionalGeneration
+from hfseq import LstmForCausalLM, LstmForConditionalGeneration, ctc_beam_search
 from hfseq.data.running_text import TokenWindows
 from hfseq.inference.continuous_cache import cached_scores
 from hfseq.models import MODEL_CLASSES
@@ -127,6 +127,19 @@ def test_gradients_outside_training(heads):
     embedded = model.get_input_embeddings()(inputs.pop("input_ids")).detach().requires_grad_()
     model(inputs_embeds=embedded, **inputs).logits.sum().backward()
     assert embedded.grad[inputs["attention_mask"].bool()].any(dim=-1).all()
+
+
+def test_ctc_search_is_that_of_the_cpu():
+    """The language model on either device, whatever device the logits are on."""
+    logits, ids = torch.randn(4, 30, 9, generator=torch.Generator().manual_seed(0)), torch.arange(8, -1, -1)
+    mask = torch.arange(30) < torch.tensor([[30], [4], [17], [0]])
+    model = test_models.make(LstmForCausalLM, vocab_size=9)
+    options = {"blank_token_id": 0, "num_return_sequences": 3, "lm_token_ids": ids, "output_offsets": True}
+    expected = ctc_beam_search(logits, mask, language_model=model, **options)
+    for one, other in ((model.cuda(), logits.cuda()), (model, logits), (model.cpu(), logits.cuda())):
+        for row, right in zip(ctc_beam_search(other, mask, language_model=one, **options), expected, strict=True):
+            assert [(same.token_ids, same[4:]) for same in row] == [(same.token_ids, same[4:]) for same in right]
+            assert [same.score for same in row] == pytest.approx([same.score for same in right], abs=1e-3)
 
 
 def test_cross_entropy_of_labelled_steps():

@@ -5,13 +5,15 @@ import sys
 
 import pytest
 
-# What a published model or an export needs; training, inference, metrics, serving and the demo are not among it.
+# What a published model or an export needs, and the search of CTC; training, metrics, serving and the demo are not
+# among it.
 ALLOWED = {
     "cache_io",
     "data",
     "errors",
     "heads",
     "hub",
+    "inference",
     "json_files",
     "models",
     "onnx",
@@ -43,6 +45,7 @@ def imported():
 def test_what_is_imported(imported):
     assert not NEVER & imported
     assert {name.split(".")[1] for name in imported if name.startswith("hfseq.")} <= ALLOWED
+    assert {name for name in imported if name.startswith("hfseq.inference.")} == {"hfseq.inference.ctc"}
     # transformers imports accelerate, soundfile and soxr, and by them others, where they are installed.
     more = {name.partition(".")[0] for name in imported - modules_after(HOST)} - sys.stdlib_module_names
     assert more <= DISTRIBUTIONS
