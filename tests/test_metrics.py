@@ -215,6 +215,7 @@ NUMBERS = ([2.5, 0.0, 2.0, 8.0], [3.0, -0.5, 2.0, 7.0])
         ("f1", SEVERAL, {}),
         ("seqeval", TAGS, {"scheme": "IOB2"}),
         *((name, NUMBERS, {}) for name in ("pearson", "spearman", "rmse")),
+        *((name, (PREDICTIONS, REFERENCES), {}) for name in ("wer", "cer")),
     ],
 )
 def test_functions_and_their_metrics(name, rows, options):
@@ -321,16 +322,92 @@ def test_bad_classes(name, predictions, references, message):
     assert metric.compute()["score"] > 0
 
 
+def edit_distance(source, target):
+    """Wagner and Fischer's table, from the definition."""
+    table = {(i, 0): i for i in range(len(source) + 1)} | {(0, j): j for j in range(len(target) + 1)}
+    for i, a in enumerate(source, 1):
+        for j, b in enumerate(target, 1):
+            table[i, j] = min(table[i - 1, j] + 1, table[i, j - 1] + 1, table[i - 1, j - 1] + (a != b))
+    return table[len(source), len(target)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_error_rates_equal_edit_distances(seed):
+    rng = np.random.default_rng(seed)
+    texts = [
+        [" ".join("".join(rng.choice([*"ab"], rng.integers(1, 4))) for _ in range(rng.integers(0, 6))) for _ in "1234"]
+        for _ in "pr"
+    ]
+    predictions, references = texts[0], ["a b", *texts[1][1:]]
+    for name, units in (("wer", str.split), ("cer", list)):
+        pairs = [(units(given), units(right)) for given, right in zip(predictions, references, strict=True)]
+        distance = sum(edit_distance(*pair) for pair in pairs)
+        length = sum(len(right) for _, right in pairs)
+        result = load(name).compute(predictions=predictions, references=references)
+        assert result["score"] == result[name] == pytest.approx(100 * distance / length)
+        assert result["substitutions"] + result["deletions"] + result["insertions"] == distance
+        assert result["ref_len"] == length
+
+
+def test_error_rates_by_hand():
+    # One word of five is wrong and one is missing; the rows are weighted by their lengths.
+    found = metrics.wer(["the cat sit", "a"], ["the cat sat", "a dog"])
+    counts = {"substitutions": 1, "deletions": 1, "insertions": 0, "ref_len": 5}
+    assert found == {"score": 40.0, "wer": 40.0, **counts}
+    # "i" for "a", and " dog" is missing: 5 of 11 + 5 characters.
+    found = metrics.cer(["the cat sit", "a"], ["the cat sat", "a dog"])
+    assert found == pytest.approx(
+        {"score": 500 / 16, "cer": 500 / 16, "substitutions": 1, "deletions": 4, "insertions": 0, "ref_len": 16}
+    )
+    # Case and punctuation count, spaces around the text do not.
+    assert metrics.wer([" The cat. "], ["the cat"])["score"] == 100
+    assert metrics.cer([" The cat "], ["the cat"])["score"] == pytest.approx(100 / 7)
+    assert metrics.wer(["a b c d"], ["b"])["score"] == 300
+
+
+def test_error_rates_of_silence():
+    assert metrics.wer(["", "a b"], ["a b", "a b"])["score"] == 50
+    # Nothing was said in the first row.
+    assert metrics.wer(["a b", "c"], ["", "c d e f"])["score"] == 125
+    assert metrics.cer(["", "c"], [" ", "c"])["score"] == 0
+    for name in ("wer", "cer"):
+        for prediction in ("", "a"):
+            message = f"^{name}: all references are empty, so the rate is undefined; give transcripts with words$"
+            refused_by_the_function(name, [prediction] * 2, ["", "  "], message)
+            with pytest.raises(ValueError, match=message):
+                load(name).compute(predictions=[prediction] * 2, references=["", "  "])
+
+
+@pytest.mark.parametrize("name", ["wer", "cer"])
 @pytest.mark.parametrize(
-    ("name", "package"),
+    ("predictions", "references", "message"),
     [
-        *(("f1", "sklearn"), ("seqeval", "seqeval"), ("sacrebleu", "sacrebleu"), ("chrf", "sacrebleu")),
-        *(("rouge", "nltk"), ("pearson", "scipy"), ("spearman", "scipy")),
+        (["a"], ["b", "c"], "1 predictions but 2 references"),
+        ([], [], "nothing to score"),
+        (["a", None], ["a", "b"], "prediction 1 is None, not a string"),
+        (["a", "b"], ["a", ["b"]], r"reference 1 is \['b'\], not a string"),
+        ([[3, 1]], ["a"], r"prediction 0 is \[3, 1\], not a string"),
     ],
 )
-def test_without_the_package_that_counts(name, package, monkeypatch):
+def test_bad_transcripts(name, predictions, references, message):
+    refused_by_the_function(name, predictions, references, message)
+    metric = load(name)
+    with pytest.raises(ValueError, match=message):
+        metric.compute(predictions=predictions, references=references)
+    assert metric.compute(predictions=["a b"], references=["a b"])["score"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        *(("f1", "sklearn", "train"), ("seqeval", "seqeval", "train"), ("sacrebleu", "sacrebleu", "train")),
+        *(("chrf", "sacrebleu", "train"), ("rouge", "nltk", "train"), ("pearson", "scipy", "train")),
+        *(("spearman", "scipy", "train"), ("wer", "jiwer", "audio"), ("cer", "jiwer", "audio")),
+    ],
+)
+def test_without_the_package_that_counts(name, package, extra, monkeypatch):
     monkeypatch.setattr("hfseq.errors.find_spec", lambda name: None)
-    with pytest.raises(InputError, match=rf"the metric '{name}' needs {package}.*: pip install 'hfseq\[train\]'$"):
+    with pytest.raises(InputError, match=rf"the metric '{name}' needs {package}.*: pip install 'hfseq\[{extra}\]'$"):
         load(name)
     with pytest.raises(InputError, match=rf"needs {package}"):
         function_of(name)(["a"], ["a"])
@@ -457,7 +534,7 @@ def test_no_network_is_tried_and_importing_is_cheap(tmp_path):
         from hfseq.metrics import load, rmse, scores_by_group
 
         rmse([1.0], [1.0])
-        print({"evaluate", "datasets", "sacrebleu", "seqeval"} & {*sys.modules})
+        print({"evaluate", "datasets", "jiwer", "sacrebleu", "seqeval"} & {*sys.modules})
         load("f1")
         print({"sklearn", "nltk"} & {*sys.modules})
         import evaluate
@@ -470,6 +547,7 @@ def test_no_network_is_tried_and_importing_is_cheap(tmp_path):
             scores_by_group(getattr(metrics, "bleu" if name == "sacrebleu" else name), *texts.values(), ["kind"])
         evaluate.combine([load("sacrebleu"), load("chrf")]).compute(**texts)
         assert load("f1").compute(predictions=[1, 0], references=[1, 0])["score"] == 100
+        assert load("wer").compute(predictions=["a b"], references=["a c"])["score"] == 50
         assert not attempts, attempts
     """
     offline = {"HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE"}

@@ -31,6 +31,8 @@ METRICS = {
     "pearson": ("Pearson correlation", "pearsonr"),
     "spearman": ("Spearman correlation", "spearmanr"),
     "rmse": ("RMSE", "rmse"),
+    "wer": ("WER", "wer"),
+    "cer": ("CER", "cer"),
     "perplexity": ("perplexity of a token", "perplexity"),
     "word_perplexity": ("perplexity of a word", "perplexity"),
 }

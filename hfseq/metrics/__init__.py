@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .classification import accuracy, check_classes, f1
 from .regression import check_numbers, pearson, rmse, spearman
+from .speech import cer, check_transcripts, wer
 from .tagging import check_tag_rows, seqeval
 from .text import bleu, check_texts, chrf, exact_match, rouge
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "accuracy",
     "bleu",
+    "cer",
     "chrf",
     "exact_match",
     "f1",
@@ -32,6 +34,7 @@ __all__ = [
     "scores_by_group",
     "seqeval",
     "spearman",
+    "wer",
 ]
 
 _METRICS: dict[str, tuple[Any, Any]] = {
@@ -45,6 +48,8 @@ _METRICS: dict[str, tuple[Any, Any]] = {
     "pearson": (pearson, check_numbers),
     "spearman": (spearman, check_numbers),
     "rmse": (rmse, check_numbers),
+    "wer": (wer, check_transcripts),
+    "cer": (cer, check_transcripts),
 }
 """Name to function and check of its inputs."""
 
@@ -54,7 +59,7 @@ def load(name: str, **kwargs: Any) -> "Metric":
 
     Args:
         name: For text "sacrebleu", "chrf", "exact_match" or "rouge"; for classes "accuracy" or "f1"; for entities
-            "seqeval"; for regression "pearson", "spearman" or "rmse".
+            "seqeval"; for regression "pearson", "spearman" or "rmse"; for transcripts "wer" or "cer".
         **kwargs: Arguments of `evaluate.Metric`, such as `keep_in_memory`.
 
     Raises:

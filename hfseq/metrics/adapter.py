@@ -10,6 +10,7 @@ from datasets import Features, List, Value
 from hfseq.metrics.classification import check_classes
 from hfseq.metrics.inputs import require_packages
 from hfseq.metrics.regression import check_numbers
+from hfseq.metrics.speech import check_transcripts
 from hfseq.metrics.tagging import check_tag_rows
 from hfseq.metrics.text import check_texts
 
@@ -18,6 +19,7 @@ _FORMATS: dict[Callable[..., Any], list[tuple[Any, Any]]] = {
     check_classes: [(Value("int64"), Value("int64")), (List(Value("int8")), List(Value("int8")))],
     check_tag_rows: [(List(Value("string")), List(Value("string")))],
     check_numbers: [(Value("float64"), Value("float64"))],
+    check_transcripts: [(Value("string"), Value("string"))],
 }
 """Check to the types of predictions and references that it returns."""
 

@@ -15,13 +15,16 @@ PACKAGES = {
     "seqeval": ("seqeval",),
     "pearson": ("scipy",),
     "spearman": ("scipy",),
+    "wer": ("jiwer",),
+    "cer": ("jiwer",),
 }
-"""Metric to the packages it imports, all of which come with the `train` extra."""
+"""Metric to the packages it imports; jiwer comes with the `audio` extra, all others with `train`."""
 
 
 def require_packages(metric: str) -> None:
     """Raise an `InputError` if a package that `metric` needs is not installed."""
-    require(*PACKAGES.get(metric, ()), extra="train", use=f"the metric {metric!r}")
+    packages = PACKAGES.get(metric, ())
+    require(*packages, extra="audio" if "jiwer" in packages else "train", use=f"the metric {metric!r}")
 
 
 def check_pairs(metric: str, predictions: Sequence[Any], references: Sequence[Any]) -> None:

@@ -133,7 +133,7 @@ class RecipeArguments(TrainingArguments):
         known = dict.fromkeys((*metrics, "loss"))
         if name not in (*known, *others):
             raise InputError(f"unknown --metric_for_best_model {name!r}; there are {', '.join(known)}")
-        lower = name in ("loss", "perplexity", "word_perplexity", "rmse")
+        lower = name in ("loss", "perplexity", "word_perplexity", "rmse", "wer", "cer")
         self.metric_for_best_model, self.greater_is_better = metric, not lower if greater is None else greater
 
     def _check_libraries(self) -> None:
