@@ -6,6 +6,9 @@ published with checkpoints.
 
 from typing import NamedTuple
 
+from transformers import PreTrainedModel
+
+from hfseq.errors import InputError
 from hfseq.models.configuration_base import HEADS as _SUFFIXES
 
 
@@ -16,11 +19,13 @@ class HubTask(NamedTuple):
         name: Name of the task and of its pipeline.
         clause: Relative clause about a model of this task, for model cards.
         placeholder: Placeholder of the text box on the demo page.
+        audio: True if the task's models read audio, False if they read text.
     """
 
     name: str
     clause: str
-    placeholder: str
+    placeholder: str = ""
+    audio: bool = False
 
 
 class Head(NamedTuple):
@@ -54,8 +59,17 @@ class Head(NamedTuple):
 
     @property
     def hub_task(self) -> str | None:
-        """Name of the task of the Hub, or None if it is ambiguous."""
-        return self.hub_tasks[0].name if len(self.hub_tasks) == 1 else None
+        """Name of the task of the Hub of a model that reads text, or None if it is ambiguous."""
+        return self._only_task(audio=False)
+
+    @property
+    def audio_task(self) -> str | None:
+        """Name of the task of the Hub of a model that reads audio, or None if there is none."""
+        return self._only_task(audio=True)
+
+    def _only_task(self, *, audio: bool) -> str | None:
+        names = [task.name for task in self.hub_tasks if task.audio == audio]
+        return names[0] if len(names) == 1 else None
 
 
 ENCODER = Head("Model", "encoder")
@@ -77,6 +91,7 @@ HEADS = (
         hub_tasks=(
             HubTask("translation", "that translates", "A text to translate"),
             HubTask("summarization", "that summarizes", "A text to summarize"),
+            HubTask("automatic-speech-recognition", "that transcribes speech", audio=True),
         ),
         other_suffixes=("MTModel", "EncoderDecoderModel"),
     ),
@@ -85,7 +100,11 @@ HEADS = (
         "sequence classifier",
         task="classification",
         peft_task="SEQ_CLS",
-        hub_tasks=(HubTask("text-classification", "that classifies texts", "A text to classify"),),
+        hub_tasks=(
+            HubTask("text-classification", "that classifies texts", "A text to classify"),
+            HubTask("audio-classification", "that classifies audio", audio=True),
+        ),
+        other_suffixes=("ForAudioClassification",),
     ),
     Head(
         "ForTokenClassification",
@@ -110,3 +129,25 @@ def head_of(class_name: str) -> Head:
     suffixes = {suffix: head for head in HEADS for suffix in (head.suffix, *head.other_suffixes)}
     matching = [suffix for suffix in suffixes if class_name.endswith(suffix)]
     return suffixes[max(matching, key=len)] if matching else ENCODER
+
+
+def reads_text(model: PreTrainedModel) -> bool:
+    """Return True for a model that reads token ids, False for one of features, waveforms or images."""
+    return model.main_input_name == "input_ids"
+
+
+def require_text(model: PreTrainedModel, use: str, instead: str = "") -> None:
+    """Check that a model reads token ids.
+
+    Args:
+        model: Model of hfseq or transformers.
+        use: Name of what needs that, such as "word importance".
+        instead: End of the message, about what models of features are for.
+
+    Raises:
+        InputError: It reads something else, such as features.
+    """
+    if not reads_text(model):
+        size = getattr(model.config, "input_size", None)
+        found = f"{type(model).__name__} reads {model.main_input_name}{'' if size is None else f' (input_size={size})'}"
+        raise InputError(f"{use} needs a model that reads text, but {found}{instead and f'; {instead}'}")
