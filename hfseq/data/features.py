@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel, ProcessorMixin, SequenceFeatureExtractor
+from transformers import PreTrainedModel
 
 from hfseq.errors import InputError
 from hfseq.heads import head_of
 from hfseq.models import is_hfseq
+from hfseq.processing import extractor_of
 
 
 class FeatureCollator:
@@ -31,9 +32,7 @@ class FeatureCollator:
     """
 
     def __init__(self, model: PreTrainedModel, processing_class: Any = None) -> None:
-        is_pair = isinstance(processing_class, ProcessorMixin)
-        found = processing_class.feature_extractor if is_pair else processing_class  # type: ignore[attr-defined]
-        self.extractor = found if isinstance(found, SequenceFeatureExtractor) else None
+        self.extractor = extractor_of(processing_class)
         self.name = model.main_input_name
         config: Any = model.config
         self.size: int | None = config.input_size if is_hfseq(config) else None

@@ -19,13 +19,15 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hfseq import models
 from hfseq.errors import InputError, one_line
 from hfseq.hub.model_card import PLOTS, make_card
 from hfseq.json_files import is_inside, shards
+from hfseq.models import is_hfseq
+from hfseq.processing import has_tokenizer, load_processing_class, tokenizer_of
 
 STALE = (
     "model.safetensors",
@@ -35,11 +37,15 @@ STALE = (
     "chat_template.jinja",
     "generation_config.json",
     "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
     "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
     "vocab.json",
     "vocab.txt",
 )
-"""Patterns of files that `save_pretrained` writes for some models and tokenizers only: stale ones affect the model."""
+"""Patterns of files that `save_pretrained` writes for some models and tokenizers only; stale ones affect the model."""
 
 _REFUSALS = {
     401: "invalid token; run `hf auth login`, or set HF_TOKEN",
@@ -144,37 +150,47 @@ def find_plots(directory: Path) -> list[str]:
     return names
 
 
-def load_published(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model, of the class that its config names, and its tokenizer; nothing is unpickled.
+def load_published(directory: Path) -> tuple[PreTrainedModel, Any]:
+    """Load a model, of the class that its config names, and its processing class; nothing is unpickled.
+
+    Returns:
+        The model, and its tokenizer; or, if it reads features or audio, what `load_processing_class` finds, None if
+        it needs nothing: no audio is turned into features, and no text is written.
 
     Raises:
         InputError: If either is missing, damaged or incomplete, or weights lie outside the directory.
     """
     if not (directory / "config.json").is_file():
         raise InputError(f"{directory}: no config.json, so there is no model")
-    if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise InputError(
-            f"{directory}: no tokenizer; save it there, too: tokenizer.save_pretrained({str(directory)!r})"
-        )
     if not (directory / SAFE_WEIGHTS_NAME).is_file() and (directory / SAFE_WEIGHTS_INDEX_NAME).is_file():
         shards(
             directory / SAFE_WEIGHTS_INDEX_NAME
         )  # transformers would load, and `publish` push, any file listed there
     try:
         config = AutoConfig.from_pretrained(directory)
+        found = model_class(config)
+        # A model of hfseq says in its config what it reads; those of others in their class.
+        features = config.input_size is not None if is_hfseq(config) else found.main_input_name != "input_ids"
+        writes = found.__name__.endswith("ForCTC") or found.can_generate()
+        if (not features or writes) and not has_tokenizer(directory):
+            raise InputError(
+                f"{directory}: no tokenizer; save it there, too: tokenizer.save_pretrained({str(directory)!r})"
+            )
         options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
-        loaded: Any = model_class(config).from_pretrained(directory, **options)
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        loaded: Any = found.from_pretrained(directory, **options)
+        processing_class: Any
+        processing_class = load_processing_class(directory) if features else AutoTokenizer.from_pretrained(directory)
     except InputError:
         raise
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"{directory}: {one_line(error)}") from error
-    # Left by loading; not a setting of the tokenizer.
-    tokenizer.init_kwargs.pop("local_files_only", None)
+    if (tokenizer := tokenizer_of(processing_class)) is not None:
+        # Left by loading; not a setting of the tokenizer.
+        tokenizer.init_kwargs.pop("local_files_only", None)
     model, info = loaded
     if lost := sorted(info["missing_keys"]):
         raise InputError(f"{directory}: the weights lack {', '.join(lost[:3])}{' …' if len(lost) > 3 else ''}")
-    return model, tokenizer
+    return model, processing_class
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
