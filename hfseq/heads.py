@@ -6,10 +6,12 @@ published with checkpoints.
 
 from typing import NamedTuple
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hfseq.errors import InputError
+from hfseq.models import is_hfseq
 from hfseq.models.configuration_base import HEADS as _SUFFIXES
+from hfseq.models.configuration_base import OF_FEATURES
 
 
 class HubTask(NamedTuple):
@@ -56,6 +58,11 @@ class Head(NamedTuple):
     def auto_class(self) -> str:
         """Name of the Auto class, the first one of several."""
         return self.auto_classes[0]
+
+    @property
+    def audio_class(self) -> str:
+        """Name of the Auto class of models that read audio."""
+        return next((name for name in self.auto_classes if name in OF_FEATURES), self.auto_class)
 
     @property
     def hub_task(self) -> str | None:
@@ -136,18 +143,25 @@ def reads_text(model: PreTrainedModel) -> bool:
     return model.main_input_name == "input_ids"
 
 
-def require_text(model: PreTrainedModel, use: str, instead: str = "") -> None:
+def will_read_text(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> bool:
+    """Return True if a model of a class and a configuration reads token ids, before it exists."""
+    # A class of hfseq reads either, as its configuration says.
+    return config.input_size is None if is_hfseq(config) else model_class.main_input_name == "input_ids"  # type: ignore[attr-defined]
+
+
+def require_text(model: PreTrainedModel, use: str) -> None:
     """Check that a model reads token ids.
 
     Args:
         model: Model of hfseq or transformers.
         use: Name of what needs that, such as "word importance".
-        instead: End of the message, about what models of features are for.
 
     Raises:
         InputError: It reads something else, such as features.
     """
     if not reads_text(model):
         size = getattr(model.config, "input_size", None)
-        found = f"{type(model).__name__} reads {model.main_input_name}{'' if size is None else f' (input_size={size})'}"
-        raise InputError(f"{use} needs a model that reads text, but {found}{instead and f'; {instead}'}")
+        raise InputError(
+            f"{use}: {type(model).__name__} reads {model.main_input_name}{'' if size is None else f' [B, T, {size}]'}, "
+            "not text; pass those to the model itself"
+        )

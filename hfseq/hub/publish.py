@@ -1,4 +1,4 @@
-"""Publishing a model on the Hub, with its code, its tokenizer and a model card."""
+"""Publishing a model on the Hub, with its code, its processing class and a model card."""
 
 import shutil
 import tempfile
@@ -24,10 +24,11 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hfseq import models
 from hfseq.errors import InputError, one_line
+from hfseq.heads import will_read_text
 from hfseq.hub.model_card import PLOTS, make_card
 from hfseq.json_files import is_inside, shards
 from hfseq.models import is_hfseq
-from hfseq.processing import has_tokenizer, load_processing_class, tokenizer_of
+from hfseq.processing import extractor_of, has_tokenizer, load_processing_class, tokenizer_of
 
 STALE = (
     "model.safetensors",
@@ -68,11 +69,15 @@ def publish(
     """Publish a trained model on the Hub, or update a published one.
 
     The upload has the weights as safetensors, the configuration with the Auto classes of all heads, the code of
-    hfseq's models, generation settings, tokenizer, plots, and a model card (README.md) on data, scores and training,
-    from the files in `model_dir`. It is a single commit, so that an interrupted push leaves the previous version.
+    hfseq's models, generation settings, the processing class, plots, and a model card (README.md) on data, scores and
+    training, from the files in `model_dir`. It is a single commit, so that an interrupted push leaves the previous
+    version.
+
+    The processing class is a tokenizer; of a model that reads features of audio a feature extractor, or a processor
+    with both if it writes text; and of one that reads features of anything else, and writes no text, none is needed.
 
     Args:
-        model_dir: Directory written by a recipe, a Trainer or `save_pretrained`, with the tokenizer.
+        model_dir: Directory written by a recipe, a Trainer or `save_pretrained`, with the processing class.
         repo_id: `name`, or `user/name`; the repository is created if it does not exist.
         private: Visibility of a new repository; None for the Hub's default.
         dry_run: True or a folder: write the files there (True: to `hub` in `model_dir`), list them, and stop.
@@ -84,8 +89,9 @@ def publish(
         URL of the model, or the folder of a dry run.
 
     Raises:
-        InputError: If the directory has no loadable model or no tokenizer, or a plot that is a link to a file outside
-            it; the name or the token is invalid; or the Hub cannot be reached. Files on disk are not changed.
+        InputError: If the directory has no loadable model, or no tokenizer for text that it reads or writes, or a plot
+            that is a link to a file outside it; the name or the token is invalid; or the Hub cannot be reached. Files
+            on disk are not changed.
     """
     with hub_errors(repo_id):
         validate_repo_id(repo_id)
@@ -101,7 +107,7 @@ def publish(
         if folder.exists() and any(folder.iterdir()) and not replaces:
             raise InputError(f"{folder} has other files; name an empty folder for the dry run")
     # Before a repository is created.
-    (model, tokenizer), images = load_published(source), find_plots(source)
+    (model, processing_class), images = load_published(source), find_plots(source)
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="hfseq-") as temporary:
         if not dry_run:
@@ -111,10 +117,11 @@ def publish(
                 if revision is not None:
                     api.create_branch(repo_id, branch=revision, exist_ok=True)
         model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        if processing_class is not None:
+            processing_class.save_pretrained(temporary)
         for name in images:
             shutil.copyfile(source / name, Path(temporary) / name)
-        card = make_card(source, model, tokenizer, repo_id, images=images, license=license)
+        card = make_card(source, model, processing_class, repo_id, images=images, license=license)
         card.save(Path(temporary) / "README.md")
         if dry_run:
             # The folder itself is kept, since it may be a link.
@@ -130,7 +137,7 @@ def publish(
             api.upload_folder(
                 repo_id=repo_id,
                 folder_path=temporary,
-                commit_message="Model, tokenizer and card",
+                commit_message="Model, processing class and card",
                 delete_patterns=[*STALE, *PLOTS, *code],
                 revision=revision,
             )
@@ -169,8 +176,7 @@ def load_published(directory: Path) -> tuple[PreTrainedModel, Any]:
     try:
         config = AutoConfig.from_pretrained(directory)
         found = model_class(config)
-        # A model of hfseq says in its config what it reads; those of others in their class.
-        features = config.input_size is not None if is_hfseq(config) else found.main_input_name != "input_ids"
+        features = not will_read_text(found, config)
         writes = found.__name__.endswith("ForCTC") or found.can_generate()
         if (not features or writes) and not has_tokenizer(directory):
             raise InputError(
@@ -184,6 +190,8 @@ def load_published(directory: Path) -> tuple[PreTrainedModel, Any]:
         raise
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"{directory}: {one_line(error)}") from error
+    if features and not is_hfseq(config) and extractor_of(processing_class) is None:
+        raise InputError(f"{directory}: {found.__name__} reads {found.main_input_name}, but there is no feature extractor")
     if (tokenizer := tokenizer_of(processing_class)) is not None:
         # Left by loading; not a setting of the tokenizer.
         tokenizer.init_kwargs.pop("local_files_only", None)
