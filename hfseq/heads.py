@@ -146,7 +146,7 @@ def reads_text(model: PreTrainedModel) -> bool:
 def will_read_text(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> bool:
     """Return True if a model of a class and a configuration reads token ids, before it exists."""
     # A class of hfseq reads either, as its configuration says.
-    return config.input_size is None if is_hfseq(config) else model_class.main_input_name == "input_ids"  # type: ignore[attr-defined]
+    return config.input_size is None if is_hfseq(config) else model_class.main_input_name == "input_ids"
 
 
 def require_text(model: PreTrainedModel, use: str) -> None:
@@ -161,7 +161,5 @@ def require_text(model: PreTrainedModel, use: str) -> None:
     """
     if not reads_text(model):
         size = getattr(model.config, "input_size", None)
-        raise InputError(
-            f"{use}: {type(model).__name__} reads {model.main_input_name}{'' if size is None else f' [B, T, {size}]'}, "
-            "not text; pass those to the model itself"
-        )
+        found = model.main_input_name + ("" if size is None else f" [B, T, {size}]")
+        raise InputError(f"{use}: {type(model).__name__} reads {found}, not text; pass those to the model itself")

@@ -16,6 +16,7 @@ ALLOWED = {
     "models",
     "onnx",
     "pipelines",
+    "processing",
     "version",
     "word_vectors",
 }

@@ -83,9 +83,7 @@ def check_batch(
         _check_values("labels", labels, late, why)
 
 
-def _check_ids(
-    batch: Mapping[str, torch.Tensor], name: str, size: int | None, known: str = "the vocabulary"
-) -> None:
+def _check_ids(batch: Mapping[str, torch.Tensor], name: str, size: int | None, known: str = "the vocabulary") -> None:
     if name in batch and size is not None:
         bad = (batch[name] < 0) | (batch[name] >= size)
         _check_values(name, batch[name], bad, f"outside {known}, 0 to {size - 1}")

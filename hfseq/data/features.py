@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
+from transformers import BatchFeature, PreTrainedModel
 
+from hfseq.data.collation import vocabulary_sizes
 from hfseq.errors import InputError
 from hfseq.heads import head_of
-from hfseq.models import is_hfseq
 from hfseq.processing import extractor_of
 
 
@@ -34,14 +34,14 @@ class FeatureCollator:
     def __init__(self, model: PreTrainedModel, processing_class: Any = None) -> None:
         self.extractor = extractor_of(processing_class)
         self.name = model.main_input_name
-        config: Any = model.config
-        self.size: int | None = config.input_size if is_hfseq(config) else None
-        self.factor: int = config.subsampling_factor if is_hfseq(config) else 1
+        self.size = vocabulary_sizes(model).get("input_size")
+        # An ensemble, whose members may differ, has none, and needs none: it does not tag.
+        self.factor: int = 1 if self.size is None else getattr(model.config, "subsampling_factor", 1)
         self.tags = head_of(type(model).__name__).suffix == "ForTokenClassification"
         # With label smoothing the Trainer takes the labels from the batch, from which a model would make these.
         self.shift: Any = getattr(model, "prepare_decoder_input_ids_from_labels", None)
 
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> BatchFeature:
         """Pad rows to a batch with `attention_mask`, and with `labels` and `decoder_input_ids` where there are labels.
 
         Raises:
@@ -63,13 +63,13 @@ class FeatureCollator:
         labels = [row.get("labels") for row in rows]
         missing = [number for number, values in enumerate(labels) if values is None]
         if len(missing) == len(rows):
-            return batch
+            return BatchFeature(batch)
         if missing:
             raise InputError(f"row {missing[0]} has no labels, but others of its batch have")
         batch["labels"] = self._labels(labels, batch, [len(values) for values in inputs])
         if self.shift is not None:
             batch["decoder_input_ids"] = self.shift(labels=batch["labels"])
-        return batch
+        return BatchFeature(batch)
 
     def _inputs(self, row: Mapping[str, Any], number: int) -> np.ndarray:
         if row.get(self.name) is None:

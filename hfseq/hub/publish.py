@@ -191,7 +191,9 @@ def load_published(directory: Path) -> tuple[PreTrainedModel, Any]:
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"{directory}: {one_line(error)}") from error
     if features and not is_hfseq(config) and extractor_of(processing_class) is None:
-        raise InputError(f"{directory}: {found.__name__} reads {found.main_input_name}, but there is no feature extractor")
+        raise InputError(
+            f"{directory}: {found.__name__} reads {found.main_input_name}, but there is no feature extractor"
+        )
     if (tokenizer := tokenizer_of(processing_class)) is not None:
         # Left by loading; not a setting of the tokenizer.
         tokenizer.init_kwargs.pop("local_files_only", None)

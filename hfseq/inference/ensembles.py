@@ -470,9 +470,7 @@ def _check_equal(names: Sequence[str], traits: Sequence[dict[str, Any]]) -> None
                 )
 
 
-def load_ensemble(
-    names: Sequence[str], auto_class: Any, *, features: bool = False
-) -> tuple[PreTrainedModel, Any]:
+def load_ensemble(names: Sequence[str], auto_class: Any, *, features: bool = False) -> tuple[PreTrainedModel, Any]:
     """Load checkpoints as an ensemble.
 
     Args:

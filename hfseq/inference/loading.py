@@ -35,9 +35,7 @@ def head_kind(auto_class: Any) -> tuple[Any, str]:
     return MAPPINGS[name], next(head.kind for head in HEADS if name in head.auto_classes)
 
 
-def load_trained(
-    auto_class: Any, name: str, *, features: bool = False, **fields: Any
-) -> tuple[PreTrainedModel, Any]:
+def load_trained(auto_class: Any, name: str, *, features: bool = False, **fields: Any) -> tuple[PreTrainedModel, Any]:
     """Load a fully trained checkpoint, without newly initialized weights, and its processing class.
 
     Args:

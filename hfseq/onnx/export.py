@@ -298,7 +298,7 @@ def _example(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tenso
     ids = torch.arange(batch * length).view(batch, length)
     if config.input_size is None:
         return {"input_ids": ids % config.vocab_size, "attention_mask": mask}
-    inputs = model.base_model
+    inputs: Any = model.base_model
     noise = torch.sin(torch.arange(batch * length * config.input_size)).view(batch, length, -1)
     features = noise * inputs.feature_scale + inputs.feature_mean
     return {"input_features": features, "attention_mask": mask}

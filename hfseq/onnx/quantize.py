@@ -203,7 +203,7 @@ def _weights(model: Any) -> set[str]:
 
 
 def _feature_statistics(model: Any) -> dict[str, np.ndarray]:
-    """The statistics by which a graph normalises features, by the names of the model's buffers; none of other graphs."""
+    """The statistics by which a graph normalises features, named like the model's buffers; none of other graphs."""
     from onnx import numpy_helper
 
     found = ((tensor.name.rpartition(".")[2], tensor) for tensor in model.graph.initializer)

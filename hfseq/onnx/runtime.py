@@ -166,7 +166,6 @@ class OnnxRunner(PreTrainedModel):
             raise ValueError(f"{name} has ids {least} to {most}; the vocabulary has 0 to {last}")
         return ids.long(), _steps(ids, mask, past)
 
-
     def check_source(
         self,
         input_ids: Tensor | None,

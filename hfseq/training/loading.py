@@ -105,9 +105,7 @@ def load_model(
         raise InputError(f"--config_overrides: {shorten(str(error), 300)}") from error
 
 
-def load_predictor(
-    auto_class: Any, args: ModelArguments, *, features: bool = False
-) -> tuple[PreTrainedModel, Any]:
+def load_predictor(auto_class: Any, args: ModelArguments, *, features: bool = False) -> tuple[PreTrainedModel, Any]:
     """Load the trained model or ensemble given by the flags, and its processing class.
 
     Args:
