@@ -6,7 +6,12 @@ published with checkpoints.
 
 from typing import NamedTuple
 
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hfseq.errors import InputError
+from hfseq.models import is_hfseq
 from hfseq.models.configuration_base import HEADS as _SUFFIXES
+from hfseq.models.configuration_base import OF_FEATURES
 
 
 class HubTask(NamedTuple):
@@ -16,11 +21,13 @@ class HubTask(NamedTuple):
         name: Name of the task and of its pipeline.
         clause: Relative clause about a model of this task, for model cards.
         placeholder: Placeholder of the text box on the demo page.
+        audio: True if the task's models read audio, False if they read text.
     """
 
     name: str
     clause: str
-    placeholder: str
+    placeholder: str = ""
+    audio: bool = False
 
 
 class Head(NamedTuple):
@@ -53,9 +60,23 @@ class Head(NamedTuple):
         return self.auto_classes[0]
 
     @property
+    def audio_class(self) -> str:
+        """Name of the Auto class of models that read audio."""
+        return next((name for name in self.auto_classes if name in OF_FEATURES), self.auto_class)
+
+    @property
     def hub_task(self) -> str | None:
-        """Name of the task of the Hub, or None if it is ambiguous."""
-        return self.hub_tasks[0].name if len(self.hub_tasks) == 1 else None
+        """Name of the task of the Hub of a model that reads text, or None if it is ambiguous."""
+        return self._only_task(audio=False)
+
+    @property
+    def audio_task(self) -> str | None:
+        """Name of the task of the Hub of a model that reads audio, or None if there is none."""
+        return self._only_task(audio=True)
+
+    def _only_task(self, *, audio: bool) -> str | None:
+        names = [task.name for task in self.hub_tasks if task.audio == audio]
+        return names[0] if len(names) == 1 else None
 
 
 ENCODER = Head("Model", "encoder")
@@ -77,6 +98,7 @@ HEADS = (
         hub_tasks=(
             HubTask("translation", "that translates", "A text to translate"),
             HubTask("summarization", "that summarizes", "A text to summarize"),
+            HubTask("automatic-speech-recognition", "that transcribes speech", audio=True),
         ),
         other_suffixes=("MTModel", "EncoderDecoderModel"),
     ),
@@ -85,7 +107,11 @@ HEADS = (
         "sequence classifier",
         task="classification",
         peft_task="SEQ_CLS",
-        hub_tasks=(HubTask("text-classification", "that classifies texts", "A text to classify"),),
+        hub_tasks=(
+            HubTask("text-classification", "that classifies texts", "A text to classify"),
+            HubTask("audio-classification", "that classifies audio", audio=True),
+        ),
+        other_suffixes=("ForAudioClassification",),
     ),
     Head(
         "ForTokenClassification",
@@ -115,3 +141,30 @@ def head_of(class_name: str) -> Head:
     suffixes = {suffix: head for head in HEADS for suffix in (head.suffix, *head.other_suffixes)}
     matching = [suffix for suffix in suffixes if class_name.endswith(suffix)]
     return suffixes[max(matching, key=len)] if matching else ENCODER
+
+
+def reads_text(model: PreTrainedModel) -> bool:
+    """Return True for a model that reads token ids, False for one of features, waveforms or images."""
+    return model.main_input_name == "input_ids"
+
+
+def will_read_text(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> bool:
+    """Return True if a model of a class and a configuration reads token ids, before it exists."""
+    # A class of hfseq reads either, as its configuration says.
+    return config.input_size is None if is_hfseq(config) else model_class.main_input_name == "input_ids"
+
+
+def require_text(model: PreTrainedModel, use: str) -> None:
+    """Check that a model reads token ids.
+
+    Args:
+        model: Model of hfseq or transformers.
+        use: Name of what needs that, such as "word importance".
+
+    Raises:
+        InputError: It reads something else, such as features.
+    """
+    if not reads_text(model):
+        size = getattr(model.config, "input_size", None)
+        found = model.main_input_name + ("" if size is None else f" [B, T, {size}]")
+        raise InputError(f"{use}: {type(model).__name__} reads {found}, not text; pass those to the model itself")

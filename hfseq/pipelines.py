@@ -28,6 +28,7 @@ from transformers.utils import ModelOutput, logging
 from hfseq.data.collation import check_batch, vocabulary_sizes
 from hfseq.data.copying import copied_vocabulary, copy_sources, decode_copies
 from hfseq.data.tag_schemes import check_tags, to_iob2
+from hfseq.heads import require_text
 
 logger = logging.get_logger(__name__)
 
@@ -51,7 +52,7 @@ class _TextToTextPipeline(Pipeline):
         kwargs: Arguments of `Pipeline`, of a call, or of `generate`; the latter two become defaults of every call.
 
     Raises:
-        ValueError: If the model is not an encoder-decoder.
+        ValueError: If the model is not an encoder-decoder, or reads features in place of text.
     """
 
     # Any: transformers annotates these with types narrower than what it takes.
@@ -76,6 +77,7 @@ class _TextToTextPipeline(Pipeline):
                 f"{type(self).__name__} needs an encoder-decoder model that generates text "
                 f"(AutoModelForSeq2SeqLM loads those); {type(model).__name__} is not one"
             )
+        require_text(model, f"{type(self).__name__}")
         super().__init__(model, tokenizer=cast(Any, tokenizer), task=task, **kwargs)
         params = dict((getattr(model.config, "task_specific_params", None) or {}).get(task, {}))
         self._preprocess_params = {"prefix": params.pop("prefix", self.prefix) or "", **self._preprocess_params}

@@ -30,6 +30,7 @@ from transformers.utils import logging
 from transformers.utils.import_utils import is_serve_available
 
 from hfseq.errors import InputError, one_line
+from hfseq.heads import require_text
 from hfseq.hub.publish import load_published
 
 _NEEDED = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
@@ -96,6 +97,7 @@ def _load(model_dir: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         except (OSError, ValueError) as error:
             raise InputError(f"{model_dir}: {one_line(error)}") from error
     model, tokenizer = load_published(directory)
+    require_text(model, f"{model_dir}: completions need a language model")
     config: Any = model.config
     kind = f"{model_dir}: {type(model).__name__}"
     if not model.can_generate() or config.is_encoder_decoder:

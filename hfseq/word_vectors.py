@@ -91,10 +91,14 @@ def load_word_vectors(
 
     Raises:
         InputError: The file cannot be read, is empty or malformed, has vectors of another width than the embeddings,
-            or no word of the tokenizer; the tokenizer has more tokens than the model; the model has no `nn.Embedding`;
-            `add_words` with a tokenizer of subwords.
+            or no word of the tokenizer; the tokenizer has more tokens than the model; the model has no `nn.Embedding`,
+            as one that reads features and writes no text; `add_words` with a tokenizer of subwords.
     """
-    embeddings = model.get_input_embeddings()
+    try:
+        embeddings = model.get_input_embeddings()
+    except NotImplementedError as error:  # of features, or of a waveform
+        message = f"{type(model).__name__} reads {model.main_input_name} and has no token embeddings for word vectors"
+        raise InputError(message) from error
     if not isinstance(embeddings, nn.Embedding):
         raise InputError(
             f"the input embeddings of {type(model).__name__} are a {type(embeddings).__name__}, not nn.Embedding"

@@ -18,6 +18,7 @@ ALLOWED = {
     "models",
     "onnx",
     "pipelines",
+    "processing",
     "version",
     "word_vectors",
 }

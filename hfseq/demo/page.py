@@ -22,7 +22,7 @@ from transformers.utils import logging
 from hfseq.data.running_text import encodable
 from hfseq.demo.handlers import DynamicBatcher, classify, continue_text, tag, translate, write_texts
 from hfseq.errors import InputError, one_line, require
-from hfseq.heads import HUB_TASKS, head_of
+from hfseq.heads import HUB_TASKS, head_of, require_text
 from hfseq.hub.model_card import METRICS, measured, read_run, what_it_does
 from hfseq.hub.publish import load_published
 from hfseq.inference.loading import problem_of
@@ -74,6 +74,7 @@ def load_demo_model(model_dir: str | Path) -> DemoModel:
     """
     directory = Path(model_dir)
     model, tokenizer = load_published(directory)
+    require_text(model, f"{model_dir}: the page has a box for text only")
     run, results = read_run(directory)
     kind, config = type(model).__name__, model.config
     known = head_of(kind).hub_task

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from hfseq.heads import HUB_TASKS, head_of
+from hfseq.heads import ENCODER, HUB_TASKS, head_of, reads_text
 from hfseq.json_files import read_object
 from hfseq.models import is_hfseq
+from hfseq.processing import extractor_of, tokenizer_of
 
 RUN_FILE = "run.json"
 """Record of a recipe's run: task, data, arguments, versions; see `hfseq.training.reporting.save_run`."""
@@ -50,7 +51,7 @@ _TEMPLATE = Path(__file__).with_suffix(".md")
 def make_card(
     directory: Path,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    processing_class: Any,
     repo_id: str,
     *,
     images: Sequence[str] = (),
@@ -61,7 +62,7 @@ def make_card(
     Args:
         directory: Output directory of the run; `run.json` and `all_results.json` are used if they exist.
         model: The model.
-        tokenizer: Tokenizer of the model.
+        processing_class: Tokenizer, feature extractor or processor of the model; None if it has none.
         repo_id: Repository on the Hub.
         images: Names of the plots in the repository.
         license: Licence of the weights, as an identifier of the Hub; None for that of `run.json`.
@@ -72,7 +73,18 @@ def make_card(
     run, results = read_run(directory)
     run = {"rows": {}, "signatures": {}, "arguments": {}, "versions": {}, "languages": []} | run
     kind, title = type(model).__name__, repo_id.rpartition("/")[2]
-    auto_class, task = head_of(kind).auto_class, run.get("task", head_of(kind).hub_task)
+    head, config = head_of(kind), model.config
+    tokenizer, extractor = tokenizer_of(processing_class), extractor_of(processing_class)
+    auto_class, default_task = head.auto_class, head.hub_task if reads_text(model) else None
+    if extractor is not None:
+        auto_class, default_task = head.audio_class, head.audio_task
+    task = run.get("task", default_task)
+    # Frames of features that no extractor makes.
+    input_size = None if reads_text(model) or extractor is not None else config.input_size
+    # Name and Auto class of what makes the inputs, or decodes the outputs, in an example.
+    loader = ("tokenizer", "AutoTokenizer") if input_size is None or model.can_generate() else None
+    if extractor is not None:
+        loader = ("extractor", "AutoFeatureExtractor") if tokenizer is None else ("processor", "AutoProcessor")
     license = license or run.get("license")
     split = run.get("split", "test")
     scores = measured(results, split)
@@ -98,13 +110,13 @@ def make_card(
         language=[code for code in run["languages"] if re.fullmatch("[a-z]{2,3}", code)] or None,
         license=license,
         datasets=[dataset] if dataset else None,
-        tags=["hfseq", model.config.model_type],
+        tags=["hfseq", config.model_type],
         base_model=run.get("base_model"),
         eval_results=evaluations or None,
     )
     example = " ".join((run.get("example") or "A text like those in the training data.").split())
     arguments = (f"{name}: {pprint.pformat(value, width=90)}" for name, value in sorted(run["arguments"].items()))
-    parts = (getattr(model.config, name, None) for name in ("encoder", "decoder"))
+    parts = (getattr(config, name, None) for name in ("encoder", "decoder"))
     return ModelCard.from_template(
         data,
         template_path=str(_TEMPLATE),
@@ -113,12 +125,16 @@ def make_card(
         kind=kind,
         task=task,
         auto_class=auto_class,
-        ours=is_hfseq(model.config),
+        ours=is_hfseq(config),
         # A composite model of transformers, whose code is not published with it.
         ours_in_part=any(map(is_hfseq, parts)),
         repo_id=repo_id,
         parameters=model.num_parameters(),
-        vocab_size=len(tokenizer),
+        loader=loader,
+        output="last_hidden_state.shape" if head is ENCODER else "logits",
+        vocab_size=None if tokenizer is None else len(tokenizer),
+        sampling_rate=None if extractor is None else extractor.sampling_rate,
+        input_size=input_size,
         clause=what_it_does(task, run["languages"]),
         data_name=data_name,
         split=split,

@@ -1,4 +1,4 @@
-"""Publishing a model on the Hub, with its code, its tokenizer and a model card."""
+"""Publishing a model on the Hub, with its code, its processing class and a model card."""
 
 import shutil
 import tempfile
@@ -19,13 +19,16 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hfseq import models
 from hfseq.errors import InputError, one_line
+from hfseq.heads import will_read_text
 from hfseq.hub.model_card import PLOTS, make_card
 from hfseq.json_files import is_inside, shards
+from hfseq.models import is_hfseq
+from hfseq.processing import extractor_of, has_tokenizer, load_processing_class, tokenizer_of
 
 STALE = (
     "model.safetensors",
@@ -35,11 +38,15 @@ STALE = (
     "chat_template.jinja",
     "generation_config.json",
     "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
     "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
     "vocab.json",
     "vocab.txt",
 )
-"""Patterns of files that `save_pretrained` writes for some models and tokenizers only: stale ones affect the model."""
+"""Patterns of files that `save_pretrained` writes for some models and tokenizers only; stale ones affect the model."""
 
 _REFUSALS = {
     401: "invalid token; run `hf auth login`, or set HF_TOKEN",
@@ -62,11 +69,15 @@ def publish(
     """Publish a trained model on the Hub, or update a published one.
 
     The upload has the weights as safetensors, the configuration with the Auto classes of all heads, the code of
-    hfseq's models, generation settings, tokenizer, plots, and a model card (README.md) on data, scores and training,
-    from the files in `model_dir`. It is a single commit, so that an interrupted push leaves the previous version.
+    hfseq's models, generation settings, the processing class, plots, and a model card (README.md) on data, scores and
+    training, from the files in `model_dir`. It is a single commit, so that an interrupted push leaves the previous
+    version.
+
+    The processing class is a tokenizer; of a model that reads features of audio a feature extractor, or a processor
+    with both if it writes text; and of one that reads features of anything else, and writes no text, none is needed.
 
     Args:
-        model_dir: Directory written by a recipe, a Trainer or `save_pretrained`, with the tokenizer.
+        model_dir: Directory written by a recipe, a Trainer or `save_pretrained`, with the processing class.
         repo_id: `name`, or `user/name`; the repository is created if it does not exist.
         private: Visibility of a new repository; None for the Hub's default.
         dry_run: True or a folder: write the files there (True: to `hub` in `model_dir`), list them, and stop.
@@ -78,8 +89,9 @@ def publish(
         URL of the model, or the folder of a dry run.
 
     Raises:
-        InputError: If the directory has no loadable model or no tokenizer, or a plot that is a link to a file outside
-            it; the name or the token is invalid; or the Hub cannot be reached. Files on disk are not changed.
+        InputError: If the directory has no loadable model, or no tokenizer for text that it reads or writes, or a plot
+            that is a link to a file outside it; the name or the token is invalid; or the Hub cannot be reached. Files
+            on disk are not changed.
     """
     with hub_errors(repo_id):
         validate_repo_id(repo_id)
@@ -95,7 +107,7 @@ def publish(
         if folder.exists() and any(folder.iterdir()) and not replaces:
             raise InputError(f"{folder} has other files; name an empty folder for the dry run")
     # Before a repository is created.
-    (model, tokenizer), images = load_published(source), find_plots(source)
+    (model, processing_class), images = load_published(source), find_plots(source)
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="hfseq-") as temporary:
         if not dry_run:
@@ -105,10 +117,11 @@ def publish(
                 if revision is not None:
                     api.create_branch(repo_id, branch=revision, exist_ok=True)
         model.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
+        if processing_class is not None:
+            processing_class.save_pretrained(temporary)
         for name in images:
             shutil.copyfile(source / name, Path(temporary) / name)
-        card = make_card(source, model, tokenizer, repo_id, images=images, license=license)
+        card = make_card(source, model, processing_class, repo_id, images=images, license=license)
         card.save(Path(temporary) / "README.md")
         if dry_run:
             # The folder itself is kept, since it may be a link.
@@ -124,7 +137,7 @@ def publish(
             api.upload_folder(
                 repo_id=repo_id,
                 folder_path=temporary,
-                commit_message="Model, tokenizer and card",
+                commit_message="Model, processing class and card",
                 delete_patterns=[*STALE, *PLOTS, *code],
                 revision=revision,
             )
@@ -144,37 +157,50 @@ def find_plots(directory: Path) -> list[str]:
     return names
 
 
-def load_published(directory: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model, of the class that its config names, and its tokenizer; nothing is unpickled.
+def load_published(directory: Path) -> tuple[PreTrainedModel, Any]:
+    """Load a model, of the class that its config names, and its processing class; nothing is unpickled.
+
+    Returns:
+        The model, and its tokenizer; or, if it reads features or audio, what `load_processing_class` finds, None if
+        it needs nothing: no audio is turned into features, and no text is written.
 
     Raises:
         InputError: If either is missing, damaged or incomplete, or weights lie outside the directory.
     """
     if not (directory / "config.json").is_file():
         raise InputError(f"{directory}: no config.json, so there is no model")
-    if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        raise InputError(
-            f"{directory}: no tokenizer; save it there, too: tokenizer.save_pretrained({str(directory)!r})"
-        )
     if not (directory / SAFE_WEIGHTS_NAME).is_file() and (directory / SAFE_WEIGHTS_INDEX_NAME).is_file():
         shards(
             directory / SAFE_WEIGHTS_INDEX_NAME
         )  # transformers would load, and `publish` push, any file listed there
     try:
         config = AutoConfig.from_pretrained(directory)
+        found = model_class(config)
+        features = not will_read_text(found, config)
+        writes = found.__name__.endswith("ForCTC") or found.can_generate()
+        if (not features or writes) and not has_tokenizer(directory):
+            raise InputError(
+                f"{directory}: no tokenizer; save it there, too: tokenizer.save_pretrained({str(directory)!r})"
+            )
         options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
-        loaded: Any = model_class(config).from_pretrained(directory, **options)
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        loaded: Any = found.from_pretrained(directory, **options)
+        processing_class: Any
+        processing_class = load_processing_class(directory) if features else AutoTokenizer.from_pretrained(directory)
     except InputError:
         raise
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"{directory}: {one_line(error)}") from error
-    # Left by loading; not a setting of the tokenizer.
-    tokenizer.init_kwargs.pop("local_files_only", None)
+    if features and not is_hfseq(config) and extractor_of(processing_class) is None:
+        raise InputError(
+            f"{directory}: {found.__name__} reads {found.main_input_name}, but there is no feature extractor"
+        )
+    if (tokenizer := tokenizer_of(processing_class)) is not None:
+        # Left by loading; not a setting of the tokenizer.
+        tokenizer.init_kwargs.pop("local_files_only", None)
     model, info = loaded
     if lost := sorted(info["missing_keys"]):
         raise InputError(f"{directory}: the weights lack {', '.join(lost[:3])}{' …' if len(lost) > 3 else ''}")
-    return model, tokenizer
+    return model, processing_class
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:

@@ -8,6 +8,7 @@ import torch
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hfseq.errors import InputError
+from hfseq.heads import require_text
 
 # Placeholder for an unknown word during decoding; a Unicode noncharacter, so it occurs in no token.
 _MARK = "\uffff"
@@ -32,7 +33,11 @@ def align_texts(
 
     Returns:
         Weights `[target, source]` as an array, the source tokens, and the target tokens.
+
+    Raises:
+        InputError: The model reads no text.
     """
+    require_text(model, "alignment of words")
     # Of a Transformer's attention implementations, only eager returns weights; recurrent models always do.
     model.set_attn_implementation("eager")
     model.eval()

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq.data.copying import copied_vocabulary, copy_sources, decode_copies
+from hfseq.heads import require_text
 
 Run = Callable[[Sequence[str]], Any]
 """Function that runs a model on texts, tokenization included."""
@@ -99,7 +100,12 @@ def cost_table(
 def text_classifier(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> Callable[[Sequence[str]], torch.Tensor]:
-    """Return a function from texts to logits, tokenization included."""
+    """Return a function from texts to logits, tokenization included.
+
+    Raises:
+        InputError: The model reads no text.
+    """
+    require_text(model, "timing on texts")
     model.eval()
 
     @torch.inference_mode()
@@ -113,7 +119,12 @@ def text_classifier(
 def text_translator(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_source_length: int, **options: Any
 ) -> Callable[[Sequence[str]], list[str]]:
-    """Return a function from texts to generated texts, tokenization included; `options` are passed to `generate`."""
+    """Return a function from texts to generated texts, tokenization included; `options` are passed to `generate`.
+
+    Raises:
+        InputError: The model reads no text.
+    """
+    require_text(model, "timing on texts")
     model.eval()
     generate: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment]
     copied = copied_vocabulary(model)

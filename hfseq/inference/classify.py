@@ -10,6 +10,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.encoding import Text, encode_filled
+from hfseq.heads import require_text
 from hfseq.inference.loading import class_names, problem_of
 from hfseq.inference.parallel import run_by_length
 
@@ -40,7 +41,7 @@ def predict_logits(
 
     Args:
         model: Sequence classifier, on its device.
-        encoded: Rows with `input_ids` and the other model inputs.
+        encoded: Rows with `input_ids`, or whatever else the model reads, and the other model inputs.
         collator: Function that pads rows to a batch.
         batch_size: Batch size; rows of similar length are batched together.
         progress: Title of a progress bar; None for no progress bar.
@@ -55,7 +56,8 @@ def predict_logits(
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         return model(**inputs).logits.float().tolist()
 
-    return np.array(run_by_length([len(ids) for ids in encoded["input_ids"]], batch_size, run, progress))
+    lengths = [len(row) for row in encoded[model.main_input_name]]
+    return np.array(run_by_length(lengths, batch_size, run, progress))
 
 
 def logits_of_rows(
@@ -95,8 +97,9 @@ def classify_texts(
         truncated (`cut`), if any.
 
     Raises:
-        InputError: A token id is outside the model's vocabulary.
+        InputError: The model reads no text, or a token id is outside its vocabulary.
     """
+    require_text(model, "classification of texts")
     rows, columns, counts = encode_filled(tokenizer, texts, max_length)
     decisions = [Decision("", {}) for _ in texts]
     logits = logits_of_rows(model, tokenizer, columns, batch_size)

@@ -26,6 +26,7 @@ from hfseq.heads import head_of
 from hfseq.inference.loading import load_trained, problem_of
 from hfseq.models import NAMES
 from hfseq.models.cache import StateCacheLayer, takes_past_key_values
+from hfseq.processing import extractor_of, tokenizer_of
 
 # Special tokens of generation, equal for all members.
 _GENERATION_IDS = ("decoder_start_token_id", "eos_token_id", "pad_token_id")
@@ -127,6 +128,7 @@ class _Ensemble(PreTrainedModel):
         super().__init__(config)
         # No `post_init`, which would reinitialize the members' weights.
         self.members = nn.ModuleList(models)
+        self.main_input_name = models[0].main_input_name
         self.eval()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -137,7 +139,7 @@ class _Ensemble(PreTrainedModel):
         """Return the output embeddings of the first member; None for classifiers."""
         return self.members[0].get_output_embeddings()  # type: ignore[operator]
 
-    def vocabulary_sizes(self) -> dict[str, int]:
+    def vocabulary_sizes(self) -> dict[str, int | None]:
         """Sizes of the first member, for `hfseq.data.collation.vocabulary_sizes`."""
         return vocabulary_sizes(self.members[0])  # type: ignore[arg-type]
 
@@ -160,11 +162,13 @@ class EnsembleEncoder(nn.Module):
     def __init__(self, encoders: Sequence[nn.Module]) -> None:
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
+        self.main_input_name = encoders[0].main_input_name
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        input_features: Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
@@ -173,7 +177,8 @@ class EnsembleEncoder(nn.Module):
 
         Args:
             input_ids: Token ids `[B, S]`.
-            attention_mask: 1 for tokens, 0 for padding, `[B, S]`.
+            attention_mask: 1 for tokens or frames, 0 for padding, `[B, S]`.
+            input_features: Frames of features `[B, S, F]`, for members that read those.
             output_attentions: Ignored.
             output_hidden_states: Ignored.
             return_dict: Ignored.
@@ -183,8 +188,9 @@ class EnsembleEncoder(nn.Module):
             beams; and the classes of the outputs as `classes`.
         """
         fields: dict[str, Any] = {"classes": ()}
+        source = _given(input_ids=input_ids, input_features=input_features)
         for index, encoder in enumerate(self.encoders):
-            output = encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+            output = encoder(**source, attention_mask=attention_mask, return_dict=True)
             fields |= {f"{index}.{name}": value for name, value in output.items() if isinstance(value, Tensor)}
             fields["classes"] += (type(output),)
         return ModelOutput(fields)
@@ -245,6 +251,7 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
+        input_features: Tensor | None = None,
     ) -> Seq2SeqLMOutput:
         """Average the members' next-token probabilities at every step.
 
@@ -260,6 +267,7 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
             use_cache: Return the cache.
             output_attentions: Return the attention weights.
             output_hidden_states: Ignored.
+            input_features: Frames of features `[B, S, F]`, in place of `input_ids`, for members that read those.
 
         Returns:
             `logits` `[B, T, vocab_size]`, or `[B, T, vocab_size + S]` with `copy_ids`; `loss` if `labels` are given;
@@ -272,7 +280,7 @@ class EnsembleForConditionalGeneration(_Ensemble, GenerationMixin):
         if copy_ids is not None and not self.config.pointer_generator:
             raise ValueError("copy_ids need an ensemble of pointer-generators")
         if encoder_outputs is None:
-            encoder_outputs = self.get_encoder()(input_ids, attention_mask)
+            encoder_outputs = self.get_encoder()(input_ids, attention_mask, input_features)
         if labels is not None and decoder_input_ids is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if cache is None and use_cache:
@@ -335,21 +343,25 @@ class EnsembleForSequenceClassification(_Ensemble):
 
     @can_return_tuple
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Average the members' predictions.
 
         Args:
             input_ids: Token ids `[B, T]`.
-            attention_mask: 1 for tokens, 0 for padding, `[B, T]`.
+            attention_mask: 1 for tokens or frames, 0 for padding, `[B, T]`.
             labels: Class ids `[B]`, or floats `[B, num_labels]`.
-            kwargs: Further inputs of the members, such as `token_type_ids`.
+            kwargs: Further inputs of the members, such as `token_type_ids`, or `input_features` in place of the ids.
 
         Returns:
             `logits` `[B, num_labels]`: their softmax (single-label), sigmoid (multi-label) or value (regression) is
             the mean of the members'; `loss` if `labels` are given.
         """
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "return_dict": True, **kwargs}
+        inputs = {**_given(input_ids=input_ids), "attention_mask": attention_mask, "return_dict": True, **kwargs}
         logits = torch.stack([member(**inputs).logits.float() for member in self.members])  # [M, B, num_labels]
         if self.config.problem_type == "regression":
             mean = logits.mean(dim=0)
@@ -362,6 +374,11 @@ class EnsembleForSequenceClassification(_Ensemble):
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=mean, config=self.config)
         return SequenceClassifierOutput(loss=loss, logits=mean)
+
+
+def _given(**inputs: Tensor | None) -> dict[str, Tensor]:
+    """The inputs that are not None: a model may have no argument of the name of the others."""
+    return {name: tensor for name, tensor in inputs.items() if tensor is not None}
 
 
 def log_mean(log_probabilities: Tensor) -> Tensor:
@@ -394,29 +411,38 @@ def check_members(models: Sequence[PreTrainedModel], names: Sequence[str] | None
     _check_equal(names, [_model_traits(model) for model in models])
 
 
-def check_tokenizers(tokenizers: Sequence[PreTrainedTokenizerBase], names: Sequence[str]) -> None:
-    """Check that all tokenizers encode texts like the first.
+def check_tokenizers(tokenizers: Sequence[Any], names: Sequence[str]) -> None:
+    """Check that all tokenizers, or other processing classes, make the same of their inputs as the first.
 
     Args:
-        tokenizers: Tokenizer of each member.
+        tokenizers: Processing class of each member; None for one without.
         names: Names of the members in error messages.
 
     Raises:
-        InputError: A tokenizer differs from the first. The message names both members and the token or the component
-            that differs.
+        InputError: One differs from the first. The message names both members and the token or the component that
+            differs.
     """
-    _check_equal(names, [_tokenizer_traits(tokenizer) for tokenizer in tokenizers])
+    _check_equal(names, [_processing_traits(processing_class) for processing_class in tokenizers])
 
 
 def _model_traits(model: PreTrainedModel) -> dict[str, Any]:
     """Properties that must be equal for all members of an ensemble."""
-    sizes: dict[str, Any] = vocabulary_sizes(model)
+    sizes: dict[str, Any] = {"the name of the inputs": model.main_input_name, **vocabulary_sizes(model)}
     if "num_labels" in sizes:
         return sizes | {"id2label": model.config.id2label, "problem_type": problem_of(model.config)}
     ids = {name: getattr(model.generation_config, name) for name in _GENERATION_IDS}
     # A list of one EOS token is equivalent to that token.
     ids = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in ids.items()}
     return sizes | ids | _copying(model)
+
+
+def _processing_traits(processing_class: Any) -> dict[str, Any]:
+    """Properties of a tokenizer, an extractor, or of both, that determine what they make of their inputs."""
+    tokenizer, extractor = tokenizer_of(processing_class), extractor_of(processing_class)
+    traits = {} if tokenizer is None else _tokenizer_traits(tokenizer)
+    if extractor is not None:
+        traits |= {f"the extractor's {name}": value for name, value in extractor.to_dict().items()}
+    return traits
 
 
 def _tokenizer_traits(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -444,32 +470,34 @@ def _check_equal(names: Sequence[str], traits: Sequence[dict[str, Any]]) -> None
                 )
 
 
-def load_ensemble(names: Sequence[str], auto_class: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_ensemble(names: Sequence[str], auto_class: Any, *, features: bool = False) -> tuple[PreTrainedModel, Any]:
     """Load checkpoints as an ensemble.
 
     Args:
         names: Directories or Hub names of the members.
-        auto_class: `AutoModelForSeq2SeqLM` or `AutoModelForSequenceClassification`.
+        auto_class: `AutoModelForSeq2SeqLM`, `AutoModelForSequenceClassification`, or the like for audio.
+        features: Whether the members read features or audio, and not text.
 
     Returns:
-        The ensemble, and the members' tokenizer.
+        The ensemble, and the members' tokenizer or other processing class.
 
     Raises:
         InputError: There are no members, one cannot be loaded or is of a different kind, or two differ in vocabulary,
-            special tokens or classes.
+            special tokens or classes, or in the features that they read.
     """
     if auto_class.__name__ not in _CLASSES:
         raise InputError(f"--ensemble does not support models of {auto_class.__name__}")
-    loaded = [load_trained(auto_class, name) for name in names]
+    loaded = [load_trained(auto_class, name, features=features) for name in names]
     ensemble = _CLASSES[auto_class.__name__]([model for model, _ in loaded], names)
-    tokenizers = [tokenizer for _, tokenizer in loaded]
-    check_tokenizers(tokenizers, names)
-    return ensemble, tokenizers[0]
+    found = [processing_class for _, processing_class in loaded]
+    check_tokenizers(found, names)
+    return ensemble, found[0]
 
 
 _CLASSES: dict[str, Any] = {
-    head_of(ensemble.__name__).auto_class: ensemble
+    auto_class: ensemble
     for ensemble in (EnsembleForConditionalGeneration, EnsembleForSequenceClassification)
+    for auto_class in head_of(ensemble.__name__).auto_classes
 }
 
 for _auto_class, _ensemble_class in _CLASSES.items():

@@ -12,6 +12,7 @@ from hfseq.data.collation import check_batch, vocabulary_sizes
 from hfseq.data.copying import copied_vocabulary, copy_sources, copy_targets, decode_copies, decode_ids
 from hfseq.data.encoding import encode_filled, encode_texts
 from hfseq.errors import InputError
+from hfseq.heads import require_text
 from hfseq.inference.alignment import best_word, check_replaceable, fill_unknown, word_spans
 from hfseq.inference.parallel import run_by_length
 
@@ -127,9 +128,10 @@ def decode_texts(
         the same on every process; and the number of sources that were `empty` or truncated (`cut`), if any.
 
     Raises:
-        InputError: A token id is outside the model's vocabulary, or unknown words cannot be replaced with this
-            tokenizer or are copied by the model itself.
+        InputError: The model reads no text, a token id is outside its vocabulary, or unknown words cannot be replaced
+            with this tokenizer or are copied by the model itself.
     """
+    require_text(model, "generation from texts")
     copied = copied_vocabulary(model)
     if replace_unknown:
         if copied is not None:
@@ -219,8 +221,10 @@ def score_texts(
         One score per row, in order and the same on every process; and the number of truncated rows (`cut`), if any.
 
     Raises:
-        InputError: The numbers of sources and targets differ, or a token id is outside the model's vocabulary.
+        InputError: The model reads no text, the numbers of sources and targets differ, or a token id is outside the
+            vocabulary.
     """
+    require_text(model, "scoring of texts")
     if len(sources) != len(targets):
         raise InputError(f"{len(sources)} sources and {len(targets)} targets; each source needs one target")
     if not sources:

@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq.errors import InputError
+from hfseq.heads import require_text
 from hfseq.inference.alignment import word_spans
 from hfseq.inference.classify import logits_of_rows
 from hfseq.inference.loading import class_names, problem_of
@@ -64,8 +65,9 @@ def word_importance(
         Importance for each text, independent of the other texts.
 
     Raises:
-        InputError: The tokenizer is not a fast one, or a token id is outside the model's vocabulary.
+        InputError: The model reads no text, its tokenizer is not a fast one, or a token id is outside its vocabulary.
     """
+    require_text(model, "word importance")
     if not tokenizer.is_fast:
         raise InputError(f"word importance needs a fast tokenizer, not {type(tokenizer).__name__}")
     names = [name for name in ("input_ids", "char_ids") if name in tokenizer.model_input_names]

@@ -9,9 +9,11 @@ from typing import Any, cast
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     AutoConfig,
+    AutoModelForAudioClassification,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForSpeechSeq2Seq,
     AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -20,8 +22,11 @@ from transformers import (
 )
 
 from hfseq.errors import InputError, blaming, did_you_mean
-from hfseq.heads import HEADS
-from hfseq.models import MAPPINGS
+from hfseq.heads import HEADS, will_read_text
+from hfseq.models import MAPPINGS, is_hfseq
+from hfseq.processing import load_processing_class, tokenizer_of
+
+_CLASSIFYING = (AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoModelForAudioClassification)
 
 
 def head_kind(auto_class: Any) -> tuple[Any, str]:
@@ -30,62 +35,76 @@ def head_kind(auto_class: Any) -> tuple[Any, str]:
     return MAPPINGS[name], next(head.kind for head in HEADS if name in head.auto_classes)
 
 
-def load_trained(auto_class: Any, name: str, **fields: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a fully trained checkpoint, without newly initialized weights, and its tokenizer.
+def load_trained(auto_class: Any, name: str, *, features: bool = False, **fields: Any) -> tuple[PreTrainedModel, Any]:
+    """Load a fully trained checkpoint, without newly initialized weights, and its processing class.
 
     Args:
         auto_class: Auto class of the task's head.
         name: Directory or Hub name.
+        features: As for `load_checkpoint`.
         fields: Config fields determined by the data.
 
     Raises:
         InputError: The checkpoint cannot be loaded, or lacks weights of the model or its head.
     """
-    model, tokenizer, new = load_checkpoint(auto_class, name, **fields)
+    model, processing_class, new = load_checkpoint(auto_class, name, features=features, **fields)
     trained = model.config.architectures or []
     # The parameters of a tagger and a sequence classifier may have the same names.
-    classifies = auto_class in (AutoModelForSequenceClassification, AutoModelForTokenClassification)
+    classifies = auto_class in _CLASSIFYING
     if new or (classifies and type(model).__name__ not in trained):
         lost = f": it has no {shorten(', '.join(sorted(new)), 200)}" if new else ""
         raise InputError(
             f"--model_name_or_path {name}: {', '.join(trained) or 'this model'} was not trained as a "
             f"{head_kind(auto_class)[1]}{lost}"
         )
-    return model, tokenizer
+    return model, processing_class
 
 
 def load_checkpoint(
-    auto_class: Any, name: str, overrides: Mapping[str, Any] | None = None, **fields: Any
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[str]]:
-    """Load a checkpoint for a task, and its tokenizer.
+    auto_class: Any,
+    name: str,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    features: bool = False,
+    **fields: Any,
+) -> tuple[PreTrainedModel, Any, set[str]]:
+    """Load a checkpoint for a task, and its processing class.
 
     Args:
         auto_class: Auto class of the task's head.
         name: Directory or Hub name.
         overrides: Config fields to change.
+        features: Whether the task has features or audio, and not text.
         fields: Config fields determined by the data, such as `id2label`; an output layer of a different size is then
             reinitialized.
 
     Returns:
-        The model, the tokenizer, and the names of the newly initialized parameters, such as those of a new head.
+        The model, its tokenizer (or, with `features`, its feature extractor, a processor with both, or None if it has
+        neither), and the names of the newly initialized parameters, such as those of a new head.
 
     Raises:
-        InputError: The checkpoint cannot be loaded or is of a different kind, or a config field is unknown or invalid.
+        InputError: The checkpoint cannot be loaded, is of a different kind or reads something else, or a config field
+            is unknown or invalid.
     """
     flag, overrides = f"--model_name_or_path {name}", dict(overrides or {})
+    check_overrides(overrides, features)
     mapping, kind = head_kind(auto_class)
     with _loading(name):
         config = AutoConfig.from_pretrained(name)
         check_fields(config, overrides)
-        wrong_side = auto_class is AutoModelForSeq2SeqLM and not config.is_encoder_decoder
+        writes = auto_class in (AutoModelForSeq2SeqLM, AutoModelForSpeechSeq2Seq)
+        wrong_side = writes and not config.is_encoder_decoder
         if wrong_side or type(config) not in mapping:
             found = ", ".join(config.architectures or [config.model_type])
-            note = " (encoder-decoder)" if auto_class is AutoModelForSeq2SeqLM else ""
-            raise InputError(f"{flag}: {found} is not a {kind}{note}")
+            raise InputError(f"{flag}: {found} is not a {kind}{' (encoder-decoder)' if writes else ''}")
+        if will_read_text(mapping[type(config)], config) is features:
+            found, data = (config.architectures or [config.model_type])[0], "features" if features else "text"
+            reads = _what_it_reads(mapping[type(config)], config)
+            raise InputError(f"{flag}: {found} reads {reads}, but the data are {data}")
         two_sided = auto_class is AutoModelForCausalLM and type(config) in MODEL_FOR_MASKED_LM_MAPPING
         if two_sided and not config.is_decoder:
             raise InputError(f"{flag}: {config.model_type} is bidirectional, not a causal language model")
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        processing_class = load_processing_class(name) if features else AutoTokenizer.from_pretrained(name)
         config = AutoConfig.from_pretrained(name, **fields, **overrides)
         options = {"ignore_mismatched_sizes": bool(fields), "output_loading_info": True}
         model, info = auto_class.from_pretrained(name, config=config, **options)
@@ -94,9 +113,27 @@ def load_checkpoint(
         raise InputError(
             f"--config_overrides: {lost[0]} has a different size in the checkpoint and would be reinitialized"
         )
-    check_characters(getattr(config, "char_encoder", None), tokenizer)
-    _ensure_padding(flag, model, tokenizer)
-    return model, tokenizer, set(info["missing_keys"]) | resized
+    if (tokenizer := tokenizer_of(processing_class)) is not None:
+        check_characters(getattr(config, "char_encoder", None), tokenizer)
+        _ensure_padding(flag, model, tokenizer)
+    return model, processing_class, set(info["missing_keys"]) | resized
+
+
+def _what_it_reads(model_class: type[PreTrainedModel], config: PreTrainedConfig) -> str:
+    if will_read_text(model_class, config):
+        return "text"
+    own: Any = config
+    return f"features (input_size={own.input_size})" if is_hfseq(config) else model_class.main_input_name
+
+
+def check_overrides(overrides: Mapping[str, Any], features: bool) -> None:
+    """Check that config fields do not change what a model reads.
+
+    Raises:
+        InputError: `input_size` is set where the data are text.
+    """
+    if overrides.get("input_size") is not None and not features:
+        raise InputError("--config_overrides: input_size is for models that read features, but the data are text")
 
 
 def load_config(name: str) -> PreTrainedConfig:

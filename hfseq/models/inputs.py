@@ -56,6 +56,29 @@ class CharacterEncoder(nn.Module):
         return features.reshape(char_ids.shape[0], char_ids.shape[1], features.shape[1])
 
 
+def mask_of_steps(mask: Tensor | None, steps: int, factor: int) -> Tensor | None:
+    """Mask `[B, S]` of steps of stacked frames from a mask of frames `[B, T]`, or of these steps already.
+
+    Args:
+        mask: 1 or True at what is valid, or None.
+        steps: Number S of steps.
+        factor: Number of frames that are stacked.
+
+    Raises:
+        ValueError: If the mask is neither of steps nor of frames.
+    """
+    if mask is None or factor == 1 or mask.shape[1] == steps:
+        return mask
+    frames = mask.shape[1]
+    if (frames + factor - 1) // factor != steps:
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}: of {frames} frames, but {steps} steps of {factor} frames "
+            "were read"
+        )
+    valid = (mask != 0).sum(dim=1, keepdim=True)
+    return torch.arange(steps, device=mask.device) * factor < valid
+
+
 class StackInputs:
     """The part of a backbone that turns tokens, or frames of features, into the inputs of a stack.
 
@@ -215,25 +238,8 @@ class StackInputs:
         return frames if self.embed_features is None else self.embed_features(frames), mask
 
     def mask_of_steps(self, mask: Tensor | None, steps: int) -> Tensor | None:
-        """Mask `[B, S]` of the steps of the stack from a mask of frames `[B, T]`, or of these steps already.
-
-        Args:
-            mask: 1 or True at what is valid, or None.
-            steps: Number S of steps.
-
-        Raises:
-            ValueError: If the mask is neither of steps nor of frames.
-        """
-        if mask is None or self.subsampling_factor == 1 or mask.shape[1] == steps:
-            return mask
-        factor, frames = self.subsampling_factor, mask.shape[1]
-        if (frames + factor - 1) // factor != steps:
-            raise ValueError(
-                f"attention_mask has shape {tuple(mask.shape)}: of {frames} frames, but {steps} steps of "
-                f"{factor} frames were read"
-            )
-        valid = (mask != 0).sum(dim=1, keepdim=True)
-        return torch.arange(steps, device=mask.device) * factor < valid
+        """Mask `[B, S]` of the steps of the stack; see `mask_of_steps`."""
+        return mask_of_steps(mask, steps, self.subsampling_factor)
 
     def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, char_ids: Tensor | None) -> Tensor:
         """Embeddings `[B, T, E]` of ids, or those given, with the character features of `[B, T, L]` appended.

@@ -34,6 +34,8 @@ _EXAMPLES = ((2, 5), (1, 5), (2, 10))
 """Batch sizes and lengths of the examples that a graph is compared on; the first is traced."""
 _AXES = ("batch", "length", "characters")
 """Names of the axes that may be dynamic."""
+_STEPS = "steps"
+"""Name of the second axis where it has another size than the mask, as steps of stacked frames have."""
 TOLERANCE = 1e-4
 """Maximum difference between outputs of graph and model, relative to their largest value where that is above 1."""
 
@@ -42,7 +44,8 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
     """Export a trained model of hfseq to ONNX, and verify every graph against it.
 
     - An encoder (`…Model`), classifier or tagger becomes `model.onnx`: from `input_ids` and `attention_mask` `[B, T]`,
-      and `char_ids` for models with characters, to `logits` or `last_hidden_state`.
+      and `char_ids` for models with characters, to `logits` or `last_hidden_state`. Models that read features have
+      `input_features` `[B, T, F]` in place of the ids; the graph normalises and stacks them.
     - A language model becomes `decoder.onnx`: from tokens `[B, T]`, mask and previous states to `logits` and new
       states. The initial states are zeros.
     - A sequence-to-sequence model becomes `encoder.onnx`, `start.onnx` (initial states of the decoder, and the keys
@@ -52,8 +55,8 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
     only after the new graphs have been verified.
 
     Args:
-        model_dir: Directory of a trained model with its tokenizer.
-        out: Folder for graphs, configuration and tokenizer; it must be empty or hold an earlier export.
+        model_dir: Directory of a trained model with its tokenizer, or feature extractor or processor.
+        out: Folder for graphs, configuration and those; it must be empty or hold an earlier export.
         opset: ONNX opset version.
 
     Returns:
@@ -70,7 +73,7 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
     if opset < OLDEST_OPSET:
         raise InputError(f"opset={opset}: the graphs need operators of version {OLDEST_OPSET} or newer")
     check_target(out)
-    model, tokenizer = load_published(Path(model_dir))
+    model, processing_class = load_published(Path(model_dir))
     # Graphs are float32, whatever the type of the saved weights.
     model.float().eval()
     model.config.dtype = torch.float32
@@ -84,7 +87,8 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
         model.config.save_pretrained(folder)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        if processing_class is not None:
+            processing_class.save_pretrained(folder)
         replace_export(folder, out, about)
     return Path(out)
 
@@ -227,10 +231,15 @@ def write_graph(examples: Sequence[Graph], path: str | Path, opset: int) -> None
     """Trace the first example of a graph into a file; axes whose size differs between the examples are dynamic."""
     graph = examples[0]
     tensors = [example.inputs | example.results for example in examples]
+    lengths = [found["attention_mask"].shape[1] for found in tensors]
     axes = {}
     for name in tensors[0]:
         sizes = zip(_AXES, *(found[name].shape for found in tensors), strict=False)
-        axes[name] = {axis: title for axis, (title, *found) in enumerate(sizes) if len({*found}) > 1}
+        axes[name] = {
+            axis: title if axis != 1 or found == lengths else _STEPS
+            for axis, (title, *found) in enumerate(sizes)
+            if len({*found}) > 1
+        }
     with warnings.catch_warnings():
         # The tracer warns of shape checks, which are not part of the graph, and of its deprecation, but the newer
         # exporter fixes the length of an RNN; the writer warns of graphs that `check_graph` verifies.
@@ -279,11 +288,20 @@ def run_session(session: Any, inputs: Mapping[str, np.ndarray]) -> dict[str, np.
 
 
 def _example(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tensor]:
-    """Rows of tokens, all but the first padded on both sides and in the middle."""
-    ids = torch.arange(batch * length).view(batch, length)
-    mask = torch.ones_like(ids)
+    """Rows of tokens or frames, all but the first padded on both sides and in the middle."""
+    config: Any = model.config
+    if config.input_size is not None:
+        # As many steps as there are tokens, the last one of some frames less.
+        length = length * config.subsampling_factor - config.subsampling_factor // 2
+    mask = torch.ones(batch, length, dtype=torch.long)
     mask[1:, [0, length // 2, -1]] = 0
-    return {"input_ids": ids % model.config.vocab_size, "attention_mask": mask}
+    ids = torch.arange(batch * length).view(batch, length)
+    if config.input_size is None:
+        return {"input_ids": ids % config.vocab_size, "attention_mask": mask}
+    inputs: Any = model.base_model
+    noise = torch.sin(torch.arange(batch * length * config.input_size)).view(batch, length, -1)
+    features = noise * inputs.feature_scale + inputs.feature_mean
+    return {"input_features": features, "attention_mask": mask}
 
 
 def _whole(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Graph]:
@@ -336,8 +354,8 @@ def _language_model(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[s
 def _translator(model: Any, inputs: dict[str, Tensor]) -> dict[str, Graph]:
     encoder, decoder = model.get_encoder(), model.decoder
 
-    def encode(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        outputs = encoder(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+    def encode(*tensors: Tensor) -> tuple[Tensor, ...]:
+        outputs = encoder(**dict(zip(inputs, tensors, strict=True)), return_dict=True)
         # The hidden states, and of a CNN the embeddings.
         return tuple(model.encoder_kwargs(outputs).values())
 
@@ -359,11 +377,14 @@ def _translator(model: Any, inputs: dict[str, Tensor]) -> dict[str, Graph]:
         return model.lm_head(model.output(outputs.last_hidden_state)[0]), *_flat(outputs.cache)
 
     encoded = dict(zip(("encoder_hidden_states", "encoder_embeddings"), encode(*inputs.values()), strict=False))
-    source = {"encoder_hidden_states": encoded["encoder_hidden_states"], "attention_mask": inputs["attention_mask"]}
+    hidden = encoded["encoder_hidden_states"]
+    # Of stacked frames, the decoder's graphs get the mask of the steps.
+    mask = encoder.mask_of_steps(inputs["attention_mask"], hidden.shape[1])
+    source = {"encoder_hidden_states": hidden, "attention_mask": mask.long()}
     given = source | encoded
     layers, memory = decoder.first_states(*given.values())
     states, memories = _numbered("state", chain(*layers)), _numbered("memory", memory)
-    token = {"decoder_input_ids": inputs["input_ids"][:, 1:2]}
+    token = {"decoder_input_ids": torch.arange(1, 1 + len(hidden)).unsqueeze(1) % model.config.vocab_size}
     return {
         "encoder": Graph(encoder, encode, inputs, encoded),
         "start": Graph(decoder, start, given, states | memories),

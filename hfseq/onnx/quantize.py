@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hfseq.errors import InputError, require
+from hfseq.models.inputs import mask_of_steps
 from hfseq.onnx.export import GRAPHS_FILE, check_target, exported_files, read_export, replace_export
 from hfseq.onnx.runtime import OnnxRunner, is_quantized, load_onnx
 
@@ -69,6 +70,7 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
     check_target(out)
     plain, _ = load_onnx(source)
     report: dict[str, dict[str, float]] = {}
+    statistics: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory(prefix="hfseq-") as temporary:
         folder = Path(temporary)
         for path in exported_files(source):
@@ -78,6 +80,7 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
             if is_quantized(source / path.name):
                 raise InputError(f"{source / path.name} is quantized to int8 already; quantize a float32 export")
             model = onnx.load(source / path.name)
+            statistics |= _feature_statistics(model)
             # onnxruntime advises to pre-process graphs without this mark, which makes no difference here.
             onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
             looked_up = {node.input[0] for node in model.graph.node if node.op_type == "Gather"} & _weights(model)
@@ -97,7 +100,7 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
             onnx.save(model, path)
             report[name] = _operators(model)
         (folder / GRAPHS_FILE).write_text(json.dumps(about | {"int8": report}))
-        median, largest = relative_differences(plain, load_onnx(folder)[0])
+        median, largest = relative_differences(plain, load_onnx(folder)[0], **statistics)
         if not median <= TOLERANCE:
             raise InputError(
                 f"{source}: the outputs in int8 have a median relative difference of {median:.2g}, more than "
@@ -112,26 +115,35 @@ def quantize_onnx(directory: str | Path, out: str | Path) -> dict[str, dict[str,
 
 
 @torch.no_grad()
-def relative_differences(plain: OnnxRunner, quantized: OnnxRunner) -> tuple[float, float]:
+def relative_differences(
+    plain: OnnxRunner,
+    quantized: OnnxRunner,
+    *,
+    feature_mean: np.ndarray | float = 0.0,
+    feature_scale: np.ndarray | float = 1.0,
+) -> tuple[float, float]:
     """Median and largest relative difference between the outputs of a model in int8 and in float32.
 
     The relative difference ‖q − f‖ / ‖f‖ (Euclidean norms) is computed per row from one run of the last graph: logits,
     or states of an encoder, of all steps but padding. Single rows may differ much, where attention or a maximum
     selects another step, so the median is the criterion.
 
-    The rows are random tokens of different lengths, in one batch padded on the right and one on the left. Language
+    The rows are random tokens, or frames of normally distributed features, of different lengths, in one batch padded
+    on the right and one on the left. Language
     models continue them for some steps of one token, and sequence-to-sequence models decode some steps, each from its
     own states. Medians are taken per batch, and separately for the steps of a language model; the largest is returned.
 
     Args:
         plain: Runner of a float32 export.
         quantized: Runner of the same export in int8.
+        feature_mean: Mean of each feature, `[F]`, of a model that reads those.
+        feature_scale: Standard deviation of each feature, `[F]`.
 
     Returns:
         Median and largest difference; NaN if an output is.
     """
     medians, largest = [], []
-    for inputs in _batches(plain.config):
+    for inputs in _batches(plain.config, feature_mean, feature_scale):
         for right, found in zip(*(_outputs(runner, *inputs) for runner in (plain, quantized)), strict=True):
             differences = (found - right).norm(dim=-1) / right.norm(dim=-1).clamp(min=1e-12)
             medians.append(differences.median())
@@ -139,15 +151,21 @@ def relative_differences(plain: OnnxRunner, quantized: OnnxRunner) -> tuple[floa
     return float(torch.stack(medians).max()), float(torch.stack(largest).max())
 
 
-def _batches(config: Any) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
-    """Random inputs `[B, T]`, padded on the right, then on the left, and tokens `[B, N]` for steps of a decoder."""
+def _batches(
+    config: Any, feature_mean: np.ndarray | float, feature_scale: np.ndarray | float
+) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """Random inputs, padded on the right, then on the left, and tokens `[B, N]` for steps of a decoder."""
     rng = np.random.default_rng(0)
-    padded_right = np.arange(max(_LENGTHS)) < np.array(_LENGTHS)[:, None]
+    features = getattr(config, "input_size", None)
+    lengths = np.array(_LENGTHS) * (1 if features is None else config.subsampling_factor)
+    padded_right = np.arange(max(lengths)) < lengths[:, None]
     for valid in (padded_right, padded_right[:, ::-1]):
-        inputs = {
-            "input_ids": rng.integers(config.vocab_size, size=valid.shape) * valid,
-            "attention_mask": valid.astype(np.int64),
-        }
+        inputs: dict[str, np.ndarray] = {"attention_mask": valid.astype(np.int64)}
+        if features is None:
+            inputs["input_ids"] = rng.integers(config.vocab_size, size=valid.shape) * valid
+        else:
+            values = rng.normal(size=(*valid.shape, features)) * feature_scale + feature_mean
+            inputs["input_features"] = values.astype(np.float32)
         if getattr(config, "char_encoder", None) is not None:
             letters = rng.integers(config.char_vocab_size, size=(*valid.shape, 6))
             spelt = np.arange(6) < rng.integers(1, 7, size=(*valid.shape, 1))
@@ -158,11 +176,14 @@ def _batches(config: Any) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
 
 def _outputs(runner: OnnxRunner, inputs: dict[str, Tensor], steps: Tensor) -> list[Tensor]:
     """The outputs that `relative_differences` compares, each `[N, K]`, zero at padding."""
-    padding = inputs["attention_mask"] == 0
 
     def rows(output: Tensor) -> Tensor:
-        # [B, K], or [B, T, K]
-        return output if output.dim() == 2 else output.masked_fill(padding[:, :, None], 0.0).flatten(1)
+        if output.dim() == 2:  # [B, K]
+            return output
+        mask: Any = inputs["attention_mask"]
+        if "input_features" in inputs:
+            mask = mask_of_steps(mask, output.shape[1], runner.config.subsampling_factor)  # [B, S]
+        return output.masked_fill(mask[:, :, None] == 0, 0.0).flatten(1)
 
     if not runner.can_generate():
         return [rows(runner(**inputs)[0])]
@@ -179,6 +200,15 @@ def _outputs(runner: OnnxRunner, inputs: dict[str, Tensor], steps: Tensor) -> li
 def _weights(model: Any) -> set[str]:
     """Names of the weight tensors of a graph, those with at least two dimensions."""
     return {tensor.name for tensor in model.graph.initializer if len(tensor.dims) > 1}
+
+
+def _feature_statistics(model: Any) -> dict[str, np.ndarray]:
+    """The statistics by which a graph normalises features, named like the model's buffers; none of other graphs."""
+    from onnx import numpy_helper
+
+    found = ((tensor.name.rpartition(".")[2], tensor) for tensor in model.graph.initializer)
+    names = ("feature_mean", "feature_scale")
+    return {name: numpy_helper.to_array(tensor) for name, tensor in found if name in names}
 
 
 def _operators(model: Any) -> dict[str, float]:

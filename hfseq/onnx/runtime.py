@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
@@ -22,9 +22,12 @@ from transformers.modeling_outputs import (
 from hfseq.errors import blaming, require
 from hfseq.models.cache import RecurrentCacheLayer, cache_layers, takes_past_key_values
 from hfseq.models.generation import SequenceGenerationMixin
+from hfseq.models.inputs import mask_of_steps
 from hfseq.models.output_layer import steps_to_keep
 from hfseq.models.padding import valid_steps
+from hfseq.models.shapes import check_shape
 from hfseq.onnx.export import read_export, run_session
+from hfseq.processing import load_processing_class
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +35,7 @@ logger = logging.getLogger(__name__)
 def load_onnx(
     directory: str | Path, *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
 ) -> tuple["OnnxRunner", Any]:
-    """Load a model that `export_onnx` or `quantize_onnx` wrote, and its tokenizer.
+    """Load a model that `export_onnx` or `quantize_onnx` wrote, and its tokenizer or other processing class.
 
     Args:
         directory: Folder of the export.
@@ -41,7 +44,7 @@ def load_onnx(
 
     Returns:
         An `OnnxModel`, `OnnxForSequenceClassification`, `OnnxForTokenClassification`, `OnnxForCausalLM` or
-        `OnnxForConditionalGeneration`, which can be passed to pipelines, and the tokenizer.
+        `OnnxForConditionalGeneration`, which can be passed to pipelines, and what `load_processing_class` finds.
 
     Raises:
         InputError: If the export is missing, incomplete or damaged, or onnxruntime is not installed.
@@ -66,7 +69,7 @@ def load_onnx(
         runner = _RUNNERS[about["head"]](AutoConfig.from_pretrained(folder), sessions, about)
         if runner.can_generate():
             runner.generation_config = GenerationConfig.from_pretrained(folder)
-        return runner, AutoTokenizer.from_pretrained(folder)
+        return runner, load_processing_class(folder)
 
 
 def is_quantized(path: Path) -> bool:
@@ -90,7 +93,15 @@ class OnnxRunner(PreTrainedModel):
         # No `post_init`: there are no weights to initialise.
         super().__init__(config)
         self.sessions, self.about = dict(sessions), dict(about)
+        if self.reads_features:
+            self.main_input_name = "input_features"
         self.eval()
+
+    @property
+    def reads_features(self) -> bool:
+        """True if the model reads features, False if it reads tokens."""
+        config: Any = self.config
+        return config.input_size is not None
 
     @property
     def device(self) -> torch.device:
@@ -102,13 +113,17 @@ class OnnxRunner(PreTrainedModel):
         """Type of the outputs."""
         return torch.float32
 
-    def vocabulary_sizes(self) -> dict[str, int]:
+    def vocabulary_sizes(self) -> dict[str, int | None]:
         """Sizes for `hfseq.data.collation.vocabulary_sizes`, which reads them from the weights of other models."""
         config: Any = self.config
-        sizes = {"vocab_size": config.vocab_size}
+        sizes: dict[str, int | None] = {"vocab_size": None if self.reads_features else config.vocab_size}
+        if self.reads_features:
+            sizes["input_size"] = config.input_size
         if getattr(config, "char_encoder", None) is not None:
             sizes["char_vocab_size"] = config.char_vocab_size
-        return sizes | ({} if self.can_generate() else {"num_labels": config.num_labels})
+        if self.can_generate():
+            return sizes | ({"decoder_vocab_size": config.vocab_size} if self.reads_features else {})
+        return sizes | {"num_labels": config.num_labels}
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """Not supported: the graphs are files already.
@@ -151,40 +166,79 @@ class OnnxRunner(PreTrainedModel):
             raise ValueError(f"{name} has ids {least} to {most}; the vocabulary has 0 to {last}")
         return ids.long(), _steps(ids, mask, past)
 
+    def check_source(
+        self,
+        input_ids: Tensor | None,
+        input_features: Tensor | None,
+        mask: Tensor | None,
+        others: Mapping[str, Any],
+    ) -> dict[str, Tensor]:
+        """Inputs of a graph that reads tokens or frames, with their mask.
+
+        Args:
+            input_ids: Token ids `[B, T]`.
+            input_features: Frames of features `[B, T, F]`.
+            mask: 1 at what is valid, `[B, T]`, or None.
+            others: Other arguments of `forward`.
+
+        Raises:
+            ValueError: As `check_inputs`, or if not exactly the inputs that the model reads are given.
+        """
+        own, other = "input_ids", "input_features"
+        given = {own: input_ids, other: input_features}
+        size = self.config.input_size
+        if self.reads_features:
+            own, other = other, own
+        if given[other] is not None or given[own] is None:
+            raise ValueError(f"the model reads {own}, since its input_size is {size}")
+        if input_features is None:
+            assert input_ids is not None
+            ids, mask = self.check_inputs(input_ids, mask, others)
+            return {"input_ids": ids, "attention_mask": mask}
+        self.refuse_labels(others)
+        check_shape("input_features", input_features.shape, ("batch", "length", size), note=f" for input_size={size}")
+        return {"input_features": input_features.float(), "attention_mask": _steps(input_features, mask)}
+
 
 class _Whole(OnnxRunner):
-    """A single graph from tokens to one output."""
+    """A single graph from tokens or frames to one output."""
 
     output_class: ClassVar[type[ModelOutput]]
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, char_ids: Tensor | None = None, **kwargs: Any
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        char_ids: Tensor | None = None,
+        input_features: Tensor | None = None,
+        **kwargs: Any,
     ) -> ModelOutput:
         """Run the graph.
 
         Args:
             input_ids: Token ids `[B, T]`.
-            attention_mask: 1 at valid steps, `[B, T]`; None if all are valid.
+            attention_mask: 1 at valid steps or frames, `[B, T]`; None if all are valid.
             char_ids: Characters of each token `[B, T, L]`, for models with a character encoder.
+            input_features: Frames of features `[B, T, F]`, for models that read those.
             kwargs: Ignored.
 
         Returns:
             `logits`, or `last_hidden_state` of an encoder.
 
         Raises:
-            ValueError: If labels are given, shapes do not match, an id is outside the vocabulary, or characters are
-                missing or not supported.
+            ValueError: If labels are given, shapes do not match, an id is outside the vocabulary, or inputs are
+                missing or not those of the model.
         """
-        ids, mask = self.check_inputs(input_ids, attention_mask, kwargs)
-        inputs = {"input_ids": ids, "attention_mask": mask}
+        inputs = self.check_source(input_ids, input_features, attention_mask, kwargs)
         if (char_ids is None) != (getattr(self.config, "char_encoder", None) is None):
             problem = "needs char_ids from its tokenizer"
             if char_ids is not None:
                 problem = "has no char_encoder and takes no char_ids"
             raise ValueError(f"this model {problem}")
         if char_ids is not None:
-            if char_ids.dim() != 3 or char_ids.shape[:2] != ids.shape:
-                raise ValueError(f"char_ids has shape {tuple(char_ids.shape)}, expected {(*ids.shape, 'characters')}")
+            shape = inputs["input_ids"].shape
+            if char_ids.dim() != 3 or char_ids.shape[:2] != shape:
+                raise ValueError(f"char_ids has shape {tuple(char_ids.shape)}, expected {(*shape, 'characters')}")
             inputs["char_ids"] = char_ids.long()
         return self.output_class(**self.run("model", inputs))
 
@@ -276,18 +330,23 @@ class OnnxEncoder(nn.Module):
         runner: Runner of the model.
     """
 
-    main_input_name = "input_ids"
-
     def __init__(self, runner: OnnxRunner) -> None:
         super().__init__()
         # Not registered as a submodule: it is part of the runner.
         self.__dict__["runner"] = runner
+        self.main_input_name = runner.main_input_name
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> ModelOutput:
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        input_features: Tensor | None = None,
+        **kwargs: Any,
+    ) -> ModelOutput:
         """Return encoder states `[B, S, M]` and, for a CNN, its input embeddings."""
         runner: Any = self.runner
-        ids, mask = runner.check_inputs(input_ids, attention_mask, kwargs)
-        found = runner.run("encoder", {"input_ids": ids, "attention_mask": mask})
+        inputs = runner.check_source(input_ids, input_features, attention_mask, kwargs)
+        found = runner.run("encoder", inputs)
         return ModelOutput({"last_hidden_state": found.pop("encoder_hidden_states"), **found})
 
 
@@ -308,18 +367,20 @@ class OnnxForConditionalGeneration(_Generates):
         cache: Cache | None = None,
         decoder_attention_mask: Tensor | None = None,
         use_cache: bool | None = None,
+        input_features: Tensor | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
         """Predict the next target token at every step.
 
         Args:
             input_ids: Source ids `[B, S]`.
-            attention_mask: 1 at valid source positions, `[B, S]`.
+            attention_mask: 1 at valid source positions, `[B, S]`; of frames also where they are stacked.
             decoder_input_ids: Target ids `[B, T]`; the graph runs once per token.
             encoder_outputs: Encoder outputs, in place of the source.
             cache: Decoder state after the previous tokens; updated in place.
             decoder_attention_mask: Must be all ones: padding of the target is not supported.
             use_cache: Return the state.
+            input_features: Frames of features `[B, S, F]`, in place of `input_ids` for models that read those.
             kwargs: Ignored.
 
         Returns:
@@ -332,16 +393,19 @@ class OnnxForConditionalGeneration(_Generates):
         self.refuse_labels(kwargs)
         if decoder_attention_mask is not None and not bool(decoder_attention_mask.all()):
             raise ValueError("exported sequence-to-sequence models do not support padding in decoder_input_ids")
-        if decoder_input_ids is None or (input_ids is None and encoder_outputs is None):
-            raise ValueError("decoder_input_ids, and input_ids or encoder_outputs, are required")
+        source = input_features if self.reads_features else input_ids
+        if decoder_input_ids is None or (source is None and encoder_outputs is None):
+            raise ValueError(f"decoder_input_ids, and {self.main_input_name} or encoder_outputs, are required")
         if encoder_outputs is None:
-            encoder_outputs = self.get_encoder()(input_ids, attention_mask)
+            encoder_outputs = self.get_encoder()(input_ids, attention_mask, input_features)
         if not isinstance(encoder_outputs, ModelOutput):
             names = ("last_hidden_state", "encoder_embeddings")
             encoder_outputs = ModelOutput(zip(names, encoder_outputs or (), strict=False))
         hidden = encoder_outputs["last_hidden_state"]
         tokens, _ = self.check_inputs(decoder_input_ids, None, kwargs, "decoder_input_ids")
-        given = {"encoder_hidden_states": hidden, "attention_mask": _steps(hidden, attention_mask)}
+        factor = self.config.subsampling_factor
+        mask = mask_of_steps(attention_mask, hidden.shape[1], factor)
+        given = {"encoder_hidden_states": hidden, "attention_mask": _steps(hidden, mask)}
         returns = cache is not None or use_cache
         if cache is None:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())

@@ -18,7 +18,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future, InvalidStateError
 from contextlib import asynccontextmanager, suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from starlette.applications import Starlette
@@ -319,7 +319,7 @@ class BatchingManager(GenerateManager):
         if len(self._unbatched) > MAX_WAITING:
             raise BatcherFull(f"{len(self._unbatched) - 1} requests are waiting already; try again later")
         ids = inputs["input_ids"]
-        check_ids(ids, vocabulary_sizes(model)["vocab_size"])
+        check_ids(ids, cast(int, vocabulary_sizes(model)["vocab_size"]))
         cancelled = Cancelled()
         criteria = StoppingCriteriaList([cancelled, *stop_criteria(tokenizer, config)])
         config.stop_strings = None

@@ -61,6 +61,8 @@ class Task(ABC):
     """Auto class of the models."""
     generates: ClassVar[bool] = False
     """True if evaluations generate."""
+    features: ClassVar[bool] = False
+    """True if the models read features or audio, and not text."""
     packages: ClassVar[tuple[str, ...]] = ("matplotlib",)
     """Packages of the `train` extra required for scores and plots."""
     rows: ClassVar[str] = "rows"

@@ -13,7 +13,7 @@ from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, SchedulerType, Trainer, get_scheduler
+from transformers import PreTrainedModel, SchedulerType, Trainer, get_scheduler
 
 from hfseq.data.streaming import BatchStream, stream_loader
 from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
@@ -25,7 +25,7 @@ from hfseq.training.callbacks import StopOnNaN, check_finite
 from hfseq.training.checkpoints import best_checkpoint, epoch_batches, load_checkpoint, load_stream, save_checkpoint
 from hfseq.training.cli import explicit_fields
 from hfseq.training.curves import log_new_warnings
-from hfseq.training.finetuning import describe_parameters, optimizer_groups
+from hfseq.training.finetuning import describe_model, optimizer_groups
 from hfseq.training.lengths import length_report
 from hfseq.training.reporting import open_repository
 from hfseq.training.run import Run, begin
@@ -209,7 +209,7 @@ class Loop:
         run: The run; its output directory is prepared.
         task: Task with rows encoded for the model.
         model: Model to train.
-        tokenizer: Tokenizer of the model.
+        processing_class: Tokenizer, or other processing class of the model, which is saved with it; or None.
         parameter_groups: Returns the optimizer's parameter groups for a model; None for the Trainer's.
         schedule: Returns the learning rate schedule for an optimizer and a number of steps; None to use the training
             arguments.
@@ -230,16 +230,16 @@ class Loop:
         run: Run,
         task: Task,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        processing_class: Any,
         *,
         parameter_groups: Callable[[Any], list[dict[str, Any]]] | None = None,
         schedule: Callable[[torch.optim.Optimizer, int], Any] | None = None,
     ) -> None:
         accelerator, args = cast(Accelerator, run.accelerator), run.args
-        self.accelerator, self.args, self.task, self.tokenizer = accelerator, args, task, tokenizer
+        self.accelerator, self.args, self.task, self.processing_class = accelerator, args, task, processing_class
         self.patience, self.plain_model = run.data.early_stopping_patience, model
         self.loader = make_loader(run, task)
-        run.log(f"{type(model).__name__}: {describe_parameters(model)}, {len(tokenizer)} tokens")
+        run.log(describe_model(model, processing_class))
         self.stream = self.loader.dataset if isinstance(self.loader.dataset, BatchStream) else None
         if args.activation_checkpointing:
             model.activation_checkpointing_enable()
@@ -393,7 +393,8 @@ class Loop:
             load_checkpoint(self.accelerator, Path(self.best_folder) / f"checkpoint-{self.best_step}")
 
     def save(self, model: Any) -> None:
-        """Save the model and its tokenizer, on the main process."""
+        """Save the model and its processing class, on the main process."""
         if self.accelerator.is_main_process:
             model.save_pretrained(self.args.output_dir)
-            self.tokenizer.save_pretrained(self.args.output_dir)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(self.args.output_dir)

@@ -18,6 +18,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.encoding import encode_texts
 from hfseq.errors import InputError
+from hfseq.heads import require_text
 from hfseq.inference.benchmark import cost_table, measure_costs
 from hfseq.inference.classify import predict_logits
 from hfseq.inference.loading import load_trained
@@ -133,7 +134,11 @@ def teacher_logits(
         batch_size: Batch size.
         dtype: `float32`, or `bfloat16` for automatic mixed precision.
         progress: Title of a progress bar; None for no bar.
+
+    Raises:
+        InputError: The teacher reads no text.
     """
+    require_text(teacher, "distillation on texts")
     rows = encode_rows(texts, variants, tokenizer, max_length)
     collator = CheckedCollator(DataCollatorWithPadding(tokenizer), teacher)
     with torch.autocast(teacher.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):

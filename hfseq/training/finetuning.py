@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from hfseq.errors import InputError, require
+from hfseq.processing import tokenizer_of
 from hfseq.tasks.arguments import DATA_FLAGS, ClassArguments, DecodingArguments
 from hfseq.tasks.base import Task
 from hfseq.tasks.classification import Classification
@@ -338,3 +339,10 @@ def describe_parameters(model: nn.Module) -> str:
     total = sum(parameter.numel() for parameter in own)
     trained = sum(parameter.numel() for parameter in own if parameter.requires_grad)
     return f"{total:,} parameters" if trained == total else f"{trained:,} of {total:,} parameters trainable"
+
+
+def describe_model(model: nn.Module, processing_class: Any) -> str:
+    """Describe a model by its class, the number of its parameters, and that of the tokens if it has a tokenizer."""
+    tokenizer = tokenizer_of(processing_class)
+    tokens = "" if tokenizer is None else f", {len(tokenizer)} tokens"
+    return f"{type(model).__name__}: {describe_parameters(model)}{tokens}"

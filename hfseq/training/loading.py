@@ -5,13 +5,21 @@ from textwrap import shorten
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hfseq.errors import InputError
 from hfseq.inference.ensembles import load_ensemble
-from hfseq.inference.loading import check_characters, check_fields, head_kind, load_checkpoint, load_trained
+from hfseq.inference.loading import (
+    check_characters,
+    check_fields,
+    check_overrides,
+    head_kind,
+    load_checkpoint,
+    load_trained,
+)
 from hfseq.models import FAMILIES
+from hfseq.processing import tokenizer_of
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import ModelArguments
 
@@ -26,25 +34,29 @@ def load_model(
     texts: Iterable[str] | None,
     *,
     default_type: str,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: Any = None,
     overrides: Mapping[str, Any] | None = None,
+    features: bool = False,
     **fields: Any,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[str]]:
-    """Load a checkpoint and its tokenizer, or create a new model of a family and train a tokenizer.
+) -> tuple[PreTrainedModel, Any, set[str]]:
+    """Load a checkpoint and its processing class, or create a new model of a family and train a tokenizer.
 
     Args:
         auto_class: `AutoModelForSeq2SeqLM` or another Auto class with a head.
         args: Model arguments.
         texts: Texts to train a tokenizer on; may be None for a checkpoint.
         default_type: Family of a new model without `--model_type`.
-        tokenizer: Tokenizer of a new model, instead of training one on `texts`.
+        tokenizer: Tokenizer of a new model, instead of training one on `texts`; with `features` its processing class,
+            or None if it has none.
         overrides: Config fields in addition to those of `args`.
+        features: Whether the task has features or audio, and not text; `fields` of a new model then have
+            `input_size`.
         fields: Config fields determined by the data, such as `id2label`. A checkpoint whose output layer has another
             size gets a new one.
 
     Returns:
-        The model, the tokenizer, and the names of the parameters missing from the checkpoint, such as those of a new
-        head; empty for a new model.
+        The model, the tokenizer or other processing class, and the names of the parameters missing from the
+        checkpoint, such as those of a new head; empty for a new model.
 
     Raises:
         InputError: The family is unknown or lacks the head, the checkpoint cannot be loaded or has another
@@ -55,7 +67,8 @@ def load_model(
     if fields and (taken := sorted(overrides.keys() & {*fields, "num_labels", "label2id"})):
         raise InputError(f"--config_overrides: {taken[0]} is determined by the data")
     if args.model_name_or_path is not None:
-        return load_checkpoint(auto_class, args.model_name_or_path, overrides, **fields)
+        return load_checkpoint(auto_class, args.model_name_or_path, overrides, features=features, **fields)
+    check_overrides(overrides, features)
     model_type = args.model_type or default_type
     ours = ", ".join(sorted(family.model_type for family in FAMILIES))
     if model_type not in CONFIG_MAPPING:
@@ -69,19 +82,21 @@ def load_model(
         usual = AutoConfig.for_model(model_type)
         check_fields(usual, overrides)
         AutoConfig.for_model(model_type, vocab_size=args.vocab_size, **fields, **overrides)
-        if tokenizer is None:
+        if tokenizer is None and not features:
             if texts is None:
                 raise InputError("a new model needs training data; use --model_name_or_path for a trained one")
             options: dict[str, Any] = {"vocab_size": args.vocab_size, "normalization": args.normalization}
             options |= {"lowercase": args.lowercase, "characters": overrides.get("char_encoder") is not None}
             tokenizer = train_tokenizer(texts, model=args.tokenizer_model, **options)
-        check_characters(overrides.get("char_encoder"), tokenizer)
-        ids = {"vocab_size": len(tokenizer), "decoder_start_token_id": tokenizer.bos_token_id}
-        if "unk_token_id" in usual.to_dict():
-            ids["unk_token_id"] = tokenizer.unk_token_id
-        if overrides.get("char_encoder") is not None:
-            ids["char_vocab_size"] = tokenizer.char_vocab_size
-        ids |= {name: getattr(tokenizer, name) for name in _TOKEN_IDS}
+        ids: dict[str, Any] = {}
+        if (its_tokenizer := tokenizer_of(tokenizer)) is not None:
+            check_characters(overrides.get("char_encoder"), its_tokenizer)
+            ids = {"vocab_size": len(its_tokenizer), "decoder_start_token_id": its_tokenizer.bos_token_id}
+            if "unk_token_id" in usual.to_dict():
+                ids["unk_token_id"] = its_tokenizer.unk_token_id
+            if overrides.get("char_encoder") is not None:
+                ids["char_vocab_size"] = its_tokenizer.char_vocab_size
+            ids |= {name: getattr(its_tokenizer, name) for name in _TOKEN_IDS}
         config = AutoConfig.for_model(model_type, **ids, **fields, **overrides)
         return auto_class.from_config(config), tokenizer, set()
     except InputError:
@@ -90,20 +105,21 @@ def load_model(
         raise InputError(f"--config_overrides: {shorten(str(error), 300)}") from error
 
 
-def load_predictor(auto_class: Any, args: ModelArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the trained model or ensemble given by the flags.
+def load_predictor(auto_class: Any, args: ModelArguments, *, features: bool = False) -> tuple[PreTrainedModel, Any]:
+    """Load the trained model or ensemble given by the flags, and its processing class.
 
     Args:
         auto_class: `AutoModelForSeq2SeqLM` or `AutoModelForSequenceClassification`.
         args: Model arguments.
+        features: Whether the task has features or audio, and not text.
 
     Raises:
         InputError: No model is given, or it cannot be loaded.
     """
     check_model(args, train=False)
     if args.ensemble:
-        return load_ensemble([str(args.model_name_or_path), *args.ensemble], auto_class)
-    return load_trained(auto_class, str(args.model_name_or_path))
+        return load_ensemble([str(args.model_name_or_path), *args.ensemble], auto_class, features=features)
+    return load_trained(auto_class, str(args.model_name_or_path), features=features)
 
 
 def check_model(args: ModelArguments, *, train: bool) -> None:

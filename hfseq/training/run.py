@@ -29,7 +29,7 @@ from hfseq.tasks.base import Task
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, with_default_config
 from hfseq.training.curves import CurveWarnings
-from hfseq.training.finetuning import describe_parameters
+from hfseq.training.finetuning import describe_model
 from hfseq.training.lengths import LengthScores
 from hfseq.training.loading import check_model, load_model, load_predictor
 from hfseq.training.reporting import compare, examples, publish_directory, save_results, save_run
@@ -168,36 +168,38 @@ def begin(
 
 def new_model(
     run: Run, task: Task, *, default_type: str = "hfseq_lstm", more_texts: Sequence[str] = (), **options: Any
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[str]]:
-    """Return a model to train, its tokenizer, and the parameters missing from its checkpoint; see `load_model`.
+) -> tuple[PreTrainedModel, Any, set[str]]:
+    """Return a model to train, its processing class, and the parameters missing from its checkpoint; see `load_model`.
 
-    A new tokenizer is trained on the texts of the task and on `more_texts`.
+    A new tokenizer is trained on the texts of the task and on `more_texts`; that of a task of features, if it has one,
+    is in the processing class that `options` give as `tokenizer`.
     """
-    texts = chain(task.texts(), more_texts)
-    return load_model(task.auto_class, run.model, texts, default_type=default_type, **options, **task.fields)
+    texts = None if task.features else chain(task.texts(), more_texts)
+    options |= {"default_type": default_type, "features": task.features}
+    return load_model(task.auto_class, run.model, texts, **options, **task.fields)
 
 
 def load(
-    run: Run, task: Task, *, default_type: str = "hfseq_lstm"
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, set[str]]:
-    """Return the model of a run: one to train, as `new_model` does, or a trained model or ensemble.
+    run: Run, task: Task, *, default_type: str = "hfseq_lstm", **options: Any
+) -> tuple[PreTrainedModel, Any, set[str]]:
+    """Return the model of a run and its processing class: one to train, as `new_model` does, or one trained before.
 
     Raises:
         InputError: The model cannot be loaded or made, or the search space does not fit it.
     """
     if run.train:
-        model, tokenizer, missing = new_model(run, task, default_type=default_type)
+        model, tokenizer, missing = new_model(run, task, default_type=default_type, **options)
         if run.args.hp_search:
             run.space = parse_space(run.args.hp_space, run.args, model.config, max_tokens=run.data.max_tokens)
         return model, tokenizer, missing
-    return *load_predictor(task.auto_class, run.model), set()
+    return *load_predictor(task.auto_class, run.model, features=task.features), set()
 
 
 def make_trainer(
     run: Run,
     task: Task,
     model: Any,
-    tokenizer: PreTrainedTokenizerBase,
+    processing_class: Any,
     *,
     trainer_class: type[SequenceTrainer] | None = None,
     rows: Any = None,
@@ -211,7 +213,7 @@ def make_trainer(
         run: The run; its output directory is created, or cleared.
         task: Task with rows encoded for the model.
         model: Model to train.
-        tokenizer: Tokenizer of the model.
+        processing_class: Tokenizer, or other processing class of the model, which is saved with it; or None.
         trainer_class: Class of the trainer; by default `GenerationTrainer` for tasks that generate, or
             `SequenceTrainer`.
         rows: Training rows to use instead of the task's.
@@ -224,7 +226,7 @@ def make_trainer(
     """
     args, data, encoded = run.args, run.data, task.encoded
     rows = encoded.get("train") if rows is None else rows
-    run.log(f"{type(model).__name__}: {describe_parameters(model)}, {len(tokenizer)} tokens")
+    run.log(describe_model(model, processing_class))
     if run.train:
         check_budget(rows, data.max_tokens, args.world_size)
     run.prepare()
@@ -240,7 +242,7 @@ def make_trainer(
         args=args,
         task=task,
         train_dataset=rows,
-        processing_class=tokenizer,
+        processing_class=processing_class,
         data_collator=task.collator,
         compute_loss_func=loss or (None if task.own_loss else task.loss),
         preprocess_logits_for_metrics=None if task.generates else task.reduce,

@@ -8,6 +8,7 @@ from torch.nn.functional import normalize, pad
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq.errors import InputError
+from hfseq.heads import require_text
 
 _LONGEST = 16  # maximum teacher tokens per student token
 
@@ -20,6 +21,7 @@ def _states(
 
     Special tokens are excluded (Bommasani et al. 2020, section 3.1, "decontextualized").
     """
+    require_text(teacher, "embeddings from a teacher")
     found = []
     teacher.eval()
     for start in range(0, len(texts), batch_size):
@@ -63,7 +65,7 @@ def teacher_embeddings(
         tokens.
 
     Raises:
-        InputError: The teacher's hidden size is below `size`.
+        InputError: The teacher reads no text, or its hidden size is below `size`.
     """
     special = set(tokenizer.all_special_ids)
     tokens = [index for index in range(len(tokenizer)) if index not in special]
@@ -89,8 +91,9 @@ def start_from_teacher(
     """Initialize a student's embeddings with `teacher_embeddings`, keeping their scale and those of special tokens.
 
     Raises:
-        InputError: The teacher's hidden size is below the embedding size.
+        InputError: Student or teacher read no text, or the teacher's hidden size is below the embedding size.
     """
+    require_text(student, "embeddings from a teacher")
     embeddings: Any = student.get_input_embeddings().weight
     with torch.no_grad():
         found = teacher_embeddings(teacher, its_tokenizer, tokenizer, embeddings.shape[1]).to(embeddings)
