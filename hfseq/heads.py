@@ -80,6 +80,7 @@ class Head(NamedTuple):
 
 
 ENCODER = Head("Model", "encoder")
+TRANSCRIPTION = HubTask("automatic-speech-recognition", "that transcribes speech", audio=True)
 HEADS = (
     ENCODER,
     Head(
@@ -98,7 +99,7 @@ HEADS = (
         hub_tasks=(
             HubTask("translation", "that translates", "A text to translate"),
             HubTask("summarization", "that summarizes", "A text to summarize"),
-            HubTask("automatic-speech-recognition", "that transcribes speech", audio=True),
+            TRANSCRIPTION,
         ),
         other_suffixes=("MTModel", "EncoderDecoderModel"),
     ),
@@ -129,7 +130,7 @@ HEADS = (
     Head(
         "ForCTC",
         "CTC model",
-        hub_tasks=(HubTask("automatic-speech-recognition", "that transcribes speech", "A recording"),),
+        hub_tasks=(TRANSCRIPTION,),
     ),
 )
 HUB_TASKS = {task.name: task for head in HEADS for task in head.hub_tasks}
