@@ -9,6 +9,7 @@ from .convolution import PositionEmbedding, SourceMemory
 from .convolution_stacks import ConvolutionStack
 from .heads_causal import ForCausalLM
 from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .heads_prediction import ForPrediction
 from .heads_seq2seq import ForConditionalGeneration
 from .modeling_base import Backbone, BackboneState, Run, Source
 from .outputs import CnnModelOutput
@@ -17,6 +18,7 @@ from .shapes import check_shape
 __all__ = [
     "CnnForCausalLM",
     "CnnForConditionalGeneration",
+    "CnnForPrediction",
     "CnnForSequenceClassification",
     "CnnForTokenClassification",
     "CnnModel",
@@ -159,6 +161,12 @@ class CnnForConditionalGeneration(ForConditionalGeneration):
                 "input_embeddings, which the decoder attends over, are missing"
             )
         return super().encoder_kwargs(encoder_outputs) | {"encoder_embeddings": embeddings}
+
+
+class CnnForPrediction(ForPrediction):
+    """Forecaster by causal convolutions (Bai et al. 2018); see `ForPrediction`."""
+
+    backbone_class = CnnModel
 
 
 class CnnForSequenceClassification(ForSequenceClassification):

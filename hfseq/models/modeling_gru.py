@@ -2,11 +2,13 @@
 
 from .configuration_recurrent import GruConfig
 from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .heads_prediction import ForPrediction
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
 __all__ = [
     "GruForCausalLM",
     "GruForConditionalGeneration",
+    "GruForPrediction",
     "GruForSequenceClassification",
     "GruForTokenClassification",
     "GruModel",
@@ -34,6 +36,12 @@ class GruForConditionalGeneration(RecurrentForConditionalGeneration):
 
     backbone_class = GruModel
     decoder_class = GruDecoder
+
+
+class GruForPrediction(ForPrediction):
+    """Forecaster; see `ForPrediction`."""
+
+    backbone_class = GruModel
 
 
 class GruForSequenceClassification(ForSequenceClassification):

@@ -2,11 +2,13 @@
 
 from .configuration_recurrent import LstmConfig
 from .heads_classification import ForSequenceClassification, ForTokenClassification
+from .heads_prediction import ForPrediction
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
 __all__ = [
     "LstmForCausalLM",
     "LstmForConditionalGeneration",
+    "LstmForPrediction",
     "LstmForSequenceClassification",
     "LstmForTokenClassification",
     "LstmModel",
@@ -34,6 +36,12 @@ class LstmForConditionalGeneration(RecurrentForConditionalGeneration):
 
     backbone_class = LstmModel
     decoder_class = LstmDecoder
+
+
+class LstmForPrediction(ForPrediction):
+    """Forecaster; see `ForPrediction`."""
+
+    backbone_class = LstmModel
 
 
 class LstmForSequenceClassification(ForSequenceClassification):
