@@ -621,8 +621,7 @@ def test_other_classes_take_the_stack(model_class, settings, tmp_path):
     model = make(model_class, **settings)
     model.save_pretrained(tmp_path)
     stack, info = transformers.AutoModel.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and stack.config.input_size == model.config.feature_size
-    assert stack.config.feature_size is None and "lags_sequence" not in stack.config.to_dict()
+    assert not info["missing_keys"] and stack.config.to_dict() | {"_name_or_path": ""} == model.config.to_dict()
     torch.testing.assert_close(stack.state_dict(), model.model.state_dict())
     features = torch.randn(2, 5, model.config.feature_size).double()
     expected = model.model(input_features=features).last_hidden_state
@@ -633,6 +632,14 @@ def test_other_classes_take_the_stack(model_class, settings, tmp_path):
     stack.save_pretrained(tmp_path / "stack")
     again = transformers.AutoModel.from_pretrained(tmp_path / "stack")
     torch.testing.assert_close(again(input_features=features).last_hidden_state, expected)
+    with pytest.raises(ValueError, match=rf"input_features has shape .* \(batch, length, {features.shape[2]}\)"):
+        again(input_features=features[..., 1:])
+    forecaster, info = getattr(transformers, AUTO).from_pretrained(tmp_path / "stack", output_loading_info=True)
+    torch.testing.assert_close(forecaster.model.state_dict(), model.model.state_dict())
+    assert all(name.startswith(("parameter_projection", "static_embeddings")) for name in info["missing_keys"])
+    translator = transformers.AutoModelForSeq2SeqLM.from_config(model.config)
+    logits = translator.double()(input_features=features, decoder_input_ids=torch.ones(2, 1).long()).logits
+    assert logits.shape == (2, 1, model.config.vocab_size)
 
 
 def test_fields_can_be_overridden_at_loading(model_class, tmp_path):

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from transformers.configuration_utils import strict
 
-from .configuration_prediction import PredictionFields, become_forecaster, become_stack, check_prediction_fields
+from .configuration_prediction import PredictionFields, become_forecaster, check_prediction_fields
 
 HEADS = {
     "AutoModel": "Model",
@@ -198,10 +198,14 @@ class SequenceConfig(PredictionFields):
                 classes[auto_class] = f"modeling_{self.family.lower()}.{self.family}{head}"
         return classes
 
+    def frame_size(self) -> int | None:
+        """Width of what a stack of numbers reads at a step or frame; None for tokens."""
+        return self.input_size if self.feature_size is None else self.feature_size
+
     def input_width(self) -> int:
         """Width of the inputs of a stack: word embeddings and character features, or stacked frames."""
         if self.embedding_size is None:
-            return (self.input_size or 0) * self.subsampling_factor
+            return (self.frame_size() or 0) * self.subsampling_factor
         return self.embedding_size + (self.char_hidden_size if self.char_encoder else 0)
 
     def check_inputs(self, head: str) -> None:
@@ -248,7 +252,7 @@ class SequenceConfig(PredictionFields):
 
     def is_resolved(self) -> bool:
         """Return True if no field is left for a head to decide."""
-        return self.bidirectional is not None and self.feature_size is None
+        return self.bidirectional is not None
 
     def resolved(self, head: str, **fields: Any) -> Self:
         """Copy of the config for a head, with all fields that the head decides resolved.
@@ -262,8 +266,6 @@ class SequenceConfig(PredictionFields):
             setattr(config, name, value)
         if head == "ForPrediction":
             become_forecaster(config)
-        elif config.feature_size is not None:
-            become_stack(config)
         config.check_inputs(head)
         if head == "ForConditionalGeneration" and config.embedding_size is None:
             # The width of the target embeddings, which a convolutional decoder adds to those of the source.
@@ -294,6 +296,7 @@ class SequenceConfig(PredictionFields):
             "ForConditionalGeneration",
             num_hidden_layers=self.decoder_layers,
             input_size=None,
+            feature_size=None,
             subsampling_factor=1,
             apply_spec_augment=False,
             bidirectional=False,

@@ -1,6 +1,5 @@
 """Fields of the configuration that only `…ForPrediction` reads; names as in `TimeSeriesTransformerConfig`."""
 
-import copy
 from typing import Any, Literal
 
 from transformers.configuration_utils import PreTrainedConfig, strict
@@ -29,8 +28,8 @@ class PredictionFields(PreTrainedConfig):
         embedding_dimension: Width of the embedding of each of those; None means half of the values, rounded up, at
             most 50.
         num_static_real_features: Number of real features of a row.
-        feature_size: Width of what a forecaster's stack reads at a step. The head computes it, and models save it; it
-            marks the configuration of a forecaster, and is None in all others.
+        feature_size: Width of what a forecaster's stack reads at a step, which the head computes and models save; None
+            in all other configurations. Other classes that load a forecaster read `input_features` of that width.
 
     Raises:
         ValueError: If a value is out of range, or if fields contradict each other.
@@ -110,10 +109,3 @@ def become_forecaster(config: Any) -> None:
         + sum(config.embedding_dimension or [])
         + config.num_static_real_features
     )
-
-
-def become_stack(config: Any) -> None:
-    """Turn a forecaster's configuration into that of its stack, which reads the forecaster's inputs as features."""
-    config.input_size = config.feature_size
-    for name, default in copy.deepcopy(DEFAULTS).items():
-        setattr(config, name, default)

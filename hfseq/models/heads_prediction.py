@@ -451,7 +451,7 @@ class ForPrediction(Head):
         return self.distribution_output.domain_map(*(part.unsqueeze(-1) for part in parts))
 
     def _log_prob(self, params: Params, values: Tensor, scaled: Tensor, row: Row) -> Tensor:
-        """Log-likelihoods `[B, T, C]` of values, given as they are and scaled; finite at missing ones, but arbitrary."""
+        """Log-likelihoods `[B, T, C]` of values, given as they are and scaled; finite at missing ones."""
         if self.counts:
             return self.output_distribution(params, scale=row.scale).log_prob(values)
         # In units of the scale, where no digits are lost to the location.
