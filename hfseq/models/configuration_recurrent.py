@@ -59,7 +59,7 @@ class RecurrentConfig(SequenceConfig):
             self.raise_invalid("coverage", f"it needs attention_type='additive', not {self.attention_type!r}")
         if self.pointer_generator and self.input_size is not None:
             self.raise_invalid(
-                "pointer_generator", "a model with input_size reads features: there are no words to copy"
+                "pointer_generator", "with input_size there are features, but no words to copy"
             )
         super().__post_init__(**kwargs)
 

@@ -126,7 +126,7 @@ class StackInputs:
             scale: Standard deviation of each feature, `[F]`.
 
         Raises:
-            ValueError: If the model reads tokens, if a shape is wrong, or if a value is not finite or a scale negative.
+            ValueError: If the model reads tokens, a shape is wrong, a value is not finite, or a scale is negative.
         """
         if not self.reads_features:
             raise ValueError("the model reads tokens: without input_size there are no features to normalise")

@@ -118,7 +118,7 @@ def end_steps(values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def middle_step(values: Tensor, mask: Tensor) -> Tensor:
-    """Each row's middle valid step of `values` `[B, T, D]`, the earlier one of two; arbitrary for a row without one."""
+    """Each row's middle valid step of `values` `[B, T, D]`, the earlier of two; arbitrary for a row without one."""
     row, position = (torch.arange(size, device=mask.device) for size in mask.shape)
     ranks = mask.long().cumsum(dim=1)  # from 1
     is_middle = mask & (ranks == (ranks[:, -1:] + 1) // 2)
