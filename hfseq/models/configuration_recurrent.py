@@ -58,9 +58,7 @@ class RecurrentConfig(SequenceConfig):
         if self.coverage and self.attention_type != "additive":
             self.raise_invalid("coverage", f"it needs attention_type='additive', not {self.attention_type!r}")
         if self.pointer_generator and self.input_size is not None:
-            self.raise_invalid(
-                "pointer_generator", "with input_size there are features, but no words to copy"
-            )
+            self.raise_invalid("pointer_generator", "with input_size there are features, but no words to copy")
         super().__post_init__(**kwargs)
 
     def check_directions(self) -> None:

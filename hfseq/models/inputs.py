@@ -80,10 +80,12 @@ class StackInputs:
         """Create the embeddings, or what frames pass through."""
         self.reads_features = config.input_size is not None
         self.subsampling_factor = config.subsampling_factor
-        self.characters = CharacterEncoder(config) if config.char_encoder else None
         if not self.reads_features:
             self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+            # After them: a seed gives the weights that it gave.
+            self.characters = CharacterEncoder(config) if config.char_encoder else None
             return
+        self.characters = None
         self.frame_size = config.frame_size()
         self.register_buffer("feature_mean", torch.zeros(self.frame_size))
         self.register_buffer("feature_scale", torch.ones(self.frame_size))
