@@ -751,6 +751,16 @@ def test_low_precision(model_class):
     torch.testing.assert_close(loss, make(model_class)(**inputs).loss, rtol=0.05, atol=0.05, check_dtype=False)
 
 
+def test_hidden_states(model_class):
+    """The inputs of the stack, and the output of each layer over context and horizon."""
+    model = make(model_class, **SETTINGS["lags"])
+    inputs = make_inputs(model.config)
+    read, *layers = model(**inputs, output_hidden_states=True).decoder_hidden_states
+    assert read.shape == (7, 4 + HORIZON, model.config.feature_size)
+    assert [layer.shape for layer in layers] == [(7, 4 + HORIZON, model.config.hidden_size)] * 2
+    assert model(**inputs).decoder_hidden_states is None
+
+
 def test_integers_are_values(model_class):
     model = make(model_class, **SETTINGS["counts"]).float()
     values = torch.randint(0, 9, (3, 12))
