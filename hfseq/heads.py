@@ -132,6 +132,11 @@ HEADS = (
         "CTC model",
         hub_tasks=(TRANSCRIPTION,),
     ),
+    Head(
+        "ForPrediction",
+        "forecaster",
+        hub_tasks=(HubTask("time-series-forecasting", "that forecasts time series", "Values of a series, in order"),),
+    ),
 )
 HUB_TASKS = {task.name: task for head in HEADS for task in head.hub_tasks}
 """Tasks of the Hub by name."""

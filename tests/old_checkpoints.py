@@ -25,6 +25,7 @@ INITIAL_WEIGHTS = Path(__file__).parent / "fixtures" / "initial_weights.json"
 TINY = {"vocab_size": 17, "hidden_size": 8, "embedding_size": 6, "num_hidden_layers": 2, "num_labels": 3}
 MODEL, CAUSAL, SEQ2SEQ = "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
+PREDICTION = "AutoModelForTimeSeriesPrediction"
 CHARACTERS = {"char_vocab_size": 9, "char_embedding_size": 4, "char_hidden_size": 6}
 
 # Settings of every family, by Auto class; each begins with the defaults.
@@ -60,6 +61,19 @@ SETTINGS = {
         "crf": {"crf": True},
         "char_cnn": {"char_encoder": "cnn", **CHARACTERS},
         "char_lstm_crf": {"char_encoder": "lstm", "crf": True, **CHARACTERS},
+    },
+    PREDICTION: {
+        "default": {},
+        "covariates": {
+            "input_size": 2,
+            "lags_sequence": [1, 3],
+            "scaling": "std",
+            "num_time_features": 2,
+            "num_static_categorical_features": 1,
+            "cardinality": [3],
+            "num_static_real_features": 1,
+        },
+        "points": {"input_size": 1, "embedding_size": None, "loss": "mse", "scaling": None},
     },
 }
 RECURRENT = {
@@ -100,6 +114,8 @@ def make_inputs(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
     """Rows padded on the left, on the right, in between and not at all; floats in float64."""
     generator = torch.Generator().manual_seed(1)
     config = model.config
+    if model.main_input_name == "past_values":
+        return make_series(config, generator)
     mask = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 1, 0, 1], [1, 1, 1, 1, 1]])
 
     def ids(vocab_size: int, *shape: int) -> torch.Tensor:
@@ -117,10 +133,40 @@ def make_inputs(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
     return inputs
 
 
+def make_series(config: transformers.PreTrainedConfig, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Values of series with leading, other and no missing ones, and what a forecaster needs beside them."""
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 0, 1, 0, 1, 0, 1], [1, 1, 1, 1, 1, 1, 1]])
+
+    def numbers(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    values = 4 + 2 * numbers(*mask.shape, config.input_size)
+    inputs = {
+        "past_values": values[:, :5],
+        "past_observed_mask": mask[:, :5],
+        "future_values": values[:, 5:],
+        "future_observed_mask": mask[:, 5:],
+    }
+    if config.num_time_features:
+        time = numbers(*mask.shape, config.num_time_features)
+        inputs |= {"past_time_features": time[:, :5], "future_time_features": time[:, 5:]}
+    if config.num_static_categorical_features:
+        inputs["static_categorical_features"] = torch.tensor([[0], [2], [1]])
+    if config.num_static_real_features:
+        inputs["static_real_features"] = numbers(3, config.num_static_real_features)
+    return inputs
+
+
 @torch.no_grad()
 def compute(model: transformers.PreTrainedModel, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """What a model in float64 gives for inputs; if it generates, greedy sequences and beams with their scores, too."""
     outputs = {"output": model(**inputs)[0]}
+    if model.main_input_name == "past_values":
+        known = {name: value for name, value in inputs.items() if not name.startswith("future")}
+        if model.config.loss == "mse":
+            outputs["path"] = model.generate(**known, prediction_length=3).sequences
+        else:
+            outputs["likelihood"] = model.log_likelihood(**known)
     if model.can_generate() and not model.config.add_cross_attention:
         prompt = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
         if not model.config.is_encoder_decoder:  # a prompt has no padding after it

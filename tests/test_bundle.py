@@ -57,7 +57,7 @@ def load_all(checkpoints: Path, **kwargs) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def model_classes():
-    from hfseq.models import MODEL_CLASSES
+    from token_classes import MODEL_CLASSES
 
     return [(config, auto, model) for config, heads in MODEL_CLASSES.items() for auto, model in heads.items()]
 

@@ -14,12 +14,12 @@ import onnx
 import onnxruntime.quantization
 import pytest
 import torch
+from token_classes import MODEL_CLASSES
 from transformers import BertConfig, BertModel, GenerationConfig, pipeline
 
 import hfseq
 from hfseq import GruConfig
 from hfseq.errors import InputError
-from hfseq.models import MODEL_CLASSES
 from hfseq.onnx import export
 from hfseq.onnx import quantize as quantization
 from hfseq.onnx.export import export_onnx, graphs_of

@@ -8,9 +8,9 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from token_classes import MODEL_CLASSES
 
 from hfseq import CnnConfig, GruConfig, LstmConfig, LstmForCausalLM, LstmForConditionalGeneration, LstmModel
-from hfseq.models import MODEL_CLASSES
 from hfseq.models.pooling import Pooling
 from hfseq.models.spec_augment import span_mask, spec_augment
 

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recipe_runs import ROOT, load
 from test_tokenization import normalised
+from token_classes import MODEL_CLASSES
 from transformers import AutoConfig, AutoTokenizer
 
 from hfseq.errors import InputError
-from hfseq.models import MODEL_CLASSES
 from hfseq.tokenization import MODELS, NORMALIZATIONS, train_tokenizer
 from hfseq.training.cli import explicit_values, parse_config
 

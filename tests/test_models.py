@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from old_checkpoints import INITIAL_WEIGHTS, sum_initial_weights
 from oracles import decode_row, logits_row, run_row
 from safetensors.torch import load_file, save_file
+from token_classes import MODEL_CLASSES
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -24,7 +25,6 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from hfseq import GruConfig, LstmConfig, LstmForCausalLM, LstmForConditionalGeneration, LstmModel, RnnConfig
-from hfseq.models import MODEL_CLASSES
 from hfseq.models.padding import next_labels
 
 pytestmark = pytest.mark.contract

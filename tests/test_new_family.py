@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 CONFIGURATION = """
 from transformers.configuration_utils import strict
@@ -32,6 +33,7 @@ from torch import Size, nn
 from .configuration_{name} import {family}Config
 from .heads_classification import ForSequenceClassification, ForTokenClassification
 from .heads_ctc import ForCTC
+from .heads_prediction import ForPrediction
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 from .recurrent import RecurrentLayer, last_output
 
@@ -55,6 +57,10 @@ class {family}ForCausalLM(RecurrentForCausalLM):
 class {family}ForConditionalGeneration(RecurrentForConditionalGeneration):
     backbone_class = {family}Model
     decoder_class = {family}Decoder
+
+
+class {family}ForPrediction(ForPrediction):
+    backbone_class = {family}Model
 
 
 class {family}ForSequenceClassification(ForSequenceClassification):
@@ -119,6 +125,8 @@ TINY = {"vocab_size": 13, "hidden_size": 12, "embedding_size": 10, "num_hidden_l
 MASK = torch.tensor([[0, 0, 1, 1, 1, 1], [1, 0, 1, 0, 1, 1], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1]])
 IDS = torch.randint(3, 13, MASK.shape, generator=torch.Generator().manual_seed(5))
 OPTIONS = {"max_new_tokens": 7, "eos_token_id": None}
+# Of a forecaster: missing values where others have padding.
+SERIES = {"past_values": IDS.float(), "past_observed_mask": MASK, "future_values": IDS[:, :3].float()}
 
 
 def run(folder, *arguments, path=None):
@@ -154,7 +162,7 @@ def results(request, tmp_path_factory):
 
 def test_the_new_family_is_a_family(results):
     """Registration, exact padding, cached equals uncached, generation, saving: the process has asserted all that."""
-    assert len(results[0]) == 6
+    assert len(results[0]) == 7
 
 
 def test_its_checkpoints_carry_their_code(results):
@@ -166,11 +174,36 @@ def test_its_checkpoints_carry_their_code(results):
 
 
 def compute(model):
+    if model.main_input_name == "past_values":
+        with torch.no_grad():
+            return model.eval()(**SERIES).params[0]
     inputs = {"input_ids": IDS, "attention_mask": MASK}
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = IDS
     with torch.no_grad():
         return model.eval()(**inputs)[0]
+
+
+def check_forecaster(model):
+    """Exactness at leading missing values and of the cache, and gradients of all parameters."""
+    together = compute(model)
+    for row, mask in enumerate(MASK.bool()):
+        start = int(mask.nonzero()[0])
+        past = {name: SERIES[name][row : row + 1, start:] for name in ("past_values", "past_observed_mask")}
+        torch.testing.assert_close(
+            model(**past, future_values=IDS[row : row + 1, :3].float()).params[0][0], together[row]
+        )
+    scale = model(SERIES["past_values"])
+    known = {"loc": scale.loc, "scale": scale.scale}
+    expected = model.log_likelihood(SERIES["past_values"], **known)
+    cache = DynamicCache()
+    parts = []
+    for column in SERIES["past_values"].split(1, dim=1):
+        parts.append(model.log_likelihood(column, cache=cache, **(known if not parts else {})))
+    torch.testing.assert_close(torch.cat(parts, dim=1), expected)
+    assert model.generate(SERIES["past_values"], prediction_length=3).sequences.isfinite().all()
+    model.train()(**SERIES).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 def check(model):
@@ -220,7 +253,7 @@ def create(checkpoints, family):
                 parameter.uniform_(-1.0, 1.0)
         model.save_pretrained(checkpoints / auto)
         results[auto] = compute(model)
-        check(model.double())
+        (check_forecaster if model.main_input_name == "past_values" else check)(model.double())
     return results
 
 

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard
 from processes import Python
 from recipe_runs import ROOT, load, results, write_reviews
 from safetensors.torch import load_file
+from token_classes import MODEL_CLASSES
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -27,7 +28,6 @@ from transformers import (
 
 import hfseq
 from hfseq.errors import InputError
-from hfseq.models import MODEL_CLASSES
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.reporting import save_run
 

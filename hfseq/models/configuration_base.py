@@ -4,7 +4,9 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, Self
 
-from transformers.configuration_utils import PreTrainedConfig, strict
+from transformers.configuration_utils import strict
+
+from .configuration_prediction import PredictionFields, become_forecaster, check_prediction_fields
 
 HEADS = {
     "AutoModel": "Model",
@@ -15,22 +17,28 @@ HEADS = {
     "AutoModelForAudioClassification": "ForSequenceClassification",
     "AutoModelForTokenClassification": "ForTokenClassification",
     "AutoModelForCTC": "ForCTC",
+    "AutoModelForTimeSeriesPrediction": "ForPrediction",
 }
 """Auto class to the suffix of the model classes that it loads."""
 GENERATING = ("ForCausalLM", "ForConditionalGeneration")
 """Suffixes of the model classes that generate text."""
-OF_FEATURES = ("AutoModelForSpeechSeq2Seq", "AutoModelForAudioClassification")
-"""Auto classes for models that read features, not tokens."""
+CAUSAL = ("ForCausalLM", "ForPrediction")
+"""Suffixes of the model classes that never see the future."""
+OF_FEATURES = ("AutoModelForSpeechSeq2Seq", "AutoModelForAudioClassification", "AutoModelForTimeSeriesPrediction")
+"""Auto classes for models that read numbers, not tokens."""
 
 
 @strict
-class SequenceConfig(PreTrainedConfig):
+class SequenceConfig(PredictionFields):
     r"""Fields common to all families; instantiate `RnnConfig`, `LstmConfig`, `GruConfig` or `CnnConfig`.
+
+    Those of forecasters: see `PredictionFields`.
 
     Args:
         vocab_size: Size of the vocabulary, which source and target share.
         input_size: Number F of features of a frame, for models that read `input_features` `[B, T, F]` in place of
-            tokens: a sequence-to-sequence model's encoder, base models, classifiers and taggers. None for tokens.
+            tokens: a sequence-to-sequence model's encoder, base models, classifiers and taggers. Number of variates
+            of a forecaster, for which None means 1; otherwise None means tokens.
         subsampling_factor: Number of valid frames that are stacked side by side into one step (Sak et al. 2015,
             section 4). A row of n valid frames has ceil(n / `subsampling_factor`) steps.
         inputs_to_logits_ratio: Number of audio samples per step, from which pipelines compute time stamps.
@@ -162,6 +170,7 @@ class SequenceConfig(PreTrainedConfig):
             self.raise_invalid("adaptive_softmax_cutoffs", "they must increase")
         if self.char_encoder == "lstm" and self.char_hidden_size % 2:
             self.raise_invalid("char_hidden_size", "it must be even: char_encoder='lstm' gives half to each direction")
+        check_prediction_fields(self)
         self.check_inputs("Model")
         if self.bidirectional:
             self.check_directions()
@@ -184,7 +193,7 @@ class SequenceConfig(PreTrainedConfig):
         classes = {"AutoConfig": f"{type(self).__module__.rpartition('.')[2]}.{type(self).__name__}"}
         for auto_class, head in HEADS.items():
             # A bidirectional stack sees the future, and character features of a generated word do not exist.
-            impossible = self.bidirectional and head == "ForCausalLM" or self.char_encoder and head in GENERATING
+            impossible = self.bidirectional and head in CAUSAL or self.char_encoder and head in GENERATING
             impossible = impossible or self.is_encoder_decoder and head == "ForCTC"
             if self.input_size is None:
                 impossible = impossible or auto_class in OF_FEATURES
@@ -194,10 +203,14 @@ class SequenceConfig(PreTrainedConfig):
                 classes[auto_class] = f"modeling_{self.family.lower()}.{self.family}{head}"
         return classes
 
+    def frame_size(self) -> int | None:
+        """Width of what a stack of numbers reads at a step or frame; None for tokens."""
+        return self.input_size if self.feature_size is None else self.feature_size
+
     def input_width(self) -> int:
         """Width of the inputs of a stack: word embeddings and character features, or stacked frames."""
         if self.embedding_size is None:
-            return (self.input_size or 0) * self.subsampling_factor
+            return (self.frame_size() or 0) * self.subsampling_factor
         return self.embedding_size + (self.char_hidden_size if self.char_encoder else 0)
 
     def check_inputs(self, head: str) -> None:
@@ -206,7 +219,9 @@ class SequenceConfig(PreTrainedConfig):
         Args:
             head: Suffix of the model class, a value of `HEADS`.
         """
-        if self.input_size is None:
+        if head == "ForPrediction":
+            self._check_forecaster()
+        elif self.input_size is None:
             if self.subsampling_factor > 1:
                 self.raise_invalid("subsampling_factor", "it stacks frames of features; set input_size")
             if self.apply_spec_augment:
@@ -219,6 +234,19 @@ class SequenceConfig(PreTrainedConfig):
             self.raise_invalid(
                 "char_encoder", "it is for encoders, classifiers and taggers: a generated word has no characters"
             )
+
+    def _check_forecaster(self) -> None:
+        """Raise a `ValueError` if a field is set that is for other models than forecasters."""
+        if self.bidirectional:
+            self.raise_invalid("bidirectional", "a forecaster reads forward: it would see the future")
+        if self.char_encoder:
+            self.raise_invalid("char_encoder", "a forecaster reads values, which have no characters")
+        if self.add_cross_attention:
+            self.raise_invalid("add_cross_attention", "a forecaster has no encoder to attend over")
+        if self.subsampling_factor > 1:
+            self.raise_invalid("subsampling_factor", "a forecaster predicts every step; leave it out")
+        if self.apply_spec_augment:
+            self.raise_invalid("apply_spec_augment", "it masks frames of features, not values; leave it out")
 
     def check_directions(self) -> None:
         """Raise a `ValueError` if the stack cannot be bidirectional."""
@@ -241,12 +269,14 @@ class SequenceConfig(PreTrainedConfig):
         config = copy.deepcopy(self)
         for name, value in fields.items():
             setattr(config, name, value)
+        if head == "ForPrediction":
+            become_forecaster(config)
         config.check_inputs(head)
         if head == "ForConditionalGeneration" and config.embedding_size is None:
             # The width of the target embeddings, which a convolutional decoder adds to those of the source.
             config.embedding_size = config.hidden_size
         if config.bidirectional is None:
-            config.bidirectional = head != "ForCausalLM" and not config.add_cross_attention
+            config.bidirectional = head not in CAUSAL and not config.add_cross_attention
         if config.bidirectional:
             config.check_directions()
         if head != "ForConditionalGeneration":
@@ -271,6 +301,7 @@ class SequenceConfig(PreTrainedConfig):
             "ForConditionalGeneration",
             num_hidden_layers=self.decoder_layers,
             input_size=None,
+            feature_size=None,
             subsampling_factor=1,
             apply_spec_augment=False,
             bidirectional=False,

@@ -21,7 +21,9 @@ class Classifier(Head):
     suffix: ClassVar[str]
     output_class: ClassVar[type[ModelOutput]]
     # Weights of the other heads.
-    _keys_to_ignore_on_load_unexpected = [r"^(lm_head|adaptive_softmax|output|decoder|pointer|crf)\."]
+    _keys_to_ignore_on_load_unexpected = [
+        r"^(lm_head|adaptive_softmax|output|decoder|pointer|crf|parameter_projection|static_embeddings)\."
+    ]
 
     def __init__(self, config: SequenceConfig) -> None:
         config = config.for_one_stack(self.suffix, add_cross_attention=False)

@@ -103,13 +103,16 @@ class StackInputs:
         """Create the embeddings, or what frames pass through."""
         self.reads_features = config.input_size is not None
         self.subsampling_factor = config.subsampling_factor
-        self.characters = CharacterEncoder(config) if config.char_encoder else None
         if not self.reads_features:
             self.embed_tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+            # After them: a seed gives the weights that it gave.
+            self.characters = CharacterEncoder(config) if config.char_encoder else None
             return
-        self.register_buffer("feature_mean", torch.zeros(config.input_size))
-        self.register_buffer("feature_scale", torch.ones(config.input_size))
-        stacked = config.input_size * config.subsampling_factor
+        self.characters = None
+        self.frame_size = config.frame_size()
+        self.register_buffer("feature_mean", torch.zeros(self.frame_size))
+        self.register_buffer("feature_scale", torch.ones(self.frame_size))
+        stacked = self.frame_size * config.subsampling_factor
         self.embed_features = None if config.embedding_size is None else nn.Linear(stacked, config.embedding_size)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -216,7 +219,7 @@ class StackInputs:
         Raises:
             ValueError: If a shape is wrong.
         """
-        size, factor = self.config.input_size, self.subsampling_factor
+        size, factor = self.frame_size, self.subsampling_factor
         note = f" for input_size={size}"
         check_shape("input_features", input_features.shape, ("batch", "length", size), note=note)
         batch, length, _ = input_features.shape

@@ -10,6 +10,7 @@ from .convolution_stacks import ConvolutionStack
 from .heads_causal import ForCausalLM
 from .heads_classification import ForSequenceClassification, ForTokenClassification
 from .heads_ctc import ForCTC
+from .heads_prediction import ForPrediction
 from .heads_seq2seq import ForConditionalGeneration
 from .modeling_base import Backbone, BackboneState, Run, Source
 from .outputs import CnnModelOutput
@@ -19,6 +20,7 @@ __all__ = [
     "CnnForCTC",
     "CnnForCausalLM",
     "CnnForConditionalGeneration",
+    "CnnForPrediction",
     "CnnForSequenceClassification",
     "CnnForTokenClassification",
     "CnnModel",
@@ -161,6 +163,12 @@ class CnnForConditionalGeneration(ForConditionalGeneration):
                 "input_embeddings, which the decoder attends over, are missing"
             )
         return super().encoder_kwargs(encoder_outputs) | {"encoder_embeddings": embeddings}
+
+
+class CnnForPrediction(ForPrediction):
+    """Forecaster by causal convolutions (Bai et al. 2018); see `ForPrediction`."""
+
+    backbone_class = CnnModel
 
 
 class CnnForSequenceClassification(ForSequenceClassification):

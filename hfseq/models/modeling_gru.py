@@ -3,12 +3,14 @@
 from .configuration_recurrent import GruConfig
 from .heads_classification import ForSequenceClassification, ForTokenClassification
 from .heads_ctc import ForCTC
+from .heads_prediction import ForPrediction
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
 __all__ = [
     "GruForCTC",
     "GruForCausalLM",
     "GruForConditionalGeneration",
+    "GruForPrediction",
     "GruForSequenceClassification",
     "GruForTokenClassification",
     "GruModel",
@@ -36,6 +38,12 @@ class GruForConditionalGeneration(RecurrentForConditionalGeneration):
 
     backbone_class = GruModel
     decoder_class = GruDecoder
+
+
+class GruForPrediction(ForPrediction):
+    """Forecaster; see `ForPrediction`."""
+
+    backbone_class = GruModel
 
 
 class GruForSequenceClassification(ForSequenceClassification):

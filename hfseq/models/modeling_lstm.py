@@ -3,12 +3,14 @@
 from .configuration_recurrent import LstmConfig
 from .heads_classification import ForSequenceClassification, ForTokenClassification
 from .heads_ctc import ForCTC
+from .heads_prediction import ForPrediction
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
 __all__ = [
     "LstmForCTC",
     "LstmForCausalLM",
     "LstmForConditionalGeneration",
+    "LstmForPrediction",
     "LstmForSequenceClassification",
     "LstmForTokenClassification",
     "LstmModel",
@@ -36,6 +38,12 @@ class LstmForConditionalGeneration(RecurrentForConditionalGeneration):
 
     backbone_class = LstmModel
     decoder_class = LstmDecoder
+
+
+class LstmForPrediction(ForPrediction):
+    """Forecaster; see `ForPrediction`."""
+
+    backbone_class = LstmModel
 
 
 class LstmForSequenceClassification(ForSequenceClassification):

@@ -3,12 +3,14 @@
 from .configuration_recurrent import RnnConfig
 from .heads_classification import ForSequenceClassification, ForTokenClassification
 from .heads_ctc import ForCTC
+from .heads_prediction import ForPrediction
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
 
 __all__ = [
     "RnnForCTC",
     "RnnForCausalLM",
     "RnnForConditionalGeneration",
+    "RnnForPrediction",
     "RnnForSequenceClassification",
     "RnnForTokenClassification",
     "RnnModel",
@@ -36,6 +38,12 @@ class RnnForConditionalGeneration(RecurrentForConditionalGeneration):
 
     backbone_class = RnnModel
     decoder_class = RnnDecoder
+
+
+class RnnForPrediction(ForPrediction):
+    """Forecaster; see `ForPrediction`."""
+
+    backbone_class = RnnModel
 
 
 class RnnForSequenceClassification(ForSequenceClassification):
