@@ -25,7 +25,7 @@ INITIAL_WEIGHTS = Path(__file__).parent / "fixtures" / "initial_weights.json"
 TINY = {"vocab_size": 17, "hidden_size": 8, "embedding_size": 6, "num_hidden_layers": 2, "num_labels": 3}
 MODEL, CAUSAL, SEQ2SEQ = "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
-PREDICTION = "AutoModelForTimeSeriesPrediction"
+CTC, PREDICTION = "AutoModelForCTC", "AutoModelForTimeSeriesPrediction"
 CHARACTERS = {"char_vocab_size": 9, "char_embedding_size": 4, "char_hidden_size": 6}
 
 # Settings of every family, by Auto class; each begins with the defaults.
@@ -62,6 +62,7 @@ SETTINGS = {
         "char_cnn": {"char_encoder": "cnn", **CHARACTERS},
         "char_lstm_crf": {"char_encoder": "lstm", "crf": True, **CHARACTERS},
     },
+    CTC: {"default": {}},
     PREDICTION: {
         "default": {},
         "covariates": {
@@ -76,6 +77,12 @@ SETTINGS = {
         "points": {"input_size": 1, "embedding_size": None, "loss": "mse", "scaling": None},
     },
 }
+FEATURES = {
+    "features": {"input_size": 3, "embedding_size": None},
+    "stacked": {"input_size": 3, "subsampling_factor": 2},
+}
+for _auto in (MODEL, SEQ2SEQ, SEQUENCE, TOKEN, CTC):
+    SETTINGS[_auto] |= FEATURES
 RECURRENT = {
     MODEL: {
         "layer_norm": {"layer_norm": True},
@@ -121,7 +128,11 @@ def make_inputs(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
     def ids(vocab_size: int, *shape: int) -> torch.Tensor:
         return torch.randint(0, vocab_size, shape, generator=generator)
 
-    inputs = {"input_ids": ids(config.vocab_size, *mask.shape), "attention_mask": mask}
+    if model.main_input_name == "input_features":
+        frames = torch.randn(*mask.shape, config.input_size, generator=generator, dtype=torch.float64)
+        inputs = {"input_features": 5 + 3 * frames, "attention_mask": mask}
+    else:
+        inputs = {"input_ids": ids(config.vocab_size, *mask.shape), "attention_mask": mask}
     if config.is_encoder_decoder:
         inputs |= {"decoder_input_ids": ids(config.vocab_size, 4, 4), "decoder_attention_mask": mask[:, 1:].flip(0)}
     if config.char_encoder:
@@ -186,6 +197,8 @@ def make_model(model_class: type[transformers.PreTrainedModel], fields: dict) ->
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.uniform_(-0.8, 0.8)
+    if model.main_input_name == "input_features":
+        model.base_model.set_feature_statistics(torch.tensor([4.0, 5.0, 6.0]), torch.tensor([2.0, 3.0, 4.0]))
     return model
 
 
