@@ -275,8 +275,8 @@ class ForPrediction(Head):
             `[B, T]`, or `[B, T, C]`; 0 at values that were not observed.
 
         Raises:
-            ValueError: If the model is a point forecaster, if `loc` or `scale` are wrong, or if they or static features
-                are passed with a filled cache; otherwise as in `forward`, but the past may be short.
+            ValueError: If the model is a point forecaster, if `loc` or `scale` are wrong, if they or static features
+                are passed with a filled cache, and as in `forward`, but the past may be short.
         """
         if self.distribution_output is None:
             raise ValueError("a model with loss='mse' has no distribution, so that no value has a likelihood")
