@@ -346,7 +346,7 @@ def test_wrong_masks_of_stacked_frames():
         ({"input_size": None, "subsampling_factor": 2}, "set input_size"),
         ({"input_size": None, "apply_spec_augment": True}, "set input_size"),
         ({"char_encoder": "cnn"}, "which have no characters"),
-        ({"pointer_generator": True}, "there are no words to copy"),
+        ({"pointer_generator": True}, "but no words to copy"),
         ({"add_cross_attention": True}, "decoders read tokens"),
         ({"mask_time_prob": 1.5}, r"it must lie in \[0, 1\]"),
         ({"mask_time_length": 0}, "it must be at least 1"),

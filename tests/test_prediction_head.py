@@ -297,6 +297,13 @@ def test_a_constant_has_scale_one_exactly(value):
     assert (loc.item(), scale.item()) == (values[0, 0, 0].item(), 1.0)
 
 
+def test_a_context_without_observations_has_the_scale_of_what_came_before():
+    model = make(CLASSES["Lstm"], context_length=3)
+    past = torch.tensor([[2.0, 4.0, math.nan, math.nan, math.nan], [2.0, 4.0, math.nan, 9.0, math.nan]])
+    assert model(past).scale.flatten().tolist() == [3.0, 9.0]
+    assert torch.equal(model.generate(past, prediction_length=1).sequences.isfinite(), torch.ones(2, 3, 1).bool())
+
+
 def test_a_large_offset_costs_no_digits():
     """In float32 the likelihood of values about 10^6 is that of the same about 0."""
     fields = {"distribution_output": "normal", "scaling": "std"}

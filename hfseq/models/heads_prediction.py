@@ -275,8 +275,8 @@ class ForPrediction(Head):
             `[B, T]`, or `[B, T, C]`; 0 at values that were not observed.
 
         Raises:
-            ValueError: If the model is a point forecaster, as in `forward` except for short pasts, if `loc` or `scale`
-                are wrong, or if they or static features are passed with a filled cache.
+            ValueError: If the model is a point forecaster, if `loc` or `scale` are wrong, if they or static features
+                are passed with a filled cache, and as in `forward`, but the past may be short.
         """
         if self.distribution_output is None:
             raise ValueError("a model with loss='mse' has no distribution, so that no value has a likelihood")
@@ -285,7 +285,7 @@ class ForPrediction(Head):
         time = self._time_features("past", past_time_features, batch, length)
         layer = None
         if cache is not None:
-            # Beyond those of the stack, which counts the steps: its own number of steps stays 0.
+            # Behind those of the stack, which would refuse a further layer that has counted steps.
             layer = cache_layers(cache, self.model.stack.num_layers + 1, self.config.model_type)[-1]
         if layer is None or layer.states is None:
             if loc is None and scale is None:
