@@ -365,10 +365,10 @@ def test_floats_of_different_numbers():
 
 def test_statistics_are_those_of_all_frames_together():
     values = frames(40, 1, 300, 7)
-    # A large mean, at which sums of squares lose all digits; a constant; and one that is constant in most rows.
+    # A large mean, at which sums of squares lose all digits, and a constant whose mean is rounded.
+    values = [one.astype("float64") + np.array([1e8, 0.0, 0.0]) for one in values]
     for one in values:
         one[:, 1] = 0.1
-    values = [one.astype("float64") + np.array([1e8, 0.0, 0.0]) for one in values]
     mean, scale = feature_statistics({"input_features": one.tolist()} for one in values)
     whole = np.concatenate(values)
     torch.testing.assert_close(mean, torch.tensor(whole.mean(axis=0)), rtol=1e-12, atol=0)
