@@ -37,6 +37,7 @@ import hfseq
 from hfseq import LstmConfig, LstmForConditionalGeneration, LstmForSequenceClassification, LstmForTokenClassification
 from hfseq.data.collation import CheckedCollator, check_batch, vocabulary_sizes
 from hfseq.data.features import FeatureCollator, feature_statistics
+from hfseq.data.token_budget import row_lengths
 from hfseq.demo.page import load_demo_model
 from hfseq.errors import InputError
 from hfseq.hub.publish import load_published
@@ -358,6 +359,14 @@ def test_floats_of_different_numbers():
     rows = [{"input_features": np.ones((4, 3)), "labels": [0.5] * n} for n in (2, 3)]
     with pytest.raises(InputError, match=r"row 1: labels have shape \(3,\), but row 0 has \(2,\)"):
         FeatureCollator(make(LstmForSequenceClassification))(rows)
+
+
+def test_lengths_of_rows_are_in_frames():
+    """So that `max_tokens` is the number of frames of a batch, or of target ids if those are more."""
+    rows = [{"input_features": one.tolist(), "labels": [5] * 6} for one in frames(5, 2, 7)]
+    assert row_lengths(rows).tolist() == row_lengths(datasets.Dataset.from_list(rows)).tolist() == [6, 6, 7]
+    classes = [{"input_features": one, "labels": 1} for one in frames(5, 2, 7)]
+    assert row_lengths(classes).tolist() == [5, 2, 7]
 
 
 # --- statistics ------------------------------------------------------------------------------------------------------
