@@ -160,6 +160,8 @@ def test_impossible_models():
     for blank in (None, 4, -1):
         with pytest.raises(ValueError, match=f"pad_token_id={blank} is impossible, it is the blank"):
             make(LstmForCTC, pad_token_id=blank)
+    with pytest.raises(ValueError, match=r"row 1 has the label 0, which is the blank \(pad_token_id\)"):
+        make(LstmForCTC)(features(), labels=LABELS.masked_fill(LABELS == 2, 0)[[3, 0, 1, 2]])
     with pytest.raises(ValueError, match="labels has shape"):
         make(LstmForCTC)(features(), labels=LABELS[:2])
 

@@ -37,6 +37,7 @@ import hfseq
 from hfseq import LstmConfig, LstmForConditionalGeneration, LstmForSequenceClassification, LstmForTokenClassification
 from hfseq.data.collation import CheckedCollator, check_batch, vocabulary_sizes
 from hfseq.data.features import FeatureCollator, feature_statistics
+from hfseq.data.token_budget import row_lengths
 from hfseq.demo.page import load_demo_model
 from hfseq.errors import InputError
 from hfseq.hub.publish import load_published
@@ -360,15 +361,23 @@ def test_floats_of_different_numbers():
         FeatureCollator(make(LstmForSequenceClassification))(rows)
 
 
+def test_lengths_of_rows_are_in_frames():
+    """So that `max_tokens` is the number of frames of a batch, or of target ids if those are more."""
+    rows = [{"input_features": one.tolist(), "labels": [5] * 6} for one in frames(5, 2, 7)]
+    assert row_lengths(rows).tolist() == row_lengths(datasets.Dataset.from_list(rows)).tolist() == [6, 6, 7]
+    classes = [{"input_features": one, "labels": 1} for one in frames(5, 2, 7)]
+    assert row_lengths(classes).tolist() == [5, 2, 7]
+
+
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
 def test_statistics_are_those_of_all_frames_together():
     values = frames(40, 1, 300, 7)
-    # A large mean, at which sums of squares lose all digits; a constant; and one that is constant in most rows.
+    # A large mean, at which sums of squares lose all digits, and a constant whose mean is rounded.
+    values = [one.astype("float64") + np.array([1e8, 0.0, 0.0]) for one in values]
     for one in values:
         one[:, 1] = 0.1
-    values = [one.astype("float64") + np.array([1e8, 0.0, 0.0]) for one in values]
     mean, scale = feature_statistics({"input_features": one.tolist()} for one in values)
     whole = np.concatenate(values)
     torch.testing.assert_close(mean, torch.tensor(whole.mean(axis=0)), rtol=1e-12, atol=0)

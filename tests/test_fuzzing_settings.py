@@ -48,7 +48,7 @@ FIELDS = {
     **dict.fromkeys(["share_encoder_decoder_embeddings", "input_feeding", "layer_norm", "pointer_generator"], FLAG),
     **dict.fromkeys(["coverage", "is_encoder_decoder", "output_hidden_states"], FLAG),
     "bidirectional": st.none() | FLAG,
-    "pooling": st.sampled_from(["last", "mean", "max", "concat", "attention"]),
+    "pooling": st.sampled_from(["last", "middle", "mean", "max", "concat", "attention"]),
     "char_encoder": st.sampled_from([None, "cnn", "lstm"]),
     "attention_type": st.sampled_from(["additive", "dot", "general"]),
     "hidden_act": st.sampled_from(["tanh", "relu"]),
@@ -140,6 +140,8 @@ def check_model(model):
     head = type(model).__name__.partition("For")[2]
     if head in ("CausalLM", "ConditionalGeneration"):
         inputs["labels"] = torch.randint(0, config.vocab_size, mask.shape)
+    if head == "CTC":
+        inputs["labels"] = torch.full((3, 1), (config.pad_token_id + 1) % config.vocab_size)
     if head == "ConditionalGeneration" and None in (config.decoder_start_token_id, config.pad_token_id):
         inputs["decoder_input_ids"] = inputs["labels"]
     if head == "TokenClassification":

@@ -431,6 +431,7 @@ FIELDS = [
     {"architecture": "gated", "kernel_size": 5},
     {"architecture": "convs2s", "max_position_embeddings": 2},
     {"max_norm": None},
+    {"pooling": "middle"},
     {"pooling": "max"},
     {"pooling": "mean"},
     {"pooling": "attention"},

@@ -16,21 +16,21 @@ _BATCHES_PER_GROUP = 8
 _LENGTH_RATIO = 1.25
 
 
-def row_lengths(dataset: Any, columns: Sequence[str] = ("input_ids", "labels")) -> np.ndarray:
+def row_lengths(dataset: Any, columns: Sequence[str] = ("input_ids", "labels", "input_features")) -> np.ndarray:
     """Return the length of each row that counts against `max_tokens`: that of the longest of its `columns`.
 
     Args:
-        dataset: A `datasets.Dataset`, or a sequence of mappings, with a list of ids in each column.
-        columns: The columns that are padded; those missing or without lists of ids (classes, say) are ignored.
+        dataset: A `datasets.Dataset`, or a sequence of mappings, with a list of ids, or of frames, in each column.
+        columns: The columns that are padded; those missing or without such lists (classes, say) are ignored.
 
     Returns:
-        `[rows]` int64, in tokens.
+        `[rows]` int64, in tokens or frames.
 
     Raises:
         InputError: The data has none of the columns.
     """
     first = dataset[0] if len(dataset) else {}
-    names = [name for name in columns if isinstance(first, Mapping) and name in first and _are_ids(first[name])]
+    names = [name for name in columns if isinstance(first, Mapping) and name in first and _is_padded(first[name])]
     if not names:
         raise InputError(f"max_tokens needs rows with {' or '.join(columns)}; the training set has {', '.join(first)}")
     if isinstance(dataset, datasets.Dataset):
@@ -42,9 +42,10 @@ def row_lengths(dataset: Any, columns: Sequence[str] = ("input_ids", "labels")) 
     return np.maximum.reduce(sides)
 
 
-def _are_ids(value: Any) -> bool:
+def _is_padded(value: Any) -> bool:
     array = np.asarray(value)
-    return array.ndim == 1 and (array.size == 0 or array.dtype.kind in "iu")
+    ids = array.ndim == 1 and (array.size == 0 or array.dtype.kind in "iu")
+    return ids or array.ndim == 2  # frames
 
 
 # The Trainer passes a sampler on as `batch_sampler`, and undoes Accelerate's sharding of it, only if it is a

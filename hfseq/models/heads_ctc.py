@@ -95,8 +95,9 @@ class ForCTC(Classifier):
             labels.
 
         Raises:
-            ValueError: If shapes do not match, or a row is too short for its labels and `ctc_zero_infinity` is not
-                set: each label takes a step, and each label that repeats the one before it a blank, too.
+            ValueError: If shapes do not match, if a label is the blank, or if a row is too short for its labels and
+                `ctc_zero_infinity` is not set: each label takes a step, and one that repeats the label before it a
+                blank, too.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -140,8 +141,7 @@ class ForCTC(Classifier):
         is_label = labels != -100
         counts = is_label.sum(dim=1)
         targets = labels[is_label]
-        if not self.config.ctc_zero_infinity:
-            self._check_lengths(lengths, labels, is_label)
+        self._check_labels(lengths, labels, is_label)
         log_probabilities = logits.float().log_softmax(dim=-1).transpose(0, 1)
         # cuDNN's implementation knows only blanks of 0 and targets on the CPU, and is not deterministic.
         with torch.backends.cudnn.flags(enabled=False):
@@ -156,8 +156,14 @@ class ForCTC(Classifier):
             )
         return losses.sum()
 
-    def _check_lengths(self, lengths: Tensor, labels: Tensor, is_label: Tensor) -> None:
-        """Raise a `ValueError` for a row that no alignment fits."""
+    def _check_labels(self, lengths: Tensor, labels: Tensor, is_label: Tensor) -> None:
+        """Raise a `ValueError` for a label that is the blank, and for a row that no alignment fits."""
+        blank = self.config.pad_token_id
+        if bool((labels == blank).any()):
+            row = int((labels == blank).any(dim=1).nonzero()[0])
+            raise ValueError(f"row {row} has the label {blank}, which is the blank (pad_token_id); pad with -100")
+        if self.config.ctc_zero_infinity:
+            return
         ordered = labels.gather(1, valid_first(is_label).order)
         repeats = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != -100)).sum(dim=1)
         needed = is_label.sum(dim=1) + repeats

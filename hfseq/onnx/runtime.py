@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
@@ -44,7 +44,8 @@ def load_onnx(
 
     Returns:
         An `OnnxModel`, `OnnxForSequenceClassification`, `OnnxForTokenClassification`, `OnnxForCausalLM` or
-        `OnnxForConditionalGeneration`, which can be passed to pipelines, and what `load_processing_class` finds.
+        `OnnxForConditionalGeneration`, which can be passed to pipelines, and the tokenizer; if the model reads
+        features, what `load_processing_class` finds.
 
     Raises:
         InputError: If the export is missing, incomplete or damaged, or onnxruntime is not installed.
@@ -69,7 +70,9 @@ def load_onnx(
         runner = _RUNNERS[about["head"]](AutoConfig.from_pretrained(folder), sessions, about)
         if runner.can_generate():
             runner.generation_config = GenerationConfig.from_pretrained(folder)
-        return runner, load_processing_class(folder)
+        return runner, load_processing_class(folder) if runner.reads_features else AutoTokenizer.from_pretrained(
+            folder
+        )
 
 
 def is_quantized(path: Path) -> bool:

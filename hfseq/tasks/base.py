@@ -314,7 +314,7 @@ class Task(ABC):
             # The sums of the batch are attributed to its first row.
             return [(kept, total * (not row), count * (not row)) for row, kept in enumerate(raw)]
 
-        lengths = [len(ids) for ids in rows["input_ids"]]
+        lengths = [len(row) for row in rows[model.main_input_name]]
         found = run_by_length(lengths, self.args.per_device_eval_batch_size, run)
         raw, totals, counts = zip(*found, strict=True)
         return raw, math.fsum(totals) / sum(counts)
