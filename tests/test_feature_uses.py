@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from token_classes import MODEL_CLASSES
 from torch.utils.data import DataLoader
 from transformers import (
     AutoModelForAudioClassification,
@@ -52,7 +54,7 @@ from hfseq.inference.ensembles import (
 from hfseq.inference.generate import decode_texts, score_texts
 from hfseq.inference.importance import word_importance
 from hfseq.inference.loading import load_checkpoint, load_trained
-from hfseq.models import MODEL_CLASSES
+from hfseq.models.heads_ctc import ForCTC
 from hfseq.onnx import runtime
 from hfseq.onnx.quantize import quantize_onnx
 from hfseq.onnx.runtime import OnnxForSequenceClassification, load_onnx
@@ -461,7 +463,8 @@ def padded(model, rows, length, seed=0):
 @torch.no_grad()
 def test_a_graph_equals_its_model(model_class, fields, tokenizer, tmp_path):
     model = make(model_class, vocab_size=len(tokenizer), initializer_range=0.3, **fields)
-    save(model, tmp_path / "model", *([tokenizer] if model.can_generate() else []))
+    writes = model.can_generate() or isinstance(model, ForCTC)
+    save(model, tmp_path / "model", *([tokenizer] if writes else []))
     hfseq.export_onnx(tmp_path / "model", tmp_path / "onnx")
     runner, _ = load_onnx(tmp_path / "onnx", threads=1)
     assert runner.main_input_name == "input_features" and vocabulary_sizes(runner) == vocabulary_sizes(model)
@@ -556,6 +559,7 @@ PUBLISHED = {
         "automatic-speech-recognition",
         "AutoProcessor, AutoModelForSpeechSeq2Seq",
     ),
+    "letters": (hfseq.GruForCTC, True, True, "automatic-speech-recognition", "automatic-speech-recognition"),
     "sensors": (LstmForSequenceClassification, False, False, None, '{"input_features": torch.zeros(1, 100, 8)}'),
     "phases": (LstmForTokenClassification, False, False, None, "model(**inputs).logits"),
     "captions": (hfseq.CnnForConditionalGeneration, False, True, None, "AutoTokenizer, AutoModelForSeq2SeqLM"),
@@ -639,6 +643,30 @@ def test_published_models_work_without_hfseq(published, tmp_path):
     for name, expected in outputs.items():
         torch.testing.assert_close(found[name][0], expected)
     assert "'score'" in found["digits"][1] and "torch.Size([1, " in found["vectors"][1]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"input_size": 2, "lags_sequence": [1, 7], "num_time_features": 1, "num_static_real_features": 2}
+        | {"num_static_categorical_features": 1, "cardinality": [3], "prediction_length": 5},
+    ],
+)
+def test_a_published_forecaster(fields, tmp_path, capsys):
+    hfseq.LstmForPrediction(LstmConfig(hidden_size=8, num_parallel_samples=3, **fields)).save_pretrained(
+        tmp_path / "model"
+    )
+    hfseq.publish(tmp_path / "model", "ann/waves", dry_run=tmp_path / "out")
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert card.data.pipeline_tag == "time-series-forecasting" and "It reads series of numbers" in card.text
+    assert "input_features" not in card.text and "texts" not in card.text
+    capsys.readouterr()
+    code = re.findall("```python\n(.*?)```", card.text, flags=re.S)[-1]
+    exec(code.replace("ann/waves", str(tmp_path / "out")), {})
+    assert capsys.readouterr().out == "torch.Size([1, 3, {}])\n".format("5, 2" if fields else 10)
+    with pytest.raises(InputError, match="a forecaster cannot be exported yet"):
+        hfseq.export_onnx(tmp_path / "model", tmp_path / "onnx")
 
 
 def test_an_extractor_and_a_tokenizer_saved_one_by_one(tokenizer, tmp_path):

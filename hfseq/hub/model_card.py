@@ -78,11 +78,16 @@ def make_card(
     auto_class, default_task = head.auto_class, head.hub_task if reads_text(model) else None
     if extractor is not None:
         auto_class, default_task = head.audio_class, head.audio_task
+    series = series_inputs(config) if head.suffix == "ForPrediction" else {}
+    if series:
+        default_task = head.hub_task
     task = run.get("task", default_task)
     # Frames of features that no extractor makes.
-    input_size = None if reads_text(model) or extractor is not None else config.input_size
+    input_size = None if reads_text(model) or extractor is not None or series else config.input_size
     # Name and Auto class of what makes the inputs, or decodes the outputs, in an example.
-    loader = ("tokenizer", "AutoTokenizer") if input_size is None or model.can_generate() else None
+    loader = None
+    if (input_size is None and not series) or model.can_generate():
+        loader = ("tokenizer", "AutoTokenizer")
     if extractor is not None:
         loader = ("extractor", "AutoFeatureExtractor") if tokenizer is None else ("processor", "AutoProcessor")
     license = license or run.get("license")
@@ -123,7 +128,9 @@ def make_card(
         run=run,
         title=title,
         kind=kind,
-        task=task,
+        # There is no pipeline for series.
+        task=None if series else task,
+        series=series,
         auto_class=auto_class,
         ours=is_hfseq(config),
         # A composite model of transformers, whose code is not published with it.
@@ -147,6 +154,23 @@ def make_card(
         images=images,
         plots=PLOTS,
     )
+
+
+def series_inputs(config: Any) -> dict[str, str]:
+    """Example inputs of a forecaster, by argument, as Python code."""
+    past, horizon = max(100, *config.lags_sequence), config.prediction_length or 10
+    features = config.num_time_features + config.num_dynamic_real_features
+    shapes = {
+        "past_values": (1, past) if config.input_size == 1 else (1, past, config.input_size),
+        "past_time_features": (1, past, features),
+        "future_time_features": (1, horizon, features),
+        "static_real_features": (1, config.num_static_real_features),
+    }
+    inputs = {name: f"torch.zeros{shape}" for name, shape in shapes.items() if 0 not in shape}
+    if config.num_static_categorical_features:
+        shape = (1, config.num_static_categorical_features)
+        inputs["static_categorical_features"] = f"torch.zeros({shape}, dtype=torch.long)"
+    return inputs | {"prediction_length": str(horizon)}
 
 
 def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, float]]:

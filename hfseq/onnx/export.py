@@ -43,9 +43,9 @@ TOLERANCE = 1e-4
 def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> Path:
     """Export a trained model of hfseq to ONNX, and verify every graph against it.
 
-    - An encoder (`…Model`), classifier or tagger becomes `model.onnx`: from `input_ids` and `attention_mask` `[B, T]`,
-      and `char_ids` for models with characters, to `logits` or `last_hidden_state`. Models that read features have
-      `input_features` `[B, T, F]` in place of the ids; the graph normalises and stacks them.
+    - An encoder (`…Model`), classifier, tagger or CTC model becomes `model.onnx`: from `input_ids` and
+      `attention_mask` `[B, T]`, and `char_ids` for models with characters, to `logits` or `last_hidden_state`. Models
+      that read features have `input_features` `[B, T, F]` in place of the ids; the graph normalises and stacks them.
     - A language model becomes `decoder.onnx`: from tokens `[B, T]`, mask and previous states to `logits` and new
       states. The initial states are zeros.
     - A sequence-to-sequence model becomes `encoder.onnx`, `start.onnx` (initial states of the decoder, and the keys
@@ -185,6 +185,8 @@ def graphs_of(model: PreTrainedModel) -> tuple[dict[str, list["Graph"]], dict[st
     if getattr(config, "pointer_generator", False):
         raise InputError("a pointer-generator cannot be exported: its vocabulary grows with each source")
     head = head_of(kind).suffix
+    if head == "ForPrediction":
+        raise InputError("a forecaster cannot be exported yet")
     if head == "ForCausalLM" and config.add_cross_attention:
         raise InputError("a decoder alone, with add_cross_attention, cannot be exported")
     make = {"ForConditionalGeneration": _translator, "ForCausalLM": _language_model}.get(head, _whole)

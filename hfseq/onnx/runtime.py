@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import (
     BaseModelOutput,
+    CausalLMOutput,
     CausalLMOutputWithCrossAttentions,
     ModelOutput,
     Seq2SeqLMOutput,
@@ -43,8 +44,8 @@ def load_onnx(
         providers: Execution providers of onnxruntime in order of preference.
 
     Returns:
-        An `OnnxModel`, `OnnxForSequenceClassification`, `OnnxForTokenClassification`, `OnnxForCausalLM` or
-        `OnnxForConditionalGeneration`, which can be passed to pipelines, and the tokenizer; if the model reads
+        An `OnnxModel`, `OnnxForSequenceClassification`, `OnnxForTokenClassification`, `OnnxForCTC`, `OnnxForCausalLM`
+        or `OnnxForConditionalGeneration`, which can be passed to pipelines, and the tokenizer; if the model reads
         features, what `load_processing_class` finds.
 
     Raises:
@@ -126,6 +127,8 @@ class OnnxRunner(PreTrainedModel):
             sizes["char_vocab_size"] = config.char_vocab_size
         if self.can_generate():
             return sizes | ({"decoder_vocab_size": config.vocab_size} if self.reads_features else {})
+        if isinstance(self, OnnxForCTC):
+            return sizes | {"decoder_vocab_size": config.vocab_size}
         return sizes | {"num_labels": config.num_labels}
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
@@ -262,6 +265,12 @@ class OnnxForTokenClassification(_Whole):
     """An exported tagger; with a CRF the graph includes Viterbi decoding."""
 
     output_class = TokenClassifierOutput
+
+
+class OnnxForCTC(_Whole):
+    """An exported CTC model; at padding its most likely symbol is the blank."""
+
+    output_class = CausalLMOutput
 
 
 class _Generates(OnnxRunner, SequenceGenerationMixin):
