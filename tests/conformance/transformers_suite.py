@@ -88,6 +88,14 @@ NOT_OF_FORECASTERS = {
 }
 
 
+def with_symbols(self, inputs_dict, model_class, return_labels=False):
+    """Inputs of a CTC model. The suite makes labels of zeros, the blank, as many as there are steps."""
+    inputs = ModelTesterMixin._prepare_for_class(self, inputs_dict, model_class, return_labels)
+    if return_labels:
+        inputs["labels"] = torch.tensor([[3, 4]] * len(inputs["input_ids"]), device=torch_device)
+    return inputs
+
+
 def model_test(config_class, model_class, auto_class):
     """Returns the suite for one class. One suite cannot hold an encoder and a seq2seq model: the suite reads which
     outputs to look at from the config."""
@@ -112,6 +120,7 @@ def model_test(config_class, model_class, auto_class):
             "has_attentions": False,
             "test_can_init_all_missing_weights_before_2023": True,
             **(NOT_OF_FORECASTERS if forecasts else {}),
+            **({"_prepare_for_class": with_symbols} if auto_class == "AutoModelForCTC" else {}),
         },
     )
 
