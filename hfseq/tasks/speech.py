@@ -413,7 +413,8 @@ class Transcription(Speech):
 
     @torch.no_grad()
     def _plot_alignment(self, model: PreTrainedModel, split: str, predictions: Sequence[str]) -> None:
-        number = next((number for number, text in enumerate(predictions) if 5 <= len(text) <= 30), 0)
+        lengths = [len(text) if len(text) <= 30 else 0 for text in predictions]
+        number = int(np.argmax(lengths))
         row = self.encoded[split][number]
         if np.ndim(row[self.main_input]) != 2:
             return
@@ -422,8 +423,6 @@ class Transcription(Speech):
         batch.pop("labels")
         logits = model(**batch).logits[:, : self.steps[split][number]]
         ids = self.tokenizer(predictions[number]).input_ids
-        if not ids:
-            return
         found = ctc_alignment(logits, [ids], blank_token_id=self.blank)[0]
         seconds = model.config.inputs_to_logits_ratio / self.extractor.sampling_rate
         spans = [
