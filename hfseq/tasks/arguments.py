@@ -24,13 +24,9 @@ _LEAST: dict[str, float] = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
     **dict.fromkeys(("early_stopping_patience", "max_tokens", "max_length", "max_source_length", "num_beams"), 1),
     **dict.fromkeys(("max_train_samples", "cache_size", "max_new_tokens", "next_words", "lead", "lora_r"), 1),
-    **dict.fromkeys(
-        ("sampling_rate", "num_seeds", "speed_texts", "teacher_num_beams", "num_bootstrap", "generation_num_beams"), 1
-    ),
-    **dict.fromkeys(
-        ("lm_weight", "dataloader_num_workers", "seed", "data_seed", "weight_decay", "label_smoothing_factor"), 0
-    ),
-    **{"eval_accumulation_steps": 1, "block_size": 1, "average_checkpoints": 2},
+    **dict.fromkeys(("num_seeds", "speed_texts", "teacher_num_beams", "num_bootstrap", "generation_num_beams"), 1),
+    **dict.fromkeys(("dataloader_num_workers", "seed", "data_seed", "weight_decay", "label_smoothing_factor"), 0),
+    **{"eval_accumulation_steps": 1, "block_size": 1, "average_checkpoints": 2, "sampling_rate": 1, "lm_weight": 0},
     **{"neftune_noise_alpha": 0, "augmentations": 0, "max_drop": 0},
     # The BOS token is one of them.
     **dict.fromkeys(("max_target_length", "generation_max_length"), 2),

@@ -6,13 +6,14 @@ import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
 import torch
 from transformers import (
     AutoModelForAudioClassification,
+    AutoModelForCausalLM,
     AutoModelForCTC,
     AutoModelForSpeechSeq2Seq,
     PreTrainedModel,
@@ -27,7 +28,7 @@ from hfseq.data.embedded.morse import SAMPLING_RATE, morse_audio, morse_rows
 from hfseq.data.embedded.morse_decoder import decode_morse
 from hfseq.data.encoding import EncodedSplits, encode_texts
 from hfseq.data.features import FeatureCollator, feature_statistics
-from hfseq.errors import InputError, one_line
+from hfseq.errors import InputError, one_line, require
 from hfseq.inference.ctc import ctc_alignment, ctc_beam_search
 from hfseq.inference.loading import load_trained
 from hfseq.models import is_hfseq
@@ -167,9 +168,8 @@ class Speech(Task):
             config.inputs_to_logits_ratio = extractor.hop_length * config.subsampling_factor
         if self.statistics is not None:
             base: Any = model.base_model
-            for part in (base, getattr(base, "encoder", None)):
-                if hasattr(part, "set_feature_statistics"):
-                    part.set_feature_statistics(*self.statistics)
+            # Of an encoder-decoder the encoder reads the features.
+            getattr(base, "encoder", base).set_feature_statistics(*self.statistics)
 
     # Encoding
 
@@ -259,10 +259,11 @@ class Transcription(Speech):
     column_flags = ("audio_column", "text_column")
     metrics = ("wer", "cer")
     hub_task = "automatic-speech-recognition"
-    auto_class: Any = AutoModelForCTC
-    packages = ("jiwer", "matplotlib")
+    auto_class: ClassVar[Any] = AutoModelForCTC
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
+        # Scores are computed after the first epoch.
+        require("jiwer", extra="audio", use="error rates of transcripts")
         name = self.names[1]
         normal = {}
         for split, rows in self._draw(splits).items():
@@ -339,10 +340,6 @@ class Transcription(Speech):
         unknown = sorted({letter for text in rows[self.names[1]] for letter in text} - known)
         return [f"{split}: not in the vocabulary: {' '.join(unknown)}"] if unknown else []
 
-    def count(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Number of characters in a batch, the denominator of its mean loss."""
-        return super().count(batch)
-
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """Best path `[B, S]`: the most likely symbols, with -100 in place of blanks and repeats."""
         best = super().reduce(logits, labels).argmax(dim=-1)
@@ -371,10 +368,9 @@ class Transcription(Speech):
         options: dict[str, Any] = {"num_beams": self.data.num_beams}
         if self.data.lm_model is None:
             return options
-        from transformers import AutoModelForCausalLM
-
         lm, its_tokenizer = load_trained(AutoModelForCausalLM, self.data.lm_model)
-        options |= {"language_model": lm.to(self.args.device), "lm_weight": self.data.lm_weight}
+        lm.to(self.args.device)  # type: ignore[arg-type]
+        options |= {"language_model": lm, "lm_weight": self.data.lm_weight}
         ids = _lm_token_ids(self.tokenizer, its_tokenizer, self.data.lm_model)
         return options | {"length_bonus": self.data.length_bonus, "lm_token_ids": ids}
 
@@ -437,7 +433,7 @@ class Transcription(Speech):
 class GeneratedTranscription(Transcription):
     """Transcription of speech by an encoder-decoder, whose decoder attends to the recording."""
 
-    auto_class = AutoModelForSpeechSeq2Seq
+    auto_class: ClassVar[Any] = AutoModelForSpeechSeq2Seq
     generates = True
 
     def _processor(self, extractor: Any, args: Any) -> Any:
@@ -465,7 +461,8 @@ class GeneratedTranscription(Transcription):
         if not count:
             return []
         return [
-            f"{split}: {count} of {len(rows)} transcripts are longer than --max_target_length {limit} and were truncated"
+            f"{split}: {count} of {len(rows)} transcripts are longer than --max_target_length {limit} and were "
+            "truncated"
         ]
 
     def loss_inputs(self, model: torch.nn.Module, labels: torch.Tensor) -> dict[str, Any]:
@@ -504,9 +501,9 @@ class AudioClassification(Speech, Classification):
 
     columns = (AUDIO, "label")
     column_flags = ("audio_column", "label_column")
-    other_metrics = ()
+    other_metrics: ClassVar[tuple[str, ...]] = ()
     hub_task = "audio-classification"
-    auto_class = AutoModelForAudioClassification
+    auto_class: ClassVar[Any] = AutoModelForAudioClassification
 
     def embedded(self) -> datasets.DatasetDict:
         """Raise an `InputError`: the embedded recordings have no classes."""
