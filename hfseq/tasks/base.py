@@ -80,7 +80,7 @@ class Task(ABC):
     main_input: str = "input_ids"
     """Column of the encoded rows that the model reads."""
     length_unit: ClassVar[str] = "tokens"
-    """What the lengths of rows count."""
+    """Unit of the lengths of rows."""
     collator: CheckedCollator
     encoded: dict[str, Any]
     lengths: dict[str, list[int]]

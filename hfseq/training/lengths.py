@@ -32,7 +32,7 @@ def rows_by_length(
     Args:
         lengths: Lengths of the rows in tokens.
         edges: Maximum length of each group but the last; by default from `quartile_edges`.
-        unit: What the lengths count.
+        unit: Unit of the lengths.
 
     Returns:
         All groups; some may be empty if the edges come from other rows.
