@@ -10,7 +10,7 @@ import pytest
 import recipe_runs
 import soundfile
 import torch
-from recipe_runs import Killed, assert_equal, kill_after_checkpoint, load, results, weights
+from recipe_runs import Killed, assert_close, assert_equal, kill_after_checkpoint, load, results, weights
 from transformers import (
     AutoModelForCTC,
     AutoProcessor,
@@ -22,15 +22,18 @@ from transformers import (
     pipeline,
 )
 
-from hfseq import LogMelFeatureExtractor
+from hfseq import LogMelFeatureExtractor, LstmConfig, LstmForCausalLM, ctc_beam_search
 from hfseq.data.features import feature_statistics
 from hfseq.data.token_budget import row_lengths
 from hfseq.errors import InputError
 from hfseq.tasks.arguments import SpeechArguments
 from hfseq.tasks.speech import HEADS
+from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import GenerationArguments
 
-RECIPE = load("speech_recognition")
+TRAINER, ACCELERATE = DRIVERS = ("speech_recognition", "speech_recognition_accelerate")
+RECIPES = {driver: load(driver) for driver in DRIVERS}
+RECIPE = RECIPES[TRAINER]
 RATE, HOP, FACTOR = 8000, 80, 2
 PITCH = {"a": 500, "b": 1100, "c": 2300}
 CONFIG = """\
@@ -95,8 +98,8 @@ def arguments(data, output_dir, **flags):
     return recipe_runs.arguments(data / "config.yaml", **(files | {"output_dir": output_dir} | flags))
 
 
-def start(data, output_dir, **flags):
-    recipe_runs.start(RECIPE, arguments(data, output_dir, **flags))
+def start(data, output_dir, driver=TRAINER, **flags):
+    recipe_runs.start(RECIPES[driver], arguments(data, output_dir, **flags))
     return Path(output_dir)
 
 
@@ -186,15 +189,27 @@ def test_a_run_stops_after_evaluations_without_fewer_errors(data, tmp_path, caps
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_killed_run_resumes_exactly(head, data, tmp_path, monkeypatch):
+def test_both_drivers_agree(head, data, tmp_path):
+    flags = {"head": head, "max_tokens": 800}
+    one, other = (start(data, tmp_path / driver, driver, **flags) for driver in DRIVERS)
+    assert_close(weights(one), weights(other))
+    scores = {name: value for name, value in results(other).items() if name.startswith("test_")}
+    assert scores and {name: results(one)[name] for name in scores} == pytest.approx(scores)
+    for name in ("samples.txt", "predictions.txt"):
+        assert lines(one / name) == lines(other / name)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+@pytest.mark.parametrize("head", HEADS)
+def test_a_killed_run_resumes_exactly(head, driver, data, tmp_path, monkeypatch):
     overrides = '{"hidden_size": 16, "subsampling_factor": 2, "dropout": 0.2, "apply_spec_augment": true}'
     flags = {"head": head, "config_overrides": overrides, "max_tokens": 800, "num_train_epochs": 3}
-    whole = start(data, tmp_path / "whole", **flags)
+    whole = start(data, tmp_path / "whole", driver, **flags)
     with monkeypatch.context() as patch:
-        kill_after_checkpoint(patch, "speech_recognition", 1)
+        kill_after_checkpoint(patch, driver, 1)
         with pytest.raises(Killed):
-            start(data, tmp_path / "killed", **flags)
-    resumed = start(data, tmp_path / "killed", resume_from_checkpoint="last", **flags)
+            start(data, tmp_path / "killed", driver, **flags)
+    resumed = start(data, tmp_path / "killed", driver, resume_from_checkpoint="last", **flags)
     assert_equal(weights(whole), weights(resumed))
     assert lines(whole / "predictions.txt") == lines(resumed / "predictions.txt")
 
@@ -225,6 +240,41 @@ def test_a_beam_of_one_symbol_at_a_time_is_the_best_path(trained, data, tmp_path
     recipe_runs.start(RECIPE, recipe_runs.arguments(plain, **flags, do_predict=True, num_beams=8))
     best, beams = (lines(folder / "predictions.txt") for folder in (output, tmp_path / "run"))
     assert sum(one == other for one, other in zip(best, beams, strict=True)) >= 5
+
+
+def test_a_language_model_of_the_characters_takes_part(trained, data, tmp_path):
+    head, output = trained
+    if head != "ctc":
+        return
+    its_tokenizer = train_tokenizer(["ab c", "cc b"], model="character")
+    torch.manual_seed(0)
+    lm = LstmForCausalLM(LstmConfig(vocab_size=len(its_tokenizer), hidden_size=8))
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            parameter.uniform_(-2, 2)
+    lm.save_pretrained(tmp_path / "lm")
+    its_tokenizer.save_pretrained(tmp_path / "lm")
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("use_cpu: true\ndisable_tqdm: true\n", encoding="utf-8")
+    flags = {"model_name_or_path": output, "test_file": data / "test", "output_dir": tmp_path / "run"}
+    flags |= {"lm_model": tmp_path / "lm", "lm_weight": 2.0, "length_bonus": 1.0, "num_beams": 6}
+    recipe_runs.start(RECIPE, recipe_runs.arguments(plain, **flags, do_predict=True))
+    found = lines(tmp_path / "run" / "predictions.txt")
+    assert found != lines(output / "predictions.txt")
+
+    model, processor = AutoModelForCTC.from_pretrained(output).eval(), AutoProcessor.from_pretrained(output)
+    names = ["</s>", "<unk>", "▁", "a", "b", "c"]  # at the blank any
+    ids = torch.tensor(its_tokenizer.convert_tokens_to_ids(names))
+    options = {"language_model": lm, "lm_weight": 2.0, "length_bonus": 1.0, "num_beams": 6, "lm_token_ids": ids}
+    for row, text in enumerate(found):
+        inputs = processor(str(data / "test" / f"{row}.wav"), return_tensors="pt")
+        best = ctc_beam_search(model(**inputs).logits, blank_token_id=0, **options)[0][0]
+        assert processor.tokenizer.decode(best.token_ids, group_tokens=False) == text
+    message = "--lm_model .*: it has no token 'c'; train it on characters"
+    train_tokenizer(["ab"], model="character").save_pretrained(tmp_path / "lm")
+    with pytest.raises(InputError, match=message):
+        flags["output_dir"] = tmp_path / "other"
+        recipe_runs.start(RECIPE, recipe_runs.arguments(plain, **flags, do_predict=True))
 
 
 def test_a_model_of_transformers_reads_the_samples(data, tmp_path):

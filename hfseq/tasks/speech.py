@@ -253,6 +253,10 @@ class Transcription(Speech):
     """Transcription of speech by CTC.
 
     The vocabulary of a new model is that of the characters of the training transcripts.
+
+    Attributes:
+        blank: Id of the blank.
+        finds_padding: Whether the model may find symbols in the padding of a row, as those of transformers do.
     """
 
     columns = (AUDIO, "transcription")
@@ -303,7 +307,8 @@ class Transcription(Speech):
         if self.args.label_smoothing_factor:
             raise InputError("--label_smoothing_factor: CTC has no labels of steps to smooth; leave it out")
         self.blank, self.zero_infinity = int(config.pad_token_id), bool(config.ctc_zero_infinity)
-        if not is_hfseq(config):
+        self.finds_padding = not is_hfseq(config)
+        if self.finds_padding:
             # Their loss is not divided by the number of labels; a sum would grow with the batch.
             config.ctc_loss_reduction = "mean"
             if self.args.gradient_accumulation_steps > 1:
@@ -376,11 +381,9 @@ class Transcription(Speech):
 
     def decode(self, split: str, raw: Any) -> list[str]:
         """Convert token ids, without repeats and with -100 in place of blanks, to texts."""
-        return [
-            # Models of transformers may find symbols in the padding of a row.
-            self.tokenizer.decode([int(one) for one in ids[:steps] if one >= 0], group_tokens=False)
-            for ids, steps in zip(raw, self.steps[split], strict=True)
-        ]
+        if self.finds_padding:
+            raw = [ids[:steps] for ids, steps in zip(raw, self.steps[split], strict=True)]
+        return [self.tokenizer.decode([int(one) for one in ids if one >= 0], group_tokens=False) for ids in raw]
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
         """Compute the error rates of words and characters in percent; lower is better."""
