@@ -141,7 +141,7 @@ def plot_spectrogram(
     )
     image.set_ylabel("mel band")
     for character, start, end in spans:
-        text.axvspan(start, end, color="#4c78a8", alpha=0.3, linewidth=0)
+        text.axvspan(start, end, facecolor="#c9d7e5", edgecolor="white")
         text.text((start + end) / 2, 0.5, shorten_label(character), ha="center", va="center")
     text.set(xlim=(0, duration), ylim=(0, 1), yticks=[], xlabel="seconds")
     text.spines[["top", "right", "left"]].set_visible(False)

@@ -230,6 +230,17 @@ def test_a_trained_model_is_tested_again_and_trained_further(trained, data, tmp_
     assert torch.equal(old[name], new[name])
 
 
+@pytest.mark.parametrize("head", ["seq2seq", "classification"])
+def test_an_ensemble_of_a_model_and_itself_is_the_model(head, data, tmp_path):
+    output = start(data, tmp_path / "one", head=head)
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("use_cpu: true\ndisable_tqdm: true\n", encoding="utf-8")
+    flags = {"model_name_or_path": output, "ensemble": output, "test_file": data / "test", "head": head}
+    flags["output_dir"] = tmp_path / "both"
+    recipe_runs.start(RECIPE, recipe_runs.arguments(plain, **flags, do_predict=True))
+    assert lines(tmp_path / "both" / "predictions.txt") == lines(output / "predictions.txt")
+
+
 def test_a_beam_of_one_symbol_at_a_time_is_the_best_path(trained, data, tmp_path):
     head, output = trained
     if head != "ctc":

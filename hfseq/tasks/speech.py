@@ -164,8 +164,10 @@ class Speech(Task):
                 "out, and recordings are resampled"
             )
         self.extractor = extractor
-        if is_hfseq(config) and hasattr(extractor, "hop_length"):
-            config.inputs_to_logits_ratio = extractor.hop_length * config.subsampling_factor
+        # An ensemble has none.
+        factor = getattr(config, "subsampling_factor", None)
+        if is_hfseq(config) and factor is not None and hasattr(extractor, "hop_length"):
+            config.inputs_to_logits_ratio = extractor.hop_length * factor
         if self.statistics is not None:
             base: Any = model.base_model
             # Of an encoder-decoder the encoder reads the features.
@@ -542,7 +544,7 @@ _EXTRACTOR_OPTIONS = {
 def _steps(model: Any, length: int) -> int:
     """Number of steps of a model for a row of so many frames or samples."""
     if is_hfseq(model.config):
-        return -(-length // model.config.subsampling_factor)
+        return -(-length // getattr(model.config, "subsampling_factor", 1))
     lengths = getattr(model, "_get_feat_extract_output_lengths", None)
     return length if lengths is None else int(lengths(torch.tensor([length]))[0])
 
