@@ -117,6 +117,37 @@ def plot_alignment(
     _save(axes, path)
 
 
+def plot_spectrogram(
+    features: np.ndarray, spans: Sequence[tuple[str, float, float]], duration: float, path: str | os.PathLike
+) -> None:
+    """Plot a spectrogram with the characters of its transcript below, each where it was found, as PNG.
+
+    Args:
+        features: Frames `[T, F]`, the lowest band first.
+        spans: Characters with the begin and end of each in seconds.
+        duration: Duration of the recording in seconds.
+        path: Path of the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(min(max(8.0, 0.22 * len(spans), 1.2 * duration), 60), 4))
+    image, text = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
+    image.imshow(
+        np.asarray(features, dtype=float).T,
+        aspect="auto",
+        origin="lower",
+        extent=(0, duration, 0.5, np.shape(features)[1] + 0.5),
+        cmap="magma",
+    )
+    image.set_ylabel("mel band")
+    for character, start, end in spans:
+        text.axvspan(start, end, facecolor="#c9d7e5", edgecolor="white")
+        text.text((start + end) / 2, 0.5, shorten_label(character), ha="center", va="center")
+    text.set(xlim=(0, duration), ylim=(0, 1), yticks=[], xlabel="seconds")
+    text.spines[["top", "right", "left"]].set_visible(False)
+    save_figure(figure, path)
+
+
 def _heat_map(
     values: np.ndarray,
     cell: float,

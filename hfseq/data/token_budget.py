@@ -16,36 +16,42 @@ _BATCHES_PER_GROUP = 8
 _LENGTH_RATIO = 1.25
 
 
-def row_lengths(dataset: Any, columns: Sequence[str] = ("input_ids", "labels", "input_features")) -> np.ndarray:
+def row_lengths(
+    dataset: Any, columns: Sequence[str] = ("input_ids", "input_features", "input_values", "labels")
+) -> np.ndarray:
     """Return the length of each row that counts against `max_tokens`: that of the longest of its `columns`.
 
     Args:
-        dataset: A `datasets.Dataset`, or a sequence of mappings, with a list of ids, or of frames, in each column.
-        columns: The columns that are padded; those missing or without such lists (classes, say) are ignored.
+        dataset: A `datasets.Dataset`, or a sequence of mappings, with a list of ids in each column, or with frames
+            `[T, F]` or a waveform `[T]`.
+        columns: The columns that are padded; those missing or without lists of ids (classes, say) are ignored.
 
     Returns:
-        `[rows]` int64, in tokens or frames.
+        `[rows]` int64, in tokens, frames or samples.
 
     Raises:
         InputError: The data has none of the columns.
     """
     first = dataset[0] if len(dataset) else {}
-    names = [name for name in columns if isinstance(first, Mapping) and name in first and _is_padded(first[name])]
+    names = [name for name in columns if isinstance(first, Mapping) and name in first and _is_padded(name, first)]
     if not names:
         raise InputError(f"max_tokens needs rows with {' or '.join(columns)}; the training set has {', '.join(first)}")
     if isinstance(dataset, datasets.Dataset):
         # Arrow has the lengths without converting a million rows to Python lists.
         table = dataset.select_columns(names).with_format("arrow")[:]
-        sides = [np.concatenate([chunk.value_lengths() for chunk in table[name].chunks]) for name in names]
+        # Frames are stored as an extension type of lists.
+        chunks = {name: [getattr(one, "storage", one) for one in table[name].chunks] for name in names}
+        sides = [np.concatenate([one.value_lengths() for one in chunks[name]]) for name in names]
     else:
         sides = [np.array([len(row[name]) for row in dataset]) for name in names]
     return np.maximum.reduce(sides)
 
 
-def _is_padded(value: Any) -> bool:
-    array = np.asarray(value)
-    ids = array.ndim == 1 and (array.size == 0 or array.dtype.kind in "iu")
-    return ids or array.ndim == 2  # frames
+def _is_padded(name: str, row: Mapping[str, Any]) -> bool:
+    array = np.asarray(row[name])
+    if name in ("input_features", "input_values"):
+        return array.ndim > 0
+    return array.ndim == 1 and (array.size == 0 or array.dtype.kind in "iu")
 
 
 # The Trainer passes a sampler on as `batch_sampler`, and undoes Accelerate's sharding of it, only if it is a

@@ -41,6 +41,7 @@ METRICS = {
 PLOTS = {
     "learning_curve.png": "Loss and score during training",
     "alignment.png": "Attention weights over the source words",
+    "spectrogram.png": "Spectrogram of a recording, and its transcript aligned by CTC",
     "confusion_matrix.png": "Confusion matrix",
     "scatter.png": "Predictions and references",
 }

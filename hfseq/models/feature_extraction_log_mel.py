@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from transformers import BatchFeature, SequenceFeatureExtractor
-from transformers.audio_utils import mel_filter_bank, optimal_fft_length, spectrogram, window_function
+from transformers.audio_utils import mel_filter_bank, optimal_fft_length, window_function
 from transformers.utils import PaddingStrategy, TensorType, logging, to_numpy
 
 from .audio import check_samples, read_audio, resample
@@ -210,21 +210,12 @@ class LogMelFeatureExtractor(SequenceFeatureExtractor):
         """Features `[T, feature_size]` of samples `[N]`."""
         num_frames = 1 + (len(samples) - 1) // self.hop_length
         padded = np.pad(samples, self.n_fft // 2)
+        frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft)[:: self.hop_length]
         blocks = []
         for first in range(0, num_frames, _BLOCK):
-            last = min(first + _BLOCK, num_frames) - 1
-            block = spectrogram(
-                padded[first * self.hop_length : last * self.hop_length + self.n_fft],
-                self.window,
-                self.n_fft,
-                self.hop_length,
-                power=2.0,
-                center=False,
-                mel_filters=self.mel_filters,
-                mel_floor=self.mel_floor,
-                log_mel="log",
-            )
-            blocks.append(block.T)
+            spectrum = np.fft.rfft(frames[first : min(first + _BLOCK, num_frames)] * self.window)
+            power = (spectrum.real**2 + spectrum.imag**2) @ self.mel_filters
+            blocks.append(np.log(np.maximum(power, self.mel_floor)).astype(np.float32))
         return np.concatenate(blocks)
 
 

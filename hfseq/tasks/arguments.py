@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import datasets
 
+from hfseq.data.audio import read_audio_splits
 from hfseq.data.reading import check_sources, hold_out_validation, read_splits
 from hfseq.data.splits import SPLITS
 from hfseq.data.streaming import read_stream
@@ -14,6 +15,8 @@ from hfseq.errors import InputError
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 """Kinds of labels, by transformers' names."""
+SPEECH_HEADS = ("ctc", "seq2seq", "classification")
+"""Heads of models that read speech."""
 DATA_FLAGS = ("--dataset_name", "--train_file", "--validation_file", "--test_file")
 """Flags that name data, in place of a recipe's embedded data."""
 
@@ -23,13 +26,17 @@ _LEAST: dict[str, float] = {
     **dict.fromkeys(("max_train_samples", "cache_size", "max_new_tokens", "next_words", "lead", "lora_r"), 1),
     **dict.fromkeys(("num_seeds", "speed_texts", "teacher_num_beams", "num_bootstrap", "generation_num_beams"), 1),
     **dict.fromkeys(("dataloader_num_workers", "seed", "data_seed", "weight_decay", "label_smoothing_factor"), 0),
-    **{"eval_accumulation_steps": 1, "block_size": 1, "average_checkpoints": 2},
+    **{"eval_accumulation_steps": 1, "block_size": 1, "average_checkpoints": 2, "sampling_rate": 1, "lm_weight": 0},
     **{"neftune_noise_alpha": 0, "augmentations": 0, "max_drop": 0},
     # The BOS token is one of them.
     **dict.fromkeys(("max_target_length", "generation_max_length"), 2),
 }
 _MOST: dict[str, float] = {"seed": 2**32 - 1, "label_smoothing_factor": 1}
-
+_HEADS_OF = {
+    **{"text_column": ("ctc", "seq2seq"), "num_beams": ("ctc", "seq2seq"), "max_target_length": ("seq2seq",)},
+    **{"label_column": ("classification",), "class_weights": ("classification",), "lm_model": ("ctc",)},
+}
+"""Flags of speech and the heads that they are for."""
 
 Value = TypeVar("Value")
 
@@ -86,6 +93,10 @@ class DataArguments:
         """Check the numbers."""
         check_numbers(self)
 
+    def read_named(self, **reading: Any) -> datasets.DatasetDict:
+        """Read the data that the flags name; arguments and errors as for `read_splits`."""
+        return read_splits(**reading)
+
     @property
     def inference_only(self) -> bool:
         """True if the run only predicts, into a file or on the screen, and has no output directory."""
@@ -138,7 +149,7 @@ class DataArguments:
         if train and self.streaming:
             return read_stream(**reading, num_parts=num_parts)
         check_sources(columns, self.dataset_name, self.train_file)
-        splits = read_splits(**reading) if any(named.values()) else embedded()
+        splits = self.read_named(**reading) if any(named.values()) else embedded()
         known = next(iter(splits.values())).column_names
         if missing := [column for column in columns if column not in known]:
             raise InputError(
@@ -243,6 +254,68 @@ class SummarizationArguments(DecodingArguments):
     max_target_length: int = flag(100, "Maximum summary length in tokens; longer summaries are truncated.")
     num_beams: int = flag(4, "Beams of the final test and of the saved model.")
     lead: int = flag(1, "Leading sentences of each text that the baseline takes.")
+
+
+@dataclass
+class SpeechArguments(DataArguments):
+    """Recordings with transcripts or classes, their features, and decoding."""
+
+    head: str = flag("ctc", f"Head of the model: {', '.join(SPEECH_HEADS)}.")
+    train_file: str | None = flag(
+        None, "Folder with metadata.csv, .jsonl or .parquet, or a CSV, TSV, JSON lines or Parquet file of recordings."
+    )
+    audio_column: str | None = flag(
+        None, "Column of the recordings; by default file_name in files, and audio in --dataset_name."
+    )
+    text_column: str = flag("transcription", "Column of the transcripts.")
+    label_column: str = flag("label", "With --head classification: column of each recording's class.")
+    sampling_rate: int | None = flag(
+        None, "Sampling rate of a new model's features in Hz; by default that of the first training recording."
+    )
+    resampling: bool = flag(True, "Resample recordings at other rates; otherwise they are refused.")
+    mono: bool = flag(False, "Average the channels of recordings that have several; otherwise they are refused.")
+    feature_extractor: dict | None = flag(
+        None, "Options of a new model's LogMelFeatureExtractor, e.g. {feature_size: 40, hop_length: 80}."
+    )
+    max_target_length: int = flag(256, "With --head seq2seq: maximum transcript length in tokens.")
+    num_beams: int = flag(1, "Beams of the final test; with --head seq2seq also of the saved model.")
+    lm_model: str | None = flag(
+        None, "With --head ctc: language model of the same characters, to be used in the final test."
+    )
+    lm_weight: float = flag(0.5, "With --lm_model: weight of its log-probabilities.")
+    length_bonus: float = flag(0.0, "With --lm_model: bonus for each character.")
+    class_weights: dict | str | None = flag(
+        None, "With --head classification: class weights of the loss: balanced, or {class: weight}."
+    )
+    streaming: bool = field(init=False, default=False)
+    output_file: None = field(init=False, default=None)
+    overwrite_output_file: bool = field(init=False, default=False)
+    label_separator: None = field(init=False, default=None)
+    problem_type: str = field(init=False, default="single_label_classification")
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown head, and flags that would have no effect."""
+        super().__post_init__()
+        if self.head not in SPEECH_HEADS:
+            raise ValueError(f"unknown --head {self.head!r}; there are {', '.join(SPEECH_HEADS)}")
+        own = type(self).__dataclass_fields__
+        for name, heads in _HEADS_OF.items():
+            if self.head not in heads and getattr(self, name) != own[name].default:
+                raise ValueError(f"--{name} is for --head {' or '.join(heads)}; leave it out")
+        for name in ("lm_weight", "length_bonus"):
+            if self.lm_model is None and getattr(self, name) != own[name].default:
+                raise ValueError(f"--{name} goes with --lm_model")
+
+    @property
+    def task(self) -> str:
+        """Name of the task, which is that of the head."""
+        return self.head
+
+    def read_named(self, **reading: Any) -> datasets.DatasetDict:
+        """Read which recordings there are; arguments and errors as for `read_audio_splits`."""
+        for name in ("moses", "keep_empty"):
+            reading.pop(name)
+        return read_audio_splits(**reading, audio_column=self.audio_column)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.encoding import EncodedSplits
 from hfseq.data.streaming import count_rows, tokenizer_texts
+from hfseq.data.token_budget import row_lengths
 from hfseq.inference.parallel import run_by_length
 from hfseq.plots import plot_learning_curve
 from hfseq.tasks.losses import token_loss
@@ -34,7 +35,8 @@ class Task(ABC):
         splits: Split name to rows; `train_sample` contains training rows that are scored like the validation rows.
         fields: Config fields determined by the data.
         encoded: Split name to encoded rows, a `datasets.Dataset` or a stream; set by `encode`.
-        lengths: Split name to the number of source tokens of each row before truncation; set by `encode`.
+        lengths: Split name to the number of source tokens of each row before truncation, or of its frames; set by
+            `encode`.
         references: Split name to the reference of each row; without `train` unless the task needs it.
         collator: Collator of the encoded rows; set by `encode`.
         own_loss: Whether training uses the loss computed by the model, because it has terms besides the loss of the
@@ -75,6 +77,10 @@ class Task(ABC):
     """True if training iterates over the rows of a stream, so the length of an epoch is unknown."""
     lists_predictions: ClassVar[bool] = True
     """True if there is one prediction per row, to be written to a file."""
+    main_input: str = "input_ids"
+    """Column of the encoded rows that the model reads."""
+    length_unit: ClassVar[str] = "tokens"
+    """Unit of the lengths of rows."""
     collator: CheckedCollator
     encoded: dict[str, Any]
     lengths: dict[str, list[int]]
@@ -314,7 +320,7 @@ class Task(ABC):
             # The sums of the batch are attributed to its first row.
             return [(kept, total * (not row), count * (not row)) for row, kept in enumerate(raw)]
 
-        lengths = [len(row) for row in rows[model.main_input_name]]
+        lengths = row_lengths(rows, (self.main_input,)).tolist()
         found = run_by_length(lengths, self.args.per_device_eval_batch_size, run)
         raw, totals, counts = zip(*found, strict=True)
         return raw, math.fsum(totals) / sum(counts)

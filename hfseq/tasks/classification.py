@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from textwrap import shorten
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -91,7 +91,7 @@ class Classification(TextTask):
     """
 
     metrics = ("accuracy", "f1")
-    other_metrics = ("pearson", "spearman", "rmse")
+    other_metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "rmse")
     embedded_name = "synthetic reviews"
     packages = ("matplotlib", "sklearn")
     kind_metric = "accuracy"

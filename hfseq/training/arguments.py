@@ -51,6 +51,15 @@ class ModelArguments:
 
 
 @dataclass
+class SpeechModelArguments(ModelArguments):
+    """Model arguments of speech recognition, whose tokenizers are of characters by default."""
+
+    tokenizer_model: str = flag(
+        "character", f"With --head seq2seq: type of tokenizer to train for a new model: {', '.join(MODELS)}."
+    )
+
+
+@dataclass
 class RecipeArguments(TrainingArguments):
     """`TrainingArguments` with defaults for training from scratch with evaluation after every epoch."""
 

@@ -24,10 +24,10 @@ from hfseq.errors import InputError, did_you_mean, one_line
 # `best_trial.yaml`, which the run itself may have been given.
 _PRODUCED = re.compile(
     r"checkpoint-\d+(\.partial)?|model(-.*-of-.*)?\.safetensors|model\.safetensors\.index\.json"
-    r"|(config|generation_config|trainer_state|.*_results|run)\.json|training_args\.bin|table\.(md|csv)"
+    r"|(config|generation_config|(pre)?processor_config|trainer_state|.*_results|run)\.json|training_args\.bin|table\.(md|csv)"
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|teacher_translations.*)\.json"
     r"|(vocab|merges)\.txt|(tokenizer|spiece)\.model|(source|target)\.spm|teacher_logits.*\.npy"
-    r"|(predictions|samples)\.txt|(learning_curve|alignment|confusion_matrix|scatter|trade_off)\.png"
+    r"|(predictions|samples)\.txt|(learning_curve|alignment|spectrogram|confusion_matrix|scatter|trade_off)\.png"
     r"|trials\.csv"
 )
 

@@ -24,19 +24,22 @@ def quartile_edges(lengths: Sequence[int]) -> list[int]:
     return ends[ends < max(lengths)].tolist()
 
 
-def rows_by_length(lengths: Sequence[int], edges: Sequence[int] | None = None) -> dict[str, list[int]]:
+def rows_by_length(
+    lengths: Sequence[int], edges: Sequence[int] | None = None, unit: str = "tokens"
+) -> dict[str, list[int]]:
     """Group rows by length, shortest first: indices by group name, such as `8-12 tokens`.
 
     Args:
         lengths: Lengths of the rows in tokens.
         edges: Maximum length of each group but the last; by default from `quartile_edges`.
+        unit: Unit of the lengths.
 
     Returns:
         All groups; some may be empty if the edges come from other rows.
     """
     edges = quartile_edges(lengths) if edges is None else edges
     group_of = np.searchsorted(edges, lengths)
-    return {name: np.flatnonzero(group_of == group).tolist() for group, name in enumerate(_names(edges))}
+    return {name: np.flatnonzero(group_of == group).tolist() for group, name in enumerate(_names(edges, unit))}
 
 
 def length_report(task: Task, raw: Mapping[str, Any]) -> str:
@@ -49,11 +52,11 @@ def length_report(task: Task, raw: Mapping[str, Any]) -> str:
         raw: Raw predictions of the splits `train_sample` and `validation`.
     """
     edges = quartile_edges(task.lengths["validation"])
-    counts: dict[str, list[str]] = {name: [] for name in _names(edges)}
+    counts: dict[str, list[str]] = {name: [] for name in _names(edges, task.length_unit)}
     cells: dict[str, str] = dict.fromkeys(counts, "")
     for split in ("train_sample", "validation"):
         predictions, references = task.decode(split, raw[split]), task.references[split]
-        for name, rows in rows_by_length(task.lengths[split], edges).items():
+        for name, rows in rows_by_length(task.lengths[split], edges, task.length_unit).items():
             counts[name].append(str(len(rows)))
             pairs = [predictions[row] for row in rows], [references[row] for row in rows]
             cells[name] += f"{task.score(*pairs)[task.metric]:>12.4g}" if rows else f"{'-':>12}"
@@ -87,9 +90,9 @@ class LengthScores(TrainerCallback):
             self.log(length_report(cast(Task, self.trainer.task), raw))
 
 
-def _names(edges: Sequence[int]) -> list[str]:
+def _names(edges: Sequence[int], unit: str) -> list[str]:
     """Names of the groups separated by `edges`."""
     if not edges:
         return ["any length"]
     ranges = [f"{low + 1}-{high}" if high > low + 1 else f"{high}" for low, high in pairwise(edges)]
-    return [f"{words} tokens" for words in (f"up to {edges[0]}", *ranges, f"over {edges[-1]}")]
+    return [f"{words} {unit}" for words in (f"up to {edges[0]}", *ranges, f"over {edges[-1]}")]

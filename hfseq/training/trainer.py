@@ -312,6 +312,8 @@ class SequenceTrainer(Trainer):
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         # Tied weights are saved under one name only, and restored by tying.
         tied = cast(PreTrainedModel, self.model).get_expanded_tied_weights_keys(all_submodels=True)
+        missing = set(load_result.missing_keys)
+        tied |= {source: target for target, source in tied.items() if target not in missing}
         load_result.missing_keys[:] = [key for key in load_result.missing_keys if key not in tied]
         super()._issue_warnings_after_load(load_result)
 
