@@ -19,8 +19,6 @@ from hfseq.models import MODEL_CLASSES
 from hfseq.models.configuration_base import HEADS
 from hfseq.models.time_series import location_and_scale
 
-pytestmark = pytest.mark.contract
-
 AUTO = "AutoModelForTimeSeriesPrediction"
 TINY = {"hidden_size": 6, "num_hidden_layers": 2, "dropout": 0.0, "prediction_length": 4, "num_parallel_samples": 3}
 SETTINGS = {
@@ -233,6 +231,7 @@ def by_hand(model, inputs, row, all_steps=False):
     return results, scales
 
 
+@pytest.mark.contract
 def test_loss_by_hand(model_class, settings):
     model = make(model_class, **settings)
     inputs = make_inputs(model.config)
@@ -417,6 +416,7 @@ def feed_means(model):
     model._draw = draw
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("length", [1, HORIZON, 11])
 def test_generation_equals_teacher_forcing(model_class, settings, length):
     """Step by step from the cache, on the way that the uncached model predicts when it is given that way."""
@@ -532,6 +532,7 @@ def stream(model, inputs, sizes, cache):
     return torch.cat(parts, dim=1)
 
 
+@pytest.mark.contract
 @pytest.mark.parametrize("sizes", [[1] * 30, [30], [7, 1, 1, 13, 2, 6]], ids=str)
 @pytest.mark.parametrize("name", STREAMING)
 def test_a_stream_equals_one_long_call(model_class, name, sizes):
@@ -609,6 +610,7 @@ def test_nothing_has_to_be_said(model_class):
     assert AUTO not in model_class.config_class(input_size=2, bidirectional=True, hidden_size=8).auto_map
 
 
+@pytest.mark.contract
 def test_saved_and_loaded_is_the_same(model_class, settings, tmp_path):
     model = make(model_class, **settings)
     model.save_pretrained(tmp_path)
@@ -675,6 +677,7 @@ assert "hfseq" not in sys.modules
 """
 
 
+@pytest.mark.contract
 def test_checkpoints_carry_their_code(tmp_path):
     expected = {}
     for family, name in {*((family, "default") for family in CLASSES), *(("Lstm", name) for name in SETTINGS)}:
@@ -696,6 +699,7 @@ def test_checkpoints_carry_their_code(tmp_path):
 # --- training --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.contract
 def test_the_trainer_trains_and_evaluates(model_class, tmp_path):
     """Values of a noisy sine are predicted better than by the last one."""
     torch.manual_seed(0)

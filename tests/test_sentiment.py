@@ -408,7 +408,7 @@ BAD = {
         lambda _: {"config_overrides": '{"num_labels": 3}'},
         "--config_overrides: num_labels is determined by the data",
     ),
-    "pooling": (lambda _: {"config_overrides": '{"pooling": "sum"}'}, "--config_overrides: .*'last', 'mean'"),
+    "pooling": (lambda _: {"config_overrides": '{"pooling": "sum"}'}, "--config_overrides: .*'last', 'middle'"),
     "model_type": (lambda _: {"model_type": "marian"}, "--model_type marian has no sequence classifier; hfseq has"),
     "no path": (lambda _: {"model_name_or_path": "/nowhere"}, "--model_name_or_path /nowhere: no such directory"),
     "metric": (lambda _: {"metric_for_best_model": "bleu"}, "--metric_for_best_model 'bleu'; there are accuracy, f1"),
