@@ -14,7 +14,7 @@ from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
 from test_checkpoints import start
-from test_models import CAUSAL, CLASSES, MODEL, SEQ2SEQ, SEQUENCE, TOKEN
+from test_models import CAUSAL, CLASSES, CTC, MODEL, SEQ2SEQ, SEQUENCE, TOKEN
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -120,7 +120,7 @@ def expected_layers(auto, model_class):
     layer = "stack.layers" if model_class.config_class is CnnConfig else "stack.(forward_layers|backward_layers)"
     # Kim's model has one layer, whatever is asked for.
     single = model_class.config_class is CnnConfig and auto == SEQUENCE
-    head = {CAUSAL: "output", SEQ2SEQ: "output", SEQUENCE: "classifier", TOKEN: "classifier"}
+    head = {CAUSAL: "output", SEQ2SEQ: "output", SEQUENCE: "classifier", TOKEN: "classifier", CTC: "ctc_head"}
     backbone = "" if auto == MODEL else "model."
     encoder = [rf"{backbone}{layer}.{index}" for index in ((0,) if single else (1, 0))]
     decoder = [rf"decoder.({layer}.1|attention|bridge|source)", rf"decoder.{layer}.0"] if auto == SEQ2SEQ else []
@@ -590,7 +590,7 @@ ADAPTABLE = [
     *(
         (case.id, TASKS[auto], "(stack|attention|bridge|source|output|embed_tokens)")
         for case in CLASSES
-        if (auto := case.values[0]) != MODEL
+        if (auto := case.values[0]) in TASKS
     ),
 ]
 

@@ -38,6 +38,7 @@ FAMILIES = [pytest.param(heads, id=config.__name__.removesuffix("Config")) for c
 RECURRENT = [case for case in FAMILIES if case.id != "Cnn"]
 MODEL, CAUSAL, SEQ2SEQ = "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
+CTC = "AutoModelForCTC"
 
 TINY = {"vocab_size": 17, "hidden_size": 8, "embedding_size": 6, "num_hidden_layers": 2, "dropout": 0.0}
 # Left, right and gapped padding, a full row, a row of one step; a target is masked by the same rows in another order.
@@ -278,10 +279,12 @@ def test_padding_does_not_change_the_loss(auto, model_class):
     if auto in (SEQUENCE, TOKEN):
         tokens = tokens % model.num_labels
     labels = tokens[:, 0] if auto == SEQUENCE else tokens.masked_fill(~valid, -100)
+    if auto == CTC:  # one for each row, not the blank
+        labels = tokens[:, :1] % (model.config.vocab_size - 1) + 1
     loss = model(**inputs, labels=labels).loss
     total, count = 0, 0
     for row in range(len(tokens)):
-        row_labels = labels[row : row + 1] if auto == SEQUENCE else tokens[row : row + 1, valid[row]]
+        row_labels = labels[row : row + 1] if auto in (SEQUENCE, CTC) else tokens[row : row + 1, valid[row]]
         predicted = row_labels.numel() - (auto == CAUSAL)
         if predicted:
             total = total + model(**row_alone(inputs, row), labels=row_labels).loss * predicted
