@@ -79,8 +79,8 @@ def ctc_beam_search(
 ) -> list[list[CtcHypothesis]]:
     r"""Prefix beam search fused with a language model (Hannun et al. 2014, algorithm 1; Graves 2012, section 7.5).
 
-    It maximizes $\log p_\mathrm{CTC}(y \mid x) + \alpha \log p_\mathrm{LM}(y) + \beta \lvert y \rvert$, where $\alpha$
-    is `lm_weight` and $\beta$ is `length_bonus`. At each frame it keeps the `num_beams` best prefixes of a row. The
+    It maximizes the log-probability of a text under CTC, plus `lm_weight` times that under the language model, plus
+    `length_bonus` times the number of tokens. At each frame it keeps the `num_beams` best prefixes of a row. The
     probabilities of a prefix's alignments are summed, those that end in a blank apart from the others, and prefixes
     reached in several ways are merged. Only alignments through a dropped prefix are lost: with enough beams the scores
     are exact. The language model scores each token when it is emitted and, after the last frame, EOS, if it has one;
@@ -112,7 +112,7 @@ def ctc_beam_search(
         output_offsets: Whether to align the hypotheses, see `ctc_alignment`.
 
     Returns:
-        For each row its hypotheses, best first: one or more, but fewer than `num_return_sequences` if no more texts
+        For each row its hypotheses, best first; one or more, but fewer than `num_return_sequences` if no more texts
         than that are possible. A row without valid frames has the empty text alone.
 
     Raises:
