@@ -590,6 +590,11 @@ def _start_token_id(model: PreTrainedModel, start: int | None) -> int:
     return start
 
 
+def count_repeats(labels: Sequence[int]) -> int:
+    """Number of labels that equal the one before, each of which takes a blank between."""
+    return sum(one == other for one, other in pairwise(labels))
+
+
 def _label_rows(
     labels: Tensor | Sequence[Sequence[int]], lengths: Tensor, vocab_size: int, blank: int
 ) -> list[list[int]]:
@@ -603,7 +608,7 @@ def _label_rows(
             if token == blank or not 0 <= token < vocab_size:
                 problem = "is the blank" if token == blank else f"is not between 0 and {vocab_size - 1}"
                 raise InputError(f"labels: row {number} has the token {token}, which {problem}")
-        repeated = sum(one == other for one, other in pairwise(row))
+        repeated = count_repeats(row)
         if len(row) + repeated > frames:
             raise InputError(
                 f"row {number} has {frames} frames, too few for {len(row)} labels"

@@ -43,7 +43,6 @@ class ForCTC(Classifier):
         if config.pad_token_id is None or not 0 <= config.pad_token_id < config.vocab_size:
             config.raise_invalid("pad_token_id", f"it is the blank, and vocab_size is {config.vocab_size}")
         super().__init__(config)
-        self.main_input_name = "input_ids" if config.input_size is None else "input_features"
 
     def make_layers(self, config: SequenceConfig) -> None:
         """Create the linear layer."""

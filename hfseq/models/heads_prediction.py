@@ -64,7 +64,6 @@ class ForPrediction(Head):
     def __init__(self, config: SequenceConfig) -> None:
         config = config.for_one_stack("ForPrediction")
         super().__init__(config)
-        self.main_input_name = "past_values"
         self.model = self.backbone_class(config)
         # A dropped value would be gone, unlike a dropped feature of an embedding.
         self.model.dropout = Dropout(0.0)

@@ -32,8 +32,8 @@ class SequencePreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__(config)
-        if config.input_size is not None:
-            self.main_input_name = "input_features"
+        if type(self).main_input_name in ("input_ids", "input_features"):
+            self.main_input_name = "input_ids" if config.input_size is None else "input_features"
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:

@@ -85,13 +85,7 @@ class Seq2Seq(Task):
 
     def raw(self, model: PreTrainedModel, batch: Any, outputs: Any, labels: torch.Tensor, **options: Any) -> list[Any]:
         """Generate the token ids of each row in a batch; arguments as for `Task.raw`."""
-        generate: Any = model.generate
-        args: Any = self.args
-        options = {"num_beams": args.generation_num_beams, "max_length": args.generation_max_length} | options
-        # Without a value, the model uses the defaults that `configure` has set.
-        options = {name: value for name, value in options.items() if value is not None}
-        inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("decoder_")}
-        return generate(**inputs, **options).tolist()
+        return generate_ids(model, batch, self.args, **options)
 
     def test_options(self) -> dict[str, Any]:
         """Options of `predict` for the final test: the number of beams."""
@@ -336,6 +330,22 @@ def set_generation(
     needed = (*ends, config.bos_token_id, config.pad_token_id, config.decoder_start_token_id)
     if unknown is not None and unknown not in needed:
         config.suppress_tokens = sorted({*(config.suppress_tokens or ()), unknown})
+
+
+def generate_ids(model: Any, batch: Mapping[str, Any], args: Any, **options: Any) -> list[list[int]]:
+    """Generate the token ids of each row in a batch.
+
+    Args:
+        model: Model that writes, on its device.
+        batch: Model inputs; those of the decoder are left out.
+        args: Training arguments, of which `generation_num_beams` and `generation_max_length` count.
+        **options: Options of `generate`, which come before them.
+    """
+    options = {"num_beams": args.generation_num_beams, "max_length": args.generation_max_length} | options
+    # Without a value, the model uses the defaults that `configure` has set.
+    options = {name: value for name, value in options.items() if value is not None}
+    inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("decoder_")}
+    return model.generate(**inputs, **options).tolist()
 
 
 def labelled_steps(model: torch.nn.Module, labels: torch.Tensor) -> dict[str, torch.Tensor]:

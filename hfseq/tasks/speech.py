@@ -4,7 +4,6 @@ import json
 import tempfile
 import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +28,7 @@ from hfseq.data.embedded.morse_decoder import decode_morse
 from hfseq.data.encoding import EncodedSplits, encode_texts
 from hfseq.data.features import FeatureCollator, feature_statistics
 from hfseq.errors import InputError, one_line, require
-from hfseq.inference.ctc import ctc_alignment, ctc_beam_search
+from hfseq.inference.ctc import count_repeats, ctc_alignment, ctc_beam_search
 from hfseq.inference.loading import load_trained
 from hfseq.models import is_hfseq
 from hfseq.models.feature_extraction_log_mel import LogMelFeatureExtractor
@@ -37,7 +36,7 @@ from hfseq.plots import plot_spectrogram
 from hfseq.processing import extractor_of, tokenizer_of
 from hfseq.tasks.base import Task
 from hfseq.tasks.classification import Classification, label_array
-from hfseq.tasks.seq2seq import labelled_steps, set_generation
+from hfseq.tasks.seq2seq import generate_ids, labelled_steps, set_generation
 from hfseq.tokenization import train_tokenizer
 
 PAD, UNKNOWN, DELIMITER = "<pad>", "<unk>", "|"
@@ -326,7 +325,7 @@ class Transcription(Speech):
 
     def _labels(self, row: Mapping[str, Any], steps: int) -> list[int]:
         ids = self.tokenizer(row[self.names[1]]).input_ids
-        repeats = sum(one == other for one, other in pairwise(ids))
+        repeats = count_repeats(ids)
         if len(ids) + repeats > steps and not self.zero_infinity:
             raise InputError(
                 f"{row[PLACE]}: {len(ids)} characters, {repeats} of them repeated, need {len(ids) + repeats} steps; "
@@ -480,12 +479,7 @@ class GeneratedTranscription(Transcription):
 
     def raw(self, model: PreTrainedModel, batch: Any, outputs: Any, labels: torch.Tensor, **options: Any) -> list[Any]:
         """Generate the token ids of each row in a batch; arguments as for `Task.raw`."""
-        generate: Any = model.generate
-        args: Any = self.args
-        options = {"num_beams": args.generation_num_beams, "max_length": args.generation_max_length} | options
-        options = {name: value for name, value in options.items() if value is not None}
-        inputs = {name: tensor for name, tensor in batch.items() if not name.startswith("decoder_")}
-        return generate(**inputs, **options).tolist()
+        return generate_ids(model, batch, self.args, **options)
 
     def test_options(self) -> dict[str, Any]:
         """Options of the final test: beams."""
