@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class MissingColumn(InputError):
+    """A column that the data lack, or in which no row has a value."""
+
+
 def require(*packages: str, extra: str | None = None, use: str = "this") -> None:
     """Check that optional packages are installed, without importing them, before any work that would be lost.
 

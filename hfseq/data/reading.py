@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from datasets.distributed import split_dataset_by_node
 
 from hfseq.data import conll
-from hfseq.errors import InputError, one_line
+from hfseq.errors import InputError, MissingColumn, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +214,7 @@ def _filled(dataset: datasets.Dataset, columns: Sequence[str]) -> Iterator[np.nd
 def _report_empty(
     columns: Columns, name: str | None, source: str, rows: int, empty: int, first: Iterable[int]
 ) -> None:
-    """Raise an `InputError` if all rows are empty; else warn if some are and will be dropped, unless `name` is None.
+    """Raise `MissingColumn` if all rows are empty; else warn if some are and will be dropped, unless `name` is None.
 
     Args:
         columns: The columns.
@@ -225,7 +225,7 @@ def _report_empty(
         first: Row numbers of the first five of these.
     """
     if empty == rows:
-        raise InputError(f"{source}: empty: none of {rows} rows has text in {' and '.join(columns.names)}")
+        raise MissingColumn(f"{source}: empty: none of {rows} rows has text in {' and '.join(columns.names)}")
     if empty and name is not None and not columns.keep_empty:
         numbers = ", ".join(map(str, first)) + ", ..." * (empty > 5)
         logger.warning("%s: %d empty row%s dropped of %d: %s", name, empty, "s" * (empty > 1), rows, numbers)
@@ -616,9 +616,11 @@ def _name_classes(value: Any, names: Sequence[str]) -> Any:
 
 def _check_columns(source: object, columns: Columns, names: Sequence[str], hint: str = "") -> None:
     for column in columns.names:
-        if names.count(column) != 1:
-            problem = f"{names.count(column)} columns" if column in names else "no column"
-            raise InputError(f"{source}: {problem} {column!r}; there are {shorten_list(names)}{hint}")
+        count, known = names.count(column), f"there are {shorten_list(names)}{hint}"
+        if not count:
+            raise MissingColumn(f"{source}: no column {column!r}; {known}")
+        if count > 1:
+            raise InputError(f"{source}: {count} columns {column!r}; {known}")
 
 
 def _string_type(source: str, columns: Columns, column: str, found: pa.DataType) -> pa.DataType:

@@ -108,7 +108,6 @@ def refuse_other_fields(run: Run, *, other_driver: str) -> None:
     own -= _PREDICTION
     values = dict(FIXED)
     if run.data.streaming:
-        args.evaluate_by_steps()
         # A checkpoint is written at each evaluation.
         own.add("eval_steps")
         values |= {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": args.eval_steps}

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from hfseq.data.reading import Columns, check_sources, read_file, shorten_list
-from hfseq.errors import InputError
+from hfseq.errors import InputError, MissingColumn
 from hfseq.inference.classify import classify_texts
 from hfseq.inference.generate import decode_texts
 from hfseq.inference.loading import load_config, load_trained, problem_of
@@ -80,14 +80,12 @@ class Monitored:
         Raises:
             InputError: As for `read_rows`.
         """
-        path, flag, text, label = self.data.fresh_file, "--fresh_file", self.data.text_column, self.data.label_column
+        path, flag, text = self.data.fresh_file, "--fresh_file", self.data.text_column
         texts = list(self._read(path, flag, text)[text])
         try:
             return texts, self.read_rows(path, flag)
-        except InputError as error:
-            if f"no column {label!r}" in str(error) or "empty: none of" in str(error):
-                return texts, None
-            raise
+        except MissingColumn:
+            return texts, None
 
     def _read(self, path: str, flag: str, *columns: str) -> datasets.Dataset:
         check_sources(columns, None, None)

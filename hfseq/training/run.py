@@ -147,19 +147,19 @@ def begin(
     log = partial(PartialState().print, flush=True)  # on the main process only
     run = Run(model, data, args, arguments=tuple(arguments), argv=argv or (), log=log)
     disable_progress_bar()  # for saving and loading models; encoding and training keep theirs
+    task = tasks[run.data.task] if isinstance(tasks, Mapping) else tasks
+    if run.data.streaming and run.train and task.streams_rows:
+        run.args.evaluate_by_steps()
     if check is not None:
         check(run)
     if run.data.inference_only:
         return run
     check_model(run.model, train=run.train)
-    task = tasks[run.data.task] if isinstance(tasks, Mapping) else tasks
     run.args.choose_metric(task.metrics, task.other_metrics)
     if run.train and run.data.early_stopping_patience:
         check_early_stopping(run.args)
     require(*task.packages, extra="train", use="this recipe")
     check_output_dir(run.args.output_dir, overwrite=run.args.overwrite_output_dir, resume=run.resume)
-    if run.data.streaming and run.train and task.streams_rows:
-        run.args.evaluate_by_steps()
     if not run.args.hp_search:
         run.checkpoint = find_checkpoint(run.args.output_dir, run.args.resume_from_checkpoint)
     set_seed(run.args.seed)
