@@ -5,7 +5,7 @@ They need matplotlib (the `train` extra), which is imported on first use, but no
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,6 +145,48 @@ def plot_spectrogram(
         text.text((start + end) / 2, 0.5, shorten_label(character), ha="center", va="center")
     text.set(xlim=(0, duration), ylim=(0, 1), yticks=[], xlabel="seconds")
     text.spines[["top", "right", "left"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def plot_sequence_logos(logos: Mapping[str, np.ndarray], letters: str, path: str | os.PathLike) -> None:
+    """Plot sequence logos below each other (Schneider and Stephens 1990), as PNG: letters as high as their values.
+
+    Letters with negative values hang below the axis; of each place the letter with the largest value is outermost.
+
+    Args:
+        logos: Title to values `[L, letters]`.
+        letters: Letters, in the order of the values.
+        path: Path of the PNG.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.patches import PathPatch
+    from matplotlib.textpath import TextPath
+    from matplotlib.transforms import Affine2D
+
+    colours = dict(zip("ACGT", ("#2e8b57", "#2f5fa8", "#d99a1c", "#c0392b"), strict=True))
+    glyphs = {letter: TextPath((0, 0), letter, size=1) for letter in letters}
+    length = max(map(len, logos.values()))
+    figure = Figure(figsize=(min(max(6.0, 0.16 * length), 40), 1.8 * len(logos)))
+    for axes, (title, values) in zip(figure.subplots(len(logos), squeeze=False)[:, 0], logos.items(), strict=True):
+        for place, row in enumerate(values):
+            for sign in (1, -1):
+                base = 0.0
+                for letter in sorted(range(len(letters)), key=lambda at: abs(row[at])):
+                    height = max(sign * row[letter], 0.0)
+                    if height == 0:
+                        continue
+                    box = glyphs[letters[letter]].get_extents()
+                    move = Affine2D().translate(-box.x0, -box.y0).scale(0.9 / box.width, height / box.height)
+                    move = move.translate(place + 0.55, base if sign > 0 else -base - height)
+                    colour = colours.get(letters[letter], _GREY)
+                    axes.add_patch(PathPatch(move.transform_path(glyphs[letters[letter]]), fc=colour, lw=0))
+                    base += height
+        low, high = np.minimum(values, 0).sum(axis=1).min(), np.maximum(values, 0).sum(axis=1).max()
+        axes.set(xlim=(0.5, length + 0.5), ylim=(low - 1e-6, 1.05 * high + 1e-6), ylabel="log-odds")
+        axes.set_title(title, loc="left", fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.axhline(0, color=_GREY, linewidth=0.6)
+    figure.tight_layout()
     save_figure(figure, path)
 
 

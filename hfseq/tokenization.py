@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from itertools import product
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -108,7 +109,48 @@ def train_tokenizer(
         single=f"$A {EOS}", pair=f"$A {EOS} $B {EOS}", special_tokens=[(EOS, SPECIAL_TOKENS.index(EOS))]
     )
     more = {"characters": known_characters(texts)} if characters else {}
-    kind = WordCharacterTokenizer if characters else PreTrainedTokenizerFast
+    return _fast_tokenizer(tokenizer, WordCharacterTokenizer if characters else PreTrainedTokenizerFast, **more)
+
+
+def letter_tokenizer(
+    letters: str, *, more: str = "", kmer_size: int = 1, rna: bool = False
+) -> PreTrainedTokenizerFast:
+    """Make a tokenizer of DNA or proteins, whose vocabulary depends on no data and which adds no special tokens.
+
+    A token is a letter, or with `kmer_size` k a k-mer: k letters that do not overlap with those of the next token.
+    Where a k-mer would contain one of `more`, and at the end, letters are tokens. Lower case is read as upper case.
+
+    Args:
+        letters: Letters of the alphabet, in capitals.
+        more: Further letters, of which there are no k-mers, such as those of unknown bases.
+        kmer_size: Letters of a token.
+        rna: Whether U is read as T.
+
+    Returns:
+        The tokenizer, with the special tokens of `train_tokenizer`; anything that is not a letter becomes `<unk>`.
+
+    Raises:
+        InputError: There would be more than 100 000 k-mers, or `kmer_size` is less than 1.
+    """
+    if kmer_size < 1 or len(letters) ** kmer_size > 100_000:
+        raise InputError(
+            f"k-mers of {kmer_size} letters of {len(letters)} are impossible: give 1 up to 100,000 k-mers"
+        )
+    kmers = ["".join(some) for some in product(letters, repeat=kmer_size)] if kmer_size > 1 else []
+    vocab = {token: number for number, token in enumerate([*SPECIAL_TOKENS, *letters, *more, *kmers])}
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=UNK))
+    capitals = {letter.lower(): letter for letter in letters + more} | ({"U": "T", "u": "T"} if rna else {})
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Replace(*pair) for pair in capitals.items()])
+    unit = f"[{letters}]{{{kmer_size}}}|." if kmer_size > 1 else "."
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(unit), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return _fast_tokenizer(tokenizer)
+
+
+def _fast_tokenizer(
+    tokenizer: Tokenizer, kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast, **more: Any
+) -> PreTrainedTokenizerFast:
+    names = ["input_ids", "attention_mask", *["char_ids"] * ("characters" in more)]
     return kind(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -116,7 +158,7 @@ def train_tokenizer(
         eos_token=EOS,
         unk_token=UNK,
         padding_side="right",
-        model_input_names=["input_ids", "attention_mask", *["char_ids"] * characters],
+        model_input_names=names,
         clean_up_tokenization_spaces=False,
         split_special_tokens=True,
         **more,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .classification import accuracy, check_classes, f1
 from .regression import check_numbers, pearson, rmse, spearman
+from .segments import sov
 from .speech import cer, check_transcripts, wer
 from .tagging import check_tag_rows, seqeval
 from .text import bleu, check_texts, chrf, exact_match, rouge
@@ -33,6 +34,7 @@ __all__ = [
     "rouge",
     "scores_by_group",
     "seqeval",
+    "sov",
     "spearman",
     "wer",
 ]
@@ -50,6 +52,7 @@ _METRICS: dict[str, tuple[Any, Any]] = {
     "rmse": (rmse, check_numbers),
     "wer": (wer, check_transcripts),
     "cer": (cer, check_transcripts),
+    "sov": (sov, check_tag_rows),
 }
 """Name to function and check of its inputs."""
 
@@ -59,7 +62,8 @@ def load(name: str, **kwargs: Any) -> "Metric":
 
     Args:
         name: For text "sacrebleu", "chrf", "exact_match" or "rouge"; for classes "accuracy" or "f1"; for entities
-            "seqeval"; for regression "pearson", "spearman" or "rmse"; for transcripts "wer" or "cer".
+            "seqeval"; for regression "pearson", "spearman" or "rmse"; for transcripts "wer" or "cer"; for
+            secondary structure "sov".
         **kwargs: Arguments of `evaluate.Metric`, such as `keep_in_memory`.
 
     Raises:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import datasets
 
 from hfseq.data.audio import read_audio_splits
+from hfseq.data.fasta import ALPHABETS, is_sequence_file, read_labelled
 from hfseq.data.reading import check_sources, hold_out_validation, read_splits
 from hfseq.data.splits import SPLITS
 from hfseq.data.streaming import read_stream
@@ -17,6 +18,8 @@ PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_class
 """Kinds of labels, by transformers' names."""
 SPEECH_HEADS = ("ctc", "seq2seq", "classification")
 """Heads of models that read speech."""
+SEQUENCE_TASKS = ("tagging", "classification")
+"""Tasks of DNA and proteins."""
 DATA_FLAGS = ("--dataset_name", "--train_file", "--validation_file", "--test_file")
 """Flags that name data, in place of a recipe's embedded data."""
 
@@ -26,7 +29,14 @@ _LEAST: dict[str, float] = {
     **dict.fromkeys(("max_train_samples", "cache_size", "max_new_tokens", "next_words", "lead", "lora_r"), 1),
     **dict.fromkeys(("num_seeds", "speed_texts", "teacher_num_beams", "num_bootstrap", "generation_num_beams"), 1),
     **dict.fromkeys(("dataloader_num_workers", "seed", "data_seed", "weight_decay", "label_smoothing_factor"), 0),
-    **{"eval_accumulation_steps": 1, "block_size": 1, "average_checkpoints": 2, "sampling_rate": 1, "lm_weight": 0},
+    **{
+        "eval_accumulation_steps": 1,
+        "block_size": 1,
+        "average_checkpoints": 2,
+        "sampling_rate": 1,
+        "lm_weight": 0,
+        "kmer_size": 1,
+    },
     **{"neftune_noise_alpha": 0, "augmentations": 0, "max_drop": 0},
     # The BOS token is one of them.
     **dict.fromkeys(("max_target_length", "generation_max_length"), 2),
@@ -37,6 +47,12 @@ _HEADS_OF = {
     **{"label_column": ("classification",), "class_weights": ("classification",), "lm_model": ("ctc",)},
 }
 """Flags of speech and the heads that they are for."""
+
+_TASK_OF = {
+    "mask_column": "tagging",
+    **dict.fromkeys(("kmer_size", "reverse_complement", "class_weights"), "classification"),
+}
+"""Flags of DNA and proteins and the task that they are for."""
 
 Value = TypeVar("Value")
 
@@ -329,6 +345,68 @@ class TaggingArguments(DataArguments):
     streaming: bool = field(init=False, default=False)
     output_file: None = field(init=False, default=None)
     overwrite_output_file: bool = field(init=False, default=False)
+
+
+@dataclass
+class SequenceArguments(DataArguments):
+    """DNA or proteins with classes or tags."""
+
+    task: str = flag("tagging", f"Task: {', '.join(SEQUENCE_TASKS)}; a tag for each letter, or a class.")
+    alphabet: str = flag("dna", f"Alphabet: {', '.join(ALPHABETS)}.")
+    train_file: str | None = flag(
+        None, "FASTA or FASTQ file (.gz or not) with its labels, or CSV, TSV, JSON lines or Parquet file."
+    )
+    text_column: str = flag("sequence", "Column of the sequences.")
+    label_column: str | None = flag(
+        None, "Column of the tags, a list or a character for each letter (labels), or of the class (label)."
+    )
+    mask_column: str | None = flag(
+        None, "With --task tagging: column of a 0 for each letter not to be scored, else 1."
+    )
+    kmer_size: int = flag(1, "With --task classification: letters of a token of a new model.")
+    reverse_complement: bool = flag(
+        False, "With --task classification: train on both strands, and average both to predict."
+    )
+    max_length: int = flag(
+        1024, "Maximum length in tokens; longer sequences are tagged in windows, and truncated to be classified."
+    )
+    class_weights: dict | str | None = flag(
+        None, "With --task classification: class weights of the loss: balanced, or {class: weight}."
+    )
+    streaming: bool = field(init=False, default=False)
+    output_file: None = field(init=False, default=None)
+    overwrite_output_file: bool = field(init=False, default=False)
+    text_pair_column: None = field(init=False, default=None)
+    label_separator: None = field(init=False, default=None)
+    problem_type: str = field(init=False, default="single_label_classification")
+
+    def __post_init__(self) -> None:
+        """Refuse unknown values, and flags that would have no effect."""
+        super().__post_init__()
+        for name, known in (("task", SEQUENCE_TASKS), ("alphabet", ALPHABETS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown --{name} {getattr(self, name)!r}; there are {', '.join(known)}")
+        own = type(self).__dataclass_fields__
+        for name, task in _TASK_OF.items():
+            if self.task != task and getattr(self, name) != own[name].default:
+                raise ValueError(f"--{name} is for --task {task}; leave it out")
+        if self.reverse_complement and self.alphabet != "dna":
+            raise ValueError(f"--reverse_complement is for DNA, not for --alphabet {self.alphabet}")
+
+    def read_named(self, **reading: Any) -> datasets.DatasetDict:
+        """Read FASTA and FASTQ files with `read_labelled`, and all others with `read_splits`; errors as there."""
+        found = {}
+        for split in SPLITS:
+            name = reading[f"{split}_file"]
+            if name is not None and is_sequence_file(name):
+                columns, tagging = reading["columns"], self.task == "tagging"
+                if self.mask_column is not None:
+                    raise InputError(f"--mask_column is for tables; in the labels of {name} a ? marks such a letter")
+                found[split] = read_labelled(name, f"--{split}_file", tuple(columns[:2]), letters=tagging)
+                reading[f"{split}_file"] = None
+        if any(reading[name] for name in ("dataset_name", *(f"{split}_file" for split in SPLITS))):
+            found = {**read_splits(**reading), **found}
+        return datasets.DatasetDict(found)
 
 
 @dataclass

@@ -1,0 +1,356 @@
+"""DNA and proteins: classification of sequences, and a tag for each base or residue."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
+from textwrap import shorten
+from typing import Any
+
+import datasets
+import numpy as np
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+
+from hfseq import metrics
+from hfseq.data.collation import CheckedCollator
+from hfseq.data.embedded.genes import gene_rows, posterior_tags, splice_sites
+from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
+from hfseq.data.fasta import ALPHABETS, check_letters, reverse_complement
+from hfseq.data.reading import shorten_list
+from hfseq.errors import InputError
+from hfseq.inference.importance import substitution_importance
+from hfseq.plots import plot_sequence_logos
+from hfseq.tasks.base import Task
+from hfseq.tasks.classification import Classification, label_array, label_fields, score_classes
+from hfseq.tasks.tagging import Tagging, token_collator
+from hfseq.tokenization import letter_tokenizer
+
+_LOGO_ROWS = 30
+"""Test rows of each class from which a logo is computed."""
+
+
+class SequenceClassification(Classification):
+    """Classification of DNA or proteins.
+
+    With `reverse_complement`, each training sequence is used on both strands, and a prediction is the mean of the
+    logits of both, so that it is the same for either.
+    """
+
+    columns = ("sequence", "label")
+    embedded_name = "splice sites of genes drawn from a hidden Markov model"
+    rows = "sequences"
+    length_unit = "tokens"
+
+    def embedded(self) -> datasets.DatasetDict:
+        """Draw genes, and cut out their splice sites."""
+        return splice_sites()
+
+    def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
+        return super()._prepare(check_sequences(splits, self.names[0], self.data.alphabet), known, train)
+
+    def new_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Make the tokenizer of a new model, of the letters of the alphabet or of its k-mers."""
+        return tokenizer_of(self.data.alphabet, self.data.kmer_size)
+
+    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
+        column, limit, both = self.names[0], self.data.max_length, self.data.reverse_complement
+
+        def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+            texts, labels = batch[column], batch["labels"]
+            if both:
+                texts = list(chain.from_iterable((text, reverse_complement(text)) for text in texts))
+                labels = [label for label in labels for _ in range(2)]
+            encoded, lengths = encode_texts(tokenizer, texts, limit)
+            return {**encoded, "labels": labels, "length": lengths}
+
+        self.collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
+        if "train_sample" in self.splits:
+            self.references = self.references | {"train_sample": label_array(self.splits["train_sample"])}
+        encoded = encode_splits(self.splits, encode, {"length": Limit(self.rows, "--max_length", limit)})
+        if both:
+            encoded = encoded._replace(lengths={name: found[::2] for name, found in encoded.lengths.items()})
+        return encoded
+
+    def decode(self, split: str, raw: Any) -> np.ndarray:
+        """Convert logits, those of two strands where both are read, to class ids `[N]`."""
+        logits = np.asarray(raw)
+        if self.data.reverse_complement:
+            logits = logits.reshape(-1, 2, logits.shape[-1]).mean(axis=1)
+        return super().decode(split, logits)
+
+    def plot(self, model: PreTrainedModel, log: Sequence[dict[str, Any]], split: str, predictions: Any) -> None:
+        """Write the plots of a classification, and a logo of each class if all sequences are of one length.
+
+        The height of a letter is its mean importance at its place (`substitution_importance`) in up to 30 test rows
+        that were recognized.
+        """
+        super().plot(model, log, split, predictions)
+        sequences = self.splits[split][self.names[0]]
+        if self.multi_label or len(set(map(len, sequences))) > 1 or self.data.kmer_size > 1:
+            return
+        letters = ALPHABETS[self.data.alphabet][0]
+        logos = {}
+        for number, name in enumerate(self.classes):
+            right = np.flatnonzero((predictions == number) & (self.references[split] == number))[:_LOGO_ROWS]
+            if len(right):
+                texts = [sequences[int(row)] for row in right]
+                found = substitution_importance(model, self.tokenizer, texts, number, letters)
+                logos[name] = letter_heights(texts, found, letters)
+        plot_sequence_logos(logos, letters, f"{self.args.output_dir}/logos.png")
+
+    def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Any) -> None:
+        """Encode the rows and keep the tokenizer for the logos; see `Task.encode`."""
+        super().encode(model, tokenizer, log)
+        self.tokenizer = tokenizer
+
+
+class ResidueTagging(Tagging):
+    """A tag for each base or residue; letters without one are not scored.
+
+    Sequences longer than `max_length` tokens are cut into windows that overlap by half, so that memory does not grow
+    with the sequence; a letter's tag is that of the window in whose middle it stands.
+
+    Attributes:
+        windows: Split name to the row, the number of letters before the window, and the positions of the tokens of its
+            letters, for each window.
+    """
+
+    columns = ("sequence", "labels")
+    list_columns = slice(1, 3)
+    metrics = ("accuracy", "f1", "sov")
+    embedded_name = "genes drawn from a hidden Markov model"
+    rows = "sequences"
+    length_unit = "letters"
+
+    def embedded(self) -> datasets.DatasetDict:
+        """Draw genes, whose bases are tagged as exon, intron or intergenic."""
+        return gene_rows()
+
+    def new_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Make the tokenizer of a new model, of the letters of the alphabet."""
+        return tokenizer_of(self.data.alphabet, 1)
+
+    def read_columns(self) -> tuple[str, ...]:
+        """Names of all columns to read: sequences, labels and, if there is one, the mask."""
+        return self.names if self.data.mask_column is None else (*self.names, self.data.mask_column)
+
+    def row_classes(self, rows: datasets.Dataset) -> Sequence[Collection[str]]:
+        """Tags of each row."""
+        return [set(tags_of(value)) - {None} for value in rows[self.names[1]]]  # type: ignore[misc]
+
+    def use(self, splits: Mapping[str, Any], *, train: bool = True, known: list[str] | None = None) -> Task:
+        """Validate and adopt rows; see `Task.use`."""
+        self._synthetic = not any(getattr(self.data, name) for name in ("train_file", "test_file", "dataset_name"))
+        return super().use(splits, train=train, known=known)
+
+    def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
+        (sequence, label), mask = self.names, self.data.mask_column
+        splits = check_sequences(splits, sequence, self.data.alphabet)
+        seen: dict[str, set[str]] = {}
+        for split, rows in splits.items():
+            masks = rows[mask] if mask else [None] * len(rows)
+            tags = [
+                _masked(tags_of(given), counted, len(letters), f"{split}, row {number}", label)
+                for number, (letters, given, counted) in enumerate(
+                    zip(rows[sequence], rows[label], masks, strict=True), 1
+                )
+            ]
+            seen[split] = {tag for row in tags for tag in row if tag is not None}
+            columns = {sequence: rows[sequence], label: tags}
+            splits[split] = datasets.Dataset.from_dict(columns)
+        names = known
+        if names is None or (train and not seen["train"] <= set(names)):
+            names = sorted(seen["train"]) if train else []
+        if len(names) < 2:
+            raise InputError(f"column {label!r} of the training data has {len(names)} tag; there is nothing to learn")
+        for split, found in seen.items():
+            if unknown := sorted(found - set(names)):
+                known_names = shorten_list(names)
+                raise InputError(f"{split}: tag {unknown[0]!r} is not one of the {len(names)} known: {known_names}")
+        self.classes, self.fields, self.scheme, self._about = names, label_fields(names), None, ""
+        return self._draw(splits)
+
+    def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
+        (column, label), limit, ids = self.names, self.data.max_length, self.fields["label2id"]
+        special = tokenizer.num_special_tokens_to_add()
+        size = limit - special
+        if size < 2:
+            raise InputError(f"--max_length {limit}: the tokenizer adds {special} tokens; give {special + 2} or more")
+
+        def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+            columns: dict[str, list[Any]] = {"labels": [], "places": [], "begin": [], "length": []}
+            inputs: dict[str, list[Any]] = {name: [] for name in tokenizer.model_input_names}
+            for letters, tags in zip(batch[column], batch[label], strict=True):
+                for begin, end in windows_of(len(letters), size):
+                    encoded = tokenizer(letters[begin:end], return_special_tokens_mask=True, verbose=False)
+                    places = [at for at, extra in enumerate(encoded["special_tokens_mask"]) if not extra]
+                    if len(places) != end - begin:
+                        raise InputError(
+                            f"the tokenizer makes {len(places)} tokens of {end - begin} letters; a tag for each "
+                            "letter needs one token for each"
+                        )
+                    numbers = [-100] * len(encoded["input_ids"])
+                    for at, tag in zip(places, tags[begin:end], strict=True):
+                        numbers[at] = -100 if tag is None else ids[tag]
+                    for name, values in inputs.items():
+                        if name in encoded:
+                            values.append(encoded[name])
+                    columns["labels"].append(numbers)
+                    columns["places"].append(places)
+                    columns["begin"].append(begin)
+                    columns["length"].append(len(letters))
+            return {name: values for name, values in inputs.items() if values} | columns
+
+        self.collator = token_collator(tokenizer, model)
+        encoded = encode_splits(self.splits, encode, {})
+        self.windows: dict[str, list[tuple[int, int, list[int]]]] = {}
+        self.references = {}
+        for split, rows in encoded.rows.items():
+            begins = list(rows["begin"])
+            row_of = np.cumsum([begin == 0 for begin in begins]) - 1
+            self.windows[split] = list(zip(row_of.tolist(), begins, rows["places"], strict=True))
+            given = self.splits[split][label]
+            self.references[split] = [[-100 if tag is None else ids[tag] for tag in tags] for tags in given]
+            encoded.rows[split] = rows.remove_columns(["places", "begin"])
+            encoded.lengths[split] = list(map(len, self.references[split]))
+        return encoded
+
+    def decode(self, split: str, raw: Any) -> list[list[int]]:
+        """Convert the tags of the tokens of windows to those of the letters of sequences."""
+        rows: list[list[int]] = []
+        for (row, begin, places), tags in zip(self.windows[split], raw, strict=True):
+            found = [int(tags[at]) for at in places]
+            if row == len(rows):
+                rows.append(found)
+                continue
+            # Of two windows, each is right about the half of their common letters that is further from its end.
+            common = len(rows[row]) - begin
+            rows[row][begin + common // 2 :] = found[common // 2 :]
+        return rows
+
+    def score(self, predictions: Any, references: Any) -> dict[str, float]:
+        """Compute accuracy (of secondary structure Q3 or Q8), macro F1 and segment overlap of labelled letters."""
+        pairs = [
+            [(given, right) for given, right in zip(*row, strict=True) if right != -100]
+            for row in zip(predictions, references, strict=True)
+        ]
+        given, right = ([[pair[side] for pair in row] for row in pairs if row] for side in (0, 1))
+        scores = score_classes(np.array([*chain.from_iterable(given)]), [*chain.from_iterable(right)])
+        return scores | {"sov": metrics.sov(given, right)["score"]}
+
+    def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
+        """Most frequent tag (`majority`), that of each letter (`by_letter`), and of the embedded data the optimum.
+
+        The optimum (`process`) is the most probable tag under the process that made the data.
+        """
+        systems: dict[str, Any] = {}
+        sequences = self.splits[split][self.names[0]]
+        if trained:
+            counts: Counter[tuple[str, int]] = Counter()
+            for letters, row in zip(self.splits["train"][self.names[0]], self.references["train"], strict=True):
+                counts.update(zip(letters, row, strict=True))
+            tags: Counter[int] = Counter()
+            best: dict[str, tuple[int, int]] = {}
+            for (letter, tag), count in counts.items():
+                if tag != -100:
+                    tags[tag] += count
+                    best[letter] = max(best.get(letter, (0, 0)), (count, tag))
+            most = tags.most_common(1)[0][0]
+            systems["majority"] = [[most] * len(letters) for letters in sequences]
+            systems["by_letter"] = [[best.get(letter, (0, most))[1] for letter in letters] for letters in sequences]
+        if self._synthetic:
+            ids = self.fields["label2id"]
+            systems["process"] = [[ids[tag] for tag in row] for row in posterior_tags(sequences)]
+        return systems
+
+    def summary(self, split: str, predictions: Any) -> str:
+        """Heading of the final test."""
+        return f"{Task.summary(self, split, predictions)}, {sum(map(len, predictions))} letters"
+
+    def show(self, predictions: Any) -> list[str]:
+        """Tags of each sequence: single characters side by side, others as runs, such as `exon:120 intron:85`."""
+        names = [*self.classes, "?"]
+        rows = [[names[tag if tag >= 0 else -1] for tag in row] for row in predictions]
+        if all(len(name) == 1 for name in names):
+            return ["".join(row) for row in rows]
+        return [" ".join(f"{tag}:{count}" for tag, count in runs_of(row)) for row in rows]
+
+    def sources(self, split: str) -> list[str]:
+        """Sequences, long ones cut off."""
+        return [cut_off(letters) for letters in self.splits[split][self.names[0]]]
+
+    def describe(self) -> str:
+        """Describe the number of rows in each split, and the tags."""
+        return f"{Task.describe(self)}, {len(self.classes)} tags: {shorten(', '.join(self.classes), 300)}"
+
+
+TASKS = {"tagging": ResidueTagging, "classification": SequenceClassification}
+"""Task to its class."""
+
+
+def tokenizer_of(alphabet: str, kmer_size: int) -> PreTrainedTokenizerBase:
+    """Make the tokenizer of an alphabet."""
+    letters, more = ALPHABETS[alphabet]
+    return letter_tokenizer(letters, more=more, kmer_size=kmer_size, rna=alphabet == "dna")
+
+
+def check_sequences(splits: Mapping[str, Any], column: str, alphabet: str) -> dict[str, Any]:
+    """Return splits whose sequences are in capitals; see `check_letters`.
+
+    Raises:
+        InputError: A character is not in the alphabet; it names split, row and, if the rows have names, the sequence.
+    """
+    checked = {}
+    for split, rows in splits.items():
+        names = rows["name"] if "name" in rows.column_names else [""] * len(rows)
+        places = [f"{split}, row {number}{' ' * bool(name)}{name}" for number, name in enumerate(names, 1)]
+        found = [check_letters(text, alphabet, place) for text, place in zip(rows[column], places, strict=True)]
+        checked[split] = rows.remove_columns(column).add_column(column, found)
+    return checked
+
+
+def tags_of(value: str | Sequence[str | None]) -> list[str | None]:
+    """Tags of a row: a list as it is, a string by characters."""
+    return list(value)
+
+
+def windows_of(length: int, size: int) -> list[tuple[int, int]]:
+    """Begin and end of windows of at most `size` letters that cover a sequence; neighbours share half or more."""
+    if length <= size:
+        return [(0, length)]
+    step = max(1, size // 2)
+    begins = [*range(0, length - size, step), length - size]
+    return [(begin, begin + size) for begin in begins]
+
+
+def runs_of(tags: Sequence[str]) -> list[tuple[str, int]]:
+    """Runs of equal tags and their lengths."""
+    runs: list[tuple[str, int]] = []
+    for tag in tags:
+        if runs and runs[-1][0] == tag:
+            runs[-1] = (tag, runs[-1][1] + 1)
+        else:
+            runs.append((tag, 1))
+    return runs
+
+
+def cut_off(letters: str, longest: int = 100) -> str:
+    """Return a sequence, with its length in place of what is longer than `longest` letters."""
+    return letters if len(letters) <= longest else f"{letters[:longest]}… ({len(letters):,} letters)"
+
+
+def letter_heights(texts: Sequence[str], importance: np.ndarray, letters: str) -> np.ndarray:
+    """Mean importance of each letter at each place, `[L, letters]`, over all rows `[N, L]`."""
+    rows = np.array([list(text) for text in texts])
+    return np.stack([np.where(rows == letter, importance, 0.0).mean(axis=0) for letter in letters], axis=1)
+
+
+def _masked(tags: list[str | None], mask: Any, length: int, place: str, column: str) -> list[str | None]:
+    """Tags of a row, None where the mask is 0."""
+    if len(tags) != length:
+        raise InputError(f"{place}: {length} letters and {len(tags)} {column}; each letter needs one tag")
+    if mask is None:
+        return tags
+    flags = list(mask)
+    if len(flags) != length or not set(flags) <= {"0", "1"}:
+        raise InputError(f"{place}: the mask must be {length} characters 0 or 1, one for each letter")
+    return [tag if flag == "1" else None for tag, flag in zip(tags, flags, strict=True)]

@@ -1,0 +1,316 @@
+"""The recipe for DNA and proteins: both tasks, windows, strands, masks, logos, and what bad rows get."""
+
+import json
+import random
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import recipe_runs
+import torch
+from recipe_runs import load
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    EsmConfig,
+    EsmForTokenClassification,
+    EsmTokenizer,
+    pipeline,
+)
+
+from hfseq import CnnConfig, CnnForTokenClassification, LstmConfig, LstmForSequenceClassification
+from hfseq.data.fasta import reverse_complement
+from hfseq.errors import InputError
+from hfseq.inference.importance import log_odds, substitution_importance
+from hfseq.tasks.arguments import SequenceArguments
+from hfseq.tasks.bioinformatics import ResidueTagging, SequenceClassification, letter_heights, tokenizer_of, windows_of
+from hfseq.training.arguments import RecipeArguments
+
+RECIPE = load("bioinformatics")
+CONFIG = """\
+config_overrides: {hidden_size: 32, embedding_size: 8, dropout: 0.0}
+num_train_epochs: 15
+learning_rate: 2e-2
+per_device_train_batch_size: 8
+use_cpu: true
+disable_tqdm: true
+"""
+
+
+def residues(count, seed, longest=40):
+    """Proteins whose residues are in a helix (H) after A, in a strand (E) after V, until the next of them."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        letters = "".join(rng.choices("AVGKLX", k=rng.randint(8, longest)))
+        tags, now = [], "C"
+        for letter in letters:
+            tags.append(now)
+            now = {"A": "H", "V": "E"}.get(letter, now)
+        yield letters, "".join(tags)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("proteins")
+    (root / "config.yaml").write_text(CONFIG)
+    for seed, (name, count) in enumerate((("train", 80), ("val", 16), ("test", 16))):
+        rows = list(residues(count, seed))
+        names = [f"p{number}" for number in range(count)]
+        masks = ["0" + "1" * (len(letters) - 1) for letters, _ in rows]
+        table = "".join(
+            f"{one}\t{row[0]}\t{row[1]}\t{mask}\n" for one, row, mask in zip(names, rows, masks, strict=True)
+        )
+        (root / f"{name}.tsv").write_text(table)
+        (root / f"{name}.faa").write_text("".join(f">{one}\n{row[0]}\n" for one, row in zip(names, rows, strict=True)))
+        tags = "".join(f">{one}\n?{row[1][1:]}\n" for one, row in zip(names, rows, strict=True))
+        (root / f"{name}.labels.fasta").write_text(tags)
+    return root
+
+
+def run(data, output_dir, suffix="faa", **flags):
+    files = {f"{split}_file": data / f"{name}.{suffix}" for split, name in (("train", "train"), ("test", "test"))}
+    files["validation_file"] = data / f"val.{suffix}"
+    given = {"model_type": "hfseq_lstm", "alphabet": "protein", **files, "output_dir": output_dir, **flags}
+    recipe_runs.start(RECIPE, recipe_runs.arguments(data / "config.yaml", **given))
+    return json.loads((Path(output_dir) / "all_results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tagged(data, tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("tagged") / "run"
+    return output_dir, run(data, output_dir)
+
+
+def test_residues_are_tagged(data, tagged):
+    output_dir, scores = tagged
+    assert scores["test_accuracy"] > 95 > 70 > scores["test_majority_accuracy"]
+    assert scores["test_sov"] > 90
+    assert set(scores) >= {"test_by_letter_accuracy", "test_f1"} and "test_process_accuracy" not in scores
+    predictions = (output_dir / "predictions.txt").read_text().splitlines()
+    sequences = [line for line in (data / "test.faa").read_text().splitlines() if not line.startswith(">")]
+    assert [len(line) for line in predictions] == [len(line) for line in sequences]
+    tagger = pipeline("token-classification", str(output_dir))
+    found = [tagger(text) for text in (sequences[0], sequences[0].lower())]
+    assert ["".join(one["entity"] for one in row) for row in found] == [predictions[0]] * 2
+
+
+def test_a_table_with_a_mask_is_the_same(data, tagged, tmp_path):
+    flags = {"column_names": "id,sequence,labels,mask", "mask_column": "mask"}
+    assert run(data, tmp_path / "run", "tsv", **flags)["test_accuracy"] == tagged[1]["test_accuracy"]
+    counted = run(data, tmp_path / "all", "tsv", column_names="id,sequence,labels,mask", num_train_epochs=0.1)
+    assert counted["test_loss" if "test_loss" in counted else "test_accuracy"] is not None
+
+
+def task_of(kind, tmp_path, rows, known=("C", "E", "H"), **flags):
+    arguments = SequenceArguments(task="tagging" if kind is ResidueTagging else "classification", **flags)
+    task = kind(arguments, RecipeArguments(output_dir=str(tmp_path), use_cpu=True))
+    task.splits = task._prepare({"test": datasets.Dataset.from_list(rows)}, list(known), False)
+    return task
+
+
+@pytest.mark.parametrize(("length", "size"), [(5, 8), (8, 8), (9, 8), (12, 8), (37, 8), (100, 7), (3, 2)])
+def test_windows_cover_a_sequence_and_share_half(length, size):
+    windows = windows_of(length, size)
+    assert windows[0][0] == 0 and windows[-1][1] == length
+    assert all(end - begin == min(size, length) for begin, end in windows)
+    for (begin, end), (after, _) in zip(windows, windows[1:], strict=False):
+        assert begin < after <= begin + max(1, size // 2) and end - after >= size // 2
+
+
+def test_windows_give_what_the_whole_gives(tmp_path):
+    """A convolution that sees two letters to each side: windows of 12 lose nothing of it."""
+    torch.manual_seed(0)
+    tokenizer = tokenizer_of("protein", 1)
+    config = CnnConfig(vocab_size=len(tokenizer), hidden_size=8, embedding_size=8, num_labels=3, num_hidden_layers=1)
+    model = CnnForTokenClassification(config).eval()
+    assert config.kernel_size <= 5
+    rows = [{"sequence": letters, "labels": tags} for letters, tags in residues(6, 3, longest=60)]
+    found = {}
+    for limit in (200, 12):
+        task = task_of(ResidueTagging, tmp_path, rows, alphabet="protein", max_length=limit)
+        task.encode(model, tokenizer, print)
+        assert (len(task.encoded["test"]) > 6) == (limit == 12)
+        raw, _ = task.predict(model, "test")
+        found[limit] = task.decode("test", raw)
+        assert [len(row) for row in found[limit]] == [len(row["sequence"]) for row in rows]
+        assert task.show(task.references["test"]) == [row["labels"] for row in rows]
+    assert found[12] == found[200]
+
+
+def test_a_transformer_of_proteins(tmp_path, data):
+    """Its tokenizer is no fast one, and puts tokens around a sequence."""
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO", "<mask>"])
+    )
+    tokenizer = EsmTokenizer(str(tmp_path / "vocab.txt"))
+    config = EsmConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        position_embedding_type="rotary", pad_token_id=tokenizer.pad_token_id, mask_token_id=tokenizer.mask_token_id,
+    )  # fmt: skip
+    EsmForTokenClassification(config).save_pretrained(tmp_path / "esm")
+    tokenizer.save_pretrained(tmp_path / "esm")
+    name = str(tmp_path / "esm")
+    given = {"model_type": None, "model_name_or_path": name, "config_overrides": "{}", "num_train_epochs": 1}
+    scores = run(data, tmp_path / "run", **given)
+    assert 0 < scores["test_accuracy"] <= 100
+    assert AutoModelForTokenClassification.from_pretrained(tmp_path / "run").config.model_type == "esm"
+
+
+def strands(count, seed):
+    """DNA with GATTACA, or its reverse complement, somewhere, or with neither."""
+    rng = random.Random(seed)
+    for number in range(count):
+        letters = "".join(rng.choices("ACGT", k=30))
+        motif = rng.choice(("GATTACA", "TGTAATC"))
+        at = rng.randrange(23)
+        yield (f"{letters[:at]}{motif}{letters[at + 7 :]}", "yes") if number % 2 else (letters, "no")
+
+
+@pytest.fixture(scope="module")
+def classified(tmp_path_factory):
+    root = tmp_path_factory.mktemp("strands")
+    (root / "config.yaml").write_text(CONFIG)
+    for seed, (name, count) in enumerate((("train", 200), ("val", 40), ("test", 40))):
+        rows = "".join(
+            f">{name}{number} label={label}\n{text}\n" for number, (text, label) in enumerate(strands(count, seed))
+        )
+        (root / f"{name}.fa").write_text(rows)
+    flags = {"task": "classification", "alphabet": "dna", "reverse_complement": "true", "model_type": "hfseq_cnn"}
+    flags["config_overrides"] = '{"hidden_size": 32, "embedding_size": 8, "pooling": "max", "kernel_sizes": [7]}'
+    return root, run(root, root / "run", "fa", **flags)
+
+
+def test_both_strands_are_classified_alike(classified, tmp_path):
+    root, scores = classified
+    assert scores["test_accuracy"] > 90
+    output_dir = root / "run"
+    for name in ("logos.png", "confusion_matrix.png", "learning_curve.png"):
+        assert (output_dir / name).exists()
+    model = AutoModelForSequenceClassification.from_pretrained(output_dir)
+    tokenizer = AutoTokenizer.from_pretrained(output_dir)
+    rows = list(strands(20, 9))
+    found = []
+    for turn in (str, reverse_complement):
+        given = [{"sequence": turn(text), "label": label} for text, label in rows]
+        task = task_of(SequenceClassification, tmp_path, given, known=["no", "yes"], reverse_complement=True)
+        task.encode(model, tokenizer, print)
+        assert len(task.encoded["test"]) == 40 and task.lengths["test"] == [30] * 20
+        raw, _ = task.predict(model, "test")
+        found.append(task.decode("test", raw).tolist())
+    assert found[0] == found[1] and set(found[0]) == {0, 1}
+
+
+def test_importance_is_highest_in_the_motif(classified):
+    root, _ = classified
+    model = AutoModelForSequenceClassification.from_pretrained(root / "run")
+    tokenizer = AutoTokenizer.from_pretrained(root / "run")
+    texts = ["ACGTCCGTTGGATTACAGGCCTTGCACCGT", "CCGTTGCAGGGATTACACCGTATGCCATTG"]
+    found = substitution_importance(model, tokenizer, texts, 1, "ACGT")
+    assert found.shape == (2, 30)
+    assert found[:, 10:17].mean() > 5 * np.abs(np.delete(found, range(10, 17), axis=1)).mean()
+    text = texts[0]
+    with torch.no_grad():
+        own, *others = (
+            log_odds(model(**tokenizer(one, return_tensors="pt")).logits, 1, "single_label_classification").item()
+            for one in (text, *(f"{text[:12]}{letter}{text[13:]}" for letter in "ACG"))
+        )
+    assert text[12] == "T"
+    assert found[0, 12] == pytest.approx(own - np.mean(others), abs=1e-4)
+    heights = letter_heights(texts, found, "ACGT")
+    np.testing.assert_allclose(heights.sum(axis=1), found.mean(axis=0))
+    assert heights[12].nonzero()[0].tolist() == [3]
+
+
+def test_kmers(classified, tmp_path):
+    root, _ = classified
+    flags = {"task": "classification", "alphabet": "dna", "kmer_size": 3, "num_train_epochs": 1}
+    run(root, tmp_path / "run", "fa", **flags)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
+    assert tokenizer.convert_ids_to_tokens(tokenizer("acgtta")["input_ids"]) == ["ACG", "TTA"]
+    assert not (tmp_path / "run" / "logos.png").exists()
+
+
+def test_the_embedded_genes_stand_beside_the_best(tmp_path, monkeypatch):
+    from hfseq.data.embedded.genes import gene_rows, splice_sites
+    from hfseq.tasks import bioinformatics
+
+    sizes = {"train_size": 8, "validation_size": 4, "test_size": 4}
+    monkeypatch.setattr(bioinformatics, "gene_rows", lambda: gene_rows(**sizes, length=200))
+    monkeypatch.setattr(bioinformatics, "splice_sites", lambda: splice_sites(**sizes))
+    flags = ["--output_dir", str(tmp_path / "genes"), "--num_train_epochs", "1", "--use_cpu", "true"]
+    recipe_runs.start(RECIPE, flags)
+    scores = json.loads((tmp_path / "genes" / "all_results.json").read_text())
+    assert scores["test_process_accuracy"] > scores["test_majority_accuracy"]
+    recipe_runs.start(
+        RECIPE, [*flags, "--task", "classification", "--config_overrides", "{}", "--overwrite_output_dir"]
+    )
+    assert json.loads((tmp_path / "genes" / "all_results.json").read_text())["test_accuracy"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"task": "folding"}, "unknown --task 'folding'; there are tagging, classification"),
+        ({"alphabet": "rna"}, "unknown --alphabet 'rna'; there are dna, protein"),
+        ({"kmer_size": 3}, "--kmer_size is for --task classification"),
+        ({"task": "classification", "mask_column": "mask"}, "--mask_column is for --task tagging"),
+        (
+            {"task": "classification", "alphabet": "protein", "reverse_complement": True},
+            "--reverse_complement is for DNA",
+        ),
+        ({"task": "classification", "kmer_size": 0}, "--kmer_size 0: give 1 or more"),
+    ],
+)
+def test_flags_without_effect_are_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        SequenceArguments(**flags)
+
+
+@pytest.mark.parametrize(
+    ("row", "flags", "message"),
+    [
+        ({"sequence": "AC!", "labels": "HHH"}, {}, r"test, row 2: '!' at position 3 is not an amino acid"),
+        ({"sequence": "ACD", "labels": "HH"}, {}, r"test, row 2: 3 letters and 2 labels; each letter needs one tag"),
+        ({"sequence": "ACD", "labels": "HHQ"}, {}, r"test: tag 'Q' is not one of the 3 known"),
+        (
+            {"sequence": "ACD", "labels": "HHH", "mask": "01"},
+            {"mask_column": "mask"},
+            "row 2: the mask must be 3 characters",
+        ),
+        (
+            {"sequence": "ACD", "labels": "HHH", "mask": "012"},
+            {"mask_column": "mask"},
+            "row 2: the mask must be 3 characters",
+        ),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, row, flags, message):
+    good = {"sequence": "ACD", "labels": "CEH", "mask": "111"}
+    rows = [{name: one[name] for name in row} for one in (good, row)]
+    with pytest.raises(InputError, match=message):
+        task_of(ResidueTagging, tmp_path, rows, alphabet="protein", **flags)
+
+
+def test_a_tokenizer_that_joins_letters_is_refused(tmp_path):
+    task = task_of(ResidueTagging, tmp_path, [{"sequence": "ACGTAC", "labels": "CCEEHH"}])
+    model = CnnForTokenClassification(CnnConfig(vocab_size=80, num_labels=3, hidden_size=8))
+    with pytest.raises(
+        InputError, match="makes 2 tokens of 6 letters; a tag for each letter needs one token for each"
+    ):
+        task.encode(model, tokenizer_of("dna", 3), print)
+
+
+def test_masks_are_for_tables(data, tmp_path):
+    with pytest.raises(InputError, match="--mask_column is for tables; in the labels of .*train.faa a [?] marks"):
+        run(data, tmp_path / "run", mask_column="mask")
+
+
+def test_an_unknown_letter_does_not_change_its_neighbours(tmp_path):
+    """Codes of several bases are tokens of their own."""
+    tokenizer = tokenizer_of("dna", 1)
+    ids = tokenizer("ACNRT")["input_ids"]
+    assert len(set(ids)) == 5 and tokenizer.unk_token_id not in ids
+    model = LstmForSequenceClassification(LstmConfig(vocab_size=len(tokenizer), num_labels=2)).eval()
+    assert model(torch.tensor([ids])).logits.shape == (1, 2)
