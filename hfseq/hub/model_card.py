@@ -34,6 +34,7 @@ METRICS = {
     "rmse": ("RMSE", "rmse"),
     "wer": ("WER", "wer"),
     "cer": ("CER", "cer"),
+    "sov": ("segment overlap (SOV'99)", "sov"),
     "perplexity": ("perplexity of a token", "perplexity"),
     "word_perplexity": ("perplexity of a word", "perplexity"),
 }
@@ -43,6 +44,7 @@ PLOTS = {
     "alignment.png": "Attention weights over the source words",
     "spectrogram.png": "Spectrogram of a recording, and its transcript aligned by CTC",
     "confusion_matrix.png": "Confusion matrix",
+    "logos.png": "Importance of each letter for its class",
     "scatter.png": "Predictions and references",
 }
 """Plots of a run that are shown on the model card, with their titles."""
