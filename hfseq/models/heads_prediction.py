@@ -38,7 +38,7 @@ class Row(NamedTuple):
     static: Tensor
 
     def scaled(self, values: Tensor, observed: Tensor) -> Tensor:
-        """Scaled values `[B, T, C]`, 0 where they are missing."""
+        """Scaled values `[B, T, C]` of values that are 0 where they are missing, 0 there too."""
         return ((values - self.loc) / self.scale).masked_fill(~observed, 0.0)
 
 
@@ -433,7 +433,7 @@ class ForPrediction(Head):
             static: Static features `[B, D]`.
             steps: Number of steps.
         """
-        parts = [lagged(series, self.lags, steps)]
+        parts = lagged(series, self.lags, steps)
         if time is not None:
             parts.append(time[:, -steps:].to(series.dtype))
         if static.shape[1]:

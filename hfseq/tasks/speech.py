@@ -435,7 +435,11 @@ class Transcription(Speech):
 
 
 class GeneratedTranscription(Transcription):
-    """Transcription of speech by an encoder-decoder, whose decoder attends to the recording."""
+    """Transcription of speech by an encoder-decoder, whose decoder attends to the recording.
+
+    Attributes:
+        start: Id of the token that the decoder starts with.
+    """
 
     auto_class: ClassVar[Any] = AutoModelForSpeechSeq2Seq
     generates = True
@@ -452,11 +456,14 @@ class GeneratedTranscription(Transcription):
         self.tokenizer = tokenizer_of(tokenizer)
         if self.tokenizer is None:
             raise InputError(f"--model_name_or_path {model.config.name_or_path}: it has no tokenizer")
+        self.start: int = model.config.decoder_start_token_id
         set_generation(model, self.data.num_beams, self.data.max_target_length)
 
     def _labels(self, row: Mapping[str, Any], steps: int) -> list[int]:
         limit = self.data.max_target_length
-        return encode_texts(self.tokenizer, [row[self.names[1]]], limit, target=True)[0]["input_ids"][0]
+        ids = encode_texts(self.tokenizer, [row[self.names[1]]], limit, target=True)[0]["input_ids"][0]
+        # Whisper's tokenizer begins with the token that the decoder starts with, which is no label.
+        return ids[ids[0] == self.start :]
 
     def _notes(self, split: str, rows: datasets.Dataset) -> list[str]:
         limit = self.data.max_target_length
