@@ -1,12 +1,12 @@
-"""Strings of spoken digits: recordings of FSDD one after the other, as folders that recipes/speech_recognition.py reads.
+"""Strings of spoken digits: recordings of FSDD one after the other, in folders for recipes/speech_recognition.py.
 
     python benchmarks/digit_strings.py recordings outputs/digit_strings
 
-`recordings` is the folder of https://github.com/Jakobovski/free-spoken-digit-dataset with `digit_speaker_take.wav`. The
-rule: an utterance has 1 to 5 digits of one speaker, each number of digits, speaker, digit and take being equally likely,
-without a pause between them. Takes 0 to 4, the official test, are in `test` alone, takes 5 to 7 in `dev` alone, and all
-others in `train`. The recordings of `train` are played at 0.85 to 1.15 times their speed, each at its own (speed
-perturbation, Ko et al. 2015); those of `dev` and `test` are as they are. A seed gives the same utterances everywhere.
+`recordings` is the folder of https://github.com/Jakobovski/free-spoken-digit-dataset with `digit_speaker_take.wav`.
+The rule: an utterance has 1 to 5 digits of one speaker without a pause between them; each number of digits, speaker,
+digit and take is equally likely. Takes 0 to 4, the official test, are in `test` alone, takes 5 to 7 in `dev` alone,
+and all others in `train`. Those of `train` are played at 0.85 to 1.15 times their speed, each at its own (speed
+perturbation, Ko et al. 2015); the others are as they are. A seed gives the same utterances everywhere.
 """
 
 import argparse

@@ -71,7 +71,7 @@ disable_tqdm: true
 """
 
 
-# Where hfseq is not installed, transformers' pipeline for speech knows no encoder-decoder of hfseq: that one generates.
+# Where hfseq is not installed, transformers' pipeline for speech knows no encoder-decoder of hfseq; it generates.
 ELSEWHERE = """\
 import sys
 class NoHfseq:
@@ -182,9 +182,9 @@ def hub(data, tmp_path_factory):
         kind = datasets.Audio(decode=split == "test")
         splits[split] = rows if split == "train" else rows.cast_column("audio", kind)
     folder = tmp_path_factory.mktemp("hub") / "tones"
-    datasets.DatasetDict({"validation" if name == "val" else name: rows for name, rows in splits.items()}).save_to_disk(
-        folder
-    )
+    datasets.DatasetDict(
+        {"validation" if name == "val" else name: rows for name, rows in splits.items()}
+    ).save_to_disk(folder)
     return folder
 
 

@@ -38,7 +38,7 @@ class Row(NamedTuple):
     static: Tensor
 
     def scaled(self, values: Tensor, observed: Tensor) -> Tensor:
-        """Scaled values `[B, T, C]` of values that are 0 where they are missing, 0 there too."""
+        """Scaled values `[B, T, C]`, 0 where they are missing."""
         return ((values - self.loc) / self.scale).masked_fill(~observed, 0.0)
 
 
