@@ -41,7 +41,7 @@ MEASURES: dict[str, Callable[[Samples, argparse.Namespace], Any]] = {
     "import": lambda samples, args: import_time(2 * samples.sizes.rounds),
     "input": lambda samples, args: input_pipeline(samples),
     "ctc": lambda samples, args: [
-        ctc_recipe_beside_bare(samples.sizes, samples.device),
+        *(ctc_recipe_beside_bare(samples.sizes, samples.sizes.hidden // part, samples.device) for part in (4, 1)),
         *ctc_step(samples.sizes, samples.device),
     ],
     "forecaster": lambda samples, args: forecaster_step(samples.sizes, samples.device),
