@@ -123,6 +123,7 @@ def ctc_recipe_beside_bare(sizes: Sizes, width: int, device: str) -> Row:
     measure = f"training, CTC of a bidirectional LSTM of {width}: the recipe"
     row = Row(measure, "bare PyTorch loop over the same modules", 0.95)
     row.ratios = speedups(times, "ours", "bare")
+    row.note = "the Trainer and Accelerate take milliseconds of Python a step, which count beside a small model"
     row.figures = {"ms": milliseconds(times["ours"], steps - WARM_UP)}
     row.figures |= {"ms beside": milliseconds(times["bare"], steps - WARM_UP)}
     return row
