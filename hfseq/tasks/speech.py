@@ -467,7 +467,7 @@ class GeneratedTranscription(Transcription):
     """Transcription of speech by an encoder-decoder, whose decoder attends to the recording.
 
     Attributes:
-        start: Id of the token that the decoder starts with.
+        start: Id of the token that the decoder starts with; None for an ensemble.
     """
 
     auto_class: ClassVar[Any] = AutoModelForSpeechSeq2Seq
@@ -485,7 +485,8 @@ class GeneratedTranscription(Transcription):
         self.tokenizer = tokenizer_of(tokenizer)
         if self.tokenizer is None:
             raise InputError(f"--model_name_or_path {model.config.name_or_path}: it has no tokenizer")
-        self.start: int = model.config.decoder_start_token_id
+        # An ensemble has none.
+        self.start: int | None = getattr(model.config, "decoder_start_token_id", None)
         set_generation(model, self.data.num_beams, self.data.max_target_length)
 
     def _labels(self, row: Mapping[str, Any], steps: int) -> list[int]:
