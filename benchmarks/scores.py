@@ -205,7 +205,7 @@ def _figures(figures: Mapping[str, Any], sign: str = ", ") -> str:
 def _figure(name: str, value: Any) -> str:
     """A figure with its name; a unit after the name's last comma goes behind the number."""
     title, _, unit = name.rpartition(", ") if name.endswith((", %", ", MB")) else (name, "", "")
-    score = ("exact match", "accuracy", "BLEU", "chrF", "ROUGE", "perplexity")
+    score = ("exact match", "accuracy", "BLEU", "chrF", "ROUGE", "perplexity", "CER", "WER")
     average, deviation = _mean_and_deviation(value)
     text = f"{average:.1f}" if name.startswith(score) else f"{average:,}"
     text += "" if deviation is None else f" ± {deviation:.1f}"

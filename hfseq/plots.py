@@ -258,19 +258,21 @@ def plot_trade_off(
     path: str | os.PathLike,
     metric: str = "accuracy",
     spreads: Sequence[float] | None = None,
+    unit: str = "text",
 ) -> None:
     """Plot the scores of models against their latencies, as PNG.
 
     Args:
         names: Names of the models.
         scores: Score of each model.
-        latencies: Latency of each model in milliseconds per text, on a logarithmic axis.
+        latencies: Latency of each model in milliseconds per input, on a logarithmic axis.
         sizes: Size of each model, such as its number of parameters, to which the area of its circle is proportional.
         path: Path of the PNG.
         metric: Name of the score.
         spreads: Standard deviations of the scores, drawn as error bars; None for no bars.
+        unit: Noun for an input.
     """
-    axes = _new_axes((7, 4.5), "milliseconds for one text (area: parameters)", shorten_label(metric))
+    axes = _new_axes((7, 4.5), f"milliseconds for one {unit} (area: parameters)", shorten_label(metric))
     if spreads is not None:
         axes.errorbar(latencies, scores, yerr=spreads, fmt="none", ecolor="#555555", elinewidth=1, capsize=3)
     largest = max(sizes)

@@ -3,8 +3,10 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import recipe_runs
+import soundfile
 import torch
 from recipe_runs import Killed, assert_equal, kill_after_checkpoint, load, results, weights, write_reviews
 from transformers import AutoModelForSequenceClassification
@@ -13,6 +15,7 @@ from hfseq.errors import InputError
 from hfseq.plots import plot_trade_off
 
 RECIPE = load("comparison")
+SPLITS = ("train", "val", "test")
 CONFIG = """\
 models:
   LSTM: {model_type: hfseq_lstm, config_overrides: {hidden_size: 16, embedding_size: 12, pooling: max, dropout: 0.2}}
@@ -97,6 +100,8 @@ def test_checkpoints_stand_beside_them_and_a_killed_run_goes_on(data, compared, 
             "models: '../A' names a folder of runs, so give a plain",
         ),
         ({"models": "{}"}, "nothing to compare"),
+        ({"task": "speach"}, "unknown --task 'speach'; there are classification, speech"),
+        ({"task": "speech", "head": "rnnt"}, "unknown --head 'rnnt'; there are ctc"),
         ({"num_seeds": 0}, "--num_seeds 0: give 1 or more"),
         ({"streaming": True}, "unknown flag --streaming"),
         ({"hp_search": 2}, "a comparison trains `models`"),
@@ -106,6 +111,54 @@ def test_bad_input(flags, message, data, tmp_path):
     with pytest.raises(InputError, match=message):
         start(data, tmp_path / "run", **flags)
     assert not list(tmp_path.glob("run/**/model.safetensors"))
+
+
+SPEECH = """\
+task: speech
+feature_extractor: {feature_size: 12, hop_length: 80}
+models:
+  LSTM: {model_type: hfseq_lstm, config_overrides: {hidden_size: 16, subsampling_factor: 2}}
+  Conformer:
+    model_type: wav2vec2-bert
+    config_overrides: {feature_projection_input_dim: 12, hidden_size: 16, num_hidden_layers: 1,
+      num_attention_heads: 2, intermediate_size: 16, apply_spec_augment: false, layerdrop: 0.0}
+num_seeds: 1
+num_train_epochs: 1
+learning_rate: 1e-2
+per_device_train_batch_size: 8
+speed_texts: 2
+use_cpu: true
+disable_tqdm: true
+"""
+
+
+@pytest.mark.parametrize("head", ["ctc", "classification"])
+def test_recognisers_of_speech(head, tmp_path):
+    names = {"ctc": ("wer", "cer"), "classification": ("accuracy", "f1")}[head]
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 6), ("test", 4)):
+        (tmp_path / split).mkdir()
+        rows = ["file_name,transcription,label"]
+        for number in range(count):
+            soundfile.write(tmp_path / split / f"{number}.wav", rng.standard_normal(6000) / 10, 8000)
+            rows.append(f"{number}.wav,{'ab'[number % 2]},{'ab'[number % 2]}")
+        (tmp_path / split / "metadata.csv").write_text("\n".join(rows) + "\n")
+    config = tmp_path / "speech.yaml"
+    config.write_text(SPEECH, encoding="utf-8")
+    files = {
+        f"{flag}_file": tmp_path / name for flag, name in zip(("train", "validation", "test"), SPLITS, strict=True)
+    }
+    output = tmp_path / "run"
+    recipe_runs.start(RECIPE, recipe_runs.arguments(config, **files, output_dir=output, head=head))
+    with open(output / "table.csv", newline="", encoding="utf-8") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["LSTM", "Conformer"]
+    found = results(output)
+    for name, row in rows.items():
+        assert float(row[names[0]]) == pytest.approx(found[f"test_{name}_{names[0]}"])
+        assert all(float(row[column]) > 0 for column in ("ms_a_text", "texts_a_second", "train_seconds", "parameters"))
+    lines = (output / "table.md").read_text(encoding="utf-8").splitlines()
+    assert "ms a recording" in lines[0] and len(lines) == (4 if head == "ctc" else 5)
 
 
 def test_the_plot_has_a_circle_for_each_model(tmp_path):

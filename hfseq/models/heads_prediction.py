@@ -433,7 +433,7 @@ class ForPrediction(Head):
             static: Static features `[B, D]`.
             steps: Number of steps.
         """
-        parts = [lagged(series, self.lags, steps)]
+        parts = lagged(series, self.lags, steps)
         if time is not None:
             parts.append(time[:, -steps:].to(series.dtype))
         if static.shape[1]:

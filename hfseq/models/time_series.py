@@ -73,8 +73,8 @@ def with_mask(values: Tensor, observed: Tensor) -> Tensor:
     return torch.cat([values, observed.to(values.dtype)], dim=-1)
 
 
-def lagged(series: Tensor, lags: Sequence[int], steps: int) -> Tensor:
-    """Lags of the last steps, `[B, steps, len(lags) * D]`: those of one step stand side by side, in the given order.
+def lagged(series: Tensor, lags: Sequence[int], steps: int) -> list[Tensor]:
+    """Values of the last steps at each lag, views `[B, steps, D]` in the order of the lags.
 
     Args:
         series: Values of all steps but the last one, `[B, T, D]`, with T + 1 >= `max(lags)` + `steps`.
@@ -82,7 +82,7 @@ def lagged(series: Tensor, lags: Sequence[int], steps: int) -> Tensor:
         steps: Number of steps to look back from.
     """
     end = series.shape[1] + 1
-    return torch.cat([series[:, end - steps - lag : end - lag] for lag in lags], dim=-1)
+    return [series[:, end - steps - lag : end - lag] for lag in lags]
 
 
 def started(observed: Tensor) -> Tensor:

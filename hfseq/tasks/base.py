@@ -15,6 +15,7 @@ from hfseq.data.collation import CheckedCollator
 from hfseq.data.encoding import EncodedSplits
 from hfseq.data.streaming import count_rows, tokenizer_texts
 from hfseq.data.token_budget import row_lengths
+from hfseq.inference.benchmark import Run
 from hfseq.inference.parallel import run_by_length
 from hfseq.plots import plot_learning_curve
 from hfseq.tasks.losses import token_loss
@@ -212,6 +213,32 @@ class Task(ABC):
         """Kind of each row, if the data have a column `kind` and the task reports scores by kind."""
         rows = self.splits[split]
         return list(rows["kind"]) if self.kind_metric and "kind" in rows.column_names else None
+
+    # Model
+
+    def new_processor(self, args: Any) -> Any:
+        """Create the processing class of a new model, and set the fields of its config that it determines.
+
+        Args:
+            args: Model arguments.
+
+        Returns:
+            The processing class; None for a tokenizer yet to be trained on `texts`, or that of a checkpoint.
+        """
+        return None
+
+    def timed(
+        self, model: PreTrainedModel, processing_class: Any, split: str, count: int
+    ) -> tuple[Run, Sequence[Any]]:
+        """Return a function from raw inputs to predictions, and raw inputs of a split, to measure latency with.
+
+        Args:
+            model: Model, on its device.
+            processing_class: Tokenizer, or other processing class of the model.
+            split: Split that is read.
+            count: Maximum number of inputs.
+        """
+        raise NotImplementedError
 
     # Encoding and loss
 
