@@ -205,10 +205,10 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 _SIZES: dict[str, Callable[[np.random.Generator], tuple[float, float]]] = {
-    "scan": lambda rng: (_log_uniform(rng, 3, 40), _log_uniform(rng, 60, 1_000)),
-    "flood": lambda rng: (_log_uniform(rng, 5, 25), _log_uniform(rng, 150, 5_000)),
-    "exfiltration": lambda rng: (_log_uniform(rng, 10, 60), _log_uniform(rng, 2e8, 5e9)),
-    "stall": lambda rng: (_log_uniform(rng, 15, 60), float(rng.uniform(0.75, 1.0))),
+    "scan": lambda rng: (_log_uniform(rng, 3, 40), _log_uniform(rng, 15, 300)),
+    "flood": lambda rng: (_log_uniform(rng, 5, 25), _log_uniform(rng, 60, 2_000)),
+    "exfiltration": lambda rng: (_log_uniform(rng, 10, 60), _log_uniform(rng, 1e8, 3e9)),
+    "stall": lambda rng: (_log_uniform(rng, 15, 60), float(rng.uniform(0.5, 1.0))),
 }
 """Kind to a drawing of its duration in minutes and its size."""
 
@@ -303,7 +303,7 @@ def _usual(rng: np.random.Generator, minutes: Any, hours: Any, weekday: Any) -> 
         return _FIRST_REMOTE + np.minimum(_REMOTE - 1, (rng.pareto(0.6, number) * 2).astype(np.int64))
 
     parts = []
-    web = times(4.0 * work + 0.1)
+    web = times(8.0 * work + 0.1)
     number = len(web)
     ports = np.where(rng.random(number) < 0.85, 443, 80)
     failed = np.where(rng.random(number) < 0.01, _S0, _SF)
@@ -314,10 +314,10 @@ def _usual(rng: np.random.Generator, minutes: Any, hours: Any, weekday: Any) -> 
             *(sizes(number, 2_500, 1.0), sizes(number, 30_000, 1.6)),
         )
     )
-    names = times(2.0 * work + 0.3)
+    names = times(4.0 * work + 0.3)
     number = len(names)
     parts.append(_flows(names, people(number), _FIRST_REMOTE, _UDP, 53, _SF, 60, sizes(number, 150, 0.4)))
-    mail = times(0.6 * work + 0.1)
+    mail = times(1.0 * work + 0.1)
     number = len(mail)
     ports = np.where(rng.random(number) < 0.8, 993, 587)
     parts.append(
