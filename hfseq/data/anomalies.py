@@ -28,6 +28,8 @@ ANOMALOUS = frozenset({"1", "1.0", "true", "yes", "anomaly", "anomalous", "abnor
 """Labels of anomalous rows, in lower case, besides those that the user names."""
 WINDOWS = "combined_windows.json"
 """File of a folder of NAB with the windows of each series."""
+UNTIMED = 86.4
+"""Seconds between steps without time stamps, so that a thousand of them count as a day."""
 _EPOCH = re.compile(r"\d{9,}(?:\.\d+)?")
 
 
@@ -62,7 +64,7 @@ class Recording:
         name: Its name; recordings of the same name continue each other.
         columns: Names of the numbers of a step.
         values: Numbers `[T, C]` in float64, NaN where one is missing; C may be 0.
-        times: Seconds since 1970, `[T]`, not decreasing; step numbers if there are no time stamps.
+        times: Seconds since 1970, `[T]`, not decreasing; `UNTIMED` apart if there are no time stamps.
         timed: Whether there are time stamps.
         events: Anomalies, in order; None if the recording has no labels.
         kinds: Kind of each anomaly; None if the labels tell none.
@@ -254,7 +256,7 @@ def make_recording(
         InputError: As for `read_recordings`.
     """
     timed = fields.time in columns
-    times = _times(path, fields.time, columns[fields.time], lines) if timed else np.arange(len(lines), dtype=float)
+    times = _times(path, fields.time, columns[fields.time], lines) if timed else UNTIMED * np.arange(len(lines))
     if timed:
         # Events may happen in the same second.
         _check_times(path, times, lines, name, strict=strict, twice=fields.events is not None)
@@ -319,6 +321,14 @@ def _magnitude(value: float) -> str:
     if math.isnan(value):
         return "?"
     return f"{'-' * (value < 0)}2^{int(math.log2(1 + abs(value)))}"
+
+
+def parse_time(text: str) -> float | None:
+    """Seconds since 1970 of a time stamp, which may be that number itself; None if it is none."""
+    if _EPOCH.fullmatch(text):
+        return float(text)
+    stamp = _stamp(text)
+    return None if stamp is None else float(stamp.timestamp())
 
 
 def _times(path: Path, column: str, texts: Sequence[str], lines: NDArray[np.int64]) -> NDArray[np.float64]:

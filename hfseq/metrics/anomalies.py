@@ -4,6 +4,7 @@ None of them adjusts points: a detector gets no credit for steps of an event tha
 """
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -95,6 +96,35 @@ def _greedy(steps: NDArray[np.intp], times: NDArray[np.float64], hold: float) ->
 def _hits(alarm: Span, flagged: NDArray[np.bool_], labels: NDArray[np.bool_]) -> bool:
     start, stop = alarm
     return bool((flagged[start:stop] & labels[start:stop]).any())
+
+
+def first_scores(scores: ArrayLike, times: ArrayLike, hold: float) -> NDArray[np.float64]:
+    """Keep the scores that raise an alarm at some threshold: those above all others of the last `hold` seconds.
+
+    NAB counts each flagged row, so a detector that should raise one alarm and not a hundred has to say so in its
+    scores.
+
+    Args:
+        scores: `[T]`, at least 0.
+        times: Time of each step in seconds, `[T]`, not decreasing.
+        hold: Seconds that an alarm lasts.
+
+    Returns:
+        `[T]`, 0 at the steps that raise none.
+    """
+    values, when = _check("first_scores", scores), np.asarray(times, dtype=np.float64)
+    kept = np.zeros_like(values)
+    # Scores within reach that none after them exceeds, falling.
+    best: deque[int] = deque()
+    for step, value in enumerate(values):
+        while best and when[step] - when[best[0]] > hold:
+            best.popleft()
+        if not best or value > values[best[0]]:
+            kept[step] = value
+        while best and values[best[-1]] <= value:
+            best.pop()
+        best.append(step)
+    return kept
 
 
 def event_scores(rows: Sequence[Scored], threshold: float | Sequence[float], hold: float) -> dict[str, Any]:
