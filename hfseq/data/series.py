@@ -365,8 +365,9 @@ def _stamp(text: Any) -> pd.Timestamp | None:
     """Time stamp of a text, in UTC if it has an offset from it; None if it is none."""
     if not isinstance(text, str) or not _STAMP.fullmatch(text.strip()):
         return None
+    date, rest = re.match(r"([\d/.-]+)(.*)", text.strip()).groups()  # type: ignore[union-attr]
     try:
-        stamp = pd.Timestamp(re.sub(r"(?<=\d)[/.](?=\d+(?:[/. T]|$))", "-", text.strip()))
+        stamp = pd.Timestamp(re.sub(r"[/.]", "-", date) + rest)
     except ValueError:
         return None
     return stamp if stamp.tz is None else stamp.tz_convert(None)
