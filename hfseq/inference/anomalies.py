@@ -144,7 +144,10 @@ class Settings:
             raise InputError(f"{directory}: no {DETECTOR_FILE}; give the output directory of recipes/anomaly_detection.py")
         try:
             values = read_object(path)
-            scales = {name: Scale(**one) for name, one in values.pop("scales").items()}
+            scales = {
+                name: Scale(tuple(one["loc"]), tuple(one["scale"]), one["days"])
+                for name, one in values.pop("scales").items()
+            }
             for name in ("columns", "number_columns", "event_columns"):
                 values[name] = None if values[name] is None else tuple(values[name])
             return cls(scales=scales, **values)
@@ -339,6 +342,8 @@ class Stream:
         Raises:
             InputError: Nothing has been read yet, or the model has no state of constant size.
         """
+        if not self.steps:
+            raise InputError("no step has been read yet, so there is no state")
         own = RecurrentCacheLayer()
         own.model_type = _STATE_TYPE
         numbers = torch.tensor([self.last_token, self.steps, self.alarm_since, self.last_time], dtype=torch.float64)

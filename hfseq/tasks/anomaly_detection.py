@@ -170,7 +170,9 @@ class AnomalyDetection(Task):
             parts.append(f"{split} {len(recordings)} recording{'s' * (len(recordings) != 1)}, {steps:,} steps{events}")
         return "; ".join(parts)
 
-    # Encoding: subclasses
+    def _encoded_splits(self) -> list[str]:
+        """Splits whose loss is computed: those of training, or else that of the test."""
+        return [split for split in ("train", "validation") if split in self.recordings] or ["test"]
 
     def score_raw(self, split: str, raw: Any) -> dict[str, float]:
         """Nothing: evaluations during training have the loss alone."""
@@ -503,12 +505,12 @@ class ValueAnomalies(AnomalyDetection):
                 raise InputError(f"--model_name_or_path: {name} is {getattr(config, name)}, but the data need {value}")
         self.args.label_names = ["future_values"]
         self.encoded, self.lengths, self.collator = {}, {}, _stack
-        for split in ("train", "validation"):
-            if split in self.recordings:
-                rows = [row for one in self.recordings[split] for row in self._windows(one, config)]
-                self.encoded[split] = datasets.Dataset.from_list(rows)
-        if self.encoded:
-            log(", ".join(f"{split} {len(rows)} windows" for split, rows in self.encoded.items()))
+        for split in self._encoded_splits():
+            rows = [row for one in self.recordings[split] for row in self._windows(one, config)]
+            if not rows:
+                raise InputError(f"{split}: all values are missing; there is nothing to predict")
+            self.encoded[split] = datasets.Dataset.from_list(rows)
+        log(", ".join(f"{split} {len(rows)} windows" for split, rows in self.encoded.items()))
 
     def _windows(self, one: Recording, config: Any) -> Iterator[dict[str, Any]]:
         """Windows of `context_length` steps and one more, with the values that their lags reach back to.
@@ -604,9 +606,9 @@ class EventAnomalies(AnomalyDetection):
         self.collator = token_collator(tokenizer, model)
         self.encoded, self.lengths = {}, {}
         size = self.data.context_length
-        for split in ("train", "validation"):
+        for split in self._encoded_splits():
             rows = []
-            for one in self.recordings.get(split, ()):
+            for one in self.recordings[split]:
                 texts = [f"{text}\n" for text in one.texts or ()]
                 parts = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
                 start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -616,10 +618,8 @@ class EventAnomalies(AnomalyDetection):
                     rows.append(
                         {"input_ids": block, "attention_mask": [1] * len(block), "labels": [-100, *block[1:]]}
                     )
-            if rows:
-                self.encoded[split] = datasets.Dataset.from_list(rows)
-        if self.encoded:
-            log(", ".join(f"{split} {len(rows):,} blocks of {size} tokens" for split, rows in self.encoded.items()))
+            self.encoded[split] = datasets.Dataset.from_list(rows)
+        log(", ".join(f"{split} {len(rows):,} blocks of {size} tokens" for split, rows in self.encoded.items()))
 
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """Nothing of the logits is needed for the loss."""
