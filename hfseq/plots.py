@@ -319,9 +319,7 @@ def plot_anomalies(
     count = min(values.shape[1], 6)
     axis = times.astype("datetime64[s]") if timed else np.arange(len(times))
     figure = Figure(figsize=(12, 1.5 + 1.3 * count + 1.6))
-    panels = np.atleast_1d(
-        figure.subplots(count + 1, 1, sharex=True, height_ratios=[1.0] * count + [1.5])
-    ).tolist()
+    panels = np.atleast_1d(figure.subplots(count + 1, 1, sharex=True, height_ratios=[1.0] * count + [1.5])).tolist()
     for column, axes in enumerate(panels[:-1]):
         drawn = values[:, column]
         positive = drawn[np.isfinite(drawn) & (drawn > 0)]
@@ -349,7 +347,7 @@ def plot_anomalies(
         axes.grid(color="#e5e5e5", linewidth=0.6)
         axes.margins(x=0.005)
     if panels[-1].get_legend_handles_labels()[0]:
-        panels[-1].legend(loc="upper right", fontsize=8, frameon=False, ncols=3)
+        panels[-1].legend(loc="lower right", bbox_to_anchor=(1, 0.98), fontsize=8, frameon=False, ncols=3)
     panels[0].set_title(shorten_label(title, 60), fontsize=10)
     panels[-1].set_xlabel("" if timed else "step")
     figure.align_ylabels()

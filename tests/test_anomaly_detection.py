@@ -32,7 +32,9 @@ disable_tqdm: true
 context_length: 24
 hold: 7200
 """
-NUMBERS = COMMON + "config_overrides: {hidden_size: 12, dropout: 0.0, distribution_output: normal}\nfalse_alarms: 0.5\n"
+NUMBERS = (
+    COMMON + "config_overrides: {hidden_size: 12, dropout: 0.0, distribution_output: normal}\nfalse_alarms: 0.5\n"
+)
 EVENTS = COMMON + "head: causal_lm\nconfig_overrides: {hidden_size: 16, dropout: 0.0}\nshort_window: 2\n"
 SCORES = {
     *("recall_at_false_alarms", "vus_pr", "auc_pr"),
@@ -68,7 +70,9 @@ def log(count, seed, first=0, events=()):
         odd = any(start <= step < start + 4 for start in events)
         service = ("dns", "http", "mail")[step % 3] if not odd else "mail"
         size = int(1000 * rng.lognormal(sigma=0.3))
-        rows.append([1_704_067_200 + 60 * (first + step), service, "REJ" if odd else "SF", size, "scan" if odd else ""])
+        rows.append(
+            [1_704_067_200 + 60 * (first + step), service, "REJ" if odd else "SF", size, "scan" if odd else ""]
+        )
     return rows
 
 

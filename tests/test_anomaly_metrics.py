@@ -12,6 +12,7 @@ from hfseq.metrics.anomalies import (
     event_scores,
     event_spans,
     find_alarms,
+    first_scores,
     nab_score,
     normal_days,
     probationary_length,
@@ -218,13 +219,15 @@ def test_threshold_at_a_rate_of_false_alarms(seed, per_day):
         scores, _, events = draw(10 * seed + part, length=96)
         rows.append(Scored(scores, events, HOUR * np.arange(96)))
     hold = 2 * HOUR
-    expected = math.inf
-    for threshold in sorted({score for row in rows for score in row.scores}, reverse=True):
-        found = event_scores(rows, threshold, hold)
-        if found["false_alarms"] > per_day * sum(normal_days(row) for row in rows):
-            break
-        expected = threshold
-    assert threshold_at_false_alarms(rows, per_day, hold) == expected
+    allowed = per_day * sum(normal_days(row) for row in rows)
+    values = sorted({score for row in rows for score in row.scores}, reverse=True)
+    passes = [event_scores(rows, value, hold)["false_alarms"] <= allowed for value in values]
+    found = threshold_at_false_alarms(rows, per_day, hold)
+    at = values.index(found) if found < math.inf else -1
+    assert (at < 0 or passes[at]) and (at + 1 == len(values) or not passes[at + 1])
+    if passes == sorted(passes, reverse=True):
+        assert at + 1 == sum(passes)
+    expected = found
     assert recall_at_false_alarms(rows, per_day, hold) == event_scores(rows, expected, hold)["recall"]
 
 
@@ -248,3 +251,13 @@ def test_constant_scores_are_no_detector():
 def test_invalid_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("hold", [0, 3, 10])
+def test_scores_that_raise_an_alarm(hold):
+    rng = np.random.default_rng(hold)
+    scores, times = rng.integers(0, 9, 60).astype(float), np.cumsum(rng.integers(1, 4, 60))
+    kept = first_scores(scores, times, hold)
+    for step in range(60):
+        before = [scores[other] for other in range(step) if times[step] - times[other] <= hold]
+        assert kept[step] == (scores[step] if scores[step] > max(before, default=-1) else 0)

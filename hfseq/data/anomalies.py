@@ -93,9 +93,7 @@ class Recording:
             kinds = None if self.kinds is None else tuple(self.kinds[number] for number in inside)
         texts = None if self.texts is None else self.texts[start:stop]
         span = slice(start, stop)
-        return replace(
-            self, values=self.values[span], times=self.times[span], events=events, kinds=kinds, texts=texts
-        )
+        return replace(self, values=self.values[span], times=self.times[span], events=events, kinds=kinds, texts=texts)
 
     def scored(self, scores: NDArray[np.floating]) -> Scored:
         """Scores `[T]` of the recording beside its anomalies."""
@@ -306,9 +304,7 @@ def event_texts(
     """
     columns = [list(texts) for texts in words.values()]
     if len(columns) > 1 or names or gaps is not None:
-        columns = [
-            [f"{name}={'_'.join(text.split()) or '?'}" for text in texts] for name, texts in words.items()
-        ]
+        columns = [[f"{name}={'_'.join(text.split()) or '?'}" for text in texts] for name, texts in words.items()]
     for index, name in enumerate(names):
         assert values is not None
         columns.append([f"{name}={_magnitude(value)}" for value in values[:, index].tolist()])

@@ -141,7 +141,9 @@ class Settings:
         """
         path = Path(directory) / DETECTOR_FILE
         if not path.is_file():
-            raise InputError(f"{directory}: no {DETECTOR_FILE}; give the output directory of recipes/anomaly_detection.py")
+            raise InputError(
+                f"{directory}: no {DETECTOR_FILE}; give the output directory of recipes/anomaly_detection.py"
+            )
         try:
             values = read_object(path)
             scales = {
@@ -164,7 +166,9 @@ class Settings:
             return self.scales[name]
         if len(self.scales) == 1:
             return next(iter(self.scales.values()))
-        raise InputError(f"series {name!r}: the detector was trained on {', '.join(sorted(self.scales)[:5])} …; name one")
+        raise InputError(
+            f"series {name!r}: the detector was trained on {', '.join(sorted(self.scales)[:5])} …; name one"
+        )
 
 
 class Likelihood:

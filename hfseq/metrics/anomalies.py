@@ -178,10 +178,10 @@ def normal_days(row: Scored) -> float:
 
 
 def threshold_at_false_alarms(rows: Sequence[Scored], per_day: float, hold: float) -> float:
-    """Return the lowest threshold down to which there are at most so many false alarms a day.
+    """Return the threshold below which there would be more than so many false alarms a day.
 
-    False alarms are not quite monotone in the threshold, since alarms merge; the search ends at the first threshold,
-    from the highest down, with too many of them.
+    It is found by bisection: at the threshold there are at most so many, and at the next lower score more. (Their
+    number is not quite monotone in the threshold, since alarms merge.)
 
     Args:
         rows: The series.
@@ -198,23 +198,16 @@ def threshold_at_false_alarms(rows: Sequence[Scored], per_day: float, hold: floa
     values = [_check("threshold_at_false_alarms", row.scores, len(row.times)) for row in rows]
     if not any(map(len, values)):
         raise ValueError("threshold_at_false_alarms: there are no scores")
-    masks = [step_labels(row.events, len(row.scores)) for row in rows]
-    times = [np.asarray(row.times, dtype=np.float64) for row in rows]
-    # Only a score outside the events can add a false alarm.
-    outside = np.unique(np.concatenate([one[~mask] for one, mask in zip(values, masks, strict=True)]))[::-1]
-    lowest = math.inf
-    for threshold in outside:
-        false = 0
-        for scores, mask, when in zip(values, masks, times, strict=True):
-            flagged = scores >= threshold
-            raised = _greedy(np.flatnonzero(flagged), when, hold)
-            false += sum(not _hits((first, last + 1), flagged, mask) for first, last in raised)
-            if false > allowed:
-                # Above this score: scores of events may lie between.
-                above = np.concatenate([one[one > threshold] for one in values])
-                return float(above.min()) if len(above) else math.inf
-        lowest = float(threshold)
-    return min(lowest, *(float(one.min()) for one in values if len(one)))
+    falling = np.unique(np.concatenate(values))[::-1]
+    # The first `good` thresholds pass, as does infinity, and the one at `bad` does not.
+    good, bad = 0, len(falling) + 1
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if event_scores(rows, float(falling[middle - 1]), hold)["false_alarms"] <= allowed:
+            good = middle
+        else:
+            bad = middle
+    return float(falling[good - 1]) if good else math.inf
 
 
 def recall_at_false_alarms(rows: Sequence[Scored], per_day: float, hold: float) -> float:

@@ -78,8 +78,6 @@ class AnomalyDetection(Task):
         *("recall_at_false_alarms", "vus_pr", "auc_pr", "event_precision", "event_recall", "false_alarms_per_day"),
     )
     other_metrics = ("nab", "nab_low_fp", "nab_low_fn")
-    # Neither of the Hub's tasks is of anomalies.
-    hub_task = "other"
     embedded_name = "synthetic network flows of a small site, with planted attacks"
     packages = ("matplotlib", "sklearn", "scipy")
     rows = "recordings"
@@ -293,7 +291,11 @@ class AnomalyDetection(Task):
 
     def _gaussian(self, train: Recording, before: Recording, one: Recording) -> NDArray[np.float64]:
         """Largest standard score of a step's numbers, by mean and deviation of the `_WINDOW` steps before it."""
-        past = self._numbers(before, train) if len(before) else np.empty((0, self._numbers(one.part(0, 1), train).shape[1]))
+        past = (
+            self._numbers(before, train)
+            if len(before)
+            else np.empty((0, self._numbers(one.part(0, 1), train).shape[1]))
+        )
         values = np.concatenate([past, self._numbers(one, train)])
         seen = ~np.isnan(values)
         filled = np.where(seen, values, 0.0)
@@ -438,6 +440,8 @@ class ValueAnomalies(AnomalyDetection):
     """Anomalies of series of numbers, by the likelihood of each value under a forecaster."""
 
     auto_class: ClassVar[Any] = AutoModelForTimeSeriesPrediction
+    # The Hub has no task of anomalies; this is the model's.
+    hub_task = "time-series-forecasting"
     features = True
     main_input = "past_values"
     length_unit = "steps"
@@ -468,9 +472,7 @@ class ValueAnomalies(AnomalyDetection):
             return
         data = self.data
         timed = all(one.timed for one in everything)
-        scales = {
-            one.name: Scale.fit(one.values, _days(one), log=data.log_values) for one in self.recordings["train"]
-        }
+        scales = {one.name: Scale.fit(one.values, _days(one), log=data.log_values) for one in self.recordings["train"]}
         self.settings = Settings(
             columns=columns,
             log=data.log_values,
@@ -532,7 +534,10 @@ class ValueAnomalies(AnomalyDetection):
         last = len(values) - reach - length
         starts = sorted({*range(0, last, max(1, length // 4)), last})
         for start in starts:
-            past, future = slice(start, start + reach + length - 1), slice(start + reach + length - 1, start + reach + length)
+            past, future = (
+                slice(start, start + reach + length - 1),
+                slice(start + reach + length - 1, start + reach + length),
+            )
             if np.isnan(values[past.start + reach : future.stop]).all():
                 continue
             row = {"past_values": values[past], "future_values": values[future]}
@@ -552,6 +557,7 @@ class EventAnomalies(AnomalyDetection):
     """Anomalies of logs of events, by the likelihood of each event under a causal language model (Du et al. 2017)."""
 
     auto_class: ClassVar[Any] = AutoModelForCausalLM
+    hub_task = "text-generation"
     rows = "logs"
 
     def fields_of_files(self) -> Fields:
@@ -575,7 +581,9 @@ class EventAnomalies(AnomalyDetection):
                 "destination": _roles(flows["destination"]),
                 **{name: [str(value) for value in flows[name]] for name in ("protocol", "port", "state")},
             }
-            numbers = np.stack([np.asarray(flows[name], dtype=np.float64) for name in ("bytes_out", "bytes_in")], axis=1)
+            numbers = np.stack(
+                [np.asarray(flows[name], dtype=np.float64) for name in ("bytes_out", "bytes_in")], axis=1
+            )
             texts = event_texts(words, ("bytes_out", "bytes_in"), numbers, np.diff(times, prepend=times[0]))
             spans, kinds = _planted(split, begin, days, times, 0)
             found[split] = [Recording("site", (), np.empty((len(times), 0)), times, True, spans, kinds, tuple(texts))]
@@ -615,9 +623,7 @@ class EventAnomalies(AnomalyDetection):
                 ids = [start, *(token for part in parts for token in part)]
                 for first in range(0, len(ids) - 1, size - 1):
                     block = ids[first : first + size]
-                    rows.append(
-                        {"input_ids": block, "attention_mask": [1] * len(block), "labels": [-100, *block[1:]]}
-                    )
+                    rows.append({"input_ids": block, "attention_mask": [1] * len(block), "labels": [-100, *block[1:]]})
             self.encoded[split] = datasets.Dataset.from_list(rows)
         log(", ".join(f"{split} {len(rows):,} blocks of {size} tokens" for split, rows in self.encoded.items()))
 

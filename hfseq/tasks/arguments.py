@@ -422,7 +422,9 @@ class AnomalyArguments(DataArguments):
             raise ValueError(f"--holdout {self.holdout}: give a share between 0 and 1")
         for name in ("train_file", "validation_file", "test_file"):
             if self.nab_folder is not None and getattr(self, name) is not None:
-                raise ValueError(f"--{name} and --nab_folder exclude each other: the folder has training and test rows")
+                raise ValueError(
+                    f"--{name} and --nab_folder exclude each other: the folder has training and test rows"
+                )
         for name in ("series", "state_file", "save_every"):
             if not self.watch and getattr(self, name) != own[name].default:
                 raise ValueError(f"--{name} goes with --watch")

@@ -276,9 +276,7 @@ def _flows(
     """Flows of which some columns are the same for all."""
     rest = (source, destination, protocol, port, state, bytes_out, bytes_in, kind)
     kinds = (np.int64, np.int64, np.int64, np.int64, np.int64, np.float64, np.float64, np.int64)
-    columns = (
-        np.broadcast_to(np.asarray(one, dtype=kind), time.shape) for one, kind in zip(rest, kinds, strict=True)
-    )
+    columns = (np.broadcast_to(np.asarray(one, dtype=kind), time.shape) for one, kind in zip(rest, kinds, strict=True))
     return _Flows(time, *columns)
 
 
@@ -386,7 +384,9 @@ def _bursts(rng: np.random.Generator, begin: int, days: int) -> list[_Flows]:
                 number = int(rng.integers(1, 6))
                 when = spread(midnight + 3600 * hour_of_work(), rng.uniform(2, 15), number)
                 size = shares(number, 1.5e7 * np.exp(rng.standard_normal()))
-                parts.append(_flows(when, int(rng.integers(_WORKSTATIONS)), _FIRST_REMOTE + 6, _TCP, 443, _SF, size, 9e3))
+                parts.append(
+                    _flows(when, int(rng.integers(_WORKSTATIONS)), _FIRST_REMOTE + 6, _TCP, 443, _SF, size, 9e3)
+                )
             for _ in range(rng.poisson(4)):  # calls
                 number = int(rng.integers(6, 15))
                 when = spread(midnight + 3600 * hour_of_work(), rng.uniform(20, 60), number)
