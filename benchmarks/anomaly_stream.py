@@ -4,7 +4,7 @@
 
 A forecaster of the size of recipes/configs/anomaly_detection_demo.yaml, with its lags of a step and of a day, reads
 values that a program draws, as `--watch` does: each is pushed, scored, and compared with the threshold. The JSON has,
-for each part of the stream, the percentiles of the time of a step, the resident memory and the size of the saved state.
+for each part of the stream, percentiles of the time of a step, the resident memory and the size of the saved state.
 """
 
 import argparse

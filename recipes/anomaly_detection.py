@@ -2,14 +2,14 @@
 
     python recipes/anomaly_detection.py
 
-trains a forecaster on the embedded network flows of a small site, which a program draws, counted every five minutes,
-and finds port scans, floods, exfiltration and stalls, as configs/anomaly_detection_demo.yaml says. For your own series,
+trains a forecaster on embedded network flows of a small site, drawn by a program and counted every five minutes, and
+finds port scans, floods, exfiltration and stalls, as configs/anomaly_detection_demo.yaml says. For your own series,
 with every flag of transformers' TrainingArguments; a YAML file may come first:
 
     python recipes/anomaly_detection.py --train_file normal.csv --test_file new.csv --output_dir outputs/anomalies
 
-A file is CSV, TSV or JSON lines with a column timestamp, columns of numbers and perhaps a column label; --head causal_lm
-reads events instead (--event_columns service,state), with a new model or any causal one by --model_name_or_path.
+A file is CSV, TSV or JSON lines with a column timestamp, columns of numbers and perhaps a column label. With --head
+causal_lm a language model, a new one or any by --model_name_or_path, reads events (--event_columns service,state).
 --nab_folder FOLDER runs the Numenta Anomaly Benchmark. The threshold is that of --false_alarms a day on held-out rows;
 scores.csv and alarms.csv have what was found. A trained detector watches a stream, for days in constant memory:
 

@@ -17,6 +17,7 @@ timestamp,value,load,label
 2024-01-01 00:15:00,4.5,40,1
 2024-01-01 00:20:00,5.5,50,0
 """
+PLAIN = Fields()
 EVENTS = Fields(events=("service", "state"), numbers=("bytes",), gaps=True, anomalies=("scan",))
 FLOWS = """\
 timestamp,service,state,bytes,label
@@ -26,7 +27,7 @@ timestamp,service,state,bytes,label
 """
 
 
-def read(tmp_path, text, fields=Fields(), name="a.csv"):
+def read(tmp_path, text, fields=PLAIN, name="a.csv"):
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
     return read_recordings(str(path), "--train_file", fields)[0]

@@ -5,19 +5,17 @@ import math
 import numpy as np
 import pytest
 
+from hfseq.data.spans import event_spans, probationary_length, step_labels
 from hfseq.metrics.anomalies import (
     NAB_PROFILES,
     Scored,
     auc_pr,
     event_scores,
-    event_spans,
     find_alarms,
     first_scores,
     nab_score,
     normal_days,
-    probationary_length,
     recall_at_false_alarms,
-    step_labels,
     threshold_at_false_alarms,
     vus_pr,
 )

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from hfseq.data.reading import csv_fields, text_lines, tsv_fields
 from hfseq.data.series import _numbers, _rectangular, _stamp, _stamps
+from hfseq.data.spans import Span, event_spans, probationary_length
 from hfseq.errors import InputError, did_you_mean
-from hfseq.metrics.anomalies import Scored, Span, event_spans, probationary_length
 
 logger = logging.getLogger(__name__)
 
@@ -95,10 +95,6 @@ class Recording:
         span = slice(start, stop)
         return replace(self, values=self.values[span], times=self.times[span], events=events, kinds=kinds, texts=texts)
 
-    def scored(self, scores: NDArray[np.floating]) -> Scored:
-        """Scores `[T]` of the recording beside its anomalies."""
-        return Scored(scores, self.events or (), self.times)
-
 
 # Files
 
@@ -132,7 +128,8 @@ def read_recordings(name: str, flag: str, fields: Fields) -> list[Recording]:
 def read_nab(folder: str, flag: str) -> list[Recording]:
     """Read a folder of the Numenta Anomaly Benchmark: CSV files `timestamp,value` and the windows of each.
 
-    Time stamps that stand twice or go back, as in some of its files where the clocks change, are kept: NAB counts rows.
+    Time stamps that stand twice or go back, as in some of its files where the clocks change, are kept: NAB counts
+    rows.
 
     Args:
         folder: Folder with `combined_windows.json`, or with the folders `data` and `labels` of the benchmark.
@@ -254,7 +251,9 @@ def make_recording(
         InputError: As for `read_recordings`.
     """
     timed = fields.time in columns
-    times = _times(path, fields.time, columns[fields.time], lines) if timed else UNTIMED * np.arange(len(lines))
+    times = UNTIMED * np.arange(len(lines), dtype=np.float64)
+    if timed:
+        times = _times(path, fields.time, columns[fields.time], lines)
     if timed:
         # Events may happen in the same second.
         _check_times(path, times, lines, name, strict=strict, twice=fields.events is not None)
@@ -332,7 +331,7 @@ def _times(path: Path, column: str, texts: Sequence[str], lines: NDArray[np.int6
     if _EPOCH.fullmatch(texts[0].strip()):
         return _numbers(path, column, texts, lines)
     stamps: pd.DatetimeIndex = _stamps(path, column, texts, lines)
-    return stamps.as_unit("ns").asi8 / 1e9
+    return np.asarray(stamps.as_unit("ns").asi8 / 1e9, dtype=np.float64)
 
 
 def _check_times(

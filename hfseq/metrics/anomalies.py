@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Span = tuple[int, int]
-"""First step, and the one after the last."""
+from hfseq.data.spans import Span, event_spans, probationary_length, step_labels
 
 NAB_PROFILES = {
     "standard": (0.11, 1.0),
@@ -34,21 +33,6 @@ class Scored(NamedTuple):
     scores: NDArray[np.floating]
     events: Sequence[Span]
     times: NDArray[np.floating]
-
-
-def event_spans(labels: ArrayLike) -> list[Span]:
-    """Return the runs of anomalous steps in labels `[T]`, 0 or False at normal steps."""
-    flags = np.asarray(labels) != 0
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]]).astype(np.int8)))
-    return [(int(start), int(stop)) for start, stop in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def step_labels(events: Sequence[Span], length: int) -> NDArray[np.bool_]:
-    """Return labels `[length]`, True within the events."""
-    labels = np.zeros(length, dtype=bool)
-    for start, stop in events:
-        labels[start:stop] = True
-    return labels
 
 
 def _check(metric: str, scores: ArrayLike, length: int | None = None) -> NDArray[np.float64]:
@@ -297,11 +281,6 @@ def _with_edges(spans: Sequence[Span], length: int, buffer: int) -> NDArray[np.f
 # NAB
 
 
-def probationary_length(length: int) -> int:
-    """Number of first rows that NAB does not score: 15 %, at most 750."""
-    return min(math.floor(0.15 * length), 750)
-
-
 class NabScore(NamedTuple):
     """A score of NAB.
 
@@ -354,7 +333,7 @@ def nab_score(
         owners.append(owner[kept])
     if not windows:
         raise ValueError("nab_score: there are no windows")
-    values, gain, owner = (np.concatenate(parts) for parts in (scores, gains, owners))
+    values, gain, owner = np.concatenate(scores), np.concatenate(gains), np.concatenate(owners)
     order, last = _ranks(values)
     thresholds = values[order][last]
     # The part of a window rises whenever a step is flagged that is earlier than those before it.

@@ -18,18 +18,18 @@ from transformers import AutoModelForCausalLM, AutoModelForTimeSeriesPrediction,
 
 from hfseq.data.anomalies import Fields, Recording, event_texts, read_nab, read_recordings, split_nab
 from hfseq.data.embedded.flows import COUNTS, START, flow_anomalies, flow_counts, flow_rows
+from hfseq.data.spans import probationary_length, step_labels
 from hfseq.errors import InputError
 from hfseq.inference.anomalies import NUM_TIME_FEATURES, Scale, Settings, Stream, time_features
 from hfseq.metrics.anomalies import (
     NAB_PROFILES,
+    Scored,
     auc_pr,
     event_scores,
     find_alarms,
     first_scores,
     nab_score,
-    probationary_length,
     recall_at_false_alarms,
-    step_labels,
     threshold_at_false_alarms,
     vus_pr,
 )
@@ -208,14 +208,14 @@ class AnomalyDetection(Task):
             self.settings = replace(self.settings, threshold=threshold, false_alarms=self.data.false_alarms)
             held_out = self.recordings["validation"]
             text = f"{sum(map(_days, held_out)):.1f} held-out days"
-            rows = [one.scored(scores) for one, scores in zip(held_out, self.found["validation"], strict=True)]
+            rows = [_scored(one, scores) for one, scores in zip(held_out, self.found["validation"], strict=True)]
             if any(row.events for row in rows):
                 recall = event_scores(rows, threshold, self.data.hold)["recall"]
                 text += f", in which {recall:.1f} % of the anomalies are found"
             log(f"threshold {threshold:.3g}: at most {self.data.false_alarms:g} false alarms a day in {text}")
 
     def _threshold(self, scores: Sequence[NDArray[np.float64]]) -> float:
-        rows = [one.scored(values) for one, values in zip(self.recordings["validation"], scores, strict=True)]
+        rows = [_scored(one, values) for one, values in zip(self.recordings["validation"], scores, strict=True)]
         return threshold_at_false_alarms(rows, self.data.false_alarms, self.data.hold)
 
     def predict(self, model: PreTrainedModel, split: str, **options: Any) -> tuple[Any, float]:
@@ -228,7 +228,7 @@ class AnomalyDetection(Task):
         Events and steps are those of all recordings together, VUS-PR and AUC-PR are means over recordings.
         """
         hold, rate = self.data.hold, self.data.false_alarms
-        rows = [one.scored(values) for one, values in zip(references, predictions.scores, strict=True)]
+        rows = [_scored(one, values) for one, values in zip(references, predictions.scores, strict=True)]
         known = [row for row in rows if row.events]
         if not known:
             alarms = sum(len(find_alarms(row.times, row.scores >= predictions.threshold, hold)) for row in rows)
@@ -390,10 +390,15 @@ class AnomalyDetection(Task):
             predictions.threshold,
             shown.events or (),
             [first - start for first, _ in alarms if start <= first < stop],
-            Path(self.args.output_dir, "anomalies.png"),
+            Path(str(self.args.output_dir), "anomalies.png"),
             timed=one.timed,
             title=one.name,
         )
+
+
+def _scored(one: Recording, scores: NDArray[np.float64]) -> Scored:
+    """Scores of a recording beside its anomalies."""
+    return Scored(scores, one.events or (), one.times)
 
 
 def _nab_row(row: Any, hold: float) -> tuple[NDArray[np.float64], list[tuple[int, int]]]:

@@ -250,16 +250,23 @@ def _draw(split: str, begin: int, days: int, seed: int) -> _Flows:
         if one.kind == "stall":
             within = (flows.time >= one.start) & (flows.time < one.stop)
             lost = within & (rng.random(len(within)) < one.size)
-            flows = _Flows(*(column[~lost] for column in flows))
+            flows = _chosen(flows, ~lost)
     parts = [flows, *(_attack(rng, one) for one in anomalies if one.kind != "stall")]
     flows = _together(parts)
     inside = (flows.time >= begin) & (flows.time < begin + days * _DAY)
     order = np.argsort(flows.time[inside], kind="stable")
-    return _Flows(*(column[inside][order] for column in flows))
+    return _chosen(_chosen(flows, inside), order)
+
+
+def _chosen(flows: _Flows, rows: NDArray[Any]) -> _Flows:
+    """Flows of a mask, or in the order of their indices."""
+    columns: Any = (column[rows] for column in flows)
+    return _Flows(*columns)
 
 
 def _together(parts: Sequence[_Flows]) -> _Flows:
-    return _Flows(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    columns: Any = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return _Flows(*columns)
 
 
 def _flows(
@@ -276,7 +283,9 @@ def _flows(
     """Flows of which some columns are the same for all."""
     rest = (source, destination, protocol, port, state, bytes_out, bytes_in, kind)
     kinds = (np.int64, np.int64, np.int64, np.int64, np.int64, np.float64, np.float64, np.int64)
-    columns = (np.broadcast_to(np.asarray(one, dtype=kind), time.shape) for one, kind in zip(rest, kinds, strict=True))
+    columns: Any = (
+        np.broadcast_to(np.asarray(one, dtype=dtype), time.shape) for one, dtype in zip(rest, kinds, strict=True)
+    )
     return _Flows(time, *columns)
 
 
@@ -392,7 +401,7 @@ def _bursts(rng: np.random.Generator, begin: int, days: int) -> list[_Flows]:
                 when = spread(midnight + 3600 * hour_of_work(), rng.uniform(20, 60), number)
                 station, other = int(rng.integers(_WORKSTATIONS)), _FIRST_REMOTE + 7
                 sizes = [shares(number, _log_uniform(rng, 5e7, 4e8)) for _ in range(2)]
-                parts.append(_flows(when, station, other, _UDP, 3478, _SF, *sizes))
+                parts.append(_flows(when, station, other, _UDP, 3478, _SF, sizes[0], sizes[1]))
             if rng.random() < 0.3:  # the printer is off, and its clients try again
                 number = int(rng.integers(8, 40))
                 when = spread(midnight + 3600 * hour_of_work(), rng.uniform(10, 40), number)
