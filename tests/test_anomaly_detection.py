@@ -15,7 +15,7 @@ from hfseq.data.anomalies import Fields, read_recordings
 from hfseq.errors import InputError
 from hfseq.inference.anomalies import Settings, Stream
 from hfseq.inference.watching import watch
-from hfseq.metrics.anomalies import find_alarms, first_scores, nab_score
+from hfseq.metrics.anomalies import find_alarms, nab_score, peak_scores
 from hfseq.tasks.anomaly_detection import HEADS
 from hfseq.tasks.arguments import AnomalyArguments
 from hfseq.tokenization import train_tokenizer
@@ -310,7 +310,7 @@ def test_folder_of_nab(data, nab_folder, tmp_path):
         own = [row for row in rows if row["series"] == name]
         assert len(own) == 480 - 72
         times = 3600.0 * np.arange(408)
-        kept = first_scores([float(row["score"]) for row in own], times, 86_400)
+        kept = peak_scores([float(row["score"]) for row in own], times, 86_400)
         whole.append((np.concatenate([np.zeros(72), kept]), [(190, 216), (320, 351)]))
     assert found["test_nab"] == pytest.approx(nab_score(whole).score, abs=0.05)
     assert found["test_nab"] > found["test_random_nab"]

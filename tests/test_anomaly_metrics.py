@@ -12,9 +12,9 @@ from hfseq.metrics.anomalies import (
     auc_pr,
     event_scores,
     find_alarms,
-    first_scores,
     nab_score,
     normal_days,
+    peak_scores,
     recall_at_false_alarms,
     threshold_at_false_alarms,
     vus_pr,
@@ -251,11 +251,21 @@ def test_invalid_input(call, message):
         call()
 
 
-@pytest.mark.parametrize("hold", [0, 3, 10])
-def test_scores_that_raise_an_alarm(hold):
+@pytest.mark.parametrize("hold", [0, 3, 10, 100])
+def test_scores_of_peaks(hold):
     rng = np.random.default_rng(hold)
-    scores, times = rng.integers(0, 9, 60).astype(float), np.cumsum(rng.integers(1, 4, 60))
-    kept = first_scores(scores, times, hold)
-    for step in range(60):
-        before = [scores[other] for other in range(step) if times[step] - times[other] <= hold]
-        assert kept[step] == (scores[step] if scores[step] > max(before, default=-1) else 0)
+    scores, times = rng.integers(1, 9, 60).astype(float), np.cumsum(rng.integers(1, 4, 60))
+    expected, rising = [0.0], False
+    for step in range(1, 60):
+        before = [scores[other] for other in range(step - 1) if times[step - 1] - times[other] <= hold]
+        rising = rising or scores[step - 1] > max(before, default=0)
+        falls = rising and scores[step] < scores[step - 1]
+        expected.append(scores[step - 1] if falls else 0.0)
+        rising = rising and not falls
+    np.testing.assert_array_equal(peak_scores(scores, times, hold), expected)
+
+
+def test_a_rise_is_one_alarm():
+    scores = [0, 1, 2, 3, 4, 4, 2, 3, 1, 0, 0, 5, 0]
+    kept = peak_scores(scores, np.arange(13), 100)
+    assert kept.tolist() == [0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 5]

@@ -82,11 +82,12 @@ def _hits(alarm: Span, flagged: NDArray[np.bool_], labels: NDArray[np.bool_]) ->
     return bool((flagged[start:stop] & labels[start:stop]).any())
 
 
-def first_scores(scores: ArrayLike, times: ArrayLike, hold: float) -> NDArray[np.float64]:
-    """Keep the scores that raise an alarm at some threshold: those above all others of the last `hold` seconds.
+def peak_scores(scores: ArrayLike, times: ArrayLike, hold: float) -> NDArray[np.float64]:
+    """Keep one score for each rise to a score above all others of the last `hold` seconds: that of its peak.
 
     NAB counts each flagged row, so a detector that should raise one alarm and not a hundred has to say so in its
-    scores.
+    scores, whatever the threshold will be. As a stream knows a peak only when it is over, the score stands at the step
+    after it.
 
     Args:
         scores: `[T]`, at least 0.
@@ -94,17 +95,20 @@ def first_scores(scores: ArrayLike, times: ArrayLike, hold: float) -> NDArray[np
         hold: Seconds that an alarm lasts.
 
     Returns:
-        `[T]`, 0 at the steps that raise none.
+        `[T]`, 0 at all other steps.
     """
-    values, when = _check("first_scores", scores), np.asarray(times, dtype=np.float64)
+    values, when = _check("peak_scores", scores), np.asarray(times, dtype=np.float64)
     kept = np.zeros_like(values)
     # Scores within reach that none after them exceeds, falling.
     best: deque[int] = deque()
+    rising = False
     for step, value in enumerate(values):
+        if rising and value < values[step - 1]:
+            kept[step], rising = values[step - 1], False
         while best and when[step] - when[best[0]] > hold:
             best.popleft()
         if not best or value > values[best[0]]:
-            kept[step] = value
+            rising = True
         while best and values[best[-1]] <= value:
             best.pop()
         best.append(step)

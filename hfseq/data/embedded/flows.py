@@ -290,7 +290,7 @@ def _flows(
 
 
 def _usual(rng: np.random.Generator, minutes: Any, hours: Any, weekday: Any) -> list[_Flows]:
-    """What happens at some rate each minute."""
+    """Flows of everyday use, at a rate for each minute."""
     count = len(minutes)
     work = _working(hours, weekday) * _activity(rng, count, 0.3)
     visits = _visiting(hours, weekday) * _activity(rng, count, 0.2)
