@@ -310,7 +310,7 @@ def test_folder_of_nab(data, nab_folder, tmp_path):
         own = [row for row in rows if row["series"] == name]
         assert len(own) == 480 - 72
         times = 3600.0 * np.arange(408)
-        kept = peak_scores([float(row["score"]) for row in own], times, 86_400)
+        kept = peak_scores([max(0.0, float(row["score"])) for row in own], times, 86_400)
         whole.append((np.concatenate([np.zeros(72), kept]), [(190, 216), (320, 351)]))
     assert found["test_nab"] == pytest.approx(nab_score(whole).score, abs=0.05)
     assert found["test_nab"] > found["test_random_nab"]

@@ -315,7 +315,7 @@ class Stream:
         times: NDArray[np.float64],
         texts: Sequence[str] | None = None,
     ) -> NDArray[np.float64]:
-        """Scores of new steps, `[T]`; 0 where nothing is unusual, or nothing was observed.
+        """Scores of new steps, `[T]`, in standard deviations; 0 where nothing was observed, or little before.
 
         Args:
             values: As for `surprise`.
@@ -326,7 +326,7 @@ class Stream:
             return np.empty(0)
         standard = self.likelihood.push(self.surprise(values, times, texts))
         self.steps, self.last_time, self.last_scores = self.steps + len(times), float(times[-1]), standard[-1]
-        return np.maximum(standard.max(axis=1), 0.0)
+        return standard.max(axis=1)
 
     def read(self, recording: Recording) -> NDArray[np.float64]:
         """Scores of the steps of a recording, which continues the stream."""

@@ -406,7 +406,7 @@ def _nab_row(row: Any, hold: float) -> tuple[NDArray[np.float64], list[tuple[int
     # The inverse of `split_nab`: the longest part that leaves so many rows.
     length = len(row.scores)
     before = next(count for count in range(length) if probationary_length(length + count) == count)
-    scores = np.concatenate([np.zeros(before), peak_scores(row.scores, row.times, hold)])
+    scores = np.concatenate([np.zeros(before), peak_scores(np.maximum(row.scores, 0.0), row.times, hold)])
     return scores, [(start + before, stop + before) for start, stop in row.events]
 
 
