@@ -13,6 +13,7 @@ from transformers import AutoModelForTimeSeriesPrediction, AutoTokenizer, GPT2Co
 
 from hfseq.data.anomalies import Fields, read_recordings
 from hfseq.errors import InputError
+from hfseq.hub.publish import publish
 from hfseq.inference.anomalies import Settings, Stream
 from hfseq.inference.watching import watch
 from hfseq.metrics.anomalies import find_alarms, nab_score, peak_scores
@@ -170,6 +171,13 @@ def test_prediction_alone_gives_the_scores_of_the_run(data, trained, tmp_path):
     assert table(tmp_path / "again" / "scores.csv") == table(trained / "scores.csv")
     again, found = results(tmp_path / "again"), results(trained)
     assert {name: again[f"test_{name}"] for name in SCORES} == {name: found[f"test_{name}"] for name in SCORES}
+
+
+def test_a_published_detector_has_its_settings(trained, tmp_path):
+    publish(trained, "someone/detector", dry_run=tmp_path / "hub")
+    assert Settings.load(tmp_path / "hub") == Settings.load(trained)
+    card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
+    assert "recall of events at the given rate of false alarms" in card and "anomalies.png" in card
 
 
 def options(**given):

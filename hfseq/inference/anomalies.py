@@ -15,18 +15,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from numpy.typing import NDArray
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq.cache_io import load_state, save_state
 from hfseq.data.anomalies import Recording
-from hfseq.errors import InputError
+from hfseq.errors import InputError, one_line
+from hfseq.hub.publish import DETECTOR_FILE
 from hfseq.json_files import read_object
 from hfseq.models import is_hfseq
 from hfseq.models.cache import RecurrentCacheLayer
 
-DETECTOR_FILE = "detector.json"
-"""Settings of a detector, in the directory of its model."""
 NUM_TIME_FEATURES = 15
 """Width of `time_features`."""
 
@@ -136,14 +137,22 @@ class Settings:
     def load(cls, directory: str | os.PathLike) -> "Settings":
         """Read the settings beside a model.
 
+        Args:
+            directory: Directory of the model, or its name on the Hub.
+
         Raises:
             InputError: There are none, or they are malformed.
         """
         path = Path(directory) / DETECTOR_FILE
-        if not path.is_file():
-            raise InputError(
-                f"{directory}: no {DETECTOR_FILE}; give the output directory of recipes/anomaly_detection.py"
-            )
+        hint = f"no {DETECTOR_FILE}; give the output directory of recipes/anomaly_detection.py"
+        if Path(directory).is_dir():
+            if not path.is_file():
+                raise InputError(f"{directory}: {hint}")
+        else:
+            try:
+                path = Path(hf_hub_download(str(directory), DETECTOR_FILE))
+            except (HfHubHTTPError, HFValidationError, OSError) as error:
+                raise InputError(f"{directory}: {hint} ({one_line(error, 150)})") from None
         try:
             values = read_object(path)
             scales = {
