@@ -363,6 +363,11 @@ def test_bad_data(data, tmp_path):
         task(train_file=str(tmp_path / "short.csv")).read()
 
 
+def test_evaluations_have_the_loss_alone(data, tmp_path):
+    with pytest.raises(InputError, match="unknown --metric_for_best_model 'vus_pr'; there are loss"):
+        start(data, tmp_path / "run", metric_for_best_model="vus_pr")
+
+
 def test_models_without_a_likelihood(data, tmp_path):
     with pytest.raises(InputError, match="loss='mse' has no distribution"):
         start(data, tmp_path / "run", config_overrides="{loss: mse}")
