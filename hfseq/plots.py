@@ -287,3 +287,70 @@ def plot_trade_off(
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.margins(0.15)
     _save(axes, path)
+
+
+def plot_anomalies(
+    times: np.ndarray,
+    values: np.ndarray,
+    columns: Sequence[str],
+    scores: np.ndarray,
+    threshold: float,
+    events: Sequence[tuple[int, int]],
+    alarms: Sequence[int],
+    path: str | os.PathLike,
+    *,
+    timed: bool = True,
+    title: str = "",
+) -> None:
+    """Plot a series, its anomaly scores with the threshold, its anomalies and the alarms, as PNG.
+
+    Args:
+        times: Seconds since 1970, `[T]`.
+        values: Numbers `[T, C]`; the first six columns are drawn, on logarithmic axes if they span three magnitudes.
+        columns: Names of the columns.
+        scores: Scores `[T]`.
+        threshold: Threshold of the scores.
+        events: First and last step, exclusive, of each anomaly.
+        alarms: Steps that raise an alarm.
+        path: Path of the PNG.
+        timed: Whether the times are known; otherwise the axis has step numbers.
+        title: Name of the series.
+    """
+    from matplotlib.figure import Figure
+
+    count = min(values.shape[1], 6)
+    axis = times.astype("datetime64[s]") if timed else np.arange(len(times))
+    figure = Figure(figsize=(12, 1.5 + 1.3 * count + 1.6))
+    panels = np.atleast_1d(figure.subplots(count + 1, 1, sharex=True, height_ratios=[1.0] * count + [1.5])).tolist()
+    for column, axes in enumerate(panels[:-1]):
+        drawn = values[:, column]
+        positive = drawn[np.isfinite(drawn) & (drawn > 0)]
+        if len(positive) and np.nanmin(drawn) >= 0 and np.percentile(positive, 99) > 1e3 * np.percentile(positive, 1):
+            axes.set_yscale("symlog", linthresh=max(1.0, float(np.percentile(positive, 1))))
+        axes.plot(axis, drawn, color="#4c78a8", linewidth=0.7)
+        axes.set_ylabel(shorten_label(columns[column], 14), fontsize=9)
+    panels[-1].plot(axis, scores, color="#333333", linewidth=0.7)
+    panels[-1].set_ylabel("score", fontsize=9)
+    if np.isfinite(threshold):
+        panels[-1].axhline(threshold, color="#e45756", linewidth=0.8, linestyle="--", label="threshold")
+        # A few very high scores would hide all others.
+        if np.max(scores, initial=0) > 20 * max(threshold, 1e-9):
+            panels[-1].set_yscale("symlog", linthresh=max(float(threshold), 1e-9))
+    if len(alarms):
+        level = np.asarray(scores)[list(alarms)]
+        panels[-1].plot(axis[list(alarms)], level, "v", color="#e45756", markersize=5, label="alarm")
+    for number, (start, stop) in enumerate(events):
+        for axes in panels:
+            label = "anomaly" if number == 0 and axes is panels[-1] else None
+            end = axis[min(stop, len(axis) - 1)]
+            axes.axvspan(axis[start], end, color="#f58518", alpha=0.25, linewidth=0, label=label)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e5e5e5", linewidth=0.6)
+        axes.margins(x=0.005)
+    if panels[-1].get_legend_handles_labels()[0]:
+        panels[-1].legend(loc="lower right", bbox_to_anchor=(1, 0.98), fontsize=8, frameon=False, ncols=3)
+    panels[0].set_title(shorten_label(title, 60), fontsize=10)
+    panels[-1].set_xlabel("" if timed else "step")
+    figure.align_ylabels()
+    save_figure(figure, path)

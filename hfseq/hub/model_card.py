@@ -34,6 +34,15 @@ METRICS = {
     "rmse": ("RMSE", "rmse"),
     "wer": ("WER", "wer"),
     "cer": ("CER", "cer"),
+    "recall_at_false_alarms": ("recall of events at the given rate of false alarms", "recall"),
+    "vus_pr": ("VUS-PR", "vus_pr"),
+    "auc_pr": ("AUC-PR", "auc_pr"),
+    "event_precision": ("precision of alarms", "precision"),
+    "event_recall": ("recall of events", "recall"),
+    "false_alarms_per_day": ("false alarms a day", "false_alarms_per_day"),
+    "nab": ("NAB's score, its threshold optimised on the labels", "nab"),
+    "nab_low_fp": ("NAB's score, profile for few false positives", "nab"),
+    "nab_low_fn": ("NAB's score, profile for few false negatives", "nab"),
     "perplexity": ("perplexity of a token", "perplexity"),
     "word_perplexity": ("perplexity of a word", "perplexity"),
 }
@@ -44,6 +53,7 @@ PLOTS = {
     "spectrogram.png": "Spectrogram of a recording, and its transcript aligned by CTC",
     "confusion_matrix.png": "Confusion matrix",
     "scatter.png": "Predictions and references",
+    "anomalies.png": "Values, anomaly scores and alarms",
 }
 """Plots of a run that are shown on the model card, with their titles."""
 _TEMPLATE = Path(__file__).with_suffix(".md")

@@ -212,7 +212,8 @@ def check_fields(config: PreTrainedConfig, overrides: dict[str, Any]) -> None:
     Raises:
         InputError: The config has no field of that name.
     """
-    known = {*config.to_dict(), *config.attribute_map}
+    # Fields of a forecaster at their defaults are in no other config's dictionary.
+    known = {*config.to_dict(), *config.attribute_map, *(name for name in vars(config) if not name.startswith("_"))}
     for name in overrides:
         if name not in known:
             hint = did_you_mean(name, known)

@@ -60,6 +60,15 @@ class SpeechModelArguments(ModelArguments):
 
 
 @dataclass
+class AnomalyModelArguments(ModelArguments):
+    """Model arguments of anomaly detection, whose tokenizers are of the words of events by default."""
+
+    tokenizer_model: str = flag(
+        "whitespace", f"With --head causal_lm: type of tokenizer to train for a new model: {', '.join(MODELS)}."
+    )
+
+
+@dataclass
 class RecipeArguments(TrainingArguments):
     """`TrainingArguments` with defaults for training from scratch with evaluation after every epoch."""
 
