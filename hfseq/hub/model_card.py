@@ -36,6 +36,14 @@ METRICS = {
     "cer": ("CER", "cer"),
     "perplexity": ("perplexity of a token", "perplexity"),
     "word_perplexity": ("perplexity of a word", "perplexity"),
+    "wql": ("mean weighted quantile loss", "mean_weighted_quantile_loss"),
+    "mase": ("MASE", "mase"),
+    "smape": ("sMAPE", "smape"),
+    "mae": ("MAE", "mae"),
+    "mse": ("MSE", "mse"),
+    "nd": ("ND", "nd"),
+    "crps": ("CRPS", "crps"),
+    "coverage": ("coverage of the 80 % interval", "coverage"),
 }
 """Metric names to their titles and metric types on the Hub."""
 PLOTS = {
@@ -44,6 +52,7 @@ PLOTS = {
     "spectrogram.png": "Spectrogram of a recording, and its transcript aligned by CTC",
     "confusion_matrix.png": "Confusion matrix",
     "scatter.png": "Predictions and references",
+    "forecast.png": "Forecasts and true values",
 }
 """Plots of a run that are shown on the model card, with their titles."""
 _TEMPLATE = Path(__file__).with_suffix(".md")

@@ -26,6 +26,7 @@ def compare(
     *,
     kinds: Sequence[str] | None = None,
     kind_metric: str | None = None,
+    score_kind: Callable[[Any, Any], dict[str, Any]] | None = None,
 ) -> tuple[dict[str, float], str]:
     """Score a model and its baselines on the same rows, and tabulate the results.
 
@@ -35,6 +36,8 @@ def compare(
         references: References, one value or a list of texts per row.
         kinds: Category of each row, for scores per category; None for overall scores only.
         kind_metric: Metric of the scores per category; required with `kinds`.
+        score_kind: Computes the `score` of the rows of a category; None for the function `kind_metric` of
+            `hfseq.metrics`.
 
     Returns:
         Scores by name, and the table to print. Baseline scores are prefixed with `<system>_`; the model's scores per
@@ -48,12 +51,15 @@ def compare(
     width = max(8, *(len(system) + 2 for system in systems))
 
     def row(label: str, values: Iterable[float]) -> str:
-        return f"{label:24}" + "".join(f"{value:{width}.2f}" for value in values)
+        # Errors of forecasts may be far below 1, in the unit of the values.
+        return f"{label:24}" + "".join(
+            f"{value:{width}{'.2f' if abs(value) >= 1 or not value else '.4f'}}" for value in values
+        )
 
     lines = [" " * 24 + "".join(f"{system:>{width}}" for system in systems)]
     lines += [row(name, (scores[system][name] for system in systems)) for name in scores[model]]
     if kinds is not None and kind_metric is not None:
-        metric = getattr(metrics, kind_metric)
+        metric = score_kind or getattr(metrics, kind_metric)
         by_kind = [metrics.scores_by_group(metric, found, references, kinds) for found in systems.values()]
         lines.append(f"{kind_metric} by kind")
         for kind, count in sorted(Counter(kinds).items()):
