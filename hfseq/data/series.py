@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -386,11 +386,20 @@ def _read_json(path: Path, flag: str) -> Iterator[Series]:
             raise InputError(f"{place}: not JSON ({error}); each line must be one object") from None
         if not isinstance(entry, dict) or "target" not in entry:
             raise InputError(f"{place}: each line must be an object with the list 'target'")
-        yield _from_entry(place, number, entry)
+        yield series_of(entry, place, str(number))
 
 
-def _from_entry(place: str, number: int, entry: dict[str, Any]) -> Series:
-    """Series of an entry in GluonTS' format."""
+def series_of(entry: Mapping[str, Any], place: str, name: str = "series") -> Series:
+    """Series of an entry in GluonTS' format, as `read_series` describes it.
+
+    Args:
+        entry: `target` and what else there is.
+        place: Its place, for errors.
+        name: Name of the series if the entry has no `item_id`.
+
+    Raises:
+        InputError: A value is of a wrong type, infinite, or missing.
+    """
     target = _list(place, "target", entry["target"])
     if any(isinstance(value, list) for value in target):
         raise InputError(
@@ -398,7 +407,7 @@ def _from_entry(place: str, number: int, entry: dict[str, Any]) -> Series:
             "a line of its own"
         )
     values = _json_numbers(place, "target", target)
-    name, start, frequency = entry.get("item_id", number), entry.get("start"), entry.get("freq")
+    name, start, frequency = entry.get("item_id", name), entry.get("start"), entry.get("freq")
     dynamic = _list(place, "feat_dynamic_real", entry.get("feat_dynamic_real") or [])
     rows = [
         _json_numbers(place, "feat_dynamic_real", _list(place, f"feat_dynamic_real[{index}]", one))
@@ -433,6 +442,37 @@ def _from_entry(place: str, number: int, entry: dict[str, Any]) -> Series:
         frequency=frequency,
         source=place,
     )
+
+
+def series_input(value: Any, place: str) -> Series:
+    """Series of a value in memory.
+
+    Args:
+        value: Numbers `[T]`, a pandas `Series`, which may be indexed by time stamps, or an entry of `series_of`.
+        place: Its name, also in errors.
+
+    Raises:
+        InputError: It is none of these, or invalid.
+    """
+    if isinstance(value, Mapping):
+        if "target" not in value:
+            raise InputError(f"{place}: a dict must have 'target', the values; there are {', '.join(map(str, value))}")
+        plain = {name: part.tolist() if hasattr(part, "tolist") else part for name, part in value.items()}
+        return series_of(plain | ({"start": str(plain["start"])} if "start" in plain else {}), place, place)
+    index = getattr(value, "index", None)
+    try:
+        values = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"{place}: its values are not numbers; a missing one is NaN") from None
+    if values.ndim != 1 or not len(values):
+        raise InputError(f"{place}: it has shape {values.shape}; give one value for each step, [T]")
+    if np.isinf(values).any():
+        raise InputError(f"{place}: value {int(np.isinf(values).argmax())} is infinite; a missing one is NaN")
+    stamps = index if isinstance(index, pd.DatetimeIndex) else None
+    frequency = None if stamps is None else stamps.freqstr
+    if np.isnan(values).all():
+        raise InputError(f"{place}: it has no value")
+    return Series(place, values, stamps, frequency=frequency, source=place)
 
 
 def _list(place: str, key: str, value: Any) -> list[Any]:

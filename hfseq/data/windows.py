@@ -95,7 +95,7 @@ class WindowCollator:
             if one.stamps is None or one.frequency is None:
                 raise InputError(
                     f"{one.source}: the model reads {needs.num_time_features} time features, but there are no time "
-                    "stamps; add a first column of them"
+                    "stamps; add them to the values"
                 )
             names = time_feature_names(one.frequency)
             if needs.num_time_features not in (len(names), len(names) + 1):

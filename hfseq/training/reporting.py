@@ -53,7 +53,7 @@ def compare(
     def row(label: str, values: Iterable[float]) -> str:
         # Errors of forecasts may be far below 1, in the unit of the values.
         return f"{label:24}" + "".join(
-            f"{value:{width}{'.2f' if abs(value) >= 1 or not value else '.4f'}}" for value in values
+            f"{value:{width}{'.2f' if abs(value) >= 1 or not value else '.4g'}}" for value in values
         )
 
     lines = [" " * 24 + "".join(f"{system:>{width}}" for system in systems)]
