@@ -14,7 +14,7 @@ _NORMAL = np.array([NormalDist().inv_cdf(level) for level in _LEVELS])
 _LONGEST = 1000
 
 
-def seasonal_naive(history: np.ndarray, horizon: int, season: int) -> np.ndarray:
+def seasonal_naive(history: np.ndarray, horizon: int, season: int, *, points: bool = False) -> np.ndarray:
     """Value of the last season, with normal errors that grow with the seasons ahead.
 
     With a season of 1 it is a random walk. The standard deviation is that of the last `RECENT` seasonal differences
@@ -25,9 +25,10 @@ def seasonal_naive(history: np.ndarray, horizon: int, season: int) -> np.ndarray
             last one, stands in for a missing one.
         horizon: Number of steps H.
         season: Steps in a season.
+        points: Return the median alone.
 
     Returns:
-        Quantiles at 100 evenly spaced levels, `[100, H]`, which serve as samples.
+        Quantiles at 100 evenly spaced levels, `[100, H]`, which serve as samples; or the median `[1, H]`.
     """
     history = np.asarray(history, dtype=float)
     seen = history[~np.isnan(history)]
@@ -41,7 +42,8 @@ def seasonal_naive(history: np.ndarray, horizon: int, season: int) -> np.ndarray
         last[place] = column[0] if len(column) else seen[-1]
     steps = np.arange(horizon)
     widths = spread * np.sqrt(steps // season + 1)
-    return last[steps % season] + _NORMAL[:, None] * widths
+    center = last[steps % season]
+    return center[None] if points else center + _NORMAL[:, None] * widths
 
 
 def ets(history: np.ndarray, horizon: int, season: int, *, samples: int = 100, seed: int = 0) -> np.ndarray:

@@ -36,6 +36,9 @@ from hfseq.tasks.forecast_baselines import ets, seasonal_naive
 INTERVAL = 80
 """Probability of the interval whose coverage is reported, in percent; its ends are quantiles that are scored, too."""
 
+MOST_INTERVALS = 2000
+"""Number of windows up to which the naive forecasts have intervals; those of many more would fill the memory."""
+
 
 class Reference(NamedTuple):
     """What a forecast is compared with.
@@ -412,14 +415,21 @@ class Forecasting(Task):
         return metrics.mae(median, np.stack([one.values for one in references]))
 
     def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
-        """Random walk, seasonal naive, and exponential smoothing for at most `--ets_windows` windows."""
+        """Random walk, seasonal naive, and exponential smoothing for at most `--ets_windows` windows.
+
+        The naive forecasts are points where there are more than `MOST_INTERVALS` windows.
+        """
         rows = self.splits[split]
         histories = [
             self.series[number].target[:origin] for number, origin in zip(rows["series"], rows["origin"], strict=True)
         ]
-        found = {"naive": [seasonal_naive(history, self.horizon, 1) for history in histories]}
-        if self.season > 1:
-            found["seasonal"] = [seasonal_naive(history, self.horizon, self.season) for history in histories]
+        seasons = {"naive": 1, "seasonal": self.season}
+        points = len(histories) > MOST_INTERVALS
+        found = {
+            name: [seasonal_naive(history, self.horizon, season, points=points) for history in histories]
+            for name, season in seasons.items()
+            if name == "naive" or season > 1
+        }
         if len(histories) <= self.data.ets_windows and has_statsmodels():
             options = {"samples": 100, "seed": self.args.seed}
             found["ets"] = [ets(history, self.horizon, self.season, **options) for history in histories]
@@ -461,14 +471,16 @@ class Forecasting(Task):
         return f"{windows} windows of {self.horizon} steps in {len(set(numbers))} series, season of {self.season}"
 
     def write(self, directory: Path, split: str, predictions: Any) -> None:
-        """Write `predictions.csv`: for each window and step mean, quantiles and the true value."""
+        """Write `predictions.csv`: for each window and step the true value, the mean, and quantiles of samples."""
         with open(directory / "predictions.csv", "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            levels = [str(level) for level in QUANTILE_LEVELS]
-            writer.writerow(["unique_id", "origin", "ds", "y", "mean", *levels])
+            levels = QUANTILE_LEVELS if len(predictions[0]) > 1 else ()
+            writer.writerow(["unique_id", "origin", "ds", "y", "mean", *map(str, levels)])
             for row, samples, reference in zip(self.splits[split], predictions, self.references[split], strict=True):
                 samples = np.asarray(samples, dtype=float)
-                columns = np.concatenate([samples.mean(axis=0)[None], np.quantile(samples, QUANTILE_LEVELS, axis=0)])
+                columns = samples.mean(axis=0, keepdims=True)
+                if levels:
+                    columns = np.concatenate([columns, np.quantile(samples, levels, axis=0)])
                 for step in range(self.horizon):
                     true = reference.values[step]
                     cells = [f"{value:.7g}" for value in columns[:, step]]
