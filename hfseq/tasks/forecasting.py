@@ -41,7 +41,7 @@ MOST_INTERVALS = 2000
 
 
 class Reference(NamedTuple):
-    """What a forecast is compared with.
+    """True values of a window, with their scale.
 
     Attributes:
         values: True values `[H]`, NaN where one is missing.
