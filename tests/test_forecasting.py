@@ -141,6 +141,13 @@ def test_starts_and_strides(data):
     assert windows(task, "train") == [(number, at) for number in (0, 1) for at in (5, 15, 25)]
 
 
+def test_a_number_of_four_digits_may_be_a_year(tmp_path):
+    (tmp_path / "a.csv").write_text("ds,y\n" + "".join(f"{year},{year % 7}\n" for year in range(1900, 1960)))
+    task = read(tmp_path / "a.csv", test_start="1950", num_test_windows=1, frequency="Y")
+    assert windows(task, "test") == [(0, 50)]
+    assert windows(read(tmp_path / "a.csv", test_start="50", num_test_windows=1), "test") == [(0, 50)]
+
+
 def test_files_of_their_own(data, tmp_path):
     (tmp_path / "test.csv").write_text("ds,c,price\n" + "".join(f"2024-03-{day:02},{day},0\n" for day in range(1, 21)))
     task = read(data / "full.csv", covariate_columns=["price"], test_file=str(tmp_path / "test.csv"))

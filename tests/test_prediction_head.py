@@ -908,6 +908,7 @@ def test_wrong_arguments_of_log_likelihood():
         ({"lags_sequence": [0, 1]}, "lags_sequence"),
         ({"lags_sequence": [2, 2]}, "lags_sequence"),
         ({"distribution_output": "negative_binomial", "scaling": "std"}, "counts can be scaled, but not shifted"),
+        ({"distribution_output": "negative_binomial", "differencing": True}, "differences of counts are no counts"),
         ({"num_static_categorical_features": 1}, "cardinality=None is impossible, it must be 1 sizes"),
         ({"cardinality": [3]}, "cardinality=.* is impossible, it must be 0 sizes"),
         ({"num_static_categorical_features": 1, "cardinality": [0]}, "cardinality"),

@@ -61,6 +61,7 @@ class Forecasting(Task):
 
     Attributes:
         series: All series; those of a file that serves several splits stand once.
+        notes: Line for each file that was read.
         frequency: Frequency of the series, if it is known.
         season: Steps in a season.
         horizon: Steps of the horizon.
@@ -84,6 +85,7 @@ class Forecasting(Task):
     def __init__(self, data: Any, args: Any) -> None:
         super().__init__(data, args)
         self.series: list[Series] = []
+        self.notes: list[str] = []
         self.frequency: str | None = None
         self.season = 1
         self.horizon = 0
@@ -145,7 +147,7 @@ class Forecasting(Task):
         notes = [f"{len(regular)} series of {sum(len(one.target) for one in regular)} values"]
         notes += [f"frequency {frequency}"] if frequency else []
         notes += [f"{missing} missing, {gaps} of them gaps between time stamps"] if missing else []
-        self.notes = [*getattr(self, "notes", []), f"{name}: {', '.join(notes)}"]
+        self.notes.append(f"{name}: {', '.join(notes)}")
         start = len(self.series)
         self.series += regular
         return list(range(start, len(self.series)))
@@ -155,7 +157,9 @@ class Forecasting(Task):
         if value is None:
             return None
         text = str(value)
-        if text.isdecimal() and len(text) < 9 and not (one.stamps is not None and len(text) == 4):
+        # A number of four digits may be a year.
+        years = (0, 0) if one.stamps is None else (one.stamps[0].year, one.stamps[-1].year)
+        if text.isdecimal() and not (len(text) == 4 and years[0] <= int(text) <= years[1]):
             return int(text)
         if one.stamps is None:
             raise InputError(f"--{flag} {text}: there are no time stamps; give the number of values before it")
