@@ -354,3 +354,40 @@ def plot_anomalies(
     panels[-1].set_xlabel("" if timed else "step")
     figure.align_ylabels()
     save_figure(figure, path)
+
+
+def plot_forecasts(
+    panels: Sequence[tuple[str, Sequence[Any], np.ndarray, int, np.ndarray]], path: str | os.PathLike | IO[bytes]
+) -> None:
+    """Plot the fans of forecasts with the true values: median, and the intervals of 50, 80 and 95 %, as PNG.
+
+    Args:
+        panels: For each series its name, the times `[T]` of its values, values `[T]`, NaN where one is missing, the
+            number of values before the horizon, and sampled paths over the horizon `[S, H]`, H being the rest of T.
+        path: Path of the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(panels))
+    figure = Figure(figsize=(6.5 * columns, 3.2 * -(-len(panels) // columns)), layout="constrained")
+    grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (name, times, values, origin, samples) in zip(grid, panels, strict=False):
+        ahead = list(times)[origin:]
+        samples = samples[:, : len(ahead)]
+        # The last observed value is where the fan begins.
+        for interval, alpha in ((95, 0.15), (80, 0.25), (50, 0.35)):
+            low, high = np.quantile(samples, [0.5 - interval / 200, 0.5 + interval / 200], axis=0)
+            axes.fill_between(ahead, low, high, color="#f58518", alpha=alpha, lw=0, label=f"{interval} %")
+        axes.plot(ahead, np.median(samples, axis=0), color="#d95f02", lw=1.5, label="median")
+        axes.plot(list(times), values, color="#4c78a8", lw=1.2, label="true values")
+        axes.axvline(ahead[0], color=_GREY, lw=0.8, ls=":")
+        axes.set_title(shorten_label(name), fontsize=10)
+        axes.tick_params(axis="x", labelrotation=20, labelsize=8)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        axes.grid(alpha=0.25)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    save_figure(figure, path)

@@ -66,7 +66,6 @@ def main(argv: list[str] | None = None) -> None:
     # 6. The final test beside baselines, and the reports.
     if run.predict:
         split = task.test_split
-        task.write(split, run.args.output_dir)
         raw, _ = task.predict(trainer.model, split)
         finish(run, task, split, raw, model=trainer.model, history=trainer.state.log_history)
 

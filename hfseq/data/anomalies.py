@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hfseq.data.reading import csv_fields, text_lines, tsv_fields
-from hfseq.data.series import _numbers, _rectangular, _stamp, _stamps
+from hfseq.data.series import parse_numbers, parse_stamp, parse_stamps, rectangular_rows
 from hfseq.data.spans import Span, event_spans, probationary_length
 from hfseq.errors import InputError, did_you_mean
 
@@ -162,7 +162,7 @@ def read_nab(folder: str, flag: str) -> list[Recording]:
 
 def _window(file: Path, recording: Recording, window: Any) -> Span:
     """Rows of a window of two time stamps."""
-    stamps = [_stamp(text) for text in window] if isinstance(window, list) and len(window) == 2 else []
+    stamps = [parse_stamp(text) for text in window] if isinstance(window, list) and len(window) == 2 else []
     if len(stamps) != 2 or None in stamps:
         raise InputError(f"{file}: {recording.name}: a window must be two time stamps, not {window!r}")
     first, last = (one.timestamp() for one in stamps if one is not None)
@@ -196,7 +196,7 @@ def _table(path: Path, flag: str) -> tuple[dict[str, Sequence[str]], NDArray[np.
     for column in header:
         if header.count(column) > 1:
             raise InputError(f"{path}:1: {header.count(column)} columns are called {column!r}; names must differ")
-    lines, table = _rectangular(path, rows, len(header))
+    lines, table = rectangular_rows(path, rows, len(header))
     if not table:
         raise InputError(f"{path}: no rows")
     return dict(zip(header, zip(*table, strict=True), strict=True)), lines
@@ -269,7 +269,7 @@ def make_recording(
     for column in (*chosen, *(fields.events or ())):
         if column not in columns:
             raise InputError(f"{path}: no column {column!r}{did_you_mean(column, columns)}")
-    numbers = [_numbers(path, column, columns[column], lines) for column in chosen]
+    numbers = [parse_numbers(path, column, columns[column], lines) for column in chosen]
     values = np.stack(numbers, axis=1) if numbers else np.empty((len(lines), 0))
     if fields.events is not None:
         gaps = np.diff(times, prepend=times[0]) if fields.gaps and timed else None
@@ -322,15 +322,15 @@ def parse_time(text: str) -> float | None:
     """Seconds since 1970 of a time stamp, which may be that number itself; None if it is none."""
     if _EPOCH.fullmatch(text):
         return float(text)
-    stamp = _stamp(text)
+    stamp = parse_stamp(text)
     return None if stamp is None else float(stamp.timestamp())
 
 
 def _times(path: Path, column: str, texts: Sequence[str], lines: NDArray[np.int64]) -> NDArray[np.float64]:
     """Seconds since 1970 `[T]`."""
     if _EPOCH.fullmatch(texts[0].strip()):
-        return _numbers(path, column, texts, lines)
-    stamps: pd.DatetimeIndex = _stamps(path, column, texts, lines)
+        return parse_numbers(path, column, texts, lines)
+    stamps: pd.DatetimeIndex = parse_stamps(path, column, texts, lines)
     return np.asarray(stamps.as_unit("ns").asi8 / 1e9, dtype=np.float64)
 
 

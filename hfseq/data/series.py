@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -208,7 +208,7 @@ def _read_table(
     for column in header:
         if header.count(column) > 1:
             raise InputError(f"{path}:1: {header.count(column)} columns are called {column!r}; names must differ")
-    lines, table = _rectangular(path, rows, len(header))
+    lines, table = rectangular_rows(path, rows, len(header))
     if not table:
         raise InputError(f"{path}: no rows")
     columns: dict[str, Sequence[str]] = dict(zip(header, zip(*table, strict=True), strict=True))
@@ -230,8 +230,19 @@ def _read_table(
     return _read_wide(path, columns, lines, time_column, covariate_columns)
 
 
-def _rectangular(path: Path, rows: Iterable[tuple[int, list[str]]], width: int) -> tuple[np.ndarray, list[list[str]]]:
-    """Line numbers and fields of all rows, blank lines at the end left out."""
+def rectangular_rows(
+    path: Path, rows: Iterable[tuple[int, list[str]]], width: int
+) -> tuple[np.ndarray, list[list[str]]]:
+    """Line numbers and fields of all rows, blank lines at the end left out.
+
+    Args:
+        path: Path of the file, for errors.
+        rows: Line number and fields of each row.
+        width: Number of fields that a row must have.
+
+    Raises:
+        InputError: A row has another number of fields, or is blank.
+    """
     lines, table, blank = [], [], None
     for line, row in rows:
         if not any(text.strip() for text in row) and len(row) <= 1:
@@ -258,14 +269,16 @@ def _read_wide(
     stamps = None
     timed = first.lower() in TIME_NAMES or first == time_column
     if first not in covariate_columns and (timed or (len(columns) > 1 and not _is_number(sample) and sample)):
-        stamps = _stamps(path, first, columns[first], lines)
+        stamps = parse_stamps(path, first, columns[first], lines)
         columns = {name: texts for name, texts in columns.items() if name != first}
-    covariates = _stack([_numbers(path, name, columns[name], lines) for name in covariate_columns], len(lines))
+    covariates = _stack([parse_numbers(path, name, columns[name], lines) for name in covariate_columns], len(lines))
     names = [name for name in columns if name not in covariate_columns]
     if not names:
         raise InputError(f"{path}: no column of values; there are {first!r} and covariates alone")
     return [
-        Series(name, _numbers(path, name, columns[name], lines), stamps, covariates, source=str(path), lines=lines)
+        Series(
+            name, parse_numbers(path, name, columns[name], lines), stamps, covariates, source=str(path), lines=lines
+        )
         for name in names
     ]
 
@@ -280,9 +293,9 @@ def _read_long(
     covariate_columns: Sequence[str],
     static_columns: Sequence[str],
 ) -> list[Series]:
-    values = _numbers(path, target_column, columns[target_column], lines)
-    stamps = _stamps(path, time_column, columns[time_column], lines) if time_column in columns else None
-    covariates = _stack([_numbers(path, name, columns[name], lines) for name in covariate_columns], len(lines))
+    values = parse_numbers(path, target_column, columns[target_column], lines)
+    stamps = parse_stamps(path, time_column, columns[time_column], lines) if time_column in columns else None
+    covariates = _stack([parse_numbers(path, name, columns[name], lines) for name in covariate_columns], len(lines))
     ids = [text.strip() for text in columns.get(id_column, [target_column] * len(lines))]
     if "" in ids:
         raise InputError(f"{path}:{lines[ids.index('')]}: column {id_column!r} is empty; name the series")
@@ -328,8 +341,18 @@ def _is_number(text: str) -> bool:
     return "_" not in text  # which Python allows between digits
 
 
-def _numbers(path: Path, column: str, texts: Sequence[str], lines: np.ndarray) -> np.ndarray:
-    """Values `[N]` of a column, NaN where one is missing."""
+def parse_numbers(path: Path, column: str, texts: Sequence[str], lines: np.ndarray) -> np.ndarray:
+    """Values `[N]` of a column, NaN where one is missing.
+
+    Args:
+        path: Path of the file, for errors.
+        column: Name of the column, for errors.
+        texts: Fields `[N]` of the column.
+        lines: Line number `[N]` of each.
+
+    Raises:
+        InputError: A field is neither a finite number nor a name of a missing value.
+    """
     values = np.empty(len(texts))
     for row, text in enumerate(texts):
         if text.strip().lower() in MISSING:
@@ -347,11 +370,15 @@ def _numbers(path: Path, column: str, texts: Sequence[str], lines: np.ndarray) -
     return values
 
 
-def _stamps(path: Path, column: str, texts: Sequence[str], lines: np.ndarray) -> pd.DatetimeIndex:
-    """Time stamps `[N]` of a column."""
+def parse_stamps(path: Path, column: str, texts: Sequence[str], lines: np.ndarray) -> pd.DatetimeIndex:
+    """Time stamps `[N]` of a column; arguments as for `parse_numbers`.
+
+    Raises:
+        InputError: A field is not a time stamp.
+    """
     stamps = []
     for text, line in zip(texts, lines, strict=True):
-        stamp = _stamp(text)
+        stamp = parse_stamp(text)
         if stamp is None:
             raise InputError(
                 f"{path}:{line}: column {column!r}: {text!r} is not a time stamp; write it as 2024-01-31 or "
@@ -361,7 +388,7 @@ def _stamps(path: Path, column: str, texts: Sequence[str], lines: np.ndarray) ->
     return pd.DatetimeIndex(stamps)
 
 
-def _stamp(text: Any) -> pd.Timestamp | None:
+def parse_stamp(text: Any) -> pd.Timestamp | None:
     """Time stamp of a text, in UTC if it has an offset from it; None if it is none."""
     if not isinstance(text, str) or not _STAMP.fullmatch(text.strip()):
         return None
@@ -387,11 +414,20 @@ def _read_json(path: Path, flag: str) -> Iterator[Series]:
             raise InputError(f"{place}: not JSON ({error}); each line must be one object") from None
         if not isinstance(entry, dict) or "target" not in entry:
             raise InputError(f"{place}: each line must be an object with the list 'target'")
-        yield _from_entry(place, number, entry)
+        yield series_of(entry, place, str(number))
 
 
-def _from_entry(place: str, number: int, entry: dict[str, Any]) -> Series:
-    """Series of an entry in GluonTS' format."""
+def series_of(entry: Mapping[str, Any], place: str, name: str = "series") -> Series:
+    """Series of an entry in GluonTS' format, as `read_series` describes it.
+
+    Args:
+        entry: `target` and what else there is.
+        place: Its place, for errors.
+        name: Name of the series if the entry has no `item_id`.
+
+    Raises:
+        InputError: A value is of a wrong type, infinite, or missing.
+    """
     target = _list(place, "target", entry["target"])
     if any(isinstance(value, list) for value in target):
         raise InputError(
@@ -399,7 +435,7 @@ def _from_entry(place: str, number: int, entry: dict[str, Any]) -> Series:
             "a line of its own"
         )
     values = _json_numbers(place, "target", target)
-    name, start, frequency = entry.get("item_id", number), entry.get("start"), entry.get("freq")
+    name, start, frequency = entry.get("item_id", name), entry.get("start"), entry.get("freq")
     dynamic = _list(place, "feat_dynamic_real", entry.get("feat_dynamic_real") or [])
     rows = [
         _json_numbers(place, "feat_dynamic_real", _list(place, f"feat_dynamic_real[{index}]", one))
@@ -414,7 +450,7 @@ def _from_entry(place: str, number: int, entry: dict[str, Any]) -> Series:
             )
     stamps = None
     if start is not None:
-        first = _stamp(start)
+        first = parse_stamp(start)
         if first is None:
             raise InputError(f"{place}: 'start' is not a time stamp: {start!r}; write it as 2024-01-31 12:00:00")
         stamps = pd.DatetimeIndex([first])  # the others follow from the frequency
@@ -434,6 +470,37 @@ def _from_entry(place: str, number: int, entry: dict[str, Any]) -> Series:
         frequency=frequency,
         source=place,
     )
+
+
+def series_input(value: Any, place: str) -> Series:
+    """Series of a value in memory.
+
+    Args:
+        value: Numbers `[T]`, a pandas `Series`, which may be indexed by time stamps, or an entry of `series_of`.
+        place: Its name, also in errors.
+
+    Raises:
+        InputError: It is none of these, or invalid.
+    """
+    if isinstance(value, Mapping):
+        if "target" not in value:
+            raise InputError(f"{place}: a dict must have 'target', the values; there are {', '.join(map(str, value))}")
+        plain = {name: part.tolist() if hasattr(part, "tolist") else part for name, part in value.items()}
+        return series_of(plain | ({"start": str(plain["start"])} if "start" in plain else {}), place, place)
+    index = getattr(value, "index", None)
+    try:
+        values = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        raise InputError(f"{place}: its values are not numbers; a missing one is NaN") from None
+    if values.ndim != 1 or not len(values):
+        raise InputError(f"{place}: it has shape {values.shape}; give one value for each step, [T]")
+    if np.isinf(values).any():
+        raise InputError(f"{place}: value {int(np.isinf(values).argmax())} is infinite; a missing one is NaN")
+    stamps = index if isinstance(index, pd.DatetimeIndex) else None
+    frequency = None if stamps is None else stamps.freqstr
+    if np.isnan(values).all():
+        raise InputError(f"{place}: it has no value")
+    return Series(place, values, stamps, frequency=frequency, source=place)
 
 
 def _list(place: str, key: str, value: Any) -> list[Any]:

@@ -15,7 +15,15 @@ from .configuration_base import SequenceConfig
 from .dropout import Dropout
 from .modeling_base import Head
 from .shapes import check_shape
-from .time_series import StaticFeatures, lagged, location_and_scale, read_values, started, with_mask
+from .time_series import (
+    StaticFeatures,
+    differenced,
+    lagged,
+    location_and_scale,
+    read_values,
+    started,
+    with_mask,
+)
 
 OUTPUTS = {"student_t": StudentTOutput, "normal": NormalOutput, "negative_binomial": NegativeBinomialOutput}
 """Value of `distribution_output` to the class of transformers with its parameters and their domains."""
@@ -49,7 +57,8 @@ class ForPrediction(Head):
     features of step t, and the static features with the scale of the row. Its output gives the parameters of the
     distribution of $z_t$ (eq. 1). Values are scaled row by row; see `location_and_scale`. Steps before a row's first
     observation are padding; any other missing value is read as 0 with its mask. So neither padding, nor what stands in
-    place of a missing value, nor the other rows change a result.
+    place of a missing value, nor the other rows change a result. With `differencing` all of this is about the
+    differences of the values from the last observed one before them; see `differenced`.
 
     Args:
         config: The configuration; it is copied and stays unchanged. `input_size` is the number of variates, which are
@@ -116,7 +125,8 @@ class ForPrediction(Head):
 
         Returns:
             `params`, the parameters of the distributions of scaled values, each `[B, P]` or `[B, P, C]`, of the
-            horizon if there are `future_values`, else of the context; `loc` and `scale`, `[B, 1]` or `[B, 1, C]`;
+            horizon if there are `future_values`, else of the context; `loc` and `scale`, `[B, 1]` or `[B, 1, C]`, all
+            three of the differences if the model has `differencing`;
             `static_features` `[B, D]`; and with `future_values` the `loss`: the negative log-likelihood of all
             observed values of context and horizon (eq. 2), or with `loss="mse"` their squared errors in units of the
             scale, divided by their number.
@@ -125,18 +135,21 @@ class ForPrediction(Head):
             ValueError: If a shape is wrong, if time or static features are missing, if the past is shorter than the
                 longest lag, or if counts are no counts.
         """
-        past, observed = self._read_past(past_values, past_observed_mask)
-        context = min(past.shape[1], self.config.context_length or past.shape[1])
-        row = self._row(*self._scale(past, observed, context), static_categorical_features, static_real_features)
-        time, valid = self._time_features("past", past_time_features, *past.shape[:2]), started(observed)
-        values, horizon = past, 0
+        values, observed = self._read_past(past_values, past_observed_mask)
+        batch, length, _ = values.shape
+        context = min(length, self.config.context_length or length)
+        time, horizon = self._time_features("past", past_time_features, batch, length), 0
         if future_values is not None:
             future, present = self._read("future", future_values, future_observed_mask)
             horizon = future.shape[1]
-            after = self._time_features("future", future_time_features, past.shape[0], horizon)
-            values, observed = torch.cat([past, future], dim=1), torch.cat([observed, present], dim=1)
+            after = self._time_features("future", future_time_features, batch, horizon)
+            values, observed = torch.cat([values, future], dim=1), torch.cat([observed, present], dim=1)
             time = None if time is None or after is None else torch.cat([time, after], dim=1)
-            valid = nn.functional.pad(valid, (0, horizon), value=True)
+        if self.config.differencing:
+            values, observed, _ = differenced(values, observed)
+        past, past_observed = values[:, :length], observed[:, :length]
+        row = self._row(*self._scale(past, past_observed, context), static_categorical_features, static_real_features)
+        valid = nn.functional.pad(started(past_observed), (0, horizon), value=True)
         steps = context + horizon
         scaled = row.scaled(values, observed)
         series = nn.functional.pad(with_mask(scaled, observed), (0, 0, self.reach, 0))[:, :-1]
@@ -210,6 +223,9 @@ class ForPrediction(Head):
         past, observed = self._read_past(past_values, past_observed_mask)
         batch, steps, size = past.shape
         context = min(steps, self.config.context_length or steps)
+        level, known = None, None
+        if self.config.differencing:
+            past, observed, (level, known) = differenced(past, observed)
         row = self._row(*self._scale(past, observed, context), static_categorical_features, static_real_features)
         time = self._time_features("past", past_time_features, batch, steps)
         future_time = self._time_features("future", future_time_features, batch, length)
@@ -238,7 +254,12 @@ class ForPrediction(Head):
                 hidden = self.model(input_features=inputs, cache=cache, return_dict=True).last_hidden_state
             values, scaled = self._draw(self._params(hidden), row)
             sequences[:, step], path[:, self.reach + step, :size] = values.squeeze(1), scaled.squeeze(1)
+            if not step and known is not None:
+                # The first value of a series has no difference.
+                path[:, self.reach] *= known.squeeze(1).repeat_interleave(samples, dim=0).repeat(1, 2)
         sequences = sequences.unflatten(0, (batch, samples))
+        if level is not None:
+            sequences = level.unsqueeze(1) + sequences.cumsum(dim=2)
         return SampleTSPredictionOutput(sequences=_flat(sequences, past_values.dim() == 2))
 
     @torch.no_grad()
@@ -271,7 +292,8 @@ class ForPrediction(Head):
             cache: State after the earlier steps; updated in place.
 
         Returns:
-            `[B, T]`, or `[B, T, C]`; 0 at values that were not observed.
+            `[B, T]`, or `[B, T, C]`; 0 at values that were not observed, and with `differencing` at the first value of
+            a row.
 
         Raises:
             ValueError: If the model is a point forecaster, if `loc` or `scale` are wrong, if they or static features
@@ -286,21 +308,24 @@ class ForPrediction(Head):
         if cache is not None:
             # Behind those of the stack, which would refuse a further layer that has counted steps.
             layer = cache_layers(cache, self.model.stack.num_layers + 1, self.config.model_type)[-1]
-        if layer is None or layer.states is None:
+        if layer is not None and layer.states is not None:
+            given = (static_categorical_features, static_real_features, loc, scale)
+            if any(one is not None for one in given):
+                raise ValueError(
+                    "loc, scale and static features are those in the cache; pass them with the first call only"
+                )
+            row, history, begun, last = self._stream(layer, batch)
+        else:
+            row, history, begun, last = None, None, observed.new_zeros(batch, 1), None
+        if self.config.differencing:
+            values, observed, last = differenced(values, observed, last)
+        if row is None or history is None:
             if loc is None and scale is None:
                 loc, scale = self._scale(values, observed, length)
             else:
                 loc, scale = self._check_scale(values, loc, scale)
             row = self._row(loc, scale, static_categorical_features, static_real_features)
             history = row.loc.new_zeros(batch, self.reach, 2 * self.config.input_size)
-            begun = observed.new_zeros(batch, 1)
-        else:
-            given = (static_categorical_features, static_real_features, loc, scale)
-            if any(one is not None for one in given):
-                raise ValueError(
-                    "loc, scale and static features are those in the cache; pass them with the first call only"
-                )
-            row, history, begun = self._stream(layer, batch)
         scaled = row.scaled(values, observed)
         series = torch.cat([history, with_mask(scaled, observed)], dim=1)
         valid = started(observed) | begun
@@ -313,7 +338,7 @@ class ForPrediction(Head):
         )
         if layer is not None:
             # A copy, since a slice would keep the whole chunk.
-            layer.update((*row, series[:, -self.reach :].clone(), valid[:, -1:].clone()), 0)
+            layer.update((*row, series[:, -self.reach :].clone(), valid[:, -1:].clone(), *(last or ())), 0)
         scores = self._log_prob(self._params(outputs.last_hidden_state), values, scaled, row)
         return _flat(scores.masked_fill(~observed, 0.0), past_values.dim() == 2)
 
@@ -477,20 +502,29 @@ class ForPrediction(Head):
             raise ValueError(f"num_parallel_samples={samples} is impossible, it must be at least 1")
         return samples
 
-    def _stream(self, layer: RecurrentCacheLayer, batch: int) -> tuple[Row, Tensor, Tensor]:
-        """Rows, the last scaled values with their mask `[B, max lag, 2 C]`, and rows with an observation `[B, 1]`."""
+    def _stream(
+        self, layer: RecurrentCacheLayer, batch: int
+    ) -> tuple[Row, Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """State of a stream.
+
+        Returns:
+            Rows; the last scaled values with their mask, `[B, max lag, 2 C]`; rows with an observation, `[B, 1]`; and
+            with `differencing` the last observed values with their mask, as `differenced` takes them.
+        """
         size, states = self.config.input_size, layer.states or ()
         one = torch.Size((batch, 1, size))
-        width = states[2].shape[-1] if len(states) == 5 else 0
+        parts = 7 if self.config.differencing else 5
+        width = states[2].shape[-1] if len(states) == parts else 0
         shapes = [
             one,
             one,
             torch.Size((batch, width)),
             torch.Size((batch, self.reach, 2 * size)),
             torch.Size((batch, 1)),
+            *[one] * (parts - 5),
         ]
         check_states(states, shapes, self.model.stack.num_layers)
-        return Row(*states[:3]), states[3], states[4]
+        return Row(*states[:3]), states[3], states[4], (states[5], states[6]) if parts == 7 else None
 
 
 def _mask(valid: Tensor) -> Tensor | None:

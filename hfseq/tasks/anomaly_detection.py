@@ -349,23 +349,17 @@ class AnomalyDetection(Task):
         found = ", ".join(f"{kind} {hits[kind]} of {count}" for kind, count in sorted(kinds.items()))
         return f"{text}; found at the threshold: {found}" if found else text
 
-    def write(self, split: str, directory: str) -> None:
-        """Write `scores.csv`, a row for each step, and `alarms.csv`, a row for each alarm.
-
-        Args:
-            split: Split that `calibrate` scored.
-            directory: Output directory.
-        """
-        threshold = self.settings.threshold
+    def write(self, directory: Path, split: str, predictions: Any) -> None:
+        """Write `scores.csv`, a row for each step, and `alarms.csv`, a row for each alarm."""
         with (
-            Path(directory, "scores.csv").open("w", newline="", encoding="utf-8") as steps,
-            Path(directory, "alarms.csv").open("w", newline="", encoding="utf-8") as alarms,
+            (directory / "scores.csv").open("w", newline="", encoding="utf-8") as steps,
+            (directory / "alarms.csv").open("w", newline="", encoding="utf-8") as alarms,
         ):
             step_rows, alarm_rows = csv.writer(steps), csv.writer(alarms)
             step_rows.writerow(["series", "timestamp", "score", "flagged", "label"])
             alarm_rows.writerow(["series", "start", "end", "score", "true"])
-            for one, scores in zip(self.recordings[split], self.found[split], strict=True):
-                flagged, labels = scores >= threshold, step_labels(one.events or (), len(one))
+            for one, scores in zip(self.recordings[split], predictions.scores, strict=True):
+                flagged, labels = scores >= predictions.threshold, step_labels(one.events or (), len(one))
                 stamps = [_stamp(one, step) for step in range(len(one))]
                 marks = [""] * len(one) if one.events is None else labels.astype(int).tolist()
                 for stamp, score, flag, mark in zip(stamps, scores, flagged, marks, strict=True):

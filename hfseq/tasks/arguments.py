@@ -29,9 +29,11 @@ _LEAST: dict[str, float] = {
     **dict.fromkeys(("num_seeds", "speed_texts", "teacher_num_beams", "num_bootstrap", "generation_num_beams"), 1),
     **dict.fromkeys(("dataloader_num_workers", "seed", "data_seed", "weight_decay", "label_smoothing_factor"), 0),
     **{"eval_accumulation_steps": 1, "block_size": 1, "average_checkpoints": 2, "sampling_rate": 1, "lm_weight": 0},
-    **{"neftune_noise_alpha": 0, "augmentations": 0, "max_drop": 0},
+    **{"neftune_noise_alpha": 0, "augmentations": 0, "max_drop": 0, "ets_windows": 0},
+    **dict.fromkeys(("prediction_length", "context_length", "seasonality", "train_stride", "backtest_stride"), 1),
+    **dict.fromkeys(("num_test_windows", "num_validation_windows", "num_samples"), 1),
     **dict.fromkeys(("short_window", "long_window", "save_every"), 1),
-    **{"context_length": 2, "hold": 0, "false_alarms": 0},
+    **{"hold": 0, "false_alarms": 0},
     # The BOS token is one of them.
     **dict.fromkeys(("max_target_length", "generation_max_length"), 2),
 }
@@ -325,6 +327,60 @@ class SpeechArguments(DataArguments):
 
 
 @dataclass
+class ForecastArguments(DataArguments):
+    """Series, their columns, the horizon, and the windows of training, validation and test."""
+
+    train_file: str | None = flag(
+        None, "CSV or TSV, wide or long, or JSON lines of GluonTS, with the series; by default also for the tests."
+    )
+    validation_file: str | None = flag(None, "The same for validation, by default windows before those of the test.")
+    test_file: str | None = flag(None, "The same for the final test, by default the last windows.")
+    id_column: str = flag("unique_id", "Column of the names of the series in a long table.")
+    time_column: str = flag("ds", "Column of the time stamps.")
+    target_column: str = flag("y", "Column of the values in a long table.")
+    covariate_columns: list[str] | None = flag(None, "Columns of covariates, which are known for the horizon.")
+    static_columns: list[str] | None = flag(None, "Columns of a long table with a class for each series.")
+    frequency: str | None = flag(
+        None, "Frequency of the series, as pandas names it (h, D, MS); by default inferred from the time stamps."
+    )
+    seasonality: int | None = flag(
+        None, "Steps in a season, for baselines and MASE; by default that of the frequency."
+    )
+    prediction_length: int | None = flag(None, "Horizon: number of steps to forecast.")
+    context_length: int | None = flag(
+        None, "Steps before the horizon that a new model reads; by default twice the horizon."
+    )
+    lags_sequence: list[int] | None = flag(
+        None, "Lags that a new model reads; by default those of the frequency, as in GluonTS."
+    )
+    test_start: str | None = flag(
+        None, "Begin of the first test window: a time stamp, or a number of steps; by default counted from the end."
+    )
+    num_test_windows: int | None = flag(None, "Test windows of a series; by default 1, or with a start all that fit.")
+    validation_start: str | None = flag(None, "Begin of the first validation window, as for the test.")
+    num_validation_windows: int | None = flag(None, "Validation windows of a series, as for the test.")
+    backtest_stride: int | None = flag(
+        None, "Steps between the beginnings of test or validation windows; by default the horizon."
+    )
+    train_stride: int = flag(1, "Steps between the beginnings of training windows.")
+    max_train_samples: int | None = flag(None, "Train on so many windows only, drawn at random.")
+    standardize: bool = flag(
+        False,
+        "Give each series mean 0 and variance 1 by its training part, and score in these units, as benchmarks of long "
+        "horizons do.",
+    )
+    num_samples: int | None = flag(None, "Paths to sample; by default those of the model.")
+    ets_windows: int = flag(100, "Fit exponential smoothing for comparison if there are at most so many test windows.")
+    dataset_name: None = field(init=False, default=None)
+    dataset_config_name: None = field(init=False, default=None)
+    column_names: None = field(init=False, default=None)
+    max_tokens: None = field(init=False, default=None)
+    streaming: bool = field(init=False, default=False)
+    output_file: None = field(init=False, default=None)
+    overwrite_output_file: bool = field(init=False, default=False)
+
+
+@dataclass
 class TaggingArguments(DataArguments):
     """Words and tags."""
 
@@ -420,6 +476,8 @@ class AnomalyArguments(DataArguments):
                 raise ValueError(f"--{name} is for --head {other}; leave it out")
         if not 0 < self.holdout < 1:
             raise ValueError(f"--holdout {self.holdout}: give a share between 0 and 1")
+        if self.context_length < 2:
+            raise ValueError(f"--context_length {self.context_length}: give 2 or more")
         for name in ("train_file", "validation_file", "test_file"):
             if self.nab_folder is not None and getattr(self, name) is not None:
                 raise ValueError(

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ def compare(
     *,
     kinds: Sequence[str] | None = None,
     kind_metric: str | None = None,
+    score_kind: Callable[[Any, Any], dict[str, Any]] | None = None,
 ) -> tuple[dict[str, float], str]:
     """Score a model and its baselines on the same rows, and tabulate the results.
 
@@ -35,6 +36,8 @@ def compare(
         references: References, one value or a list of texts per row.
         kinds: Category of each row, for scores per category; None for overall scores only.
         kind_metric: Metric of the scores per category; required with `kinds`.
+        score_kind: Computes the `score` of the rows of a category; None for the function `kind_metric` of
+            `hfseq.metrics`.
 
     Returns:
         Scores by name, and the table to print. Baseline scores are prefixed with `<system>_`; the model's scores per
@@ -45,21 +48,34 @@ def compare(
     results = dict(scores[model])
     for system in baselines:
         results |= {f"{system}_{name}": value for name, value in scores[system].items()}
-    width = max(8, *(len(system) + 2 for system in systems))
 
-    def row(label: str, values: Iterable[float]) -> str:
-        return f"{label:24}" + "".join(f"{value:{width}.2f}" for value in values)
-
-    lines = [" " * 24 + "".join(f"{system:>{width}}" for system in systems)]
-    lines += [row(name, (scores[system][name] for system in systems)) for name in scores[model]]
+    lines: list[list[Any]] = [
+        ["", *systems],
+        *([name, *(scores[one].get(name) for one in systems)] for name in scores[model]),
+    ]
     if kinds is not None and kind_metric is not None:
-        metric = getattr(metrics, kind_metric)
+        metric = score_kind or getattr(metrics, kind_metric)
         by_kind = [metrics.scores_by_group(metric, found, references, kinds) for found in systems.values()]
-        lines.append(f"{kind_metric} by kind")
+        lines.append([f"{kind_metric} by kind"])
         for kind, count in sorted(Counter(kinds).items()):
-            lines.append(row(f"  {kind} ({count})", (found[kind] for found in by_kind)))
+            lines.append([f"  {kind} ({count})", *(found[kind] for found in by_kind)])
             results[f"{kind_metric}_{kind}"] = by_kind[0][kind]
-    return results, "\n".join(lines)
+    return results, _table(lines)
+
+
+def _table(lines: Sequence[Sequence[Any]]) -> str:
+    """Align lines of a label and its cells: texts, numbers, or None for a missing one."""
+
+    def cell(value: Any) -> str:
+        if value is None or isinstance(value, str):
+            return value or "-"
+        # Errors of forecasts may be far below 1, in the unit of the values.
+        return f"{value:.2f}" if abs(value) >= 1 or not value else f"{value:.4g}"
+
+    width = max(8, *(len(cell(value)) + 2 for _, *values in lines for value in values))
+    return "\n".join(
+        f"{label:24}" + "".join(f"{cell(value):>{width}}" for value in values) for label, *values in lines
+    )
 
 
 def examples(sources: Sequence[str], predictions: Sequence[str], kinds: Sequence[str] | None = None) -> str:
