@@ -21,6 +21,7 @@ which prints alarms as they come, and after a restart continues from the state a
 
 import sys
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 
 from hfseq.errors import InputError
@@ -77,6 +78,8 @@ def watch_stream(run: Run) -> None:
     settings = Settings.load(run.model.model_name_or_path)
     task = HEADS["prediction" if settings.event_columns is None else "causal_lm"]
     model, tokenizer = load_predictor(task.auto_class, run.model, features=task.features)
+    if isinstance(sys.stdin, TextIOWrapper):  # whose encoding would be that of the terminal
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
     watch(sys.stdin, model, settings, run.data, tokenizer)
 
 
