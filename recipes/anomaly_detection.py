@@ -26,7 +26,7 @@ from pathlib import Path
 
 from hfseq.errors import InputError
 from hfseq.inference.anomalies import Settings
-from hfseq.inference.watching import watch
+from hfseq.inference.watching import watch, whole_lines
 from hfseq.tasks.anomaly_detection import HEADS
 from hfseq.tasks.arguments import AnomalyArguments
 from hfseq.training import cli
@@ -80,7 +80,7 @@ def watch_stream(run: Run) -> None:
     model, tokenizer = load_predictor(task.auto_class, run.model, features=task.features)
     if isinstance(sys.stdin, TextIOWrapper):  # whose encoding would be that of the terminal
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-    watch(sys.stdin, model, settings, run.data, tokenizer)
+    watch(whole_lines(sys.stdin), model, settings, run.data, tokenizer)
 
 
 if __name__ == "__main__":

@@ -418,8 +418,8 @@ def parse_stamps(path: Path, column: str, texts: Sequence[str], lines: np.ndarra
         stamp = parse_stamp(text)
         if stamp is None:
             raise InputError(
-                f"{path}:{line}: column {column!r}: {text!r} is not a time stamp from 1678 to 2261; write it as "
-                "2024-01-31 or 2024-01-31 12:00:00"
+                f"{path}:{line}: column {column!r}: {text!r} is not a time stamp; write it as 2024-01-31 or "
+                "2024-01-31 12:00:00, in a year from 1678 to 2261"
             )
         offset = _STAMP.fullmatch(text.strip())["offset"] is not None  # type: ignore[index]
         first = offset if first is None else first
@@ -503,9 +503,7 @@ def series_of(entry: Mapping[str, Any], place: str, name: str = "series") -> Ser
     if start is not None:
         first = parse_stamp(start)
         if first is None:
-            raise InputError(
-                f"{place}: 'start' is not a time stamp from 1678 to 2261: {start!r}; write 2024-01-31 12:00:00"
-            )
+            raise InputError(f"{place}: 'start' is not a time stamp: {start!r}; write it as 2024-01-31 12:00:00")
         stamps = pd.DatetimeIndex([first])  # the others follow from the frequency
     if frequency is not None:
         _offset(str(frequency), f"{place}: 'freq'")

@@ -59,7 +59,7 @@ def _float32(one: Series, values: np.ndarray) -> np.ndarray:
     """
     limits, sizes = np.finfo(np.float32), np.abs(values).reshape(len(values), -1)
     largest = float(np.nanmax(sizes, initial=0.0))
-    if largest > limits.max or 0 < largest < limits.tiny:
+    if largest > float(limits.max) or 0 < largest < float(limits.tiny):
         step = int(np.nanargmax(np.where(np.isnan(sizes), -1.0, sizes).max(axis=1)))
         raise InputError(
             f"{one.place(step)}: series {one.item_id!r} has values of up to {largest:.3g}, but models compute with "

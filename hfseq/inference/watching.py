@@ -36,12 +36,12 @@ def watch(
     """Print an alarm for each step above the threshold, unless one is on.
 
     The first line names the columns, as in a file. A line that cannot be read is reported on standard error and left
-    out, and so is one that is not after the last step, and the last one if it has no end, as its last number may be
-    cut. Of lines that are sent again after a restart, the number is reported. The state is saved every `save_every`
-    steps, at the end of the input and when the process is asked to end, which finishes a step that it has begun.
+    out, and so is one that is not after the last step; of lines that are sent again after a restart, the number is
+    reported. The state is saved every `save_every` steps, at the end of the input and when the process is asked to
+    end, which finishes a step that it has begun.
 
     Args:
-        lines: Lines of CSV with their ends, with a column of time stamps if the detector was trained with one.
+        lines: Lines of CSV, with a column of time stamps if the detector was trained with one.
         model: Model of the detector.
         settings: Its settings.
         options: `series`, `state_file`, `save_every`, `time_column` of `AnomalyArguments`.
@@ -98,6 +98,15 @@ def watch(
     _report(f"{stream.steps:,} steps")
 
 
+def whole_lines(file: Iterable[str]) -> Iterator[str]:
+    """Lines of a stream; the last one is reported and left out if it has no end, as its last number may be cut."""
+    for number, line in enumerate(file, 1):
+        if line.endswith("\n"):
+            yield line
+        else:
+            _report(f"line {number}: the input ends within it; it is left out")
+
+
 class _BadLineError(Exception):
     """A line that cannot be read; the message says why."""
 
@@ -120,15 +129,13 @@ class _Reader:
 
     def read(self, line: str, stream: Stream) -> tuple[Any, np.ndarray, Sequence[str] | None] | None:
         """Arguments of `Stream.push` for a step; None for the header."""
-        if not line.endswith("\n"):
-            raise _BadLineError("the input ends within it")
         try:
             line.encode()
             fields = [text.strip() for text in next(csv.reader([line.removeprefix("\ufeff")]))]
         except UnicodeEncodeError:  # an escaped byte
             raise _BadLineError("it is not UTF-8") from None
-        except csv.Error as error:
-            raise _BadLineError(str(error)) from None
+        except csv.Error:  # such as a carriage return within it
+            raise _BadLineError("it is not a line of CSV") from None
         if self.header is None:
             self._check_header(fields)
             self.header = fields

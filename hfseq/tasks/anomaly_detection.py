@@ -514,8 +514,8 @@ class ValueAnomalies(AnomalyDetection):
             raise InputError("--config_overrides: loss='mse' has no distribution, so no value has a likelihood")
         if config.distribution_output == "negative_binomial":
             raise InputError(
-                "--config_overrides: distribution_output='negative_binomial' is for counts, but values are scaled here; "
-                "set 'student_t' or 'normal'"
+                "--config_overrides: distribution_output='negative_binomial' is for counts, but values are scaled "
+                "here; set 'student_t' or 'normal'"
             )
         wanted = {"input_size": len(self.settings.columns)}
         wanted["num_time_features"] = NUM_TIME_FEATURES if self.settings.timed else 0

@@ -1,6 +1,7 @@
 """Forecasts of time series: windows at rolling origins, samples of the horizon, baselines."""
 
 import csv
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -33,6 +34,8 @@ from hfseq.models import is_hfseq
 from hfseq.plots import plot_forecasts
 from hfseq.tasks.base import Task
 from hfseq.tasks.forecast_baselines import ets, seasonal_naive
+
+logger = logging.getLogger(__name__)
 
 INTERVAL = 80
 """Probability of the interval whose coverage is reported, in percent; its ends are quantiles that are scored, too."""
@@ -318,9 +321,9 @@ class Forecasting(Task):
             tokenizer: Ignored.
 
         Raises:
-            InputError: The model has another horizon, reads other lags or covariates than the flags say, or is for
-                counts and the series are none; `--label_smoothing_factor` is given; or the model's loss does not
-                allow `--gradient_accumulation_steps`.
+            InputError: The model has another horizon, or is for counts and the series are none;
+                `--label_smoothing_factor` is given; or the model's loss does not allow
+                `--gradient_accumulation_steps`.
         """
         self.own_loss = True
         config: Any = model.config
@@ -340,17 +343,17 @@ class Forecasting(Task):
             )
 
     def _check_model(self, config: Any, needs: Needs) -> None:
-        """Refuse flags that a checkpoint would ignore, and values that its distribution does not have."""
+        """Report flags that a checkpoint does not follow, and refuse values that its distribution does not have."""
         data = self.data
         for name in ("lags_sequence", "context_length"):
             given, own = getattr(data, name), getattr(config, name, None)
             own = list(own) if isinstance(own, tuple) else own
             if given is not None and own is not None and given != own:
-                raise InputError(f"--{name} {_flag(given)}: the model has {_flag(own)}; leave the flag out")
+                logger.warning("--%s %s has no effect: the model has %s", name, _flag(given), _flag(own))
         if data.covariate_columns and not needs.num_covariates:
-            raise InputError("--covariate_columns: the model reads no covariates; leave the flag out")
+            logger.warning("--covariate_columns have no effect: the model reads no covariates")
         if data.static_columns and not needs.cardinality:
-            raise InputError("--static_columns: the model reads no static classes; leave the flag out")
+            logger.warning("--static_columns have no effect: the model reads no static classes")
         if getattr(config, "distribution_output", None) == "negative_binomial":
             for one in self.series:
                 seen = one.target[~np.isnan(one.target)]
