@@ -30,6 +30,7 @@ from hfseq.tasks.arguments import ForecastArguments
 from hfseq.tasks.forecast_baselines import ets, seasonal_naive
 from hfseq.tasks.forecasting import Forecasting
 from hfseq.training.arguments import RecipeArguments
+from hfseq.training.reporting import compare
 
 DRIVERS = ("forecasting", "forecasting_accelerate")
 RECIPES = {driver: load(driver) for driver in DRIVERS}
@@ -517,6 +518,11 @@ def test_a_start_with_an_offset_is_in_utc(tmp_path):
         assert task.splits["test"]["origin"] == [origin]
     with pytest.raises(InputError, match="--test_start 'NaT' is neither"):
         Forecasting(ForecastArguments(**flags, test_start="NaT"), RecipeArguments(output_dir="unused")).read()
+
+
+def test_a_table_of_huge_errors_stays_narrow():
+    _, table = compare(lambda found, _: {"mse": found}, {"model": 1.5e60, "naive": 123456.0}, None)
+    assert table.splitlines()[1].split() == ["mse", "1.5e+60", "123456.00"]
 
 
 def test_bad_files_end_a_run_with_one_line(data, tmp_path):
