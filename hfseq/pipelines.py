@@ -382,7 +382,7 @@ class TimeSeriesForecastingPipeline(Pipeline):
         from hfseq.data.windows import WindowCollator
 
         config: Any = self.model.config
-        length = prediction_length or self.needs.prediction_length
+        length = self.needs.prediction_length if prediction_length is None else prediction_length
         if length is None:
             raise ValueError("prediction_length is missing: the model's config has none")
         if self.needs.fixed_horizon and length != self.needs.prediction_length:

@@ -21,11 +21,12 @@ which prints alarms as they come, and after a restart continues from the state a
 
 import sys
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 
 from hfseq.errors import InputError
 from hfseq.inference.anomalies import Settings
-from hfseq.inference.watching import watch
+from hfseq.inference.watching import watch, whole_lines
 from hfseq.tasks.anomaly_detection import HEADS
 from hfseq.tasks.arguments import AnomalyArguments
 from hfseq.training import cli
@@ -77,7 +78,9 @@ def watch_stream(run: Run) -> None:
     settings = Settings.load(run.model.model_name_or_path)
     task = HEADS["prediction" if settings.event_columns is None else "causal_lm"]
     model, tokenizer = load_predictor(task.auto_class, run.model, features=task.features)
-    watch(sys.stdin, model, settings, run.data, tokenizer)
+    if isinstance(sys.stdin, TextIOWrapper):  # whose encoding would be that of the terminal
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+    watch(whole_lines(sys.stdin), model, settings, run.data, tokenizer)
 
 
 if __name__ == "__main__":

@@ -129,6 +129,17 @@ def test_bad_files(tmp_path, old, new, message):
         ('{"a": 1}\n{"b": 1}\n', Fields(), "a.jsonl", "a.jsonl:2: 'a' is not in all lines"),
         ('{"a": [1]}\n', Fields(), "a.jsonl", "a.jsonl:1: 'a' must be a text or a number, not list"),
         ("{", Fields(), "a.jsonl", "a.jsonl:1: not JSON"),
+        ("1,2\n3,4\n", Fields(), "a.csv", "a.csv:1: the first line must name the columns, but it has values"),
+        ("2024-01-01,2\n", Fields(), "a.csv", "a.csv:1: the first line must name the columns"),
+        (
+            "timestamp,v\n1704067200,1\n1704067200000,2\n",
+            Fields(),
+            "a.csv",
+            "a.csv:3: column 'timestamp': 1704067200000 lies after the year 2260; write seconds since 1970",
+        ),
+        ("time,v\n1704067200,1\n", Fields(), "a.csv", "a.csv: no column 'timestamp', but 'time'; give --time_column"),
+        ("t,v\n1,1\n", Fields(time="ts"), "a.csv", r"a.csv: no column 'ts' \(--time_column\)"),
+        (ROWS, Fields(values=("load", "label")), "a.csv", "column 'label' has time stamps or labels, so it cannot"),
     ],
 )
 def test_other_bad_files(tmp_path, text, fields, name, message):

@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import math
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from hfseq.data.anomalies import Fields, read_recordings
 from hfseq.errors import InputError
 from hfseq.hub.publish import publish
 from hfseq.inference.anomalies import Settings, Stream
-from hfseq.inference.watching import watch
+from hfseq.inference.watching import watch, whole_lines
 from hfseq.metrics.anomalies import find_alarms, nab_score, peak_scores
 from hfseq.tasks.anomaly_detection import HEADS
 from hfseq.tasks.arguments import AnomalyArguments
@@ -204,10 +207,10 @@ def test_a_watched_stream_continues_after_a_restart(data, trained, tmp_path, cap
     whole = watched([header, *rows], trained, capsys).out
     state = str(tmp_path / "state.safetensors")
     first = watched([header, *rows[:155]], trained, capsys, state_file=state)
-    # Lines that were read before are left out, and reported.
+    # Lines that were read before are left out, and counted.
     second = watched([header, *rows[153:]], trained, capsys, state_file=state)
     assert first.out + second.out == whole and len(first.out.splitlines()) >= 2
-    assert "continuing after 155 steps" in second.err and second.err.count("is not after the last step") == 2
+    assert "continuing after 155 steps\n2 lines up to the last step are left out\n" in second.err
     assert second.err.endswith(f"{len(rows)} steps\n")
 
 
@@ -240,6 +243,53 @@ def test_a_line_that_cannot_be_read_is_left_out(data, trained, capsys):
         assert text in found.err
     with pytest.raises(InputError, match="standard input, line 1: no column 'y'; .* timestamp,x,y"):
         watched(["timestamp,x\n"], trained, capsys)
+
+
+def test_lines_of_another_encoding_and_form(data, trained, capsys):
+    header, *rows = (data / "test.csv").read_text().splitlines(keepends=True)
+    clean = watched([header, *rows], trained, capsys)
+    bad = [f"{stamp(900)},\udce4,1,0\n", f"{stamp(900)},1\r,1,0\n", f"{stamp(900)},1_0,1,0\n"]
+    found = watched(["\ufeff" + header, *bad, *rows], trained, capsys)
+    assert found.out == clean.out
+    for text in ("line 2: it is not UTF-8", "line 3: it is not a line of CSV", "line 4: column 'x': '1_0' is not a"):
+        assert text in found.err
+    with pytest.raises(InputError, match="standard input, line 1: 2 columns are called 'x'"):
+        watched(["timestamp,x,x,y\n"], trained, capsys)
+    with pytest.raises(InputError, match="--state_file .*: there is no such folder"):
+        watched([header], trained, capsys, state_file=str(data / "nowhere" / "state"))
+
+
+def test_a_line_without_its_end_is_left_out(capsys):
+    assert list(whole_lines(io.StringIO("a,b\n1,2\n1,"))) == ["a,b\n", "1,2\n"]
+    assert capsys.readouterr().err == "line 3: the input ends within it; it is left out\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_within_a_step_waits_for_its_end(data, trained, tmp_path, capsys, number):
+    header, *rows = (data / "test.csv").read_text().splitlines(keepends=True)
+    whole = watched([header, *rows], trained, capsys).out
+    model = AutoModelForTimeSeriesPrediction.from_pretrained(trained)
+    compute, calls = model.log_likelihood, []
+
+    def interrupted(*args, **options):
+        found = compute(*args, **options)
+        calls.append(1)
+        if len(calls) == 155:
+            signal.raise_signal(number)
+        return found
+
+    model.log_likelihood = interrupted
+    state = str(tmp_path / "state")
+    first = watched([header, *rows], trained, capsys, model=model, state_file=state)
+    assert first.err == "155 steps\n"
+    second = watched([header, *rows], trained, capsys, state_file=state)
+    assert first.out + second.out == whole
+
+
+def test_a_detector_without_alarms_says_so(trained, capsys):
+    settings = replace(Settings.load(trained), threshold=math.inf)
+    watch([], AutoModelForTimeSeriesPrediction.from_pretrained(trained), settings, options())
+    assert "the threshold is infinite, so there will be no alarm" in capsys.readouterr().err
 
 
 def test_watching_from_the_command_line(data, trained, monkeypatch, capsys):
@@ -361,6 +411,9 @@ def test_bad_data(data, tmp_path):
     with pytest.raises(InputError, match="short: 2 steps are too few to train on"):
         write(tmp_path / "short.csv", series(2, 0)[:2])
         task(train_file=str(tmp_path / "short.csv")).read()
+    with pytest.raises(InputError, match=r"large: values of up to 1e\+300 overflow; correct them, or give --log_val"):
+        write(tmp_path / "large.csv", [[*row[:1], 1e300, *row[2:]] for row in series(2, 0)])
+        task(train_file=str(tmp_path / "large.csv")).read()
 
 
 def test_evaluations_have_the_loss_alone(data, tmp_path):
@@ -371,6 +424,8 @@ def test_evaluations_have_the_loss_alone(data, tmp_path):
 def test_models_without_a_likelihood(data, tmp_path):
     with pytest.raises(InputError, match="loss='mse' has no distribution"):
         start(data, tmp_path / "run", config_overrides="{loss: mse}")
+    with pytest.raises(InputError, match="distribution_output='negative_binomial' is for counts, but values are"):
+        start(data, tmp_path / "counts", config_overrides="{distribution_output: negative_binomial}")
 
 
 def test_training_rows_are_held_out_in_time(data):

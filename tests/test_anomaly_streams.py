@@ -143,6 +143,14 @@ def test_states_of_others_are_refused(forecaster, language_model, tmp_path):
     stream = Stream(forecaster, settings(), "a")
     stream.push(values, times)
     stream.save(path)
+    other = type(forecaster)(forecaster.config).eval()
+    again = settings(scales={"b": Scale((1.0, 2.0), (2.0, 1.5), 20.0)})
+    for stranger in (Stream(other, settings(), "a"), Stream(forecaster, again, "b")):
+        with pytest.raises(InputError, match="the state belongs to another detector, or to another series"):
+            stranger.load(path)
+    with pytest.raises(InputError, match="nowhere.state: the state cannot be written"):
+        stream.save(tmp_path / "nowhere" / "state")
+    assert len(stream.cache.layers) == forecaster.config.num_hidden_layers + 1
     with pytest.raises(InputError, match=r"\(3, 2\) steps and channels, this detector \(4, 2\)"):
         Stream(forecaster, settings(short_window=4), "a").load(path)
     hfseq.save_state(stream.cache, path)
@@ -229,6 +237,28 @@ def test_scaling_of_numbers_with_gaps():
     scale = Scale.fit(values, 1.0, log=True)
     assert scale.loc == pytest.approx((1.0, math.log(8))) and scale.scale == pytest.approx((1.0, 1.0))
     np.testing.assert_allclose(scale.apply(values, log=True)[:, 0], [-1, np.nan, 1])
+
+
+def test_scaling_of_very_small_and_very_large_numbers():
+    tiny = np.array([[0.0], [1e-20], [2e-20]])
+    np.testing.assert_allclose(
+        Scale.fit(tiny, 1.0, log=False).apply(tiny, log=False)[:, 0], [-(1.5**0.5), 0, 1.5**0.5]
+    )
+    assert Scale.fit(np.full((3, 1), 0.1), 1.0, log=False).scale == (1.0,)
+    with pytest.raises(ValueError, match="the values overflow"):
+        Scale.fit(np.array([[1e300], [-1e300]]), 1.0, log=False)
+
+
+def test_a_huge_value_does_not_end_a_stream(forecaster):
+    values, times = numbers()
+    for step in (10, 100):
+        changed = values.copy()
+        changed[step, 0] = 1e300
+        stream = Stream(forecaster, settings(), "a")
+        scores = stream.push(changed, times)
+        assert np.isfinite(scores).all() and np.isfinite(stream.likelihood.variance).all()
+        # One in the first steps makes the stream deaf for long, yet not for ever.
+        assert scores[step] > 2 or step < 30
 
 
 def test_rhythms_that_training_has_not_shown_twice_are_no_features():

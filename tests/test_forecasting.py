@@ -29,6 +29,8 @@ from hfseq.models import FAMILIES
 from hfseq.tasks.arguments import ForecastArguments
 from hfseq.tasks.forecast_baselines import ets, seasonal_naive
 from hfseq.tasks.forecasting import Forecasting
+from hfseq.training.arguments import RecipeArguments
+from hfseq.training.reporting import compare
 
 DRIVERS = ("forecasting", "forecasting_accelerate")
 RECIPES = {driver: load(driver) for driver in DRIVERS}
@@ -440,6 +442,87 @@ def test_bad_flags(data, tmp_path, driver, flags, message):
     if isinstance(caught.value, InputError):
         assert message in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_flags_that_a_checkpoint_does_not_follow_are_reported(data, trained, caplog):
+    model = AutoModelForTimeSeriesPrediction.from_pretrained(trained)
+    args = RecipeArguments(output_dir="unused")
+    flags = {"train_file": str(data / "full.csv"), "prediction_length": 4, "covariate_columns": ["price"]}
+    for given in ({"lags_sequence": [1, 2, 7], "context_length": 8}, {"lags_sequence": [3], "context_length": 9}):
+        assert not caplog.text
+        Forecasting(ForecastArguments(**flags, **given), args).configure(model, None)
+    assert "--lags_sequence 3 has no effect: the model has 1 2 7" in caplog.text
+    assert "--context_length 9 has no effect: the model has 8" in caplog.text
+    model.config.num_dynamic_real_features = 0
+    Forecasting(ForecastArguments(**flags), args).configure(model, None)
+    assert "--covariate_columns have no effect: the model reads no covariates" in caplog.text
+
+
+def small(tmp_path, values, **flags):
+    """A task of one series of the given values."""
+    (tmp_path / "values.csv").write_text("y\n" + "".join(f"{value}\n" for value in values))
+    data = ForecastArguments(**{"train_file": str(tmp_path / "values.csv"), "prediction_length": 2, **flags})
+    return Forecasting(data, RecipeArguments(output_dir="unused"))
+
+
+@pytest.mark.parametrize(
+    "metric, values, reason",
+    [
+        (
+            "eval_wql",
+            [1] * 10 + [0] * 2 + [1] * 2,
+            "wql divides by 0, since all values of the validation windows are 0",
+        ),
+        ("nd", [0] * 14, "nd divides by 0, since all values of the validation windows are 0"),
+        ("mase", [1] * 14, "mase divides by 0, since no series changes in a season of 1 before"),
+    ],
+)
+def test_metrics_that_are_undefined(tmp_path, metric, values, reason):
+    task = small(tmp_path, values)
+    task.args.metric_for_best_model = metric
+    with pytest.raises(InputError, match=reason):
+        task.read()
+    task = small(tmp_path, values)
+    task.args.metric_for_best_model = "eval_mae"
+    task.read()
+    paths = np.ones((1, 3, 2))
+    scores = task.score(paths, task.references["validation"])
+    assert math.isnan(scores[metric.removeprefix("eval_")]) and math.isfinite(scores["mae"])
+
+
+def test_a_constant_series_has_as_many_paths_as_others(tmp_path):
+    assert ets(np.ones(20), 3, 1, samples=7).shape == (7, 3)
+
+
+@pytest.mark.parametrize("value, shown", [(1e39, "2e\\+39"), (1e-40, "2e-40")])
+def test_values_beyond_the_precision_of_models(value, shown):
+    series = [Series("a", np.array([value, np.nan, 2 * value]), source="a.csv", lines=np.array([2, 3, 4]))]
+    needs = needs_of(next(iter(FAMILIES))(input_size=1))
+    with pytest.raises(InputError, match=f"a.csv:4: series 'a' has values of up to {shown}, but models"):
+        WindowCollator(series, needs, 1, context_length=2)
+
+
+def test_counts_are_checked(tmp_path):
+    task = small(tmp_path, [1.5] * 14).read()
+    config = next(iter(FAMILIES))(input_size=1, distribution_output="negative_binomial")
+    with pytest.raises(InputError, match="values.csv: series 'y' has the value 1.5, but .* is for counts"):
+        task.configure(AutoModelForTimeSeriesPrediction.from_config(config), None)
+
+
+def test_a_start_with_an_offset_is_in_utc(tmp_path):
+    stamps = pd.date_range("2024-01-01", periods=40, freq="h")
+    (tmp_path / "a.csv").write_text("ds,y\n" + "".join(f"{stamp},{step}\n" for step, stamp in enumerate(stamps)))
+    flags = {"train_file": str(tmp_path / "a.csv"), "prediction_length": 2, "num_test_windows": 1}
+    for text, origin in (("2024-01-02 00:00+01:00", 23), ("2024-01-02", 24)):
+        task = Forecasting(ForecastArguments(**flags, test_start=text), RecipeArguments(output_dir="unused")).read()
+        assert task.splits["test"]["origin"] == [origin]
+    with pytest.raises(InputError, match="--test_start 'NaT' is neither"):
+        Forecasting(ForecastArguments(**flags, test_start="NaT"), RecipeArguments(output_dir="unused")).read()
+
+
+def test_a_table_of_huge_errors_stays_narrow():
+    _, table = compare(lambda found, _: {"mse": found}, {"model": 1.5e60, "naive": 123456.0}, None)
+    assert table.splitlines()[1].split() == ["mse", "1.5e+60", "123456.00"]
 
 
 def test_bad_files_end_a_run_with_one_line(data, tmp_path):

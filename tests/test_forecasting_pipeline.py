@@ -135,6 +135,7 @@ def test_arguments():
         ({"values": [1.0]}, "series 1: a dict must have 'target'"),
         ({"target": [[1.0]]}, "series 1: 'target' is 2-dimensional"),
         ({"target": [1.0], "start": "soon"}, "series 1: 'start' is not a time stamp"),
+        ({"target": [None, None]}, "series 1: it has no value"),
         (VALUES, "the model reads 1 time features, but there are no time stamps"),
     ],
 )
@@ -142,6 +143,11 @@ def test_bad_series(value, message):
     forecast = pipeline(TASK, model=make(**DATED))
     with pytest.raises(InputError, match=message):
         forecast(value)
+
+
+def test_a_horizon_of_no_steps():
+    with pytest.raises(ValueError, match="prediction_length=0 is impossible"):
+        pipeline(TASK, model=make())(VALUES, prediction_length=0)
 
 
 def test_the_frequency_of_the_model_is_refused_if_it_does_not_fit():

@@ -194,6 +194,32 @@ def test_frequency_of_a_line_is_taken(read):
             "a.jsonl:2: a second series is called 'a'",
         ),
         (lines({"target": [1]}), "a.jsonl", {"covariate_columns": ["x"]}, "--covariate_columns: for CSV files"),
+        ("ds,a\n1677-01-01,1\n", "a.csv", {}, "a.csv:2: column 'ds': '1677-01-01' is not a time stamp"),
+        ("ds,a\n9999-01-01,1\n", "a.csv", {}, "'9999-01-01' is not a time stamp; .*, in a year from 1678 to 2261"),
+        (
+            "ds,a\n2024-01-01 00:00Z,1\n2024-01-01 01:00,2\n",
+            "a.csv",
+            {},
+            "a.csv:3: column 'ds': '2024-01-01 01:00' has no offset from UTC, unlike the first time stamp",
+        ),
+        (
+            "2024-01-01,5\n2024-01-02,6\n",
+            "a.csv",
+            {},
+            "a.csv:1: the first line must name the columns, but it begins with the time '2024-01-01'",
+        ),
+        ("date,y\n2024-01-01,1\n", "a.csv", {}, "a.csv: no column 'ds', but 'date'; give --time_column date"),
+        ("t,y\n1,1\n", "a.csv", {"time_column": "time"}, "a.csv: no column 'time' (--time_column)"),
+        ("shop,y\nx,1\n", "a.csv", {"id_column": "store"}, "a.csv: no column 'store' (--id_column)"),
+        ("ds,y\n2024,1\n", "a.csv", {"covariate_columns": ["y"]}, "--covariate_columns: 'y' is named twice"),
+        ("y,x\n1,1\n", "a.csv", {"covariate_columns": ["x", "x"]}, "--covariate_columns: 'x' is named twice"),
+        ('{"target": [1' + 400 * "0" + "]}\n", "a.jsonl", {}, "a.jsonl:1: 'target'[0] is infinite"),
+        (
+            lines({"target": [1], "feat_static_real": [1, None]}),
+            "a.jsonl",
+            {},
+            "a.jsonl:1: 'feat_static_real'[1] is missing; give a number",
+        ),
     ],
 )
 def test_bad_files(read, text, name, options, message):
@@ -339,3 +365,22 @@ def test_exchange_rates():
     found = read_series(str(EXCHANGE), "--train_file")
     assert [one.item_id for one in found] == [str(number) for number in range(1, 9)]
     assert {len(one.target) for one in found} == {7588} and found[0].target[:2].tolist() == [0.7855, 0.7818]
+
+
+def test_a_column_named_month_need_not_be_time_stamps(read):
+    [one] = read("month,y\n1,5\n2,6\n")
+    assert one.stamps is None and one.target.tolist() == [5, 6]
+
+
+def test_series_of_two_frequencies_are_refused(read):
+    own = {"target": [1, 2], "start": "2024-01-01"}
+    found = read(lines(own | {"freq": "D"}, own | {"freq": "h"}), "a.jsonl")
+    with pytest.raises(InputError, match="a.jsonl:2: series '2' has 'freq' 'h', but '1' 'D'; give --frequency"):
+        regular_series(found)
+    assert {one.frequency for one in regular_series(found, "W")[0]} == {"W-MON"}
+
+
+@pytest.mark.parametrize("frequency", ["0D", "-1D"])
+def test_a_frequency_goes_forward(read, frequency):
+    with pytest.raises(InputError, match=f"--frequency: '{frequency}' is not a frequency"):
+        regular_series(read("ds,a\n2024-01-01,1\n2024-01-02,2\n"), frequency)

@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hfseq.data.reading import csv_fields, text_lines, tsv_fields
-from hfseq.data.series import parse_numbers, parse_stamp, parse_stamps, rectangular_rows
+from hfseq.data.series import TIME_NAMES, is_number, parse_numbers, parse_stamp, parse_stamps, rectangular_rows
 from hfseq.data.spans import Span, event_spans, probationary_length
 from hfseq.errors import InputError, did_you_mean
 
@@ -30,6 +30,8 @@ WINDOWS = "combined_windows.json"
 """File of a folder of NAB with the windows of each series."""
 UNTIMED = 86.4
 """Seconds between steps without time stamps, so that a thousand of them count as a day."""
+# In the year 2261, as for time stamps; larger numbers are milliseconds.
+_LATEST = 9.2e9
 _EPOCH = re.compile(r"\d{9,}(?:\.\d+)?")
 
 
@@ -193,6 +195,8 @@ def _table(path: Path, flag: str) -> tuple[dict[str, Sequence[str]], NDArray[np.
     if first is None:
         raise InputError(f"{path}: empty; the first line names the columns ({flag})")
     header = [text.strip() for text in first[1]]
+    if all(is_number(text) for text in header) or parse_stamp(header[0]) is not None:
+        raise InputError(f"{path}:1: the first line must name the columns, but it has values; add a line of names")
     for column in header:
         if header.count(column) > 1:
             raise InputError(f"{path}:1: {header.count(column)} columns are called {column!r}; names must differ")
@@ -251,6 +255,8 @@ def make_recording(
         InputError: As for `read_recordings`.
     """
     timed = fields.time in columns
+    if not timed:
+        _check_untimed(path, fields, columns)
     times = UNTIMED * np.arange(len(lines), dtype=np.float64)
     if timed:
         times = _times(path, fields.time, columns[fields.time], lines)
@@ -269,6 +275,8 @@ def make_recording(
     for column in (*chosen, *(fields.events or ())):
         if column not in columns:
             raise InputError(f"{path}: no column {column!r}{did_you_mean(column, columns)}")
+        if column in taken:
+            raise InputError(f"{path}: column {column!r} has time stamps or labels, so it cannot be read as values")
     numbers = [parse_numbers(path, column, columns[column], lines) for column in chosen]
     values = np.stack(numbers, axis=1) if numbers else np.empty((len(lines), 0))
     if fields.events is not None:
@@ -282,6 +290,16 @@ def make_recording(
         _report_gaps(path, times)
     order = np.maximum.accumulate(times)
     return Recording(name, tuple(chosen), values, order, timed, events, kinds, texts)
+
+
+def _check_untimed(path: Path, fields: Fields, columns: Collection[str]) -> None:
+    """Refuse a table without the column of time stamps if it is named, or if there seems to be one."""
+    if fields.time != Fields.time:
+        raise InputError(f"{path}: no column {fields.time!r} (--time_column){did_you_mean(fields.time, columns)}")
+    used = (*(fields.values or ()), *(fields.events or ()), *fields.numbers)
+    for column in columns:
+        if column.lower() in TIME_NAMES - {"day", "month", "year"} and column not in used:
+            raise InputError(f"{path}: no column {fields.time!r}, but {column!r}; give --time_column {column}")
 
 
 def event_texts(
@@ -321,7 +339,7 @@ def _magnitude(value: float) -> str:
 def parse_time(text: str) -> float | None:
     """Seconds since 1970 of a time stamp, which may be that number itself; None if it is none."""
     if _EPOCH.fullmatch(text):
-        return float(text)
+        return float(text) if float(text) < _LATEST else None
     stamp = parse_stamp(text)
     return None if stamp is None else float(stamp.timestamp())
 
@@ -329,7 +347,13 @@ def parse_time(text: str) -> float | None:
 def _times(path: Path, column: str, texts: Sequence[str], lines: NDArray[np.int64]) -> NDArray[np.float64]:
     """Seconds since 1970 `[T]`."""
     if _EPOCH.fullmatch(texts[0].strip()):
-        return parse_numbers(path, column, texts, lines)
+        times = parse_numbers(path, column, texts, lines)
+        for row in np.flatnonzero(times >= _LATEST)[:1]:
+            raise InputError(
+                f"{path}:{lines[row]}: column {column!r}: {texts[row]} lies after the year 2260; write seconds since "
+                "1970, not milliseconds"
+            )
+        return times
     stamps: pd.DatetimeIndex = parse_stamps(path, column, texts, lines)
     return np.asarray(stamps.as_unit("ns").asi8 / 1e9, dtype=np.float64)
 

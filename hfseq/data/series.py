@@ -32,7 +32,7 @@ TIME_NAMES = frozenset({"ds", "date", "datetime", "time", "timestamp", "time_sta
 # Year first, so that no country's habits decide which number is the month.
 _STAMP = re.compile(
     r"\d{4}(?:[-/.]\d{1,2}(?:[-/.]\d{1,2}(?:[T ]\d{1,2}(?::\d{2}(?::\d{2}(?:\.\d{1,9})?)?)?)?)?)?"
-    r"(?:Z|[+-]\d{2}:?\d{2})?"
+    r"(?P<offset>Z|[+-]\d{2}:?\d{2})?"
 )
 # Names that pandas gave frequencies before its version 2.2, which GluonTS' data sets still have.
 _OLD_NAMES = {"H": "h", "T": "min", "S": "s", "BH": "bh", "L": "ms", "U": "us", "N": "ns"}
@@ -104,8 +104,8 @@ def read_series(
     "feat_static_cat": [...], "feat_static_real": [...], "feat_dynamic_real": [[...], ...], "freq": ...}` for each
     series, of which only `target` is required.
 
-    Time stamps begin with the year: `2024-01-31`, `2024-01-31 12:00`, `2024/01`. A missing value is an empty field,
-    NaN, NA or null.
+    Time stamps begin with the year, from 1678 to 2261: `2024-01-31`, `2024-01-31 12:00`, `2024/01`. A missing value is
+    an empty field, NaN, NA or null.
 
     Args:
         name: Path of the file.
@@ -119,7 +119,8 @@ def read_series(
 
     Raises:
         InputError: The file cannot be read, a row is ragged, a value is infinite or not a number, a time stamp is not
-            one, a column is missing, or a series has no value. The message names file and line.
+            one, or some have an offset from UTC and others none, the first line is not of names, a column is missing
+            or has two uses, or a series has no value. The message names file and line.
     """
     path, suffix = Path(name), Path(name).suffix.lower()
     if suffix not in SUFFIXES:
@@ -156,14 +157,22 @@ def regular_series(found: Sequence[Series], frequency: str | None = None) -> tup
 
     Raises:
         InputError: Time stamps are out of order, or one stands twice; there is no common distance of theirs, or they
-            do not fit `frequency`; or the covariates are missing somewhere. The message names file and line.
+            do not fit `frequency`; the series name different frequencies; or the covariates are missing somewhere. The
+            message names file and line.
     """
     if frequency is not None:
         _offset(frequency, "--frequency")
     for one in found:
         _check_order(one)
     regular, gaps = [], 0
-    known = frequency or next((one.frequency for one in found if one.frequency), None)
+    named = {} if frequency else {one.frequency: one for one in found if one.frequency}
+    if len(named) > 1:
+        first, other = list(named.values())[:2]
+        raise InputError(
+            f"{other.source}: series {other.item_id!r} has 'freq' {other.frequency!r}, but {first.item_id!r} "
+            f"{first.frequency!r}; give --frequency, or a file for each"
+        )
+    known = frequency or next(iter(named), None)
     if known is None:
         known = _infer_all(found)
     for one in found:
@@ -201,10 +210,12 @@ def _read_table(
     if first is None:
         return []
     header = [text.strip() for text in first[1]]
-    if all(_is_number(text) or text.lower() in MISSING for text in header):
+    if all(is_number(text) or text.lower() in MISSING for text in header):
         rows, header = itertools.chain([first], rows), [str(column) for column in range(1, len(header) + 1)]
         if covariate_columns or static_columns:
             raise InputError(f"{path}:1: this file has no header, so no columns can be named; add a line of names")
+    elif parse_stamp(header[0]) is not None:
+        raise InputError(f"{path}:1: the first line must name the columns, but it begins with the time {header[0]!r}")
     for column in header:
         if header.count(column) > 1:
             raise InputError(f"{path}:1: {header.count(column)} columns are called {column!r}; names must differ")
@@ -216,6 +227,7 @@ def _read_table(
         if column not in columns:
             raise InputError(f"{path}: no column {column!r}{did_you_mean(column, columns)}")
     if target_column in columns:
+        _check_uses(path, columns, id_column, time_column, target_column, covariate_columns)
         unused = columns.keys() - {id_column, time_column, target_column, *covariate_columns, *static_columns}
         if unused:
             names = shorten_list(sorted(unused))
@@ -228,6 +240,29 @@ def _read_table(
             f"{path}: --static_columns are for a long table, with columns {id_column} and {target_column}"
         )
     return _read_wide(path, columns, lines, time_column, covariate_columns)
+
+
+def _check_uses(
+    path: Path,
+    columns: Mapping[str, Sequence[str]],
+    id_column: str,
+    time_column: str,
+    target_column: str,
+    covariate_columns: Sequence[str],
+) -> None:
+    """Refuse a long table without a column that a flag names, or of which one has two uses."""
+    usual = {"id_column": (id_column, "unique_id"), "time_column": (time_column, "ds")}
+    for flag, (column, default) in usual.items():
+        if column not in columns and column != default:
+            raise InputError(f"{path}: no column {column!r} (--{flag}){did_you_mean(column, columns)}")
+    if time_column not in columns:
+        # Without them gaps would go unnoticed.
+        for column in (one for one in columns if one.lower() in TIME_NAMES and parse_stamp(columns[one][0])):
+            if column not in (id_column, target_column, *covariate_columns):
+                raise InputError(f"{path}: no column {time_column!r}, but {column!r}; give --time_column {column}")
+    for column in covariate_columns:
+        if column in (id_column, time_column, target_column) or covariate_columns.count(column) > 1:
+            raise InputError(f"{path}: --covariate_columns: {column!r} is named twice; a column has one use")
 
 
 def rectangular_rows(
@@ -268,7 +303,7 @@ def _read_wide(
     sample = next((text.strip() for text in columns[first] if text.strip()), "")
     stamps = None
     timed = first.lower() in TIME_NAMES or first == time_column
-    if first not in covariate_columns and (timed or (len(columns) > 1 and not _is_number(sample) and sample)):
+    if first not in covariate_columns and (timed or (len(columns) > 1 and not is_number(sample) and sample)):
         stamps = parse_stamps(path, first, columns[first], lines)
         columns = {name: texts for name, texts in columns.items() if name != first}
     covariates = _stack([parse_numbers(path, name, columns[name], lines) for name in covariate_columns], len(lines))
@@ -333,7 +368,8 @@ def _stack(columns: Sequence[np.ndarray], length: int) -> np.ndarray:
     return np.stack(columns, axis=1) if columns else np.empty((length, 0))
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return True if a field is a number, be it infinite or NaN."""
     try:
         float(text)
     except ValueError:
@@ -357,7 +393,7 @@ def parse_numbers(path: Path, column: str, texts: Sequence[str], lines: np.ndarr
     for row, text in enumerate(texts):
         if text.strip().lower() in MISSING:
             values[row] = math.nan
-        elif _is_number(text):
+        elif is_number(text):
             values[row] = float(text)
         else:
             raise InputError(
@@ -374,15 +410,23 @@ def parse_stamps(path: Path, column: str, texts: Sequence[str], lines: np.ndarra
     """Time stamps `[N]` of a column; arguments as for `parse_numbers`.
 
     Raises:
-        InputError: A field is not a time stamp.
+        InputError: A field is not a time stamp, or some have an offset from UTC and others none.
     """
-    stamps = []
+    stamps: list[pd.Timestamp] = []
+    first = None
     for text, line in zip(texts, lines, strict=True):
         stamp = parse_stamp(text)
         if stamp is None:
             raise InputError(
                 f"{path}:{line}: column {column!r}: {text!r} is not a time stamp; write it as 2024-01-31 or "
-                "2024-01-31 12:00:00"
+                "2024-01-31 12:00:00, in a year from 1678 to 2261"
+            )
+        offset = _STAMP.fullmatch(text.strip())["offset"] is not None  # type: ignore[index]
+        first = offset if first is None else first
+        if offset is not first:
+            raise InputError(
+                f"{path}:{line}: column {column!r}: {text!r} has {'an' if offset else 'no'} offset from UTC, unlike "
+                "the first time stamp; write all with one, or none"
             )
         stamps.append(stamp)
     return pd.DatetimeIndex(stamps)
@@ -397,7 +441,9 @@ def parse_stamp(text: Any) -> pd.Timestamp | None:
         stamp = pd.Timestamp(re.sub(r"[/.]", "-", date) + rest)
     except ValueError:
         return None
-    return stamp if stamp.tz is None else stamp.tz_convert(None)
+    stamp = stamp if stamp.tz is None else stamp.tz_convert(None)
+    # A year less at either end, where there are steps before and after it.
+    return stamp if 1678 <= stamp.year <= 2261 else None
 
 
 # JSON lines
@@ -448,6 +494,11 @@ def series_of(entry: Mapping[str, Any], place: str, name: str = "series") -> Ser
                 f"{place}: 'feat_dynamic_real'[{index}] has {len(row)} values, 'target' {len(values)}; every "
                 "covariate must have as many, or more if they are known for the horizon"
             )
+    reals = _json_numbers(
+        place, "feat_static_real", _list(place, "feat_static_real", entry.get("feat_static_real") or [])
+    )
+    for index in np.flatnonzero(np.isnan(reals))[:1]:
+        raise InputError(f"{place}: 'feat_static_real'[{index}] is missing; give a number")
     stamps = None
     if start is not None:
         first = parse_stamp(start)
@@ -462,11 +513,7 @@ def series_of(entry: Mapping[str, Any], place: str, name: str = "series") -> Ser
         stamps,
         _stack(rows, steps),
         tuple(str(value) for value in _list(place, "feat_static_cat", entry.get("feat_static_cat") or [])),
-        tuple(
-            _json_numbers(
-                place, "feat_static_real", _list(place, "feat_static_real", entry.get("feat_static_real") or [])
-            )
-        ),
+        tuple(reals.tolist()),
         frequency=frequency,
         source=place,
     )
@@ -486,7 +533,11 @@ def series_input(value: Any, place: str) -> Series:
         if "target" not in value:
             raise InputError(f"{place}: a dict must have 'target', the values; there are {', '.join(map(str, value))}")
         plain = {name: part.tolist() if hasattr(part, "tolist") else part for name, part in value.items()}
-        return series_of(plain | ({"start": str(plain["start"])} if "start" in plain else {}), place, place)
+        start = plain.get("start")
+        found = series_of(plain | {"start": None if start is None else str(start)}, place, place)
+        if np.isnan(found.target).all():
+            raise InputError(f"{place}: it has no value")
+        return found
     index = getattr(value, "index", None)
     try:
         values = np.asarray(value, dtype=float)
@@ -517,8 +568,11 @@ def _json_numbers(place: str, key: str, values: list[Any]) -> np.ndarray:
             value = math.nan
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"{place}: {key!r}[{index}] is not a number: {value!r}; write null for a missing value")
-        found[index] = value
-        if math.isinf(value):
+        try:
+            found[index] = value
+        except OverflowError:  # an integer of hundreds of digits
+            found[index] = math.inf
+        if math.isinf(found[index]):
             raise InputError(f"{place}: {key!r}[{index}] is infinite; write null for a missing value")
     return found
 
@@ -567,7 +621,10 @@ def anchored(frequency: str, first: pd.Timestamp) -> str:
 def _offset(frequency: str, flag: str) -> Any:
     """Offset of a frequency by name."""
     try:
-        return to_offset(anchored(frequency, pd.Timestamp("2024-01-01")))
+        offset = to_offset(anchored(frequency, pd.Timestamp("2024-01-01")))
+        if offset.n < 1:
+            raise ValueError
+        return offset
     except ValueError:
         raise InputError(
             f"{flag}: {frequency!r} is not a frequency of pandas; write h, 30min, D, B, W, M, Q or Y, or one of "

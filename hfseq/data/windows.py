@@ -51,6 +51,23 @@ def origins(
     return [at for at in found if at >= 1 and seen[at] > 0 and seen[at + horizon] > seen[at]]
 
 
+def _float32(one: Series, values: np.ndarray) -> np.ndarray:
+    """Values of a series in the precision of the models.
+
+    Raises:
+        InputError: One overflows, or all underflow, which would be infinite values or zeros without a word.
+    """
+    limits, sizes = np.finfo(np.float32), np.abs(values).reshape(len(values), -1)
+    largest = float(np.nanmax(sizes, initial=0.0))
+    if largest > float(limits.max) or 0 < largest < float(limits.tiny):
+        step = int(np.nanargmax(np.where(np.isnan(sizes), -1.0, sizes).max(axis=1)))
+        raise InputError(
+            f"{one.place(step)}: series {one.item_id!r} has values of up to {largest:.3g}, but models compute with "
+            f"magnitudes from {limits.tiny:.1e} to {limits.max:.1e}; use another unit"
+        )
+    return values.astype(np.float32)
+
+
 class WindowCollator:
     """Collator that cuts windows out of series.
 
@@ -62,7 +79,8 @@ class WindowCollator:
         categories: Classes of each static feature, in the order of their ids.
 
     Raises:
-        InputError: The series lack what the model needs: time stamps, covariates, static features.
+        InputError: The series lack what the model needs: time stamps, covariates, static features; or their values
+            are beyond the range of float32.
     """
 
     def __init__(
@@ -77,7 +95,7 @@ class WindowCollator:
         self.series, self.needs, self.horizon = found, needs, horizon
         self.context = needs.context_length or context_length
         self.past = self.context + needs.longest_lag
-        self.values = [one.target.astype(np.float32) for one in found]
+        self.values = [_float32(one, one.target) for one in found]
         self.features = [self._features(one) for one in found]
         self.categories = [self._static(one, categories) for one in found] if needs.cardinality else []
         for one in found:
@@ -115,7 +133,7 @@ class WindowCollator:
                     f"{one.source}: series {one.item_id!r} has {one.covariates.shape[1]} covariates, and the model "
                     f"reads {needs.num_covariates}; name them by --covariate_columns"
                 )
-            parts.append(one.covariates.astype(np.float32))
+            parts.append(_float32(one, one.covariates))
         length = min([length, *map(len, parts)])
         return np.concatenate([np.empty((length, 0), np.float32), *(part[:length] for part in parts)], axis=1)
 

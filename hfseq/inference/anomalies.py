@@ -8,6 +8,7 @@ likelihood of Ahmad et al. 2017, section 4.2.
 import json
 import math
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq.cache_io import load_state, save_state
@@ -38,6 +40,9 @@ _CHUNK = 2_000
 _WARM_UP = 30
 # Standard deviations beyond which a surprise counts as no more, lest an anomaly hides the next one.
 _CLIP = 8.0
+# Deviations beyond which a value counts as no more: its likelihood would be infinite in float32, and so would be all
+# that a stream remembers of it.
+_LARGEST = 1e9
 _STATE_TYPE = "anomalies"
 
 
@@ -57,18 +62,27 @@ class Scale:
 
     @classmethod
     def fit(cls, values: NDArray[np.float64], days: float, *, log: bool) -> "Scale":
-        """Return the scaling of values `[T, C]`; a constant or missing column has scale 1."""
+        """Return the scaling of values `[T, C]`; a constant or missing column has scale 1.
+
+        Raises:
+            ValueError: The squares of values overflow.
+        """
         given = _logged(values, log)
         seen = ~np.isnan(given)
         count = np.maximum(seen.sum(axis=0), 1)
-        loc = np.where(seen, given, 0.0).sum(axis=0) / count
-        spread = np.sqrt(np.where(seen, given - loc, 0.0).__pow__(2).sum(axis=0) / count)
-        scale = np.where(spread > 1e-12 * np.maximum(1.0, np.abs(loc)), spread, 1.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            loc = np.where(seen, given, 0.0).sum(axis=0) / count
+            spread = np.sqrt(np.where(seen, given - loc, 0.0).__pow__(2).sum(axis=0) / count)
+        scale = np.where(spread > 1e-12 * np.abs(loc), spread, 1.0)
+        if not (np.isfinite(loc).all() and np.isfinite(scale).all()):
+            raise ValueError("the values overflow")
         return cls(tuple(loc.tolist()), tuple(scale.tolist()), days)
 
     def apply(self, values: NDArray[np.float64], *, log: bool) -> NDArray[np.float64]:
-        """Scaled values `[T, C]`."""
-        return (_logged(values, log) - np.array(self.loc)) / np.array(self.scale)
+        """Scaled values `[T, C]`, at most `_LARGEST` in magnitude."""
+        with np.errstate(over="ignore"):
+            scaled = (_logged(values, log) - np.array(self.loc)) / np.array(self.scale)
+        return np.clip(scaled, -_LARGEST, _LARGEST)
 
 
 def _logged(values: NDArray[np.float64], log: bool) -> NDArray[np.float64]:
@@ -262,6 +276,7 @@ class Stream:
         self.device = model.device
         self.cache: Any = DynamicCache()
         self.scale = settings.scale_of(name) if settings.event_columns is None else None
+        self._owner: float | None = None
         channels = len(settings.columns) if settings.event_columns is None else 1
         self.likelihood = Likelihood(channels, settings.short_window, settings.long_window)
         self.last_token = -1
@@ -349,40 +364,59 @@ class Stream:
         self.alarm_since = time
         return True
 
+    @property
+    def owner(self) -> float:
+        """Checksum of the weights and the scaling, without which a state means nothing."""
+        if self._owner is None:
+            found = zlib.crc32(repr((self.settings.columns, self.scale, self.settings.log)).encode())
+            for weights in self.model.state_dict().values():
+                found = zlib.crc32(weights.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
+            self._owner = float(found)
+        return self._owner
+
     def save(self, path: str | os.PathLike) -> None:
         """Write the state of the stream to a file, by way of another, so that the file is complete at any time.
 
         Raises:
-            InputError: Nothing has been read yet, or the model has no state of constant size.
+            InputError: Nothing has been read yet, the model has no state of constant size, or the file cannot be
+                written.
         """
         if not self.steps:
             raise InputError("no step has been read yet, so there is no state")
         own = RecurrentCacheLayer()
         own.model_type = _STATE_TYPE
-        numbers = torch.tensor([self.last_token, self.steps, self.alarm_since, self.last_time], dtype=torch.float64)
+        values = [self.last_token, self.steps, self.alarm_since, self.last_time, self.owner]
+        numbers = torch.tensor(values, dtype=torch.float64)
         own.update((numbers, *self.likelihood.state()), 0)
         self.cache.layers.append(own)
         try:
             save_state(self.cache, f"{os.fspath(path)}.part")
+            os.replace(f"{os.fspath(path)}.part", path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{os.fspath(path)}: the state cannot be written ({one_line(error, 150)})") from None
         finally:
             self.cache.layers.pop()
-        os.replace(f"{os.fspath(path)}.part", path)
 
     def load(self, path: str | os.PathLike) -> None:
         """Continue from a state that `save` wrote.
 
         Raises:
-            InputError: The file cannot be read, or is no state of such a stream.
+            InputError: The file cannot be read, or is no state of a stream of this model and series.
         """
         cache: Any = load_state(path, self.device)
         own = cache.layers.pop() if len(cache.layers) > 1 else None
         if own is None or own.model_type != _STATE_TYPE or len(own.states) != 6:
             raise InputError(f"{os.fspath(path)}: a state, but not of a stream of anomaly detection")
         numbers, *rest = (one.cpu() for one in own.states)
-        if rest[0].shape != self.likelihood.recent.shape or len(numbers) != 4:
+        if rest[0].shape != self.likelihood.recent.shape or len(numbers) != 5:
             raise InputError(
                 f"{os.fspath(path)}: the state has {tuple(rest[0].shape)} steps and channels, this detector "
                 f"{self.likelihood.recent.shape}; it belongs to another detector"
+            )
+        if float(numbers[4]) != self.owner:
+            raise InputError(
+                f"{os.fspath(path)}: the state belongs to another detector, or to another series of this one; give "
+                "another file"
             )
         self.cache = cache
         self.likelihood.load(rest)

@@ -5,7 +5,7 @@ import math
 import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq.data.anomalies import UNTIMED, parse_time
 from hfseq.data.anomalies import event_texts as texts_of
+from hfseq.data.series import MISSING, is_number
 from hfseq.errors import InputError
 from hfseq.inference.anomalies import Settings, Stream
 from hfseq.models import is_hfseq
@@ -35,8 +36,9 @@ def watch(
     """Print an alarm for each step above the threshold, unless one is on.
 
     The first line names the columns, as in a file. A line that cannot be read is reported on standard error and left
-    out, and so is one that is not after the last step, as when the input is sent again after a restart. The state is
-    saved every `save_every` steps, at the end of the input and when the process is asked to end.
+    out, and so is one that is not after the last step; of lines that are sent again after a restart, the number is
+    reported. The state is saved every `save_every` steps, at the end of the input and when the process is asked to
+    end, which finishes a step that it has begun.
 
     Args:
         lines: Lines of CSV, with a column of time stamps if the detector was trained with one.
@@ -46,41 +48,71 @@ def watch(
         tokenizer: Tokenizer of a causal language model.
 
     Raises:
-        InputError: The columns are not those of the detector, or the state belongs to another one.
+        InputError: The columns are not those of the detector, the state belongs to another one, or its file cannot be
+            written.
     """
     if not is_hfseq(model.config):
         raise InputError("--watch: the state of a Transformer grows with the stream; use a model of hfseq")
     stream = Stream(model, settings, options.series, tokenizer)
+    if options.state_file is not None and not Path(options.state_file).parent.is_dir():
+        raise InputError(f"--state_file {options.state_file}: there is no such folder")
     if options.state_file is not None and Path(options.state_file).exists():
         stream.load(options.state_file)
         _report(f"continuing after {stream.steps:,} steps")
+    if math.isinf(settings.threshold):
+        _report("the threshold is infinite, so there will be no alarm; train with more held-out rows")
     reader = _Reader(settings, options.time_column)
+    before, old = stream.steps, 0
     try:
-        with _ends_on_signals():
+        with _Signals() as signals:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
-                try:
-                    step = reader.read(line, stream)
-                except _BadLineError as error:
-                    _report(f"line {number}: {error}; it is left out")
-                    continue
-                if step is None:
-                    continue
-                score = float(stream.push(*step)[0])
-                if stream.raises_alarm(score, stream.last_time):
-                    print(_alarm(stream, settings, score), flush=True)
-                if options.state_file is not None and stream.steps % options.save_every == 0:
-                    stream.save(options.state_file)
+                with signals.held():
+                    try:
+                        step = reader.read(line, stream)
+                    except _OldLineError as error:
+                        if before and stream.steps == before:
+                            old += 1
+                        else:
+                            _report(f"line {number}: {error}; it is left out")
+                        continue
+                    except _BadLineError as error:
+                        _report(f"line {number}: {error}; it is left out")
+                        continue
+                    if step is None:
+                        continue
+                    if old and stream.steps == before:
+                        _report_old(old)
+                    score = float(stream.push(*step)[0])
+                    if stream.raises_alarm(score, stream.last_time):
+                        print(_alarm(stream, settings, score), flush=True)
+                    if options.state_file is not None and stream.steps % options.save_every == 0:
+                        stream.save(options.state_file)
     except (_Stopped, KeyboardInterrupt):
         pass
+    if old and stream.steps == before:
+        _report_old(old)
     if options.state_file is not None and stream.steps:
         stream.save(options.state_file)
     _report(f"{stream.steps:,} steps")
 
 
+def whole_lines(file: Iterable[str]) -> Iterator[str]:
+    """Lines of a stream; the last one is reported and left out if it has no end, as its last number may be cut."""
+    for number, line in enumerate(file, 1):
+        if line.endswith("\n"):
+            yield line
+        else:
+            _report(f"line {number}: the input ends within it; it is left out")
+
+
 class _BadLineError(Exception):
     """A line that cannot be read; the message says why."""
+
+
+class _OldLineError(_BadLineError):
+    """A line that is not after the last step."""
 
 
 class _Reader:
@@ -97,7 +129,13 @@ class _Reader:
 
     def read(self, line: str, stream: Stream) -> tuple[Any, np.ndarray, Sequence[str] | None] | None:
         """Arguments of `Stream.push` for a step; None for the header."""
-        fields = [text.strip() for text in next(csv.reader([line]))]
+        try:
+            line.encode()
+            fields = [text.strip() for text in next(csv.reader([line.removeprefix("\ufeff")]))]
+        except UnicodeEncodeError:  # an escaped byte
+            raise _BadLineError("it is not UTF-8") from None
+        except csv.Error:  # such as a carriage return within it
+            raise _BadLineError("it is not a line of CSV") from None
         if self.header is None:
             self._check_header(fields)
             self.header = fields
@@ -114,7 +152,7 @@ class _Reader:
                 raise _BadLineError(f"{row[self.time_column]!r} is not a time stamp")
             same = settings.event_columns is not None and time == stream.last_time
             if time <= stream.last_time and not same:
-                raise _BadLineError(f"{row[self.time_column]} is not after the last step")
+                raise _OldLineError(f"{row[self.time_column]} is not after the last step")
         else:
             time = UNTIMED * stream.steps
         times = np.array([time])
@@ -134,6 +172,8 @@ class _Reader:
         wanted += settings.columns if settings.event_columns is None else settings.event_columns
         wanted += settings.number_columns
         for name in wanted:
+            if fields.count(name) > 1:
+                raise InputError(f"standard input, line 1: {fields.count(name)} columns are called {name!r}")
             if name not in fields:
                 raise InputError(
                     f"standard input, line 1: no column {name!r}; the first line must name the columns: "
@@ -142,12 +182,11 @@ class _Reader:
 
 
 def _number(name: str, text: str) -> float:
-    if text.lower() in ("", "nan", "na", "null"):
+    if text.lower() in MISSING:
         return math.nan
-    try:
-        value = float(text)
-    except ValueError:
-        raise _BadLineError(f"column {name!r}: {text!r} is not a number") from None
+    if not is_number(text):
+        raise _BadLineError(f"column {name!r}: {text!r} is not a number")
+    value = float(text)
     if math.isinf(value):
         raise _BadLineError(f"column {name!r} is infinite")
     return value
@@ -169,19 +208,42 @@ def _report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-@contextmanager
-def _ends_on_signals() -> Iterator[None]:
-    """Turn the signal of a service manager into an exception, so that the state is saved."""
+def _report_old(count: int) -> None:
+    _report(f"{count:,} line{'s' * (count != 1)} up to the last step {'are' if count != 1 else 'is'} left out")
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Stopped
 
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread, as in a test or an application
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+class _Signals:
+    """Context in which Ctrl-C and the signal of a service manager raise `_Stopped`, so that the state is saved.
+
+    A signal that comes during a step waits for its end: half of a step would be in the state.
+    """
+
+    def __init__(self) -> None:
+        self.before: dict[int, Any] = {}
+        self.holding = self.stopped = False
+
+    def __enter__(self) -> "_Signals":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(ValueError):  # not the main thread, as in a test or an application
+                self.before[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.stopped = True
+        if not self.holding:
+            raise _Stopped
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep signals waiting until the end of a step."""
+        self.holding = True
+        try:
+            yield
+        finally:
+            self.holding = False
+        if self.stopped:
+            raise _Stopped

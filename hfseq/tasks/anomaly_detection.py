@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -215,6 +216,8 @@ class AnomalyDetection(Task):
                 recall = event_scores(rows, threshold, self.data.hold)["recall"]
                 text += f", in which {recall:.1f} % of the anomalies are found"
             log(f"threshold {threshold:.3g}: at most {self.data.false_alarms:g} false alarms a day in {text}")
+            if math.isinf(threshold):
+                logger.warning("there will be no alarm: give more held-out rows, or allow more --false_alarms")
 
     def _threshold(self, scores: Sequence[NDArray[np.float64]]) -> float:
         rows = [_scored(one, values) for one, values in zip(self.recordings["validation"], scores, strict=True)]
@@ -473,7 +476,15 @@ class ValueAnomalies(AnomalyDetection):
             return
         data = self.data
         timed = all(one.timed for one in everything)
-        scales = {one.name: Scale.fit(one.values, _days(one), log=data.log_values) for one in self.recordings["train"]}
+        scales = {}
+        for one in self.recordings["train"]:
+            try:
+                scales[one.name] = Scale.fit(one.values, _days(one), log=data.log_values)
+            except ValueError:
+                largest = float(np.nanmax(np.abs(one.values)))
+                raise InputError(
+                    f"{one.name}: values of up to {largest:.3g} overflow; correct them, or give --log_values"
+                ) from None
         self.settings = Settings(
             columns=columns,
             log=data.log_values,
@@ -501,6 +512,11 @@ class ValueAnomalies(AnomalyDetection):
             raise InputError(f"--model_name_or_path: {type(model).__name__} gives no likelihood of a value")
         if config.loss == "mse":
             raise InputError("--config_overrides: loss='mse' has no distribution, so no value has a likelihood")
+        if config.distribution_output == "negative_binomial":
+            raise InputError(
+                "--config_overrides: distribution_output='negative_binomial' is for counts, but values are scaled "
+                "here; set 'student_t' or 'normal'"
+            )
         wanted = {"input_size": len(self.settings.columns)}
         wanted["num_time_features"] = NUM_TIME_FEATURES if self.settings.timed else 0
         for name, value in wanted.items():

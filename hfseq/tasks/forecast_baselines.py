@@ -70,7 +70,7 @@ def ets(history: np.ndarray, horizon: int, season: int, *, samples: int = 100, s
     seen = np.flatnonzero(~np.isnan(history))
     history = np.interp(np.arange(len(history)), seen, history[seen])
     if len(history) < 10 or np.ptp(history) == 0:
-        return np.tile(history[-1], (1, horizon))
+        return np.tile(history[-1], (samples, horizon))
     best, best_score = None, np.inf
     for seasonal in (None, "add") if 1 < season <= len(history) // 2 and season <= 60 else (None,):
         for trend, damped in ((None, False), ("add", False), ("add", True)):

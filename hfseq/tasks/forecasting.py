@@ -1,6 +1,7 @@
 """Forecasts of time series: windows at rolling origins, samples of the horizon, baselines."""
 
 import csv
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -18,6 +19,7 @@ from hfseq.data.series import (
     categories,
     default_lags,
     extended_stamps,
+    parse_stamp,
     read_series,
     regular_series,
     season_length,
@@ -25,13 +27,15 @@ from hfseq.data.series import (
 )
 from hfseq.data.windows import WindowCollator, origins
 from hfseq.errors import InputError
-from hfseq.forecasters import needs_of, sample_paths
+from hfseq.forecasters import Needs, needs_of, sample_paths
 from hfseq.inference.parallel import run_by_length
 from hfseq.metrics.forecasting import QUANTILE_LEVELS
 from hfseq.models import is_hfseq
 from hfseq.plots import plot_forecasts
 from hfseq.tasks.base import Task
 from hfseq.tasks.forecast_baselines import ets, seasonal_naive
+
+logger = logging.getLogger(__name__)
 
 INTERVAL = 80
 """Probability of the interval whose coverage is reported, in percent; its ends are quantiles that are scored, too."""
@@ -163,10 +167,10 @@ class Forecasting(Task):
             return int(text)
         if one.stamps is None:
             raise InputError(f"--{flag} {text}: there are no time stamps; give the number of values before it")
-        try:
-            return int(one.stamps.searchsorted(np.datetime64(text)))
-        except ValueError:
-            raise InputError(f"--{flag} {text!r} is neither a number of steps nor a time stamp") from None
+        stamp = parse_stamp(text)
+        if stamp is None:
+            raise InputError(f"--{flag} {text!r} is neither a number of steps nor a time stamp")
+        return int(one.stamps.searchsorted(stamp))
 
     def _windows(self, numbers: Mapping[str, list[int]], train: bool) -> dict[str, datasets.Dataset]:
         """Windows of each split."""
@@ -237,7 +241,21 @@ class Forecasting(Task):
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         prepared = self._draw(splits)
         self.references = {split: self._references(rows) for split, rows in prepared.items() if split != "train"}
+        self._check_metric()
         return prepared
+
+    def _check_metric(self) -> None:
+        """Raise an `InputError` if the metric that selects the best checkpoint is undefined on the validation."""
+        metric = str(getattr(self.args, "metric_for_best_model", None) or "").removeprefix("eval_")
+        rows, reason = self.references.get("validation", ()), ""
+        if metric in ("wql", "nd") and not any(np.nansum(np.abs(row.values)) for row in rows):
+            reason = "all values of the validation windows are 0"
+        elif metric == "mase" and not any(row.scale > 0 for row in rows):
+            reason = f"no series changes in a season of {self.season} before its validation windows"
+        if rows and reason:
+            raise InputError(
+                f"--metric_for_best_model {metric} divides by 0, since {reason}; take mae or crps, or other windows"
+            )
 
     def use(self, splits: Mapping[str, Any], *, train: bool = True, known: list[str] | None = None) -> Self:
         """Adopt windows; see `Task.use`."""
@@ -303,8 +321,9 @@ class Forecasting(Task):
             tokenizer: Ignored.
 
         Raises:
-            InputError: The model has another horizon, `--label_smoothing_factor` is given, or the model's loss does
-                not allow `--gradient_accumulation_steps`.
+            InputError: The model has another horizon, or is for counts and the series are none;
+                `--label_smoothing_factor` is given; or the model's loss does not allow
+                `--gradient_accumulation_steps`.
         """
         self.own_loss = True
         config: Any = model.config
@@ -315,12 +334,34 @@ class Forecasting(Task):
             )
         if self.args.label_smoothing_factor:
             raise InputError("--label_smoothing_factor: a forecaster has no classes to smooth; leave it out")
+        self._check_model(config, needs)
         self.averages = not is_hfseq(config)
         if self.averages and self.args.gradient_accumulation_steps > 1:
             raise InputError(
                 f"--gradient_accumulation_steps: the loss of {type(model).__name__} is a mean over each batch alone; "
                 "use larger batches"
             )
+
+    def _check_model(self, config: Any, needs: Needs) -> None:
+        """Report flags that a checkpoint does not follow, and refuse values that its distribution does not have."""
+        data = self.data
+        for name in ("lags_sequence", "context_length"):
+            given, own = getattr(data, name), getattr(config, name, None)
+            own = list(own) if isinstance(own, tuple) else own
+            if given is not None and own is not None and given != own:
+                logger.warning("--%s %s has no effect: the model has %s", name, _flag(given), _flag(own))
+        if data.covariate_columns and not needs.num_covariates:
+            logger.warning("--covariate_columns have no effect: the model reads no covariates")
+        if data.static_columns and not needs.cardinality:
+            logger.warning("--static_columns have no effect: the model reads no static classes")
+        if getattr(config, "distribution_output", None) == "negative_binomial":
+            for one in self.series:
+                seen = one.target[~np.isnan(one.target)]
+                for value in seen[(seen < 0) | (seen != np.round(seen))][:1]:
+                    raise InputError(
+                        f"{one.source}: series {one.item_id!r} has the value {value:.6g}, but "
+                        "distribution_output='negative_binomial' is for counts; set 'student_t' or 'normal'"
+                    )
 
     def _encode(self, model: PreTrainedModel, tokenizer: Any) -> EncodedSplits:
         config: Any = model.config
@@ -399,14 +440,16 @@ class Forecasting(Task):
         quantiles = np.quantile(samples, QUANTILE_LEVELS, axis=1).swapaxes(0, 1)
         median, mean = quantiles[:, len(QUANTILE_LEVELS) // 2], samples.mean(axis=1)
         mse = metrics.mse(mean, true)["score"]
+        # Undefined, as MASE of constant series is, where they would divide by 0.
+        nonzero = bool(np.nansum(np.abs(true)))
         scores = {
-            "wql": metrics.weighted_quantile_loss(quantiles, true)["score"],
+            "wql": metrics.weighted_quantile_loss(quantiles, true)["score"] if nonzero else np.nan,
             "mase": metrics.mase(median, true, scales)["score"],
             "smape": metrics.smape(median, true)["score"],
             "mae": metrics.mae(median, true)["score"],
             "rmse": mse**0.5,
             "mse": mse,
-            "nd": metrics.nd(median, true)["score"],
+            "nd": metrics.nd(median, true)["score"] if nonzero else np.nan,
             "crps": metrics.crps(samples, true)["score"],
         }
         if samples.shape[1] > 1:
@@ -504,6 +547,11 @@ class Forecasting(Task):
             times: Any = range(start, start + len(values)) if one.stamps is None else one.stamps[start:][: len(values)]
             panels.append((one.item_id, times, values, origin - start, np.asarray(predictions[window])))
         plot_forecasts(panels, f"{self.args.output_dir}/forecast.png")
+
+
+def _flag(value: Any) -> str:
+    """Text of a value as on the command line."""
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def has_statsmodels() -> bool:

@@ -70,7 +70,7 @@ def _table(lines: Sequence[Sequence[Any]]) -> str:
         if value is None or isinstance(value, str):
             return value or "-"
         # Errors of forecasts may be far below 1, in the unit of the values.
-        return f"{value:.2f}" if abs(value) >= 1 or not value else f"{value:.4g}"
+        return f"{value:.2f}" if 1 <= abs(value) < 1e9 or not value else f"{value:.4g}"
 
     width = max(8, *(len(cell(value)) + 2 for _, *values in lines for value in values))
     return "\n".join(
