@@ -16,6 +16,10 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).with_name("scores.json")
 UNKNOWN = "not recorded"
+# Scores of at most 100, shown with one digit behind the point, and errors in the unit of the data.
+_SCORES = ("exact match", "accuracy", "BLEU", "chrF", "ROUGE", "perplexity", "CER", "WER", "recall", "NAB", "VUS-PR")
+_SCORES += ("coverage",)
+_ERRORS = ("WQL", "MAE", "MSE", "MASE")
 
 Run = dict[str, Any]
 
@@ -205,10 +209,12 @@ def _figures(figures: Mapping[str, Any], sign: str = ", ") -> str:
 def _figure(name: str, value: Any) -> str:
     """A figure with its name; a unit after the name's last comma goes behind the number."""
     title, _, unit = name.rpartition(", ") if name.endswith((", %", ", MB")) else (name, "", "")
-    score = ("exact match", "accuracy", "BLEU", "chrF", "ROUGE", "perplexity", "CER", "WER")
     average, deviation = _mean_and_deviation(value)
-    text = f"{average:.1f}" if name.startswith(score) else f"{average:,}"
-    text += "" if deviation is None else f" ± {deviation:.1f}"
+    if name.startswith(_ERRORS):
+        text = f"{average:.3g}" + ("" if deviation is None else f" ± {deviation:.1g}")
+    else:
+        text = f"{average:.1f}" if name.startswith(_SCORES) else f"{average:,}"
+        text += "" if deviation is None else f" ± {deviation:.1f}"
     return f"{title} {text}{f' {unit}' if unit else ''}"
 
 

@@ -40,8 +40,8 @@ def compare(
             `hfseq.metrics`.
 
     Returns:
-        Scores by name, and the table to print. Baseline scores are prefixed with `<system>_`; the model's scores per
-        category are named `<kind_metric>_<kind>`.
+        Scores by name, and the table to print. Scores per category are named `<kind_metric>_<kind>`; those of a
+        baseline are prefixed with `<system>_`.
     """
     scores = {system: score(predictions, references) for system, predictions in systems.items()}
     model, *baselines = systems
@@ -59,7 +59,9 @@ def compare(
         lines.append([f"{kind_metric} by kind"])
         for kind, count in sorted(Counter(kinds).items()):
             lines.append([f"  {kind} ({count})", *(found[kind] for found in by_kind)])
-            results[f"{kind_metric}_{kind}"] = by_kind[0][kind]
+            for system, found in zip(systems, by_kind, strict=True):
+                prefix = "" if system == model else f"{system}_"
+                results[f"{prefix}{kind_metric}_{kind}"] = found[kind]
     return results, _table(lines)
 
 
