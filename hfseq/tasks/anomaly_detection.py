@@ -34,6 +34,7 @@ from hfseq.metrics.anomalies import (
     vus_pr,
 )
 from hfseq.plots import plot_anomalies
+from hfseq.tasks.anomaly_baselines import isolation_forest, random_scores, windowed_gaussian
 from hfseq.tasks.base import Task
 from hfseq.tasks.tagging import token_collator
 
@@ -41,8 +42,6 @@ logger = logging.getLogger(__name__)
 
 _DAY = 86_400
 _SPLITS = ("train", "validation", "test")
-# Rows that the windowed Gaussian remembers, which is tuned on NAB by its authors.
-_WINDOW = 6_400
 
 
 class Detected(NamedTuple):
@@ -257,10 +256,15 @@ class AnomalyDetection(Task):
         """
         if not trained:
             return {}
+        seed = self.args.seed
         makers: dict[str, Callable[[Recording, Recording, Recording], NDArray[np.float64]]] = {
-            "windowed_gaussian": self._gaussian,
-            "isolation_forest": self._forest,
-            "random": lambda past, before, one: np.random.default_rng(self.args.seed).random(len(one)),
+            "windowed_gaussian": lambda train, before, one: windowed_gaussian(
+                self._numbers(before, train), self._numbers(one, train)
+            ),
+            "isolation_forest": lambda train, before, one: isolation_forest(
+                self._timed_numbers(train, train), self._timed_numbers(one, train), seed
+            ),
+            "random": lambda train, before, one: random_scores(len(one), seed),
         }
         systems = {}
         for name, make in makers.items():
@@ -291,41 +295,13 @@ class AnomalyDetection(Task):
     def _numbers(self, one: Recording, train: Recording) -> NDArray[np.float64]:
         """Numbers `[T, D]` of the steps for the baselines."""
 
-    def _gaussian(self, train: Recording, before: Recording, one: Recording) -> NDArray[np.float64]:
-        """Largest standard score of a step's numbers, by mean and deviation of the `_WINDOW` steps before it."""
-        past = (
-            self._numbers(before, train)
-            if len(before)
-            else np.empty((0, self._numbers(one.part(0, 1), train).shape[1]))
-        )
-        values = np.concatenate([past, self._numbers(one, train)])
-        seen = ~np.isnan(values)
-        filled = np.where(seen, values, 0.0)
-        # About their mean, where squares lose no digits.
-        filled = np.where(seen, filled - filled.sum(axis=0) / np.maximum(1, seen.sum(axis=0)), 0.0)
-        sums = [np.cumsum(np.vstack([np.zeros(filled.shape[1]), part]), axis=0) for part in (seen, filled, filled**2)]
-        steps = np.arange(len(past), len(values))
-        first = np.maximum(0, steps - _WINDOW)
-        count, total, squares = (part[steps] - part[first] for part in sums)
-        mean = total / np.maximum(1, count)
-        spread = np.sqrt(np.maximum(squares / np.maximum(1, count) - mean**2, 0.0))
-        known = seen[steps] & (count > 1)
-        # As in NAB's detector for a constant past.
-        return np.where(known, np.abs(filled[steps] - mean) / np.where(spread > 0, spread, 1e-6), 0.0).max(axis=1)
-
-    def _forest(self, train: Recording, before: Recording, one: Recording) -> NDArray[np.float64]:
-        """Isolation forest of the numbers of a step and its time of day and week, fitted to the training steps."""
-        from sklearn.ensemble import IsolationForest
-
-        def inputs(recording: Recording) -> NDArray[np.float64]:
-            numbers = np.nan_to_num(self._numbers(recording, train))
-            if not recording.timed:
-                return numbers
-            features = time_features(recording.times, _days(train))
-            return np.concatenate([numbers, features[:, [0, 4]], features[:, -1:] + features[:, -2:-1]], axis=1)
-
-        forest = IsolationForest(n_estimators=200, random_state=self.args.seed).fit(inputs(train))
-        return -forest.score_samples(inputs(one))
+    def _timed_numbers(self, one: Recording, train: Recording) -> NDArray[np.float64]:
+        """Numbers of the steps, with their time of day and week if it is known."""
+        numbers = self._numbers(one, train)
+        if not one.timed:
+            return numbers
+        features = time_features(one.times, _days(train))
+        return np.concatenate([numbers, features[:, [0, 4]], features[:, -1:] + features[:, -2:-1]], axis=1)
 
     # Reports
 
