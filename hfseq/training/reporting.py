@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 from hfseq import metrics
 from hfseq.hub.model_card import RUN_FILE
 from hfseq.hub.publish import hub_errors, publish
+from hfseq.inference.benchmark import format_score
 from hfseq.json_files import read_object
 from hfseq.training.arguments import RecipeArguments
 from hfseq.training.cli import explicit_values
@@ -71,8 +72,7 @@ def _table(lines: Sequence[Sequence[Any]]) -> str:
     def cell(value: Any) -> str:
         if value is None or isinstance(value, str):
             return value or "-"
-        # Errors of forecasts may be far below 1, in the unit of the values.
-        return f"{value:.2f}" if abs(value) >= 1 or not value else f"{value:.4g}"
+        return format_score(value)
 
     width = max(8, *(len(cell(value)) + 2 for _, *values in lines for value in values))
     return "\n".join(
