@@ -308,7 +308,7 @@ class Forecasting(Task):
         model.eval()
 
         def run(windows: Sequence[Any]) -> torch.Tensor:
-            batch = task.collator(windows).to(model.device)
+            batch = task.collator(list(windows)).to(model.device)
             return sample_paths(model, batch, task.horizon, task.data.num_samples).cpu()  # waits for the device
 
         return run, list(islice(cycle(self.splits[split]), count))
