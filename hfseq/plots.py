@@ -259,8 +259,10 @@ def plot_trade_off(
     metric: str = "accuracy",
     spreads: Sequence[float] | None = None,
     unit: str = "text",
+    *,
+    lower: bool = False,
 ) -> None:
-    """Plot the scores of models against their latencies, as PNG.
+    """Plot the scores of models against their latencies, as PNG; the best models are at the top left.
 
     Args:
         names: Names of the models.
@@ -271,8 +273,10 @@ def plot_trade_off(
         metric: Name of the score.
         spreads: Standard deviations of the scores, drawn as error bars; None for no bars.
         unit: Noun for an input.
+        lower: Whether the score is better when lower, and its axis is turned over.
     """
-    axes = _new_axes((7, 4.5), f"milliseconds for one {unit} (area: parameters)", shorten_label(metric))
+    label = shorten_label(metric, 40) + " (lower is better)" * lower
+    axes = _new_axes((7, 4.5), f"milliseconds for one {unit} (area: parameters)", label)
     if spreads is not None:
         axes.errorbar(latencies, scores, yerr=spreads, fmt="none", ecolor="#555555", elinewidth=1, capsize=3)
     largest = max(sizes)
@@ -286,6 +290,8 @@ def plot_trade_off(
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.margins(0.15)
+    if lower:
+        axes.invert_yaxis()
     _save(axes, path)
 
 

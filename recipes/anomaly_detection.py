@@ -24,6 +24,8 @@ from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 
+from accelerate import PartialState
+
 from hfseq.errors import InputError
 from hfseq.inference.anomalies import Settings
 from hfseq.inference.watching import watch, whole_lines
@@ -61,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
 
     # 5. Scores of all recordings, one step after the other, and the threshold.
     task.calibrate(trainer.model, run.log)
-    if run.train:
+    if run.train and PartialState().is_main_process:
         task.settings.save(run.args.output_dir)
 
     # 6. The final test beside baselines, and the reports.

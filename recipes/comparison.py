@@ -9,19 +9,22 @@ YAML file may come first:
     python recipes/comparison.py recipes/configs/comparison_trec.yaml --train_file data/train.tsv \
         --test_file data/test.tsv --pretrained bert-base-uncased --output_dir outputs/comparison
 
---task speech compares recognisers, or with --head classification classifiers of recordings:
+--task speech compares recognisers, or with --head classification classifiers of recordings; --task forecasting
+compares forecasters:
 
     python recipes/comparison.py recipes/configs/comparison_speech.yaml
+    python recipes/comparison.py recipes/configs/comparison_forecasting.yaml
 
 All models get the same rows and the same number of epochs. table.md, table.csv and trade_off.png show the results:
-mean and standard deviation of the scores, parameters, file size, latency, throughput, training time.
+mean and standard deviation of the scores (with ↓ where lower is better), parameters, file size, latency, throughput,
+training time.
 """
 
 import copy
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -37,6 +40,7 @@ from hfseq.inference import benchmark
 from hfseq.plots import plot_trade_off
 from hfseq.tasks import arguments
 from hfseq.tasks.classification import Classification
+from hfseq.tasks.forecasting import Forecasting
 from hfseq.tasks.speech import HEADS
 from hfseq.training import arguments as flags
 from hfseq.training import cli
@@ -73,6 +77,9 @@ TASKS = {
     ),
     "speech": Kind(
         flags.SpeechModelArguments, arguments.SpeechArguments, flags.GenerationArguments, HEADS, "recording"
+    ),
+    "forecasting": Kind(
+        flags.ForecastModelArguments, arguments.ForecastArguments, flags.RecipeArguments, Forecasting, "window"
     ),
 }
 
@@ -140,6 +147,10 @@ def main(argv: list[str] | None = None) -> None:
     models = dict(data.models or {})
     for name in data.pretrained or ():
         models[Path(name).name] = {"model_name_or_path": name, "learning_rate": data.pretrained_learning_rate}
+    known = {one.name for one in fields(kind.model) if one.init}
+    for name, settings in models.items():
+        if unknown := sorted({*MODEL} & settings.keys() - known):
+            raise InputError(f"models: {name}: --task {data.task} has no {unknown[0]}; leave it out")
     if not models:
         raise InputError("nothing to compare: a YAML file names `models`, or --pretrained some checkpoints")
 
@@ -169,7 +180,8 @@ def main(argv: list[str] | None = None) -> None:
             results[name].append(scores | {"train_seconds": seconds})
             if PartialState().is_main_process:
                 done.write_text(json.dumps(results[name][-1]), encoding="utf-8")
-            run.log(f"{name}, seed {seed}: {split} {METRICS[first][0]} {results[name][-1][first]:.2f}")
+            score = benchmark.format_score(results[name][-1][first])
+            run.log(f"{name}, seed {seed}: {split} {METRICS[first][0]} {score}")
 
     # 4. Speed: the first run of each model, in turns on the same machine.
     if not PartialState().is_main_process:
@@ -189,11 +201,12 @@ def main(argv: list[str] | None = None) -> None:
     shown: dict[str, dict[str, Any]] = {}
     for name, found in results.items():
         means = {key: mean(one[key] for one in found) for key in found[0]}
-        spread = stdev(one[first] for one in found) if len(found) > 1 else 0.0
-        table[name] = means | {f"{first}_std": spread} | costs[name]
-        shown[name] = means | {first: f"{means[first]:.2f} ± {spread:.2f}"}
+        spread = stdev(one[first] for one in found) if len(found) > 1 else None
+        table[name] = means | {f"{first}_std": spread or 0.0} | costs[name]
+        shown[name] = means | {first: benchmark.format_score(means[first], spread)}
     baselines = score_baseline(task, split)
-    titles = {key: METRICS[key][0] for key in metrics} | {"train_seconds": "training, s"}
+    titles = {key: METRICS[key][0] + " ↓" * (key in flags.LOWER_IS_BETTER) for key in metrics}
+    titles["train_seconds"] = "training, s"
     shown |= {name: {**scores, "train_seconds": ""} for name, scores in baselines.items()}
     lines = benchmark.cost_table(shown, costs, titles, kind.unit)
     (root / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -203,7 +216,8 @@ def main(argv: list[str] | None = None) -> None:
         csv.writer(file).writerows([["model", *columns], *rows])
     axes = ([row[key] for row in table.values()] for key in (first, "ms_a_text", "parameters"))
     spreads = [row[f"{first}_std"] for row in table.values()] if data.num_seeds > 1 else None
-    plot_trade_off(list(table), *axes, root / "trade_off.png", METRICS[first][0], spreads, kind.unit)
+    lower = first in flags.LOWER_IS_BETTER
+    plot_trade_off(list(table), *axes, root / "trade_off.png", METRICS[first][0], spreads, kind.unit, lower=lower)
     flat = {f"{split}_{name}_{key}": value for name, row in table.items() for key, value in row.items()}
     flat |= {f"{split}_{name}_{first}": scores[first] for name, scores in baselines.items()}
     save_results(args.output_dir, flat)

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     task = run.read(Forecasting(run.data, run.args))
 
     # 3. The model; data and flags determine the lags, time features and covariates that a new one reads.
-    task.new_fields(run.model)
+    task.new_processor(run.model)
     model, _, _ = load(run, task)
     task.encode(model, None, run.log)
 

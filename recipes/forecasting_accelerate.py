@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     task = run.read(Forecasting(run.data, args))
 
     # 3. The model; data and flags determine the lags, time features and covariates that a new one reads.
-    task.new_fields(run.model)
+    task.new_processor(run.model)
     network, _, _ = new_model(run, task)
     task.encode(network, None, run.log)
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,10 @@ def test_a_run_reports_and_can_be_used(data, trained, capsys):
     assert all(sorted(values := [float(row[level]) for level in levels]) == values for row in rows)
     errors = [abs(float(row["0.5"]) - float(row["y"])) for row in rows if row["y"]]
     assert found["test_mae"] == pytest.approx(np.mean(errors), rel=1e-4)
+    counts = Counter(row["unique_id"] for row in rows if row["y"])
+    for system in ("", "naive_", "seasonal_", "ets_"):
+        total = sum(count * found[f"test_{system}mae_{name}"] for name, count in counts.items())
+        assert total / sum(counts.values()) == pytest.approx(found[f"test_{system}mae"])
     assert {"forecast.png", "learning_curve.png", "samples.txt", "predictions.txt"} <= {
         path.name for path in trained.iterdir()
     }

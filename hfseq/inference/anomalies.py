@@ -120,7 +120,8 @@ class Settings:
         timed: Whether time stamps are known, and hence time features.
         short_window: Steps over which surprise is averaged, W' of Ahmad et al. 2017.
         long_window: Steps that the distribution of the surprise remembers, W of the paper.
-        hold: Seconds (steps, without time stamps) that an alarm lasts; see `hfseq.metrics.anomalies.find_alarms`.
+        hold: Seconds that an alarm lasts, where 1000 steps without time stamps are a day; see
+            `hfseq.metrics.anomalies.find_alarms`.
         false_alarms: False alarms a day that the threshold was chosen for.
         threshold: Score from which on a step raises an alarm.
         event_columns: Columns of the words of an event; None for numbers.

@@ -77,6 +77,18 @@ def measure_costs(
     return costs
 
 
+def format_score(value: float, deviation: float | None = None) -> str:
+    """Format a score with two decimals, or four significant digits where it is below 1, as errors may be, or huge.
+
+    Args:
+        value: The score.
+        deviation: Its standard deviation, which is shown behind it; None for none.
+    """
+    usual = 1 <= abs(value) < 1e9 or not value
+    text = f"{value:.2f}" if usual else f"{value:.4g}"
+    return text if deviation is None else f"{text} ± {deviation:{'.2f' if usual else '.2g'}}"
+
+
 def cost_table(
     scores: Mapping[str, Mapping[str, Any]],
     costs: Mapping[str, Mapping[str, float]],
@@ -94,7 +106,7 @@ def cost_table(
     columns = [*titles.values(), *(title.replace("text", unit) for title in COSTS.values())]
     lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     for system, found in scores.items():
-        cells = [value if isinstance(value := found[name], str) else f"{value:.2f}" for name in titles]
+        cells = [value if isinstance(value := found[name], str) else format_score(value) for name in titles]
         for name in COSTS:
             value = costs.get(system, {}).get(name)
             cells.append("" if value is None else f"{value:,}" if name == "parameters" else f"{value:.4g}")

@@ -35,6 +35,7 @@ from hfseq.metrics.anomalies import (
     vus_pr,
 )
 from hfseq.plots import plot_anomalies
+from hfseq.tasks.anomaly_baselines import isolation_forest, random_scores, windowed_gaussian
 from hfseq.tasks.base import Task
 from hfseq.tasks.tagging import token_collator
 
@@ -42,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 _DAY = 86_400
 _SPLITS = ("train", "validation", "test")
-# Rows that the windowed Gaussian remembers, which is tuned on NAB by its authors.
-_WINDOW = 6_400
 
 
 class Detected(NamedTuple):
@@ -230,7 +229,9 @@ class AnomalyDetection(Task):
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
         """Score by event and by step; of NAB's folder also by its own score, with its label-optimised threshold.
 
-        Events and steps are those of all recordings together, VUS-PR and AUC-PR are means over recordings.
+        Events and steps are those of all recordings together, VUS-PR and AUC-PR are means over recordings. The recall
+        at a rate of false alarms is that of the threshold that has this rate on the scored rows themselves, so that
+        detectors are compared at the same rate; precision and recall of events have the held-out threshold.
         """
         hold, rate = self.data.hold, self.data.false_alarms
         rows = [_scored(one, values) for one, values in zip(references, predictions.scores, strict=True)]
@@ -260,10 +261,15 @@ class AnomalyDetection(Task):
         """
         if not trained:
             return {}
+        seed = self.args.seed
         makers: dict[str, Callable[[Recording, Recording, Recording], NDArray[np.float64]]] = {
-            "windowed_gaussian": self._gaussian,
-            "isolation_forest": self._forest,
-            "random": lambda past, before, one: np.random.default_rng(self.args.seed).random(len(one)),
+            "windowed_gaussian": lambda train, before, one: windowed_gaussian(
+                self._numbers(before, train), self._numbers(one, train)
+            ),
+            "isolation_forest": lambda train, before, one: isolation_forest(
+                self._timed_numbers(train, train), self._timed_numbers(one, train), seed
+            ),
+            "random": lambda train, before, one: random_scores(len(one), seed),
         }
         systems = {}
         for name, make in makers.items():
@@ -294,41 +300,13 @@ class AnomalyDetection(Task):
     def _numbers(self, one: Recording, train: Recording) -> NDArray[np.float64]:
         """Numbers `[T, D]` of the steps for the baselines."""
 
-    def _gaussian(self, train: Recording, before: Recording, one: Recording) -> NDArray[np.float64]:
-        """Largest standard score of a step's numbers, by mean and deviation of the `_WINDOW` steps before it."""
-        past = (
-            self._numbers(before, train)
-            if len(before)
-            else np.empty((0, self._numbers(one.part(0, 1), train).shape[1]))
-        )
-        values = np.concatenate([past, self._numbers(one, train)])
-        seen = ~np.isnan(values)
-        filled = np.where(seen, values, 0.0)
-        # About their mean, where squares lose no digits.
-        filled = np.where(seen, filled - filled.sum(axis=0) / np.maximum(1, seen.sum(axis=0)), 0.0)
-        sums = [np.cumsum(np.vstack([np.zeros(filled.shape[1]), part]), axis=0) for part in (seen, filled, filled**2)]
-        steps = np.arange(len(past), len(values))
-        first = np.maximum(0, steps - _WINDOW)
-        count, total, squares = (part[steps] - part[first] for part in sums)
-        mean = total / np.maximum(1, count)
-        spread = np.sqrt(np.maximum(squares / np.maximum(1, count) - mean**2, 0.0))
-        known = seen[steps] & (count > 1)
-        # As in NAB's detector for a constant past.
-        return np.where(known, np.abs(filled[steps] - mean) / np.where(spread > 0, spread, 1e-6), 0.0).max(axis=1)
-
-    def _forest(self, train: Recording, before: Recording, one: Recording) -> NDArray[np.float64]:
-        """Isolation forest of the numbers of a step and its time of day and week, fitted to the training steps."""
-        from sklearn.ensemble import IsolationForest
-
-        def inputs(recording: Recording) -> NDArray[np.float64]:
-            numbers = np.nan_to_num(self._numbers(recording, train))
-            if not recording.timed:
-                return numbers
-            features = time_features(recording.times, _days(train))
-            return np.concatenate([numbers, features[:, [0, 4]], features[:, -1:] + features[:, -2:-1]], axis=1)
-
-        forest = IsolationForest(n_estimators=200, random_state=self.args.seed).fit(inputs(train))
-        return -forest.score_samples(inputs(one))
+    def _timed_numbers(self, one: Recording, train: Recording) -> NDArray[np.float64]:
+        """Numbers of the steps, with their time of day and week if it is known."""
+        numbers = self._numbers(one, train)
+        if not one.timed:
+            return numbers
+        features = time_features(one.times, _days(train))
+        return np.concatenate([numbers, features[:, [0, 4]], features[:, -1:] + features[:, -2:-1]], axis=1)
 
     # Reports
 
@@ -409,6 +387,11 @@ def _nab_row(row: Any, hold: float) -> tuple[NDArray[np.float64], list[tuple[int
     return scores, [(start + before, stop + before) for start, stop in row.events]
 
 
+def _unlabelled(one: Recording) -> NDArray[np.float64]:
+    """Values `[T, C]`, missing at labelled anomalies, which are not to be learnt and are no part of a loss."""
+    return np.where(step_labels(one.events or (), len(one))[:, None], np.nan, one.values)
+
+
 def _days(one: Recording) -> float:
     return float(one.times[-1] - one.times[0]) / _DAY if len(one) else 0.0
 
@@ -479,7 +462,7 @@ class ValueAnomalies(AnomalyDetection):
         scales = {}
         for one in self.recordings["train"]:
             try:
-                scales[one.name] = Scale.fit(one.values, _days(one), log=data.log_values)
+                scales[one.name] = Scale.fit(_unlabelled(one), _days(one), log=data.log_values)
             except ValueError:
                 largest = float(np.nanmax(np.abs(one.values)))
                 raise InputError(
@@ -539,9 +522,7 @@ class ValueAnomalies(AnomalyDetection):
         scale = self.settings.scale_of(one.name)
         length = (config.context_length or self.data.context_length) + 1
         reach = max(config.lags_sequence)
-        values = scale.apply(one.values, log=self.settings.log)
-        # Labelled anomalies are not to be learnt, and to be no part of the validation loss.
-        values[step_labels(one.events or (), len(one))] = np.nan
+        values = scale.apply(_unlabelled(one), log=self.settings.log)
         before = np.full((reach + max(0, length - len(one)), values.shape[1]), np.nan)
         values = np.concatenate([before, values]).astype(np.float32)
         features = np.zeros((len(values), config.num_time_features), dtype=np.float32)

@@ -231,7 +231,8 @@ class Task(ABC):
             args: Model arguments.
 
         Returns:
-            The processing class; None for a tokenizer yet to be trained on `texts`, or that of a checkpoint.
+            The processing class; None for a tokenizer yet to be trained on `texts`, or that of a checkpoint, or for a
+            model that has none.
         """
         return None
 

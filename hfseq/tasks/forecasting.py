@@ -3,6 +3,7 @@
 import csv
 import logging
 from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -28,6 +29,7 @@ from hfseq.data.series import (
 from hfseq.data.windows import WindowCollator, origins
 from hfseq.errors import InputError
 from hfseq.forecasters import Needs, needs_of, sample_paths
+from hfseq.inference.benchmark import Run
 from hfseq.inference.parallel import run_by_length
 from hfseq.metrics.forecasting import QUANTILE_LEVELS
 from hfseq.models import is_hfseq
@@ -284,8 +286,8 @@ class Forecasting(Task):
 
     # Model
 
-    def new_fields(self, args: Any) -> None:
-        """Set the fields of a new model's config that data and flags determine.
+    def new_processor(self, args: Any) -> None:
+        """Set the fields of a new model's config that data and flags determine; there is no processing class.
 
         Args:
             args: Model arguments; a checkpoint has these fields.
@@ -312,6 +314,22 @@ class Forecasting(Task):
             "frequency": self.frequency,
             "static_categories": classes or None,
         }
+
+    def timed(
+        self, model: PreTrainedModel, processing_class: Any, split: str, count: int
+    ) -> tuple[Run, Sequence[Any]]:
+        """Return a function from windows to paths, cutting included, and `count` windows; see `Task.timed`.
+
+        A backtest may have few windows, which then come again and again.
+        """
+        task = self.encoded_split(model, processing_class, split)
+        model.eval()
+
+        def run(windows: Sequence[Any]) -> torch.Tensor:
+            batch = task.collator(list(windows)).to(model.device)
+            return sample_paths(model, batch, task.horizon, task.data.num_samples).cpu()  # waits for the device
+
+        return run, list(islice(cycle(self.splits[split]), count))
 
     def configure(self, model: PreTrainedModel, tokenizer: Any) -> None:
         """Choose the model's own loss.

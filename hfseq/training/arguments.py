@@ -21,7 +21,7 @@ from hfseq.tokenization import MODELS, NORMALIZATIONS
 
 _KEPT = ("prediction_loss_only", "eval_do_concat_batches", "batch_eval_metrics", "dataloader_drop_last", "label_names")
 """Training arguments that must keep their defaults for evaluations to score all rows."""
-_LOWER = {
+LOWER_IS_BETTER = {
     *("loss", "perplexity", "word_perplexity", "wer", "cer"),
     *("wql", "mase", "smape", "mae", "rmse", "mse", "nd", "crps"),
 }
@@ -167,7 +167,7 @@ class RecipeArguments(TrainingArguments):
         known = dict.fromkeys((*metrics, "loss"))
         if name not in (*known, *others):
             raise InputError(f"unknown --metric_for_best_model {name!r}; there are {', '.join(known)}")
-        lower = name in _LOWER
+        lower = name in LOWER_IS_BETTER
         self.metric_for_best_model, self.greater_is_better = metric, not lower if greater is None else greater
 
     def _check_libraries(self) -> None:

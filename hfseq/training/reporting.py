@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 from hfseq import metrics
 from hfseq.hub.model_card import RUN_FILE
 from hfseq.hub.publish import hub_errors, publish
+from hfseq.inference.benchmark import format_score
 from hfseq.json_files import read_object
 from hfseq.training.arguments import RecipeArguments
 from hfseq.training.cli import explicit_values
@@ -40,8 +41,8 @@ def compare(
             `hfseq.metrics`.
 
     Returns:
-        Scores by name, and the table to print. Baseline scores are prefixed with `<system>_`; the model's scores per
-        category are named `<kind_metric>_<kind>`.
+        Scores by name, and the table to print. Scores per category are named `<kind_metric>_<kind>`; those of a
+        baseline are prefixed with `<system>_`.
     """
     scores = {system: score(predictions, references) for system, predictions in systems.items()}
     model, *baselines = systems
@@ -59,7 +60,9 @@ def compare(
         lines.append([f"{kind_metric} by kind"])
         for kind, count in sorted(Counter(kinds).items()):
             lines.append([f"  {kind} ({count})", *(found[kind] for found in by_kind)])
-            results[f"{kind_metric}_{kind}"] = by_kind[0][kind]
+            for system, found in zip(systems, by_kind, strict=True):
+                prefix = "" if system == model else f"{system}_"
+                results[f"{prefix}{kind_metric}_{kind}"] = found[kind]
     return results, _table(lines)
 
 
@@ -69,8 +72,7 @@ def _table(lines: Sequence[Sequence[Any]]) -> str:
     def cell(value: Any) -> str:
         if value is None or isinstance(value, str):
             return value or "-"
-        # Errors of forecasts may be far below 1, in the unit of the values.
-        return f"{value:.2f}" if 1 <= abs(value) < 1e9 or not value else f"{value:.4g}"
+        return format_score(value)
 
     width = max(8, *(len(cell(value)) + 2 for _, *values in lines for value in values))
     return "\n".join(
