@@ -375,6 +375,19 @@ def test_folder_of_nab(data, nab_folder, tmp_path):
     assert set(Settings.load(out).scales) == {"a.csv", "b.csv"}
 
 
+def test_labelled_anomalies_are_no_part_of_the_scaling(tmp_path):
+    scales = []
+    for name, events in (("none", ()), ("some", [50, 90])):
+        write(tmp_path / f"{name}.csv", series(14, 3, events=events))
+        found = task(train_file=str(tmp_path / f"{name}.csv"), test_file=str(tmp_path / f"{name}.csv"))
+        found.read()
+        scales.append(found.settings.scales)
+        values, (one,) = found.recordings["train"][0].values, scales[-1].values()
+        kept = np.delete(values, [50, 51, 90, 91], axis=0) if events else values
+        np.testing.assert_allclose(one.loc, kept.mean(axis=0))
+    assert scales[0] != scales[1]
+
+
 # What does not go
 
 
