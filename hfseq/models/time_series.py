@@ -79,7 +79,9 @@ def last_observed(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
     length = values.shape[1]
     rounds = 20 if torch.jit.is_tracing() else max(length - 1, 0).bit_length()
     for distance in (2**number for number in range(rounds)):
-        earlier, known = (nn.functional.pad(one, (0, 0, distance, 0))[:, :length] for one in (values, observed))
+        earlier, known = (
+            torch.cat([torch.zeros_like(one[:, :distance]), one[:, :-distance]], dim=1) for one in (values, observed)
+        )
         values, observed = torch.where(observed, values, earlier), observed | known
     return values, observed
 
