@@ -75,6 +75,11 @@ class ForecastingMixin:
         self.lags, self.reach = config.lags_sequence, max(config.lags_sequence)
 
     @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of the parameters of the distribution in order; of a point forecaster `value` alone."""
+        return ("value",) if self.distribution_output is None else tuple(self.distribution_output.args_dim)
+
+    @property
     def _owner(self) -> tuple[int, str]:
         """Number of layers of the network's cache, and the name that they are marked with."""
         raise NotImplementedError
@@ -314,7 +319,7 @@ class ForecastingMixin:
         if context is not None:
             # Slices of any length, of which a traced graph needs both.
             recent = torch.cat([torch.zeros_like(observed[:, :-context]), observed[:, -context:]], dim=1)
-            observed = torch.where(recent.any(dim=1, keepdim=True), recent, observed)
+            observed = recent | (observed & ~recent.any(dim=1, keepdim=True))
             values = values.masked_fill(~observed, 0.0)
         return location_and_scale(values, observed, self.config.scaling)
 
@@ -331,15 +336,8 @@ class ForecastingMixin:
 
     def _row(self, loc: Tensor, scale: Tensor, categories: Tensor | None, reals: Tensor | None) -> Row:
         """Rows of location and scale `[B, 1, C]`, with their static features."""
-        config, batch, parts = self.config, len(loc), []
-        for name, given, count in (
-            ("static_categorical_features", categories, config.num_static_categorical_features),
-            ("static_real_features", reals, config.num_static_real_features),
-        ):
-            if given is not None:
-                check_shape(name, given.shape, (batch, count), note=f" for num_{name}={count}")
-            elif count:
-                raise ValueError(f"{name} are missing: a model with num_{name}={count} needs them, ({batch}, {count})")
+        config, parts = self.config, []
+        self._check_static(len(loc), categories, reals)
         if categories is not None and config.num_static_categorical_features:
             parts.append(self._embed_categories(categories))
         if reals is not None:
@@ -348,8 +346,20 @@ class ForecastingMixin:
             parts.append((loc.sign() * loc.abs().log1p()).squeeze(1))
         if config.scaling is not None:
             parts.append(scale.log().squeeze(1))
-        static = torch.cat([part.to(loc.dtype) for part in parts], dim=-1) if parts else loc.new_zeros(batch, 0)
+        static = torch.cat([part.to(loc.dtype) for part in parts], dim=-1) if parts else loc[:, 0, :0]
         return Row(loc, scale, static)
+
+    def _check_static(self, batch: int, categories: Tensor | None, reals: Tensor | None) -> None:
+        """Check the shapes of static features, and that those which the model reads are there."""
+        config = self.config
+        for name, given, count in (
+            ("static_categorical_features", categories, config.num_static_categorical_features),
+            ("static_real_features", reals, config.num_static_real_features),
+        ):
+            if given is not None:
+                check_shape(name, given.shape, (batch, count), note=f" for num_{name}={count}")
+            elif count:
+                raise ValueError(f"{name} are missing: a model with num_{name}={count} needs them, ({batch}, {count})")
 
     def _time_features(self, name: str, features: Tensor | None, batch: int, length: int) -> Tensor | None:
         """Check time features `[B, T, F]` of the past or the future; None if the model reads none."""

@@ -126,7 +126,7 @@ def lagged(series: Tensor, lags: Sequence[int], steps: int) -> list[Tensor]:
 
 def started(observed: Tensor) -> Tensor:
     """Steps from each row's first observation on, True in `[B, T]`; those before it are padding."""
-    return observed.any(dim=2).cumsum(dim=1) > 0
+    return observed.any(dim=2).long().cumsum(dim=1) > 0  # ONNX adds up no booleans
 
 
 class StaticFeatures(nn.Module):
