@@ -59,7 +59,7 @@ class Past(NamedTuple):
 class ForecastingMixin:
     """Paths and likelihoods from a network that gives the parameters of the next values.
 
-    A class with it calls `_set_distribution`, and defines `_embed_categories` and `_run`.
+    A class with it calls `_set_distribution`, and defines `run_steps`, `_embed_categories` and `_owner`.
     """
 
     config: Any
@@ -88,7 +88,9 @@ class ForecastingMixin:
         """Embeddings `[B, D]` of static class ids `[B, n]`."""
         raise NotImplementedError
 
-    def _run(self, series: Tensor, time: Tensor | None, static: Tensor, valid: Tensor | None, cache: Cache) -> Params:
+    def run_steps(
+        self, series: Tensor, time: Tensor | None, static: Tensor, valid: Tensor | None, cache: Cache
+    ) -> Params:
         """Parameters of the distributions of scaled values, `[B, steps, C]` each.
 
         Args:
@@ -100,8 +102,18 @@ class ForecastingMixin:
         """
         raise NotImplementedError
 
-    def _read_start(self, past: Tensor, observed: Tensor, categories: Tensor | None, reals: Tensor | None) -> Past:
-        """Read values before the horizon and their mask, `[B, T, C]`, T at least the longest lag."""
+    def read_start(self, past: Tensor, observed: Tensor, categories: Tensor | None, reals: Tensor | None) -> Past:
+        """Scale the past, and keep what the network reads of it.
+
+        Args:
+            past: Values before the horizon, 0 where they are missing, `[B, T, C]`; T is at least the longest lag.
+            observed: True at observed values, `[B, T, C]`.
+            categories: Static class ids, `[B, num_static_categorical_features]`, or None.
+            reals: Static real features, `[B, num_static_real_features]`, or None.
+
+        Raises:
+            ValueError: If static features are missing, or of another shape.
+        """
         context, level, known = self.config.context_length, None, None
         if self.config.differencing:
             past, observed, (level, known) = differenced(past, observed)
@@ -153,11 +165,11 @@ class ForecastingMixin:
         if length < 1:
             raise ValueError(f"prediction_length={length} is impossible, it must be at least 1")
         samples = self._number_of_paths(num_parallel_samples)
-        past, observed = self._read_past(past_values, past_observed_mask)
+        past, observed = self.read_past(past_values, past_observed_mask)
         batch, steps, size = past.shape
         time = self._time_features("past", past_time_features, batch, steps)
         future_time = self._time_features("future", future_time_features, batch, length)
-        row, series, valid, level, known = self._read_start(
+        row, series, valid, level, known = self.read_start(
             past, observed, static_categorical_features, static_real_features
         )
         if time is not None and future_time is not None:
@@ -165,7 +177,7 @@ class ForecastingMixin:
             future_time = future_time.repeat_interleave(samples, dim=0)
         # The first step of the horizon depends on the past alone, so that all paths of a row share it.
         cache = DynamicCache()
-        params = self._run(series, time, row.static, valid, cache)
+        params = self.run_steps(series, time, row.static, valid, cache)
         params = tuple(one[:, -1:].repeat_interleave(samples, dim=0) for one in params)
         cache.batch_repeat_interleave(samples)
         row = Row(*(part.repeat_interleave(samples, dim=0) for part in row))
@@ -175,7 +187,7 @@ class ForecastingMixin:
         for step in range(length):
             if step:
                 now = None if future_time is None else future_time[:, step : step + 1]
-                params = self._run(path[:, step : self.reach + step], now, row.static, None, cache)
+                params = self.run_steps(path[:, step : self.reach + step], now, row.static, None, cache)
             values, scaled = self._draw(params, row)
             sequences[:, step], path[:, self.reach + step, :size] = values.squeeze(1), scaled.squeeze(1)
             if not step and known is not None:
@@ -254,7 +266,7 @@ class ForecastingMixin:
         scaled = row.scaled(values, observed)
         series = torch.cat([history, with_mask(scaled, observed)], dim=1)
         valid = started(observed) | begun
-        params = self._run(series[:, :-1], time, row.static, valid, DynamicCache() if cache is None else cache)
+        params = self.run_steps(series[:, :-1], time, row.static, valid, DynamicCache() if cache is None else cache)
         if layer is not None:
             # A copy, since a slice would keep the whole chunk.
             layer.update((*row, series[:, -self.reach :].clone(), valid[:, -1:].clone(), *(last or ())), 0)
@@ -301,7 +313,7 @@ class ForecastingMixin:
                 )
         return values, observed
 
-    def _read_past(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def read_past(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Values before the horizon, and their mask, `[B, T, C]`."""
         past, observed = self._read("past", values, mask)
         if past.shape[1] < self.reach:

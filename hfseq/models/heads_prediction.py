@@ -97,7 +97,7 @@ class ForPrediction(ForecastingMixin, Head):
             ValueError: If a shape is wrong, if time or static features are missing, if the past is shorter than the
                 longest lag, or if counts are no counts.
         """
-        values, observed = self._read_past(past_values, past_observed_mask)
+        values, observed = self.read_past(past_values, past_observed_mask)
         batch, length, _ = values.shape
         context = min(length, self.config.context_length or length)
         time, horizon = self._time_features("past", past_time_features, batch, length), 0
@@ -153,7 +153,10 @@ class ForPrediction(ForecastingMixin, Head):
         assert self.static_embeddings is not None
         return self.static_embeddings(categories)
 
-    def _run(self, series: Tensor, time: Tensor | None, static: Tensor, valid: Tensor | None, cache: Cache) -> Params:
+    def run_steps(
+        self, series: Tensor, time: Tensor | None, static: Tensor, valid: Tensor | None, cache: Cache
+    ) -> Params:
+        """Parameters of the distributions of scaled values from the stack; see `ForecastingMixin`."""
         outputs = self.model(
             input_features=self._inputs(series, time, static, series.shape[1] - self.reach + 1),
             attention_mask=None if valid is None else _mask(valid),

@@ -240,7 +240,7 @@ def write_graph(examples: Sequence[Graph], path: str | Path, opset: int) -> None
     """Trace the first example of a graph into a file; axes whose size differs between the examples are dynamic."""
     graph = examples[0]
     tensors = [example.inputs | example.results for example in examples]
-    # Axes of one name have one size, on which onnxruntime relies.
+    # onnxruntime may take axes of one name for equally long.
     titles = {tuple(found["attention_mask"].shape[1] for found in tensors): "length"}
     axes: dict[str, dict[int, str]] = {}
     for name in tensors[0]:
@@ -425,7 +425,7 @@ def _forecaster(model: Any, batch: int, length: int) -> dict[str, Graph]:
     def start(*tensors: Tensor) -> tuple[Tensor, ...]:
         named = dict(zip(inputs, tensors, strict=True))
         values, mask, *features = (named.get(name) for name in given)
-        row, series, valid, level, known = model._read_start(*model._read_past(values, mask), *features)
+        row, series, valid, level, known = model.read_start(*model.read_past(values, mask), *features)
         last = () if level is None else (level, known.long())
         return *row, series, valid.long(), *last
 
@@ -443,13 +443,13 @@ def _forecaster(model: Any, batch: int, length: int) -> dict[str, Graph]:
         given_steps["time_features"] = torch.cos(torch.arange(batch * length * count) * 0.9).view(batch, length, -1)
     given_steps["static_features"] = begin.results["static_features"]
     cache: Any = DynamicCache()
-    model._run(series, given_steps.get("time_features"), given_steps["static_features"], valid, cache)
+    model.run_steps(series, given_steps.get("time_features"), given_steps["static_features"], valid, cache)
     layers, states = [layer.states for layer in cache.layers], _numbered("state", _flat(cache))
 
     def step(*tensors: Tensor) -> tuple[Tensor, ...]:
         named = dict(zip(given_steps, tensors, strict=False))
         cache = _fill_cache(model, layers, tensors[len(given_steps) :])
-        params = model._run(
+        params = model.run_steps(
             named["series"], named.get("time_features"), named["static_features"], named["attention_mask"], cache
         )
         return *params, *_flat(cache)

@@ -130,13 +130,12 @@ def relative_differences(
     or states of an encoder, of all steps but padding. Single rows may differ much, where attention or a maximum
     selects another step, so the median is the criterion.
 
-    A forecaster's outputs are the parameters of its distributions, at the steps of the context and at some after it
-    whose values are given; its rows are random walks, with values that are missing at either end.
-
     The rows are random tokens, or frames of normally distributed features, of different lengths, in one batch padded
-    on the right and one on the left. Language
-    models continue them for some steps of one token, and sequence-to-sequence models decode some steps, each from its
-    own states. Medians are taken per batch, and separately for the steps of a language model; the largest is returned.
+    on the right and one on the left. Language models continue them for some steps of one token, and
+    sequence-to-sequence models decode some steps, each from its own states. A forecaster's rows are random walks with
+    missing values at either end, and its outputs the parameters of the distributions of the steps of the context and
+    of some after it, whose values are given. Medians are taken per batch, and separately for the steps of a language
+    model; the largest is returned.
 
     Args:
         plain: Runner of a float32 export.
@@ -148,7 +147,11 @@ def relative_differences(
         Median and largest difference; NaN if an output is.
     """
     medians, largest = [], []
-    for inputs in _batches(plain.config, feature_mean, feature_scale):
+    if isinstance(plain, OnnxForPrediction):
+        batches = _batches_of_series(plain.config)
+    else:
+        batches = _batches(plain.config, feature_mean, feature_scale)
+    for inputs in batches:
         for right, found in zip(*(_outputs(runner, *inputs) for runner in (plain, quantized)), strict=True):
             differences = (found - right).norm(dim=-1) / right.norm(dim=-1).clamp(min=1e-12)
             medians.append(differences.median())
@@ -161,9 +164,6 @@ def _batches(
 ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Random inputs, padded on the right, then on the left, and tokens `[B, N]` for steps of a decoder."""
     rng = np.random.default_rng(0)
-    if config.feature_size is not None:
-        yield from _batches_of_series(config, rng)
-        return
     features = getattr(config, "input_size", None)
     lengths = np.array(_LENGTHS) * (1 if features is None else config.subsampling_factor)
     padded_right = np.arange(max(lengths)) < lengths[:, None]
@@ -207,8 +207,9 @@ def _outputs(runner: OnnxRunner, inputs: dict[str, Tensor], steps: Tensor) -> li
     return [prompt, torch.cat(found)]
 
 
-def _batches_of_series(config: Any, rng: np.random.Generator) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+def _batches_of_series(config: Any) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
     """Inputs of a forecaster, with missing values at the end, then at the start; and scaled values `[B, N, C]`."""
+    rng = np.random.default_rng(0)
     size, batch, shortest = config.input_size, len(_LENGTHS), max(config.lags_sequence)
     length = max(_LENGTHS) + shortest
     features = config.num_time_features + config.num_dynamic_real_features
@@ -217,36 +218,35 @@ def _batches_of_series(config: Any, rng: np.random.Generator) -> Iterator[tuple[
         values = rng.normal(size=(batch, length, size)).cumsum(axis=1)
         if config.distribution_output == "negative_binomial" and config.loss == "nll":
             values = np.abs(values).round()
-        arrays = {"past_values": values.astype(np.float32), "past_observed_mask": mask}
-        steps = rng.normal(size=(batch, _STEPS, size)).astype(np.float32)
+        arrays: dict[str, np.ndarray] = {"past_values": values, "past_observed_mask": mask}
+        steps = rng.normal(size=(batch, _STEPS, size))
         if features:
-            arrays["past_time_features"] = rng.uniform(-0.5, 0.5, (batch, length, features)).astype(np.float32)
+            arrays["past_time_features"] = rng.uniform(-0.5, 0.5, size=(batch, length, features))
         if config.num_static_categorical_features:
-            arrays["static_categorical_features"] = rng.integers(
-                config.cardinality, size=(batch, len(config.cardinality))
-            )
+            sizes = np.array(config.cardinality)
+            arrays["static_categorical_features"] = rng.integers(sizes, size=(batch, len(sizes)))
         if config.num_static_real_features:
-            arrays["static_real_features"] = rng.normal(size=(batch, config.num_static_real_features)).astype(
-                np.float32
-            )
+            arrays["static_real_features"] = rng.normal(size=(batch, config.num_static_real_features))
         yield {name: torch.from_numpy(array) for name, array in arrays.items()}, torch.from_numpy(steps)
 
 
 def _parameters(runner: OnnxForPrediction, inputs: dict[str, Tensor], steps: Tensor) -> list[Tensor]:
     """Parameters of the context of each row, and of each step after it, `[N, K]` each."""
-    values, observed = runner._read_past(inputs["past_values"], inputs["past_observed_mask"])
+    values, observed = runner.read_past(inputs["past_values"], inputs["past_observed_mask"])
     statics = (inputs.get("static_categorical_features"), inputs.get("static_real_features"))
-    past, cache = runner._read_start(values, observed, *statics), DynamicCache()
+    past, cache = runner.read_start(values, observed, *statics), DynamicCache()
     time = inputs.get("past_time_features")
     if time is not None:
         time = torch.cat([time, time[:, -1:]], dim=1)
-    params = torch.cat(runner._run(past.series, time, past.row.static, past.valid, cache), dim=-1)
+    params = torch.cat(runner.run_steps(past.series, time, past.row.static, past.valid, cache), dim=-1)
     whole, found = params.masked_fill(~past.valid[:, :, None], 0.0).flatten(1), []
     series = torch.cat([past.series, with_mask(steps, torch.ones_like(steps))], dim=1)
     for step in range(steps.shape[1]):
         end = past.series.shape[1] + step + 1
         now = None if time is None else time[:, -1:]
-        params = torch.cat(runner._run(series[:, end - runner.reach : end], now, past.row.static, None, cache), dim=-1)
+        params = torch.cat(
+            runner.run_steps(series[:, end - runner.reach : end], now, past.row.static, None, cache), dim=-1
+        )
         found.append(params[:, 0])
     return [whole, torch.cat(found)]
 

@@ -491,10 +491,10 @@ class OnnxForPrediction(ForecastingMixin, OnnxRunner):
         """
         if kwargs.get("future_values") is not None:
             raise ValueError("exported models cannot be trained and take no future_values; generate() forecasts")
-        past, observed = self._read_past(past_values, past_observed_mask)
+        past, observed = self.read_past(past_values, past_observed_mask)
         time = self._time_features("past", past_time_features, *past.shape[:2])
-        row, series, valid, *_ = self._read_start(past, observed, static_categorical_features, static_real_features)
-        params = self._run(series[:, :-1], time, row.static, valid[:, :-1], DynamicCache())
+        row, series, valid, *_ = self.read_start(past, observed, static_categorical_features, static_real_features)
+        params = self.run_steps(series[:, :-1], time, row.static, valid[:, :-1], DynamicCache())
         flat = past_values.dim() == 2
         return Seq2SeqTSPredictionOutput(
             params=tuple(flat_values(one, flat) for one in params),
@@ -507,7 +507,12 @@ class OnnxForPrediction(ForecastingMixin, OnnxRunner):
     def _owner(self) -> tuple[int, str]:
         return 1, self.cache_owner
 
-    def _read_start(self, past: Tensor, observed: Tensor, categories: Tensor | None, reals: Tensor | None) -> Past:
+    def read_start(self, past: Tensor, observed: Tensor, categories: Tensor | None, reals: Tensor | None) -> Past:
+        """Run the graph `start`; see `ForecastingMixin`.
+
+        Raises:
+            ValueError: If static features are missing or of another shape, or a class id is out of range.
+        """
         self._check_static(len(past), categories, reals)
         inputs = {"past_values": past.float(), "past_observed_mask": observed.long()}
         if categories is not None:
@@ -533,10 +538,13 @@ class OnnxForPrediction(ForecastingMixin, OnnxRunner):
         config, batch = self.config, len(categories)
         values = torch.zeros(batch, self.reach, config.input_size)
         reals = torch.zeros(batch, config.num_static_real_features) if config.num_static_real_features else None
-        row = self._read_start(values, values > 0, categories, reals).row
+        row = self.read_start(values, values > 0, categories, reals).row
         return row.static[:, : sum(config.embedding_dimension)]
 
-    def _run(self, series: Tensor, time: Tensor | None, static: Tensor, valid: Tensor | None, cache: Cache) -> Params:
+    def run_steps(
+        self, series: Tensor, time: Tensor | None, static: Tensor, valid: Tensor | None, cache: Cache
+    ) -> Params:
+        """Run the graph `decoder`; see `ForecastingMixin`."""
         layer, batch, steps = self._layer(cache), len(series), series.shape[1] - self.reach + 1
         if layer.states is None:
             layer.states = self._first_states(batch)
