@@ -314,7 +314,15 @@ class ForecastingMixin:
         return values, observed
 
     def read_past(self, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Values before the horizon, and their mask, `[B, T, C]`."""
+        """Values before the horizon, 0 where they are missing, and their mask, `[B, T, C]`.
+
+        Args:
+            values: `[B, T]` or `[B, T, C]`.
+            mask: 1 at observed values, in that shape or `[B, T]`; None: all but NaN.
+
+        Raises:
+            ValueError: If a shape is wrong, if there are fewer steps than the longest lag, or if counts are no counts.
+        """
         past, observed = self._read("past", values, mask)
         if past.shape[1] < self.reach:
             raise ValueError(
