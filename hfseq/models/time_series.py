@@ -79,7 +79,9 @@ def last_observed(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
     length = values.shape[1]
     rounds = 20 if torch.jit.is_tracing() else max(length - 1, 0).bit_length()
     for distance in (2**number for number in range(rounds)):
-        earlier, known = (nn.functional.pad(one, (0, 0, distance, 0))[:, :length] for one in (values, observed))
+        earlier, known = (
+            torch.cat([torch.zeros_like(one[:, :distance]), one[:, :-distance]], dim=1) for one in (values, observed)
+        )
         values, observed = torch.where(observed, values, earlier), observed | known
     return values, observed
 
@@ -124,7 +126,7 @@ def lagged(series: Tensor, lags: Sequence[int], steps: int) -> list[Tensor]:
 
 def started(observed: Tensor) -> Tensor:
     """Steps from each row's first observation on, True in `[B, T]`; those before it are padding."""
-    return observed.any(dim=2).cumsum(dim=1) > 0
+    return observed.any(dim=2).long().cumsum(dim=1) > 0  # ONNX adds up no booleans
 
 
 class StaticFeatures(nn.Module):
