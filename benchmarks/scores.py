@@ -8,6 +8,7 @@ figures that were copied from a report whose JSON no longer exists; what it did 
 
 import csv
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,10 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).with_name("scores.json")
 UNKNOWN = "not recorded"
+# Scores of at most 100, shown with one decimal, and errors in units of the data, shown with three significant digits.
+_SCORES = ("exact match", "accuracy", "BLEU", "chrF", "ROUGE", "perplexity", "CER", "WER", "recall", "NAB", "VUS-PR")
+_SCORES += ("coverage",)
+_ERRORS = ("WQL", "MAE", "MSE", "MASE")
 
 Run = dict[str, Any]
 
@@ -204,11 +209,16 @@ def _figures(figures: Mapping[str, Any], sign: str = ", ") -> str:
 
 def _figure(name: str, value: Any) -> str:
     """A figure with its name; a unit after the name's last comma goes behind the number."""
-    title, _, unit = name.rpartition(", ") if name.endswith((", %", ", MB")) else (name, "", "")
-    score = ("exact match", "accuracy", "BLEU", "chrF", "ROUGE", "perplexity")
+    title, _, unit = name.rpartition(", ") if name.endswith((", %", ", MB", ", ppm", ", °C")) else (name, "", "")
     average, deviation = _mean_and_deviation(value)
-    text = f"{average:.1f}" if name.startswith(score) else f"{average:,}"
-    text += "" if deviation is None else f" ± {deviation:.1f}"
+    if name.startswith(_ERRORS):
+        digits = max(0, 2 - math.floor(math.log10(average))) if average else 2
+        text = f"{average:.{digits}f}"
+    else:
+        digits = 1
+        text = f"{average:.1f}" if name.startswith(_SCORES) else f"{average:,}"
+    # A baseline is often the same for each seed.
+    text += f" ± {deviation:.{digits}f}" if deviation else ""
     return f"{title} {text}{f' {unit}' if unit else ''}"
 
 

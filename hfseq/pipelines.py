@@ -7,17 +7,28 @@ the arguments and results of transformers 4, for hfseq's models and for T5, Mari
     >>> translate(["Good morning", "Thank you"], batch_size=8, num_beams=5)
     [{'translation_text': 'Guten Morgen'}, {'translation_text': 'Danke'}]
 
+`pipeline("time-series-forecasting")` forecasts series with hfseq's models and with those of transformers:
+
+    >>> forecast = pipeline("time-series-forecasting", model="outputs/forecasting")
+    >>> forecast({"start": "2024-01-01", "freq": "MS", "target": [112.0, 118.0, 132.0, 129.0]})["mean"]
+
 It also extends `pipeline("token-classification")`, or "ner", to group the entities of all tagging schemes in
 `hfseq.data.tag_schemes`; transformers itself supports IOB1 and IOB2 only.
 """
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import torch
-from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoModelForTimeSeriesPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.pipelines import PIPELINE_REGISTRY, REMOVED_TASKS
 from transformers.pipelines.base import Pipeline, PipelineRegistry
 from transformers.pipelines.pt_utils import KeyDataset
@@ -28,6 +39,7 @@ from transformers.utils import ModelOutput, logging
 from hfseq.data.collation import check_batch, vocabulary_sizes
 from hfseq.data.copying import copied_vocabulary, copy_sources, decode_copies
 from hfseq.data.tag_schemes import check_tags, to_iob2
+from hfseq.forecasters import needs_of, sample_paths
 from hfseq.heads import require_text
 
 logger = logging.get_logger(__name__)
@@ -282,6 +294,146 @@ class TranslationPipeline(_TextToTextPipeline):
         return build(text, return_tensors="pt", src_lang=src_lang, tgt_lang=tgt_lang, **tokenize_kwargs)
 
 
+class TimeSeriesForecastingPipeline(Pipeline):
+    """Forecasts of series: mean and quantiles of paths sampled from the model, or its points.
+
+    Created by `pipeline("time-series-forecasting", model=…)`; see `__call__` for inputs and arguments. It takes the
+    forecasters of hfseq, and PatchTST, TimeSeriesTransformer, Informer and Autoformer.
+
+    Args:
+        model: The forecaster.
+        kwargs: Arguments of `Pipeline`, or of a call; the latter become defaults of every call.
+
+    Raises:
+        InputError: If the model forecasts several variates at once, or is of an unknown kind.
+    """
+
+    _load_tokenizer: Any = False
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = False
+    model: Any
+
+    def __init__(self, model: PreTrainedModel, *, task: str = "time-series-forecasting", **kwargs: Any) -> None:
+        self.needs = needs_of(model.config)
+        super().__init__(model, task=task, **kwargs)
+
+    def _sanitize_parameters(
+        self,
+        *,
+        prediction_length: int | None = None,
+        num_samples: int | None = None,
+        quantile_levels: Sequence[float] | None = None,
+        return_samples: bool | None = None,
+        **unknown: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no argument {next(iter(unknown))!r}")
+        if any(not 0 < level < 1 for level in quantile_levels or ()):
+            raise ValueError(f"quantile_levels={list(quantile_levels or ())}: each must be above 0 and below 1")
+        length = _given(prediction_length=prediction_length)
+        forward = _given(num_samples=num_samples)
+        return length, forward, _given(quantile_levels=quantile_levels, return_samples=return_samples)
+
+    def __call__(self, inputs: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
+        """Forecast one series, or several.
+
+        Args:
+            inputs: A series, or a list of series. A series is a list or array of numbers `[T]`, where NaN or None is a
+                missing value; a pandas `Series`, indexed by time stamps if the model reads time features; or a dict
+                in GluonTS' format, of `target`, `start`, `freq`, `feat_dynamic_real`, which covers the horizon, too,
+                `feat_static_cat` and `feat_static_real`. Its frequency is by default that of the model's training
+                data. The horizon begins after the last value that is not missing.
+            args: Must be empty.
+            batch_size: Number of series in a batch; results do not depend on it but for the samples drawn.
+            kwargs: `prediction_length`, by default that of the model; `num_samples`, paths to sample, by default those
+                of the config; `quantile_levels`, by default 0.1 to 0.9; `return_samples=True` to add the paths.
+
+        Returns:
+            A dict for each series: `mean` `[H]`; with a model of distributions `quantiles`, level to `[H]`, and on
+            demand `samples` `[S, H]`; `timestamps` `[H]`, ISO 8601, if the series has any. Paths come from torch's
+            global generator.
+
+        Raises:
+            InputError: If a series is invalid, or lacks what the model reads.
+            ValueError: If there is no `prediction_length`.
+        """
+        if args:
+            raise ValueError("give several series as a list")
+        single = not isinstance(inputs, list | tuple) or not len(inputs) or not _is_series(inputs[0])
+        rows = [inputs] if single else list(inputs)
+        preprocess, forward, postprocess = self._sanitize_parameters(**kwargs)
+        preprocess, forward = self._preprocess_params | preprocess, self._forward_params | forward
+        postprocess, size = self._postprocess_params | postprocess, batch_size or self._batch_size or 1
+        results: list[dict[str, Any]] = []
+        for start in range(0, len(rows), size):
+            batch = self.preprocess(rows[start : start + size], first=start, **preprocess)
+            outputs = self.forward(batch, **forward)
+            results += self.postprocess(outputs, **postprocess)
+        return results[0] if single else results
+
+    def preprocess(  # type: ignore[override]
+        self, input_: Sequence[Any], *, first: int = 0, prediction_length: int | None = None
+    ) -> dict[str, Any]:
+        """Make a batch of series."""
+        # Here, since it imports pandas, which `import hfseq` does not.
+        from hfseq.data.series import regular_series, series_input
+        from hfseq.data.windows import WindowCollator
+
+        config: Any = self.model.config
+        length = self.needs.prediction_length if prediction_length is None else prediction_length
+        if length is None:
+            raise ValueError("prediction_length is missing: the model's config has none")
+        if self.needs.fixed_horizon and length != self.needs.prediction_length:
+            raise ValueError(
+                f"prediction_length={length}: {config.model_type} forecasts {self.needs.prediction_length} steps"
+            )
+        found = []
+        for number, one in enumerate(input_, first + 1):
+            series = series_input(one, f"series {number}")
+            default = None if series.stamps is None else getattr(config, "frequency", None)
+            found += regular_series([series], series.frequency or default)[0]
+        longest = max(len(one.target) for one in found)
+        known = getattr(config, "static_categories", None) or ()
+        collator = WindowCollator(found, self.needs, length, context_length=longest, categories=known)
+        rows = [{"series": number, "origin": len(one.target)} for number, one in enumerate(found)]
+        return {"inputs": collator(rows), "series": found, "prediction_length": length}
+
+    def _forward(self, input_tensors: Any, num_samples: int | None = None) -> dict[str, Any]:  # type: ignore[override]
+        paths = sample_paths(self.model, input_tensors["inputs"], input_tensors["prediction_length"], num_samples)
+        return {"paths": paths, "series": input_tensors["series"]}
+
+    def postprocess(  # type: ignore[override]
+        self,
+        model_outputs: dict[str, Any],
+        quantile_levels: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        return_samples: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Summarise the paths of each series."""
+        from hfseq.data.series import extended_stamps
+
+        results = []
+        for paths, one in zip(model_outputs["paths"].cpu().double().numpy(), model_outputs["series"], strict=True):
+            result: dict[str, Any] = {"mean": paths.mean(axis=0).tolist()}
+            if getattr(self.model.config, "loss", "nll") != "mse":
+                values = np.quantile(paths, list(quantile_levels), axis=0).tolist()
+                result["quantiles"] = dict(zip(quantile_levels, values, strict=True))
+            if return_samples:
+                result["samples"] = paths.tolist()
+            if one.stamps is not None and one.frequency is not None:
+                length, horizon = len(one.target), paths.shape[1]
+                stamps = extended_stamps(one.stamps[:length], one.frequency, horizon)[length:]
+                result["timestamps"] = [stamp.isoformat() for stamp in stamps]
+            results.append(result)
+        return results
+
+
+def _is_series(value: Any) -> bool:
+    """Return True for a series, False for a number of one."""
+    return not (value is None or isinstance(value, int | float) or np.ndim(value) == 0) or isinstance(value, Mapping)
+
+
 class TokenClassificationPipeline(_TokenClassificationPipeline):
     """transformers' pipeline with aggregation strategies that group the entities of every tagging scheme.
 
@@ -367,6 +519,12 @@ def _register() -> None:
         # There is no default model; given an empty table pipeline() reports that, without one it raises a KeyError.
         entry: Any = {"impl": pipeline_class, "pt": (AutoModelForSeq2SeqLM,), "type": "text", "default": {}}
         tasks[pipeline_class.default_task] = entry
+    tasks["time-series-forecasting"] = {
+        "impl": TimeSeriesForecastingPipeline,
+        "pt": (AutoModelForTimeSeriesPrediction,),
+        "type": "text",  # the registry knows no other kind that asks for nothing
+        "default": {},
+    }
     PIPELINE_REGISTRY.check_task = _check_task  # type: ignore[method-assign]
     known, own = tasks["token-classification"], _TokenClassificationPipeline
     # A pipeline that somebody else has registered stays.

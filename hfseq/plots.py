@@ -300,19 +300,25 @@ def plot_trade_off(
     path: str | os.PathLike,
     metric: str = "accuracy",
     spreads: Sequence[float] | None = None,
+    unit: str = "text",
+    *,
+    lower: bool = False,
 ) -> None:
-    """Plot the scores of models against their latencies, as PNG.
+    """Plot the scores of models against their latencies, as PNG; the best models are at the top left.
 
     Args:
         names: Names of the models.
         scores: Score of each model.
-        latencies: Latency of each model in milliseconds per text, on a logarithmic axis.
+        latencies: Latency of each model in milliseconds per input, on a logarithmic axis.
         sizes: Size of each model, such as its number of parameters, to which the area of its circle is proportional.
         path: Path of the PNG.
         metric: Name of the score.
         spreads: Standard deviations of the scores, drawn as error bars; None for no bars.
+        unit: Noun for an input.
+        lower: Whether the score is better when lower, and its axis is turned over.
     """
-    axes = _new_axes((7, 4.5), "milliseconds for one text (area: parameters)", shorten_label(metric))
+    label = shorten_label(metric, 40) + " (lower is better)" * lower
+    axes = _new_axes((7, 4.5), f"milliseconds for one {unit} (area: parameters)", label)
     if spreads is not None:
         axes.errorbar(latencies, scores, yerr=spreads, fmt="none", ecolor="#555555", elinewidth=1, capsize=3)
     largest = max(sizes)
@@ -326,4 +332,110 @@ def plot_trade_off(
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.margins(0.15)
+    if lower:
+        axes.invert_yaxis()
     _save(axes, path)
+
+
+def plot_anomalies(
+    times: np.ndarray,
+    values: np.ndarray,
+    columns: Sequence[str],
+    scores: np.ndarray,
+    threshold: float,
+    events: Sequence[tuple[int, int]],
+    alarms: Sequence[int],
+    path: str | os.PathLike,
+    *,
+    timed: bool = True,
+    title: str = "",
+) -> None:
+    """Plot a series, its anomaly scores with the threshold, its anomalies and the alarms, as PNG.
+
+    Args:
+        times: Seconds since 1970, `[T]`.
+        values: Numbers `[T, C]`; the first six columns are drawn, on logarithmic axes if they span three magnitudes.
+        columns: Names of the columns.
+        scores: Scores `[T]`.
+        threshold: Threshold of the scores.
+        events: First and last step, exclusive, of each anomaly.
+        alarms: Steps that raise an alarm.
+        path: Path of the PNG.
+        timed: Whether the times are known; otherwise the axis has step numbers.
+        title: Name of the series.
+    """
+    from matplotlib.figure import Figure
+
+    count = min(values.shape[1], 6)
+    axis = times.astype("datetime64[s]") if timed else np.arange(len(times))
+    figure = Figure(figsize=(12, 1.5 + 1.3 * count + 1.6))
+    panels = np.atleast_1d(figure.subplots(count + 1, 1, sharex=True, height_ratios=[1.0] * count + [1.5])).tolist()
+    for column, axes in enumerate(panels[:-1]):
+        drawn = values[:, column]
+        positive = drawn[np.isfinite(drawn) & (drawn > 0)]
+        if len(positive) and np.nanmin(drawn) >= 0 and np.percentile(positive, 99) > 1e3 * np.percentile(positive, 1):
+            axes.set_yscale("symlog", linthresh=max(1.0, float(np.percentile(positive, 1))))
+        axes.plot(axis, drawn, color="#4c78a8", linewidth=0.7)
+        axes.set_ylabel(shorten_label(columns[column], 14), fontsize=9)
+    panels[-1].plot(axis, scores, color="#333333", linewidth=0.7)
+    panels[-1].set_ylabel("score", fontsize=9)
+    if np.isfinite(threshold):
+        panels[-1].axhline(threshold, color="#e45756", linewidth=0.8, linestyle="--", label="threshold")
+        # A few very high scores would hide all others.
+        if np.max(scores, initial=0) > 20 * max(threshold, 1e-9):
+            panels[-1].set_yscale("symlog", linthresh=max(float(threshold), 1e-9))
+    if len(alarms):
+        level = np.asarray(scores)[list(alarms)]
+        panels[-1].plot(axis[list(alarms)], level, "v", color="#e45756", markersize=5, label="alarm")
+    for number, (start, stop) in enumerate(events):
+        for axes in panels:
+            label = "anomaly" if number == 0 and axes is panels[-1] else None
+            end = axis[min(stop, len(axis) - 1)]
+            axes.axvspan(axis[start], end, color="#f58518", alpha=0.25, linewidth=0, label=label)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e5e5e5", linewidth=0.6)
+        axes.margins(x=0.005)
+    if panels[-1].get_legend_handles_labels()[0]:
+        panels[-1].legend(loc="lower right", bbox_to_anchor=(1, 0.98), fontsize=8, frameon=False, ncols=3)
+    panels[0].set_title(shorten_label(title, 60), fontsize=10)
+    panels[-1].set_xlabel("" if timed else "step")
+    figure.align_ylabels()
+    save_figure(figure, path)
+
+
+def plot_forecasts(
+    panels: Sequence[tuple[str, Sequence[Any], np.ndarray, int, np.ndarray]], path: str | os.PathLike | IO[bytes]
+) -> None:
+    """Plot the fans of forecasts with the true values: median, and the intervals of 50, 80 and 95 %, as PNG.
+
+    Args:
+        panels: For each series its name, the times `[T]` of its values, values `[T]`, NaN where one is missing, the
+            number of values before the horizon, and sampled paths over the horizon `[S, H]`, H being the rest of T.
+        path: Path of the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(2, len(panels))
+    figure = Figure(figsize=(6.5 * columns, 3.2 * -(-len(panels) // columns)), layout="constrained")
+    grid = figure.subplots(-(-len(panels) // columns), columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (name, times, values, origin, samples) in zip(grid, panels, strict=False):
+        ahead = list(times)[origin:]
+        samples = samples[:, : len(ahead)]
+        # The last observed value is where the fan begins.
+        for interval, alpha in ((95, 0.15), (80, 0.25), (50, 0.35)):
+            low, high = np.quantile(samples, [0.5 - interval / 200, 0.5 + interval / 200], axis=0)
+            axes.fill_between(ahead, low, high, color="#f58518", alpha=alpha, lw=0, label=f"{interval} %")
+        axes.plot(ahead, np.median(samples, axis=0), color="#d95f02", lw=1.5, label="median")
+        axes.plot(list(times), values, color="#4c78a8", lw=1.2, label="true values")
+        axes.axvline(ahead[0], color=_GREY, lw=0.8, ls=":")
+        axes.set_title(shorten_label(name), fontsize=10)
+        axes.tick_params(axis="x", labelrotation=20, labelsize=8)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+        axes.grid(alpha=0.25)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False)
+    save_figure(figure, path)

@@ -36,8 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     task = run.read(TASKS[run.data.task](run.data, run.args))
 
     # 3. Model and tokenizer, whose tokens are letters or k-mers.
-    tokenizer = task.new_tokenizer()
-    model, tokenizer, _ = load(run, task, **({"tokenizer": tokenizer} if run.train else {}))
+    model, tokenizer, _ = load(run, task, tokenizer=task.new_processor(run.model))
     task.encode(model, tokenizer, run.log)
 
     # 4. Training, or a search for the hyperparameters.

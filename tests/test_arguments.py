@@ -242,7 +242,7 @@ def test_values_that_nothing_can_be_done_with(flags, message, tmp_path):
         (TaskArguments, ["--label_separator", ""], "--label_separator is empty; give what stands between classes"),
         (SummarizationArguments, ["--lead", "0"], "--lead 0: give 1 or more"),
         (RunningTextArguments, ["--early_stopping_patience", "-1"], "--early_stopping_patience -1: give 1 or more"),
-        (load("comparison").ComparisonArguments, ["--max_length", "-1"], "--max_length -1: give 1 or more"),
+        (load("comparison").ARGUMENTS["classification"][1], ["--max_length", "-1"], "--max_length -1: give 1 or more"),
         (
             load("distillation").DistillationArguments,
             ["--max_train_samples", "0"],

@@ -4,13 +4,16 @@ import json
 import sys
 from functools import partial
 
+import pandas as pd
 import pytest
+import soundfile
 import torch
 from recipe_runs import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import beside_joeynmt  # noqa: E402
+import digit_strings  # noqa: E402
 import limits  # noqa: E402
 import results  # noqa: E402
 import run  # noqa: E402
@@ -163,3 +166,38 @@ def test_rows_that_are_measured_again_have_a_machine_of_their_own(tmp_path, monk
     assert found["rows"][1]["about"]["command"] == "python benchmarks/run.py --rounds 3 --only greedy"
     assert found["rows"][1]["ratios"] == [0.5]
     assert (found["curves"], found["about"]) == (values["curves"], values["about"])
+
+
+def test_strings_of_digits_are_of_one_speaker_and_of_the_takes_of_their_split(tmp_path, monkeypatch):
+    monkeypatch.setattr(digit_strings, "SPLITS", {"train": 5, "dev": 30, "test": 30})
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for digit in range(10):
+        for take in (0, 4, 5, 7, 8, 19):
+            for sign, speaker in ((1, "ann"), (-1, "bob")):
+                value = sign * (1 + digit * 20 + take) / 256
+                soundfile.write(folder / f"{digit}_{speaker}_{take}.wav", [value] * 400, 8000)
+    digit_strings.main([str(folder), str(tmp_path / "one")])
+    digit_strings.main([str(folder), str(tmp_path / "two")])
+    for split, takes in (("dev", {5, 7}), ("test", {0, 4})):
+        rows = pd.read_csv(tmp_path / "one" / split / "metadata.csv")
+        seen = set()
+        for name, text in zip(rows["file_name"], rows["transcription"], strict=True):
+            samples, rate = soundfile.read(tmp_path / "one" / split / name)
+            assert (
+                rate == 8000
+                and (tmp_path / "two" / split / name).read_bytes() == (tmp_path / "one" / split / name).read_bytes()
+            )
+            values = (samples[::400] * 256).round().astype(int)
+            assert len(set(values > 0)) == 1 and 1 <= len(values) <= 5
+            codes = abs(values) - 1
+            assert text == " ".join(digit_strings.WORDS[code // 20] for code in codes)
+            seen |= {int(code) % 20 for code in codes}
+        assert seen == takes
+    # The recordings of training are faster or slower.
+    rows = pd.read_csv(tmp_path / "one" / "train" / "metadata.csv")
+    lengths = [
+        soundfile.info(tmp_path / "one" / "train" / name).frames / (400 * len(text.split()))
+        for name, text in zip(rows["file_name"], rows["transcription"], strict=True)
+    ]
+    assert all(0.85 < length < 1.2 for length in lengths) and any(abs(length - 1) > 0.02 for length in lengths)

@@ -307,6 +307,7 @@ def used(tmp_path, monkeypatch):
         *("checkpoint-10/model.safetensors", "checkpoint-20/trainer_state.json", "model.safetensors", "config.json"),
         *("all_results.json", "tokenizer.json", "notes.txt", "checkpoint-2 mine/keep", "mine.safetensors", "src/a.py"),
         *("checkpoint-30.partial/x", "predictions.txt", "scatter.png", "best_trial.yaml", "best_trial/mine"),
+        *("detector.json", "scores.csv", "alarms.csv", "predictions.csv", "forecast.png", "anomalies.png"),
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)

@@ -635,4 +635,7 @@ def test_stop_ends_the_generation(show, monkeypatch):
 
 
 def sync_api():
-    return pytest.importorskip("playwright.sync_api")
+    api = pytest.importorskip("playwright.sync_api")
+    # Five seconds, its default, are too few beside another busy process.
+    api.expect.set_options(timeout=60_000)
+    return api

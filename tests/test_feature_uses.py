@@ -665,8 +665,9 @@ def test_a_published_forecaster(fields, tmp_path, capsys):
     code = re.findall("```python\n(.*?)```", card.text, flags=re.S)[-1]
     exec(code.replace("ann/waves", str(tmp_path / "out")), {})
     assert capsys.readouterr().out == "torch.Size([1, 3, {}])\n".format("5, 2" if fields else 10)
-    with pytest.raises(InputError, match="a forecaster cannot be exported yet"):
-        hfseq.export_onnx(tmp_path / "model", tmp_path / "onnx")
+    # From there it is exported, too.
+    hfseq.export_onnx(tmp_path / "out", tmp_path / "onnx")
+    assert load_onnx(tmp_path / "onnx")[0].parameter_names == ("df", "loc", "scale")
 
 
 def test_an_extractor_and_a_tokenizer_saved_one_by_one(tokenizer, tmp_path):

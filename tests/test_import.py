@@ -11,6 +11,7 @@ ALLOWED = {
     "cache_io",
     "data",
     "errors",
+    "forecasters",
     "heads",
     "hub",
     "inference",

@@ -38,6 +38,8 @@ SETTINGS = {
     },
     "variates": {"input_size": 2, "lags_sequence": [1, 3], "num_time_features": 2, "context_length": 6},
     "points": {"loss": "mse", "scaling": "std", "embedding_size": 5},
+    "differences": {"differencing": True, "scaling": "std", "lags_sequence": [1, 3], "context_length": 5},
+    "differences of points": {"differencing": True, "loss": "mse"},
 }
 LENGTH, HORIZON = 8, 4
 CLASSES = {config.family: heads[AUTO] for config, heads in MODEL_CLASSES.items()}
@@ -169,6 +171,15 @@ def run_stack(model, steps):
     return outputs[-1]
 
 
+def differences_by_hand(values):
+    """Differences of each step's variates from the last observed value before them, None where there is none."""
+    last, found = [None] * len(values[0]), []
+    for step in values:
+        found.append([None if None in (a, b) else a - b for a, b in zip(step, last, strict=True)])
+        last = [b if a is None else a for a, b in zip(step, last, strict=True)]
+    return found
+
+
 def by_hand(model, inputs, row, all_steps=False):
     """For each step from the first one read, and each variate: output of the linear layer, value or None, log-density.
 
@@ -183,6 +194,8 @@ def by_hand(model, inputs, row, all_steps=False):
         [value if seen else None for value, seen in zip(step, steps_mask, strict=True)]
         for step, steps_mask in zip(values, mask, strict=True)
     ]
+    if config.differencing:
+        values = differences_by_hand(values)
     length = len(inputs["past_values"][row])
     time = None
     if "past_time_features" in inputs:
@@ -345,10 +358,11 @@ def test_a_row_is_what_it_is_alone(model_class, settings, leading):
         fill = max(leading, model.reach - (LENGTH - start))
         alone, _ = row_alone(inputs, row, fill)
         expected = model(**alone)
-        observed = int(alone["past_observed_mask"].sum() if model.config.context_length is None else 0)
-        if model.config.context_length is not None:
-            observed = int(alone["past_observed_mask"][:, -model.config.context_length :].sum())
-        observed += int(alone["future_observed_mask"].sum())
+        seen = torch.cat([alone["past_observed_mask"], alone["future_observed_mask"]], dim=1)
+        if model.config.differencing:  # the first value has none
+            seen *= seen.cumsum(dim=1) > 1
+        context = model.config.context_length or alone["past_values"].shape[1]
+        observed = int(seen[:, -context - HORIZON :].sum())
         total, count = total + expected.loss * observed, count + observed
         for one, other in zip(outputs.params, expected.params, strict=True):
             torch.testing.assert_close(one[row], other[0], rtol=0, atol=1e-10)
@@ -442,6 +456,15 @@ def test_generation_equals_teacher_forcing(model_class, settings, length):
             predicted = outputs.loc + outputs.scale * outputs.params[0]
         else:
             predicted = model.output_distribution(outputs.params, outputs.loc, outputs.scale).mean
+        if model.config.differencing:
+            seen = inputs["past_observed_mask"] != 0
+            last = torch.stack(
+                [
+                    row[mask][-1] if mask.any() else row.new_zeros(())
+                    for row, mask in zip(inputs["past_values"], seen, strict=True)
+                ]
+            )
+            predicted = predicted + torch.cat([last.unsqueeze(1), sequences[:, path, :-1]], dim=1)
         torch.testing.assert_close(sequences[:, path], predicted, rtol=1e-9, atol=1e-9)
 
 
@@ -885,6 +908,7 @@ def test_wrong_arguments_of_log_likelihood():
         ({"lags_sequence": [0, 1]}, "lags_sequence"),
         ({"lags_sequence": [2, 2]}, "lags_sequence"),
         ({"distribution_output": "negative_binomial", "scaling": "std"}, "counts can be scaled, but not shifted"),
+        ({"distribution_output": "negative_binomial", "differencing": True}, "differences of counts are no counts"),
         ({"num_static_categorical_features": 1}, "cardinality=None is impossible, it must be 1 sizes"),
         ({"cardinality": [3]}, "cardinality=.* is impossible, it must be 0 sizes"),
         ({"num_static_categorical_features": 1, "cardinality": [0]}, "cardinality"),

@@ -83,7 +83,7 @@ def test_changed_files_are_not_overwritten(capsys, tmp_path):
 
 
 def test_what_is_refused(capsys, tmp_path):
-    with pytest.raises(InputError, match="parsing: no such recipe; choose from comparison, "):
+    with pytest.raises(InputError, match="parsing: no such recipe; choose from anomaly_detection, "):
         recipes.copy_recipes(["parsing"], tmp_path)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file: not a folder"):

@@ -84,6 +84,8 @@ def test_verdicts_follow_from_targets():
 def test_figures_are_formatted():
     assert scores._figures({"accuracy, %": [91.4, 90.6], "BLEU": 40.04}) == "accuracy 91.0 ± 0.6 %, BLEU 40.0"
     assert scores._figures({"requests": 100004, "growth, MB": 0.2}, sign="; ") == "requests 100,004; growth 0.2 MB"
+    errors = {"WQL": [0.0071, 0.0072], "MAE of CO2, ppm": 1.8823, "MSE": [0.081126, 0.081126]}
+    assert scores._figures(errors) == "WQL 0.00715 ± 0.00007, MAE of CO2 1.88 ppm, MSE 0.0811"
     table = {"table": "recipes/comparisons/sst2.csv", "model": "GRU"}
     assert scores._figures({"accuracy, %": table}) == "accuracy 80.8 ± 0.3 %"
 

@@ -9,12 +9,13 @@ from transformers import (
     AutoModelForCTC,
     AutoModelForSpeechSeq2Seq,
     AutoProcessor,
+    DynamicCache,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2Processor,
     pipeline,
 )
 
-from hfseq import LogMelFeatureExtractor
+from hfseq import CnnConfig, LogMelFeatureExtractor, load_state, save_state
 from hfseq.models import MODEL_CLASSES
 
 pytestmark = pytest.mark.contract
@@ -98,6 +99,45 @@ def test_a_sequence_to_sequence_model_is_not_taken_for_ctc(checkpoint, recording
     alone = [transcribe(recording)["text"] for recording in recordings]
     assert all(alone)
     assert [one["text"] for one in transcribe(recordings, batch_size=3)] == alone
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_long_recording_in_chunks_has_the_text_of_the_whole(checkpoint, batch_size):
+    # What a step of a convolutional network sees ends after so many steps.
+    folder = checkpoint(CnnConfig, "AutoModelForCTC", architecture="residual", kernel_size=3)
+    transcribe = pipeline("automatic-speech-recognition", str(folder), device="cpu")
+    rng = np.random.default_rng(1)
+    # The last step is more than half full; an emptier one would be left out by the pipeline.
+    volume = (10 ** rng.uniform(-4, 0, 160)).repeat(HOP * FACTOR * 2)[: -HOP // 2]
+    recording = (volume * rng.standard_normal(len(volume)) / 10).astype(np.float32)
+    whole = transcribe(recording, return_timestamps="char")
+    assert len(whole["text"]) > 60
+    chunks = {"chunk_length_s": 1.0, "stride_length_s": 0.2, "batch_size": batch_size}
+    assert transcribe(recording, return_timestamps="char", **chunks) == whole
+    # Without an overlap the ends of chunks differ.
+    assert transcribe(recording, **chunks | {"stride_length_s": 0.0})["text"] != whole["text"]
+
+
+@pytest.mark.parametrize("config_class", CONFIGS)
+def test_a_stream_of_chunks_has_the_text_of_the_whole_recording(checkpoint, recordings, config_class, tmp_path):
+    folder = checkpoint(config_class, "AutoModelForCTC", bidirectional=False)
+    model, processor = AutoModelForCTC.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    inputs = processor(recordings[0], sampling_rate=RATE, return_tensors="pt")
+    whole = model(**inputs).logits
+    reach = processor.feature_extractor.n_fft // 2 // HOP + 1  # frames that a window reaches over an edge
+    state, best, frames = tmp_path / "state.safetensors", [], 10 * FACTOR
+    for start in range(0, inputs["input_features"].shape[1], frames):
+        # A chunk is read with the samples around it, and its own frames are kept.
+        before = min(start, reach)
+        samples = recordings[0][(start - before) * HOP : (start + frames + reach) * HOP]
+        found = processor(samples, sampling_rate=RATE, return_tensors="pt")["input_features"]
+        cache = load_state(state) if start else DynamicCache()
+        outputs = model(found[:, before : before + frames], cache=cache)
+        save_state(outputs.cache, state)
+        best.append(outputs.logits)
+    best = torch.cat(best, dim=1)
+    torch.testing.assert_close(best, whole, rtol=1e-4, atol=1e-4)
+    assert processor.decode(best.argmax(dim=-1)[0]) == processor.decode(whole.argmax(dim=-1)[0]) != ""
 
 
 @pytest.mark.parametrize("config_class", CONFIGS)

@@ -1,27 +1,50 @@
 """The speech recognition recipe, run end to end with each head on a few recordings of tones."""
 
+import functools
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import recipe_runs
 import soundfile
 import torch
-from recipe_runs import Killed, assert_close, assert_equal, kill_after_checkpoint, load, results, weights
+from recipe_runs import (
+    Killed,
+    assert_close,
+    assert_equal,
+    kill_after_checkpoint,
+    load,
+    results,
+    run_two,
+    torchrun,
+    weights,
+)
 from transformers import (
     AutoModelForCTC,
+    AutoModelForSpeechSeq2Seq,
     AutoProcessor,
     Wav2Vec2Config,
     Wav2Vec2CTCTokenizer,
     Wav2Vec2FeatureExtractor,
     Wav2Vec2ForCTC,
     Wav2Vec2Processor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+    WhisperTokenizer,
     pipeline,
 )
 
+import hfseq
 from hfseq import LogMelFeatureExtractor, LstmConfig, LstmForCausalLM, ctc_beam_search
 from hfseq.data.features import feature_statistics
 from hfseq.data.token_budget import row_lengths
@@ -45,6 +68,33 @@ logging_steps: 2
 per_device_train_batch_size: 8
 use_cpu: true
 disable_tqdm: true
+"""
+
+
+# Where hfseq is not installed, transformers' pipeline for speech knows no encoder-decoder of hfseq; it generates.
+ELSEWHERE = """\
+import sys
+class NoHfseq:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "hfseq":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoHfseq())
+import soundfile
+from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, pipeline
+kind, head, folder, *files = sys.argv[1:]
+recordings = [soundfile.read(file, dtype="float32")[0] for file in files]
+if head == "seq2seq":
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(folder, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    for one in recordings:
+        ids = model.generate(**processor(one, sampling_rate=8000, return_tensors="pt"), num_beams=1)
+        print(processor.tokenizer.decode(ids[0], skip_special_tokens=True).strip())
+else:
+    run = pipeline(kind, folder, trust_remote_code=True, device="cpu")
+    for one in recordings:
+        found = run(one)
+        print(found["text"].strip() if head == "ctc" else found[0]["label"])
+assert "hfseq" not in sys.modules
 """
 
 
@@ -118,6 +168,26 @@ def printed_scores(capsys, name):
     return [float(value) for value in re.findall(rf"'eval_{name}': '([\d.e+-]+)'", capsys.readouterr().out)]
 
 
+@pytest.fixture(scope="session")
+def hub(data, tmp_path_factory):
+    """The same recordings as a data set of the Hub: contents of files in a column of audio."""
+    splits = {}
+    for split in ("train", "val", "test"):
+        name = "metadata.jsonl" if split == "val" else "metadata.csv"
+        reader = pd.read_json if split == "val" else pd.read_csv
+        rows = reader(data / split / name, **({"lines": True} if split == "val" else {})).to_dict("list")
+        names = rows.pop("file_name")
+        audio = [{"bytes": (data / split / one).read_bytes(), "path": one} for one in names]
+        rows = datasets.Dataset.from_dict(rows | {"audio": audio})
+        kind = datasets.Audio(decode=split == "test")
+        splits[split] = rows if split == "train" else rows.cast_column("audio", kind)
+    folder = tmp_path_factory.mktemp("hub") / "tones"
+    datasets.DatasetDict(
+        {"validation" if name == "val" else name: rows for name, rows in splits.items()}
+    ).save_to_disk(folder)
+    return folder
+
+
 # What a run leaves
 
 
@@ -186,6 +256,42 @@ def test_a_run_stops_after_evaluations_without_fewer_errors(data, tmp_path, caps
     start(data, tmp_path / "run", **flags)
     scores = printed_scores(capsys, "cer")
     assert len(scores) == 3 and len(set(scores)) == 1
+
+
+@pytest.mark.parametrize("head", ["ctc", "classification"])
+def test_a_data_set_of_the_hub_is_the_same_rows(head, data, hub, tmp_path):
+    flags = {"head": head, "max_tokens": 800}
+    one = start(data, tmp_path / "files", **flags)
+    flags |= {"dataset_name": hub, "train_file": None, "validation_file": None, "test_file": None}
+    other = start(data, tmp_path / "hub", **flags)
+    assert_equal(weights(one), weights(other))
+    for name in ("samples.txt", "predictions.txt"):
+        assert lines(one / name) == lines(other / name)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_two_processes_train_the_same_model_as_one(driver, data, tmp_path):
+    # One as a user starts it, for what torchrun does.
+    launch = torchrun if driver == ACCELERATE else run_two
+    done = launch(driver, arguments(data, tmp_path / "two", per_device_train_batch_size=4))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 process(es), 5 batches per epoch") == 1
+    one = start(data, tmp_path / "one", driver, per_device_train_batch_size=8)
+    assert_close(weights(one), weights(tmp_path / "two"))
+    assert lines(one / "predictions.txt") == lines(tmp_path / "two" / "predictions.txt")
+
+
+def test_a_published_recogniser_works_without_hfseq(trained, data, tmp_path):
+    head, output = trained
+    hfseq.publish(output, "ann/tones", dry_run=tmp_path / "published")
+    recordings = [str(data / "test" / f"{row}.wav") for row in range(6)]
+    environment = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    kind = "audio-classification" if head == "classification" else "automatic-speech-recognition"
+    command = [sys.executable, "-c", ELSEWHERE, kind, head, str(tmp_path / "published"), *recordings]
+    environment |= {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == lines(output / "predictions.txt")
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -308,6 +414,47 @@ def test_a_model_of_transformers_reads_the_samples(data, tmp_path):
     recipe_runs.start(RECIPE, recipe_runs.arguments(plain, **files, **model))
     assert len(lines(tmp_path / "run" / "predictions.txt")) == 6
     assert type(AutoModelForCTC.from_pretrained(tmp_path / "run")) is Wav2Vec2ForCTC
+
+
+def test_whisper_writes_the_texts(data, tmp_path, monkeypatch):
+    specials = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
+    vocabulary = {token: number for number, token in enumerate([*specials, "Ġ", "a", "b", "c"])}
+    options = {"language": "en", "task": "transcribe", "additional_special_tokens": specials[1:]}
+    tokenizer = WhisperTokenizer(vocab=vocabulary, merges=[], pad_token=specials[0], **options)
+    extractor = WhisperFeatureExtractor(8, RATE, hop_length=HOP, n_fft=256, chunk_length=2)
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "num_mel_bins": 8, "max_source_positions": 100}
+    sizes |= {f"{side}_attention_heads": 2 for side in ("encoder", "decoder")}
+    sizes |= {f"{side}_ffn_dim": 32 for side in ("encoder", "decoder")} | {"max_target_positions": 32}
+    ids = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0, "decoder_start_token_id": 1}
+    WhisperForConditionalGeneration(WhisperConfig(vocab_size=9, **sizes, **ids)).save_pretrained(tmp_path / "base")
+    WhisperProcessor(extractor, tokenizer).save_pretrained(tmp_path / "base")
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("use_cpu: true\ndisable_tqdm: true\nper_device_train_batch_size: 8\n", encoding="utf-8")
+    files = {"train_file": data / "train", "validation_file": data / "val", "test_file": data / "test"}
+    flags = files | {"model_name_or_path": tmp_path / "base", "head": "seq2seq", "max_target_length": 20}
+    flags |= {"num_train_epochs": 8, "learning_rate": 1e-2, "output_dir": tmp_path / "run"}
+    read, forward = [], WhisperForConditionalGeneration.forward
+
+    @functools.wraps(forward)
+    def watched(self, *args, decoder_input_ids=None, **kwargs):
+        if self.training:
+            read.append(decoder_input_ids[:, :5].tolist())
+        return forward(self, *args, decoder_input_ids=decoder_input_ids, **kwargs)
+
+    monkeypatch.setattr(WhisperForConditionalGeneration, "forward", watched)
+    recipe_runs.start(RECIPE, recipe_runs.arguments(plain, **flags))
+    # The token that the decoder starts with comes once, and the text after the other special ones.
+    assert all(row[:4] == [1, 2, 3, 4] and row[4] > 5 for batch in read for row in batch) and len(read) == 40
+    found = lines(tmp_path / "run" / "predictions.txt")
+    assert len(found) == 6 and results(tmp_path / "run")["test_cer"] < 90
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(tmp_path / "run")
+    assert type(model) is WhisperForConditionalGeneration
+    processor = AutoProcessor.from_pretrained(tmp_path / "run")
+    for row, text in enumerate(found):
+        samples = soundfile.read(data / "test" / f"{row}.wav", dtype="float32")[0]
+        inputs = processor(samples, sampling_rate=RATE, return_tensors="pt")
+        ids = model.generate(inputs["input_features"], num_beams=1, max_length=20)
+        assert processor.decode(ids[0], skip_special_tokens=True).strip() == text
 
 
 # What is refused

@@ -1,6 +1,7 @@
 """Rows of features: a collator that pads them with their labels, and their mean and standard deviation."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,9 @@ class FeatureCollator:
         self.tags = head_of(type(model).__name__).suffix == "ForTokenClassification"
         # With label smoothing the Trainer takes the labels from the batch, from which a model would make these.
         self.shift: Any = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+        if self.shift is None and model.config.is_encoder_decoder:
+            # Whisper shifts labels itself, but those of a loss outside the model never reach it.
+            self.shift = partial(_shifted_right, model.config)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> BatchFeature:
         """Pad rows to a batch with `attention_mask`, and with `labels` and `decoder_input_ids` where there are labels.
@@ -98,6 +102,12 @@ class FeatureCollator:
         counts = torch.tensor([len(values) for values in found]).unsqueeze(1)
         at = torch.arange(width) < counts if self.factor > 1 else batch["attention_mask"] != 0
         return torch.full(at.shape, -100).masked_scatter(at, torch.cat(found).long())
+
+
+def _shifted_right(config: Any, labels: torch.Tensor) -> torch.Tensor:
+    """Inputs `[B, T]` of a decoder: the labels behind the token that it starts with, and pad tokens for -100."""
+    ids = labels.masked_fill(labels == -100, config.pad_token_id)
+    return torch.nn.functional.pad(ids[:, :-1], (1, 0), value=config.decoder_start_token_id)
 
 
 def read_frames(values: Any, size: int | None, name: str) -> np.ndarray:

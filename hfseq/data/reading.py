@@ -164,14 +164,14 @@ def file_rows(
     if column_names and suffix not in (".csv", ".tsv", ".conll"):
         raise InputError(f"--column_names is for CSV, TSV and CoNLL files; {flag} {name} is none of them")
     if suffix in (".csv", ".tsv"):
-        fields = _csv_fields if suffix == ".csv" else _tsv_fields
+        fields = csv_fields if suffix == ".csv" else tsv_fields
         return _pick_fields(path, fields(path, flag), columns, column_names)
     if suffix in (".jsonl", ".json"):
         return _json_rows(path, flag, columns)
     if suffix in conll.SUFFIXES:
         if not set(columns.labels).issuperset(columns.names):
             raise InputError(f"{flag} {name}: one word per line is for tagging, not for texts")
-        read = functools.partial(_lines, path, flag)
+        read = functools.partial(text_lines, path, flag)
         return conll.conll_rows(read, path, f"{flag} {name}", columns.names, column_names)
     if suffix == ".parquet":
         return _table_rows(_parquet_tables(path, flag, columns))
@@ -299,7 +299,7 @@ def _generate(parts: list[int], num_parts: int, part_of: _PartOf, names: Sequenc
 # Text files
 
 
-def _lines(path: Path, flag: str) -> Iterator[str]:
+def text_lines(path: Path, flag: str) -> Iterator[str]:
     r"""Yield lines with their ends.
 
     Only `\n` ends one; `str.splitlines` would also split at U+2028, U+0085 and others.
@@ -331,7 +331,7 @@ def _moses_rows(prefix: Path, flag: str, columns: Sequence[str]) -> Iterator[lis
             f"{flag} {prefix}: no files {' and '.join(map(str, paths))}, and no extension that is known: "
             f"{', '.join(_SUFFIXES)}"
         )
-    files = [_lines(path, flag) for path in paths]
+    files = [text_lines(path, flag) for path in paths]
     for number, lines in enumerate(itertools.zip_longest(*files)):
         if None in lines:
             lengths = [
@@ -342,12 +342,13 @@ def _moses_rows(prefix: Path, flag: str, columns: Sequence[str]) -> Iterator[lis
         yield [_without_end(line) for line in lines]
 
 
-def _csv_fields(path: Path, flag: str) -> Iterator[tuple[int, list[str]]]:
+def csv_fields(path: Path, flag: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the first line and the fields of each row of a CSV file, read as `read_splits` describes."""
     last, line, warned = "", 1, False
 
     def lines() -> Iterator[str]:
         nonlocal last
-        for text in _lines(path, flag):
+        for text in text_lines(path, flag):
             for physical in _PHYSICAL_LINE.findall(text):
                 last = physical
                 yield physical
@@ -367,8 +368,9 @@ def _csv_fields(path: Path, flag: str) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path}:{line}: malformed CSV row ({error})") from None
 
 
-def _tsv_fields(path: Path, flag: str) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(_lines(path, flag), 1):
+def tsv_fields(path: Path, flag: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the number and the fields of each line of a TSV file."""
+    for number, line in enumerate(text_lines(path, flag), 1):
         yield number, _without_end(line).split("\t")
 
 
@@ -427,7 +429,7 @@ def _warn_once(message: str) -> None:
 def _json_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]]:
     # Columns with lists, and columns without, as the first rows have them.
     listed: dict[str, bool] = {}
-    for number, line in enumerate(_lines(path, flag), 1):
+    for number, line in enumerate(text_lines(path, flag), 1):
         place = f"{path}:{number}"
         try:
             row = json.loads(line) if line.strip() else dict.fromkeys(columns.names)

@@ -34,9 +34,26 @@ METRICS = {
     "rmse": ("RMSE", "rmse"),
     "wer": ("WER", "wer"),
     "cer": ("CER", "cer"),
+    "recall_at_false_alarms": ("recall of events at the given rate of false alarms", "recall"),
+    "vus_pr": ("VUS-PR", "vus_pr"),
+    "auc_pr": ("AUC-PR", "auc_pr"),
+    "event_precision": ("precision of alarms", "precision"),
+    "event_recall": ("recall of events", "recall"),
+    "false_alarms_per_day": ("false alarms a day", "false_alarms_per_day"),
+    "nab": ("NAB's score, its threshold optimised on the labels", "nab"),
+    "nab_low_fp": ("NAB's score, profile for few false positives", "nab"),
+    "nab_low_fn": ("NAB's score, profile for few false negatives", "nab"),
     "sov": ("segment overlap (SOV'99)", "sov"),
     "perplexity": ("perplexity of a token", "perplexity"),
     "word_perplexity": ("perplexity of a word", "perplexity"),
+    "wql": ("mean weighted quantile loss", "mean_weighted_quantile_loss"),
+    "mase": ("MASE", "mase"),
+    "smape": ("sMAPE", "smape"),
+    "mae": ("MAE", "mae"),
+    "mse": ("MSE", "mse"),
+    "nd": ("ND", "nd"),
+    "crps": ("CRPS", "crps"),
+    "coverage": ("coverage of the 80 % interval", "coverage"),
 }
 """Metric names to their titles and metric types on the Hub."""
 PLOTS = {
@@ -46,6 +63,8 @@ PLOTS = {
     "confusion_matrix.png": "Confusion matrix",
     "logos.png": "Importance of each letter for its class",
     "scatter.png": "Predictions and references",
+    "anomalies.png": "Values, anomaly scores and alarms",
+    "forecast.png": "Forecasts and true values",
 }
 """Plots of a run that are shown on the model card, with their titles."""
 _TEMPLATE = Path(__file__).with_suffix(".md")
@@ -131,9 +150,10 @@ def make_card(
         run=run,
         title=title,
         kind=kind,
-        # There is no pipeline for series.
+        # transformers has no pipeline for series.
         task=None if series else task,
         series=series,
+        entry=series_entry(config) if series else None,
         auto_class=auto_class,
         ours=is_hfseq(config),
         # A composite model of transformers, whose code is not published with it.
@@ -174,6 +194,25 @@ def series_inputs(config: Any) -> dict[str, str]:
         shape = (1, config.num_static_categorical_features)
         inputs["static_categorical_features"] = f"torch.zeros({shape}, dtype=torch.long)"
     return inputs | {"prediction_length": str(horizon)}
+
+
+def series_entry(config: Any) -> str:
+    """Example series for the pipeline of a forecaster, as Python code."""
+    values = "[112.0, 118.0, 132.0, 129.0]"
+    parts = {"target": values}
+    if config.num_time_features:
+        frequency = getattr(config, "frequency", None) or "D"
+        parts = {"start": '"2024-01-01"', "freq": repr(frequency), "target": values}
+    if count := config.num_dynamic_real_features:
+        parts["feat_dynamic_real"] = f"[{', '.join(['known'] * count)}]"
+    if config.num_static_categorical_features:
+        known = getattr(config, "static_categories", None)
+        parts["feat_static_cat"] = repr([names[0] for names in known] if known else [0] * len(config.cardinality))
+    if config.num_static_real_features:
+        parts["feat_static_real"] = repr([0.0] * config.num_static_real_features)
+    if len(parts) == 1:
+        return values
+    return f"{{{', '.join(f'{name!r}: {code}' for name, code in parts.items())}}}".replace("'", '"')
 
 
 def read_run(directory: Path) -> tuple[dict[str, Any], dict[str, float]]:

@@ -48,6 +48,9 @@ STALE = (
 )
 """Patterns of files that `save_pretrained` writes for some models and tokenizers only; stale ones affect the model."""
 
+DETECTOR_FILE = "detector.json"
+"""Settings of a detector of anomalies, which are published with its model."""
+
 _REFUSALS = {
     401: "invalid token; run `hf auth login`, or set HF_TOKEN",
     403: "no write access: the token is read-only, or the namespace is not yours",
@@ -119,7 +122,7 @@ def publish(
         model.save_pretrained(temporary)
         if processing_class is not None:
             processing_class.save_pretrained(temporary)
-        for name in images:
+        for name in (*images, *([DETECTOR_FILE] if (source / DETECTOR_FILE).is_file() else [])):
             shutil.copyfile(source / name, Path(temporary) / name)
         card = make_card(source, model, processing_class, repo_id, images=images, license=license)
         card.save(Path(temporary) / "README.md")

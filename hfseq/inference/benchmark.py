@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hfseq.data.copying import copied_vocabulary, copy_sources, decode_copies
 from hfseq.heads import require_text
 
-Run = Callable[[Sequence[str]], Any]
-"""Function that runs a model on texts, tokenization included."""
+Run = Callable[[Sequence[Any]], Any]
+"""Function that runs a model on texts, tokenization included, or on recordings, features included."""
 COSTS = {
     "parameters": "parameters",
     "file_mb": "file, MB",
@@ -23,12 +23,12 @@ COSTS = {
 """Costs measured by `measure_costs`, with their column titles."""
 
 
-def seconds_a_text(runs: Sequence[Run], texts: Sequence[str], *, batch_size: int, rounds: int = 5) -> list[float]:
+def seconds_a_text(runs: Sequence[Run], texts: Sequence[Any], *, batch_size: int, rounds: int = 5) -> list[float]:
     """Median time per text of each model, measured in alternating rounds so that all see the same machine load.
 
     Args:
         runs: One function per model.
-        texts: Texts, at least `batch_size` of them; an incomplete last batch is left out.
+        texts: Texts or other inputs, at least `batch_size` of them; an incomplete last batch is left out.
         batch_size: Batch size.
         rounds: Number of timed rounds, after one untimed warm-up round.
 
@@ -54,13 +54,13 @@ def file_size(directory: str | Path) -> float | None:
 
 
 def measure_costs(
-    models: Mapping[str, tuple[Run, PreTrainedModel, str | Path]], texts: Sequence[str], *, rounds: int = 5
+    models: Mapping[str, tuple[Run, PreTrainedModel, str | Path]], texts: Sequence[Any], *, rounds: int = 5
 ) -> dict[str, dict[str, Any]]:
     """Measure the inference costs of each model.
 
     Args:
         models: Model name to the function that runs it, the model, and its directory.
-        texts: Texts to time the models on.
+        texts: Texts, or other inputs, to time the models on.
         rounds: Number of timed rounds.
 
     Returns:
@@ -77,8 +77,23 @@ def measure_costs(
     return costs
 
 
+def format_score(value: float, deviation: float | None = None) -> str:
+    """Format a score with two decimals, or four significant digits where it is below 1, as errors may be, or huge.
+
+    Args:
+        value: The score.
+        deviation: Its standard deviation, which is shown behind it; None for none.
+    """
+    usual = 1 <= abs(value) < 1e9 or not value
+    text = f"{value:.2f}" if usual else f"{value:.4g}"
+    return text if deviation is None else f"{text} ± {deviation:{'.2f' if usual else '.2g'}}"
+
+
 def cost_table(
-    scores: Mapping[str, Mapping[str, Any]], costs: Mapping[str, Mapping[str, float]], titles: Mapping[str, str]
+    scores: Mapping[str, Mapping[str, Any]],
+    costs: Mapping[str, Mapping[str, float]],
+    titles: Mapping[str, str],
+    unit: str = "text",
 ) -> list[str]:
     """Lines of a Markdown table with the scores and costs of each system, one row per system.
 
@@ -86,10 +101,12 @@ def cost_table(
         scores: System name to its scores, numbers or text.
         costs: System name to its costs from `measure_costs`; a baseline may have none.
         titles: Score name to column title.
+        unit: Noun for what the models were timed on.
     """
-    lines = [f"| | {' | '.join([*titles.values(), *COSTS.values()])} |", "|---" * (1 + len(titles) + len(COSTS)) + "|"]
+    columns = [*titles.values(), *(title.replace("text", unit) for title in COSTS.values())]
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     for system, found in scores.items():
-        cells = [value if isinstance(value := found[name], str) else f"{value:.2f}" for name in titles]
+        cells = [value if isinstance(value := found[name], str) else format_score(value) for name in titles]
         for name in COSTS:
             value = costs.get(system, {}).get(name)
             cells.append("" if value is None else f"{value:,}" if name == "parameters" else f"{value:.4g}")

@@ -1,6 +1,6 @@
 """Loading of checkpoints for prediction or further training; failures become one-line errors."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from textwrap import shorten
@@ -206,13 +206,18 @@ def check_characters(encoder: str | None, tokenizer: PreTrainedTokenizerBase) ->
         raise InputError("--config_overrides: the tokenizer returns char_ids, which need a char_encoder")
 
 
-def check_fields(config: PreTrainedConfig, overrides: dict[str, Any]) -> None:
+def check_fields(config: PreTrainedConfig, overrides: dict[str, Any], more: Collection[str] = ()) -> None:
     """Check the names of config fields, since a config accepts and ignores misspelt ones.
+
+    Args:
+        config: Config without the overrides.
+        overrides: Fields to set.
+        more: Names of fields that the config shows only in a model that has them.
 
     Raises:
         InputError: The config has no field of that name.
     """
-    known = {*config.to_dict(), *config.attribute_map}
+    known = {*config.to_dict(), *config.attribute_map, *more}
     for name in overrides:
         if name not in known:
             hint = did_you_mean(name, known)

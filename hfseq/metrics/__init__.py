@@ -3,15 +3,17 @@
     hfseq.metrics.bleu(predictions, references)["score"]
     hfseq.metrics.load("sacrebleu").compute(predictions=predictions, references=references)["score"]
 
-Each function returns a dictionary with a `score`. The `evaluate.load("sacrebleu")` of the same name fetches a script
-from the Hub; `hfseq.metrics.load("sacrebleu")` does not, and returns an `evaluate.Metric` like any other, with `add`,
-`add_batch` and `compute`, which also works in `evaluate.combine` and `evaluate.evaluator`.
+Each function but `seasonal_error` returns a dictionary with a `score`; those of forecasts take arrays. The
+`evaluate.load("sacrebleu")` of the same name fetches a script from the Hub; `hfseq.metrics.load("sacrebleu")` does
+not, and returns an `evaluate.Metric` like any other, with `add`, `add_batch` and `compute`, which also works in
+`evaluate.combine` and `evaluate.evaluator`.
 """
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .classification import accuracy, check_classes, f1
+from .forecasting import coverage, crps, mae, mase, mse, nd, seasonal_error, smape, weighted_quantile_loss
 from .regression import check_numbers, pearson, rmse, spearman
 from .segments import sov
 from .speech import cer, check_transcripts, wer
@@ -26,16 +28,25 @@ __all__ = [
     "bleu",
     "cer",
     "chrf",
+    "coverage",
+    "crps",
     "exact_match",
     "f1",
     "load",
+    "mae",
+    "mase",
+    "mse",
+    "nd",
     "pearson",
     "rmse",
     "rouge",
     "scores_by_group",
+    "seasonal_error",
     "seqeval",
+    "smape",
     "sov",
     "spearman",
+    "weighted_quantile_loss",
     "wer",
 ]
 

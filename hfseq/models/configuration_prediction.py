@@ -17,6 +17,9 @@ class PredictionFields(PreTrainedConfig):
             series.
         scaling: Scale of a row: `mean` of its magnitudes (Salinas et al. 2020, section 3.3), its `std` about its mean,
             or None. True means `mean`, False None.
+        differencing: Whether to forecast the differences of the observed values from the last observed value before
+            them, the d = 1 of ARIMA (Box and Jenkins 1970). Lags, scale and distribution are those of the differences,
+            and generated paths are their sums. For series whose level wanders, as exchange rates do.
         distribution_output: Distribution of a value: `student_t`, `normal`, or `negative_binomial` for counts.
         loss: `nll`, the negative log-likelihood, or `mse` for a point forecaster, which has no distribution.
         num_parallel_samples: Number of paths that `generate()` samples.
@@ -28,6 +31,10 @@ class PredictionFields(PreTrainedConfig):
         embedding_dimension: Width of the embedding of each of those; None means half of the values, rounded up, at
             most 50.
         num_static_real_features: Number of real features of a row.
+        frequency: Name of the series' frequency in pandas, such as `h` or `MS`, from which a pipeline computes time
+            features; the model does not read it.
+        static_categories: Classes of each categorical feature, in the order of their ids, for a pipeline; the model
+            does not read them.
         feature_size: Width of what a forecaster's stack reads at a step, which the head computes and models save; None
             in all other configurations. Other classes that load a forecaster read `input_features` of that width.
 
@@ -39,6 +46,7 @@ class PredictionFields(PreTrainedConfig):
     context_length: int | None = None
     lags_sequence: list[int] | tuple[int, ...] = (1,)
     scaling: Literal["mean", "std"] | bool | None = "mean"
+    differencing: bool = False
     distribution_output: Literal["student_t", "normal", "negative_binomial"] = "student_t"
     loss: Literal["nll", "mse"] = "nll"
     num_parallel_samples: int = 100
@@ -48,6 +56,8 @@ class PredictionFields(PreTrainedConfig):
     cardinality: list[int] | None = None
     embedding_dimension: list[int] | None = None
     num_static_real_features: int = 0
+    frequency: str | None = None
+    static_categories: list[list[str]] | None = None
     feature_size: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,6 +91,8 @@ def check_prediction_fields(config: Any) -> None:
     config.check_numbers(lengths, lambda value: value >= 1, "it must be at least 1")
     if config.distribution_output == "negative_binomial" and config.scaling == "std":
         config.raise_invalid("scaling", "counts can be scaled, but not shifted; set scaling='mean'")
+    if config.distribution_output == "negative_binomial" and config.differencing:
+        config.raise_invalid("differencing", "differences of counts are no counts; set distribution_output='normal'")
     kinds = config.num_static_categorical_features
     for name in ("cardinality", "embedding_dimension"):
         sizes = getattr(config, name)

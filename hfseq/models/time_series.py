@@ -68,13 +68,52 @@ def location_and_scale(values: Tensor, observed: Tensor, scaling: str | None) ->
     return start + mean, torch.where(variance > 0, variance, 1.0).sqrt()
 
 
+def last_observed(values: Tensor, observed: Tensor) -> tuple[Tensor, Tensor]:
+    """Last observed value up to each step, `[B, T, C]`, 0 where there is none yet, and the mask of where there is one.
+
+    Args:
+        values: `[B, T, C]`, 0 where they are missing.
+        observed: True at observed values, `[B, T, C]`.
+    """
+    # Each round doubles the gaps that are filled. A traced graph has to serve any length.
+    length = values.shape[1]
+    rounds = 20 if torch.jit.is_tracing() else max(length - 1, 0).bit_length()
+    for distance in (2**number for number in range(rounds)):
+        earlier, known = (
+            torch.cat([torch.zeros_like(one[:, :distance]), one[:, :-distance]], dim=1) for one in (values, observed)
+        )
+        values, observed = torch.where(observed, values, earlier), observed | known
+    return values, observed
+
+
+def differenced(
+    values: Tensor, observed: Tensor, before: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Differences of the observed values from the last observed value before them (Box and Jenkins 1970).
+
+    Args:
+        values: `[B, T, C]`, 0 where they are missing.
+        observed: True at observed values, `[B, T, C]`.
+        before: Last observed value before the first step, `[B, 1, C]`, and True where there is one; None for none.
+
+    Returns:
+        The differences `[B, T, C]`, 0 where there is none; True where there is one, which is at every observed value
+        but the first of a row; and the last observed value after all steps, in the form of `before`.
+    """
+    if before is None:
+        before = torch.zeros_like(values[:, :1]), torch.zeros_like(observed[:, :1])
+    filled, known = last_observed(torch.cat([before[0], values], dim=1), torch.cat([before[1], observed], dim=1))
+    has = observed & known[:, :-1]
+    return (values - filled[:, :-1]).masked_fill(~has, 0.0), has, (filled[:, -1:], known[:, -1:])
+
+
 def with_mask(values: Tensor, observed: Tensor) -> Tensor:
     """Values `[B, T, C]` and their mask side by side, `[B, T, 2 C]`, as a lag brings both."""
     return torch.cat([values, observed.to(values.dtype)], dim=-1)
 
 
-def lagged(series: Tensor, lags: Sequence[int], steps: int) -> Tensor:
-    """Lags of the last steps, `[B, steps, len(lags) * D]`: those of one step stand side by side, in the given order.
+def lagged(series: Tensor, lags: Sequence[int], steps: int) -> list[Tensor]:
+    """Values of the last steps at each lag, views `[B, steps, D]` in the order of the lags.
 
     Args:
         series: Values of all steps but the last one, `[B, T, D]`, with T + 1 >= `max(lags)` + `steps`.
@@ -82,12 +121,12 @@ def lagged(series: Tensor, lags: Sequence[int], steps: int) -> Tensor:
         steps: Number of steps to look back from.
     """
     end = series.shape[1] + 1
-    return torch.cat([series[:, end - steps - lag : end - lag] for lag in lags], dim=-1)
+    return [series[:, end - steps - lag : end - lag] for lag in lags]
 
 
 def started(observed: Tensor) -> Tensor:
     """Steps from each row's first observation on, True in `[B, T]`; those before it are padding."""
-    return observed.any(dim=2).cumsum(dim=1) > 0
+    return observed.any(dim=2).long().cumsum(dim=1) > 0  # ONNX adds up no booleans
 
 
 class StaticFeatures(nn.Module):

@@ -32,10 +32,8 @@ _STATE_TYPES = ("float32", "int64")
 """Types of a decoder's states: values, and step counts."""
 _EXAMPLES = ((2, 5), (1, 5), (2, 10))
 """Batch sizes and lengths of the examples that a graph is compared on; the first is traced."""
-_AXES = ("batch", "length", "characters")
-"""Names of the axes that may be dynamic."""
-_STEPS = "steps"
-"""Name of the second axis where it has another size than the mask, as steps of stacked frames have."""
+_AXES = {0: "batch", 2: "characters"}
+"""Names of the axes that may be dynamic; the second one has the name of its size."""
 TOLERANCE = 1e-4
 """Maximum difference between outputs of graph and model, relative to their largest value where that is above 1."""
 
@@ -48,6 +46,13 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
       that read features have `input_features` `[B, T, F]` in place of the ids; the graph normalises and stacks them.
     - A language model becomes `decoder.onnx`: from tokens `[B, T]`, mask and previous states to `logits` and new
       states. The initial states are zeros.
+    - A forecaster becomes `start.onnx`, which reads a past of at least the longest lag: from `past_values`,
+      `past_observed_mask` `[B, T, C]` and static features to `loc` and `scale` `[B, 1, C]`, `static_features`
+      `[B, D]`, the scaled `series` with its mask, `[B, max lag + context, 2 C]`, and `attention_mask`
+      `[B, context + 1]`; with `differencing` also to `level` and `known`, the last observed values and where there is
+      one. And `decoder.onnx`: from the series up to the step before the last, `[B, max lag + steps - 1, 2 C]`, mask
+      `[B, steps]`, time features, static features and previous states to the parameters of the distribution of the
+      scaled values at all steps, such as `param_df`, and new states. The initial states are zeros.
     - A sequence-to-sequence model becomes `encoder.onnx`, `start.onnx` (initial states of the decoder, and the keys
       and values of its attention) and `decoder.onnx`, one token per step.
 
@@ -185,13 +190,15 @@ def graphs_of(model: PreTrainedModel) -> tuple[dict[str, list["Graph"]], dict[st
     if getattr(config, "pointer_generator", False):
         raise InputError("a pointer-generator cannot be exported: its vocabulary grows with each source")
     head = head_of(kind).suffix
-    if head == "ForPrediction":
-        raise InputError("a forecaster cannot be exported yet")
     if head == "ForCausalLM" and config.add_cross_attention:
         raise InputError("a decoder alone, with add_cross_attention, cannot be exported")
-    make = {"ForConditionalGeneration": _translator, "ForCausalLM": _language_model}.get(head, _whole)
+    make = {
+        "ForConditionalGeneration": _translator,
+        "ForCausalLM": _language_model,
+        "ForPrediction": _forecaster,
+    }.get(head, _whole)
     with torch.no_grad():
-        examples = [make(model, _example(model, *sizes)) for sizes in _EXAMPLES]
+        examples = [make(model, *sizes) for sizes in _EXAMPLES]
     graphs = {name: [example[name] for example in examples] for name in examples[0]}
     inputs = graphs["decoder"][0].inputs if "decoder" in graphs else {}
     states = {
@@ -233,14 +240,15 @@ def write_graph(examples: Sequence[Graph], path: str | Path, opset: int) -> None
     """Trace the first example of a graph into a file; axes whose size differs between the examples are dynamic."""
     graph = examples[0]
     tensors = [example.inputs | example.results for example in examples]
-    lengths = [found["attention_mask"].shape[1] for found in tensors]
-    axes = {}
+    # onnxruntime may take axes of one name for equally long.
+    titles = {tuple(found["attention_mask"].shape[1] for found in tensors): "length"}
+    axes: dict[str, dict[int, str]] = {}
     for name in tensors[0]:
-        sizes = zip(_AXES, *(found[name].shape for found in tensors), strict=False)
+        sizes = zip(*(found[name].shape for found in tensors), strict=False)
+        dynamic = {axis: found for axis, found in enumerate(sizes) if len({*found}) > 1}
         axes[name] = {
-            axis: title if axis != 1 or found == lengths else _STEPS
-            for axis, (title, *found) in enumerate(sizes)
-            if len({*found}) > 1
+            axis: titles.setdefault(found, f"{name}_length") if axis == 1 else _AXES[axis]
+            for axis, found in dynamic.items()
         }
     with warnings.catch_warnings():
         # The tracer warns of shape checks, which are not part of the graph, and of its deprecation, but the newer
@@ -306,10 +314,10 @@ def _example(model: PreTrainedModel, batch: int, length: int) -> dict[str, Tenso
     return {"input_features": features, "attention_mask": mask}
 
 
-def _whole(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Graph]:
+def _whole(model: PreTrainedModel, batch: int, length: int) -> dict[str, Graph]:
+    inputs = _example(model, batch, length)
     output = "last_hidden_state" if head_of(type(model).__name__).suffix == "Model" else "logits"
     if model.config.char_encoder is not None:
-        batch, length = inputs["input_ids"].shape
         ids = torch.arange(batch * length * (length // 2)).view(batch, length, -1) % model.config.char_vocab_size
         inputs["char_ids"] = nn.functional.pad(ids, (0, 1))
 
@@ -339,7 +347,8 @@ def _flat(cache: DynamicCache) -> list[Tensor]:
     return [state for layer in cache.layers for state in layer.states]  # type: ignore[union-attr]
 
 
-def _language_model(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, Graph]:
+def _language_model(model: PreTrainedModel, batch: int, length: int) -> dict[str, Graph]:
+    inputs = _example(model, batch, length)
     cache = model(**inputs, use_cache=True, return_dict=True).cache
     layers, states = [layer.states for layer in cache.layers], _numbered("state", _flat(cache))
 
@@ -353,7 +362,8 @@ def _language_model(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[s
     return {"decoder": Graph(model, step, inputs | states, ["logits", *(f"new_{name}" for name in states)])}
 
 
-def _translator(model: Any, inputs: dict[str, Tensor]) -> dict[str, Graph]:
+def _translator(model: Any, batch: int, length: int) -> dict[str, Graph]:
+    inputs = _example(model, batch, length)
     encoder, decoder = model.get_encoder(), model.decoder
 
     def encode(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -393,4 +403,59 @@ def _translator(model: Any, inputs: dict[str, Tensor]) -> dict[str, Graph]:
         "decoder": Graph(
             model, step, token | source | states | memories, ["logits", *(f"new_{name}" for name in states)]
         ),
+    }
+
+
+def _forecaster(model: Any, batch: int, length: int) -> dict[str, Graph]:
+    config, reach, size = model.config, model.reach, model.config.input_size
+    # The shortest past, which may be shorter than the context, and a longer one, which is traced.
+    steps = reach if length > _EXAMPLES[0][1] else max(reach, config.context_length or 0) + length
+    wave = 3 * torch.sin(torch.arange(batch * steps * size) * 0.7).view(batch, steps, size) + 5
+    observed = torch.ones(batch, steps, size, dtype=torch.long)
+    observed[1:, 0] = observed[:, steps // 2, -1] = 0
+    inputs = {"past_values": wave.round() if model.counts else wave, "past_observed_mask": observed}
+    if config.num_static_categorical_features:
+        sizes = torch.tensor(config.cardinality)
+        inputs["static_categorical_features"] = (torch.arange(batch * len(sizes)).view(batch, -1) + 1) % sizes
+    if config.num_static_real_features:
+        count = batch * config.num_static_real_features
+        inputs["static_real_features"] = torch.cos(torch.arange(count)).view(batch, -1)
+    given = ("past_values", "past_observed_mask", "static_categorical_features", "static_real_features")
+
+    def start(*tensors: Tensor) -> tuple[Tensor, ...]:
+        named = dict(zip(inputs, tensors, strict=True))
+        values, mask, *features = (named.get(name) for name in given)
+        row, series, valid, level, known = model.read_start(*model.read_past(values, mask), *features)
+        last = () if level is None else (level, known.long())
+        return *row, series, valid.long(), *last
+
+    names = ["loc", "scale", "static_features", "series", "attention_mask"]
+    begin = Graph(model, start, inputs, names + (["level", "known"] if config.differencing else []))
+    # Any number of steps: the context, then one at a time.
+    count = config.num_time_features + config.num_dynamic_real_features
+    series = torch.sin(torch.arange(batch * (reach + length - 1) * 2 * size) * 1.3).view(batch, -1, 2 * size)
+    series[:, :, size:] = (series[:, :, size:] > 0).float()
+    series[:, :, :size] *= series[:, :, size:]
+    valid = torch.ones(batch, length, dtype=torch.long)
+    valid[1:, 0] = 0
+    given_steps = {"series": series, "attention_mask": valid}
+    if count:
+        given_steps["time_features"] = torch.cos(torch.arange(batch * length * count) * 0.9).view(batch, length, -1)
+    given_steps["static_features"] = begin.results["static_features"]
+    cache: Any = DynamicCache()
+    model.run_steps(series, given_steps.get("time_features"), given_steps["static_features"], valid, cache)
+    layers, states = [layer.states for layer in cache.layers], _numbered("state", _flat(cache))
+
+    def step(*tensors: Tensor) -> tuple[Tensor, ...]:
+        named = dict(zip(given_steps, tensors, strict=False))
+        cache = _fill_cache(model, layers, tensors[len(given_steps) :])
+        params = model.run_steps(
+            named["series"], named.get("time_features"), named["static_features"], named["attention_mask"], cache
+        )
+        return *params, *_flat(cache)
+
+    outputs = [f"param_{name}" for name in model.parameter_names]
+    return {
+        "start": begin,
+        "decoder": Graph(model, step, given_steps | states, [*outputs, *(f"new_{name}" for name in states)]),
     }

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache
 
 from hfseq.errors import InputError, require
 from hfseq.models.inputs import mask_of_steps
+from hfseq.models.time_series import with_mask
 from hfseq.onnx.export import GRAPHS_FILE, check_target, exported_files, read_export, replace_export
-from hfseq.onnx.runtime import OnnxRunner, is_quantized, load_onnx
+from hfseq.onnx.runtime import OnnxForPrediction, OnnxRunner, is_quantized, load_onnx
 
 TOLERANCE = 0.1
 """Maximum median of the relative differences between int8 and float32.
@@ -129,9 +131,11 @@ def relative_differences(
     selects another step, so the median is the criterion.
 
     The rows are random tokens, or frames of normally distributed features, of different lengths, in one batch padded
-    on the right and one on the left. Language
-    models continue them for some steps of one token, and sequence-to-sequence models decode some steps, each from its
-    own states. Medians are taken per batch, and separately for the steps of a language model; the largest is returned.
+    on the right and one on the left. Language models continue them for some steps of one token, and
+    sequence-to-sequence models decode some steps, each from its own states. A forecaster's rows are random walks with
+    missing values at either end, and its outputs the parameters of the distributions of the steps of the context and
+    of some after it, whose values are given. Medians are taken per batch, and separately for the steps of a language
+    model; the largest is returned.
 
     Args:
         plain: Runner of a float32 export.
@@ -143,7 +147,11 @@ def relative_differences(
         Median and largest difference; NaN if an output is.
     """
     medians, largest = [], []
-    for inputs in _batches(plain.config, feature_mean, feature_scale):
+    if isinstance(plain, OnnxForPrediction):
+        batches = _batches_of_series(plain.config)
+    else:
+        batches = _batches(plain.config, feature_mean, feature_scale)
+    for inputs in batches:
         for right, found in zip(*(_outputs(runner, *inputs) for runner in (plain, quantized)), strict=True):
             differences = (found - right).norm(dim=-1) / right.norm(dim=-1).clamp(min=1e-12)
             medians.append(differences.median())
@@ -185,6 +193,8 @@ def _outputs(runner: OnnxRunner, inputs: dict[str, Tensor], steps: Tensor) -> li
             mask = mask_of_steps(mask, output.shape[1], runner.config.subsampling_factor)  # [B, S]
         return output.masked_fill(mask[:, :, None] == 0, 0.0).flatten(1)
 
+    if isinstance(runner, OnnxForPrediction):
+        return _parameters(runner, inputs, steps)
     if not runner.can_generate():
         return [rows(runner(**inputs)[0])]
     if runner.config.is_encoder_decoder:
@@ -195,6 +205,50 @@ def _outputs(runner: OnnxRunner, inputs: dict[str, Tensor], steps: Tensor) -> li
         outputs = runner(token, cache=outputs.cache)
         found.append(outputs.logits[:, 0])
     return [prompt, torch.cat(found)]
+
+
+def _batches_of_series(config: Any) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+    """Inputs of a forecaster, with missing values at the end, then at the start; and scaled values `[B, N, C]`."""
+    rng = np.random.default_rng(0)
+    size, batch, shortest = config.input_size, len(_LENGTHS), max(config.lags_sequence)
+    length = max(_LENGTHS) + shortest
+    features = config.num_time_features + config.num_dynamic_real_features
+    observed = np.arange(length) < np.array(_LENGTHS)[:, None] + shortest
+    for mask in (observed, observed[:, ::-1].copy()):
+        values = rng.normal(size=(batch, length, size)).cumsum(axis=1)
+        if config.distribution_output == "negative_binomial" and config.loss == "nll":
+            values = np.abs(values).round()
+        arrays: dict[str, np.ndarray] = {"past_values": values, "past_observed_mask": mask}
+        steps = rng.normal(size=(batch, _STEPS, size))
+        if features:
+            arrays["past_time_features"] = rng.uniform(-0.5, 0.5, size=(batch, length, features))
+        if config.num_static_categorical_features:
+            sizes = np.array(config.cardinality)
+            arrays["static_categorical_features"] = rng.integers(sizes, size=(batch, len(sizes)))
+        if config.num_static_real_features:
+            arrays["static_real_features"] = rng.normal(size=(batch, config.num_static_real_features))
+        yield {name: torch.from_numpy(array) for name, array in arrays.items()}, torch.from_numpy(steps)
+
+
+def _parameters(runner: OnnxForPrediction, inputs: dict[str, Tensor], steps: Tensor) -> list[Tensor]:
+    """Parameters of the context of each row, and of each step after it, `[N, K]` each."""
+    values, observed = runner.read_past(inputs["past_values"], inputs["past_observed_mask"])
+    statics = (inputs.get("static_categorical_features"), inputs.get("static_real_features"))
+    past, cache = runner.read_start(values, observed, *statics), DynamicCache()
+    time = inputs.get("past_time_features")
+    if time is not None:
+        time = torch.cat([time, time[:, -1:]], dim=1)
+    params = torch.cat(runner.run_steps(past.series, time, past.row.static, past.valid, cache), dim=-1)
+    whole, found = params.masked_fill(~past.valid[:, :, None], 0.0).flatten(1), []
+    series = torch.cat([past.series, with_mask(steps, torch.ones_like(steps))], dim=1)
+    for step in range(steps.shape[1]):
+        end = past.series.shape[1] + step + 1
+        now = None if time is None else time[:, -1:]
+        params = torch.cat(
+            runner.run_steps(series[:, end - runner.reach : end], now, past.row.static, None, cache), dim=-1
+        )
+        found.append(params[:, 0])
+    return [whole, torch.cat(found)]
 
 
 def _weights(model: Any) -> set[str]:

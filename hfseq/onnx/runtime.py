@@ -16,12 +16,14 @@ from transformers.modeling_outputs import (
     CausalLMOutputWithCrossAttentions,
     ModelOutput,
     Seq2SeqLMOutput,
+    Seq2SeqTSPredictionOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
 
 from hfseq.errors import blaming, require
 from hfseq.models.cache import RecurrentCacheLayer, cache_layers, takes_past_key_values
+from hfseq.models.forecasting import ForecastingMixin, Params, Past, Row, flat_values
 from hfseq.models.generation import SequenceGenerationMixin
 from hfseq.models.inputs import mask_of_steps
 from hfseq.models.output_layer import steps_to_keep
@@ -44,9 +46,9 @@ def load_onnx(
         providers: Execution providers of onnxruntime in order of preference.
 
     Returns:
-        An `OnnxModel`, `OnnxForSequenceClassification`, `OnnxForTokenClassification`, `OnnxForCTC`, `OnnxForCausalLM`
-        or `OnnxForConditionalGeneration`, which can be passed to pipelines, and the tokenizer; if the model reads
-        features, what `load_processing_class` finds.
+        An `OnnxModel`, `OnnxForSequenceClassification`, `OnnxForTokenClassification`, `OnnxForCTC`, `OnnxForCausalLM`,
+        `OnnxForConditionalGeneration` or `OnnxForPrediction`, which can be passed to pipelines, and the tokenizer; if
+        the model reads features or series, what `load_processing_class` finds.
 
     Raises:
         InputError: If the export is missing, incomplete or damaged, or onnxruntime is not installed.
@@ -97,7 +99,7 @@ class OnnxRunner(PreTrainedModel):
         # No `post_init`: there are no weights to initialise.
         super().__init__(config)
         self.sessions, self.about = dict(sessions), dict(about)
-        if self.reads_features:
+        if self.reads_features and type(self).main_input_name == "input_ids":
             self.main_input_name = "input_features"
         self.eval()
 
@@ -143,6 +145,29 @@ class OnnxRunner(PreTrainedModel):
         """Run a graph; return its outputs by name."""
         found = run_session(self.sessions[graph], {name: tensor.cpu().numpy() for name, tensor in inputs.items()})
         return {name: torch.from_numpy(value) for name, value in found.items()}
+
+    def _layer(self, cache: Cache) -> RecurrentCacheLayer:
+        """Layer of a cache that holds the states of the graph, the only one."""
+        return cache_layers(cache, 1, self.cache_owner)[0]
+
+    @property
+    def cache_owner(self) -> str:
+        """Name that the layer is marked with."""
+        return f"onnx of {self.config.model_type}"
+
+    def _first_states(self, batch: int) -> tuple[Tensor, ...]:
+        """Zeros, from which a graph that has no `start` for its states begins."""
+        return tuple(
+            torch.zeros(batch, *state["shape"], dtype=getattr(torch, state["dtype"]))
+            for state in self.about["states"].values()
+        )
+
+    def _decode(self, layer: RecurrentCacheLayer, inputs: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+        """Outputs of `count` steps by name, which update the states."""
+        states = dict(zip(self.about["states"], layer.states or (), strict=True))
+        outputs = self.run("decoder", {**inputs, **states})
+        layer.update(tuple(outputs.pop(f"new_{name}") for name in states), count)
+        return outputs
 
     def refuse_labels(self, arguments: Mapping[str, Any]) -> None:
         """Raise a `ValueError` if the other arguments of `forward` have labels."""
@@ -280,16 +305,6 @@ class _Generates(OnnxRunner, SequenceGenerationMixin):
     _is_stateful = True
     prepare_inputs_for_generation = GenerationMixin.prepare_inputs_for_generation
 
-    def _layer(self, cache: Cache) -> RecurrentCacheLayer:
-        return cache_layers(cache, 1, f"onnx of {self.config.model_type}")[0]
-
-    def _decode(self, layer: RecurrentCacheLayer, inputs: Mapping[str, Tensor], count: int) -> Tensor:
-        """Logits of `count` steps, which update the states."""
-        states = dict(zip(self.about["states"], layer.states or (), strict=True))
-        outputs = self.run("decoder", {**inputs, **states})
-        layer.update(tuple(outputs[f"new_{name}"] for name in states), count)
-        return outputs["logits"]
-
 
 class OnnxForCausalLM(_Generates):
     """An exported language model."""
@@ -326,12 +341,9 @@ class OnnxForCausalLM(_Generates):
         layer = self._layer(cache)
         ids, mask = self.check_inputs(input_ids, attention_mask, kwargs, past=layer.seen)
         if layer.states is None:
-            layer.states = tuple(
-                torch.zeros(len(ids), *state["shape"], dtype=getattr(torch, state["dtype"]))
-                for state in self.about["states"].values()
-            )
-        logits = self._decode(layer, {"input_ids": ids, "attention_mask": mask}, ids.shape[1])
-        kept = steps_to_keep(logits, logits_to_keep)
+            layer.states = self._first_states(len(ids))
+        outputs = self._decode(layer, {"input_ids": ids, "attention_mask": mask}, ids.shape[1])
+        kept = steps_to_keep(outputs["logits"], logits_to_keep)
         return CausalLMOutputWithCrossAttentions(logits=kept, cache=cache if returns else None)
 
 
@@ -428,7 +440,9 @@ class OnnxForConditionalGeneration(_Generates):
             layer.states = tuple(start[name] for name in self.about["states"])
             layer.memory = tuple(start[name] for name in self.about["memories"])
         given |= dict(zip(self.about["memories"], layer.memory or (), strict=True))
-        steps = [self._decode(layer, given | {"decoder_input_ids": token}, 1) for token in tokens.split(1, dim=1)]
+        steps = [
+            self._decode(layer, given | {"decoder_input_ids": token}, 1)["logits"] for token in tokens.split(1, dim=1)
+        ]
         return Seq2SeqLMOutput(
             logits=torch.cat(steps, dim=1),
             cache=cache if returns else None,  # type: ignore[arg-type]
@@ -436,8 +450,115 @@ class OnnxForConditionalGeneration(_Generates):
         )
 
 
+class OnnxForPrediction(ForecastingMixin, OnnxRunner):
+    """An exported forecaster, in float32, with `generate()` and `log_likelihood()`.
+
+    Samples come from torch's global generator; after the same seed they are those of the model, up to rounding.
+    """
+
+    main_input_name = "past_values"
+
+    def __init__(self, config: PreTrainedConfig, sessions: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        super().__init__(config, sessions, about)
+        self._set_distribution(config)
+
+    def forward(
+        self,
+        past_values: Tensor,
+        past_time_features: Tensor | None = None,
+        past_observed_mask: Tensor | None = None,
+        static_categorical_features: Tensor | None = None,
+        static_real_features: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqTSPredictionOutput:
+        """Predict each step of the context from the observed ones before it.
+
+        Args:
+            past_values: Values `[B, T]`, or `[B, T, C]` for C variates.
+            past_time_features: Time features, then other covariates, `[B, T, F]`.
+            past_observed_mask: 1 at observed values, in the shape of the values or `[B, T]`. None: all but NaN.
+            static_categorical_features: Class ids of each row, `[B, num_static_categorical_features]`.
+            static_real_features: `[B, num_static_real_features]`.
+            kwargs: Ignored.
+
+        Returns:
+            `params`, the parameters of the distributions of scaled values at each step of the context, each `[B, T]`
+            or `[B, T, C]`; `loc` and `scale`, `[B, 1]` or `[B, 1, C]`; and `static_features` `[B, D]`.
+
+        Raises:
+            ValueError: If there are values of the horizon, a shape is wrong, time or static features are missing, a
+                class id is out of range, the past is shorter than the longest lag, or counts are no counts.
+        """
+        if kwargs.get("future_values") is not None:
+            raise ValueError("exported models cannot be trained and take no future_values; generate() forecasts")
+        past, observed = self.read_past(past_values, past_observed_mask)
+        time = self._time_features("past", past_time_features, *past.shape[:2])
+        row, series, valid, *_ = self.read_start(past, observed, static_categorical_features, static_real_features)
+        params = self.run_steps(series[:, :-1], time, row.static, valid[:, :-1], DynamicCache())
+        flat = past_values.dim() == 2
+        return Seq2SeqTSPredictionOutput(
+            params=tuple(flat_values(one, flat) for one in params),
+            loc=flat_values(row.loc, flat),
+            scale=flat_values(row.scale, flat),
+            static_features=row.static,
+        )
+
+    @property
+    def _owner(self) -> tuple[int, str]:
+        return 1, self.cache_owner
+
+    def read_start(self, past: Tensor, observed: Tensor, categories: Tensor | None, reals: Tensor | None) -> Past:
+        """Run the graph `start`; see `ForecastingMixin`.
+
+        Raises:
+            ValueError: If static features are missing or of another shape, or a class id is out of range.
+        """
+        self._check_static(len(past), categories, reals)
+        inputs = {"past_values": past.float(), "past_observed_mask": observed.long()}
+        if categories is not None:
+            for number, (ids, size) in enumerate(
+                zip(categories.unbind(1), self.config.cardinality or (), strict=True)
+            ):
+                wrong = ids[(ids < 0) | (ids >= size)]
+                if wrong.numel():
+                    raise ValueError(
+                        f"static_categorical_features has the class id {int(wrong[0])} in column {number}; the model "
+                        f"has 0 to {size - 1}"
+                    )
+            inputs["static_categorical_features"] = categories.long()
+        if reals is not None:
+            inputs["static_real_features"] = reals.float()
+        found = self.run("start", inputs)
+        row = Row(found["loc"], found["scale"], found["static_features"])
+        level, known = found.get("level"), found.get("known")
+        return Past(row, found["series"], found["attention_mask"] > 0, level, None if known is None else known > 0)
+
+    def _embed_categories(self, categories: Tensor) -> Tensor:
+        # They stand before the other static features, whatever the values are.
+        config, batch = self.config, len(categories)
+        values = torch.zeros(batch, self.reach, config.input_size)
+        reals = torch.zeros(batch, config.num_static_real_features) if config.num_static_real_features else None
+        row = self.read_start(values, values > 0, categories, reals).row
+        return row.static[:, : sum(config.embedding_dimension)]
+
+    def run_steps(
+        self, series: Tensor, time: Tensor | None, static: Tensor, valid: Tensor | None, cache: Cache
+    ) -> Params:
+        """Run the graph `decoder`; see `ForecastingMixin`."""
+        layer, batch, steps = self._layer(cache), len(series), series.shape[1] - self.reach + 1
+        if layer.states is None:
+            layer.states = self._first_states(batch)
+        mask = torch.ones(batch, steps, dtype=torch.long) if valid is None else valid.long()
+        inputs = {"series": series.float(), "attention_mask": mask, "static_features": static.float()}
+        if time is not None:
+            inputs["time_features"] = time[:, -steps:].float()
+        outputs = self._decode(layer, inputs, steps)
+        return tuple(outputs[f"param_{name}"] for name in self.parameter_names)
+
+
 _RUNNERS: dict[str, type[OnnxRunner]] = {
-    runner.__name__.removeprefix("Onnx"): runner for base in (_Whole, _Generates) for runner in base.__subclasses__()
+    runner.__name__.removeprefix("Onnx"): runner
+    for runner in (*_Whole.__subclasses__(), *_Generates.__subclasses__(), OnnxForPrediction)
 }
 
 

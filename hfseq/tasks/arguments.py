@@ -20,6 +20,8 @@ SPEECH_HEADS = ("ctc", "seq2seq", "classification")
 """Heads of models that read speech."""
 SEQUENCE_TASKS = ("tagging", "classification")
 """Tasks of DNA and proteins."""
+ANOMALY_HEADS = ("prediction", "causal_lm")
+"""Heads of models that find anomalies, in numbers and in events."""
 DATA_FLAGS = ("--dataset_name", "--train_file", "--validation_file", "--test_file")
 """Flags that name data, in place of a recipe's embedded data."""
 
@@ -37,7 +39,11 @@ _LEAST: dict[str, float] = {
         "lm_weight": 0,
         "kmer_size": 1,
     },
-    **{"neftune_noise_alpha": 0, "augmentations": 0, "max_drop": 0},
+    **{"neftune_noise_alpha": 0, "augmentations": 0, "max_drop": 0, "ets_windows": 0},
+    **dict.fromkeys(("prediction_length", "context_length", "seasonality", "train_stride", "backtest_stride"), 1),
+    **dict.fromkeys(("num_test_windows", "num_validation_windows", "num_samples"), 1),
+    **dict.fromkeys(("short_window", "long_window", "save_every"), 1),
+    **{"hold": 0, "false_alarms": 0, "kmer_size": 1},
     # The BOS token is one of them.
     **dict.fromkeys(("max_target_length", "generation_max_length"), 2),
 }
@@ -47,6 +53,8 @@ _HEADS_OF = {
     **{"label_column": ("classification",), "class_weights": ("classification",), "lm_model": ("ctc",)},
 }
 """Flags of speech and the heads that they are for."""
+_EVENT_FLAGS = ("event_columns", "number_columns", "event_gaps")
+"""Flags of anomaly detection that are for events."""
 
 _TASK_OF = {
     "mask_column": "tagging",
@@ -335,6 +343,60 @@ class SpeechArguments(DataArguments):
 
 
 @dataclass
+class ForecastArguments(DataArguments):
+    """Series, their columns, the horizon, and the windows of training, validation and test."""
+
+    train_file: str | None = flag(
+        None, "CSV or TSV, wide or long, or JSON lines of GluonTS, with the series; by default also for the tests."
+    )
+    validation_file: str | None = flag(None, "The same for validation, by default windows before those of the test.")
+    test_file: str | None = flag(None, "The same for the final test, by default the last windows.")
+    id_column: str = flag("unique_id", "Column of the names of the series in a long table.")
+    time_column: str = flag("ds", "Column of the time stamps.")
+    target_column: str = flag("y", "Column of the values in a long table.")
+    covariate_columns: list[str] | None = flag(None, "Columns of covariates, which are known for the horizon.")
+    static_columns: list[str] | None = flag(None, "Columns of a long table with a class for each series.")
+    frequency: str | None = flag(
+        None, "Frequency of the series, as pandas names it (h, D, MS); by default inferred from the time stamps."
+    )
+    seasonality: int | None = flag(
+        None, "Steps in a season, for baselines and MASE; by default that of the frequency."
+    )
+    prediction_length: int | None = flag(None, "Horizon: number of steps to forecast.")
+    context_length: int | None = flag(
+        None, "Steps before the horizon that a new model reads; by default twice the horizon."
+    )
+    lags_sequence: list[int] | None = flag(
+        None, "Lags that a new model reads; by default those of the frequency, as in GluonTS."
+    )
+    test_start: str | None = flag(
+        None, "Begin of the first test window: a time stamp, or a number of steps; by default counted from the end."
+    )
+    num_test_windows: int | None = flag(None, "Test windows of a series; by default 1, or with a start all that fit.")
+    validation_start: str | None = flag(None, "Begin of the first validation window, as for the test.")
+    num_validation_windows: int | None = flag(None, "Validation windows of a series, as for the test.")
+    backtest_stride: int | None = flag(
+        None, "Steps between the beginnings of test or validation windows; by default the horizon."
+    )
+    train_stride: int = flag(1, "Steps between the beginnings of training windows.")
+    max_train_samples: int | None = flag(None, "Train on so many windows only, drawn at random.")
+    standardize: bool = flag(
+        False,
+        "Give each series mean 0 and variance 1 by its training part, and score in these units, as benchmarks of long "
+        "horizons do.",
+    )
+    num_samples: int | None = flag(None, "Paths to sample; by default those of the model.")
+    ets_windows: int = flag(100, "Fit exponential smoothing for comparison if there are at most so many test windows.")
+    dataset_name: None = field(init=False, default=None)
+    dataset_config_name: None = field(init=False, default=None)
+    column_names: None = field(init=False, default=None)
+    max_tokens: None = field(init=False, default=None)
+    streaming: bool = field(init=False, default=False)
+    output_file: None = field(init=False, default=None)
+    overwrite_output_file: bool = field(init=False, default=False)
+
+
+@dataclass
 class TaggingArguments(DataArguments):
     """Words and tags."""
 
@@ -437,3 +499,83 @@ class RunningTextArguments(DataArguments):
     def inference_only(self) -> bool:
         """True if the run only continues a prompt."""
         return self.prompt is not None
+
+
+@dataclass
+class AnomalyArguments(DataArguments):
+    """Series or logs of events, their columns, windows, and the alarms."""
+
+    head: str = flag("prediction", f"Head of the model: {', '.join(ANOMALY_HEADS)}; the latter reads events.")
+    train_file: str | None = flag(
+        None, "CSV, TSV or JSON lines file, or a folder of CSV files, a series each; without anomalies, or with few."
+    )
+    nab_folder: str | None = flag(
+        None, "Folder of the Numenta Anomaly Benchmark, instead of files: trains on each series' probationary part."
+    )
+    time_column: str = flag("timestamp", "Column of the time stamps, if there are any.")
+    label_column: str = flag("label", "Column of the labels, if there are any: 0 or 1, normal or anomaly.")
+    anomaly_labels: str | None = flag(None, "Further labels of anomalies, comma-separated: scan,flood.")
+    value_columns: str | None = flag(None, "Columns of numbers, comma-separated; by default all others.")
+    event_columns: str | None = flag(None, "With --head causal_lm: columns of the words of an event, comma-separated.")
+    number_columns: str | None = flag(
+        None, "With --head causal_lm: columns of numbers, which become words by their magnitude."
+    )
+    event_gaps: bool = flag(False, "With --head causal_lm: the time since the last event is a word of an event.")
+    log_values: bool = flag(False, "Read numbers as logarithms of 1 + their magnitude; for counts and bytes.")
+    context_length: int = flag(144, "Steps of a training window; with --head causal_lm tokens.")
+    holdout: float = flag(0.2, "Last part of each training series that is held out if there is no --validation_file.")
+    short_window: int = flag(1, "Steps over which surprise is averaged (Ahmad et al. 2017, W').")
+    long_window: int = flag(8000, "Steps that the distribution of the surprise remembers (W).")
+    hold: float = flag(3600.0, "Seconds that an alarm lasts, in which no other is raised.")
+    false_alarms: float = flag(
+        1.0, "False alarms a day, or in 1,000 steps without time stamps, that the threshold allows on held-out rows."
+    )
+    watch: bool = flag(False, "With --model_name_or_path: read steps from standard input and print alarms.")
+    series: str = flag("", "With --watch: name of the series, if the model was trained on several.")
+    state_file: str | None = flag(None, "With --watch: file of the state, to continue from and to save to.")
+    save_every: int = flag(1000, "With --state_file: save the state after this many steps.")
+    dataset_name: None = field(init=False, default=None)
+    dataset_config_name: None = field(init=False, default=None)
+    column_names: None = field(init=False, default=None)
+    max_tokens: None = field(init=False, default=None)
+    streaming: bool = field(init=False, default=False)
+    output_file: None = field(init=False, default=None)
+    overwrite_output_file: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown head, impossible shares, and flags that would have no effect."""
+        super().__post_init__()
+        if self.head not in ANOMALY_HEADS:
+            raise ValueError(f"unknown --head {self.head!r}; there are {', '.join(ANOMALY_HEADS)}")
+        own = type(self).__dataclass_fields__
+        for name in _EVENT_FLAGS if self.head == "prediction" else ("value_columns", "log_values", "nab_folder"):
+            if getattr(self, name) != own[name].default:
+                other = "causal_lm" if self.head == "prediction" else "prediction"
+                raise ValueError(f"--{name} is for --head {other}; leave it out")
+        if not 0 < self.holdout < 1:
+            raise ValueError(f"--holdout {self.holdout}: give a share between 0 and 1")
+        if self.context_length < 2:
+            raise ValueError(f"--context_length {self.context_length}: give 2 or more")
+        for name in ("train_file", "validation_file", "test_file"):
+            if self.nab_folder is not None and getattr(self, name) is not None:
+                raise ValueError(
+                    f"--{name} and --nab_folder exclude each other: the folder has training and test rows"
+                )
+        for name in ("series", "state_file", "save_every"):
+            if not self.watch and getattr(self, name) != own[name].default:
+                raise ValueError(f"--{name} goes with --watch")
+
+    @property
+    def task(self) -> str:
+        """Name of the task, which is that of the head."""
+        return self.head
+
+    @property
+    def inference_only(self) -> bool:
+        """True if the run only watches a stream."""
+        return self.watch
+
+    def names(self, flag: str) -> tuple[str, ...]:
+        """Column names of a flag that lists them."""
+        value = getattr(self, flag)
+        return tuple(name.strip() for name in value.split(",")) if value else ()

@@ -4,6 +4,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import datasets
@@ -11,10 +12,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
+from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.encoding import EncodedSplits
 from hfseq.data.streaming import count_rows, tokenizer_texts
 from hfseq.data.token_budget import row_lengths
+from hfseq.inference.benchmark import Run
 from hfseq.inference.parallel import run_by_length
 from hfseq.plots import plot_learning_curve
 from hfseq.tasks.losses import token_loss
@@ -77,6 +80,12 @@ class Task(ABC):
     """True if training iterates over the rows of a stream, so the length of an epoch is unknown."""
     lists_predictions: ClassVar[bool] = True
     """True if there is one prediction per row, to be written to a file."""
+    predicts_batches: ClassVar[bool] = False
+    """True if the task predicts with `predict_batch`, by sampling, also in evaluations of the Trainer."""
+    keeps_columns: ClassVar[bool] = False
+    """True if the collator reads columns of the rows that are no inputs of the model."""
+    label_name: ClassVar[str] = "labels"
+    """Input of the model that a loss is computed of."""
     main_input: str = "input_ids"
     """Column of the encoded rows that the model reads."""
     length_unit: ClassVar[str] = "tokens"
@@ -213,6 +222,33 @@ class Task(ABC):
         rows = self.splits[split]
         return list(rows["kind"]) if self.kind_metric and "kind" in rows.column_names else None
 
+    # Model
+
+    def new_processor(self, args: Any) -> Any:
+        """Create the processing class of a new model, and set the fields of its config that it determines.
+
+        Args:
+            args: Model arguments.
+
+        Returns:
+            The processing class; None for a tokenizer yet to be trained on `texts`, or that of a checkpoint, or for a
+            model that has none.
+        """
+        return None
+
+    def timed(
+        self, model: PreTrainedModel, processing_class: Any, split: str, count: int
+    ) -> tuple[Run, Sequence[Any]]:
+        """Return a function from raw inputs to predictions, and raw inputs of a split, to measure latency with.
+
+        Args:
+            model: Model, on its device.
+            processing_class: Tokenizer, or other processing class of the model.
+            split: Split that is read.
+            count: Maximum number of inputs.
+        """
+        raise NotImplementedError
+
     # Encoding and loss
 
     def encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, log: Callable[..., Any]) -> None:
@@ -290,6 +326,10 @@ class Task(ABC):
 
     # Predictions
 
+    def predict_batch(self, model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean loss and raw predictions `[B, …]` of a batch, for tasks that sample."""
+        raise NotImplementedError
+
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """Reduce the logits of a batch to the part needed for scoring; of several outputs, as BART has, the first."""
         return logits[0] if isinstance(logits, tuple) else logits
@@ -357,6 +397,11 @@ class Task(ABC):
         """Score a model on an encoded split; `options` are passed to `predict`."""
         return self.score_raw(split, self.predict(model, split, **options)[0])
 
+    def score_kind(self, predictions: Any, references: Any) -> dict[str, float]:
+        """Score predictions of one kind of rows by `kind_metric`, as `score`."""
+        score: dict[str, float] = getattr(metrics, str(self.kind_metric))(predictions, references)
+        return score
+
     @abstractmethod
     def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
         """Predictions of each baseline by name, one per row.
@@ -383,6 +428,11 @@ class Task(ABC):
     def summary(self, split: str, predictions: Any) -> str:
         """Heading of the final test."""
         return f"{len(predictions)} {self.rows}"
+
+    def write(  # noqa: B027
+        self, directory: Path, split: str, predictions: Any
+    ) -> None:
+        """Write files of the task's own to the output directory; none by default."""
 
     def plot(self, model: PreTrainedModel, log: Sequence[dict[str, Any]], split: str, predictions: Any) -> None:
         """Write plots to the output directory.

@@ -47,9 +47,9 @@ class SequenceClassification(Classification):
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         return super()._prepare(check_sequences(splits, self.names[0], self.data.alphabet), known, train)
 
-    def new_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Make the tokenizer of a new model, of the letters of the alphabet or of its k-mers."""
-        return tokenizer_of(self.data.alphabet, self.data.kmer_size)
+    def new_processor(self, args: Any) -> PreTrainedTokenizerBase | None:
+        """Create the tokenizer of a new model, of letters or k-mers; see `Task.new_processor`."""
+        return None if args.model_name_or_path else tokenizer_of(self.data.alphabet, self.data.kmer_size)
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         column, limit, both = self.names[0], self.data.max_length, self.data.reverse_complement
@@ -125,9 +125,9 @@ class ResidueTagging(Tagging):
         """Draw genes, whose bases are tagged as exon, intron or intergenic."""
         return gene_rows()
 
-    def new_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Make the tokenizer of a new model, of the letters of the alphabet."""
-        return tokenizer_of(self.data.alphabet, 1)
+    def new_processor(self, args: Any) -> PreTrainedTokenizerBase | None:
+        """Create the tokenizer of a new model, of letters; see `Task.new_processor`."""
+        return None if args.model_name_or_path else tokenizer_of(self.data.alphabet, 1)
 
     def read_columns(self) -> tuple[str, ...]:
         """Names of all columns to read: sequences, labels and, if there is one, the mask."""

@@ -25,6 +25,7 @@ from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_text
 from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.streaming import tokenizer_texts
 from hfseq.errors import InputError, require
+from hfseq.inference.benchmark import Run, text_classifier
 from hfseq.plots import plot_confusion_matrix, plot_scatter
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import classification_loss
@@ -150,6 +151,13 @@ class Classification(TextTask):
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
         """Compute accuracy and macro F1; see `score_classes`."""
         return score_classes(predictions, references)
+
+    def timed(
+        self, model: PreTrainedModel, processing_class: Any, split: str, count: int
+    ) -> tuple[Run, Sequence[Any]]:
+        """Return a function from texts to logits, tokenization included, and texts; see `Task.timed`."""
+        classify = text_classifier(model, processing_class, self.data.max_length)
+        return classify, self.sources(split)[:count]
 
     def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
         """Most frequent class, or set of classes, of the training rows."""

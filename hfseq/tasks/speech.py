@@ -1,5 +1,6 @@
 """Speech recognition by CTC or by an encoder-decoder, and classification of recordings."""
 
+import copy
 import json
 import tempfile
 import unicodedata
@@ -28,9 +29,11 @@ from hfseq.data.embedded.morse_decoder import decode_morse
 from hfseq.data.encoding import EncodedSplits, encode_texts
 from hfseq.data.features import FeatureCollator, feature_statistics
 from hfseq.errors import InputError, one_line, require
+from hfseq.inference.benchmark import Run
 from hfseq.inference.ctc import count_repeats, ctc_alignment, ctc_beam_search
 from hfseq.inference.loading import load_trained
 from hfseq.models import is_hfseq
+from hfseq.models.audio import resample
 from hfseq.models.feature_extraction_log_mel import LogMelFeatureExtractor
 from hfseq.plots import plot_spectrogram
 from hfseq.processing import extractor_of, tokenizer_of
@@ -106,7 +109,7 @@ class Speech(Task):
     # Model
 
     def new_processor(self, args: Any) -> Any:
-        """Create the processing class of a new model, and set the fields of its config that the features determine.
+        """Create the processing class of a new model, and set the width of its features; see `Task.new_processor`.
 
         Args:
             args: Model arguments.
@@ -133,7 +136,7 @@ class Speech(Task):
                 f"--feature_extractor: no option {unknown[0]!r}; there are {', '.join(sorted(_EXTRACTOR_OPTIONS))}"
             )
         self._new = True
-        self.fields |= {"input_size": extractor.feature_size}
+        self.fields = self.fields | {"input_size": extractor.feature_size}
         return self._processor(extractor, args)
 
     def _processor(self, extractor: Any, args: Any) -> Any:
@@ -177,7 +180,8 @@ class Speech(Task):
     def encode(self, model: PreTrainedModel, tokenizer: Any, log: Callable[..., Any]) -> None:
         """Configure a model, compute the features of all rows, and normalise a new model; see `Task.encode`."""
         super().encode(model, tokenizer, log)
-        if self._new and self.statistics is None:
+        # A transformer has layers for that, and a trained model its own.
+        if self._new and self.statistics is None and is_hfseq(model.config) and "train" in self.encoded:
             self.statistics = feature_statistics(self.encoded["train"], model.main_input_name)
             self.configure(model, tokenizer)
 
@@ -227,6 +231,31 @@ class Speech(Task):
             raise InputError(f"{row[PLACE]}: {one_line(error)}") from None
         steps = _steps(model, len(found))
         return {name: found, "labels": self._labels(row, steps), "length": len(found), "steps": steps}
+
+    def timed(
+        self, model: PreTrainedModel, processing_class: Any, split: str, count: int
+    ) -> tuple[Run, Sequence[Any]]:
+        """Return a function from recordings to predictions, features included, and recordings; see `Task.timed`.
+
+        A recording is a pair of samples and their rate; the function resamples it to that of the model.
+        """
+        # A copy, since several models take turns.
+        task, name = copy.copy(self), model.main_input_name
+        task.configure(model, processing_class)
+        task.main_input = name
+        collator, rate = FeatureCollator(model, processing_class), task.extractor.sampling_rate
+        model.eval()
+
+        @torch.inference_mode()
+        def run(recordings: Sequence[tuple[np.ndarray, int]]) -> Any:
+            samples = [resample(one, its_rate, rate) for one, its_rate in recordings]
+            features = [task.extractor(one, sampling_rate=rate, return_tensors="np")[name][0] for one in samples]
+            batch = collator([{name: values} for values in features]).to(model.device)
+            outputs = None if task.generates else model(**batch)
+            return task.raw(model, batch, outputs, torch.empty(0))  # lists, for which a device is waited for
+
+        rows = self.splits[split]
+        return run, [self.samples(row, None) for row in rows.select(range(min(count, len(rows))))]
 
     def _labels(self, row: Mapping[str, Any], steps: int) -> Any:
         """Labels of a row that has so many steps."""
@@ -435,7 +464,11 @@ class Transcription(Speech):
 
 
 class GeneratedTranscription(Transcription):
-    """Transcription of speech by an encoder-decoder, whose decoder attends to the recording."""
+    """Transcription of speech by an encoder-decoder, whose decoder attends to the recording.
+
+    Attributes:
+        start: Id of the token that the decoder starts with; None for an ensemble.
+    """
 
     auto_class: ClassVar[Any] = AutoModelForSpeechSeq2Seq
     generates = True
@@ -452,11 +485,15 @@ class GeneratedTranscription(Transcription):
         self.tokenizer = tokenizer_of(tokenizer)
         if self.tokenizer is None:
             raise InputError(f"--model_name_or_path {model.config.name_or_path}: it has no tokenizer")
+        # An ensemble has none.
+        self.start: int | None = getattr(model.config, "decoder_start_token_id", None)
         set_generation(model, self.data.num_beams, self.data.max_target_length)
 
     def _labels(self, row: Mapping[str, Any], steps: int) -> list[int]:
         limit = self.data.max_target_length
-        return encode_texts(self.tokenizer, [row[self.names[1]]], limit, target=True)[0]["input_ids"][0]
+        ids = encode_texts(self.tokenizer, [row[self.names[1]]], limit, target=True)[0]["input_ids"][0]
+        # Whisper's tokenizer begins with the token that the decoder starts with, which is no label.
+        return ids[ids[0] == self.start :]
 
     def _notes(self, split: str, rows: datasets.Dataset) -> list[str]:
         limit = self.data.max_target_length

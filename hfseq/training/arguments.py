@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -21,6 +21,11 @@ from hfseq.tokenization import MODELS, NORMALIZATIONS
 
 _KEPT = ("prediction_loss_only", "eval_do_concat_batches", "batch_eval_metrics", "dataloader_drop_last", "label_names")
 """Training arguments that must keep their defaults for evaluations to score all rows."""
+LOWER_IS_BETTER = {
+    *("loss", "perplexity", "word_perplexity", "wer", "cer"),
+    *("wql", "mase", "smape", "mae", "rmse", "mse", "nd", "crps"),
+}
+"""Metrics that are better when lower."""
 _NEEDED = {
     "hp_search": ("optuna", "hpo"),
     "use_liger_kernel": ("liger_kernel", None),
@@ -57,6 +62,26 @@ class SpeechModelArguments(ModelArguments):
     tokenizer_model: str = flag(
         "character", f"With --head seq2seq: type of tokenizer to train for a new model: {', '.join(MODELS)}."
     )
+
+
+@dataclass
+class AnomalyModelArguments(ModelArguments):
+    """Model arguments of anomaly detection, whose tokenizers are of the words of events by default."""
+
+    tokenizer_model: str = flag(
+        "whitespace", f"With --head causal_lm: type of tokenizer to train for a new model: {', '.join(MODELS)}."
+    )
+
+
+@dataclass
+class ForecastModelArguments(ModelArguments):
+    """Model arguments of forecasting, which has no tokenizer."""
+
+    tokenizer_model: str = field(init=False, default="unigram")
+    vocab_size: int = field(init=False, default=8000)
+    normalization: str = field(init=False, default="nfc")
+    lowercase: bool = field(init=False, default=False)
+    ensemble: None = field(init=False, default=None)
 
 
 @dataclass
@@ -142,7 +167,7 @@ class RecipeArguments(TrainingArguments):
         known = dict.fromkeys((*metrics, "loss"))
         if name not in (*known, *others):
             raise InputError(f"unknown --metric_for_best_model {name!r}; there are {', '.join(known)}")
-        lower = name in ("loss", "perplexity", "word_perplexity", "rmse", "wer", "cer")
+        lower = name in LOWER_IS_BETTER
         self.metric_for_best_model, self.greater_is_better = metric, not lower if greater is None else greater
 
     def _check_libraries(self) -> None:

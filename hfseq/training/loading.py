@@ -19,6 +19,7 @@ from hfseq.inference.loading import (
     load_trained,
 )
 from hfseq.models import FAMILIES
+from hfseq.models.configuration_prediction import DEFAULTS as PREDICTION_FIELDS
 from hfseq.processing import tokenizer_of
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import ModelArguments
@@ -80,7 +81,7 @@ def load_model(
     try:
         # Built once before training the tokenizer, so that invalid fields fail early.
         usual = AutoConfig.for_model(model_type)
-        check_fields(usual, overrides)
+        check_fields(usual, overrides, PREDICTION_FIELDS if kind == "forecaster" else ())
         AutoConfig.for_model(model_type, vocab_size=args.vocab_size, **fields, **overrides)
         if tokenizer is None and not features:
             if texts is None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 from hfseq import metrics
 from hfseq.hub.model_card import RUN_FILE
 from hfseq.hub.publish import hub_errors, publish
+from hfseq.inference.benchmark import format_score
 from hfseq.json_files import read_object
 from hfseq.training.arguments import RecipeArguments
 from hfseq.training.cli import explicit_values
@@ -26,6 +27,7 @@ def compare(
     *,
     kinds: Sequence[str] | None = None,
     kind_metric: str | None = None,
+    score_kind: Callable[[Any, Any], dict[str, Any]] | None = None,
 ) -> tuple[dict[str, float], str]:
     """Score a model and its baselines on the same rows, and tabulate the results.
 
@@ -35,31 +37,47 @@ def compare(
         references: References, one value or a list of texts per row.
         kinds: Category of each row, for scores per category; None for overall scores only.
         kind_metric: Metric of the scores per category; required with `kinds`.
+        score_kind: Computes the `score` of the rows of a category; None for the function `kind_metric` of
+            `hfseq.metrics`.
 
     Returns:
-        Scores by name, and the table to print. Baseline scores are prefixed with `<system>_`; the model's scores per
-        category are named `<kind_metric>_<kind>`.
+        Scores by name, and the table to print. Scores per category are named `<kind_metric>_<kind>`; those of a
+        baseline are prefixed with `<system>_`.
     """
     scores = {system: score(predictions, references) for system, predictions in systems.items()}
     model, *baselines = systems
     results = dict(scores[model])
     for system in baselines:
         results |= {f"{system}_{name}": value for name, value in scores[system].items()}
-    width = max(8, *(len(system) + 2 for system in systems))
 
-    def row(label: str, values: Iterable[float]) -> str:
-        return f"{label:24}" + "".join(f"{value:{width}.2f}" for value in values)
-
-    lines = [" " * 24 + "".join(f"{system:>{width}}" for system in systems)]
-    lines += [row(name, (scores[system][name] for system in systems)) for name in scores[model]]
+    lines: list[list[Any]] = [
+        ["", *systems],
+        *([name, *(scores[one].get(name) for one in systems)] for name in scores[model]),
+    ]
     if kinds is not None and kind_metric is not None:
-        metric = getattr(metrics, kind_metric)
+        metric = score_kind or getattr(metrics, kind_metric)
         by_kind = [metrics.scores_by_group(metric, found, references, kinds) for found in systems.values()]
-        lines.append(f"{kind_metric} by kind")
+        lines.append([f"{kind_metric} by kind"])
         for kind, count in sorted(Counter(kinds).items()):
-            lines.append(row(f"  {kind} ({count})", (found[kind] for found in by_kind)))
-            results[f"{kind_metric}_{kind}"] = by_kind[0][kind]
-    return results, "\n".join(lines)
+            lines.append([f"  {kind} ({count})", *(found[kind] for found in by_kind)])
+            for system, found in zip(systems, by_kind, strict=True):
+                prefix = "" if system == model else f"{system}_"
+                results[f"{prefix}{kind_metric}_{kind}"] = found[kind]
+    return results, _table(lines)
+
+
+def _table(lines: Sequence[Sequence[Any]]) -> str:
+    """Align lines of a label and its cells: texts, numbers, or None for a missing one."""
+
+    def cell(value: Any) -> str:
+        if value is None or isinstance(value, str):
+            return value or "-"
+        return format_score(value)
+
+    width = max(8, *(len(cell(value)) + 2 for _, *values in lines for value in values))
+    return "\n".join(
+        f"{label:24}" + "".join(f"{cell(value):>{width}}" for value in values) for label, *values in lines
+    )
 
 
 def examples(sources: Sequence[str], predictions: Sequence[str], kinds: Sequence[str] | None = None) -> str:

@@ -234,6 +234,10 @@ def make_trainer(
         args.predict_with_generate = task.generates
     if task.generates:
         args.generation_max_length = args.generation_max_length or data.max_target_length
+    if task.label_name != "labels":
+        args.label_names = [task.label_name]
+    if task.keeps_columns:
+        args.remove_unused_columns = False
     patience = [EarlyStoppingCallback(data.early_stopping_patience)] if data.early_stopping_patience else []
     options.setdefault("eval_dataset", encoded.get("validation", encoded.get("test")))
     trainer_class = trainer_class or (GenerationTrainer if task.generates else SequenceTrainer)
@@ -362,7 +366,8 @@ def finish(
     """
     predictions, kinds = task.decode(split, raw), task.kinds(split)
     systems = {"model": predictions, **(others or {}), **task.baseline(split, trained=run.train)}
-    results, table = compare(task.score, systems, task.references[split], kinds=kinds, kind_metric=task.kind_metric)
+    by_kind: dict[str, Any] = {"kinds": kinds, "kind_metric": task.kind_metric, "score_kind": task.score_kind}
+    results, table = compare(task.score, systems, task.references[split], **by_kind)
     if not PartialState().is_main_process:
         return
     save_results(run.args.output_dir, {f"{split}_{name}": value for name, value in results.items()})
@@ -370,8 +375,10 @@ def finish(
     print(f"\n{split}: {task.summary(split, predictions)}\n{table}\n")
     for metric, signature in task.signatures.items():
         print(f"{metric} signature: {signature}\n")
+    root = Path(run.args.output_dir)
+    task.write(root, split, predictions)
     if task.lists_predictions:
-        root, sources, shown = Path(run.args.output_dir), task.sources(split), task.show(predictions)
+        sources, shown = task.sources(split), task.show(predictions)
         write_samples(root / "samples.txt", sources, task.show(task.references[split]), shown)
         write_lines(root / "predictions.txt", shown)
         print(f"{examples([shorten(text, 200) for text in sources], shown, kinds)}\n")

@@ -138,6 +138,30 @@ class SequenceTrainer(Trainer):
         self.eval_predictions = output.predictions
         return cast(Task, self.task).score_raw("validation", output.predictions)
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        task = self.task
+        if task is not None and task.label_name != "labels":
+            # transformers counts those of a key `labels` alone.
+            batch_samples = [{"labels": torch.zeros(int(task.count(batch)))} for batch in batch_samples]
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: Any = None,
+        **options: Any,
+    ) -> tuple[Any, Any, Any]:
+        """Predict a batch of an evaluation; by `Task.predict_batch` if the task has it."""
+        task = self.task
+        if task is None or not task.predicts_batches:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys, **options)
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, raw = task.predict_batch(self.accelerator.unwrap_model(model), inputs)
+        return loss, raw, inputs[task.label_name]
+
     def predict_split(self, split: str, **options: Any) -> np.ndarray:
         """Raw predictions for a split of the task; `options` are passed to `generate`."""
         scorer, self.compute_metrics = self.compute_metrics, None  # the caller scores them

@@ -22,7 +22,7 @@ BASES = "ACGT"
 TAGS = ("exon", "intron", "intergenic")
 # Seeds of the splits, so that the rows of one do not depend on the sizes of the others.
 _SEEDS = {"train": 1, "validation": 2, "test": 3}
-# Composition, in the order A, C, G, T, of the codon positions, of bases outside of genes, ...
+# Chances of A, C, G and T at each position of a codon, and elsewhere.
 _CODON = ((0.29, 0.20, 0.40, 0.11), (0.35, 0.21, 0.13, 0.31), (0.08, 0.40, 0.38, 0.14))
 _INTERGENIC_BASES = (0.29, 0.21, 0.20, 0.30)
 # Introns are rich in T, as those of plants are.
