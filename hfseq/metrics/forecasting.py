@@ -52,7 +52,7 @@ def nd(predictions: Any, references: Any) -> dict[str, Any]:
 def smape(predictions: Any, references: Any) -> dict[str, Any]:
     """Symmetric mean absolute percentage error as in the M4 competition, from 0 to 200; lower is better.
 
-    The mean of 200 |y - f| / (|y| + |f|) (Makridakis et al. 2020); 0 where both are 0. Arguments and errors as for
+    The mean of `200 |y - f| / (|y| + |f|)` (Makridakis et al. 2020); 0 where both are 0. Arguments and errors as for
     `mae`.
 
     Returns:

@@ -20,13 +20,14 @@ def sov(predictions: Sequence[Sequence[Any]], references: Sequence[Sequence[Any]
         references: Tags of each sequence, as many.
 
     Returns:
-        `{"score": float}`.
+        `sov`, which is also `score`.
 
     Raises:
         ValueError: There are no sequences, or their numbers or lengths differ.
     """
     rows = zip(*check_tag_rows("sov", predictions, references), strict=True)
-    return {"score": 100 * float(np.mean([_overlap(*row) for row in rows]))}
+    score = 100 * float(np.mean([_overlap(*row) for row in rows]))
+    return {"sov": score, "score": score}
 
 
 def _segments(tags: Sequence[Any]) -> list[tuple[Any, int, int]]:
