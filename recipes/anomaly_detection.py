@@ -19,22 +19,17 @@ scores.csv and alarms.csv have what was found. A trained detector watches a stre
 which prints alarms as they come, and after a restart continues from the state as if it had not stopped.
 """
 
-import sys
 from functools import partial
-from io import TextIOWrapper
 from pathlib import Path
 
 from accelerate import PartialState
 
-from hfseq.errors import InputError
-from hfseq.inference.anomalies import Settings
-from hfseq.inference.watching import watch, whole_lines
 from hfseq.tasks.anomaly_detection import HEADS
 from hfseq.tasks.arguments import AnomalyArguments
 from hfseq.training import cli
 from hfseq.training.arguments import AnomalyModelArguments, RecipeArguments
-from hfseq.training.loading import load_predictor
-from hfseq.training.run import Run, begin, finish, load, make_trainer, new_model, search
+from hfseq.training.run import begin, finish, load, make_trainer, new_model, search
+from hfseq.training.watching import watch_stream
 
 DEMO = Path(__file__).parent / "configs" / "anomaly_detection_demo.yaml"
 ARGUMENTS = (AnomalyModelArguments, AnomalyArguments, RecipeArguments)
@@ -71,18 +66,6 @@ def main(argv: list[str] | None = None) -> None:
         split = task.test_split
         raw, _ = task.predict(trainer.model, split)
         finish(run, task, split, raw, model=trainer.model, history=trainer.state.log_history)
-
-
-def watch_stream(run: Run) -> None:
-    """Print the alarms of the steps that come from standard input."""
-    if run.model.model_name_or_path is None:
-        raise InputError("--watch needs --model_name_or_path, the output directory of a run of this recipe")
-    settings = Settings.load(run.model.model_name_or_path)
-    task = HEADS["prediction" if settings.event_columns is None else "causal_lm"]
-    model, tokenizer = load_predictor(task.auto_class, run.model, features=task.features)
-    if isinstance(sys.stdin, TextIOWrapper):  # whose encoding would be that of the terminal
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-    watch(whole_lines(sys.stdin), model, settings, run.data, tokenizer)
 
 
 if __name__ == "__main__":

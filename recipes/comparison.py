@@ -38,50 +38,16 @@ from hfseq.errors import InputError
 from hfseq.hub.model_card import METRICS
 from hfseq.inference import benchmark
 from hfseq.plots import plot_trade_off
-from hfseq.tasks import arguments
-from hfseq.tasks.classification import Classification
-from hfseq.tasks.forecasting import Forecasting
-from hfseq.tasks.speech import HEADS
-from hfseq.training import arguments as flags
+from hfseq.tasks.arguments import DATA_FLAGS
 from hfseq.training import cli
+from hfseq.training.arguments import LOWER_IS_BETTER
+from hfseq.training.comparison import TASKS
 from hfseq.training.reporting import save_results
 from hfseq.training.run import begin, fit, new_model, score_baseline, score_model
 
 DEMO = Path(__file__).parent / "configs" / "comparison_demo.yaml"
 MODEL = ("model_type", "model_name_or_path", "config_overrides", "tokenizer_model", "vocab_size", "lowercase")
 TRAINING = ("learning_rate", "num_train_epochs", "weight_decay", "warmup_steps")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Arguments and classes of a task on which models are compared.
-
-    Attributes:
-        model: Model arguments.
-        data: Data arguments.
-        training: Training arguments.
-        tasks: Task, or the tasks by `--head`.
-        unit: Noun for an input, on which models are timed.
-    """
-
-    model: type
-    data: type
-    training: type
-    tasks: Any
-    unit: str
-
-
-TASKS = {
-    "classification": Kind(
-        flags.ModelArguments, arguments.SingleLabelArguments, flags.RecipeArguments, Classification, "text"
-    ),
-    "speech": Kind(
-        flags.SpeechModelArguments, arguments.SpeechArguments, flags.GenerationArguments, HEADS, "recording"
-    ),
-    "forecasting": Kind(
-        flags.ForecastModelArguments, arguments.ForecastArguments, flags.RecipeArguments, Forecasting, "window"
-    ),
-}
 
 
 @dataclass
@@ -131,7 +97,7 @@ ARGUMENTS = {
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe with the arguments `argv`, by default those of the process."""
     # 1. Arguments. Nothing is written before everything that can be checked has been.
-    argv = cli.with_default_config(argv, DEMO, unless=("--models", "--task", *arguments.DATA_FLAGS))
+    argv = cli.with_default_config(argv, DEMO, unless=("--models", "--task", *DATA_FLAGS))
     name = cli.value_of(argv, "task", "classification")
     if name not in TASKS:
         raise InputError(f"unknown --task {name!r}; there are {', '.join(TASKS)}")
@@ -205,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
         table[name] = means | {f"{first}_std": spread or 0.0} | costs[name]
         shown[name] = means | {first: benchmark.format_score(means[first], spread)}
     baselines = score_baseline(task, split)
-    titles = {key: METRICS[key][0] + " ↓" * (key in flags.LOWER_IS_BETTER) for key in metrics}
+    titles = {key: METRICS[key][0] + " ↓" * (key in LOWER_IS_BETTER) for key in metrics}
     titles["train_seconds"] = "training, s"
     shown |= {name: {**scores, "train_seconds": ""} for name, scores in baselines.items()}
     lines = benchmark.cost_table(shown, costs, titles, kind.unit)
@@ -216,7 +182,7 @@ def main(argv: list[str] | None = None) -> None:
         csv.writer(file).writerows([["model", *columns], *rows])
     axes = ([row[key] for row in table.values()] for key in (first, "ms_a_text", "parameters"))
     spreads = [row[f"{first}_std"] for row in table.values()] if data.num_seeds > 1 else None
-    lower = first in flags.LOWER_IS_BETTER
+    lower = first in LOWER_IS_BETTER
     plot_trade_off(list(table), *axes, root / "trade_off.png", METRICS[first][0], spreads, kind.unit, lower=lower)
     flat = {f"{split}_{name}_{key}": value for name, row in table.items() for key, value in row.items()}
     flat |= {f"{split}_{name}_{first}": scores[first] for name, scores in baselines.items()}

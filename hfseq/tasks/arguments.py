@@ -190,6 +190,25 @@ class DataArguments:
 
 
 @dataclass
+class WholeArguments(DataArguments):
+    """Rows that are read whole; the predictions are those of the final test."""
+
+    streaming: bool = field(init=False, default=False)
+    output_file: None = field(init=False, default=None)
+    overwrite_output_file: bool = field(init=False, default=False)
+
+
+@dataclass
+class SeriesArguments(WholeArguments):
+    """Series and recordings of numbers, in files whose first line names the columns."""
+
+    dataset_name: None = field(init=False, default=None)
+    dataset_config_name: None = field(init=False, default=None)
+    column_names: None = field(init=False, default=None)
+    max_tokens: None = field(init=False, default=None)
+
+
+@dataclass
 class ClassArguments(DataArguments):
     """Texts and classes."""
 
@@ -281,7 +300,7 @@ class SummarizationArguments(DecodingArguments):
 
 
 @dataclass
-class SpeechArguments(DataArguments):
+class SpeechArguments(WholeArguments):
     """Recordings with transcripts or classes, their features, and decoding."""
 
     head: str = flag("ctc", f"Head of the model: {', '.join(SPEECH_HEADS)}.")
@@ -311,9 +330,6 @@ class SpeechArguments(DataArguments):
     class_weights: dict | str | None = flag(
         None, "With --head classification: class weights of the loss: balanced, or {class: weight}."
     )
-    streaming: bool = field(init=False, default=False)
-    output_file: None = field(init=False, default=None)
-    overwrite_output_file: bool = field(init=False, default=False)
     label_separator: None = field(init=False, default=None)
     problem_type: str = field(init=False, default="single_label_classification")
 
@@ -343,7 +359,7 @@ class SpeechArguments(DataArguments):
 
 
 @dataclass
-class ForecastArguments(DataArguments):
+class ForecastArguments(SeriesArguments):
     """Series, their columns, the horizon, and the windows of training, validation and test."""
 
     train_file: str | None = flag(
@@ -387,30 +403,20 @@ class ForecastArguments(DataArguments):
     )
     num_samples: int | None = flag(None, "Paths to sample; by default those of the model.")
     ets_windows: int = flag(100, "Fit exponential smoothing for comparison if there are at most so many test windows.")
-    dataset_name: None = field(init=False, default=None)
-    dataset_config_name: None = field(init=False, default=None)
-    column_names: None = field(init=False, default=None)
-    max_tokens: None = field(init=False, default=None)
-    streaming: bool = field(init=False, default=False)
-    output_file: None = field(init=False, default=None)
-    overwrite_output_file: bool = field(init=False, default=False)
 
 
 @dataclass
-class TaggingArguments(DataArguments):
+class TaggingArguments(WholeArguments):
     """Words and tags."""
 
     text_column: str = flag("tokens", "Column of the words of each row.")
     label_column: str = flag("tags", "Column of the tag of each word.")
     max_length: int = flag(256, "Maximum length in tokens; longer rows are truncated.")
     max_train_samples: int | None = flag(None, "Train on this many rows only.")
-    streaming: bool = field(init=False, default=False)
-    output_file: None = field(init=False, default=None)
-    overwrite_output_file: bool = field(init=False, default=False)
 
 
 @dataclass
-class SequenceArguments(DataArguments):
+class SequenceArguments(WholeArguments):
     """DNA or proteins with classes or tags."""
 
     task: str = flag("tagging", f"Task: {', '.join(SEQUENCE_TASKS)}; a tag for each letter, or a class.")
@@ -435,9 +441,6 @@ class SequenceArguments(DataArguments):
     class_weights: dict | str | None = flag(
         None, "With --task classification: class weights of the loss: balanced, or {class: weight}."
     )
-    streaming: bool = field(init=False, default=False)
-    output_file: None = field(init=False, default=None)
-    overwrite_output_file: bool = field(init=False, default=False)
     text_pair_column: None = field(init=False, default=None)
     label_separator: None = field(init=False, default=None)
     problem_type: str = field(init=False, default="single_label_classification")
@@ -502,7 +505,7 @@ class RunningTextArguments(DataArguments):
 
 
 @dataclass
-class AnomalyArguments(DataArguments):
+class AnomalyArguments(SeriesArguments):
     """Series or logs of events, their columns, windows, and the alarms."""
 
     head: str = flag("prediction", f"Head of the model: {', '.join(ANOMALY_HEADS)}; the latter reads events.")
@@ -534,13 +537,6 @@ class AnomalyArguments(DataArguments):
     series: str = flag("", "With --watch: name of the series, if the model was trained on several.")
     state_file: str | None = flag(None, "With --watch: file of the state, to continue from and to save to.")
     save_every: int = flag(1000, "With --state_file: save the state after this many steps.")
-    dataset_name: None = field(init=False, default=None)
-    dataset_config_name: None = field(init=False, default=None)
-    column_names: None = field(init=False, default=None)
-    max_tokens: None = field(init=False, default=None)
-    streaming: bool = field(init=False, default=False)
-    output_file: None = field(init=False, default=None)
-    overwrite_output_file: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         """Refuse an unknown head, impossible shares, and flags that would have no effect."""

@@ -15,13 +15,12 @@ from hfseq.data.collation import CheckedCollator
 from hfseq.data.embedded.genes import gene_rows, posterior_tags, splice_sites
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
 from hfseq.data.fasta import ALPHABETS, check_letters, reverse_complement
-from hfseq.data.reading import shorten_list
 from hfseq.errors import InputError
 from hfseq.inference.importance import substitution_importance
 from hfseq.plots import plot_sequence_logos
 from hfseq.tasks.base import Task
 from hfseq.tasks.classification import Classification, label_array, label_fields, score_classes
-from hfseq.tasks.tagging import Tagging, token_collator
+from hfseq.tasks.tagging import Tagging, tag_names, token_collator
 from hfseq.tokenization import letter_tokenizer
 
 _LOGO_ROWS = 30
@@ -157,15 +156,7 @@ class ResidueTagging(Tagging):
             seen[split] = {tag for row in tags for tag in row if tag is not None}
             columns = {sequence: rows[sequence], label: tags}
             splits[split] = datasets.Dataset.from_dict(columns)
-        names = known
-        if names is None or (train and not seen["train"] <= set(names)):
-            names = sorted(seen["train"]) if train else []
-        if len(names) < 2:
-            raise InputError(f"column {label!r} of the training data has {len(names)} tag; there is nothing to learn")
-        for split, found in seen.items():
-            if unknown := sorted(found - set(names)):
-                known_names = shorten_list(names)
-                raise InputError(f"{split}: tag {unknown[0]!r} is not one of the {len(names)} known: {known_names}")
+        names = tag_names(seen, label, known, train)
         self.classes, self.fields, self.scheme, self._about = names, label_fields(names), None, ""
         return self._draw(splits)
 

@@ -78,15 +78,7 @@ class Tagging(Task):
                 if None in (*row_words, *row_tags):
                     raise InputError(f"{split}, row {number}: null in {words} or {tags}; each needs text")
         seen = {split: set(chain.from_iterable(rows)) for split, rows in listed.items()}
-        names = known
-        if names is None or (train and not seen["train"] <= set(names)):
-            names = sorted(seen["train"]) if train else []
-        if len(names) < 2:
-            raise InputError(f"column {tags!r} of the training data has {len(names)} tag; there is nothing to learn")
-        for split, found in seen.items():
-            if unknown := sorted(found - set(names)):
-                known_names = shorten_list(names)
-                raise InputError(f"{split}: tag {unknown[0]!r} is not one of the {len(names)} known: {known_names}")
+        names = tag_names(seen, tags, known, train)
         self.classes, self.fields = names, label_fields(names)
         self.scheme, self._about = self._find_scheme(listed)
         if self.scheme is not None:
@@ -220,6 +212,30 @@ class Tagging(Task):
     def texts(self) -> Any:
         """Texts to train a new tokenizer on: the words of each training row."""
         return self.sources("train")
+
+
+def tag_names(seen: Mapping[str, set[str]], column: str, known: list[str] | None, train: bool) -> list[str]:
+    """Tags in the order of their ids: those of the checkpoint, or of the training rows if these have others.
+
+    Args:
+        seen: Split name to its tags.
+        column: Column of the tags, for errors.
+        known: Tags of the checkpoint, if any.
+        train: Whether there are training rows.
+
+    Raises:
+        InputError: There are fewer than two tags, or a split has another one.
+    """
+    names = known
+    if names is None or (train and not seen["train"] <= set(names)):
+        names = sorted(seen["train"]) if train else []
+    if len(names) < 2:
+        raise InputError(f"column {column!r} of the training data has {len(names)} tag; there is nothing to learn")
+    for split, found in seen.items():
+        if unknown := sorted(found - set(names)):
+            known_names = shorten_list(names)
+            raise InputError(f"{split}: tag {unknown[0]!r} is not one of the {len(names)} known: {known_names}")
+    return names
 
 
 def token_collator(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> CheckedCollator:

@@ -1,0 +1,43 @@
+"""Tasks on which models can be compared, with their arguments."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from hfseq.tasks import arguments
+from hfseq.tasks.classification import Classification
+from hfseq.tasks.forecasting import Forecasting
+from hfseq.tasks.speech import HEADS
+from hfseq.training import arguments as flags
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Arguments and classes of a task on which models are compared.
+
+    Attributes:
+        model: Model arguments.
+        data: Data arguments.
+        training: Training arguments.
+        tasks: Task, or the tasks by `--head`.
+        unit: Noun for an input, on which models are timed.
+    """
+
+    model: type
+    data: type
+    training: type
+    tasks: Any
+    unit: str
+
+
+TASKS = {
+    "classification": Kind(
+        flags.ModelArguments, arguments.SingleLabelArguments, flags.RecipeArguments, Classification, "text"
+    ),
+    "speech": Kind(
+        flags.SpeechModelArguments, arguments.SpeechArguments, flags.GenerationArguments, HEADS, "recording"
+    ),
+    "forecasting": Kind(
+        flags.ForecastModelArguments, arguments.ForecastArguments, flags.RecipeArguments, Forecasting, "window"
+    ),
+}
+"""Name of a task to its arguments and classes."""
