@@ -13,7 +13,7 @@ from exactness import cache_table, padding_table
 from results import results_page
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "recipes/README.md", "docs/exactness.md")
+PAGES = ("README.md", "recipes/README.md", "docs/exactness.md", "docs/fields.md", "docs/instead.md")
 _BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
@@ -23,6 +23,8 @@ def blocks() -> dict[str, list[str]]:
     return {
         "highlights": scores.highlights(found),
         "recipes": scores.recipes(found),
+        "fields": scores.fields(found),
+        "better_baselines": scores.better_baselines(found),
         "padding": padding_table(),
         "cache": cache_table(),
     }
