@@ -238,9 +238,9 @@ def top_items(
     logits[:, len(tokenizer) :] = -math.inf
     for row, ids in enumerate(excluded or ()):
         logits[row, list(ids)] = -math.inf
-    scores, ids = logits.topk(min(top_k, logits.shape[1]))
+    scores, best = logits.topk(min(top_k, logits.shape[1]))
     found = []
-    for row_ids, row_scores in zip(ids.tolist(), scores.tolist(), strict=True):
+    for row_ids, row_scores in zip(best.tolist(), scores.tolist(), strict=True):
         names = tokenizer.convert_ids_to_tokens(row_ids)
         pairs = zip(names, row_scores, strict=True)
         found.append([Item(name, score) for name, score in pairs if score > -math.inf])
