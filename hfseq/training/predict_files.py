@@ -114,3 +114,7 @@ def _write(run: Run, write: Callable[..., None], outputs: list[Any], counts: Map
     notes = {"empty": "empty (an empty line is written)", "cut": "longer than the limit and truncated"}
     counted = "".join(f"; {count} {notes[kind]}" for kind, count in counts.items())
     run.log(f"{name}: {len(outputs)} texts, {summary}{counted}")
+
+
+def recommend_file(run):
+    raise NotImplementedError
