@@ -242,8 +242,8 @@ def _plain_events(
             raise InputError(f"{path}:{number}: {len(row)} fields, but the lines before have {size}")
         if number == 1 and size == 3 and not _is_time(row[2]):
             raise InputError(
-                f"{path}:1: time {row[2]!r} is neither a number nor a date; is this a header? Files with one are .csv, "
-                ".tsv or .inter"
+                f"{path}:1: time {row[2]!r} is neither a number nor a date; is this a header? Files with one are "
+                ".csv, .tsv or .inter"
             )
         yield _Event(f"{path}:{number}", row[0], row[1], row[2] if size == 3 else None)
 
@@ -432,7 +432,8 @@ def split_by_time(
     ]
     if starts[0] >= starts[1]:
         raise InputError(
-            f"--validation_start {validation_start} is not before --test_start {test_start}; give earlier and later times"
+            f"--validation_start {validation_start} is not before --test_start {test_start}; give an earlier and a "
+            "later time"
         )
     bounds = [-float("inf"), *starts, float("inf")]
     splits: dict[str, datasets.Dataset] = {}

@@ -24,9 +24,10 @@ def hit_rate(ranks: Sequence[int], k: int = 10) -> dict[str, Any]:
 
 
 def ndcg(ranks: Sequence[int], k: int = 10) -> dict[str, Any]:
-    """Normalised discounted cumulative gain at k (Järvelin and Kekäläinen 2002); arguments and errors as for `hit_rate`.
+    """Normalised discounted cumulative gain at k (Järvelin and Kekäläinen 2002).
 
-    With one relevant item it is the mean of `1 / log2(rank + 1)`, 0 below rank k.
+    With one relevant item it is the mean of `1 / log2(rank + 1)`, 0 below rank k; arguments and errors as for
+    `hit_rate`.
 
     Returns:
         `ndcg`, from 0 to 1, which is also `score`; higher is better.

@@ -523,7 +523,7 @@ class RecommendationArguments(DataArguments):
     note: str = field(init=False, default="")
     output_file: str | None = flag(
         None,
-        "With --do_predict: write the items recommended after each history of --test_file, and their probabilities, to "
+        "With --do_predict: write the items recommended after each history of --test_file, and their scores, to "
         "this file (.tsv or .jsonl); output_dir is not touched.",
     )
 

@@ -187,10 +187,10 @@ class Recommendation(Task):
         return run, [rows[number] for number in range(min(count, len(rows)))]
 
     def configure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Train a model by its own loss if that is not the cross-entropy of its logits.
+        """Train a model by its own loss if that is not the cross-entropy of its logits, and tell it the popularity.
 
         Args:
-            model: Model, not modified.
+            model: Model; one that samples negatives gets the counts of the items.
             tokenizer: Tokenizer of the model.
 
         Raises:
@@ -201,12 +201,21 @@ class Recommendation(Task):
                 "the tokens of this model are no items; give a model that this recipe trained, or train one"
             )
         config: Any = model.config
-        self.own_loss = getattr(config, "adaptive_softmax_cutoffs", None) is not None
-        if self.own_loss and self.args.label_smoothing_factor:
+        sampled = getattr(config, "num_negatives", None) is not None
+        partial = sampled or getattr(config, "adaptive_softmax_cutoffs", None) is not None
+        if partial and self.args.label_smoothing_factor:
             raise InputError(
-                "--label_smoothing_factor is not supported for an adaptive softmax, which does not compute the "
-                "probabilities of all items in training"
+                "--label_smoothing_factor is not supported for an adaptive softmax or sampled negatives, which do not "
+                "compute the probabilities of all items in training"
             )
+        names = ("activation_regularization", "temporal_activation_regularization")
+        regularized = any(getattr(config, name, 0) for name in names)
+        self.own_loss = partial or (regularized and not self.args.label_smoothing_factor)
+        if sampled and self.counts:
+            counts = torch.zeros(config.vocab_size, dtype=torch.long)
+            for item, number in tokenizer.get_vocab().items():
+                counts[number] = self.counts.get(item, 0)
+            model.set_item_counts(counts)  # type: ignore[operator]
 
     # Encoding
 

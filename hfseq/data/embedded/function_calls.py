@@ -1,9 +1,9 @@
 """Embedded sessions: the functions that each Python function of the installed sources calls, in order.
 
-Which function is called next is real behaviour of programmers, and regular enough to be learned: a file is opened,
-read and closed. The sources are those of the standard library and of packages that hfseq always needs; they are parsed,
-never imported. Rows depend on the installed versions: those of the packages are pinned in constraints.txt, but the
-standard library's change with each release of Python. The recipe prints how many there are.
+The function that is called next is real behaviour of programmers, and regular enough to be learned: a file is opened,
+read and closed. The sources are those of the standard library and of packages that hfseq always needs; they are
+parsed, never imported. Rows depend on the installed versions: those of the packages are pinned in constraints.txt, but
+the standard library changes with each release of Python. The recipe prints how many rows there are.
 """
 
 import ast
@@ -39,8 +39,8 @@ def function_call_rows() -> datasets.DatasetDict:
     fewer than five times in the training files, then functions with fewer than three calls, and those that call the
     same functions in the same order as an earlier one, those of the training files being the earliest.
 
-    All functions of a source file are in one split: a tenth of the files are the test, a twentieth validation. The same
-    installation gives the same rows in every process.
+    All functions of a source file are in one split: a tenth of the files are the test, a twentieth validation. The
+    same installation gives the same rows in every process.
     """
     rows = _rows()
     features = datasets.Features(
