@@ -1,7 +1,6 @@
 """Recommendation of the next items after a history, with a state that spares reading the history again."""
 
 import copy
-import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
@@ -20,22 +18,11 @@ from hfseq.data.collation import position_limit
 from hfseq.errors import InputError, one_line
 from hfseq.inference.parallel import run_by_length
 from hfseq.models.cache import RecurrentCacheLayer
+from hfseq.recommenders import Item, check_history, history_start, item_ids, last_logits, top_items
 
 _STATE_TYPE = "recommendation"
 # Values of each weight that tell models apart.
 _SAMPLE = 256
-
-
-class Item(NamedTuple):
-    """A recommended item.
-
-    Attributes:
-        item: Its name, a token of the tokenizer.
-        score: Its logit; of an adaptive softmax its log-probability.
-    """
-
-    item: str
-    score: float
 
 
 @dataclass(frozen=True)
@@ -140,12 +127,12 @@ def recommend(
     """
     model.eval()
     before = UserState() if state is None else state
-    ids = (*(before.ids or _start(tokenizer)), *item_ids(tokenizer, events))
-    _check_history(ids)
+    ids = (*(before.ids or history_start(tokenizer)), *item_ids(tokenizer, events))
+    check_history(ids)
     limit = position_limit(model)
     cache: Cache | None = None
     if limit is not None and len(ids) > limit:
-        logits = _last_logits(model, [ids[-limit:]])
+        logits = last_logits(model, [ids[-limit:]])
     else:
         # Copies, as some models update their cache in place.
         cache = copy.deepcopy(before.cache)
@@ -155,7 +142,7 @@ def recommend(
                 backbone: Any = model.base_model  # without the logits of a large catalogue
                 inputs = torch.tensor([unread], device=model.device)
                 cache = backbone(input_ids=inputs, cache=cache, use_cache=True).cache
-            logits = _last_logits(model, [ids[-1:]], copy.deepcopy(cache))
+            logits = last_logits(model, [ids[-1:]], copy.deepcopy(cache))
         except ValueError as error:
             raise InputError(f"the state belongs to another model ({one_line(error)})") from None
     items = top_items(logits, tokenizer, top_k, [ids if filter_seen else ()])
@@ -196,10 +183,10 @@ def recommend_all(
         InputError: As for `recommend`.
     """
     model.eval()
-    start = _start(tokenizer)
+    start = history_start(tokenizer)
     ids = [(*start, *item_ids(tokenizer, history)) for history in histories]
     for row in ids:
-        _check_history(row)
+        check_history(row)
     limits = [limit for limit in (position_limit(model), max_length) if limit is not None]
     longest = min(limits, default=None)
     read = [row if longest is None else row[-longest:] for row in ids]
@@ -208,73 +195,11 @@ def recommend_all(
         found: list[list[Item]] = []
         for _, same in groupby(rows, lambda row: len(read[row])):  # sorted by length
             group = list(same)
-            logits = _last_logits(model, [read[row] for row in group])
+            logits = last_logits(model, [read[row] for row in group])
             found += top_items(logits, tokenizer, top_k, [ids[row] if filter_seen else () for row in group])
         return found
 
     return run_by_length([len(row) for row in read], batch_size, run, progress)
-
-
-def top_items(
-    logits: Tensor,
-    tokenizer: PreTrainedTokenizerBase,
-    top_k: int,
-    excluded: Sequence[Sequence[int]] | None = None,
-) -> list[list[Item]]:
-    """Items with the highest logits, best first; never special tokens, nor ids that are no token.
-
-    Args:
-        logits: Logits `[B, V]`, changed in place.
-        tokenizer: Tokenizer whose tokens are the items.
-        top_k: Maximum number of items.
-        excluded: Token ids to leave out in each row; None for none.
-
-    Raises:
-        InputError: `top_k` is less than 1.
-    """
-    if top_k < 1:
-        raise InputError(f"top_k={top_k}: it must be at least 1")
-    logits[:, tokenizer.all_special_ids] = -math.inf
-    logits[:, len(tokenizer) :] = -math.inf
-    for row, ids in enumerate(excluded or ()):
-        logits[row, list(ids)] = -math.inf
-    scores, best = logits.topk(min(top_k, logits.shape[1]))
-    found = []
-    for row_ids, row_scores in zip(best.tolist(), scores.tolist(), strict=True):
-        names = tokenizer.convert_ids_to_tokens(row_ids)
-        pairs = zip(names, row_scores, strict=True)
-        found.append([Item(name, score) for name, score in pairs if score > -math.inf])
-    return found
-
-
-def item_ids(tokenizer: PreTrainedTokenizerBase, items: Sequence[str]) -> list[int]:
-    """Token ids of items; that of the unknown token for items that the tokenizer does not know.
-
-    Raises:
-        InputError: An item is unknown and the tokenizer has no unknown token.
-    """
-    ids: list[int] = tokenizer.convert_tokens_to_ids(list(items))  # type: ignore[assignment]
-    for item, one in zip(items, ids, strict=True):
-        if one is None:
-            raise InputError(f"item {item!r} is unknown, and the tokenizer has no unknown token to read it as")
-    return ids
-
-
-def _start(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    bos: Any = tokenizer.bos_token_id
-    return () if bos is None else (bos,)
-
-
-def _check_history(ids: Sequence[int]) -> None:
-    if not ids:
-        raise InputError("the history is empty, and the tokenizer has no BOS token to predict the first item from")
-
-
-def _last_logits(model: PreTrainedModel, rows: Sequence[Sequence[int]], cache: Cache | None = None) -> Tensor:
-    """Logits `[B, V]` after rows of one length, in float32."""
-    inputs = torch.tensor(rows, device=model.device)
-    outputs: Any = model(input_ids=inputs, cache=cache, use_cache=cache is not None, logits_to_keep=1)
-    return outputs.logits[:, -1].float()
 
 
 def _fingerprint(model: PreTrainedModel) -> int:
