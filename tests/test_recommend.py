@@ -15,7 +15,8 @@ from hfseq import (
     save_state,
 )
 from hfseq.errors import InputError
-from hfseq.inference.recommend import UserState, item_ids, recommend, recommend_all, top_items
+from hfseq.inference.recommend import UserState, recommend, recommend_all
+from hfseq.recommenders import item_ids, top_items
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 SIZES = {"vocab_size": 30, "hidden_size": 8, "num_hidden_layers": 2}
@@ -75,14 +76,14 @@ def check(items, scores, top_k=5, without=()):
 
 @pytest.mark.parametrize("filter_seen", [False, True])
 def test_after_each_click_it_is_as_if_the_whole_history_had_been_read(model, tokenizer, filter_seen, tmp_path):
-    ids = [1, *item_ids(tokenizer, HISTORY)]
-    assert ids[4] == 3  # an unknown item
+    known = [event for event in HISTORY if event != "nothing"]
     state = recommend(model.train(), tokenizer).state  # a user without a history
     options = {"top_k": 5, "filter_seen": filter_seen}
     for step, event in enumerate(HISTORY):
         before = state
         items, state = recommend(model, tokenizer, [event], state=before, **options)
-        scores = expected_scores(model, ids[: step + 2])
+        ids = item_ids(tokenizer, known[: step + (step < 3)])
+        scores = expected_scores(model, [1, *ids])
         seen = HISTORY[: step + 1] if filter_seen else ()
         check(items, scores, without=seen)
         # The earlier state is as it was, and so is a state without a new event.
@@ -115,7 +116,7 @@ def test_only_the_new_events_are_read(tokenizer):
 
 
 def test_many_users_get_what_each_gets_alone(model, tokenizer):
-    histories = [HISTORY, HISTORY[:2], [], HISTORY[4:6], HISTORY[1:8], ["item 9"], ["item 1"]]
+    histories = [HISTORY, HISTORY[:2], [], ["nothing", "item 7"], HISTORY[1:8], ["item 9"], ["item 1"]]
     options = {"top_k": 4, "filter_seen": True}
     found = recommend_all(model, tokenizer, histories, batch_size=3, **options)
     for history, items in zip(histories, found, strict=True):
@@ -125,6 +126,10 @@ def test_many_users_get_what_each_gets_alone(model, tokenizer):
     # The last items are read, those before are still left out.
     cut = recommend_all(model, tokenizer, histories, max_length=3, **options)
     check(cut[0], expected_scores(model, item_ids(tokenizer, HISTORY[-3:])), top_k=4, without=HISTORY)
+    without = recommend(
+        model, tokenizer, ["item 7"], **options
+    ).items  # the history of the fourth without what is unknown
+    assert [one.item for one in found[3]] == [one.item for one in without]
 
 
 def test_best_items():
@@ -148,8 +153,11 @@ def test_bad_input(tokenizer, tmp_path):
         recommend(gru, make_tokenizer(bos=None))
     with pytest.raises(InputError, match="the history is empty"):
         recommend_all(gru, make_tokenizer(bos=None), [["item 3"], []])
+    assert recommend(gru, make_tokenizer(unk=None), HISTORY).state.ids == recommend(gru, tokenizer, HISTORY).state.ids
+    with pytest.raises(InputError, match="the history is empty"):
+        recommend(gru, make_tokenizer(bos=None), ["nothing", "</s>"])
     with pytest.raises(InputError, match="item 'nothing' is unknown, and the tokenizer has no unknown token"):
-        recommend(gru, make_tokenizer(unk=None), HISTORY)
+        item_ids(make_tokenizer(unk=None), HISTORY)
     with pytest.raises(InputError, match="top_k=0: it must be at least 1"):
         recommend(gru, tokenizer, HISTORY, top_k=0)
     state = recommend(gru, tokenizer, HISTORY).state
