@@ -42,7 +42,7 @@ TASKS = {
     ),
     "recommendation": Kind(
         flags.RecommendationModelArguments,
-        arguments.RecommendationArguments,
+        arguments.ScoredRecommendationArguments,
         flags.RecipeArguments,
         Recommendation,
         "history",
