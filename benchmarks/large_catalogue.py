@@ -7,8 +7,8 @@ Zipf's law, by AdamW as in the recipes. Every side runs in a process of its own,
 memory is known; the sides of one size take turns, and a ratio is the median of the rounds. Drawing the data and
 creating the model do not count as time. Time is processor time of the one thread, in the program and in the system for
 it, which other programs on the machine change less than the time on a clock. The last side recommends 10 items to each
-of 64 users by `recommend_all`. Figures go into `benchmarks/large_catalogue.json`, from which `make results` renders the
-table.
+of 64 users by `recommend_all`. Figures go into `benchmarks/large_catalogue.json`, from which `make results` renders
+the table.
 """
 
 import argparse

@@ -50,7 +50,7 @@ from hfseq.data.tag_schemes import check_tags, to_iob2
 from hfseq.forecasters import needs_of, sample_paths
 from hfseq.heads import require_text
 from hfseq.recommenders import check_history, history_start, item_ids, known_items, last_logits, top_items
-from hfseq.tokenization import is_item_tokenizer
+from hfseq.tokenization import require_items
 
 logger = logging.get_logger(__name__)
 
@@ -451,7 +451,7 @@ class NextItemRecommendationPipeline(Pipeline):
         kwargs: Arguments of `Pipeline`, or of a call; the latter become defaults of every call.
 
     Raises:
-        ValueError: If the tokens are no items.
+        InputError: If the tokens are no items.
     """
 
     _load_tokenizer: Any = True
@@ -470,11 +470,7 @@ class NextItemRecommendationPipeline(Pipeline):
         task: str = "next-item-recommendation",
         **kwargs: Any,
     ) -> None:
-        if not is_item_tokenizer(tokenizer):
-            raise ValueError(
-                f"{type(self).__name__} needs a model over items, as recipes/recommendation.py trains it: the tokens "
-                f"of this {type(model).__name__} are none"
-            )
+        require_items(tokenizer)
         super().__init__(model, tokenizer=cast(Any, tokenizer), task=task, **kwargs)
 
     def _sanitize_parameters(

@@ -186,6 +186,14 @@ def is_item_tokenizer(tokenizer: Any) -> bool:
     return own is not None and own.__getstate__() == _item_lines().__getstate__()
 
 
+def require_items(tokenizer: Any) -> None:
+    """Raise an `InputError` for a tokenizer whose tokens are no items, of which nothing could be recommended."""
+    if not is_item_tokenizer(tokenizer):
+        raise InputError(
+            "the tokens of this model are no items; give a model that recipes/recommendation.py trained, or train one"
+        )
+
+
 def _item_lines() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Split("\n", "removed")
 

@@ -579,6 +579,14 @@ class RecommendationArguments(DataArguments):
 
 
 @dataclass
+class ScoredRecommendationArguments(RecommendationArguments):
+    """Interactions for recipes that train or test several models: nothing goes to a file."""
+
+    output_file: None = field(init=False, default=None)
+    overwrite_output_file: bool = field(init=False, default=False)
+
+
+@dataclass
 class RunningTextArguments(DataArguments):
     """Running text, its windows, and the continuation of a prompt."""
 

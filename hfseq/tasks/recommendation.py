@@ -25,7 +25,7 @@ from hfseq.models import is_hfseq
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import token_loss
 from hfseq.tasks.recommendation_baselines import BASELINES
-from hfseq.tokenization import is_item_tokenizer, item_tokenizer
+from hfseq.tokenization import is_item_tokenizer, item_tokenizer, require_items
 
 CUTOFFS = (1, 5, 10, 20)
 """Depths of the metrics by default."""
@@ -196,10 +196,7 @@ class Recommendation(Task):
         Raises:
             InputError: The tokens of the tokenizer are no items, or the model has a loss that cannot be smoothed.
         """
-        if not is_item_tokenizer(tokenizer):
-            raise InputError(
-                "the tokens of this model are no items; give a model that this recipe trained, or train one"
-            )
+        require_items(tokenizer)
         config: Any = model.config
         sampled = getattr(config, "num_negatives", None) is not None
         partial = sampled or getattr(config, "adaptive_softmax_cutoffs", None) is not None

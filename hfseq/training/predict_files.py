@@ -20,6 +20,7 @@ from hfseq.inference.generate import decode_texts, generation_options, perplexit
 from hfseq.inference.loading import problem_of
 from hfseq.inference.recommend import recommend_all
 from hfseq.recommenders import known_items
+from hfseq.tokenization import require_items
 from hfseq.training.loading import load_predictor
 from hfseq.training.run import Run
 
@@ -109,6 +110,7 @@ def recommend_file(run: Run) -> None:
     _check_files(run, data.top_k)
     sessions = data.read_file(data.test_file, "--test_file")
     model, tokenizer = _load(run, AutoModelForCausalLM)
+    require_items(tokenizer)
     histories, unknown = known_items(tokenizer, [session.items for session in sessions])
     options = {"top_k": data.top_k, "filter_seen": data.filter_seen, "max_length": data.max_length}
     found = recommend_all(model, tokenizer, histories, batch_size=run.args.per_device_eval_batch_size, **options)
