@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import scores
-from exactness import cache_table, padding_table
+from exactness import cache_table, catalogue_table, padding_table
 from results import results_page
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "recipes/README.md", "docs/exactness.md")
+PAGES = ("README.md", "recipes/README.md", "docs/exactness.md", "docs/models.md")
 _BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
@@ -25,6 +25,7 @@ def blocks() -> dict[str, list[str]]:
         "recipes": scores.recipes(found),
         "padding": padding_table(),
         "cache": cache_table(),
+        "catalogue": catalogue_table(),
     }
 
 

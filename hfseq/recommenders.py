@@ -81,8 +81,12 @@ def known_items(tokenizer: PreTrainedTokenizerBase, histories: Sequence[Sequence
     Returns:
         The known items of each user, and the number of those left out.
     """
-    known = tokenizer.get_vocab().keys() - set(tokenizer.all_special_tokens)
-    kept = [[item for item in history if item in known] for history in histories]
+    # Not from the whole vocabulary, which takes a second to list if there are a million items.
+    unknown = {None, *tokenizer.all_special_ids}
+    kept = []
+    for history in histories:
+        ids: Any = tokenizer.convert_tokens_to_ids(list(history))
+        kept.append([item for item, one in zip(history, ids, strict=True) if one not in unknown])
     return kept, sum(map(len, histories)) - sum(map(len, kept))
 
 

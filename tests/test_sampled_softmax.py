@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,7 +8,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from hfseq import CnnConfig, GruConfig, LstmConfig, RnnConfig
+from hfseq.errors import InputError
 from hfseq.models.sampled_softmax import SampledSoftmax
+from hfseq.tasks.language_modeling import LanguageModeling
+from hfseq.training.finetuning import TaskArguments
 
 SIZES = {"vocab_size": 20, "hidden_size": 8, "embedding_size": 6, "dropout": 0.0}
 FAMILIES = [RnnConfig, LstmConfig, GruConfig, CnnConfig]
@@ -245,6 +249,21 @@ def test_new_tokens_are_rare_items():
 def test_impossible_settings(fields):
     with pytest.raises(ValueError, match=" is impossible, "):
         GruConfig(**SIZES | fields)
+
+
+@pytest.mark.parametrize(("fields", "own"), [({}, False), ({"num_negatives": 4}, True)])
+def test_blocks_of_text_train_by_it(fields, own):
+    """By the loss of the model; that of the task would compute all logits."""
+    task = LanguageModeling(TaskArguments(task="language_modeling"), SimpleNamespace(label_smoothing_factor=0.0))
+    model = make_model(GruConfig, **fields)
+    task.configure(model, None)
+    assert task.own_loss is own
+    task.args.label_smoothing_factor = 0.1
+    if own:
+        with pytest.raises(InputError, match="--label_smoothing_factor is not supported for a loss over sampled neg"):
+            task.configure(model, None)
+    else:
+        task.configure(model, None)
 
 
 def test_impossible_counts_and_heads():

@@ -18,7 +18,7 @@ from hfseq.data.collation import position_limit
 from hfseq.errors import InputError, one_line
 from hfseq.inference.parallel import run_by_length
 from hfseq.models.cache import RecurrentCacheLayer
-from hfseq.recommenders import Item, check_history, history_start, item_ids, last_logits, top_items
+from hfseq.recommenders import Item, check_history, history_start, item_ids, known_items, last_logits, top_items
 
 _STATE_TYPE = "recommendation"
 # Values of each weight that tell models apart.
@@ -115,19 +115,20 @@ def recommend(
     Args:
         model: Causal language model over items, of hfseq or any other, on its device; it is put into evaluation mode.
         tokenizer: Tokenizer whose tokens are the items. A history starts with its BOS token, if it has one.
-        events: Items of the user's history, or those since `state`, oldest first. An item that the tokenizer does not
-            know is read as its unknown token.
+        events: Items of the user's history, or those since `state`, oldest first. Items that the tokenizer does not
+            know are left out; see `known_items`.
         state: State of an earlier recommendation, which stays unchanged; None for a user without one.
         top_k: Maximum number of items.
         filter_seen: Leave out the items of the history.
 
     Raises:
-        InputError: The history is empty and the tokenizer has no BOS token, an item is unknown and the tokenizer has
-            no unknown token, `top_k` is less than 1, or the state belongs to another model.
+        InputError: The history is empty and the tokenizer has no BOS token, `top_k` is less than 1, or the state
+            belongs to another model.
     """
     model.eval()
     before = UserState() if state is None else state
-    ids = (*(before.ids or history_start(tokenizer)), *item_ids(tokenizer, events))
+    (known,), _ = known_items(tokenizer, [events])
+    ids = (*(before.ids or history_start(tokenizer)), *item_ids(tokenizer, known))
     check_history(ids)
     limit = position_limit(model)
     cache: Cache | None = None
@@ -168,7 +169,7 @@ def recommend_all(
     Args:
         model: As for `recommend`.
         tokenizer: As for `recommend`.
-        histories: Items of each user, oldest first.
+        histories: Items of each user, oldest first; unknown ones are left out.
         top_k: Maximum number of items.
         filter_seen: Leave out the items of each user's history.
         batch_size: Maximum batch size; the rows of a batch have one length, so that there is no padding.
@@ -184,7 +185,8 @@ def recommend_all(
     """
     model.eval()
     start = history_start(tokenizer)
-    ids = [(*start, *item_ids(tokenizer, history)) for history in histories]
+    known, _ = known_items(tokenizer, histories)
+    ids = [(*start, *item_ids(tokenizer, history)) for history in known]
     for row in ids:
         check_history(row)
     limits = [limit for limit in (position_limit(model), max_length) if limit is not None]
