@@ -1,4 +1,4 @@
-"""What recommenders, causal language models over items, share: names and ids of items, and the best of them."""
+"""Common ground of recommenders, causal language models over items: names and ids of items, and the best of them."""
 
 import math
 from collections.abc import Sequence

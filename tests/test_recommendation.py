@@ -462,3 +462,38 @@ def test_bad_models_and_rows(trained, tmp_path):
     flags = ["--do_predict", "--test_file", tmp_path / "single.jsonl", "--model_name_or_path", trained[0], "--use_cpu"]
     with pytest.raises(InputError, match="test: nothing to predict"):
         recipe_runs.start(RECIPE, [*flags, "--output_dir", tmp_path / "run"])
+
+
+def test_a_mixture_has_the_rankings_of_the_interpolated_probabilities():
+    rng = random.Random(3)
+    rows = [list(walk(rng, length)) for length in (3, 6, 4)]
+    train = [list(walk(rng, 12)) for _ in range(6)] + [[f"item {number}" for number in range(NUM_ITEMS)]]
+    task = task_of((rows, [1, 1, 1]), train=train, filter_seen=True, mix_markov=True)
+    model, tokenizer = encoded(task)
+    said = []
+    found = task.predict_mixed(model, "test", said.append)
+    weight = float(said[0].split("weight ")[1].split(",")[0])
+    ids, followers = tokenizer.get_vocab(), Counter(pair for row in train for pair in zip(row, row[1:], strict=False))
+    expected = []
+    for items in rows:
+        for at in range(1, len(items)):
+            with torch.no_grad():
+                logits = model(torch.tensor([[1, *(ids[item] for item in items[:at])]])).logits[0, -1]
+            logits[:4] = -torch.inf
+            own = dict(zip(ids, logits.softmax(dim=0)[list(ids.values())].tolist(), strict=True))
+            last = items[at - 1]
+            total = sum(count for (first, _), count in followers.items() if first == last)
+            mixed = {item: (1 - weight) * own[item] + weight * followers[last, item] / total for item in task.counts}
+            if items[at] in items[:at]:
+                expected.append(0)
+            else:
+                better = [item for item in mixed if item not in items[:at] and mixed[item] >= mixed[items[at]]]
+                expected.append(len(better))
+    assert [one.rank for one in found] == expected
+    assert weight in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+
+
+def test_a_mixture_needs_training_rows(trained, data, tmp_path):
+    flags = ["--do_predict", "--test_file", data / "all.txt", "--model_name_or_path", trained[0], "--use_cpu"]
+    with pytest.raises(InputError, match="--mix_markov counts what follows what in the training rows"):
+        recipe_runs.start(RECIPE, [*flags, "--output_dir", tmp_path / "run", "--mix_markov", "true"])

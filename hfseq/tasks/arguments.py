@@ -514,6 +514,11 @@ class RecommendationArguments(DataArguments):
         False, "Files and splits of their own: predict the last item of a session only, not each after the first."
     )
     filter_seen: bool = flag(False, "Do not recommend what a user has had, not even if it was right.")
+    mix_markov: bool = flag(
+        False,
+        "Also test with the model's probabilities interpolated with those of a first-order Markov chain, whose weight "
+        "is chosen on the validation.",
+    )
     cutoffs: list[int] | None = flag(None, "Depths K of the metrics HR@K, NDCG@K, MRR@K; by default 1 5 10 20.")
     top_k: int = flag(10, "Number of items to recommend, in the final test and with --output_file.")
     max_length: int = flag(
@@ -584,6 +589,7 @@ class ScoredRecommendationArguments(RecommendationArguments):
 
     output_file: None = field(init=False, default=None)
     overwrite_output_file: bool = field(init=False, default=False)
+    mix_markov: bool = field(init=False, default=False)
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 import csv
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -24,15 +25,18 @@ from hfseq.inference.parallel import run_by_length
 from hfseq.models import is_hfseq
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import token_loss
-from hfseq.tasks.recommendation_baselines import BASELINES
+from hfseq.tasks.recommendation_baselines import BASELINES, Markov
 from hfseq.tokenization import is_item_tokenizer, item_tokenizer, require_items
 
 CUTOFFS = (1, 5, 10, 20)
 """Depths of the metrics by default."""
 METRICS = {"ndcg": metrics.ndcg, "hr": metrics.hit_rate, "mrr": metrics.mrr}
 """Name of a metric to its function."""
+MIXTURES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+"""Weights of a Markov chain, one of which is chosen on the validation."""
 GROUPS = ("head", "mid", "tail", "new")
 """Groups of items by popularity: each of the first three has a third of the training interactions."""
+Systems = Callable[[Tensor, Tensor], Sequence[Tensor]]
 # Columns of an encoded row that the model does not read.
 _PREDICTED = ("places", "targets", "before", "history")
 # Values of the logits of one chunk in which ranks are computed: 64 MB.
@@ -100,6 +104,8 @@ class Recommendation(Task):
         return function_call_rows()
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
+        if self.data.mix_markov and not train:
+            raise InputError("--mix_markov counts what follows what in the training rows; it goes with --do_train")
         if train:
             counted = Counter(item for items in splits["train"]["items"] for item in items)
             self.counts = dict(sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])))
@@ -220,7 +226,7 @@ class Recommendation(Task):
         special = set(tokenizer.all_special_ids)
         ids = {item: number for item, number in tokenizer.get_vocab().items() if number not in special}
         limit = min(self.data.max_length, position_limit(model) or self.data.max_length)
-        size = model.get_output_embeddings().weight.shape[0]  # type: ignore[union-attr]
+        size = model.get_output_embeddings().weight.shape[0]
         self.vocabulary, self.begin = (
             tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))),
             tokenizer.bos_token_id,
@@ -304,7 +310,6 @@ class Recommendation(Task):
         smoothing = self.args.label_smoothing_factor
         return token_loss(logits, labels[:, 1:], label_smoothing=smoothing, count=num_items_in_batch)
 
-    @torch.no_grad()
     def predict_batch(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Mean loss of a batch, and the rank of each predicted item and the items at the top.
 
@@ -315,53 +320,102 @@ class Recommendation(Task):
         Returns:
             The mean loss, and `[B, E, 1 + K]` for E predicted items: rank and ids of the top K, -100 at padding.
         """
-        places, targets = batch["places"], batch["targets"]
-        valid = places >= 0
-        device = places.device
-        rows = torch.arange(len(places), device=device)[:, None].expand_as(places)[valid]
-        steps = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
-        steps[rows, places[valid]] = True
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        logits = step_logits(model, inputs, steps)  # [N, V]
-        # Number of each event's step among those of `logits`; two events may share one.
-        number = (steps.flatten().cumsum(0) - 1).view_as(steps)[rows, places[valid]]
-        wanted = targets[valid]
-        known = wanted >= 0
-        loss = token_loss(logits[number[known]], wanted[known], count=max(1, int(known.sum())))
-        before = batch["before"][valid] if self.data.filter_seen else None
-        top = min(self.data.top_k, int(self.is_item.sum()))
-        found = torch.full((*places.shape, 1 + top), -100, device=device)
-        chosen = []
-        for part in torch.arange(len(number), device=device).split(max(1, _CHUNK // logits.shape[1])):
-            scores = logits[number[part]].float()
-            scores[:, ~self.is_item.to(device)] = -torch.inf
-            if before is not None:
-                history = batch["history"][rows[part]]
-                seen = torch.arange(history.shape[1], device=device) < before[part, None]
-                scores.scatter_(1, history.where(seen, self.begin), -torch.inf)  # BOS is no item
-            chosen.append(ranked(scores, wanted[part], top))
-        found[valid] = torch.cat(chosen)
+        loss, (found,) = self._rankings(model, batch, lambda scores, last: [scores])
         return loss, found
 
     @torch.no_grad()
+    def _rankings(self, model: Any, batch: Mapping[str, Tensor], systems: Systems) -> tuple[Tensor, list[Tensor]]:
+        """Mean loss of a batch, and the rankings of systems that score items by the logits, as `predict_batch`.
+
+        Args:
+            model: Model.
+            batch: Encoded rows of a test.
+            systems: Returns the scores of each system, `[N, V]` each, from logits `[N, V]` and last items `[N]`.
+        """
+        places, targets, ids = batch["places"], batch["targets"], batch["input_ids"]
+        valid, device = places >= 0, places.device
+        rows = torch.arange(len(places), device=device)[:, None].expand_as(places)[valid]
+        steps = torch.zeros_like(ids, dtype=torch.bool)
+        steps[rows, places[valid]] = True
+        logits = step_logits(model, {"input_ids": ids, "attention_mask": batch["attention_mask"]}, steps)  # [N, V]
+        # Number of each event's step among those of `logits`; two events may share one.
+        number = (steps.flatten().cumsum(0) - 1).view_as(steps)[rows, places[valid]]
+        wanted, last = targets[valid], ids[rows, places[valid]]
+        known = wanted >= 0
+        loss = token_loss(logits[number[known]], wanted[known], count=max(1, int(known.sum())))
+        before = batch["before"][valid] if self.data.filter_seen else None
+        top, no_item = min(self.data.top_k, int(self.is_item.sum())), ~self.is_item.to(device)
+        chosen: list[list[Tensor]] = []
+        for part in torch.arange(len(number), device=device).split(max(1, _CHUNK // logits.shape[1])):
+            excluded = no_item.expand(len(part), -1)
+            if before is not None:
+                history = batch["history"][rows[part]]
+                seen = torch.arange(history.shape[1], device=device) < before[part, None]
+                # Where there is no item, BOS, which is none either.
+                excluded = excluded.scatter(1, history.where(seen, self.begin), True)
+            scores = logits[number[part]].float().masked_fill_(no_item, -torch.inf)
+            found = [one.masked_fill(excluded, -torch.inf) for one in systems(scores, last[part])]
+            chosen.append([ranked(one, wanted[part], top) for one in found])
+        padded = []
+        for parts in zip(*chosen, strict=True):
+            rankings = torch.full((*places.shape, 1 + top), -100, device=device)
+            rankings[valid] = torch.cat(parts)
+            padded.append(rankings)
+        return loss, padded
+
     def predict(self, model: PreTrainedModel, split: str, **options: Any) -> tuple[Any, float]:
         """Rank all items for each row of a split, distributed over all processes; see `Task.predict`."""
+        (raw,), loss = self._predict(model, split, lambda scores, last: [scores])
+        return raw, loss
+
+    def _predict(self, model: PreTrainedModel, split: str, systems: Systems) -> tuple[list[Any], float]:
+        """Raw predictions of each system for a split, and the mean loss."""
         model.eval()
         rows = self.encoded[split]
 
         def run(numbers: list[int]) -> list[tuple[Any, float, int]]:
             batch = self.collator([rows[number] for number in numbers]).to(model.device)
-            loss, raw = self.predict_batch(model, batch)
+            loss, raw = self._rankings(model, batch, systems)
             count = int((batch["targets"] >= 0).sum())
+            by_row = zip(*(one.cpu().numpy() for one in raw), strict=True)
             # The sums of the batch are attributed to its first row.
-            return [
-                (found, loss.item() * count * (not row), count * (not row))
-                for row, found in enumerate(raw.cpu().numpy())
-            ]
+            return [(found, loss.item() * count * (not row), count * (not row)) for row, found in enumerate(by_row)]
 
         lengths = [len(row) for row in rows["input_ids"]]
         raw, totals, counts = zip(*run_by_length(lengths, self.args.per_device_eval_batch_size, run), strict=True)
-        return raw, float(np.sum(totals) / max(1, np.sum(counts)))
+        return list(zip(*raw, strict=True)), float(np.sum(totals) / max(1, np.sum(counts)))
+
+    def predict_mixed(self, model: PreTrainedModel, split: str, log: Callable[..., Any]) -> list[Ranking]:
+        """Rankings of a model whose probabilities are interpolated with those of a first-order Markov chain.
+
+        As in Jelinek and Mercer (1980), with a weight of the chain that is chosen on the validation; after an item
+        that nothing followed in training, the model's alone.
+
+        Args:
+            model: Model, on its device.
+            split: Split to predict.
+            log: Logs the weight.
+        """
+        ids = {item: number for number, item in enumerate(self.vocabulary) if self.is_item[number]}
+        rows = [[ids[item] for item in items if item in ids] for items in self.splits["train"]["items"]]
+        followers = Markov(rows, len(self.is_item)).followers
+
+        def mix(weights: Sequence[float], scores: Tensor, last: Tensor) -> list[Tensor]:
+            own = scores.softmax(dim=-1)
+            chain = own.clone()
+            for row, item in enumerate(last.tolist()):
+                if item in followers:
+                    after, counts = map(torch.from_numpy, followers[item])
+                    chain[row] = 0
+                    chain[row, after.to(chain.device)] = (counts / counts.sum()).to(chain)
+            return [own.lerp(chain, weight) for weight in weights]
+
+        raw, _ = self._predict(model, "validation", partial(mix, MIXTURES))
+        scores = [self.score_raw("validation", one)[self.metric] for one in raw]
+        weight = MIXTURES[int(np.argmax(scores))]
+        log(f"mixed with a Markov chain: weight {weight}, {self.metric} {max(scores):.4g} on validation")
+        (raw,), _ = self._predict(model, split, partial(mix, (weight,)))
+        return self.decode(split, raw)
 
     def decode(self, split: str, raw: Any) -> list[Ranking]:
         """Convert the raw predictions of rows to a ranking for each predicted item."""
