@@ -80,6 +80,8 @@ class Head(NamedTuple):
 
 
 ENCODER = Head("Model", "encoder")
+RECOMMENDATION = HubTask("next-item-recommendation", "that recommends the next item")
+"""Task of hfseq's own, which the Hub does not have."""
 TRANSCRIPTION = HubTask("automatic-speech-recognition", "that transcribes speech", audio=True)
 HEADS = (
     ENCODER,
@@ -138,7 +140,7 @@ HEADS = (
         hub_tasks=(HubTask("time-series-forecasting", "that forecasts time series", "Values of a series, in order"),),
     ),
 )
-HUB_TASKS = {task.name: task for head in HEADS for task in head.hub_tasks}
+HUB_TASKS = {task.name: task for task in (*(task for head in HEADS for task in head.hub_tasks), RECOMMENDATION)}
 """Tasks of the Hub by name."""
 
 

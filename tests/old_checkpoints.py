@@ -42,6 +42,7 @@ SETTINGS = {
         "untied": {"tie_word_embeddings": False},
         "square": {"embedding_size": 8, "num_hidden_layers": 3},
         "adaptive": {"adaptive_softmax_cutoffs": [5, 11]},
+        "sampled": {"num_negatives": 4},
         "cross": {"add_cross_attention": True},
     },
     SEQ2SEQ: {

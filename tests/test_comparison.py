@@ -232,6 +232,41 @@ def test_forecasters_have_no_tokenizers(forecasts):
         compare_forecasters(forecasts, models=models)
 
 
+RECOMMENDERS = """\
+task: recommendation
+models:
+  GRU: {model_type: hfseq_gru, config_overrides: {hidden_size: 8, num_hidden_layers: 1}}
+  Transformer: {model_type: gpt2, config_overrides: {n_embd: 8, n_layer: 1, n_head: 2, n_positions: 16}}
+num_seeds: 1
+num_train_epochs: 1
+learning_rate: 1e-2
+per_device_train_batch_size: 16
+speed_texts: 3
+use_cpu: true
+disable_tqdm: true
+"""
+
+
+def test_recommenders(tmp_path):
+    events = [f"u{user} item{(user + at) % 9}" for user in range(30) for at in range(3 + user % 4)]
+    (tmp_path / "events.txt").write_text("\n".join(events) + "\n")
+    (tmp_path / "recommenders.yaml").write_text(RECOMMENDERS)
+    flags = {"train_file": tmp_path / "events.txt", "output_dir": tmp_path / "run"}
+    recipe_runs.start(RECIPE, recipe_runs.arguments(tmp_path / "recommenders.yaml", **flags))
+    with open(tmp_path / "run" / "table.csv", newline="", encoding="utf-8") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["GRU", "Transformer"]
+    found = results(tmp_path / "run")
+    for name, row in rows.items():
+        assert 0 < float(row["ndcg@10"]) == pytest.approx(found[f"test_{name}_ndcg@10"])
+        assert all(float(row[column]) > 0 for column in ("ms_a_text", "texts_a_second", "train_seconds", "parameters"))
+    lines = [line.split(" | ") for line in (tmp_path / "run" / "table.md").read_text(encoding="utf-8").splitlines()]
+    assert lines[0][1] == "NDCG@10" and "ms a history" in lines[0]
+    assert [line[0] for line in lines[2:]] == ["| GRU", "| Transformer", "| popularity", "| markov"]
+    # Each item has only one follower.
+    assert float(lines[-1][1]) == 1
+
+
 def test_the_plot_of_an_error_has_its_lowest_at_the_top(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     saved = []

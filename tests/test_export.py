@@ -35,6 +35,7 @@ VARIANTS = [
     (hfseq.GruForSequenceClassification, {"pooling": "attention", "layer_norm": True}),
     (hfseq.LstmForSequenceClassification, {"pooling": "mean", "bidirectional": False}),
     (hfseq.LstmForCausalLM, {"adaptive_softmax_cutoffs": [5, 8]}),
+    (hfseq.GruForCausalLM, {"num_negatives": 4}),
     (hfseq.CnnForCausalLM, {"architecture": "residual"}),
     (hfseq.CnnForCausalLM, {"architecture": "convs2s"}),
     (hfseq.CnnForCausalLM, {"architecture": "parallel"}),

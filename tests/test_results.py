@@ -29,7 +29,7 @@ def test_the_best_of_the_baselines_that_surpass_a_score_is_shown():
     assert rows == ["| t | d | m | BLEU 30.0 | b | BLEU 33.0 ± 1.4 |"]
 
 
-GUIDE = [f"docs/{name}.md" for name in ("data", "models", "onnx", "serving", "tasks", "training")]
+GUIDE = [f"docs/{name}.md" for name in ("data", "onnx", "serving", "tasks", "training")]
 
 
 @pytest.mark.parametrize("page", [*render.PAGES, *GUIDE])

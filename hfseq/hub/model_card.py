@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
-from hfseq.heads import ENCODER, HUB_TASKS, head_of, reads_text
+from hfseq.heads import ENCODER, HUB_TASKS, RECOMMENDATION, head_of, reads_text
 from hfseq.json_files import read_object
 from hfseq.models import is_hfseq
 from hfseq.processing import extractor_of, tokenizer_of
@@ -54,6 +54,11 @@ METRICS = {
     "nd": ("ND", "nd"),
     "crps": ("CRPS", "crps"),
     "coverage": ("coverage of the 80 % interval", "coverage"),
+    **{
+        f"{name}@{cutoff}": (f"{title}@{cutoff}", f"{name}_at_{cutoff}")
+        for name, title in (("ndcg", "NDCG"), ("hr", "HR"), ("mrr", "MRR"))
+        for cutoff in (10, 1, 5, 20)
+    },
 }
 """Metric names to their titles and metric types on the Hub."""
 PLOTS = {
@@ -104,6 +109,7 @@ def make_card(
     if series:
         default_task = head.hub_task
     task = run.get("task", default_task)
+    recommends = task == RECOMMENDATION.name
     # Frames of features that no extractor makes.
     input_size = None if reads_text(model) or extractor is not None or series else config.input_size
     # Name and Auto class of what makes the inputs, or decodes the outputs, in an example.
@@ -132,16 +138,19 @@ def make_card(
     ]
     data = ModelCardData(
         model_name=title,
-        pipeline_tag=task,
+        # The Hub has no such task.
+        pipeline_tag=None if recommends else task,
         library_name="transformers",
         language=[code for code in run["languages"] if re.fullmatch("[a-z]{2,3}", code)] or None,
         license=license,
         datasets=[dataset] if dataset else None,
-        tags=["hfseq", config.model_type],
+        tags=["hfseq", config.model_type, *["recommendation"] * recommends],
         base_model=run.get("base_model"),
         eval_results=evaluations or None,
     )
-    example = " ".join((run.get("example") or "A text like those in the training data.").split())
+    example = run.get("example") or "A text like those in the training data."
+    items = example.splitlines() if recommends else None
+    example = " ".join(example.split())
     arguments = (f"{name}: {pprint.pformat(value, width=90)}" for name, value in sorted(run["arguments"].items()))
     parts = (getattr(config, name, None) for name in ("encoder", "decoder"))
     return ModelCard.from_template(
@@ -150,9 +159,10 @@ def make_card(
         run=run,
         title=title,
         kind=kind,
-        # transformers has no pipeline for series.
-        task=None if series else task,
+        # transformers has no pipeline for series or items.
+        task=None if series or recommends else task,
         series=series,
+        items=items,
         entry=series_entry(config) if series else None,
         auto_class=auto_class,
         ours=is_hfseq(config),

@@ -133,6 +133,30 @@ def write_scores(name: str, scores: Sequence[Score], *, overwrite: bool = False)
     _write(name, ["row", *Score._fields], rows, [f"{score.log_probability:.6g}" for score in scores], overwrite)
 
 
+def write_recommendations(
+    name: str, users: Sequence[str], found: Sequence[Sequence[tuple[str, float]]], *, overwrite: bool = False
+) -> None:
+    """Write recommended items; call this on one process only.
+
+    `.tsv` and `.jsonl` have one line per item with `user`, `rank` (from 1), `item` and `score`; any other file is
+    plain text with the best item of user n on line n.
+
+    Args:
+        name: Path of the file.
+        users: Name of each user.
+        found: Items of each user with their scores, best first.
+        overwrite: Allow an existing file.
+
+    Raises:
+        InputError: The file exists or cannot be written.
+    """
+    rows = [
+        [user, rank, *item] for user, items in zip(users, found, strict=True) for rank, item in enumerate(items, 1)
+    ]
+    best = [items[0][0] if items else "" for items in found]
+    _write(name, ["user", "rank", "item", "score"], rows, best, overwrite)
+
+
 def _field(value: Any) -> str:
     if value is None:
         return ""

@@ -146,6 +146,16 @@ def load_config(name: str) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(name)
 
 
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a checkpoint.
+
+    Raises:
+        InputError: It cannot be loaded.
+    """
+    with _loading(name):
+        return AutoTokenizer.from_pretrained(name)
+
+
 def _loading(name: str) -> AbstractContextManager[None]:
     """Convert errors of loading a checkpoint to an `InputError` of one line."""
     there = "" if Path(name).is_dir() else ": no such directory, and not found on the Hub or in its cache"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .classification import accuracy, check_classes, f1
 from .forecasting import coverage, crps, mae, mase, mse, nd, seasonal_error, smape, weighted_quantile_loss
+from .ranking import hit_rate, mrr, ndcg
 from .regression import check_numbers, pearson, rmse, spearman
 from .segments import sov
 from .speech import cer, check_transcripts, wer
@@ -32,11 +33,14 @@ __all__ = [
     "crps",
     "exact_match",
     "f1",
+    "hit_rate",
     "load",
     "mae",
     "mase",
+    "mrr",
     "mse",
     "nd",
+    "ndcg",
     "pearson",
     "rmse",
     "rouge",

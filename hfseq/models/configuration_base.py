@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal, Self
 
 from transformers.configuration_utils import strict
 
-from .configuration_prediction import PredictionFields, become_forecaster, check_prediction_fields
+from .configuration_prediction import become_forecaster, check_prediction_fields
+from .configuration_sampling import SamplingFields, check_sampling_fields
 
 HEADS = {
     "AutoModel": "Model",
@@ -29,10 +30,11 @@ OF_FEATURES = ("AutoModelForSpeechSeq2Seq", "AutoModelForAudioClassification", "
 
 
 @strict
-class SequenceConfig(PredictionFields):
+class SequenceConfig(SamplingFields):
     r"""Fields common to all families; instantiate `RnnConfig`, `LstmConfig`, `GruConfig` or `CnnConfig`.
 
-    Those of forecasters: see `PredictionFields`.
+    Those of forecasters: see `PredictionFields`; those of language models that are trained with sampled negatives: see
+    `SamplingFields`.
 
     Args:
         vocab_size: Size of the vocabulary, which source and target share.
@@ -171,6 +173,7 @@ class SequenceConfig(PredictionFields):
         if self.char_encoder == "lstm" and self.char_hidden_size % 2:
             self.raise_invalid("char_hidden_size", "it must be even: char_encoder='lstm' gives half to each direction")
         check_prediction_fields(self)
+        check_sampling_fields(self)
         self.check_inputs("Model")
         if self.bidirectional:
             self.check_directions()

@@ -22,7 +22,7 @@ class Classifier(Head):
     output_class: ClassVar[type[ModelOutput]]
     # Weights of the other heads.
     _keys_to_ignore_on_load_unexpected = [
-        r"^(lm_head|adaptive_softmax|output|decoder|pointer|crf|parameter_projection|static_embeddings)\."
+        r"^(lm_head|adaptive_softmax|sampled_softmax|output|decoder|pointer|crf|parameter_projection|static_embeddings)\."
     ]
 
     def __init__(self, config: SequenceConfig) -> None:

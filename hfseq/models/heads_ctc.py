@@ -34,7 +34,9 @@ class ForCTC(Classifier):
     suffix = "ForCTC"
     main_input_name = "input_features"
     # Weights of the other heads.
-    _keys_to_ignore_on_load_unexpected = [r"^(lm_head|adaptive_softmax|output|decoder|pointer|crf|classifier)\."]
+    _keys_to_ignore_on_load_unexpected = [
+        r"^(lm_head|adaptive_softmax|sampled_softmax|output|decoder|pointer|crf|classifier)\."
+    ]
 
     def __init__(self, config: SequenceConfig) -> None:
         if config.is_encoder_decoder:

@@ -24,8 +24,8 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
         config: The configuration; it is copied and stays unchanged. `bidirectional` refers to the encoder.
 
     Raises:
-        ValueError: If there are `adaptive_softmax_cutoffs`, or if the id of the padding or the first one of targets is
-            out of vocabulary.
+        ValueError: If there are `adaptive_softmax_cutoffs` or `num_negatives`, or if the id of the padding or the
+            first one of targets is out of vocabulary.
     """
 
     generated_ids = "decoder_input_ids"
@@ -42,6 +42,8 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
     def __init__(self, config: SequenceConfig) -> None:
         if config.adaptive_softmax_cutoffs is not None:
             raise ValueError("adaptive_softmax_cutoffs are those of a causal language model; leave them out")
+        if config.num_negatives is not None:
+            raise ValueError("num_negatives is that of a causal language model; leave it out")
         for name in ("decoder_start_token_id", "pad_token_id"):
             token = getattr(config, name)
             if token is not None and not 0 <= token < config.vocab_size:

@@ -9,6 +9,15 @@ import datasets
 
 from hfseq.data.audio import read_audio_splits
 from hfseq.data.fasta import ALPHABETS, is_sequence_file, read_labelled
+from hfseq.data.interactions import (
+    InteractionColumns,
+    Session,
+    hub_interactions,
+    leave_one_out,
+    read_interactions,
+    session_rows,
+    split_by_time,
+)
 from hfseq.data.reading import check_sources, hold_out_validation, read_splits
 from hfseq.data.splits import SPLITS
 from hfseq.data.streaming import read_stream
@@ -20,6 +29,8 @@ SPEECH_HEADS = ("ctc", "seq2seq", "classification")
 """Heads of models that read speech."""
 SEQUENCE_TASKS = ("tagging", "classification")
 """Tasks of DNA and proteins."""
+INTERACTION_SPLITS = ("leave_one_out", "time")
+"""Ways to split the interactions of one file."""
 ANOMALY_HEADS = ("prediction", "causal_lm")
 """Heads of models that find anomalies, in numbers and in events."""
 DATA_FLAGS = ("--dataset_name", "--train_file", "--validation_file", "--test_file")
@@ -43,7 +54,7 @@ _LEAST: dict[str, float] = {
     **dict.fromkeys(("prediction_length", "context_length", "seasonality", "train_stride", "backtest_stride"), 1),
     **dict.fromkeys(("num_test_windows", "num_validation_windows", "num_samples"), 1),
     **dict.fromkeys(("short_window", "long_window", "save_every"), 1),
-    **{"hold": 0, "false_alarms": 0, "kmer_size": 1},
+    **{"hold": 0, "false_alarms": 0, "kmer_size": 1, "top_k": 1},
     # The BOS token is one of them.
     **dict.fromkeys(("max_target_length", "generation_max_length"), 2),
 }
@@ -472,6 +483,113 @@ class SequenceArguments(WholeArguments):
         if any(reading[name] for name in ("dataset_name", *(f"{split}_file" for split in SPLITS))):
             found = {**read_splits(**reading), **found}
         return datasets.DatasetDict(found)
+
+
+@dataclass
+class RecommendationArguments(DataArguments):
+    """Interactions of users with items, their columns, splits, and what is recommended."""
+
+    train_file: str | None = flag(
+        None,
+        "Interactions: RecBole's .inter, CSV, TSV, JSON lines or Parquet, or any other name for lines of `user item "
+        "[time]`. Without --validation_file and --test_file they are split by --split.",
+    )
+    validation_file: str | None = flag(None, "Sessions for validation; by default some of the training sessions.")
+    test_file: str | None = flag(None, "Sessions for the final test; with --output_file histories to continue.")
+    user_column: str | None = flag(None, "Column of users or sessions; by default guessed: user_id, session_id ...")
+    item_column: str | None = flag(
+        None, "Column of items, or of lists of them; by default guessed: item_id, items ..."
+    )
+    time_column: str | None = flag(None, "Column of times; by default guessed: timestamp, date ...")
+    split: str = flag(
+        "leave_one_out",
+        "Split of the interactions of one file: leave_one_out (a user's last item is the test, the last but one "
+        "validation) or time.",
+    )
+    validation_start: str = flag(
+        "0.8", "With --split time: begin of the validation, a time or date, or below 1 a share of the interactions."
+    )
+    test_start: str = flag("0.9", "With --split time: begin of the test, as for the validation.")
+    score_last: bool = flag(
+        False, "Files and splits of their own: predict the last item of a session only, not each after the first."
+    )
+    filter_seen: bool = flag(False, "Do not recommend what a user has had, not even if it was right.")
+    mix_markov: bool = flag(
+        False,
+        "Also test with the model's probabilities interpolated with those of a first-order Markov chain, whose weight "
+        "is chosen on the validation.",
+    )
+    cutoffs: list[int] | None = flag(None, "Depths K of the metrics HR@K, NDCG@K, MRR@K; by default 1 5 10 20.")
+    top_k: int = flag(10, "Number of items to recommend, in the final test and with --output_file.")
+    max_length: int = flag(
+        200, "Maximum length in items; longer training sessions are cut, of histories the end is read."
+    )
+    streaming: bool = field(init=False, default=False)
+    note: str = field(init=False, default="")
+    output_file: str | None = flag(
+        None,
+        "With --do_predict: write the items recommended after each history of --test_file, and their scores, to "
+        "this file (.tsv or .jsonl); output_dir is not touched.",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse unknown values, and flags that would have no effect."""
+        super().__post_init__()
+        if self.split not in INTERACTION_SPLITS:
+            raise ValueError(f"unknown --split {self.split!r}; there are {', '.join(INTERACTION_SPLITS)}")
+        own = type(self).__dataclass_fields__
+        for name in ("validation_start", "test_start"):
+            if self.split != "time" and getattr(self, name) != own[name].default:
+                raise ValueError(f"--{name} goes with --split time")
+        for cutoff in self.cutoffs or ():
+            if cutoff < 1:
+                raise ValueError(f"--cutoffs {cutoff}: give 1 or more")
+        if self.max_length < 2:
+            raise ValueError(f"--max_length {self.max_length}: give 2 or more")
+
+    @property
+    def columns(self) -> InteractionColumns:
+        """Names of the columns."""
+        return InteractionColumns(self.user_column, self.item_column, self.time_column)
+
+    def read_file(self, name: str, flag: str) -> list[Session]:
+        """Read the sessions of a file; errors as for `read_interactions`."""
+        return read_interactions(name, flag, self.columns, self.file_columns)
+
+    def read_named(self, **reading: Any) -> datasets.DatasetDict:
+        """Read interactions, and split those of a single file or of a data set with one split.
+
+        Raises:
+            InputError: As for `read_interactions` and the splits, or a flag has no effect.
+        """
+        found: dict[str, list[Session]] = {}
+        if self.dataset_name:
+            found = hub_interactions(self.dataset_name, self.dataset_config_name, self.columns)
+        for split in SPLITS:
+            if (name := getattr(self, f"{split}_file")) is not None:
+                found[split] = self.read_file(name, f"--{split}_file")
+        if set(found) != {"train"}:
+            if self.split == "time":
+                raise InputError("--split time is for interactions of one file; leave it out, or the other files")
+            return datasets.DatasetDict(
+                {split: session_rows(some, last=self.score_last and split != "train") for split, some in found.items()}
+            )
+        if self.score_last:
+            raise InputError("--score_last is for files or splits of their own; --split leave_one_out does so itself")
+        if self.split == "time":
+            splits, self.note = split_by_time(found["train"], self.validation_start, self.test_start)
+        else:
+            splits, self.note = leave_one_out(found["train"])
+        return splits
+
+
+@dataclass
+class ScoredRecommendationArguments(RecommendationArguments):
+    """Interactions for recipes that train or test several models: nothing goes to a file."""
+
+    output_file: None = field(init=False, default=None)
+    overwrite_output_file: bool = field(init=False, default=False)
+    mix_markov: bool = field(init=False, default=False)
 
 
 @dataclass

@@ -6,6 +6,7 @@ from typing import Any
 from hfseq.tasks import arguments
 from hfseq.tasks.classification import Classification
 from hfseq.tasks.forecasting import Forecasting
+from hfseq.tasks.recommendation import Recommendation
 from hfseq.tasks.speech import HEADS
 from hfseq.training import arguments as flags
 
@@ -38,6 +39,13 @@ TASKS = {
     ),
     "forecasting": Kind(
         flags.ForecastModelArguments, arguments.ForecastArguments, flags.RecipeArguments, Forecasting, "window"
+    ),
+    "recommendation": Kind(
+        flags.RecommendationModelArguments,
+        arguments.ScoredRecommendationArguments,
+        flags.RecipeArguments,
+        Recommendation,
+        "history",
     ),
 }
 """Name of a task to its arguments and classes."""

@@ -4,13 +4,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from accelerate import PartialState
-from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from hfseq.errors import InputError
 from hfseq.inference.classify import classify_texts
-from hfseq.inference.files import check_output_file, read_texts, write_decisions, write_predictions, write_scores
+from hfseq.inference.files import (
+    check_output_file,
+    read_texts,
+    write_decisions,
+    write_predictions,
+    write_recommendations,
+    write_scores,
+)
 from hfseq.inference.generate import decode_texts, generation_options, perplexity, score_texts
 from hfseq.inference.loading import problem_of
+from hfseq.inference.recommend import recommend_all
+from hfseq.recommenders import known_items
+from hfseq.tokenization import require_items
 from hfseq.training.loading import load_predictor
 from hfseq.training.run import Run
 
@@ -88,6 +98,28 @@ def predict_file(run: Run) -> None:
     if data.task == "seq2seq":
         return generate_file(run, data.text_column or "document", data.label_column or "summary")
     raise InputError(f"--output_file does not support --task {data.task}; load the model in a pipeline")
+
+
+def recommend_file(run: Run) -> None:
+    """Recommend items after each history in `--test_file` and write `--output_file`.
+
+    Raises:
+        InputError: A flag, a file or the model is invalid; nothing is written.
+    """
+    data = run.data
+    _check_files(run, data.top_k)
+    sessions = data.read_file(data.test_file, "--test_file")
+    model, tokenizer = _load(run, AutoModelForCausalLM)
+    require_items(tokenizer)
+    histories, unknown = known_items(tokenizer, [session.items for session in sessions])
+    options = {"top_k": data.top_k, "filter_seen": data.filter_seen, "max_length": data.max_length}
+    found = recommend_all(model, tokenizer, histories, batch_size=run.args.per_device_eval_batch_size, **options)
+    users = [session.user for session in sessions]
+    if PartialState().is_main_process:
+        write_recommendations(data.output_file, users, found, overwrite=data.overwrite_output_file)
+    notes = f"; {unknown} items that the model does not know left out of them" if unknown else ""
+    seen = "without" if data.filter_seen else "including"
+    run.log(f"{data.output_file}: {data.top_k} items for {len(users)} histories, {seen} those of the history{notes}")
 
 
 def _check_files(run: Run, num_return_sequences: int = 1) -> None:

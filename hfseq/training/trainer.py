@@ -145,6 +145,12 @@ class SequenceTrainer(Trainer):
             batch_samples = [{"labels": torch.zeros(int(task.count(batch)))} for batch in batch_samples]
         return super()._get_num_items_in_batch(batch_samples, device)
 
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss, without logits that the task does not need."""
+        if self.task is not None and self.compute_loss_func is not None and "labels" in inputs:
+            inputs = {**inputs, **self.task.loss_inputs(self.accelerator.unwrap_model(model), inputs["labels"])}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
     def prediction_step(
         self,
         model: nn.Module,
