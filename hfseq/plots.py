@@ -148,6 +148,36 @@ def plot_spectrogram(
     save_figure(figure, path)
 
 
+def plot_clips(clips: Sequence[tuple[str, np.ndarray]], path: str | os.PathLike) -> None:
+    """Plot clips as strips of frames below each other, each with its title, as PNG.
+
+    Args:
+        clips: Title and frames `[T, C, H, W]` from 0 to 1, of one or three channels; at most 16 frames are shown,
+            evenly taken.
+        path: Path of the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    strips = [(title, _strip(np.asarray(frames))) for title, frames in clips]
+    widest = max(strip.shape[1] / strip.shape[0] for _, strip in strips)
+    figure = Figure(figsize=(min(max(6.0, 0.9 * widest), 16), 1.3 * len(strips)))
+    for axes, (title, strip) in zip(figure.subplots(len(strips), squeeze=False)[:, 0], strips, strict=True):
+        axes.imshow(strip, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(shorten_label(title, 100), loc="left", fontsize=9)
+        axes.set_axis_off()
+    figure.tight_layout()
+    save_figure(figure, path)
+
+
+def _strip(frames: np.ndarray) -> np.ndarray:
+    """Frames beside each other, `[H, W]` or `[H, W, 3]`, with a margin between them."""
+    shown = frames[np.linspace(0, len(frames) - 1, min(len(frames), 16)).round().astype(int)]
+    margin = max(1, shown.shape[3] // 16)
+    padded = np.pad(shown, ((0, 0), (0, 0), (0, 0), (0, margin)), constant_values=1.0)
+    strip = np.concatenate(list(padded), axis=2)[..., :-margin].transpose(1, 2, 0)
+    return strip[..., 0] if strip.shape[2] == 1 else strip
+
+
 def plot_sequence_logos(logos: Mapping[str, np.ndarray], letters: str, path: str | os.PathLike) -> None:
     """Plot sequence logos below each other (Schneider and Stephens 1990), as PNG: letters as high as their values.
 

@@ -1,9 +1,11 @@
 """Rows of features: a collator that pads them with their labels, and their mean and standard deviation."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -102,6 +104,42 @@ class FeatureCollator:
         counts = torch.tensor([len(values) for values in found]).unsqueeze(1)
         at = torch.arange(width) < counts if self.factor > 1 else batch["attention_mask"] != 0
         return torch.full(at.shape, -100).masked_scatter(at, torch.cat(found).long())
+
+
+def write_rows(
+    rows: datasets.Dataset,
+    encode: Callable[[dict[str, Any], int], Sequence[Mapping[str, Any]]],
+    features: datasets.Features,
+    path: str,
+) -> datasets.Dataset:
+    """Encode rows one by one into a file, from which they are read: hours of recordings do not fit the memory.
+
+    Args:
+        rows: Rows of a split.
+        encode: Returns the encoded rows of a row, given its number.
+        features: Columns of the encoded rows.
+        path: Path of the file, whose name is that of the split.
+    """
+
+    def encoded(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+        rows = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+        found = [one for row, number in zip(rows, numbers, strict=True) for one in encode(row, number)]
+        return {name: [one[name] for one in found] for name in features}
+
+    split = Path(path).stem
+    return rows.map(
+        encoded,
+        with_indices=True,
+        batched=True,
+        batch_size=16,
+        remove_columns=rows.column_names,
+        features=features,
+        cache_file_name=path,
+        # A fingerprint of its own, since hashing the task would take long and mean nothing.
+        new_fingerprint=f"{id(encode)}-{split}",
+        writer_batch_size=100,
+        desc=f"Encoding {split}",
+    )
 
 
 def _shifted_right(config: Any, labels: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ HEADS = {
     "AutoModelForSpeechSeq2Seq": "ForConditionalGeneration",
     "AutoModelForSequenceClassification": "ForSequenceClassification",
     "AutoModelForAudioClassification": "ForSequenceClassification",
+    "AutoModelForVideoClassification": "ForSequenceClassification",
     "AutoModelForTokenClassification": "ForTokenClassification",
     "AutoModelForCTC": "ForCTC",
     "AutoModelForTimeSeriesPrediction": "ForPrediction",
@@ -24,7 +25,12 @@ GENERATING = ("ForCausalLM", "ForConditionalGeneration")
 """Suffixes of the model classes that generate text."""
 CAUSAL = ("ForCausalLM", "ForPrediction")
 """Suffixes of the model classes that never see the future."""
-OF_FEATURES = ("AutoModelForSpeechSeq2Seq", "AutoModelForAudioClassification", "AutoModelForTimeSeriesPrediction")
+OF_FEATURES = (
+    "AutoModelForSpeechSeq2Seq",
+    "AutoModelForAudioClassification",
+    "AutoModelForVideoClassification",
+    "AutoModelForTimeSeriesPrediction",
+)
 """Auto classes for models that read numbers, not tokens."""
 
 
