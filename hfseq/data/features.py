@@ -20,7 +20,8 @@ from hfseq.processing import extractor_of
 class FeatureCollator:
     """Collator that pads rows of features, or of a waveform, and their labels.
 
-    A row has the model's main input, `input_features` `[T, F]` for models of hfseq, and may have `labels`:
+    A row has the model's main input, `input_features` `[T, F]` for models of hfseq, or `[T, C, H, W]` for those with a
+    `frame_shape`, and may have `labels`:
 
     - a class id or a number, or floats, as many in each row, of a multi-label classifier or a regression;
     - label ids of a tagger, one a step: of n frames ceil(n / `subsampling_factor`);
@@ -37,7 +38,8 @@ class FeatureCollator:
     def __init__(self, model: PreTrainedModel, processing_class: Any = None) -> None:
         self.extractor = extractor_of(processing_class)
         self.name = model.main_input_name
-        self.size = vocabulary_sizes(model).get("input_size")
+        sizes = vocabulary_sizes(model)
+        self.size, self.frame_shape = sizes.get("input_size"), sizes.get("frame_shape")
         # An ensemble, whose members may differ, has none, and needs none: it does not tag.
         self.factor: int = 1 if self.size is None else getattr(model.config, "subsampling_factor", 1)
         self.tags = head_of(type(model).__name__).suffix == "ForTokenClassification"
@@ -80,7 +82,7 @@ class FeatureCollator:
     def _inputs(self, row: Mapping[str, Any], number: int) -> np.ndarray:
         if row.get(self.name) is None:
             raise InputError(f"row {number} has no {self.name}; its columns are {', '.join(sorted(row))}")
-        return read_frames(row[self.name], self.size, f"row {number}: {self.name}")
+        return read_frames(row[self.name], self.size, f"row {number}: {self.name}", self.frame_shape)
 
     def _labels(self, labels: Sequence[Any], batch: Mapping[str, torch.Tensor], lengths: list[int]) -> torch.Tensor:
         found = [torch.as_tensor(values) for values in labels]
@@ -148,13 +150,14 @@ def _shifted_right(config: Any, labels: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.pad(ids[:, :-1], (1, 0), value=config.decoder_start_token_id)
 
 
-def read_frames(values: Any, size: int | None, name: str) -> np.ndarray:
+def read_frames(values: Any, size: int | None, name: str, shape: Sequence[int] | None = None) -> np.ndarray:
     """Frames of features as a float32 array `[T, F]`; of another layout, such as a waveform `[T]`, as it is.
 
     Args:
         values: Array, tensor, or nested lists of numbers.
         size: Number F of features of a frame; None for any layout.
         name: Name of the values in messages.
+        shape: Channels, height and width of frames that may also come as `[T, C, H, W]`; None for none such.
 
     Raises:
         InputError: They are not numbers, are ragged or empty, or a frame has another number of features.
@@ -169,6 +172,10 @@ def read_frames(values: Any, size: int | None, name: str) -> np.ndarray:
             raise InputError(message) from error
         raise InputError(f"{name} are not frames of numbers: {error}") from error
     expected = "(frames, features)" if size is None else f"(frames, {size}), since input_size is {size}"
+    if shape is not None:
+        expected = f"(frames, {', '.join(map(str, shape))}), since frame_shape is {list(shape)}"
+        if array.shape[1:] == tuple(shape):
+            array = array.reshape(len(array), -1)
     if array.size == 0 or (size is not None and (array.ndim != 2 or array.shape[1] != size)):
         raise InputError(f"{name} have shape {array.shape}, expected {expected}, with at least one frame")
     return array

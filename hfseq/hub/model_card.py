@@ -105,7 +105,9 @@ def make_card(
         default_task = head.hub_task
     task = run.get("task", default_task)
     # Frames of features that no extractor makes.
-    input_size = None if reads_text(model) or extractor is not None or series else config.input_size
+    input_size = None
+    if not (reads_text(model) or extractor is not None or series):
+        input_size = ", ".join(map(str, config.frame_shape or [config.input_size]))
     # Name and Auto class of what makes the inputs, or decodes the outputs, in an example.
     loader = None
     if (input_size is None and not series) or model.can_generate():
@@ -184,7 +186,7 @@ def series_inputs(config: Any) -> dict[str, str]:
     past, horizon = max(100, *config.lags_sequence), config.prediction_length or 10
     features = config.num_time_features + config.num_dynamic_real_features
     shapes = {
-        "past_values": (1, past) if config.input_size == 1 else (1, past, config.input_size),
+        "past_values": (1, past, *(config.frame_shape or [config.input_size] * (config.input_size > 1))),
         "past_time_features": (1, past, features),
         "future_time_features": (1, horizon, features),
         "static_real_features": (1, config.num_static_real_features),

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from transformers.configuration_utils import strict
 
+from .configuration_frames import FrameFields, check_frame_fields, map_shape
 from .configuration_prediction import PredictionFields, become_forecaster, check_prediction_fields
 
 HEADS = {
@@ -35,10 +36,10 @@ OF_FEATURES = (
 
 
 @strict
-class SequenceConfig(PredictionFields):
+class SequenceConfig(PredictionFields, FrameFields):
     r"""Fields common to all families; instantiate `RnnConfig`, `LstmConfig`, `GruConfig` or `CnnConfig`.
 
-    Those of forecasters: see `PredictionFields`.
+    Those of forecasters: see `PredictionFields`; those for frames of pixels: see `FrameFields`.
 
     Args:
         vocab_size: Size of the vocabulary, which source and target share.
@@ -150,6 +151,7 @@ class SequenceConfig(PredictionFields):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Resolve the defaults that depend on other fields and validate the values."""
+        check_frame_fields(self)
         if self.embedding_size is None and self.input_size is None:
             self.embedding_size = self.hidden_size
         if self.encoder_layers is None:
@@ -213,10 +215,21 @@ class SequenceConfig(PredictionFields):
         """Width of what a stack of numbers reads at a step or frame; None for tokens."""
         return self.input_size if self.feature_size is None else self.feature_size
 
+    def reads_maps(self) -> bool:
+        """Return True if frames of pixels are convolved before the stack."""
+        return self.frame_filters is not None
+
+    def encoded_size(self) -> int | None:
+        """Width of a frame behind its convolutions, if it has any; None for tokens."""
+        if not self.reads_maps():
+            return self.frame_size()
+        channels, height, width = map_shape(self)
+        return channels * height * width
+
     def input_width(self) -> int:
         """Width of the inputs of a stack: word embeddings and character features, or stacked frames."""
         if self.embedding_size is None:
-            return (self.frame_size() or 0) * self.subsampling_factor
+            return (self.encoded_size() or 0) * self.subsampling_factor
         return self.embedding_size + (self.char_hidden_size if self.char_encoder else 0)
 
     def check_inputs(self, head: str) -> None:
@@ -253,6 +266,10 @@ class SequenceConfig(PredictionFields):
             self.raise_invalid("subsampling_factor", "a forecaster predicts every step; leave it out")
         if self.apply_spec_augment:
             self.raise_invalid("apply_spec_augment", "it masks frames of features, not values; leave it out")
+        if self.reads_maps() and self.scaling is not None:
+            self.raise_invalid(
+                "scaling", "the pixels of a frame that is convolved have no scales of their own; set scaling=None"
+            )
 
     def check_directions(self) -> None:
         """Raise a `ValueError` if the stack cannot be bidirectional."""
@@ -308,6 +325,8 @@ class SequenceConfig(PredictionFields):
             num_hidden_layers=self.decoder_layers,
             input_size=None,
             feature_size=None,
+            frame_shape=None,
+            frame_filters=None,
             subsampling_factor=1,
             apply_spec_augment=False,
             bidirectional=False,
