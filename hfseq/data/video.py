@@ -226,6 +226,12 @@ def augment_points(
     return found
 
 
+def stack_windows(rows: Sequence[Mapping[str, Any]]) -> BatchFeature:
+    """Collate windows of equal lengths: `past_values` `[B, T, F]` and `future_values` `[B, P, F]`."""
+    names = ("past_values", "future_values")
+    return BatchFeature({name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in names})
+
+
 class ImageCollator:
     """Collator of clips for models of transformers, which read `pixel_values` `[B, T, C, H, W]`.
 

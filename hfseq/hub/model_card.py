@@ -53,6 +53,7 @@ METRICS = {
     "mse": ("MSE", "mse"),
     "nd": ("ND", "nd"),
     "crps": ("CRPS", "crps"),
+    "ssim": ("SSIM", "ssim"),
     "coverage": ("coverage of the 80 % interval", "coverage"),
 }
 """Metric names to their titles and metric types on the Hub."""
@@ -65,6 +66,10 @@ PLOTS = {
     "scatter.png": "Predictions and references",
     "anomalies.png": "Values, anomaly scores and alarms",
     "forecast.png": "Forecasts and true values",
+    "frames.png": "Known frames, then true and predicted ones",
+    "frames.gif": "True frames above predicted ones",
+    "paths.png": "Known points, then true and predicted ones",
+    "clips.png": "Clips of the test set",
 }
 """Plots of a run that are shown on the model card, with their titles."""
 _TEMPLATE = Path(__file__).with_suffix(".md")
