@@ -1,4 +1,4 @@
-"""Predict the next frames of clips, describe clips, or classify them, with the Trainer: from scratch or any checkpoint.
+"""Predict the next frames of clips, describe clips, or classify them, with the Trainer: new models or checkpoints.
 
     python recipes/video.py
 

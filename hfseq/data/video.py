@@ -149,11 +149,7 @@ def split_blocks(rows: datasets.Dataset, size: int, gap: int) -> datasets.Datase
     return datasets.DatasetDict(
         {
             split: rows.select(
-                [
-                    row
-                    for block in sorted(blocks)
-                    for row in range(starts[block], min(starts[block] + size, len(rows)))
-                ]
+                [row for block in sorted(blocks) for row in range(starts[block], min(starts[block] + size, len(rows)))]
             )
             for split, blocks in parts.items()
         }
@@ -203,9 +199,7 @@ def sample_frames(length: int, count: int) -> NDArray[np.int64]:
     return np.linspace(0, length - 1, count).round().astype(np.int64)
 
 
-def augment_points(
-    points: NDArray[np.float32], copies: int, rng: np.random.Generator
-) -> list[NDArray[np.float32]]:
+def augment_points(points: NDArray[np.float32], copies: int, rng: np.random.Generator) -> list[NDArray[np.float32]]:
     """Copies of a path in the plane that are turned, scaled, bent in time, and made unsteady.
 
     Args:
@@ -270,7 +264,9 @@ def _stacked(frames: Iterator[tuple[str, NDArray[Any]]], place: str, form: ClipF
 
 def _formed(frame: NDArray[Any], form: ClipFormat) -> NDArray[np.float32]:
     """A frame `[C, H, W]` of floats from 0 to 1, of the channels and size of the format."""
-    values = frame.astype(np.float32) / 255 if frame.dtype == np.uint8 else frame.astype(np.float32)
+    values: Any = frame.astype(np.float32)
+    if frame.dtype == np.uint8:
+        values /= 255
     values = values[None] if values.ndim == 2 else values.transpose(2, 0, 1)
     if form.num_channels == 1 and len(values) == 3:
         values = np.tensordot(_LUMA, values, axes=1)[None]
@@ -280,9 +276,7 @@ def _formed(frame: NDArray[Any], form: ClipFormat) -> NDArray[np.float32]:
         from PIL import Image
 
         height, width = form.image_size
-        resized = [
-            Image.fromarray(channel).resize((width, height), Image.Resampling.BILINEAR) for channel in values
-        ]
+        resized = [Image.fromarray(channel).resize((width, height), Image.Resampling.BILINEAR) for channel in values]
         values = np.stack([np.asarray(channel, np.float32) for channel in resized])
     return values
 
@@ -468,7 +462,9 @@ def _folder_rows(
             continue
         clip = folder / name.strip()
         if not clip.exists():
-            raise InputError(f"{metadata}, row {number}: {clip}: no such file or folder; paths are relative to {folder}")
+            raise InputError(
+                f"{metadata}, row {number}: {clip}: no such file or folder; paths are relative to {folder}"
+            )
         if clip.is_file() and clip.suffix.lower() not in VIDEOS:
             raise InputError(
                 f"{metadata}, row {number}: {clip}: neither a folder of frames nor a video file ({', '.join(VIDEOS)})"

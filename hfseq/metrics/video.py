@@ -12,7 +12,7 @@ WINDOW = 11
 
 
 def ssim(predictions: Any, references: Any) -> dict[str, float]:
-    """Structural similarity (SSIM, Wang et al. 2004, eq. 13), a mean over all frames and channels; 1 if they are equal.
+    """Structural similarity (SSIM, Wang et al. 2004, eq. 13), mean over frames and channels; 1 if they are equal.
 
     Local means and variances are those of a Gaussian window of 11 x 11 pixels with a standard deviation of 1.5, where
     it lies within the frame. scikit-image computes the same with `gaussian_weights=True, sigma=1.5,
