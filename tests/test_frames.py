@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from torch import nn
+from oracles import convolve_frame
 
 from hfseq import CnnConfig, GruConfig, LstmConfig, LstmForPrediction, LstmModel, RnnConfig, export_onnx
 from hfseq.data.collation import check_batch, vocabulary_sizes
@@ -68,19 +68,6 @@ def valid(model, output, row, positions):
     return output[row, positions] if factor == 1 else output[row, : -(-int(positions.sum()) // factor)]
 
 
-def convolve_by_hand(layer, maps, stride):
-    """One frame `[C, H, W]`, one output at a time: the filter centred on every stride-th pixel, zeros around."""
-    filters, bias = layer.weight, layer.bias
-    reach, (_, height, width) = filters.shape[2] // 2, maps.shape
-    padded = nn.functional.pad(maps, [reach] * 4)
-    rows = []
-    for y in range(0, height, stride):
-        for x in range(0, width, stride):
-            window = padded[:, y : y + filters.shape[2], x : x + filters.shape[3]]
-            rows.append((filters * window).sum(dim=(1, 2, 3)) + bias)
-    return torch.stack(rows, dim=1).view(len(filters), -(-height // stride), -(-width // stride))
-
-
 @pytest.mark.parametrize(("kernel", "stride"), [(3, 2), (1, 1), (5, 3)])
 @pytest.mark.parametrize("factor", [1, 2])
 def test_inputs_of_the_stack_by_hand(kernel, stride, factor):
@@ -92,7 +79,7 @@ def test_inputs_of_the_stack_by_hand(kernel, stride, factor):
         for frame in pixels()[row, positions]:
             maps = ((frame.flatten() - model.feature_mean) / model.feature_scale).view(SHAPE)
             for layer in model.frame_encoder.convolutions:
-                maps = convolve_by_hand(layer, maps, stride).relu()
+                maps = convolve_frame(layer.weight, layer.bias, maps, stride).relu()
             expected.append(maps.flatten())
         expected += [torch.zeros_like(expected[0])] * (-len(expected) % factor)
         expected = torch.stack(expected).unflatten(0, (-1, factor)).flatten(1)
@@ -166,12 +153,13 @@ def test_initial_filters_keep_the_variance():
         assert abs(layer.weight.var() * fan_in / 2 - 1) < 0.05 and not layer.bias.any()
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_low_precision_and_gradient_checkpointing(checkpointing):
     model_class = MODEL_CLASSES[LstmConfig]["AutoModelForSequenceClassification"]
     model = make(model_class, hidden_size=16).float().train()
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     with torch.autocast("cpu", torch.bfloat16):
         outputs = model(input_features=pixels().float(), attention_mask=MASK, labels=torch.tensor([0, 1, 0, 1, 1]))
     outputs.loss.backward()

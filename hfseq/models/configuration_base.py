@@ -219,6 +219,10 @@ class SequenceConfig(PredictionFields, FrameFields):
         """Return True if frames of pixels are convolved before the stack."""
         return self.frame_filters is not None
 
+    def writes_maps(self) -> bool:
+        """Return True if the outputs of the stack are flattened maps."""
+        return False
+
     def encoded_size(self) -> int | None:
         """Width of a frame behind its convolutions, if it has any; None for tokens."""
         if not self.reads_maps():

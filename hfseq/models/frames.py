@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .configuration_base import SequenceConfig
-from .configuration_frames import entering_channels
+from .configuration_frames import entering_channels, map_shape
 
 
 class FrameConvolution(nn.Conv2d):
@@ -61,3 +61,33 @@ class FrameEncoder(nn.Module):
         for convolution in self.convolutions:
             maps = convolution(maps).relu()
         return maps.reshape(batch, length, -1)
+
+
+class MapProjection(nn.Module):
+    """Linear layer from the maps of a stack to each pixel of a frame (Shi et al. 2015, section 3.2).
+
+    The layer is a convolution of 1 x 1. Where the maps are smaller than the frame, it gives the pixels of the square
+    under each of their places (sub-pixel convolution, Shi et al. 2016, eq. 4).
+
+    Args:
+        config: Its fields `frame_*` and `hidden_size` count.
+        count: Number of values for each channel of a frame.
+    """
+
+    def __init__(self, config: SequenceConfig, count: int) -> None:
+        super().__init__()
+        channels, *self.frame_size = config.frame_shape or ()
+        _, self.height, self.width = map_shape(config)
+        self.factor = -(-self.frame_size[0] // self.height)
+        self.linear = nn.Linear(
+            config.hidden_size // (self.height * self.width), count * channels * self.factor * self.factor
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Map hidden states `[B, T, hidden_size]` to values of frames `[B, T, count * C * H * W]`."""
+        batch, length, _ = hidden.shape
+        height, width = self.frame_size
+        maps = hidden.reshape(batch * length, -1, self.height * self.width).transpose(1, 2)
+        values = self.linear(maps).transpose(1, 2).reshape(batch * length, -1, self.height, self.width)
+        values = nn.functional.pixel_shuffle(values, self.factor)[:, :, :height, :width]
+        return values.reshape(batch, length, -1)

@@ -11,6 +11,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_base import SequenceConfig
 from .dropout import Dropout
 from .forecasting import ForecastingMixin, Params, flat_values
+from .frames import MapProjection
 from .modeling_base import Head
 from .time_series import StaticFeatures, differenced, lagged, started, with_mask
 
@@ -47,7 +48,11 @@ class ForPrediction(ForecastingMixin, Head):
             self.static_embeddings = StaticFeatures(config.cardinality, config.embedding_dimension)
         self._set_distribution(config)
         count = 1 if self.distribution_output is None else len(self.distribution_output.args_dim)
-        self.parameter_projection = nn.Linear(config.hidden_size, count * config.input_size)
+        self.parameter_projection: nn.Module
+        if config.writes_maps():
+            self.parameter_projection = MapProjection(config, count)
+        else:
+            self.parameter_projection = nn.Linear(config.hidden_size, count * config.input_size)
         self.post_init()
 
     @can_return_tuple
