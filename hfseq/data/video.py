@@ -199,6 +199,11 @@ def sample_frames(length: int, count: int) -> NDArray[np.int64]:
     return np.linspace(0, length - 1, count).round().astype(np.int64)
 
 
+def with_velocities(points: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Points `[T, F]` with their differences from the points before behind them, `[T, 2 F]`; the first has none, 0."""
+    return np.concatenate([points, np.diff(points, axis=0, prepend=points[:1])], axis=1)
+
+
 def augment_points(points: NDArray[np.float32], copies: int, rng: np.random.Generator) -> list[NDArray[np.float32]]:
     """Copies of a path in the plane that are turned, scaled, bent in time, and made unsteady.
 

@@ -68,7 +68,7 @@ _TASK_OF = {
 """Flags of DNA and proteins and the task that they are for."""
 
 _VIDEO_TASK_OF = {
-    **dict.fromkeys(("label_column", "class_weights", "augmentations"), "gestures"),
+    **dict.fromkeys(("label_column", "class_weights", "augmentations", "velocities"), "gestures"),
     **dict.fromkeys(("text_column", "num_beams", "max_target_length"), "captions"),
     **dict.fromkeys(("context_length", "prediction_length", "train_stride"), "frames"),
 }
@@ -520,6 +520,9 @@ class VideoArguments(WholeArguments):
     context_length: int | None = flag(None, "With --task frames: frames that are known.")
     prediction_length: int | None = flag(None, "With --task frames: frames to predict after them.")
     train_stride: int = flag(1, "With --task frames: frames between the beginnings of training windows in a clip.")
+    velocities: bool = flag(
+        False, "With --task gestures and points: read their differences from the frame before, too."
+    )
     augmentations: int = flag(
         0, "With --task gestures and paths of a point: turned, scaled and warped copies of each training clip."
     )

@@ -97,7 +97,8 @@ class Video(Task):
         self._check_flags(args)
         if args.model_name_or_path is not None:
             return None
-        first = self.clip(self.splits["train"][0])
+        row = self.splits["train"][0]
+        first = self._inputs(self.clip(row), row[PLACE])
         self._new = True
         self.frame_size = int(np.prod(first.shape[1:]))
         self.fields = self.fields | {"input_size": self.frame_size}
@@ -213,22 +214,27 @@ class Video(Task):
             split: Name of the split.
             name: Column of the frames.
         """
-        frames = self._read(row)
+        frames = self._vectors(self.clip(row), row[PLACE])
         return [{name: frames, "labels": self._labels(row), "length": len(frames)}]
 
-    def _read(self, row: Mapping[str, Any]) -> NDArray[np.float32]:
-        """Frames of a row as vectors, `[T, F]`, of the shape that the model reads."""
-        clip = self.clip(row)
+    def _inputs(self, clip: NDArray[np.float32], place: str) -> NDArray[np.float32]:
+        """Frames that the model reads of a clip; by default its own."""
+        return clip
+
+    def _vectors(self, clip: NDArray[np.float32], place: str) -> NDArray[np.float32]:
+        """Frames that the model reads of a clip, as vectors `[T, F]`."""
+        clip = self._inputs(clip, place)
         shape = clip.shape[1:]
         if self.frame_shape is None and len(shape) == 1:
             if shape != (self.frame_size,):
-                raise InputError(f"{row[PLACE]}: {shape[0]} numbers a frame, but the model reads {self.frame_size}")
+                hint = "; it was trained with --velocities" if self.frame_size == 2 * shape[0] else ""
+                raise InputError(f"{place}: {shape[0]} numbers a frame, but the model reads {self.frame_size}{hint}")
         elif shape != self.frame_shape:
             if self.frame_shape is None or len(shape) == 1:
                 own, other = ("points", "pixels") if len(shape) == 1 else ("pixels", "points")
-                raise InputError(f"{row[PLACE]}: a clip of {own}, but the model reads {other}")
+                raise InputError(f"{place}: a clip of {own}, but the model reads {other}")
             raise InputError(
-                f"{row[PLACE]}: frames of {_size(shape)}, but others of {_size(self.frame_shape)}; give --image_size, "
+                f"{place}: frames of {_size(shape)}, but others of {_size(self.frame_shape)}; give --image_size, "
                 "or --num_channels"
             )
         return clip.reshape(len(clip), -1)

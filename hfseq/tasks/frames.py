@@ -11,7 +11,7 @@ from transformers import AutoModelForTimeSeriesPrediction, PreTrainedModel
 
 from hfseq import metrics
 from hfseq.data.encoding import EncodedSplits
-from hfseq.data.video import CLIP, stack_windows
+from hfseq.data.video import CLIP, PLACE, stack_windows
 from hfseq.errors import InputError
 from hfseq.inference.benchmark import Run
 from hfseq.inference.parallel import run_by_length
@@ -113,7 +113,7 @@ class FramePrediction(Video):
         return {"past_values": self._frames(), "future_values": self._frames()}
 
     def _rows(self, row: Mapping[str, Any], number: int, split: str, name: str) -> list[dict[str, Any]]:
-        frames, found = self._read(row), []
+        frames, found = self._vectors(self.clip(row), row[PLACE]), []
         context, window = self.data.context_length, self._window()
         stride = self.data.train_stride if split == "train" else window
         for start in range(0, len(frames) - window + 1, stride):

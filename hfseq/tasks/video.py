@@ -12,7 +12,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoModelForVideoClassification,
 
 from hfseq import metrics
 from hfseq.data.encoding import EncodedSplits, encode_texts
-from hfseq.data.video import CLIP, augment_points
+from hfseq.data.video import CLIP, PLACE, augment_points, with_velocities
 from hfseq.errors import InputError
 from hfseq.plots import plot_alignment, plot_clips
 from hfseq.processing import tokenizer_of
@@ -51,35 +51,41 @@ class GestureClassification(Video, Classification):
         return int(row["labels"])
 
     def _rows(self, row: Mapping[str, Any], number: int, split: str, name: str) -> list[dict[str, Any]]:
-        found = super()._rows(row, number, split, name)
-        copies = self.data.augmentations if split == "train" else 0
-        if not copies:
-            return found
-        if self.frame_shape is not None or self.frame_size != 2:
-            raise InputError("--augmentations turns and bends paths of one point in the plane; leave it out")
-        varied = augment_points(found[0][name], copies, np.random.default_rng((self.args.seed, number)))
-        return [*found, *({**found[0], name: one} for one in varied)]
+        clip, label = self.clip(row), self._labels(row)
+        clips = [clip]
+        if split == "train" and self.data.augmentations:
+            if clip.shape[1:] != (2,):
+                raise InputError(f"{row[PLACE]}: --augmentations is for paths of one point in the plane; leave it out")
+            rng = np.random.default_rng((self.args.seed, number))
+            clips += augment_points(clip, self.data.augmentations, rng)
+        frames = [self._vectors(one, row[PLACE]) for one in clips]
+        return [{name: one, "labels": label, "length": len(one)} for one in frames]
+
+    def _inputs(self, clip: NDArray[np.float32], place: str) -> NDArray[np.float32]:
+        if not self.data.velocities:
+            return clip
+        if clip.ndim != 2:
+            raise InputError(f"{place}: --velocities are those of points; of pixels there are none")
+        return with_velocities(clip)
 
     def baseline(self, split: str, *, trained: bool) -> dict[str, Any]:
         """Most frequent class and, for clips of one length, the nearest training clip and a logistic regression."""
         found = super().baseline(split, trained=trained)
         if not trained:
             return found
-        name = self.main_input
-        step = 1 + self.data.augmentations
-        train, test = self.encoded["train"], self.encoded[split]
         lengths = {*self.lengths["train"], *self.lengths[split]}
-        rows = len(train) // step
-        if len(lengths) > 1 or rows * max(lengths) * self.frame_size > _LARGEST:
+        step = 1 + self.data.augmentations
+        train, test = self.encoded["train"].select(range(0, len(self.encoded["train"]), step)), self.encoded[split]
+        if len(lengths) > 1 or len(train) * max(lengths) * self.frame_size > _LARGEST:
             return found
         from sklearn.linear_model import LogisticRegression
         from sklearn.neighbors import KNeighborsClassifier
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
+        width = self.frame_size // (2 if self.data.velocities else 1)
         own, other = (
-            np.stack([np.asarray(row[name]).ravel() for row in rows])
-            for rows in (train.select(range(0, len(train), step)), test)
+            np.stack([np.asarray(row[self.main_input])[:, :width].ravel() for row in rows]) for rows in (train, test)
         )
         labels = self.references["train"]
         found["nearest"] = KNeighborsClassifier(n_neighbors=1).fit(own, labels).predict(other)
