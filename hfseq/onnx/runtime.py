@@ -23,11 +23,12 @@ from transformers.modeling_outputs import (
 
 from hfseq.errors import blaming, require
 from hfseq.models.cache import RecurrentCacheLayer, cache_layers, takes_past_key_values
-from hfseq.models.forecasting import ForecastingMixin, Params, Past, Row, flat_values
+from hfseq.models.forecasting import ForecastingMixin, Params, Past, Row
 from hfseq.models.generation import SequenceGenerationMixin
 from hfseq.models.inputs import flat_frames, mask_of_steps
 from hfseq.models.output_layer import steps_to_keep
 from hfseq.models.padding import valid_steps
+from hfseq.models.time_series import with_variates
 from hfseq.onnx.export import read_export, run_session
 from hfseq.processing import load_processing_class
 
@@ -477,7 +478,7 @@ class OnnxForPrediction(ForecastingMixin, OnnxRunner):
         """Predict each step of the context from the observed ones before it.
 
         Args:
-            past_values: Values `[B, T]`, or `[B, T, C]` for C variates.
+            past_values: Values `[B, T]`, or `[B, T, C]` for C variates, or frames of pixels.
             past_time_features: Time features, then other covariates, `[B, T, F]`.
             past_observed_mask: 1 at observed values, in the shape of the values or `[B, T]`. None: all but NaN.
             static_categorical_features: Class ids of each row, `[B, num_static_categorical_features]`.
@@ -498,11 +499,11 @@ class OnnxForPrediction(ForecastingMixin, OnnxRunner):
         time = self._time_features("past", past_time_features, *past.shape[:2])
         row, series, valid, *_ = self.read_start(past, observed, static_categorical_features, static_real_features)
         params = self.run_steps(series[:, :-1], time, row.static, valid[:, :-1], DynamicCache())
-        flat = past_values.dim() == 2
+        variates = past_values.shape[2:]
         return Seq2SeqTSPredictionOutput(
-            params=tuple(flat_values(one, flat) for one in params),
-            loc=flat_values(row.loc, flat),
-            scale=flat_values(row.scale, flat),
+            params=tuple(with_variates(one, variates) for one in params),
+            loc=with_variates(row.loc, variates),
+            scale=with_variates(row.scale, variates),
             static_features=row.static,
         )
 
