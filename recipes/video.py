@@ -30,7 +30,7 @@ ARGUMENTS = (VideoModelArguments, VideoArguments, GenerationArguments)
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe with the arguments `argv`, by default those of the process."""
     # 1. Arguments. Nothing is written before everything that can be checked has been.
-    run = begin(ARGUMENTS, argv, TASKS, demo=DEMO)
+    run = begin(ARGUMENTS, argv, TASKS, demo=DEMO, unless=("--task",))
 
     # 2. Data: clips, with a class or a caption each if the task needs one.
     task = run.read(TASKS[run.data.task](run.data, run.args))

@@ -111,11 +111,12 @@ def make_card(
     task = run.get("task", default_task)
     # Frames of features that no extractor makes.
     input_size = None
-    if not (reads_text(model) or extractor is not None or series):
+    if is_hfseq(config) and not (reads_text(model) or extractor is not None or series):
         input_size = ", ".join(map(str, config.frame_shape or [config.input_size]))
+    pixel_shape = clip_shape(config) if model.main_input_name == "pixel_values" else None
     # Name and Auto class of what makes the inputs, or decodes the outputs, in an example.
     loader = None
-    if (input_size is None and not series) or model.can_generate():
+    if (input_size is None and pixel_shape is None and not series) or model.can_generate():
         loader = ("tokenizer", "AutoTokenizer")
     if extractor is not None:
         loader = ("extractor", "AutoFeatureExtractor") if tokenizer is None else ("processor", "AutoProcessor")
@@ -157,8 +158,11 @@ def make_card(
         run=run,
         title=title,
         kind=kind,
-        # transformers has no pipeline for series.
-        task=None if series else task,
+        # Pipelines read text and audio.
+        task=None if series or input_size or pixel_shape else task,
+        pixels=getattr(config, "frame_shape", None) is not None,
+        video=task in HUB_TASKS and HUB_TASKS[task].reads == "video",
+        pixel_shape=pixel_shape,
         series=series,
         entry=series_entry(config) if series else None,
         auto_class=auto_class,
@@ -184,6 +188,12 @@ def make_card(
         images=images,
         plots=PLOTS,
     )
+
+
+def clip_shape(config: Any) -> str:
+    """Frames, channels, height and width of the clips that a video classifier of transformers reads."""
+    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+    return f"{config.num_frames}, {config.num_channels}, {height}, {width}"
 
 
 def series_inputs(config: Any) -> dict[str, str]:
