@@ -345,7 +345,9 @@ def test_clips_of_another_kind_are_named(tmp_path, values, flags, message):
 def test_frames_of_other_sizes_are_named(data, tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "test.npz", clips=np.stack([clip(rng, 5, 7)[0]]), label=np.array(["up"]))
-    with pytest.raises(InputError, match="test.npz, row 1: frames of 1 channel of 7x7 pixels, but others of 1 channel"):
+    with pytest.raises(
+        InputError, match="test.npz, row 1: frames of 1 channel of 7x7 pixels, but others of 1 channel"
+    ):
         run(data, tmp_path / "run", task="gestures", test_file=tmp_path / "test.npz")
     with pytest.raises(InputError, match="class 'up' of column 'label' is not one"):
         np.savez(tmp_path / "train.npz", clips=np.zeros((4, 2, 6, 6)), label=np.array(["down", "left"] * 2))
