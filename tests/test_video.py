@@ -1,4 +1,4 @@
-"""The video recipe: next frames, captions, gestures; strips and animations, ONNX, the Hub, and pretrained Transformers."""
+"""The video recipe: next frames, captions, gestures; plots, ONNX, the Hub, and pretrained Transformers."""
 
 import json
 from pathlib import Path
