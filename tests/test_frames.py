@@ -8,7 +8,7 @@ import torch
 import transformers
 from oracles import convolve_frame
 
-from hfseq import CnnConfig, GruConfig, LstmConfig, LstmForPrediction, LstmModel, RnnConfig, export_onnx
+from hfseq import CnnConfig, GruConfig, LstmConfig, LstmForPrediction, LstmModel, RnnConfig, export_onnx, publish
 from hfseq.data.collation import check_batch, vocabulary_sizes
 from hfseq.data.features import FeatureCollator
 from hfseq.errors import InputError
@@ -196,6 +196,15 @@ def test_exported_equals_the_model(config_class, auto, tmp_path):
     torch.testing.assert_close(run(runner, frames, MASK), run(model, frames, MASK), rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match=r"expected \(batch, length, 40\) or \(batch, length, 2, 5, 4\)"):
         run(runner, frames.transpose(2, 4))
+
+
+def test_a_published_folder_says_how_frames_come(tmp_path):
+    model_class = MODEL_CLASSES[LstmConfig]["AutoModelForSequenceClassification"]
+    make(model_class, recurrent_kernel_size=3, hidden_size=24).save_pretrained(tmp_path / "model")
+    publish(tmp_path / "model", "ann/clips", dry_run=tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "`[rows, frames, 2, 5, 4]`" in card and "torch.zeros(1, 100, 2, 5, 4)" in card
+    assert {"frames.py", "convolutional_lstm.py"} <= {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_rows_of_pixels_are_collated():

@@ -164,7 +164,10 @@ def make_card(
         video=task in HUB_TASKS and HUB_TASKS[task].reads == "video",
         pixel_shape=pixel_shape,
         series=series,
-        entry=series_entry(config) if series else None,
+        # The pipeline reads series of one variate.
+        entry=series_entry(config) if series and config.input_size == 1 else None,
+        scales=series and config.scaling is not None,
+        frame_shape=", ".join(map(str, config.frame_shape)) if series and config.frame_shape else None,
         auto_class=auto_class,
         ours=is_hfseq(config),
         # A composite model of transformers, whose code is not published with it.
