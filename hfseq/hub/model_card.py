@@ -53,6 +53,7 @@ METRICS = {
     "mse": ("MSE", "mse"),
     "nd": ("ND", "nd"),
     "crps": ("CRPS", "crps"),
+    "ssim": ("SSIM", "ssim"),
     "coverage": ("coverage of the 80 % interval", "coverage"),
     **{
         f"{name}@{cutoff}": (f"{title}@{cutoff}", f"{name}_at_{cutoff}")
@@ -70,6 +71,10 @@ PLOTS = {
     "scatter.png": "Predictions and references",
     "anomalies.png": "Values, anomaly scores and alarms",
     "forecast.png": "Forecasts and true values",
+    "frames.png": "Known frames, then true and predicted ones",
+    "frames.gif": "True frames above predicted ones",
+    "paths.png": "Known points, then true and predicted ones",
+    "clips.png": "Clips of the test set",
 }
 """Plots of a run that are shown on the model card, with their titles."""
 _TEMPLATE = Path(__file__).with_suffix(".md")
@@ -111,10 +116,13 @@ def make_card(
     task = run.get("task", default_task)
     recommends = task == RECOMMENDATION.name
     # Frames of features that no extractor makes.
-    input_size = None if reads_text(model) or extractor is not None or series else config.input_size
+    input_size = None
+    if is_hfseq(config) and not (reads_text(model) or extractor is not None or series):
+        input_size = ", ".join(map(str, config.frame_shape or [config.input_size]))
+    pixel_shape = clip_shape(config) if model.main_input_name == "pixel_values" else None
     # Name and Auto class of what makes the inputs, or decodes the outputs, in an example.
     loader = None
-    if (input_size is None and not series) or model.can_generate():
+    if (input_size is None and pixel_shape is None and not series) or model.can_generate():
         loader = ("tokenizer", "AutoTokenizer")
     if extractor is not None:
         loader = ("extractor", "AutoFeatureExtractor") if tokenizer is None else ("processor", "AutoProcessor")
@@ -159,11 +167,17 @@ def make_card(
         run=run,
         title=title,
         kind=kind,
-        # transformers has no pipeline for series or items.
-        task=None if series or recommends else task,
+        # transformers' pipelines read text and audio.
+        task=None if series or recommends or input_size or pixel_shape else task,
+        pixels=getattr(config, "frame_shape", None) is not None,
+        video=task in HUB_TASKS and HUB_TASKS[task].reads == "video",
+        pixel_shape=pixel_shape,
         series=series,
         items=items,
-        entry=series_entry(config) if series else None,
+        # The pipeline reads series of one variate.
+        entry=series_entry(config) if series and config.input_size == 1 else None,
+        scales=series and config.scaling is not None,
+        frame_shape=", ".join(map(str, config.frame_shape)) if series and config.frame_shape else None,
         auto_class=auto_class,
         ours=is_hfseq(config),
         # A composite model of transformers, whose code is not published with it.
@@ -189,12 +203,18 @@ def make_card(
     )
 
 
+def clip_shape(config: Any) -> str:
+    """Frames, channels, height and width of the clips that a video classifier of transformers reads."""
+    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+    return f"{config.num_frames}, {config.num_channels}, {height}, {width}"
+
+
 def series_inputs(config: Any) -> dict[str, str]:
     """Example inputs of a forecaster, by argument, as Python code."""
     past, horizon = max(100, *config.lags_sequence), config.prediction_length or 10
     features = config.num_time_features + config.num_dynamic_real_features
     shapes = {
-        "past_values": (1, past) if config.input_size == 1 else (1, past, config.input_size),
+        "past_values": (1, past, *(config.frame_shape or [config.input_size] * (config.input_size > 1))),
         "past_time_features": (1, past, features),
         "future_time_features": (1, horizon, features),
         "static_real_features": (1, config.num_static_real_features),

@@ -130,10 +130,11 @@ def check_overrides(overrides: Mapping[str, Any], features: bool) -> None:
     """Check that config fields do not change what a model reads.
 
     Raises:
-        InputError: `input_size` is set where the data are text.
+        InputError: `input_size` or `frame_shape` is set where the data are text.
     """
-    if overrides.get("input_size") is not None and not features:
-        raise InputError("--config_overrides: input_size is for models that read features, but the data are text")
+    for name in ("input_size", "frame_shape"):
+        if overrides.get(name) is not None and not features:
+            raise InputError(f"--config_overrides: {name} is for models that read features, but the data are text")
 
 
 def load_config(name: str) -> PreTrainedConfig:

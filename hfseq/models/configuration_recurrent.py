@@ -1,10 +1,11 @@
 """Configurations of the recurrent families, which differ only in the cell."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from transformers.configuration_utils import strict
 
-from .configuration_base import SequenceConfig
+from .configuration_base import HEADS, SequenceConfig
+from .configuration_frames import map_shape
 
 
 @strict
@@ -86,10 +87,69 @@ class RnnConfig(RecurrentConfig):
 
 @strict
 class LstmConfig(RecurrentConfig):
-    """Configuration of long short-term memory with forget gates (Hochreiter & Schmidhuber 1997; Gers et al. 2000)."""
+    """Configuration of long short-term memory with forget gates (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
+
+    Args:
+        recurrent_kernel_size: Height and width of the filters of a ConvLSTM (Shi et al. 2015), an odd number, which
+            convolves maps in place of multiplying vectors; see `ConvolutionalLstmLayer`. It needs a `frame_shape`, and
+            `hidden_size` is the number of its maps times their height and width, which are those of a frame after
+            `frame_filters`. None for an ordinary LSTM.
+
+    Raises:
+        ValueError: As `RecurrentConfig`, or if maps cannot be as the fields say.
+    """
 
     model_type = "hfseq_lstm"
     family = "Lstm"
+
+    recurrent_kernel_size: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Validate the values."""
+        self.check_numbers(["recurrent_kernel_size"], lambda value: value % 2 == 1, "it must be an odd number")
+        super().__post_init__(**kwargs)
+        self._check_maps()
+
+    def reads_maps(self) -> bool:
+        """Return True if frames of pixels are convolved before the stack, or in it."""
+        return super().reads_maps() or self.writes_maps()
+
+    def writes_maps(self) -> bool:
+        """Return True if the stack is a ConvLSTM, whose outputs are flattened maps."""
+        return self.recurrent_kernel_size is not None
+
+    def check_inputs(self, head: str) -> None:
+        """Raise a `ValueError` if a head cannot read what the fields describe."""
+        super().check_inputs(head)
+        if self.writes_maps() and (head == "ForConditionalGeneration" or self.is_encoder_decoder):
+            self.raise_invalid(
+                "recurrent_kernel_size", "a decoder of text has no maps; leave it out, and set frame_filters"
+            )
+
+    def check_directions(self) -> None:
+        """Raise a `ValueError` if `hidden_size` cannot be split between two directions."""
+        super().check_directions()
+        self._check_maps(directions=2)
+
+    def _check_maps(self, directions: int = 1) -> None:
+        """Raise a `ValueError` if the stack is a ConvLSTM, and its states cannot be maps."""
+        if not self.writes_maps():
+            return
+        if self.frame_shape is None:
+            self.raise_invalid("recurrent_kernel_size", "a ConvLSTM reads frames of pixels; set frame_shape")
+        if self.embedding_size is not None:
+            self.raise_invalid("embedding_size", "a ConvLSTM reads maps, which a projection would lose; leave it out")
+        _, height, width = map_shape(self)
+        if self.hidden_size % (directions * height * width):
+            both = "2 directions of " if directions == 2 else ""
+            self.raise_invalid("hidden_size", f"it must be a multiple of that of {both}one map, {height} x {width}")
+
+    def full_auto_map(self) -> dict[str, str]:
+        """Auto class to the module and class in a published checkpoint; see `SequenceConfig.full_auto_map`."""
+        classes = super().full_auto_map()
+        if self.writes_maps():
+            classes = {name: one for name, one in classes.items() if HEADS.get(name) != "ForConditionalGeneration"}
+        return classes
 
 
 @strict

@@ -2,13 +2,11 @@
 
 from typing import Any, Literal
 
-from transformers.configuration_utils import strict
-
-from .configuration_prediction import PredictionFields
+from transformers.configuration_utils import PreTrainedConfig, strict
 
 
 @strict
-class SamplingFields(PredictionFields):
+class SamplingFields(PreTrainedConfig):
     """Fields of a causal language model with sampled negatives, which `SequenceConfig` inherits.
 
     `SampledSoftmax` has the losses.

@@ -76,7 +76,7 @@ class ForCTC(Classifier):
         """Score each symbol, and the blank, at every step.
 
         Args:
-            input_features: Frames of features, `[B, T, input_size]`.
+            input_features: Frames of features, `[B, T, input_size]`, or of pixels, `[B, T, C, H, W]`.
             attention_mask: 1 at valid frames, `[B, T]`; padding may be anywhere.
             input_ids: Token ids `[B, T]`, in place of features if the config has no `input_size`.
             inputs_embeds: Inputs of the stack in place of both.

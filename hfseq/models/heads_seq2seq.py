@@ -162,7 +162,8 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             inputs_embeds: `[B, S, embedding_size]` in place of `input_ids`.
             decoder_inputs_embeds: `[B, T, embedding_size]` in place of `decoder_input_ids`.
             input_features: Frames of features, `[B, S, input_size]`, in place of `input_ids` if the config has an
-                `input_size`; `attention_mask` is of the frames, also where they are stacked.
+                `input_size`, or of pixels, `[B, S, C, H, W]`, if it has a `frame_shape`; `attention_mask` is of the
+                frames, also where they are stacked.
             labels: Token ids `[B, T]`, not shifted; -100 is ignored. With `copy_ids` they may contain ids of these.
             copy_ids: Ids that a pointer-generator copies from the source positions, `[B, S]`: those of the words, or
                 `vocab_size` + j for an out-of-vocabulary word that first occurs at position j. None copies

@@ -21,6 +21,7 @@ from hfseq.data.interactions import (
 from hfseq.data.reading import check_sources, hold_out_validation, read_splits
 from hfseq.data.splits import SPLITS
 from hfseq.data.streaming import read_stream
+from hfseq.data.video import read_clip_splits, split_blocks
 from hfseq.errors import InputError
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -31,6 +32,8 @@ SEQUENCE_TASKS = ("tagging", "classification")
 """Tasks of DNA and proteins."""
 INTERACTION_SPLITS = ("leave_one_out", "time")
 """Ways to split the interactions of one file."""
+VIDEO_TASKS = ("frames", "captions", "gestures")
+"""Tasks of video."""
 ANOMALY_HEADS = ("prediction", "causal_lm")
 """Heads of models that find anomalies, in numbers and in events."""
 DATA_FLAGS = ("--dataset_name", "--train_file", "--validation_file", "--test_file")
@@ -55,6 +58,8 @@ _LEAST: dict[str, float] = {
     **dict.fromkeys(("num_test_windows", "num_validation_windows", "num_samples"), 1),
     **dict.fromkeys(("short_window", "long_window", "save_every"), 1),
     **{"hold": 0, "false_alarms": 0, "kmer_size": 1, "top_k": 1},
+    **dict.fromkeys(("coordinates", "num_frames", "frame_stride"), 1),
+    "block_gap": 0,
     # The BOS token is one of them.
     **dict.fromkeys(("max_target_length", "generation_max_length"), 2),
 }
@@ -72,6 +77,13 @@ _TASK_OF = {
     **dict.fromkeys(("kmer_size", "reverse_complement", "class_weights"), "classification"),
 }
 """Flags of DNA and proteins and the task that they are for."""
+
+_VIDEO_TASK_OF = {
+    **dict.fromkeys(("label_column", "class_weights", "augmentations", "velocities"), "gestures"),
+    **dict.fromkeys(("text_column", "num_beams", "max_target_length"), "captions"),
+    **dict.fromkeys(("context_length", "prediction_length", "train_stride"), "frames"),
+}
+"""Flags of video and the task that they are for."""
 
 Value = TypeVar("Value")
 
@@ -590,6 +602,84 @@ class ScoredRecommendationArguments(RecommendationArguments):
     output_file: None = field(init=False, default=None)
     overwrite_output_file: bool = field(init=False, default=False)
     mix_markov: bool = field(init=False, default=False)
+
+
+@dataclass
+class VideoArguments(WholeArguments):
+    """Clips with classes or captions, their frames, and decoding."""
+
+    task: str = flag("frames", f"Task: {', '.join(VIDEO_TASKS)}; the next frames, a text, or a class.")
+    dataset_name: None = field(init=False, default=None)
+    dataset_config_name: None = field(init=False, default=None)
+    max_tokens: None = field(init=False, default=None)
+    train_file: str | None = flag(
+        None,
+        "NumPy archive (.npz), folder with metadata.csv, .jsonl or .parquet or with a folder for each class, CSV, TSV "
+        "or JSON lines file that names clips, or with --coordinates CSV file of points.",
+    )
+    clip_column: str = flag("file_name", "Column of the paths of clips: folders of frames, or video files.")
+    text_column: str = flag("caption", "With --task captions: column of the captions.")
+    label_column: str = flag("label", "With --task gestures: column of each clip's class.")
+    coordinates: int | None = flag(
+        None, "Numbers of a frame in a CSV file of points, whose lines are a class and a clip: label,x1,y1,x2,y2."
+    )
+    block_size: int | None = flag(
+        None,
+        "Split --train_file by blocks of so many rows, a fifth of them for the test and a tenth of the others for "
+        "validation; for clips that overlap with their neighbours.",
+    )
+    block_gap: int = flag(0, "With --block_size: rows left out after each block, as many as a clip overlaps with.")
+    num_frames: int | None = flag(None, "Frames that are taken, evenly, from a clip; by default all.")
+    frame_stride: int = flag(1, "Take one of so many frames.")
+    image_size: list[int] | None = flag(
+        None, "Height and width to which frames are resized, one number for both; by default they stay as they are."
+    )
+    num_channels: int | None = flag(None, "1 for grey frames, 3 for colour; by default those of the files.")
+    context_length: int | None = flag(None, "With --task frames: frames that are known.")
+    prediction_length: int | None = flag(None, "With --task frames: frames to predict after them.")
+    train_stride: int = flag(1, "With --task frames: frames between the beginnings of training windows in a clip.")
+    velocities: bool = flag(
+        False, "With --task gestures and points: read their differences from the frame before, too."
+    )
+    augmentations: int = flag(
+        0, "With --task gestures and paths of a point: turned, scaled and warped copies of each training clip."
+    )
+    class_weights: dict | str | None = flag(
+        None, "With --task gestures: class weights of the loss: balanced, or {class: weight}."
+    )
+    max_target_length: int = flag(64, "With --task captions: maximum caption length in tokens.")
+    num_beams: int = flag(1, "With --task captions: beams of the final test and of the saved model.")
+    label_separator: None = field(init=False, default=None)
+    problem_type: str = field(init=False, default="single_label_classification")
+
+    def __post_init__(self) -> None:
+        """Refuse unknown values, and flags that would have no effect."""
+        super().__post_init__()
+        if self.task not in VIDEO_TASKS:
+            raise ValueError(f"unknown --task {self.task!r}; there are {', '.join(VIDEO_TASKS)}")
+        own = type(self).__dataclass_fields__
+        for name, task in _VIDEO_TASK_OF.items():
+            if self.task != task and getattr(self, name) != own[name].default:
+                raise ValueError(f"--{name} is for --task {task}; leave it out")
+        if self.image_size is not None and (len(self.image_size) not in (1, 2) or min(self.image_size) < 1):
+            raise ValueError(f"--image_size {self.image_size}: give height and width, or one number for both")
+        if self.num_channels not in (None, 1, 3):
+            raise ValueError(f"--num_channels {self.num_channels}: give 1 or 3")
+        if self.task == "frames" and self.num_frames is not None:
+            raise ValueError("--num_frames: frames to be predicted follow each other; use --frame_stride")
+        if self.block_gap and self.block_size is None:
+            raise ValueError("--block_gap goes with --block_size")
+        if self.block_size is not None and (self.train_file is None or self.validation_file or self.test_file):
+            raise ValueError("--block_size splits --train_file; leave --validation_file and --test_file out")
+
+    def read_named(self, **reading: Any) -> datasets.DatasetDict:
+        """Read which clips there are; arguments and errors as for `read_clip_splits` and `split_blocks`."""
+        for name in ("moses", "keep_empty", "dataset_name", "dataset_config_name"):
+            reading.pop(name)
+        splits = read_clip_splits(**reading, clip_column=self.clip_column, coordinates=self.coordinates)
+        if self.block_size is None:
+            return splits
+        return split_blocks(splits["train"], self.block_size, self.block_gap)
 
 
 @dataclass

@@ -27,7 +27,7 @@ from hfseq.data.collation import CheckedCollator
 from hfseq.data.embedded.morse import SAMPLING_RATE, morse_audio, morse_rows
 from hfseq.data.embedded.morse_decoder import decode_morse
 from hfseq.data.encoding import EncodedSplits, encode_texts
-from hfseq.data.features import FeatureCollator, feature_statistics
+from hfseq.data.features import FeatureCollator, feature_statistics, write_rows
 from hfseq.errors import InputError, one_line, require
 from hfseq.inference.benchmark import Run
 from hfseq.inference.ctc import count_repeats, ctc_alignment, ctc_beam_search
@@ -203,15 +203,8 @@ class Speech(Task):
             }
         )
         for split, rows in self.splits.items():
-            found = rows.map(
-                lambda row: self._row(row, model),
-                remove_columns=rows.column_names,
-                features=features,
-                # Hours of recordings are read from the disk, a row at a time.
-                cache_file_name=f"{self._folder.name}/{split}.arrow",
-                new_fingerprint=f"{id(self)}-{split}",
-                writer_batch_size=100,
-                desc=f"Encoding {split}",
+            found = write_rows(
+                rows, lambda row, number: [self._row(row, model)], features, f"{self._folder.name}/{split}.arrow"
             )
             self.steps = {**self.steps, split: list(found["steps"])}
             encoded.lengths[split] = list(found["length"])

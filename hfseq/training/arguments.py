@@ -85,6 +85,15 @@ class RecommendationModelArguments(ModelArguments):
 
 
 @dataclass
+class VideoModelArguments(ModelArguments):
+    """Model arguments of video, whose tokenizers of captions are of words by default."""
+
+    tokenizer_model: str = flag(
+        "whitespace", f"With --task captions: type of tokenizer to train for a new model: {', '.join(MODELS)}."
+    )
+
+
+@dataclass
 class ForecastModelArguments(ModelArguments):
     """Model arguments of forecasting, which has no tokenizer."""
 

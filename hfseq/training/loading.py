@@ -20,11 +20,14 @@ from hfseq.inference.loading import (
     load_trained,
 )
 from hfseq.models import FAMILIES
+from hfseq.models.configuration_frames import FrameFields
 from hfseq.models.configuration_prediction import DEFAULTS as PREDICTION_FIELDS
 from hfseq.processing import tokenizer_of
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import ModelArguments
 
+FRAME_FIELDS = tuple(FrameFields.__annotations__)
+"""Config fields of models that read frames of pixels."""
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 _OF_THE_TOKENIZER = {*_TOKEN_IDS, "decoder_start_token_id", "unk_token_id", "vocab_size", "char_vocab_size"}
 """Config fields of a new model that its tokenizer determines."""
@@ -85,7 +88,8 @@ def load_model(
     try:
         # Built once before training the tokenizer, so that invalid fields fail early.
         usual = AutoConfig.for_model(model_type)
-        check_fields(usual, overrides, PREDICTION_FIELDS if kind == "forecaster" else ())
+        more = [*(PREDICTION_FIELDS if kind == "forecaster" else ()), *(FRAME_FIELDS if features else ())]
+        check_fields(usual, overrides, more)
         AutoConfig.for_model(model_type, vocab_size=args.vocab_size, **fields, **overrides)
         if tokenizer is None and not features:
             if texts is None:
