@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq import metrics
@@ -16,6 +17,7 @@ from hfseq.data.embedded.genes import gene_rows, posterior_tags, splice_sites
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
 from hfseq.data.fasta import ALPHABETS, check_letters, reverse_complement
 from hfseq.errors import InputError
+from hfseq.inference.benchmark import Run, text_classifier
 from hfseq.inference.importance import substitution_importance
 from hfseq.plots import plot_sequence_logos
 from hfseq.tasks.base import Task
@@ -158,7 +160,15 @@ class ResidueTagging(Tagging):
             splits[split] = datasets.Dataset.from_dict(columns)
         names = tag_names(seen, label, known, train)
         self.classes, self.fields, self.scheme, self._about = names, label_fields(names), None, ""
-        return self._draw(splits)
+        splits = self._draw(splits)
+        # Of rows that are not encoded, too: a comparison scores the baselines apart.
+        self.references = {split: self._ids(rows) for split, rows in splits.items()}
+        return splits
+
+    def _ids(self, rows: datasets.Dataset) -> list[list[int]]:
+        """Ids of the tags of each letter, -100 where there is none."""
+        ids = self.fields["label2id"]
+        return [[-100 if tag is None else ids[tag] for tag in tags] for tags in rows[self.names[1]]]
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         (column, label), limit, ids = self.names, self.data.max_length, self.fields["label2id"]
@@ -199,8 +209,7 @@ class ResidueTagging(Tagging):
             begins = list(rows["begin"])
             row_of = np.cumsum([begin == 0 for begin in begins]) - 1
             self.windows[split] = list(zip(row_of.tolist(), begins, rows["places"], strict=True))
-            given = self.splits[split][label]
-            self.references[split] = [[-100 if tag is None else ids[tag] for tag in tags] for tags in given]
+            self.references[split] = self._ids(self.splits[split])
             encoded.rows[split] = rows.remove_columns(["places", "begin"])
             encoded.lengths[split] = list(map(len, self.references[split]))
         return encoded
@@ -252,6 +261,19 @@ class ResidueTagging(Tagging):
             ids = self.fields["label2id"]
             systems["process"] = [[ids[tag] for tag in row] for row in posterior_tags(sequences)]
         return systems
+
+    def timed(
+        self, model: PreTrainedModel, processing_class: Any, split: str, count: int
+    ) -> tuple[Run, Sequence[Any]]:
+        """Return a function from sequences to the logits of their windows, and sequences; see `Task.timed`."""
+        limit = self.data.max_length
+        size = limit - processing_class.num_special_tokens_to_add()
+        tag = text_classifier(model, processing_class, limit)
+
+        def run(sequences: Sequence[str]) -> torch.Tensor:
+            return tag([letters[slice(*window)] for letters in sequences for window in windows_of(len(letters), size)])
+
+        return run, self.splits[split][self.names[0]][:count]
 
     def summary(self, split: str, predictions: Any) -> str:
         """Heading of the final test."""
