@@ -16,8 +16,8 @@ class RecurrentConfig(SequenceConfig):
 
     Args:
         input_filters: Number of filters of a convolution with ReLU between the embeddings, or features, and the first
-            recurrent layer (Sønderby & Winther 2014, who read proteins so); None for no convolution. It is centred on
-            its step, so that the stack must be bidirectional.
+            recurrent layer (Sønderby et al. 2015 for proteins, Quang & Xie 2016 for DNA); None for no convolution. It
+            is centred on its step, so that the stack must be bidirectional.
         input_kernel_size: Kernel size of that convolution.
         attention_type: Score of a decoder state and an encoder state: `additive` (Bahdanau et al. 2015), `dot` or
             `general` (Luong et al. 2015).
