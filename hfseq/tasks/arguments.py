@@ -448,7 +448,10 @@ class SequenceArguments(WholeArguments):
     def __post_init__(self) -> None:
         """Refuse unknown values, and flags that would have no effect."""
         super().__post_init__()
-        for name, value, known in (("task", self.sequence_task, SEQUENCE_TASKS), ("alphabet", self.alphabet, ALPHABETS)):
+        for name, value, known in (
+            ("task", self.sequence_task, SEQUENCE_TASKS),
+            ("alphabet", self.alphabet, ALPHABETS),
+        ):
             if value not in known:
                 raise ValueError(f"unknown --{name} {value!r}; there are {', '.join(known)}")
         own = type(self).__dataclass_fields__

@@ -179,27 +179,29 @@ class ResidueTagging(Tagging):
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
             columns: dict[str, list[Any]] = {"labels": [], "places": [], "begin": [], "length": []}
-            inputs: dict[str, list[Any]] = {name: [] for name in tokenizer.model_input_names}
+            texts: list[str] = []
+            wanted: list[list[int]] = []
             for letters, tags in zip(batch[column], batch[label], strict=True):
+                numbers = [-100 if tag is None else ids[tag] for tag in tags]
                 for begin, end in windows_of(len(letters), size):
-                    encoded = tokenizer(letters[begin:end], return_special_tokens_mask=True, verbose=False)
-                    places = [at for at, extra in enumerate(encoded["special_tokens_mask"]) if not extra]
-                    if len(places) != end - begin:
-                        raise InputError(
-                            f"the tokenizer makes {len(places)} tokens of {end - begin} letters; a tag for each "
-                            "letter needs one token for each"
-                        )
-                    numbers = [-100] * len(encoded["input_ids"])
-                    for at, tag in zip(places, tags[begin:end], strict=True):
-                        numbers[at] = -100 if tag is None else ids[tag]
-                    for name, values in inputs.items():
-                        if name in encoded:
-                            values.append(encoded[name])
-                    columns["labels"].append(numbers)
-                    columns["places"].append(places)
+                    texts.append(letters[begin:end])
+                    wanted.append(numbers[begin:end])
                     columns["begin"].append(begin)
                     columns["length"].append(len(letters))
-            return {name: values for name, values in inputs.items() if values} | columns
+            encoded = tokenizer(texts, return_special_tokens_mask=True, verbose=False)
+            for extra, numbers in zip(encoded.pop("special_tokens_mask"), wanted, strict=True):
+                places = [at for at, special in enumerate(extra) if not special]
+                if len(places) != len(numbers):
+                    raise InputError(
+                        f"the tokenizer makes {len(places)} tokens of {len(numbers)} letters; a tag for each letter "
+                        "needs one token for each"
+                    )
+                labels = [-100] * len(extra)
+                for at, number in zip(places, numbers, strict=True):
+                    labels[at] = number
+                columns["labels"].append(labels)
+                columns["places"].append(places)
+            return {name: encoded[name] for name in tokenizer.model_input_names if name in encoded} | columns
 
         self.collator = token_collator(tokenizer, model)
         encoded = encode_splits(self.splits, encode, {})
