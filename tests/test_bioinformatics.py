@@ -194,9 +194,7 @@ def test_graphs_and_published_models_give_the_same(tagged, classified, tmp_path)
         publish(directory, "someone/model", dry_run=tmp_path / name / "hub")
         published = auto_class.from_pretrained(tmp_path / name / "hub")
         for model in (load_onnx(tmp_path / name / "onnx")[0], published):
-            torch.testing.assert_close(
-                torch.as_tensor(model(**inputs).logits).detach(), expected, rtol=1e-4, atol=1e-5
-            )
+            torch.testing.assert_close(model(**inputs).logits.detach(), expected, rtol=1e-4, atol=1e-5)
         card = (tmp_path / name / "hub" / "README.md").read_text(encoding="utf-8")
         assert "accuracy" in card and AutoTokenizer.from_pretrained(tmp_path / name / "hub")("AC")["input_ids"]
 

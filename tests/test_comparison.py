@@ -208,11 +208,9 @@ def test_models_of_dna(task, tmp_path):
     lines = (output / "table.md").read_text(encoding="utf-8").splitlines()
     assert "ms a sequence" in lines[0]
     assert ("segment overlap" in lines[0].lower()) == (task == "residue_tagging")
-    with pytest.raises(
-        InputError, match="unknown flag --mask_column" if task[0] == "s" else "unknown flag --kmer_size"
-    ):
-        flag = {"mask_column": "mask"} if task[0] == "s" else {"kmer_size": 3}
-        recipe_runs.start(RECIPE, recipe_runs.arguments(config, task=task, **files, output_dir=output, **flag))
+    other = "mask_column" if task == "sequence_classification" else "kmer_size"
+    with pytest.raises(InputError, match=f"unknown flag --{other}"):
+        recipe_runs.start(RECIPE, recipe_runs.arguments(config, task=task, **files, output_dir=output, **{other: 3}))
 
 
 FORECASTS = """\

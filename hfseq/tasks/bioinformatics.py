@@ -111,7 +111,7 @@ class ResidueTagging(Tagging):
     with the sequence; a letter's tag is that of the window in whose middle it stands.
 
     Attributes:
-        windows: Split name to the row, the number of letters before the window, and the positions of the tokens of its
+        windows: Split name to the row, the number of letters before the window, and the slice of its tokens that are
             letters, for each window.
     """
 
@@ -178,7 +178,7 @@ class ResidueTagging(Tagging):
             raise InputError(f"--max_length {limit}: the tokenizer adds {special} tokens; give {special + 2} or more")
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-            columns: dict[str, list[Any]] = {"labels": [], "places": [], "begin": [], "length": []}
+            columns: dict[str, list[Any]] = {"labels": [], "start": [], "end": [], "begin": [], "length": []}
             texts: list[str] = []
             wanted: list[list[int]] = []
             for letters, tags in zip(batch[column], batch[label], strict=True):
@@ -189,38 +189,38 @@ class ResidueTagging(Tagging):
                     columns["begin"].append(begin)
                     columns["length"].append(len(letters))
             encoded = tokenizer(texts, return_special_tokens_mask=True, verbose=False)
-            for extra, numbers in zip(encoded.pop("special_tokens_mask"), wanted, strict=True):
-                places = [at for at, special in enumerate(extra) if not special]
-                if len(places) != len(numbers):
+            for mask, numbers in zip(encoded.pop("special_tokens_mask"), wanted, strict=True):
+                count = mask.count(0)
+                start = mask.index(0) if count else 0
+                if count != len(numbers) or any(mask[start : start + count]):
                     raise InputError(
-                        f"the tokenizer makes {len(places)} tokens of {len(numbers)} letters; a tag for each letter "
-                        "needs one token for each"
+                        f"the tokenizer makes {count} tokens of {len(numbers)} letters; a tag for each letter needs "
+                        "one token for each, without others between them"
                     )
-                labels = [-100] * len(extra)
-                for at, number in zip(places, numbers, strict=True):
-                    labels[at] = number
-                columns["labels"].append(labels)
-                columns["places"].append(places)
+                columns["labels"].append([-100] * start + numbers + [-100] * (len(mask) - start - count))
+                columns["start"].append(start)
+                columns["end"].append(start + count)
             return {name: encoded[name] for name in tokenizer.model_input_names if name in encoded} | columns
 
         self.collator = token_collator(tokenizer, model)
         encoded = encode_splits(self.splits, encode, {})
-        self.windows: dict[str, list[tuple[int, int, list[int]]]] = {}
+        self.windows: dict[str, list[tuple[int, int, slice]]] = {}
         self.references = {}
         for split, rows in encoded.rows.items():
             begins = list(rows["begin"])
             row_of = np.cumsum([begin == 0 for begin in begins]) - 1
-            self.windows[split] = list(zip(row_of.tolist(), begins, rows["places"], strict=True))
+            tokens = [slice(*ends) for ends in zip(rows["start"], rows["end"], strict=True)]
+            self.windows[split] = list(zip(row_of.tolist(), begins, tokens, strict=True))
             self.references[split] = self._ids(self.splits[split])
-            encoded.rows[split] = rows.remove_columns(["places", "begin"])
+            encoded.rows[split] = rows.remove_columns(["start", "end", "begin"])
             encoded.lengths[split] = list(map(len, self.references[split]))
         return encoded
 
     def decode(self, split: str, raw: Any) -> list[list[int]]:
         """Convert the tags of the tokens of windows to those of the letters of sequences."""
         rows: list[list[int]] = []
-        for (row, begin, places), tags in zip(self.windows[split], raw, strict=True):
-            found = [int(tags[at]) for at in places]
+        for (row, begin, tokens), tags in zip(self.windows[split], raw, strict=True):
+            found = [int(tag) for tag in tags[tokens]]
             if row == len(rows):
                 rows.append(found)
                 continue
