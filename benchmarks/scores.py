@@ -19,7 +19,7 @@ FILE = Path(__file__).with_name("scores.json")
 UNKNOWN = "not recorded"
 # Scores of at most 100, shown with one decimal, and errors in units of the data, shown with three significant digits.
 _SCORES = ("exact match", "accuracy", "BLEU", "chrF", "ROUGE", "perplexity", "CER", "WER", "recall", "NAB", "VUS-PR")
-_SCORES += ("coverage",)
+_SCORES += ("coverage", "SOV")
 _ERRORS = ("WQL", "MAE", "MSE", "RMSE", "MASE")
 _LOWER_IS_BETTER = (*_ERRORS, "perplexity", "CER", "WER")
 

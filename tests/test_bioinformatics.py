@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     EsmConfig,
+    EsmForSequenceClassification,
     EsmForTokenClassification,
     EsmTokenizer,
     pipeline,
@@ -23,14 +24,17 @@ from transformers import (
 from hfseq import CnnConfig, CnnForTokenClassification, LstmConfig, LstmForSequenceClassification
 from hfseq.data.fasta import reverse_complement
 from hfseq.errors import InputError
+from hfseq.hub.publish import publish
 from hfseq.inference.importance import log_odds, substitution_importance
+from hfseq.onnx.export import export_onnx
+from hfseq.onnx.runtime import load_onnx
 from hfseq.tasks.arguments import SequenceArguments
 from hfseq.tasks.bioinformatics import ResidueTagging, SequenceClassification, letter_heights, tokenizer_of, windows_of
 from hfseq.training.arguments import RecipeArguments
 
 RECIPE = load("bioinformatics")
 CONFIG = """\
-config_overrides: {hidden_size: 32, embedding_size: 8, dropout: 0.0}
+config_overrides: {hidden_size: 32, embedding_size: 8, input_filters: 8, input_kernel_size: 3, dropout: 0.0}
 num_train_epochs: 15
 learning_rate: 2e-2
 per_device_train_batch_size: 8
@@ -139,23 +143,60 @@ def test_windows_give_what_the_whole_gives(tmp_path):
     assert found[12] == found[200]
 
 
-def test_a_transformer_of_proteins(tmp_path, data):
-    """Its tokenizer is no fast one, and puts tokens around a sequence."""
-    (tmp_path / "vocab.txt").write_text(
+def transformer_of_proteins(directory, model_class):
+    """A tiny ESM, whose tokenizer is no fast one, and puts tokens around a sequence."""
+    (directory / "vocab.txt").write_text(
         "\n".join(["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO", "<mask>"])
     )
-    tokenizer = EsmTokenizer(str(tmp_path / "vocab.txt"))
+    tokenizer = EsmTokenizer(str(directory / "vocab.txt"))
     config = EsmConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
         position_embedding_type="rotary", pad_token_id=tokenizer.pad_token_id, mask_token_id=tokenizer.mask_token_id,
     )  # fmt: skip
-    EsmForTokenClassification(config).save_pretrained(tmp_path / "esm")
-    tokenizer.save_pretrained(tmp_path / "esm")
-    name = str(tmp_path / "esm")
-    given = {"model_type": None, "model_name_or_path": name, "config_overrides": "{}", "num_train_epochs": 1}
-    scores = run(data, tmp_path / "run", **given)
+    model_class(config).save_pretrained(directory / "esm")
+    tokenizer.save_pretrained(directory / "esm")
+    name = str(directory / "esm")
+    return {"model_type": None, "model_name_or_path": name, "config_overrides": "{}", "num_train_epochs": 1}
+
+
+def test_a_transformer_of_proteins_tags(tmp_path, data):
+    scores = run(data, tmp_path / "run", **transformer_of_proteins(tmp_path, EsmForTokenClassification))
     assert 0 < scores["test_accuracy"] <= 100
     assert AutoModelForTokenClassification.from_pretrained(tmp_path / "run").config.model_type == "esm"
+
+
+def test_a_transformer_of_proteins_classifies(tmp_path):
+    for seed, name in enumerate(("train", "val", "test")):
+        rows = enumerate(residues(24, seed))
+        (tmp_path / f"{name}.faa").write_text(
+            "".join(f">{at} label={one[0] in 'AVG'}\n{one}\n" for at, (one, _) in rows)
+        )
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    given = transformer_of_proteins(tmp_path, EsmForSequenceClassification)
+    scores = run(tmp_path, tmp_path / "run", task="classification", **given)
+    assert 0 < scores["test_accuracy"] <= 100
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    assert model.config.model_type == "esm" and model.config.label2id == {"False": 0, "True": 1}
+
+
+def test_graphs_and_published_models_give_the_same(tagged, classified, tmp_path):
+    """A tagger behind a convolution, and a classifier: from an ONNX graph, and from what is published."""
+    letters = {"tags": "AVGKLXAVV", "classes": "ACGTCCGTTGGATTACAGGCCTTGCACCGT"}
+    models = {
+        "tags": (tagged[0], AutoModelForTokenClassification),
+        "classes": (classified[0] / "run", AutoModelForSequenceClassification),
+    }
+    for name, (directory, auto_class) in models.items():
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        inputs = tokenizer([letters[name], letters[name][:5]], padding=True, return_tensors="pt")
+        expected = auto_class.from_pretrained(directory)(**inputs).logits.detach()
+        export_onnx(directory, tmp_path / name / "onnx")
+        publish(directory, "someone/model", dry_run=tmp_path / name / "hub")
+        published = auto_class.from_pretrained(tmp_path / name / "hub")
+        for model in (load_onnx(tmp_path / name / "onnx")[0], published):
+            torch.testing.assert_close(model(**inputs).logits.detach(), expected, rtol=1e-4, atol=1e-5)
+        card = (tmp_path / name / "hub" / "README.md").read_text(encoding="utf-8")
+        assert "accuracy" in card and AutoTokenizer.from_pretrained(tmp_path / name / "hub")("AC")["input_ids"]
 
 
 def strands(count, seed):

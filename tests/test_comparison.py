@@ -164,6 +164,55 @@ def test_recognisers_of_speech(head, tmp_path):
     assert "ms a recording" in lines[0] and len(lines) == (4 if head == "ctc" else 5)
 
 
+SEQUENCES = """\
+models:
+  LSTM:
+    model_type: hfseq_lstm
+    config_overrides: {hidden_size: 8, embedding_size: 4, input_filters: 6, input_kernel_size: 3}
+  ESM:
+    model_type: esm
+    config_overrides: {hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8,
+      position_embedding_type: rotary}
+num_seeds: 1
+num_train_epochs: 1
+per_device_train_batch_size: 8
+max_length: 12
+speed_texts: 3
+use_cpu: true
+disable_tqdm: true
+"""
+
+
+@pytest.mark.parametrize("task", ["residue_tagging", "sequence_classification"])
+def test_models_of_dna(task, tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 6), ("test", 4)):
+        rows = ["".join(rng.choice(list("ACGTacgt"), size=20)) for _ in range(count)]
+        records = (f">{split}{number} label={'ab'[number % 2]}\n{row}\n" for number, row in enumerate(rows))
+        (tmp_path / f"{split}.fa").write_text("".join(records))
+    config = tmp_path / "dna.yaml"
+    config.write_text(SEQUENCES, encoding="utf-8")
+    files = {
+        f"{flag}_file": tmp_path / f"{name}.fa"
+        for flag, name in zip(("train", "validation", "test"), SPLITS, strict=True)
+    }
+    output = tmp_path / "run"
+    recipe_runs.start(RECIPE, recipe_runs.arguments(config, task=task, **files, output_dir=output))
+    with open(output / "table.csv", newline="", encoding="utf-8") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["LSTM", "ESM"]
+    found = results(output)
+    for name, row in rows.items():
+        assert float(row["accuracy"]) == pytest.approx(found[f"test_{name}_accuracy"])
+        assert all(float(row[column]) > 0 for column in ("ms_a_text", "texts_a_second", "train_seconds", "parameters"))
+    lines = (output / "table.md").read_text(encoding="utf-8").splitlines()
+    assert "ms a sequence" in lines[0]
+    assert ("segment overlap" in lines[0].lower()) == (task == "residue_tagging")
+    other = "mask_column" if task == "sequence_classification" else "kmer_size"
+    with pytest.raises(InputError, match=f"unknown flag --{other}"):
+        recipe_runs.start(RECIPE, recipe_runs.arguments(config, task=task, **files, output_dir=output, **{other: 3}))
+
+
 FORECASTS = """\
 task: forecasting
 prediction_length: 4

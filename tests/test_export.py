@@ -30,6 +30,7 @@ from hfseq.tokenization import train_tokenizer
 CLASSES = [model for heads in MODEL_CLASSES.values() for model in heads.values()]
 VARIANTS = [
     (hfseq.LstmForTokenClassification, {"crf": True}),
+    (hfseq.LstmForTokenClassification, {"input_filters": 5, "input_kernel_size": 3}),
     (hfseq.LstmForTokenClassification, {"char_encoder": "lstm", "char_vocab_size": 12}),
     (hfseq.RnnForSequenceClassification, {"char_encoder": "cnn", "char_vocab_size": 12, "pooling": "concat"}),
     (hfseq.GruForSequenceClassification, {"pooling": "attention", "layer_norm": True}),

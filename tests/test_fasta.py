@@ -44,6 +44,23 @@ def test_fastq(tmp_path):
     assert not is_sequence_file(tmp_path / "a.tsv.gz")
 
 
+def test_fastq_with_labels(tmp_path):
+    path = write(tmp_path / "a.fq", "@r1 label=yes\nACgt\n+\nIIII\n@r2 label=no\nGG\n+\nII\n")
+    classes = read_labelled(path, "--train_file", ("sequence", "label"), letters=False)
+    assert classes.to_dict() == {"name": ["r1", "r2"], "sequence": ["ACgt", "GG"], "label": ["yes", "no"]}
+    cases = read_labelled(path, "--train_file", ("sequence", "labels"), letters=True)["labels"]
+    assert list(cases) == [["upper", "upper", "lower", "lower"], ["upper", "upper"]]
+    write(tmp_path / "a.labels.fasta", ">r1\nXX?Y\n>r2\nYY\n")
+    tags = read_labelled(path, "--train_file", ("sequence", "labels"), letters=True)["labels"]
+    assert list(tags) == [["X", "X", None, "Y"], ["Y", "Y"]]
+    write(tmp_path / "a.labels.fasta", ">r1\nXX?\n>r2\nYY\n")
+    with pytest.raises(InputError, match=r"a.labels.fasta:1: 3 labels of r1, which has 4 letters"):
+        read_labelled(path, "--train_file", ("sequence", "labels"), letters=True)
+    write(tmp_path / "a.tsv", "r1\tyes\nr3\tno\n")
+    with pytest.raises(InputError, match=r"a.tsv: no label of r2, which is in .*a.fq:5"):
+        read_labelled(path, "--train_file", ("sequence", "label"), letters=False)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

@@ -36,10 +36,10 @@ FIELDS = {
     **dict.fromkeys(
         ["vocab_size", "hidden_size", "char_vocab_size", "char_embedding_size", "char_hidden_size"], SMALL
     ),
-    **dict.fromkeys(["embedding_size", "cross_attention_hidden_size"], st.none() | SMALL),
+    **dict.fromkeys(["embedding_size", "cross_attention_hidden_size", "input_filters"], st.none() | SMALL),
     "num_hidden_layers": st.integers(1, 3),
     **dict.fromkeys(["encoder_layers", "decoder_layers"], st.none() | st.integers(1, 3)),
-    **dict.fromkeys(["char_kernel_size", "kernel_size", "dilation_base"], st.integers(1, 4)),
+    **dict.fromkeys(["char_kernel_size", "kernel_size", "input_kernel_size", "dilation_base"], st.integers(1, 4)),
     **dict.fromkeys(["dropout", "embedding_dropout", "weight_dropout"], SHARE),
     "classifier_dropout": st.none() | SHARE,
     **dict.fromkeys(["activation_regularization", "temporal_activation_regularization"], st.sampled_from([0, 2.0])),

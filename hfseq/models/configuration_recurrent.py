@@ -1,6 +1,7 @@
 """Configurations of the recurrent families, which differ only in the cell."""
 
-from typing import Any, Literal
+import copy
+from typing import Any, Literal, Self
 
 from transformers.configuration_utils import strict
 
@@ -15,6 +16,10 @@ class RecurrentConfig(SequenceConfig):
     A bidirectional stack gives each direction half of `hidden_size`. Fields of all families: see `SequenceConfig`.
 
     Args:
+        input_filters: Number of filters of a convolution with ReLU between the embeddings, or features, and the first
+            recurrent layer (Sønderby et al. 2015 for proteins, Quang & Xie 2016 for DNA); None for no convolution. It
+            is centred on its step, so that the stack must be bidirectional.
+        input_kernel_size: Kernel size of that convolution.
         attention_type: Score of a decoder state and an encoder state: `additive` (Bahdanau et al. 2015), `dot` or
             `general` (Luong et al. 2015).
         input_feeding: Whether the attentional vector of a step is fed into the next step's input (Luong et al. 2015,
@@ -37,10 +42,12 @@ class RecurrentConfig(SequenceConfig):
             out-of-vocabulary word; None if only words of the vocabulary are copied.
 
     Raises:
-        ValueError: If a size, a depth, a weight or a probability is out of range, or `coverage` is combined with an
-            attention that is not additive.
+        ValueError: If a size, a depth, a weight or a probability is out of range, if `coverage` is combined with an
+            attention that is not additive, or `input_filters` with a stack that reads forward.
     """
 
+    input_filters: int | None = None
+    input_kernel_size: int = 9
     attention_type: Literal["additive", "dot", "general"] = "general"
     input_feeding: bool = False
     weight_dropout: float | int = 0.0
@@ -56,11 +63,32 @@ class RecurrentConfig(SequenceConfig):
         """Validate the values."""
         weights = ("activation_regularization", "temporal_activation_regularization", "coverage_loss_weight")
         self.check_numbers(weights, lambda value: value >= 0, "it must not be negative")
+        self.check_numbers(["input_filters"], lambda value: value >= 1, "it must be at least 1, or None")
+        self._check_convolution()
         if self.coverage and self.attention_type != "additive":
             self.raise_invalid("coverage", f"it needs attention_type='additive', not {self.attention_type!r}")
         if self.pointer_generator and self.input_size is not None:
             self.raise_invalid("pointer_generator", "with input_size there are features, but no words to copy")
         super().__post_init__(**kwargs)
+
+    def _check_convolution(self) -> None:
+        """Raise a `ValueError` if the stack reads forward behind a convolution that sees later steps."""
+        if self.input_filters is not None and self.bidirectional is False:
+            self.raise_invalid(
+                "input_filters", "the convolution sees later steps, and a stack with bidirectional=False must not"
+            )
+
+    def resolved(self, head: str, **fields: Any) -> Self:
+        """Copy of the config for a head; see `SequenceConfig.resolved`."""
+        config = super().resolved(head, **fields)
+        config._check_convolution()
+        return config
+
+    def decoder_config(self) -> Self:
+        """Config of the decoder of a sequence-to-sequence model."""
+        config = copy.copy(self)
+        config.input_filters = None
+        return super(RecurrentConfig, config).decoder_config()
 
     def check_directions(self) -> None:
         """Raise a `ValueError` if `hidden_size` cannot be split between two directions."""

@@ -471,15 +471,23 @@ class SequenceArguments(WholeArguments):
     def __post_init__(self) -> None:
         """Refuse unknown values, and flags that would have no effect."""
         super().__post_init__()
-        for name, known in (("task", SEQUENCE_TASKS), ("alphabet", ALPHABETS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"unknown --{name} {getattr(self, name)!r}; there are {', '.join(known)}")
+        for name, value, known in (
+            ("task", self.sequence_task, SEQUENCE_TASKS),
+            ("alphabet", self.alphabet, ALPHABETS),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown --{name} {value!r}; there are {', '.join(known)}")
         own = type(self).__dataclass_fields__
         for name, task in _TASK_OF.items():
-            if self.task != task and getattr(self, name) != own[name].default:
+            if self.sequence_task != task and getattr(self, name) != own[name].default:
                 raise ValueError(f"--{name} is for --task {task}; leave it out")
         if self.reverse_complement and self.alphabet != "dna":
             raise ValueError(f"--reverse_complement is for DNA, not for --alphabet {self.alphabet}")
+
+    @property
+    def sequence_task(self) -> str:
+        """One of `SEQUENCE_TASKS`, here `task`."""
+        return self.task
 
     def read_named(self, **reading: Any) -> datasets.DatasetDict:
         """Read FASTA and FASTQ files with `read_labelled`, and all others with `read_splits`; errors as there."""
@@ -487,7 +495,7 @@ class SequenceArguments(WholeArguments):
         for split in SPLITS:
             name = reading[f"{split}_file"]
             if name is not None and is_sequence_file(name):
-                columns, tagging = reading["columns"], self.task == "tagging"
+                columns, tagging = reading["columns"], self.sequence_task == "tagging"
                 if self.mask_column is not None:
                     raise InputError(f"--mask_column is for tables; in the labels of {name} a ? marks such a letter")
                 found[split] = read_labelled(name, f"--{split}_file", tuple(columns[:2]), letters=tagging)
@@ -495,6 +503,32 @@ class SequenceArguments(WholeArguments):
         if any(reading[name] for name in ("dataset_name", *(f"{split}_file" for split in SPLITS))):
             found = {**read_splits(**reading), **found}
         return datasets.DatasetDict(found)
+
+
+@dataclass
+class ResidueTaggingArguments(SequenceArguments):
+    """DNA or proteins with a tag for each letter, for recipes with a `--task` of their own."""
+
+    kmer_size: int = field(init=False, default=1)
+    reverse_complement: bool = field(init=False, default=False)
+    class_weights: None = field(init=False, default=None)
+
+    @property
+    def sequence_task(self) -> str:
+        """Tagging."""
+        return "tagging"
+
+
+@dataclass
+class SequenceClassificationArguments(SequenceArguments):
+    """DNA or proteins with a class each, for recipes with a `--task` of their own."""
+
+    mask_column: None = field(init=False, default=None)
+
+    @property
+    def sequence_task(self) -> str:
+        """Classification."""
+        return "classification"
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq import metrics
@@ -16,6 +17,7 @@ from hfseq.data.embedded.genes import gene_rows, posterior_tags, splice_sites
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
 from hfseq.data.fasta import ALPHABETS, check_letters, reverse_complement
 from hfseq.errors import InputError
+from hfseq.inference.benchmark import Run, text_classifier
 from hfseq.inference.importance import substitution_importance
 from hfseq.plots import plot_sequence_logos
 from hfseq.tasks.base import Task
@@ -109,7 +111,7 @@ class ResidueTagging(Tagging):
     with the sequence; a letter's tag is that of the window in whose middle it stands.
 
     Attributes:
-        windows: Split name to the row, the number of letters before the window, and the positions of the tokens of its
+        windows: Split name to the row, the number of letters before the window, and the slice of its tokens that are
             letters, for each window.
     """
 
@@ -158,7 +160,15 @@ class ResidueTagging(Tagging):
             splits[split] = datasets.Dataset.from_dict(columns)
         names = tag_names(seen, label, known, train)
         self.classes, self.fields, self.scheme, self._about = names, label_fields(names), None, ""
-        return self._draw(splits)
+        splits = self._draw(splits)
+        # Of rows that are not encoded, too: a comparison scores the baselines apart.
+        self.references = {split: self._ids(rows) for split, rows in splits.items()}
+        return splits
+
+    def _ids(self, rows: datasets.Dataset) -> list[list[int]]:
+        """Ids of the tags of each letter, -100 where there is none."""
+        ids = self.fields["label2id"]
+        return [[-100 if tag is None else ids[tag] for tag in tags] for tags in rows[self.names[1]]]
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         (column, label), limit, ids = self.names, self.data.max_length, self.fields["label2id"]
@@ -168,48 +178,49 @@ class ResidueTagging(Tagging):
             raise InputError(f"--max_length {limit}: the tokenizer adds {special} tokens; give {special + 2} or more")
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-            columns: dict[str, list[Any]] = {"labels": [], "places": [], "begin": [], "length": []}
-            inputs: dict[str, list[Any]] = {name: [] for name in tokenizer.model_input_names}
+            columns: dict[str, list[Any]] = {"labels": [], "start": [], "end": [], "begin": [], "length": []}
+            texts: list[str] = []
+            wanted: list[list[int]] = []
             for letters, tags in zip(batch[column], batch[label], strict=True):
+                numbers = [-100 if tag is None else ids[tag] for tag in tags]
                 for begin, end in windows_of(len(letters), size):
-                    encoded = tokenizer(letters[begin:end], return_special_tokens_mask=True, verbose=False)
-                    places = [at for at, extra in enumerate(encoded["special_tokens_mask"]) if not extra]
-                    if len(places) != end - begin:
-                        raise InputError(
-                            f"the tokenizer makes {len(places)} tokens of {end - begin} letters; a tag for each "
-                            "letter needs one token for each"
-                        )
-                    numbers = [-100] * len(encoded["input_ids"])
-                    for at, tag in zip(places, tags[begin:end], strict=True):
-                        numbers[at] = -100 if tag is None else ids[tag]
-                    for name, values in inputs.items():
-                        if name in encoded:
-                            values.append(encoded[name])
-                    columns["labels"].append(numbers)
-                    columns["places"].append(places)
+                    texts.append(letters[begin:end])
+                    wanted.append(numbers[begin:end])
                     columns["begin"].append(begin)
                     columns["length"].append(len(letters))
-            return {name: values for name, values in inputs.items() if values} | columns
+            encoded = tokenizer(texts, return_special_tokens_mask=True, verbose=False)
+            for mask, numbers in zip(encoded.pop("special_tokens_mask"), wanted, strict=True):
+                count = mask.count(0)
+                start = mask.index(0) if count else 0
+                if count != len(numbers) or any(mask[start : start + count]):
+                    raise InputError(
+                        f"the tokenizer makes {count} tokens of {len(numbers)} letters; a tag for each letter needs "
+                        "one token for each, without others between them"
+                    )
+                columns["labels"].append([-100] * start + numbers + [-100] * (len(mask) - start - count))
+                columns["start"].append(start)
+                columns["end"].append(start + count)
+            return {name: encoded[name] for name in tokenizer.model_input_names if name in encoded} | columns
 
         self.collator = token_collator(tokenizer, model)
         encoded = encode_splits(self.splits, encode, {})
-        self.windows: dict[str, list[tuple[int, int, list[int]]]] = {}
+        self.windows: dict[str, list[tuple[int, int, slice]]] = {}
         self.references = {}
         for split, rows in encoded.rows.items():
             begins = list(rows["begin"])
             row_of = np.cumsum([begin == 0 for begin in begins]) - 1
-            self.windows[split] = list(zip(row_of.tolist(), begins, rows["places"], strict=True))
-            given = self.splits[split][label]
-            self.references[split] = [[-100 if tag is None else ids[tag] for tag in tags] for tags in given]
-            encoded.rows[split] = rows.remove_columns(["places", "begin"])
+            tokens = [slice(*ends) for ends in zip(rows["start"], rows["end"], strict=True)]
+            self.windows[split] = list(zip(row_of.tolist(), begins, tokens, strict=True))
+            self.references[split] = self._ids(self.splits[split])
+            encoded.rows[split] = rows.remove_columns(["start", "end", "begin"])
             encoded.lengths[split] = list(map(len, self.references[split]))
         return encoded
 
     def decode(self, split: str, raw: Any) -> list[list[int]]:
         """Convert the tags of the tokens of windows to those of the letters of sequences."""
         rows: list[list[int]] = []
-        for (row, begin, places), tags in zip(self.windows[split], raw, strict=True):
-            found = [int(tags[at]) for at in places]
+        for (row, begin, tokens), tags in zip(self.windows[split], raw, strict=True):
+            found = [int(tag) for tag in tags[tokens]]
             if row == len(rows):
                 rows.append(found)
                 continue
@@ -252,6 +263,19 @@ class ResidueTagging(Tagging):
             ids = self.fields["label2id"]
             systems["process"] = [[ids[tag] for tag in row] for row in posterior_tags(sequences)]
         return systems
+
+    def timed(
+        self, model: PreTrainedModel, processing_class: Any, split: str, count: int
+    ) -> tuple[Run, Sequence[Any]]:
+        """Return a function from sequences to the logits of their windows, and sequences; see `Task.timed`."""
+        limit = self.data.max_length
+        size = limit - processing_class.num_special_tokens_to_add()
+        tag = text_classifier(model, processing_class, limit)
+
+        def run(sequences: Sequence[str]) -> torch.Tensor:
+            return tag([letters[slice(*window)] for letters in sequences for window in windows_of(len(letters), size)])
+
+        return run, self.splits[split][self.names[0]][:count]
 
     def summary(self, split: str, predictions: Any) -> str:
         """Heading of the final test."""

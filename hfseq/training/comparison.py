@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hfseq.tasks import arguments
+from hfseq.tasks.bioinformatics import ResidueTagging, SequenceClassification
 from hfseq.tasks.classification import Classification
 from hfseq.tasks.forecasting import Forecasting
 from hfseq.tasks.recommendation import Recommendation
@@ -39,6 +40,16 @@ TASKS = {
     ),
     "forecasting": Kind(
         flags.ForecastModelArguments, arguments.ForecastArguments, flags.RecipeArguments, Forecasting, "window"
+    ),
+    "residue_tagging": Kind(
+        flags.ModelArguments, arguments.ResidueTaggingArguments, flags.RecipeArguments, ResidueTagging, "sequence"
+    ),
+    "sequence_classification": Kind(
+        flags.ModelArguments,
+        arguments.SequenceClassificationArguments,
+        flags.RecipeArguments,
+        SequenceClassification,
+        "sequence",
     ),
     "recommendation": Kind(
         flags.RecommendationModelArguments,
