@@ -10,7 +10,7 @@ YAML file may come first:
         --test_file data/test.tsv --pretrained bert-base-uncased --output_dir outputs/comparison
 
 --task speech compares recognisers, or with --head classification classifiers of recordings; --task forecasting
-compares forecasters:
+compares forecasters, --task gestures classifiers of clips, --task captions models that describe them:
 
     python recipes/comparison.py recipes/configs/comparison_speech.yaml
     python recipes/comparison.py recipes/configs/comparison_forecasting.yaml

@@ -161,7 +161,6 @@ def make_card(
         # Pipelines read text and audio.
         task=None if series or input_size or pixel_shape else task,
         pixels=getattr(config, "frame_shape", None) is not None,
-        video=task in HUB_TASKS and HUB_TASKS[task].reads == "video",
         pixel_shape=pixel_shape,
         series=series,
         # The pipeline reads series of one variate.

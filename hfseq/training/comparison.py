@@ -7,6 +7,7 @@ from hfseq.tasks import arguments
 from hfseq.tasks.classification import Classification
 from hfseq.tasks.forecasting import Forecasting
 from hfseq.tasks.speech import HEADS
+from hfseq.tasks.video import Captioning, GestureClassification
 from hfseq.training import arguments as flags
 
 
@@ -38,6 +39,17 @@ TASKS = {
     ),
     "forecasting": Kind(
         flags.ForecastModelArguments, arguments.ForecastArguments, flags.RecipeArguments, Forecasting, "window"
+    ),
+    # Under the names of the tasks of video.
+    "gestures": Kind(
+        flags.VideoModelArguments,
+        arguments.VideoArguments,
+        flags.GenerationArguments,
+        GestureClassification,
+        "clip",
+    ),
+    "captions": Kind(
+        flags.VideoModelArguments, arguments.VideoArguments, flags.GenerationArguments, Captioning, "clip"
     ),
 }
 """Name of a task to its arguments and classes."""
