@@ -11,7 +11,7 @@ YAML file may come first:
 
 --task speech compares recognisers, or with --head classification classifiers of recordings; --task forecasting
 compares forecasters, --task recommendation recommenders, --task residue_tagging and sequence_classification models of
-DNA and proteins:
+DNA and proteins, --task gestures classifiers of clips, --task captions models that describe them:
 
     python recipes/comparison.py recipes/configs/comparison_speech.yaml
     python recipes/comparison.py recipes/configs/comparison_forecasting.yaml

@@ -135,6 +135,42 @@ disable_tqdm: true
 """
 
 
+GESTURES = """\
+task: gestures
+models:
+  GRU: {model_type: hfseq_gru, config_overrides: {hidden_size: 8, frame_filters: [2]}}
+  VideoMAE:
+    model_type: videomae
+    config_overrides: {image_size: 4, patch_size: 2, num_frames: 2, tubelet_size: 2, hidden_size: 8,
+      num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8}
+num_seeds: 1
+num_train_epochs: 1
+per_device_train_batch_size: 8
+speed_texts: 2
+use_cpu: true
+disable_tqdm: true
+"""
+
+
+def test_classifiers_of_clips(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 8), ("val", 4), ("test", 4)):
+        clips = rng.integers(0, 256, (count, 3, 4, 4), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", clips=clips, label=np.array(["a", "b"] * (count // 2)))
+    config = tmp_path / "gestures.yaml"
+    config.write_text(GESTURES, encoding="utf-8")
+    files = {
+        f"{flag}_file": tmp_path / f"{name}.npz"
+        for flag, name in zip(("train", "validation", "test"), SPLITS, strict=True)
+    }
+    output = tmp_path / "run"
+    recipe_runs.start(RECIPE, recipe_runs.arguments(config, **files, output_dir=output))
+    with open(output / "table.csv", newline="", encoding="utf-8") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["GRU", "VideoMAE"] and all(float(row["ms_a_text"]) > 0 for row in rows.values())
+    assert "nearest" in (output / "table.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("head", ["ctc", "classification"])
 def test_recognisers_of_speech(head, tmp_path):
     names = {"ctc": ("wer", "cer"), "classification": ("accuracy", "f1")}[head]

@@ -170,7 +170,6 @@ def make_card(
         # transformers' pipelines read text and audio.
         task=None if series or recommends or input_size or pixel_shape else task,
         pixels=getattr(config, "frame_shape", None) is not None,
-        video=task in HUB_TASKS and HUB_TASKS[task].reads == "video",
         pixel_shape=pixel_shape,
         series=series,
         items=items,

@@ -146,7 +146,7 @@ class Video(Task):
                 if given not in (None, own):
                     raise InputError(f"--{flag} {given}: the model reads {own}; leave it out")
             # Those of a new model are those of its data, of which all clips must be.
-            if not self._new:
+            if not (self._new and is_hfseq(config)):
                 self.form = self.form._replace(image_size=(size[0], size[1]), num_channels=channels)
         if self.statistics is not None:
             base: Any = model.base_model
@@ -248,19 +248,23 @@ class Video(Task):
     def timed(
         self, model: PreTrainedModel, processing_class: Any, split: str, count: int
     ) -> tuple[Run, Sequence[Any]]:
-        """Return a function from encoded clips to predictions, and clips; see `Task.timed`."""
-        task = self.encoded_split(model, processing_class, split)
+        """Return a function from clips to predictions, their reading included, and rows of clips; see `Task.timed`."""
+        # A copy, since several models take turns.
+        task, name = self.encoded_split(model, processing_class, split), model.main_input_name
         model.eval()
 
         @torch.inference_mode()
         def run(rows: Sequence[Mapping[str, Any]]) -> Any:
-            batch = task.collator([dict(row) for row in rows]).to(model.device)
-            labels = batch.pop("labels")
-            outputs = None if task.generates else model(**batch)
-            return task.raw(model, batch, outputs, labels)
+            encoded = [one for row in rows for one in task._rows(row, 0, split, name)]
+            batch = task.collator(encoded).to(model.device)
+            return task.timed_batch(model, batch)
 
-        rows = task.encoded[split]
-        return run, [rows[number] for number in range(min(count, len(rows)))]
+        return run, list(self.splits[split].select(range(min(count, len(self.splits[split])))))
+
+    def timed_batch(self, model: PreTrainedModel, batch: Any) -> Any:
+        """Predictions of a batch, on the CPU, as they are timed."""
+        labels = batch.pop("labels")
+        return self.raw(model, batch, None if self.generates else model(**batch), labels)
 
     # Reports
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,7 +14,6 @@ from hfseq import metrics
 from hfseq.data.encoding import EncodedSplits
 from hfseq.data.video import CLIP, PLACE, stack_windows
 from hfseq.errors import InputError
-from hfseq.inference.benchmark import Run
 from hfseq.inference.parallel import run_by_length
 from hfseq.metrics.video import WINDOW
 from hfseq.models import is_hfseq
@@ -67,9 +67,11 @@ class FramePrediction(Video):
             raise InputError("--ensemble: predicted frames are not averaged; leave it out")
         if args.model_name_or_path is not None:
             return
-        self.fields |= {"prediction_length": self.data.prediction_length, "context_length": self.data.context_length}
+        lengths = {name: getattr(self.data, name) for name in ("prediction_length", "context_length")}
         defaults = {"loss": "mse", **({} if self.frame_shape is None else {"scaling": None})}
-        self.fields |= {name: value for name, value in defaults.items() if name not in (args.config_overrides or {})}
+        given = args.config_overrides or {}
+        chosen = {name: value for name, value in defaults.items() if name not in given}
+        self.fields = self.fields | lengths | chosen
 
     def configure(self, model: PreTrainedModel, tokenizer: Any) -> None:
         """Choose the model's own loss; see `Video.configure`.
@@ -91,8 +93,10 @@ class FramePrediction(Video):
         """Do nothing: a forecaster scales its values itself."""
 
     def _encode(self, model: PreTrainedModel, tokenizer: Any) -> EncodedSplits:
-        self.windows = {}
         encoded = super()._encode(model, tokenizer)
+        self.windows = {
+            split: list(zip(rows["row"], rows["start"], strict=True)) for split, rows in encoded.rows.items()
+        }
         self.collator = stack_windows  # type: ignore[assignment]
         if self.frame_shape is None and str(self.args.metric_for_best_model).endswith("ssim"):
             raise InputError("--metric_for_best_model ssim is for pixels, not for points")
@@ -110,7 +114,8 @@ class FramePrediction(Video):
         return encoded
 
     def _features(self, name: str) -> dict[str, Any]:
-        return {"past_values": self._frames(), "future_values": self._frames()}
+        places = {name: datasets.Value("int64") for name in ("row", "start")}
+        return {"past_values": self._frames(), "future_values": self._frames(), **places}
 
     def _rows(self, row: Mapping[str, Any], number: int, split: str, name: str) -> list[dict[str, Any]]:
         frames, found = self._vectors(self.clip(row), row[PLACE]), []
@@ -118,8 +123,9 @@ class FramePrediction(Video):
         stride = self.data.train_stride if split == "train" else window
         for start in range(0, len(frames) - window + 1, stride):
             past, future = frames[start : start + context], frames[start + context : start + window]
-            found.append({"past_values": past, "future_values": future, "length": window})
-            self.windows.setdefault(split, []).append((number, start))
+            found.append(
+                {"past_values": past, "future_values": future, "length": window, "row": number, "start": start}
+            )
         return found
 
     def count(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -157,19 +163,9 @@ class FramePrediction(Video):
         raw, totals, counts = zip(*found, strict=True)
         return np.stack(raw), float(np.sum(totals) / np.sum(counts))
 
-    def timed(
-        self, model: PreTrainedModel, processing_class: Any, split: str, count: int
-    ) -> tuple[Run, Sequence[Any]]:
-        """Return a function from windows to predicted frames, and windows; see `Task.timed`."""
-        task = self.encoded_split(model, processing_class, split)
-        model.eval()
-
-        def run(rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-            batch = task.collator(list(rows)).to(model.device)
-            return task.predict_batch(model, batch)[1].cpu()  # waits for the device
-
-        rows = task.encoded[split]
-        return run, [rows[number] for number in range(min(count, len(rows)))]
+    def timed_batch(self, model: PreTrainedModel, batch: Any) -> torch.Tensor:
+        """Predicted frames of a batch, on the CPU."""
+        return self.predict_batch(model, batch)[1].cpu()
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
         """Mean squared error of a value and its root and, of frames that are large enough, SSIM."""

@@ -23,7 +23,7 @@ from hfseq.tasks.seq2seq import generate_ids, labelled_steps, score_translations
 from hfseq.tokenization import train_tokenizer
 
 _LARGEST = 50_000_000
-"""Numbers in the training clips up to which the baselines that compare all of them are computed."""
+"""Numbers in all clips up to which the baselines that compare all of them are computed."""
 
 
 class GestureClassification(Video, Classification):
@@ -73,20 +73,18 @@ class GestureClassification(Video, Classification):
         found = super().baseline(split, trained=trained)
         if not trained:
             return found
-        lengths = {*self.lengths["train"], *self.lengths[split]}
-        step = 1 + self.data.augmentations
-        train, test = self.encoded["train"].select(range(0, len(self.encoded["train"]), step)), self.encoded[split]
-        if len(lengths) > 1 or len(train) * max(lengths) * self.frame_size > _LARGEST:
+        parts = [self.splits[name] for name in ("train", split)]
+        if sum(map(len, parts)) * self.clip(parts[0][0]).size > _LARGEST:
+            return found
+        clips = [[self.clip(row) for row in rows] for rows in parts]
+        if len({clip.shape for rows in clips for clip in rows}) > 1:
             return found
         from sklearn.linear_model import LogisticRegression
         from sklearn.neighbors import KNeighborsClassifier
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        width = self.frame_size // (2 if self.data.velocities else 1)
-        own, other = (
-            np.stack([np.asarray(row[self.main_input])[:, :width].ravel() for row in rows]) for rows in (train, test)
-        )
+        own, other = (np.stack([clip.ravel() for clip in rows]) for rows in clips)
         labels = self.references["train"]
         found["nearest"] = KNeighborsClassifier(n_neighbors=1).fit(own, labels).predict(other)
         logistic = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))

@@ -9,6 +9,7 @@ from hfseq.tasks.classification import Classification
 from hfseq.tasks.forecasting import Forecasting
 from hfseq.tasks.recommendation import Recommendation
 from hfseq.tasks.speech import HEADS
+from hfseq.tasks.video import Captioning, GestureClassification
 from hfseq.training import arguments as flags
 
 
@@ -57,6 +58,17 @@ TASKS = {
         flags.RecipeArguments,
         Recommendation,
         "history",
+    ),
+    # Under the names of the tasks of video.
+    "gestures": Kind(
+        flags.VideoModelArguments,
+        arguments.VideoArguments,
+        flags.GenerationArguments,
+        GestureClassification,
+        "clip",
+    ),
+    "captions": Kind(
+        flags.VideoModelArguments, arguments.VideoArguments, flags.GenerationArguments, Captioning, "clip"
     ),
 }
 """Name of a task to its arguments and classes."""

@@ -31,7 +31,7 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 _MOST_BOUNCES = 2
 _SEED = 22
 # Images of the validation and of the test; all others are for training.
-_DIGITS = (180, 360)
+_DIGITS = (120, 240)
 _SIZES = (6000, 500, 1000)
 _VERTICAL, _HORIZONTAL = {-1: "up", 1: "down"}, {-1: "to the left", 1: "to the right"}
 _WALLS = ({-1: "the ceiling", 1: "the floor"}, {-1: "the left wall", 1: "the right wall"})
