@@ -60,11 +60,18 @@ class Event(NamedTuple):
 
     Attributes:
         item: Its name.
-        history: Items before it, those that the model does not know left out.
+        known: Items of its user that the model knows; all events of a user share the list.
+        before: Number of these that come before it.
     """
 
     item: str
-    history: list[str]
+    known: list[str]
+    before: int
+
+    @property
+    def history(self) -> list[str]:
+        """Items before it."""
+        return self.known[: self.before]
 
 
 class Recommendation(Task):
@@ -125,13 +132,14 @@ class Recommendation(Task):
         for split, rows in self.splits.items():
             if split == "train":
                 continue
-            found = []
+            found: list[Event] = []
             for items, begin in zip(rows["items"], rows["begin"], strict=True):
-                history = [item for item in items[:begin] if item in known]
-                for item in items[begin:]:
-                    found.append(Event(item, list(history)))
+                own: list[str] = []
+                for number, item in enumerate(items):
+                    if number >= begin:
+                        found.append(Event(item, own, len(own)))
                     if item in known:
-                        history.append(item)
+                        own.append(item)
             if not found:
                 raise InputError(f"{split}: nothing to predict: no session has a second item")
             self.events[split] = found
@@ -243,7 +251,7 @@ class Recommendation(Task):
                 encoded.lengths[split] = [len(row) for row in encoded.rows[split]["input_ids"]]
             else:
                 encoded.rows[split] = self._test_rows(rows, ids, limit)
-                encoded.lengths[split] = [len(event.history) for event in self.events[split]]
+                encoded.lengths[split] = [event.before for event in self.events[split]]
         return encoded
 
     def _training_rows(self, rows: datasets.Dataset, ids: Mapping[str, int], limit: int) -> datasets.Dataset:
@@ -460,7 +468,7 @@ class Recommendation(Task):
 
     def sources(self, split: str) -> list[str]:
         """Last items of each history."""
-        return [" | ".join(event.history[-10:]) for event in self.events[split]]
+        return [" | ".join(event.known[max(0, event.before - 10) : event.before]) for event in self.events[split]]
 
     def show(self, predictions: Any) -> list[str]:
         """Names of the items, best first."""
@@ -468,7 +476,7 @@ class Recommendation(Task):
 
     def example(self, split: str) -> str | None:
         """First history, a line for each item, for the model card."""
-        return "\n".join(next((event.history[-3:] for event in self.events[split] if event.history), []))
+        return "\n".join(next((event.history[-3:] for event in self.events[split] if event.before), []))
 
     def summary(self, split: str, predictions: Any) -> str:
         """Heading of the final test."""
