@@ -21,7 +21,7 @@ def test_pages_show_what_the_files_hold(path):
     assert path.read_text(encoding="utf-8") == RENDERED[path], "make results renders it"
 
 
-GUIDE = [f"docs/{name}.md" for name in ("data", "models", "onnx", "serving", "tasks", "training")]
+GUIDE = [f"docs/{name}.md" for name in ("data", "onnx", "serving", "tasks", "training")]
 
 
 @pytest.mark.parametrize("page", [*render.PAGES, *GUIDE])
