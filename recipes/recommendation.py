@@ -54,11 +54,11 @@ def main(argv: list[str] | None = None) -> None:
     if run.train:
         trainer.train_and_save(run.checkpoint, run.args.average_checkpoints, run.log)
 
-    # 5. The final test beside popularity and a Markov chain, perhaps also mixed with it, and the reports.
+    # 5. The final test beside popularity and a Markov chain, perhaps also a mixture, and the reports.
     if run.predict:
         split = task.test_split
         raw, _ = task.predict(trainer.model, split)
-        mixed = {"mixed": task.predict_mixed(trainer.model, split, run.log)} if run.data.mix_markov else {}
+        mixed = {"mixed": task.predict_mixed(trainer.model, split, run.log)} if run.data.mix else {}
         finish(run, task, split, raw, model=trainer.model, history=trainer.state.log_history, others=mixed)
 
 

@@ -226,6 +226,7 @@ def test_files_of_their_own_are_not_split(tmp_path):
         ({"cutoffs": [0]}, "--cutoffs 0: give 1 or more"),
         ({"top_k": 0}, "--top_k 0: give 1 or more"),
         ({"max_length": 1}, "--max_length 1: give 2 or more"),
+        ({"mix": ["knn"]}, "unknown --mix .knn.; there are markov, cache"),
     ):
         with pytest.raises(ValueError, match=message):
             RecommendationArguments(**flags)

@@ -464,36 +464,41 @@ def test_bad_models_and_rows(trained, tmp_path):
         recipe_runs.start(RECIPE, [*flags, "--output_dir", tmp_path / "run"])
 
 
-def test_a_mixture_has_the_rankings_of_the_interpolated_probabilities():
+@pytest.mark.parametrize("names", [["markov"], ["cache"], ["markov", "cache"]])
+def test_a_mixture_has_the_rankings_of_the_interpolated_probabilities(names):
     rng = random.Random(3)
-    rows = [list(walk(rng, length)) for length in (3, 6, 4)]
+    rows = [["new", *walk(rng, 3)], list(walk(rng, 6)), [*walk(rng, 3), "new"]]
     train = [list(walk(rng, 12)) for _ in range(6)] + [[f"item {number}" for number in range(NUM_ITEMS)]]
-    task = task_of((rows, [1, 1, 1]), train=train, filter_seen=True, mix_markov=True)
+    task = task_of((rows, [1, 1, 1]), train=train, mix=names)
     model, tokenizer = encoded(task)
     said = []
     found = task.predict_mixed(model, "test", said.append)
-    weight = float(said[0].split("weight ")[1].split(",")[0])
+    weights = {name: float(said[0].split(f"{name} ")[1].split(",")[0].split(":")[0]) for name in names}
     ids, followers = tokenizer.get_vocab(), Counter(pair for row in train for pair in zip(row, row[1:], strict=False))
     expected = []
     for items in rows:
         for at in range(1, len(items)):
+            history = [item for item in items[:at] if item != "new"]
             with torch.no_grad():
-                logits = model(torch.tensor([[1, *(ids[item] for item in items[:at])]])).logits[0, -1]
+                logits = model(torch.tensor([[1, *(ids[item] for item in history)]])).logits[0, -1]
             logits[:4] = -torch.inf
             own = dict(zip(ids, logits.softmax(dim=0)[list(ids.values())].tolist(), strict=True))
-            last = items[at - 1]
-            total = sum(count for (first, _), count in followers.items() if first == last)
-            mixed = {item: (1 - weight) * own[item] + weight * followers[last, item] / total for item in task.counts}
-            if items[at] in items[:at]:
-                expected.append(0)
-            else:
-                better = [item for item in mixed if item not in items[:at] and mixed[item] >= mixed[items[at]]]
-                expected.append(len(better))
+            parts = {"markov": own, "cache": own}
+            if history:
+                total = sum(count for (first, _), count in followers.items() if first == history[-1])
+                parts["markov"] = {item: followers[history[-1], item] / total for item in own}
+                ages = [(item, 0.9**age) for age, item in enumerate(reversed(history))]
+                total = sum(weight for _, weight in ages)
+                parts["cache"] = {item: sum(w for one, w in ages if one == item) / total for item in own}
+            mixed = {item: (1 - sum(weights.values())) * own[item] for item in task.counts}
+            for name, weight in weights.items():
+                mixed = {item: value + weight * parts[name][item] for item, value in mixed.items()}
+            expected.append(sum(value >= mixed[items[at]] for value in mixed.values()) if items[at] in mixed else 0)
     assert [one.rank for one in found] == expected
-    assert weight in (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
+    assert sum(weights.values()) > 0
 
 
 def test_a_mixture_needs_training_rows(trained, data, tmp_path):
     flags = ["--do_predict", "--test_file", data / "all.txt", "--model_name_or_path", trained[0], "--use_cpu"]
-    with pytest.raises(InputError, match="--mix_markov counts what follows what in the training rows"):
-        recipe_runs.start(RECIPE, [*flags, "--output_dir", tmp_path / "run", "--mix_markov", "true"])
+    with pytest.raises(InputError, match="--mix needs training and validation rows"):
+        recipe_runs.start(RECIPE, [*flags, "--output_dir", tmp_path / "run", "--mix", "markov"])

@@ -30,6 +30,8 @@ SPEECH_HEADS = ("ctc", "seq2seq", "classification")
 """Heads of models that read speech."""
 SEQUENCE_TASKS = ("tagging", "classification")
 """Tasks of DNA and proteins."""
+MIXTURE_COMPONENTS = ("markov", "cache")
+"""What a recommender may be mixed with."""
 INTERACTION_SPLITS = ("leave_one_out", "time")
 """Ways to split the interactions of one file."""
 VIDEO_TASKS = ("frames", "captions", "gestures")
@@ -560,10 +562,10 @@ class RecommendationArguments(DataArguments):
         False, "Files and splits of their own: predict the last item of a session only, not each after the first."
     )
     filter_seen: bool = flag(False, "Do not recommend what a user has had, not even if it was right.")
-    mix_markov: bool = flag(
-        False,
-        "Also test with the model's probabilities interpolated with those of a first-order Markov chain, whose weight "
-        "is chosen on the validation.",
+    mix: list[str] | None = flag(
+        None,
+        "Also test with the model's probabilities interpolated with those of markov (what followed the last item in "
+        "training) and cache (the history, recent items most); weights are chosen on the validation.",
     )
     cutoffs: list[int] | None = flag(None, "Depths K of the metrics HR@K, NDCG@K, MRR@K; by default 1 5 10 20.")
     top_k: int = flag(10, "Number of items to recommend, in the final test and with --output_file.")
@@ -590,6 +592,9 @@ class RecommendationArguments(DataArguments):
         for cutoff in self.cutoffs or ():
             if cutoff < 1:
                 raise ValueError(f"--cutoffs {cutoff}: give 1 or more")
+        for name in self.mix or ():
+            if name not in MIXTURE_COMPONENTS:
+                raise ValueError(f"unknown --mix {name!r}; there are {', '.join(MIXTURE_COMPONENTS)}")
         if self.max_length < 2:
             raise ValueError(f"--max_length {self.max_length}: give 2 or more")
 
@@ -635,7 +640,7 @@ class ScoredRecommendationArguments(RecommendationArguments):
 
     output_file: None = field(init=False, default=None)
     overwrite_output_file: bool = field(init=False, default=False)
-    mix_markov: bool = field(init=False, default=False)
+    mix: None = field(init=False, default=None)
 
 
 @dataclass

@@ -26,14 +26,13 @@ from hfseq.models import is_hfseq
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import token_loss
 from hfseq.tasks.recommendation_baselines import BASELINES, Markov
+from hfseq.tasks.recommendation_mixture import Mixture
 from hfseq.tokenization import is_item_tokenizer, item_tokenizer, require_items
 
 CUTOFFS = (1, 5, 10, 20)
 """Depths of the metrics by default."""
 METRICS = {"ndcg": metrics.ndcg, "hr": metrics.hit_rate, "mrr": metrics.mrr}
 """Name of a metric to its function."""
-MIXTURES = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
-"""Weights of a Markov chain, one of which is chosen on the validation."""
 GROUPS = ("head", "mid", "tail", "new")
 """Groups of items by popularity: each of the first three has a third of the training interactions."""
 Systems = Callable[[Tensor, Tensor], Sequence[Tensor]]
@@ -60,11 +59,18 @@ class Event(NamedTuple):
 
     Attributes:
         item: Its name.
-        history: Items before it, those that the model does not know left out.
+        known: Items of its user that the model knows; all events of a user share the list.
+        before: Number of these that come before it.
     """
 
     item: str
-    history: list[str]
+    known: list[str]
+    before: int
+
+    @property
+    def history(self) -> list[str]:
+        """Items before it."""
+        return self.known[: self.before]
 
 
 class Recommendation(Task):
@@ -104,8 +110,8 @@ class Recommendation(Task):
         return function_call_rows()
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
-        if self.data.mix_markov and not train:
-            raise InputError("--mix_markov counts what follows what in the training rows; it goes with --do_train")
+        if self.data.mix and not train:
+            raise InputError("--mix needs training and validation rows; it goes with --do_train")
         if train:
             counted = Counter(item for items in splits["train"]["items"] for item in items)
             self.counts = dict(sorted(counted.items(), key=lambda pair: (-pair[1], pair[0])))
@@ -125,13 +131,14 @@ class Recommendation(Task):
         for split, rows in self.splits.items():
             if split == "train":
                 continue
-            found = []
+            found: list[Event] = []
             for items, begin in zip(rows["items"], rows["begin"], strict=True):
-                history = [item for item in items[:begin] if item in known]
-                for item in items[begin:]:
-                    found.append(Event(item, list(history)))
+                own: list[str] = []
+                for number, item in enumerate(items):
+                    if number >= begin:
+                        found.append(Event(item, own, len(own)))
                     if item in known:
-                        history.append(item)
+                        own.append(item)
             if not found:
                 raise InputError(f"{split}: nothing to predict: no session has a second item")
             self.events[split] = found
@@ -243,7 +250,7 @@ class Recommendation(Task):
                 encoded.lengths[split] = [len(row) for row in encoded.rows[split]["input_ids"]]
             else:
                 encoded.rows[split] = self._test_rows(rows, ids, limit)
-                encoded.lengths[split] = [len(event.history) for event in self.events[split]]
+                encoded.lengths[split] = [event.before for event in self.events[split]]
         return encoded
 
     def _training_rows(self, rows: datasets.Dataset, ids: Mapping[str, int], limit: int) -> datasets.Dataset:
@@ -320,7 +327,7 @@ class Recommendation(Task):
         Returns:
             The mean loss, and `[B, E, 1 + K]` for E predicted items: rank and ids of the top K, -100 at padding.
         """
-        loss, (found,) = self._rankings(model, batch, lambda scores, last: [scores])
+        loss, (found,) = self._rankings(model, batch, lambda scores, read: [scores])
         return loss, found
 
     @torch.no_grad()
@@ -330,21 +337,27 @@ class Recommendation(Task):
         Args:
             model: Model.
             batch: Encoded rows of a test.
-            systems: Returns the scores of each system, `[N, V]` each, from logits `[N, V]` and last items `[N]`.
+            systems: Returns the scores of each system, `[N, V]` each, from logits `[N, V]` and the ids of the items
+                read before, `[N, T]`, the last one in the last column, -1 elsewhere.
         """
         places, targets, ids = batch["places"], batch["targets"], batch["input_ids"]
         valid, device = places >= 0, places.device
+        no_item = ~self.is_item.to(device)
         rows = torch.arange(len(places), device=device)[:, None].expand_as(places)[valid]
         steps = torch.zeros_like(ids, dtype=torch.bool)
         steps[rows, places[valid]] = True
         logits = step_logits(model, {"input_ids": ids, "attention_mask": batch["attention_mask"]}, steps)  # [N, V]
         # Number of each event's step among those of `logits`; two events may share one.
         number = (steps.flatten().cumsum(0) - 1).view_as(steps)[rows, places[valid]]
-        wanted, last = targets[valid], ids[rows, places[valid]]
+        wanted = targets[valid]
+        # Aligned at the right end.
+        from_end = torch.arange(1 - ids.shape[1], 1, device=device) + places[valid][:, None]
+        read = ids[rows].gather(1, from_end.clamp(min=0))
+        read = read.masked_fill((from_end < 0) | no_item[read], -1)
         known = wanted >= 0
         loss = token_loss(logits[number[known]], wanted[known], count=max(1, int(known.sum())))
         before = batch["before"][valid] if self.data.filter_seen else None
-        top, no_item = min(self.data.top_k, int(self.is_item.sum())), ~self.is_item.to(device)
+        top = min(self.data.top_k, int(self.is_item.sum()))
         chosen: list[list[Tensor]] = []
         for part in torch.arange(len(number), device=device).split(max(1, _CHUNK // logits.shape[1])):
             excluded = no_item.expand(len(part), -1)
@@ -354,7 +367,7 @@ class Recommendation(Task):
                 # Where there is no item, BOS, which is none either.
                 excluded = excluded.scatter(1, history.where(seen, self.begin), True)
             scores = logits[number[part]].float().masked_fill_(no_item, -torch.inf)
-            found = [one.masked_fill(excluded, -torch.inf) for one in systems(scores, last[part])]
+            found = [one.masked_fill(excluded, -torch.inf) for one in systems(scores, read[part])]
             chosen.append([ranked(one, wanted[part], top) for one in found])
         padded = []
         for parts in zip(*chosen, strict=True):
@@ -365,7 +378,7 @@ class Recommendation(Task):
 
     def predict(self, model: PreTrainedModel, split: str, **options: Any) -> tuple[Any, float]:
         """Rank all items for each row of a split, distributed over all processes; see `Task.predict`."""
-        (raw,), loss = self._predict(model, split, lambda scores, last: [scores])
+        (raw,), loss = self._predict(model, split, lambda scores, read: [scores])
         return raw, loss
 
     def _predict(self, model: PreTrainedModel, split: str, systems: Systems) -> tuple[list[Any], float]:
@@ -386,35 +399,22 @@ class Recommendation(Task):
         return list(zip(*raw, strict=True)), float(np.sum(totals) / max(1, np.sum(counts)))
 
     def predict_mixed(self, model: PreTrainedModel, split: str, log: Callable[..., Any]) -> list[Ranking]:
-        """Rankings of a model whose probabilities are interpolated with those of a first-order Markov chain.
-
-        As in Jelinek and Mercer (1980), with a weight of the chain that is chosen on the validation; after an item
-        that nothing followed in training, the model's alone.
+        """Rankings of a model mixed with the components of `--mix`, whose weights are chosen on the validation.
 
         Args:
             model: Model, on its device.
             split: Split to predict.
-            log: Logs the weight.
+            log: Logs the weights.
         """
         ids = {item: number for number, item in enumerate(self.vocabulary) if self.is_item[number]}
         rows = [[ids[item] for item in items if item in ids] for items in self.splits["train"]["items"]]
-        followers = Markov(rows, len(self.is_item)).followers
-
-        def mix(weights: Sequence[float], scores: Tensor, last: Tensor) -> list[Tensor]:
-            own = scores.softmax(dim=-1)
-            chain = own.clone()
-            for row, item in enumerate(last.tolist()):
-                if item in followers:
-                    after, counts = map(torch.from_numpy, followers[item])
-                    chain[row] = 0
-                    chain[row, after.to(chain.device)] = (counts / counts.sum()).to(chain)
-            return [own.lerp(chain, weight) for weight in weights]
-
-        raw, _ = self._predict(model, "validation", partial(mix, MIXTURES))
+        mixture = Mixture(self.data.mix, Markov(rows, len(self.is_item)).followers)
+        raw, _ = self._predict(model, "validation", mixture)
         scores = [self.score_raw("validation", one)[self.metric] for one in raw]
-        weight = MIXTURES[int(np.argmax(scores))]
-        log(f"mixed with a Markov chain: weight {weight}, {self.metric} {max(scores):.4g} on validation")
-        (raw,), _ = self._predict(model, split, partial(mix, (weight,)))
+        weights = mixture.weights[int(np.argmax(scores))]
+        shown = ", ".join(f"{name} {weight}" for name, weight in zip(self.data.mix, weights, strict=True))
+        log(f"mixed with {shown}: {self.metric} {max(scores):.4g} on validation, {scores[0]:.4g} without")
+        (raw,), _ = self._predict(model, split, partial(mixture, weights=[weights]))
         return self.decode(split, raw)
 
     def decode(self, split: str, raw: Any) -> list[Ranking]:
@@ -460,7 +460,7 @@ class Recommendation(Task):
 
     def sources(self, split: str) -> list[str]:
         """Last items of each history."""
-        return [" | ".join(event.history[-10:]) for event in self.events[split]]
+        return [" | ".join(event.known[max(0, event.before - 10) : event.before]) for event in self.events[split]]
 
     def show(self, predictions: Any) -> list[str]:
         """Names of the items, best first."""
@@ -468,7 +468,7 @@ class Recommendation(Task):
 
     def example(self, split: str) -> str | None:
         """First history, a line for each item, for the model card."""
-        return "\n".join(next((event.history[-3:] for event in self.events[split] if event.history), []))
+        return "\n".join(next((event.history[-3:] for event in self.events[split] if event.before), []))
 
     def summary(self, split: str, predictions: Any) -> str:
         """Heading of the final test."""

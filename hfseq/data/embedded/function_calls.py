@@ -20,7 +20,7 @@ from hfseq.data.splits import SPLITS, split_of
 _STANDARD_LIBRARY = "python"
 PACKAGES = (
     *("accelerate", "datasets", "evaluate", "filelock", "fsspec", "huggingface_hub", "httpx", "jinja2", "networkx"),
-    *("numpy", "packaging", "pandas", "safetensors", "transformers"),
+    *("numpy", "packaging", "safetensors"),
 )
 """Packages whose sources are read, besides the standard library: dependencies of hfseq and theirs."""
 _LEAST = 3
