@@ -31,7 +31,7 @@ SPEECH_HEADS = ("ctc", "seq2seq", "classification")
 SEQUENCE_TASKS = ("tagging", "classification")
 """Tasks of DNA and proteins."""
 MIXTURE_COMPONENTS = ("markov", "cache")
-"""What a recommender may be mixed with."""
+"""Components that a recommender may be mixed with."""
 INTERACTION_SPLITS = ("leave_one_out", "time")
 """Ways to split the interactions of one file."""
 VIDEO_TASKS = ("frames", "captions", "gestures")

@@ -36,6 +36,7 @@ METRICS = {"ndcg": metrics.ndcg, "hr": metrics.hit_rate, "mrr": metrics.mrr}
 GROUPS = ("head", "mid", "tail", "new")
 """Groups of items by popularity: each of the first three has a third of the training interactions."""
 Systems = Callable[[Tensor, Tensor], Sequence[Tensor]]
+"""Function from logits and histories to the scores of each of several systems."""
 # Columns of an encoded row that the model does not read.
 _PREDICTED = ("places", "targets", "before", "history")
 # Values of the logits of one chunk in which ranks are computed: 64 MB.
@@ -74,7 +75,7 @@ class Event(NamedTuple):
 
 
 class Recommendation(Task):
-    """Next-item recommendation, scored by the rank of the right item among all items.
+    """Next-item recommendation (GRU4Rec, Hidasi et al. 2016), scored by the rank of the right item among all items.
 
     A row has the items of a user or session, of which those from `begin` on are predicted, each from all before it.
     Predictions and references are one for each predicted item, not for each row. Items that were not seen in training
