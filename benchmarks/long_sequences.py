@@ -44,7 +44,8 @@ def write_sequence(path: Path, length: int) -> None:
 def peak(model: Path, file: Path, output_dir: Path, batch_size: int) -> tuple[float, float]:
     """Peak of the memory of a prediction, and the part of it that came after the imports, in MB."""
     flags = ["--model_name_or_path", str(model), "--test_file", str(file), "--output_dir", str(output_dir)]
-    flags += ["--per_device_eval_batch_size", str(batch_size), "--do_predict", "true", "--use_cpu", "true", "--disable_tqdm", "true"]
+    flags += ["--per_device_eval_batch_size", str(batch_size)]
+    flags += ["--do_predict", "true", "--use_cpu", "true", "--disable_tqdm", "true"]
     command = [sys.executable, "-c", PREDICT, str(ROOT / "recipes"), *flags]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
