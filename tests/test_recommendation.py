@@ -230,7 +230,7 @@ def naive_ranks(task, model, tokenizer, rows, begins, filter_seen=False, limit=N
 
 @pytest.mark.parametrize("filter_seen", [False, True])
 @pytest.mark.parametrize("model_class", [GruForCausalLM, CnnForCausalLM])
-def test_ranks_of_each_item_of_a_session(model_class, filter_seen):
+def test_ranks_of_each_item_of_a_session(model_class, filter_seen, monkeypatch):
     rng = random.Random(1)
     rows = [list(walk(rng, length)) for length in (2, 9, 5, 3)]
     rows[1][3] = rows[2][1] = rows[2][4] = "new"
@@ -238,10 +238,17 @@ def test_ranks_of_each_item_of_a_session(model_class, filter_seen):
     task = task_of((rows, begins), filter_seen=filter_seen, top_k=3)
     model, tokenizer = encoded(task, model_class)
     naive = list(naive_ranks(task, model, tokenizer, rows, begins, filter_seen))
-    for batch_size in (1, 4):
+    losses = []
+    # Chunks of a whole batch, of five items to be predicted, which cut rows, and of one.
+    for batch_size, chunk in ((1, None), (4, None), (4, 5 * len(tokenizer)), (4, 1)):
         task.args.per_device_eval_batch_size = batch_size
-        found = task.decode("test", task.predict(model, "test")[0])
+        if chunk is not None:
+            monkeypatch.setattr("hfseq.tasks.recommendation._CHUNK", chunk)
+        raw, loss = task.predict(model, "test")
+        found = task.decode("test", raw)
+        losses.append(loss)
         assert [one.rank for one in found] == naive
+    assert losses == pytest.approx([losses[0]] * 4)
     assert len(naive) == len(task.references["test"]) == 1 + 8 + 3 + 1
     if filter_seen:
         assert set(rows[1][:-1]).isdisjoint(found[8].items)

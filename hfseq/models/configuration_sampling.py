@@ -33,14 +33,6 @@ class SamplingFields(PreTrainedConfig):
     sampled_loss: Literal["sampled_softmax", "cross_entropy", "bpr_max"] = "sampled_softmax"
     score_regularization: float | int = 1.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Dictionary of all fields, without those of negatives where there are none."""
-        values: dict[str, Any] = super().to_dict()
-        if self.num_negatives is None:
-            for name in SamplingFields.__annotations__:
-                values.pop(name, None)
-        return values
-
 
 def check_sampling_fields(config: Any) -> None:
     """Validate the values."""

@@ -570,7 +570,7 @@ class RecommendationArguments(DataArguments):
     cutoffs: list[int] | None = flag(None, "Depths K of the metrics HR@K, NDCG@K, MRR@K; by default 1 5 10 20.")
     top_k: int = flag(10, "Number of items to recommend, in the final test and with --output_file.")
     max_length: int = flag(
-        200, "Maximum length in items; longer training sessions are cut, of histories the end is read."
+        200, "Maximum length in items and BOS; longer training sessions are cut, of histories the end is read."
     )
     streaming: bool = field(init=False, default=False)
     note: str = field(init=False, default="")

@@ -345,29 +345,28 @@ class Recommendation(Task):
         valid, device = places >= 0, places.device
         no_item = ~self.is_item.to(device)
         rows = torch.arange(len(places), device=device)[:, None].expand_as(places)[valid]
-        steps = torch.zeros_like(ids, dtype=torch.bool)
-        steps[rows, places[valid]] = True
-        logits = step_logits(model, {"input_ids": ids, "attention_mask": batch["attention_mask"]}, steps)  # [N, V]
-        # Number of each event's step among those of `logits`; two events may share one.
-        number = (steps.flatten().cumsum(0) - 1).view_as(steps)[rows, places[valid]]
-        wanted = targets[valid]
+        steps, wanted = places[valid], targets[valid]
         # Aligned at the right end.
-        from_end = torch.arange(1 - ids.shape[1], 1, device=device) + places[valid][:, None]
+        from_end = torch.arange(1 - ids.shape[1], 1, device=device) + steps[:, None]
         read = ids[rows].gather(1, from_end.clamp(min=0))
         read = read.masked_fill((from_end < 0) | no_item[read], -1)
-        known = wanted >= 0
-        loss = token_loss(logits[number[known]], wanted[known], count=max(1, int(known.sum())))
+        count = max(1, int((wanted >= 0).sum()))
         before = batch["before"][valid] if self.data.filter_seen else None
         top = min(self.data.top_k, int(self.is_item.sum()))
+        loss = torch.zeros((), device=device)
         chosen: list[list[Tensor]] = []
-        for part in torch.arange(len(number), device=device).split(max(1, _CHUNK // logits.shape[1])):
+        # Rows whose logits would not fit are read again for each part of their steps.
+        for part in torch.arange(len(rows), device=device).split(max(1, _CHUNK // len(no_item))):
+            logits = self._event_logits(model, batch, rows[part], steps[part])
+            known = wanted[part] >= 0
+            loss += token_loss(logits[known], wanted[part][known], count=count)
             excluded = no_item.expand(len(part), -1)
             if before is not None:
                 history = batch["history"][rows[part]]
                 seen = torch.arange(history.shape[1], device=device) < before[part, None]
                 # Where there is no item, BOS, which is none either.
                 excluded = excluded.scatter(1, history.where(seen, self.begin), True)
-            scores = logits[number[part]].float().masked_fill_(no_item, -torch.inf)
+            scores = logits.float().masked_fill(no_item, -torch.inf)
             found = [one.masked_fill(excluded, -torch.inf) for one in systems(scores, read[part])]
             chosen.append([ranked(one, wanted[part], top) for one in found])
         padded = []
@@ -376,6 +375,16 @@ class Recommendation(Task):
             rankings[valid] = torch.cat(parts)
             padded.append(rankings)
         return loss, padded
+
+    def _event_logits(self, model: Any, batch: Mapping[str, Tensor], rows: Tensor, steps: Tensor) -> Tensor:
+        """Logits `[N, V]` after given steps `[N]` of given rows `[N]` of a batch, both in order."""
+        wanted = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+        wanted[rows, steps] = True
+        own = wanted.any(dim=1)
+        inputs = {name: batch[name][own] for name in ("input_ids", "attention_mask")}
+        logits = step_logits(model, inputs, wanted[own])
+        # Two events may share a step, if the item between them is unknown.
+        return logits[(wanted.flatten().cumsum(0) - 1).view_as(wanted)[rows, steps]]
 
     def predict(self, model: PreTrainedModel, split: str, **options: Any) -> tuple[Any, float]:
         """Rank all items for each row of a split, distributed over all processes; see `Task.predict`."""
