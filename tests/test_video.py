@@ -300,7 +300,9 @@ def test_the_embedded_digits_need_no_files(tmp_path, monkeypatch):
     from hfseq.tasks import clips
 
     sizes = {"train_size": 40, "validation_size": 4, "test_size": 4}
-    monkeypatch.setattr(clips, "moving_digit_rows", lambda lengths: moving_digit_rows(**sizes, lengths=lengths))
+    monkeypatch.setattr(
+        clips, "moving_digit_rows", lambda train_size, lengths: moving_digit_rows(**sizes, lengths=lengths)
+    )
     common = ["--num_train_epochs", "1", "--max_target_length", "16", "--use_cpu", "true"]
     for task, metric in (("frames", "ssim"), ("captions", "exact_match"), ("gestures", "accuracy")):
         config = recipe_runs.ROOT / "recipes" / "configs" / f"video_{task}.yaml"
@@ -358,6 +360,12 @@ def test_frames_of_other_sizes_are_named(data, tmp_path):
     with pytest.raises(InputError, match="class 'up' of column 'label' is not one"):
         np.savez(tmp_path / "train.npz", clips=np.zeros((4, 2, 6, 6)), label=np.array(["down", "left"] * 2))
         run(data, tmp_path / "run", task="gestures", train_file=tmp_path / "train.npz", validation_file=None)
+
+
+def test_the_numbers_of_frames_are_needed(tmp_path):
+    for name, flags in (("context_length", {"prediction_length": 2}), ("prediction_length", {"context_length": 2})):
+        with pytest.raises(InputError, match=f"--{name} is missing: give the number of frames"):
+            frame_task(tmp_path, **flags)
 
 
 def test_flags_of_tokenizers_are_for_captions(tmp_path):

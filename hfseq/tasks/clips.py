@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -41,6 +41,8 @@ class Video(Task):
     rows = "clips"
     embedded_name = "handwritten digits that move and bounce"
     packages = ("matplotlib", "sklearn")
+    embedded_size: ClassVar[int | None] = None
+    """Number of embedded training clips; None for that of `moving_digit_rows`."""
 
     def __init__(self, data: Any, args: Any) -> None:
         super().__init__(data, args)
@@ -61,7 +63,7 @@ class Video(Task):
 
     def embedded(self) -> datasets.DatasetDict:
         """Let handwritten digits move; `clip` draws their frames when they are needed."""
-        splits = moving_digit_rows(lengths=self.embedded_lengths())
+        splits = moving_digit_rows(train_size=self.embedded_size, lengths=self.embedded_lengths())
         for split, rows in splits.items():
             splits[split] = rows.add_column(PLACE, [f"{split}, row {row}" for row in range(1, len(rows) + 1)])
         return splits

@@ -30,6 +30,9 @@ class FramePrediction(Video):
 
     Attributes:
         windows: Split name to the row and the first frame of each window; set by `encode`.
+
+    Raises:
+        InputError: `--context_length` or `--prediction_length` is missing.
     """
 
     columns = (CLIP,)
@@ -41,9 +44,14 @@ class FramePrediction(Video):
     predicts_batches = True
     lists_predictions = False
     label_name = "future_values"
+    # How a digit moves does not depend on which it is, so that fewer of them are enough.
+    embedded_size = 6_000
 
     def __init__(self, data: Any, args: Any) -> None:
         super().__init__(data, args)
+        for name, what in (("context_length", "that are known"), ("prediction_length", "to predict after them")):
+            if getattr(data, name) is None:
+                raise InputError(f"--{name} is missing: give the number of frames {what}")
         self.windows: dict[str, list[tuple[int, int]]] = {}
         self.own_loss = True
 
@@ -53,12 +61,6 @@ class FramePrediction(Video):
 
     def _window(self) -> int:
         return self.data.context_length + self.data.prediction_length
-
-    def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
-        for name in ("context_length", "prediction_length"):
-            if getattr(self.data, name) is None:
-                raise InputError(f"--{name} is missing: give the number of frames that are known, and to predict")
-        return super()._prepare(splits, known, train)
 
     def new_processor(self, args: Any) -> None:
         """Set the fields of a new forecaster, which predicts points unless its settings say otherwise."""
