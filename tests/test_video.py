@@ -264,7 +264,14 @@ def test_paths_are_recognised_and_predicted(data, points, tmp_path):
     scores = run(data, tmp_path / "gestures", **given)
     assert scores["test_accuracy"] > 90 and {"test_nearest_accuracy", "test_logistic_accuracy"} <= set(scores)
     assert AutoModelForVideoClassification.from_pretrained(tmp_path / "gestures").config.input_size == 4
-    given = {**flags, "task": "frames", "context_length": 6, "prediction_length": 2, "num_train_epochs": 1}
+    given = {
+        **flags,
+        "task": "frames",
+        "context_length": 6,
+        "prediction_length": 2,
+        "num_train_epochs": 1,
+        "point_scale": 2,
+    }
     scores = run(data, tmp_path / "frames", **given)
     assert scores["test_rmse"] == pytest.approx(scores["test_mse"] ** 0.5)
     # A turn by a fixed angle is linear in the points before.
@@ -324,7 +331,8 @@ def test_the_embedded_digits_need_no_files(tmp_path, monkeypatch):
         ({"num_channels": 2}, "--num_channels 2: give 1 or 3"),
         ({"image_size": [1, 2, 3]}, r"--image_size \[1, 2, 3\]: give height and width"),
         ({"block_gap": 3}, "--block_gap goes with --block_size"),
-        ({"block_size": 3}, "--block_size splits --train_file"),
+        ({"block_size": 3, "train_file": "a", "test_file": "b"}, "--block_size splits --train_file"),
+        ({"point_scale": 0}, "--point_scale 0: give a number above 0"),
         ({"frame_stride": 0}, "--frame_stride 0: give 1 or more"),
     ],
 )
