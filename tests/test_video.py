@@ -259,7 +259,7 @@ def points(data):
 
 def test_paths_are_recognised_and_predicted(data, points, tmp_path):
     flags = {"train_file": points, "validation_file": None, "test_file": None, "coordinates": 2}
-    flags |= {"block_size": 20, "block_gap": 5, "config_overrides": '{"hidden_size": 16, "dropout": 0.0}'}
+    flags |= {"block_size": 10, "block_gap": 2, "config_overrides": '{"hidden_size": 16, "dropout": 0.0}'}
     given = {**flags, "task": "gestures", "velocities": True, "augmentations": 1, "num_train_epochs": 3}
     scores = run(data, tmp_path / "gestures", **given)
     assert scores["test_accuracy"] > 90 and {"test_nearest_accuracy", "test_logistic_accuracy"} <= set(scores)
