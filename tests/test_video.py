@@ -259,12 +259,19 @@ def points(data):
 
 def test_paths_are_recognised_and_predicted(data, points, tmp_path):
     flags = {"train_file": points, "validation_file": None, "test_file": None, "coordinates": 2}
-    flags |= {"block_size": 20, "block_gap": 5, "config_overrides": '{"hidden_size": 16, "dropout": 0.0}'}
+    flags |= {"block_size": 10, "block_gap": 2, "config_overrides": '{"hidden_size": 16, "dropout": 0.0}'}
     given = {**flags, "task": "gestures", "velocities": True, "augmentations": 1, "num_train_epochs": 3}
     scores = run(data, tmp_path / "gestures", **given)
     assert scores["test_accuracy"] > 90 and {"test_nearest_accuracy", "test_logistic_accuracy"} <= set(scores)
     assert AutoModelForVideoClassification.from_pretrained(tmp_path / "gestures").config.input_size == 4
-    given = {**flags, "task": "frames", "context_length": 6, "prediction_length": 2, "num_train_epochs": 1}
+    given = {
+        **flags,
+        "task": "frames",
+        "context_length": 6,
+        "prediction_length": 2,
+        "num_train_epochs": 1,
+        "point_scale": 2,
+    }
     scores = run(data, tmp_path / "frames", **given)
     assert scores["test_rmse"] == pytest.approx(scores["test_mse"] ** 0.5)
     # A turn by a fixed angle is linear in the points before.
@@ -300,7 +307,9 @@ def test_the_embedded_digits_need_no_files(tmp_path, monkeypatch):
     from hfseq.tasks import clips
 
     sizes = {"train_size": 40, "validation_size": 4, "test_size": 4}
-    monkeypatch.setattr(clips, "moving_digit_rows", lambda lengths: moving_digit_rows(**sizes, lengths=lengths))
+    monkeypatch.setattr(
+        clips, "moving_digit_rows", lambda train_size, lengths: moving_digit_rows(**sizes, lengths=lengths)
+    )
     common = ["--num_train_epochs", "1", "--max_target_length", "16", "--use_cpu", "true"]
     for task, metric in (("frames", "ssim"), ("captions", "exact_match"), ("gestures", "accuracy")):
         config = recipe_runs.ROOT / "recipes" / "configs" / f"video_{task}.yaml"
@@ -322,7 +331,8 @@ def test_the_embedded_digits_need_no_files(tmp_path, monkeypatch):
         ({"num_channels": 2}, "--num_channels 2: give 1 or 3"),
         ({"image_size": [1, 2, 3]}, r"--image_size \[1, 2, 3\]: give height and width"),
         ({"block_gap": 3}, "--block_gap goes with --block_size"),
-        ({"block_size": 3}, "--block_size splits --train_file"),
+        ({"block_size": 3, "train_file": "a", "test_file": "b"}, "--block_size splits --train_file"),
+        ({"point_scale": 0}, "--point_scale 0: give a number above 0"),
         ({"frame_stride": 0}, "--frame_stride 0: give 1 or more"),
     ],
 )
@@ -358,6 +368,12 @@ def test_frames_of_other_sizes_are_named(data, tmp_path):
     with pytest.raises(InputError, match="class 'up' of column 'label' is not one"):
         np.savez(tmp_path / "train.npz", clips=np.zeros((4, 2, 6, 6)), label=np.array(["down", "left"] * 2))
         run(data, tmp_path / "run", task="gestures", train_file=tmp_path / "train.npz", validation_file=None)
+
+
+def test_the_numbers_of_frames_are_needed(tmp_path):
+    for name, flags in (("context_length", {"prediction_length": 2}), ("prediction_length", {"context_length": 2})):
+        with pytest.raises(InputError, match=f"--{name} is missing: give the number of frames"):
+            frame_task(tmp_path, **flags)
 
 
 def test_flags_of_tokenizers_are_for_captions(tmp_path):

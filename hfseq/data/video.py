@@ -124,9 +124,9 @@ def read_clip_splits(
 def split_blocks(rows: datasets.Dataset, size: int, gap: int) -> datasets.DatasetDict:
     """Split rows whose neighbours overlap, as windows of one recording do, by blocks with rows left out between them.
 
-    Blocks of `size` rows begin at every (`size` + `gap`)-th row; the `gap` rows after each belong to no split. Of the
-    blocks, the last of which may be shorter, a fifth is drawn at random for the test, and then a tenth of the rest for
-    the validation. The seed is `BLOCKS_SEED`.
+    Blocks of `size` rows begin at every (`size` + `gap`)-th row; the `gap` rows after each belong to no split. Of each
+    five blocks one is drawn for the test, and of each ten of the others one for the validation, so that all parts of a
+    file that is sorted by class are in each. The seed is `BLOCKS_SEED`.
 
     Args:
         rows: Rows in the order in which they were recorded.
@@ -137,19 +137,24 @@ def split_blocks(rows: datasets.Dataset, size: int, gap: int) -> datasets.Datase
         InputError: There are too few rows for a block in each split.
     """
     starts = range(0, len(rows), size + gap)
-    order = np.random.default_rng(BLOCKS_SEED).permutation(len(starts)).tolist()
-    tests = round(len(starts) / 5)
-    held = round((len(starts) - tests) / 10)
-    if not tests or not held:
+    rng = np.random.default_rng(BLOCKS_SEED)
+
+    def draw(blocks: Sequence[int], every: int) -> list[int]:
+        return [blocks[at + int(rng.integers(every))] for at in range(0, len(blocks) - every + 1, every)]
+
+    tests = draw(range(len(starts)), 5)
+    rest = [block for block in range(len(starts)) if block not in tests]
+    held = draw(rest, 10)
+    if not held:
         raise InputError(
             f"--block_size {size}: {len(rows)} rows are {len(starts)} blocks, too few for a test of a fifth of them "
-            "and a validation of a tenth of the rest; give smaller blocks"
+            "and a validation of a tenth of the others; give smaller blocks"
         )
-    parts = {"train": order[tests + held :], "validation": order[tests : tests + held], "test": order[:tests]}
+    parts = {"train": [block for block in rest if block not in held], "validation": held, "test": tests}
     return datasets.DatasetDict(
         {
             split: rows.select(
-                [row for block in sorted(blocks) for row in range(starts[block], min(starts[block] + size, len(rows)))]
+                [row for block in blocks for row in range(starts[block], min(starts[block] + size, len(rows)))]
             )
             for split, blocks in parts.items()
         }

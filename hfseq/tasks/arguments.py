@@ -83,7 +83,7 @@ _TASK_OF = {
 _VIDEO_TASK_OF = {
     **dict.fromkeys(("label_column", "class_weights", "augmentations", "velocities"), "gestures"),
     **dict.fromkeys(("text_column", "num_beams", "max_target_length"), "captions"),
-    **dict.fromkeys(("context_length", "prediction_length", "train_stride"), "frames"),
+    **dict.fromkeys(("context_length", "prediction_length", "train_stride", "point_scale"), "frames"),
 }
 """Flags of video and the task that they are for."""
 
@@ -677,6 +677,9 @@ class VideoArguments(WholeArguments):
     context_length: int | None = flag(None, "With --task frames: frames that are known.")
     prediction_length: int | None = flag(None, "With --task frames: frames to predict after them.")
     train_stride: int = flag(1, "With --task frames: frames between the beginnings of training windows in a clip.")
+    point_scale: float = flag(
+        1.0, "With --task frames and points: factor by which a model reads and predicts them; scores are without it."
+    )
     velocities: bool = flag(
         False, "With --task gestures and points: read their differences from the frame before, too."
     )
@@ -702,13 +705,15 @@ class VideoArguments(WholeArguments):
                 raise ValueError(f"--{name} is for --task {task}; leave it out")
         if self.image_size is not None and (len(self.image_size) not in (1, 2) or min(self.image_size) < 1):
             raise ValueError(f"--image_size {self.image_size}: give height and width, or one number for both")
+        if self.point_scale <= 0:
+            raise ValueError(f"--point_scale {self.point_scale}: give a number above 0")
         if self.num_channels not in (None, 1, 3):
             raise ValueError(f"--num_channels {self.num_channels}: give 1 or 3")
         if self.task == "frames" and self.num_frames is not None:
             raise ValueError("--num_frames: frames to be predicted follow each other; use --frame_stride")
         if self.block_gap and self.block_size is None:
             raise ValueError("--block_gap goes with --block_size")
-        if self.block_size is not None and (self.train_file is None or self.validation_file or self.test_file):
+        if self.block_size is not None and self.train_file and (self.validation_file or self.test_file):
             raise ValueError("--block_size splits --train_file; leave --validation_file and --test_file out")
 
     def read_named(self, **reading: Any) -> datasets.DatasetDict:
@@ -716,7 +721,7 @@ class VideoArguments(WholeArguments):
         for name in ("moses", "keep_empty", "dataset_name", "dataset_config_name"):
             reading.pop(name)
         splits = read_clip_splits(**reading, clip_column=self.clip_column, coordinates=self.coordinates)
-        if self.block_size is None:
+        if self.block_size is None or self.train_file is None:
             return splits
         return split_blocks(splits["train"], self.block_size, self.block_gap)
 

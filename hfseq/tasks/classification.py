@@ -94,7 +94,7 @@ class Classification(TextTask):
     metrics = ("accuracy", "f1")
     other_metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "rmse")
     embedded_name = "synthetic reviews"
-    packages = ("matplotlib", "sklearn")
+    packages: ClassVar[tuple[str, ...]] = ("matplotlib", "sklearn")
     kind_metric = "accuracy"
 
     def embedded(self) -> datasets.DatasetDict:

@@ -2,8 +2,9 @@
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -40,7 +41,9 @@ class Video(Task):
     length_unit = "frames"
     rows = "clips"
     embedded_name = "handwritten digits that move and bounce"
-    packages = ("matplotlib", "sklearn")
+    packages: ClassVar[tuple[str, ...]] = ("matplotlib", "sklearn")
+    embedded_size: ClassVar[int | None] = None
+    """Number of embedded training clips; None for that of `moving_digit_rows`."""
 
     def __init__(self, data: Any, args: Any) -> None:
         super().__init__(data, args)
@@ -60,8 +63,14 @@ class Video(Task):
         return self.names[1:]
 
     def embedded(self) -> datasets.DatasetDict:
-        """Let handwritten digits move; `clip` draws their frames when they are needed."""
-        splits = moving_digit_rows(lengths=self.embedded_lengths())
+        """Let handwritten digits move; `clip` draws their frames when they are needed.
+
+        Raises:
+            InputError: There is a `--block_size`, but no file to split.
+        """
+        if self.data.block_size is not None:
+            raise InputError("--block_size splits --train_file, which is missing")
+        splits = moving_digit_rows(train_size=self.embedded_size, lengths=self.embedded_lengths())
         for split, rows in splits.items():
             splits[split] = rows.add_column(PLACE, [f"{split}, row {row}" for row in range(1, len(rows) + 1)])
         return splits
@@ -184,9 +193,7 @@ class Video(Task):
         features = datasets.Features(self._features(name) | {"length": datasets.Value("int64")})
         for split, rows in self.splits.items():
             path = f"{self._folder.name}/{split}.arrow"
-            found = write_rows(
-                rows, lambda row, number, split=split: self._rows(row, number, split, name), features, path
-            )
+            found = write_rows(rows, partial(self._rows, split=split, name=name), features, path)
             encoded.lengths[split] = list(found["length"])
             columns = [column for column, kind in features.items() if isinstance(kind, datasets.Array2D)]
             encoded.rows[split] = found.remove_columns("length").with_format(

@@ -30,6 +30,9 @@ class FramePrediction(Video):
 
     Attributes:
         windows: Split name to the row and the first frame of each window; set by `encode`.
+
+    Raises:
+        InputError: `--context_length` or `--prediction_length` is missing.
     """
 
     columns = (CLIP,)
@@ -41,9 +44,14 @@ class FramePrediction(Video):
     predicts_batches = True
     lists_predictions = False
     label_name = "future_values"
+    # How a digit moves does not depend on which it is, so that fewer of them are enough.
+    embedded_size = 6_000
 
     def __init__(self, data: Any, args: Any) -> None:
         super().__init__(data, args)
+        for name, what in (("context_length", "that are known"), ("prediction_length", "to predict after them")):
+            if getattr(data, name) is None:
+                raise InputError(f"--{name} is missing: give the number of frames {what}")
         self.windows: dict[str, list[tuple[int, int]]] = {}
         self.own_loss = True
 
@@ -53,12 +61,6 @@ class FramePrediction(Video):
 
     def _window(self) -> int:
         return self.data.context_length + self.data.prediction_length
-
-    def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
-        for name in ("context_length", "prediction_length"):
-            if getattr(self.data, name) is None:
-                raise InputError(f"--{name} is missing: give the number of frames that are known, and to predict")
-        return super()._prepare(splits, known, train)
 
     def new_processor(self, args: Any) -> None:
         """Set the fields of a new forecaster, which predicts points unless its settings say otherwise."""
@@ -92,6 +94,11 @@ class FramePrediction(Video):
     def _normalise(self, model: PreTrainedModel, tokenizer: Any) -> None:
         """Do nothing: a forecaster scales its values itself."""
 
+    def _inputs(self, clip: NDArray[np.float32], place: str) -> NDArray[np.float32]:
+        if clip.ndim == 4 and self.data.point_scale != 1:
+            raise InputError(f"{place}: --point_scale is for points, not for pixels; leave it out")
+        return clip * np.float32(self.data.point_scale)
+
     def _encode(self, model: PreTrainedModel, tokenizer: Any) -> EncodedSplits:
         encoded = super()._encode(model, tokenizer)
         self.windows = {
@@ -101,7 +108,7 @@ class FramePrediction(Video):
         if self.frame_shape is None and str(self.args.metric_for_best_model).endswith("ssim"):
             raise InputError("--metric_for_best_model ssim is for pixels, not for points")
         self.references = {
-            split: [np.asarray(row["future_values"]) for row in rows]
+            split: [np.asarray(row["future_values"]) / self.data.point_scale for row in rows]
             for split, rows in encoded.rows.items()
             if split != "train"
         }
@@ -167,6 +174,10 @@ class FramePrediction(Video):
         """Predicted frames of a batch, on the CPU."""
         return self.predict_batch(model, batch)[1].cpu()
 
+    def decode(self, split: str, raw: Any) -> NDArray[np.float64]:
+        """Convert the outputs of a model to frames, or to points in their own unit."""
+        return np.asarray(raw, np.float64) / self.data.point_scale
+
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
         """Mean squared error of a value and its root and, of frames that are large enough, SSIM."""
         given, right = (np.stack(list(side)).astype(np.float64) for side in (predictions, references))
@@ -195,7 +206,8 @@ class FramePrediction(Video):
         return found
 
     def _values(self, split: str, name: str) -> NDArray[np.float64]:
-        return np.stack([np.asarray(row[name], np.float64) for row in self.encoded[split]])
+        """Values of all windows of a split, `[N, T, F]`, in their own unit."""
+        return np.stack([np.asarray(row[name], np.float64) for row in self.encoded[split]]) / self.data.point_scale
 
     def show(self, predictions: Any) -> list[str]:
         """Values, or of pixels their mean, frame by frame."""

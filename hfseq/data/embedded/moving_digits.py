@@ -32,7 +32,7 @@ _MOST_BOUNCES = 2
 _SEED = 22
 # Images of the validation and of the test; all others are for training.
 _DIGITS = (120, 240)
-_SIZES = (6000, 500, 1000)
+_SIZES = (20_000, 500, 1_000)
 _VERTICAL, _HORIZONTAL = {-1: "up", 1: "down"}, {-1: "to the left", 1: "to the right"}
 _WALLS = ({-1: "the ceiling", 1: "the floor"}, {-1: "the left wall", 1: "the right wall"})
 _CORNERS = {-1: "top", 1: "bottom"}, {-1: "left", 1: "right"}
@@ -51,7 +51,7 @@ def moving_digit_rows(
     the others.
 
     Args:
-        train_size: Number of training clips, by default 6,000.
+        train_size: Number of training clips, by default 20,000.
         validation_size: Number of validation clips, by default 500.
         test_size: Number of test clips, by default 1,000.
         lengths: Least and most frames T of a clip.
