@@ -17,10 +17,12 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).with_name("scores.json")
 UNKNOWN = "not recorded"
-# Scores of at most 100, shown with one decimal, and errors in units of the data, shown with three significant digits.
+# Scores of at most 100, shown with one decimal; errors in units of the data, and scores of at most 1, shown with three
+# significant digits.
 _SCORES = ("exact match", "accuracy", "BLEU", "chrF", "ROUGE", "perplexity", "CER", "WER", "recall", "NAB", "VUS-PR")
 _SCORES += ("coverage", "SOV")
 _ERRORS = ("WQL", "MAE", "MSE", "RMSE", "MASE")
+_SHARES = ("HR@", "NDCG@", "MRR@", "SSIM")
 _LOWER_IS_BETTER = (*_ERRORS, "perplexity", "CER", "WER")
 
 Run = dict[str, Any]
@@ -251,7 +253,7 @@ def _figure(name: str, value: Any) -> str:
     """A figure with its name; a unit after the name's last comma goes behind the number."""
     title, _, unit = name.rpartition(", ") if name.endswith((", %", ", MB", ", ppm", ", °C")) else (name, "", "")
     average, deviation = _mean_and_deviation(value)
-    if name.startswith(_ERRORS):
+    if name.startswith((*_ERRORS, *_SHARES)):
         digits = max(0, 2 - math.floor(math.log10(average))) if average else 2
         text = f"{average:.{digits}f}"
     else:
