@@ -14,7 +14,6 @@ from hfseq import metrics
 from hfseq.data.encoding import EncodedSplits
 from hfseq.data.video import CLIP, PLACE, stack_windows
 from hfseq.errors import InputError
-from hfseq.inference.parallel import run_by_length
 from hfseq.metrics.video import WINDOW
 from hfseq.models import is_hfseq
 from hfseq.plots import plot_clips, plot_paths, save_animation
@@ -153,22 +152,14 @@ class FramePrediction(Video):
     @torch.no_grad()
     def predict(self, model: PreTrainedModel, split: str, **options: Any) -> tuple[Any, float]:
         """Predict each window of a split, distributed over all processes; see `Task.predict`."""
-        model.eval()
-        rows = self.encoded[split]
 
-        def run(numbers: list[int]) -> list[tuple[Any, float, int]]:
-            batch = self.collator([rows[number] for number in numbers]).to(model.device)
+        def run(batch: Any) -> tuple[Sequence[Any], float, int]:
             loss, frames = self.predict_batch(model, batch)
             count = int(self.count(batch))
-            # The sums of the batch are attributed to its first row.
-            return [
-                (frame, loss.item() * count * (not row), count * (not row))
-                for row, frame in enumerate(frames.cpu().numpy())
-            ]
+            return list(frames.cpu().numpy()), loss.item() * count, count
 
-        found = run_by_length(self.lengths[split], self.args.per_device_eval_batch_size, run)
-        raw, totals, counts = zip(*found, strict=True)
-        return np.stack(raw), float(np.sum(totals) / np.sum(counts))
+        raw, loss = self.run_split(model, split, self.lengths[split], run)
+        return np.stack(raw), loss
 
     def timed_batch(self, model: PreTrainedModel, batch: Any) -> torch.Tensor:
         """Predicted frames of a batch, on the CPU."""

@@ -21,7 +21,6 @@ from hfseq.data.encoding import EncodedSplits
 from hfseq.errors import InputError
 from hfseq.inference.benchmark import Run
 from hfseq.inference.loading import load_tokenizer
-from hfseq.inference.parallel import run_by_length
 from hfseq.models import is_hfseq
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import token_loss
@@ -393,20 +392,14 @@ class Recommendation(Task):
 
     def _predict(self, model: PreTrainedModel, split: str, systems: Systems) -> tuple[list[Any], float]:
         """Raw predictions of each system for a split, and the mean loss."""
-        model.eval()
-        rows = self.encoded[split]
 
-        def run(numbers: list[int]) -> list[tuple[Any, float, int]]:
-            batch = self.collator([rows[number] for number in numbers]).to(model.device)
+        def run(batch: Any) -> tuple[Sequence[Any], float, int]:
             loss, raw = self._rankings(model, batch, systems)
             count = int((batch["targets"] >= 0).sum())
-            by_row = zip(*(one.cpu().numpy() for one in raw), strict=True)
-            # The sums of the batch are attributed to its first row.
-            return [(found, loss.item() * count * (not row), count * (not row)) for row, found in enumerate(by_row)]
+            return list(zip(*(one.cpu().numpy() for one in raw), strict=True)), loss.item() * count, count
 
-        lengths = [len(row) for row in rows["input_ids"]]
-        raw, totals, counts = zip(*run_by_length(lengths, self.args.per_device_eval_batch_size, run), strict=True)
-        return list(zip(*raw, strict=True)), float(np.sum(totals) / max(1, np.sum(counts)))
+        raw, loss = self.run_split(model, split, [len(row) for row in self.encoded[split]["input_ids"]], run)
+        return list(zip(*raw, strict=True)), loss
 
     def predict_mixed(self, model: PreTrainedModel, split: str, log: Callable[..., Any]) -> list[Ranking]:
         """Rankings of a model mixed with the components of `--mix`, whose weights are chosen on the validation.

@@ -19,7 +19,7 @@ from hfseq.processing import tokenizer_of
 from hfseq.tasks.classification import Classification, label_array
 from hfseq.tasks.clips import Video
 from hfseq.tasks.frames import FramePrediction
-from hfseq.tasks.seq2seq import generate_ids, labelled_steps, score_translations, set_generation
+from hfseq.tasks.seq2seq import Generating, score_translations, set_generation
 from hfseq.tokenization import train_tokenizer
 
 _LARGEST = 50_000_000
@@ -100,7 +100,7 @@ class GestureClassification(Video, Classification):
             plot_clips(clips, f"{self.args.output_dir}/clips.png")
 
 
-class Captioning(Video):
+class Captioning(Generating, Video):
     """Captions of clips by an encoder-decoder that attends to the frames (S2VT, Venugopalan et al. 2015)."""
 
     columns = (CLIP, "caption")
@@ -109,7 +109,6 @@ class Captioning(Video):
     hub_task = "video-text-to-text"
     auto_class: ClassVar[Any] = AutoModelForSeq2SeqLM
     packages = ("matplotlib", "sacrebleu", "sklearn")
-    generates = True
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         name = self.names[1]
@@ -167,24 +166,6 @@ class Captioning(Video):
         return [
             f"{split}: {count} of {len(rows)} captions are longer than --max_target_length {limit} and were truncated"
         ]
-
-    def loss_inputs(self, model: torch.nn.Module, labels: torch.Tensor) -> dict[str, Any]:
-        """Additional inputs for a model whose loss is computed from its logits; see `labelled_steps`."""
-        return labelled_steps(getattr(model, "module", model), labels)
-
-    def raw(self, model: PreTrainedModel, batch: Any, outputs: Any, labels: torch.Tensor, **options: Any) -> list[Any]:
-        """Generate the token ids of each row in a batch; arguments as for `Task.raw`."""
-        return generate_ids(model, batch, self.args, **options)
-
-    def test_options(self) -> dict[str, Any]:
-        """Options of the final test: beams."""
-        return {"num_beams": self.data.num_beams}
-
-    def decode(self, split: str, raw: Any) -> list[str]:
-        """Convert generated token ids to texts."""
-        pad = self.tokenizer.pad_token_id
-        rows = [[int(one) if one >= 0 else pad for one in ids] for ids in raw]
-        return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
         """Compute exact match, BLEU and chrF."""
