@@ -110,7 +110,8 @@ def read_clip_splits(
         if not path.exists():
             raise InputError(f"{path}: no such file or folder ({flag})")
         if path.suffix.lower() == ".npz":
-            splits[split] = _archive_rows(path, columns)
+            texts = Columns(tuple(columns), label_columns)
+            splits[split] = _archive_rows(path, flag, texts)
         elif coordinates is not None and path.is_file():
             splits[split] = _point_rows(path, flag, columns, label_columns, coordinates)
         else:
@@ -195,7 +196,9 @@ def clip_of(frames: NDArray[Any], place: str, form: ClipFormat) -> NDArray[np.fl
     """
     frames = frames[form.indices(len(frames))]
     if frames.ndim == 2:
-        return _checked(frames.astype(np.float32), place)
+        # A number beyond float32 becomes infinite, and is then refused.
+        with np.errstate(over="ignore"):
+            return _checked(frames.astype(np.float32), place)
     return _stacked(((f"frame {number}", frame) for number, frame in enumerate(frames)), place, form)
 
 
@@ -372,7 +375,13 @@ class _Archive:
             )
         if values.dtype.kind not in "iubUS":
             raise InputError(f"{self.path}: {name!r} has type {values.dtype}; it must be text or integers")
-        return [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
+        return [self._text(value, name, row) for row, value in enumerate(values.tolist(), 1)]
+
+    def _text(self, value: Any, name: str, row: int) -> str:
+        try:
+            return value.decode() if isinstance(value, bytes) else str(value)
+        except UnicodeDecodeError:
+            raise InputError(f"{self.path}, row {row}: {name!r} is not UTF-8; give an array of text (str)") from None
 
 
 # One archive a split.
@@ -381,12 +390,13 @@ def _archive(path: Path) -> _Archive:
     return _Archive(path)
 
 
-def _archive_rows(path: Path, columns: Sequence[str]) -> datasets.Dataset:
+def _archive_rows(path: Path, flag: str, texts: Columns) -> datasets.Dataset:
     # A file may have been written anew since.
     _archive.cache_clear()
     found = _archive(path)
     clips = [{"path": str(path), "number": number} for number in range(len(found.clips))]
-    return _table(clips, str(path), {name: found.column(name) for name in columns})
+    rows = _table(clips, str(path), {name: found.column(name) for name in texts.names})
+    return rows.select(filled_rows(rows, texts, str(path), f"{flag} {path}")) if texts.names else rows
 
 
 def _table(clips: Sequence[Mapping[str, Any]], name: str, columns: Mapping[str, Sequence[Any]]) -> datasets.Dataset:
