@@ -106,6 +106,15 @@ def test_folders_of_classes(tmp_path):
     assert rows["clip_place"][2] == str(tmp_path / "wave" / "two")
 
 
+def test_empty_folders_of_classes_are_counted(tmp_path, caplog):
+    write_frames(tmp_path / "wave" / "one", clips(count=1, frames=2)[0])
+    (tmp_path / "push").mkdir()
+    (tmp_path / "wave" / "two").mkdir()
+    rows, _ = read(tmp_path, ("label",))
+    assert rows["label"] == ["wave"]
+    assert f"{tmp_path}: 2 folders without clips or frames left out: 'push', 'wave/two'" in caplog.text
+
+
 def test_images_of_any_mode(tmp_path):
     grey = np.full((4, 4), 51, np.uint8)
     folder = tmp_path / "clip"

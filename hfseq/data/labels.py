@@ -19,6 +19,7 @@ def encode_labels(
     names: Sequence[str] | None = None,
     replace_names: bool = False,
     separator: str | None = None,
+    place_column: str | None = None,
 ) -> tuple[datasets.DatasetDict, list[str]]:
     """Encode the classes of each row as ids, or as multi-hot vectors for multi-label data.
 
@@ -76,7 +77,10 @@ def encode_labels(
                 features=datasets.Features({**kept, "labels": feature}),
             )
         else:
-            labels = [encode(f"{split}, row {index}", value) for index, value in enumerate(rows[column], 1)]
+            places = (f"{split}, row {index}" for index in range(1, len(rows) + 1))
+            if place_column in rows.column_names:
+                places = iter(rows[place_column])
+            labels = list(map(encode, places, rows[column]))
             encoded[split] = rows.remove_columns(column).add_column("labels", labels, feature=feature)
     return datasets.DatasetDict(encoded), list(names)
 

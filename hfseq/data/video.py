@@ -1,5 +1,6 @@
 """Clips of frames or of points: NumPy archives, folders of images, video files, and tables of points."""
 
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from transformers import BatchFeature
 
 from hfseq.data.reading import Columns, check_sources, csv_fields, file_rows, filled_rows, shorten_list, string_table
 from hfseq.errors import InputError, one_line, require
+
+logger = logging.getLogger(__name__)
 
 CLIP = "clip"
 """Column of the clips: a dict of `path` and `number`, the row in a NumPy archive, or -1 for a whole file or folder."""
@@ -496,18 +499,29 @@ def _folder_rows(
 def _unlisted_rows(folder: Path, flag: str, texts: Columns) -> datasets.Dataset:
     """Clips of a folder without a metadata file: all of them, or those in the folder of each class."""
     if not texts.names:
-        found = [(clip, "") for clip in _clips_in(folder)]
+        parents = [folder]
     elif set(texts.names) <= set(texts.labels):
-        classes = sorted(one for one in folder.iterdir() if one.is_dir())
-        found = [(clip, one.name) for one in classes for clip in _clips_in(one)]
+        parents = sorted(_folders_in(folder))
     else:
         raise InputError(f"{flag} {folder}: no {' or '.join(_METADATA)} in this folder, which would have the captions")
+    found = [(clip, parent.name) for parent in parents for clip in _clips_in(parent)]
     if not found:
         what = "no folders of classes with clips" if texts.names else "no folders of frames, and no video files"
         raise InputError(f"{flag} {folder}: no {' or '.join(_METADATA)} in this folder, and {what}")
+    empty = [one for parent in parents for one in _folders_in(parent) if not _image_files(one)]
+    empty = sorted({*empty, *({*parents} - {clip.parent for clip, _ in found})})
+    if empty:
+        names = shorten_list([str(one.relative_to(folder)) for one in empty])
+        logger.warning(
+            "%s: %d folder%s without clips or frames left out: %s", folder, len(empty), "s" * (len(empty) > 1), names
+        )
     clips = [{"path": str(clip), "number": -1} for clip, _ in found]
     rows = _table(clips, str(folder), {name: [label for _, label in found] for name in texts.names})
     return rows.remove_columns(PLACE).add_column(PLACE, [str(clip) for clip, _ in found])
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return [one for one in folder.iterdir() if one.is_dir()]
 
 
 def _clips_in(folder: Path) -> list[Path]:

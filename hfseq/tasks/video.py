@@ -32,6 +32,7 @@ class GestureClassification(Video, Classification):
     columns = (CLIP, "label")
     column_flags = ("clip_column", "label_column")
     other_metrics: ClassVar[tuple[str, ...]] = ()
+    place_column = PLACE
     hub_task = "video-classification"
     auto_class: ClassVar[Any] = AutoModelForVideoClassification
 
