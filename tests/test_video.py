@@ -155,6 +155,20 @@ def test_frames_are_predicted(predicted):
         assert image.n_frames == 4
 
 
+def test_a_checkpoint_says_its_task_and_lengths(data, predicted, classified, tmp_path):
+    output_dir, scores = predicted
+    flags = {"do_predict": True, "train_file": None, "validation_file": None}
+    new = flags | {"test_file": data / "long_test.npz", "model_name_or_path": output_dir}
+    assert run(data, tmp_path / "again", "plain.yaml", **new)["test_mse"] == pytest.approx(scores["test_mse"])
+    for kind, own, path, name in (
+        ("frames", "gestures", classified[0], "GruForSequenceClassification"),
+        ("gestures", "frames", output_dir, "GruForPrediction"),
+    ):
+        given = flags | {"task": kind, "model_name_or_path": path}
+        with pytest.raises(InputError, match=f"--task {kind}: .* is {name}, a model for --task {own}; give that"):
+            run(data, tmp_path / "other", "plain.yaml", **given)
+
+
 CLASSES = {
     "classified": AutoModelForVideoClassification,
     "described": AutoModelForSeq2SeqLM,

@@ -32,6 +32,7 @@ def encode_labels(
         replace_names: Collect the names from the training rows if these contain a class that is not in `names`.
         separator: Separator of the classes in a string (multi-label), in which an empty string is no class; None if a
             string is one class.
+        place_column: Column of the file and row that a row is from, for errors; None to count the rows of a split.
 
     Returns:
         The data with a column `labels` of class ids, or of `len(names)` floats, 1 for each class of the row, if it is
