@@ -5,7 +5,8 @@ They need matplotlib (the `train` extra), which is imported on first use, but no
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +23,23 @@ def save_figure(figure: "Figure", path: str | os.PathLike | IO[bytes]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
+    with _any_script():
+        figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """Draw scripts without an installed font as boxes: one warning per glyph would flood the output of a run."""
     with warnings.catch_warnings():
-        # Scripts without an installed font are drawn as boxes; one warning per glyph would flood the output of a run.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support .* natively")
-        figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
+        yield
+
+
+def _tighten(figure: "Figure") -> None:
+    """Fit the axes of a figure and their labels, which are drawn for their sizes, into it."""
+    with _any_script():
+        figure.tight_layout()
 
 
 def _save(axes: "Axes", path: str | os.PathLike | IO[bytes]) -> None:
@@ -165,7 +178,7 @@ def plot_clips(clips: Sequence[tuple[str, np.ndarray]], path: str | os.PathLike)
         axes.imshow(strip, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axes.set_title(shorten_label(title, 100), loc="left", fontsize=9)
         axes.set_axis_off()
-    figure.tight_layout()
+    _tighten(figure)
     save_figure(figure, path)
 
 
@@ -207,7 +220,7 @@ def plot_paths(true: np.ndarray, predicted: np.ndarray, known: int, path: str | 
         axes.invert_yaxis()
         axes.set(xticks=[], yticks=[])
     axes.legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+    _tighten(figure)
     save_figure(figure, path)
 
 
@@ -258,7 +271,7 @@ def plot_sequence_logos(logos: Mapping[str, np.ndarray], letters: str, path: str
         axes.set_title(title, loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.axhline(0, color=_GREY, linewidth=0.6)
-    figure.tight_layout()
+    _tighten(figure)
     save_figure(figure, path)
 
 

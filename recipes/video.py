@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from hfseq.tasks.arguments import VideoArguments
-from hfseq.tasks.video import TASKS
+from hfseq.tasks.video import TASKS, video_task
 from hfseq.training import cli
 from hfseq.training.arguments import GenerationArguments, VideoModelArguments
 from hfseq.training.run import begin, finish, load, make_trainer, new_model, search
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     run = begin(ARGUMENTS, argv, TASKS, demo=DEMO, unless=("--task",))
 
     # 2. Data: clips, with a class or a caption each if the task needs one.
-    task = run.read(TASKS[run.data.task](run.data, run.args))
+    task = run.read(video_task(run.model, run.data, run.args))
 
     # 3. The model, which reads frames of pixels or points as the training clips have, and the tokenizer of captions.
     processor = task.new_processor(run.model)

@@ -155,6 +155,20 @@ def test_frames_are_predicted(predicted):
         assert image.n_frames == 4
 
 
+def test_a_checkpoint_says_its_task_and_lengths(data, predicted, classified, tmp_path):
+    output_dir, scores = predicted
+    flags = {"do_predict": True, "train_file": None, "validation_file": None}
+    new = flags | {"test_file": data / "long_test.npz", "model_name_or_path": output_dir}
+    assert run(data, tmp_path / "again", "plain.yaml", **new)["test_mse"] == pytest.approx(scores["test_mse"])
+    for kind, own, path, name in (
+        ("frames", "gestures", classified[0], "GruForSequenceClassification"),
+        ("gestures", "frames", output_dir, "GruForPrediction"),
+    ):
+        given = flags | {"task": kind, "model_name_or_path": path}
+        with pytest.raises(InputError, match=f"--task {kind}: .* is {name}, a model for --task {own}; give that"):
+            run(data, tmp_path / "other", "plain.yaml", **given)
+
+
 CLASSES = {
     "classified": AutoModelForVideoClassification,
     "described": AutoModelForSeq2SeqLM,
@@ -285,7 +299,10 @@ def test_windows_of_longer_clips(tmp_path):
     rows = [{POINTS: values[:length].tolist(), PLACE: f"row {length}"} for length in (12, 4, 5)]
     task.splits = {"train": datasets.Dataset.from_list(rows), "test": datasets.Dataset.from_list(rows)}
     config = hfseq.LstmConfig(input_size=2, hidden_size=8, loss="mse", prediction_length=2)
-    task.encode(hfseq.LstmForPrediction(config), None, print)
+    notes = []
+    task.encode(hfseq.LstmForPrediction(config), None, notes.append)
+    short = "1 of 3 clips are left out, with fewer than the 5 frames of --context_length and --prediction_length"
+    assert notes == [f"train: {short}", f"test: {short}"]
     assert task.windows == {"train": [(0, 0), (0, 2), (0, 4), (0, 6), (2, 0)], "test": [(0, 0), (0, 5), (2, 0)]}
     np.testing.assert_array_equal(task.encoded["test"][1]["past_values"], values[5:8])
     np.testing.assert_array_equal(task.references["test"][1], values[8:10])
@@ -294,6 +311,16 @@ def test_windows_of_longer_clips(tmp_path):
     np.testing.assert_allclose(found["velocity"][1], values[8:10])
     np.testing.assert_allclose(found["last"][1], values[[7, 7]])
     np.testing.assert_allclose(found["linear"][1], values[8:10], atol=1e-4)
+
+
+def test_a_sample_of_short_clips_alone_is_left_out(tmp_path):
+    task = frame_task(tmp_path, context_length=3, prediction_length=2)
+    rows = [{POINTS: [[0.0, 1.0]] * length, PLACE: f"row {length}"} for length in (4, 5)]
+    task.splits = {name: datasets.Dataset.from_list(rows[at:]) for name, at in (("train", 0), ("validation", 1))}
+    task.splits["train_sample"] = datasets.Dataset.from_list(rows[:1])
+    config = hfseq.LstmConfig(input_size=2, hidden_size=8, loss="mse", prediction_length=2)
+    task.encode(hfseq.LstmForPrediction(config), None, print)
+    assert list(task.encoded) == ["train", "validation"]
 
 
 def frame_task(tmp_path, **flags):
@@ -365,7 +392,7 @@ def test_frames_of_other_sizes_are_named(data, tmp_path):
         InputError, match="test.npz, row 1: frames of 1 channel of 7x7 pixels, but others of 1 channel"
     ):
         run(data, tmp_path / "run", task="gestures", test_file=tmp_path / "test.npz")
-    with pytest.raises(InputError, match="class 'up' of column 'label' is not one"):
+    with pytest.raises(InputError, match="test.npz, row 2: class 'up' of column 'label' is not one"):
         np.savez(tmp_path / "train.npz", clips=np.zeros((4, 2, 6, 6)), label=np.array(["down", "left"] * 2))
         run(data, tmp_path / "run", task="gestures", train_file=tmp_path / "train.npz", validation_file=None)
 
@@ -382,9 +409,10 @@ def test_flags_of_tokenizers_are_for_captions(tmp_path):
         task.new_processor(VideoModelArguments(vocab_size=50))
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_plots_are_drawn(tmp_path):
     rng = np.random.default_rng(0)
-    plot_clips([("grey", rng.random((20, 1, 4, 5))), ("colour", rng.random((2, 3, 4, 5)))], tmp_path / "clips.png")
+    plot_clips([("灰色", rng.random((20, 1, 4, 5))), ("colour", rng.random((2, 3, 4, 5)))], tmp_path / "clips.png")
     plot_paths(rng.random((2, 6, 2)), rng.random((2, 6, 2)), 4, tmp_path / "paths.png")
     save_animation([rng.random((2, 3, 3, 4, 5)), rng.random((2, 3, 3, 4, 5))], tmp_path / "a.gif", scale=2)
     for name in ("clips.png", "paths.png"):

@@ -59,6 +59,16 @@ def test_points_and_padded_clips_in_archives(tmp_path):
     np.testing.assert_allclose(found[1], points[1, :2].reshape(2, 6), rtol=1e-6)
 
 
+@pytest.mark.parametrize("column", ["label", "caption"])
+def test_rows_of_archives_without_text_are_dropped_and_counted(tmp_path, caplog, column):
+    path, values = tmp_path / "clips.npz", clips()
+    np.savez(path, clips=values, **{column: np.array(["", "up", " "])})
+    rows, found = read(path, (column,))
+    assert rows[column] == ["up"] and rows["clip_place"] == [f"{path}, row 2"]
+    np.testing.assert_allclose(found[0][:, 0], values[1] / 255, rtol=1e-6)
+    assert f"{path}: 2 empty rows dropped of 3: 1, 3" in caplog.text
+
+
 def test_an_archive_that_is_written_anew_is_read_anew(tmp_path):
     path = tmp_path / "clips.npz"
     for seed in (0, 1):
@@ -94,6 +104,15 @@ def test_folders_of_classes(tmp_path):
     rows, found = read(tmp_path, ("label",))
     assert rows["label"] == ["push", "wave", "wave"] and len(found) == 3
     assert rows["clip_place"][2] == str(tmp_path / "wave" / "two")
+
+
+def test_empty_folders_of_classes_are_counted(tmp_path, caplog):
+    write_frames(tmp_path / "wave" / "one", clips(count=1, frames=2)[0])
+    (tmp_path / "push").mkdir()
+    (tmp_path / "wave" / "two").mkdir()
+    rows, _ = read(tmp_path, ("label",))
+    assert rows["label"] == ["wave"]
+    assert f"{tmp_path}: 2 folders without clips or frames left out: 'push', 'wave/two'" in caplog.text
 
 
 def test_images_of_any_mode(tmp_path):
@@ -163,6 +182,9 @@ def bad_file(tmp_path, kind):
         "long": {"clips": clips(), "lengths": np.array([1, 5, 2])},
         "bright": {"clips": clips().astype(np.float32)},
         "nan": {"clips": np.full((1, 2, 3), np.nan)},
+        "huge": {"clips": np.full((1, 2, 3), 1e300)},
+        "blank": {"clips": clips(), "label": np.array(["", " ", ""])},
+        "latin": {"clips": clips(), "label": np.array([b"a", b"caf\xe9", b"b"])},
     }
     if kind in arrays:
         np.savez(path, **arrays[kind])
@@ -195,6 +217,7 @@ def bad_file(tmp_path, kind):
     return folder
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(
     ("kind", "columns", "message"),
     [
@@ -212,6 +235,9 @@ def bad_file(tmp_path, kind):
         ("long", (), "bad.npz, row 2: length 5, but clips have 1 to 4 frames"),
         ("bright", (), "bad.npz, row 1: pixels from .* to 24.*; give bytes"),
         ("nan", (), "bad.npz, row 1: frame 0 has a value that is not a finite number"),
+        ("huge", (), "bad.npz, row 1: frame 0 has a value that is not a finite number"),
+        ("blank", ("label",), "--train_file .*bad.npz: empty: none of 3 rows has text in label"),
+        ("latin", ("label",), "bad.npz, row 2: 'label' is not UTF-8; give an array of text"),
         ("header", ("label",), "bad.csv:1: 'x1' is not a number; such a file has no header"),
         ("odd", ("label",), "bad.csv:1: 4 fields; a clip is its class, then 2 numbers for each frame"),
         ("infinite", ("label",), "bad.csv:1: a value is not a finite number"),

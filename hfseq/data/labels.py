@@ -19,6 +19,7 @@ def encode_labels(
     names: Sequence[str] | None = None,
     replace_names: bool = False,
     separator: str | None = None,
+    place_column: str | None = None,
 ) -> tuple[datasets.DatasetDict, list[str]]:
     """Encode the classes of each row as ids, or as multi-hot vectors for multi-label data.
 
@@ -31,6 +32,7 @@ def encode_labels(
         replace_names: Collect the names from the training rows if these contain a class that is not in `names`.
         separator: Separator of the classes in a string (multi-label), in which an empty string is no class; None if a
             string is one class.
+        place_column: Column of the file and row that a row is from, for errors; None to count the rows of a split.
 
     Returns:
         The data with a column `labels` of class ids, or of `len(names)` floats, 1 for each class of the row, if it is
@@ -76,7 +78,10 @@ def encode_labels(
                 features=datasets.Features({**kept, "labels": feature}),
             )
         else:
-            labels = [encode(f"{split}, row {index}", value) for index, value in enumerate(rows[column], 1)]
+            places = (f"{split}, row {index}" for index in range(1, len(rows) + 1))
+            if place_column in rows.column_names:
+                places = iter(rows[place_column])
+            labels = list(map(encode, places, rows[column]))
             encoded[split] = rows.remove_columns(column).add_column("labels", labels, feature=feature)
     return datasets.DatasetDict(encoded), list(names)
 

@@ -1,5 +1,6 @@
 """Clips of frames or of points: NumPy archives, folders of images, video files, and tables of points."""
 
+import logging
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,8 @@ from transformers import BatchFeature
 
 from hfseq.data.reading import Columns, check_sources, csv_fields, file_rows, filled_rows, shorten_list, string_table
 from hfseq.errors import InputError, one_line, require
+
+logger = logging.getLogger(__name__)
 
 CLIP = "clip"
 """Column of the clips: a dict of `path` and `number`, the row in a NumPy archive, or -1 for a whole file or folder."""
@@ -110,7 +113,8 @@ def read_clip_splits(
         if not path.exists():
             raise InputError(f"{path}: no such file or folder ({flag})")
         if path.suffix.lower() == ".npz":
-            splits[split] = _archive_rows(path, columns)
+            texts = Columns(tuple(columns), label_columns)
+            splits[split] = _archive_rows(path, flag, texts)
         elif coordinates is not None and path.is_file():
             splits[split] = _point_rows(path, flag, columns, label_columns, coordinates)
         else:
@@ -195,7 +199,9 @@ def clip_of(frames: NDArray[Any], place: str, form: ClipFormat) -> NDArray[np.fl
     """
     frames = frames[form.indices(len(frames))]
     if frames.ndim == 2:
-        return _checked(frames.astype(np.float32), place)
+        # A number beyond float32 becomes infinite, and is then refused.
+        with np.errstate(over="ignore"):
+            return _checked(frames.astype(np.float32), place)
     return _stacked(((f"frame {number}", frame) for number, frame in enumerate(frames)), place, form)
 
 
@@ -372,7 +378,13 @@ class _Archive:
             )
         if values.dtype.kind not in "iubUS":
             raise InputError(f"{self.path}: {name!r} has type {values.dtype}; it must be text or integers")
-        return [value.decode() if isinstance(value, bytes) else str(value) for value in values.tolist()]
+        return [self._text(value, name, row) for row, value in enumerate(values.tolist(), 1)]
+
+    def _text(self, value: Any, name: str, row: int) -> str:
+        try:
+            return value.decode() if isinstance(value, bytes) else str(value)
+        except UnicodeDecodeError:
+            raise InputError(f"{self.path}, row {row}: {name!r} is not UTF-8; give an array of text (str)") from None
 
 
 # One archive a split.
@@ -381,12 +393,13 @@ def _archive(path: Path) -> _Archive:
     return _Archive(path)
 
 
-def _archive_rows(path: Path, columns: Sequence[str]) -> datasets.Dataset:
+def _archive_rows(path: Path, flag: str, texts: Columns) -> datasets.Dataset:
     # A file may have been written anew since.
     _archive.cache_clear()
     found = _archive(path)
     clips = [{"path": str(path), "number": number} for number in range(len(found.clips))]
-    return _table(clips, str(path), {name: found.column(name) for name in columns})
+    rows = _table(clips, str(path), {name: found.column(name) for name in texts.names})
+    return rows.select(filled_rows(rows, texts, str(path), f"{flag} {path}")) if texts.names else rows
 
 
 def _table(clips: Sequence[Mapping[str, Any]], name: str, columns: Mapping[str, Sequence[Any]]) -> datasets.Dataset:
@@ -486,18 +499,29 @@ def _folder_rows(
 def _unlisted_rows(folder: Path, flag: str, texts: Columns) -> datasets.Dataset:
     """Clips of a folder without a metadata file: all of them, or those in the folder of each class."""
     if not texts.names:
-        found = [(clip, "") for clip in _clips_in(folder)]
+        parents = [folder]
     elif set(texts.names) <= set(texts.labels):
-        classes = sorted(one for one in folder.iterdir() if one.is_dir())
-        found = [(clip, one.name) for one in classes for clip in _clips_in(one)]
+        parents = sorted(_folders_in(folder))
     else:
         raise InputError(f"{flag} {folder}: no {' or '.join(_METADATA)} in this folder, which would have the captions")
+    found = [(clip, parent.name) for parent in parents for clip in _clips_in(parent)]
     if not found:
         what = "no folders of classes with clips" if texts.names else "no folders of frames, and no video files"
         raise InputError(f"{flag} {folder}: no {' or '.join(_METADATA)} in this folder, and {what}")
+    empty = [one for parent in parents for one in _folders_in(parent) if not _image_files(one)]
+    empty = sorted({*empty, *({*parents} - {clip.parent for clip, _ in found})})
+    if empty:
+        names = shorten_list([str(one.relative_to(folder)) for one in empty])
+        logger.warning(
+            "%s: %d folder%s without clips or frames left out: %s", folder, len(empty), "s" * (len(empty) > 1), names
+        )
     clips = [{"path": str(clip), "number": -1} for clip, _ in found]
     rows = _table(clips, str(folder), {name: [label for _, label in found] for name in texts.names})
     return rows.remove_columns(PLACE).add_column(PLACE, [str(clip) for clip, _ in found])
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return [one for one in folder.iterdir() if one.is_dir()]
 
 
 def _clips_in(folder: Path) -> list[Path]:

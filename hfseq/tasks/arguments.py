@@ -674,8 +674,10 @@ class VideoArguments(WholeArguments):
         None, "Height and width to which frames are resized, one number for both; by default they stay as they are."
     )
     num_channels: int | None = flag(None, "1 for grey frames, 3 for colour; by default those of the files.")
-    context_length: int | None = flag(None, "With --task frames: frames that are known.")
-    prediction_length: int | None = flag(None, "With --task frames: frames to predict after them.")
+    context_length: int | None = flag(None, "With --task frames: frames that are known; default: as the checkpoint.")
+    prediction_length: int | None = flag(
+        None, "With --task frames: frames to predict after them; default: as the checkpoint."
+    )
     train_stride: int = flag(1, "With --task frames: frames between the beginnings of training windows in a clip.")
     point_scale: float = flag(
         1.0, "With --task frames and points: factor by which a model reads and predicts them; scores are without it."

@@ -100,6 +100,9 @@ class FramePrediction(Video):
 
     def _encode(self, model: PreTrainedModel, tokenizer: Any) -> EncodedSplits:
         encoded = super()._encode(model, tokenizer)
+        # Few rows of the sample of long and short clips may all be short.
+        if "train_sample" in encoded.rows and len(encoded.rows["train"]) and not len(encoded.rows["train_sample"]):
+            del encoded.rows["train_sample"], encoded.lengths["train_sample"]
         self.windows = {
             split: list(zip(rows["row"], rows["start"], strict=True)) for split, rows in encoded.rows.items()
         }
@@ -116,6 +119,12 @@ class FramePrediction(Video):
                 raise InputError(
                     f"{split}: no clip has {self._window()} frames, of which {self.data.context_length} are known and "
                     f"{self.data.prediction_length} to predict"
+                )
+            short = len(self.splits[split]) - len(set(rows["row"]))
+            if short and split != "train_sample":
+                encoded.notes.append(
+                    f"{split}: {short} of {len(self.splits[split])} clips are left out, with fewer than the "
+                    f"{self._window()} frames of --context_length and --prediction_length"
                 )
         return encoded
 

@@ -14,6 +14,8 @@ from hfseq import metrics
 from hfseq.data.encoding import EncodedSplits, encode_texts
 from hfseq.data.video import CLIP, PLACE, augment_points, with_velocities
 from hfseq.errors import InputError
+from hfseq.inference.loading import load_config
+from hfseq.models import MAPPINGS
 from hfseq.plots import plot_alignment, plot_clips
 from hfseq.processing import tokenizer_of
 from hfseq.tasks.classification import Classification, label_array
@@ -32,6 +34,7 @@ class GestureClassification(Video, Classification):
     columns = (CLIP, "label")
     column_flags = ("clip_column", "label_column")
     other_metrics: ClassVar[tuple[str, ...]] = ()
+    place_column = PLACE
     hub_task = "video-classification"
     auto_class: ClassVar[Any] = AutoModelForVideoClassification
 
@@ -211,3 +214,40 @@ TASKS: dict[str, type[Video]] = {
     "gestures": GestureClassification,
 }
 """Values of `--task` and their tasks."""
+
+
+def video_task(model: Any, data: Any, args: Any) -> Video:
+    """Create the task of `--task`; of frames, the lengths that are not given are those of the checkpoint.
+
+    Args:
+        model: Model arguments.
+        data: Data arguments; lengths of a checkpoint are set in place.
+        args: Training arguments.
+
+    Raises:
+        InputError: The checkpoint cannot be loaded, or, without training, is a model of another task.
+    """
+    name = model.model_name_or_path
+    if name is not None:
+        config: Any = load_config(name)
+        # Training may begin with the weights of another task.
+        trains = args.do_train or not args.do_predict
+        found = None if trains else _task_of(config)
+        if found not in (None, data.task):
+            raise InputError(
+                f"--task {data.task}: {name} is {config.architectures[0]}, a model for --task {found}; give that"
+            )
+        if data.task == "frames":
+            for field in ("context_length", "prediction_length"):
+                if getattr(data, field) is None:
+                    setattr(data, field, getattr(config, field, None))
+    return TASKS[data.task](data, args)
+
+
+def _task_of(config: Any) -> str | None:
+    """Task that the class of a checkpoint is for, if it is for one."""
+    for name, task in TASKS.items():
+        mapping = MAPPINGS[task.auto_class.__name__]
+        if type(config) in mapping and mapping[type(config)].__name__ in (config.architectures or ()):
+            return name
+    return None
