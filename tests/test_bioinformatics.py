@@ -334,6 +334,49 @@ def test_bad_rows_are_named(tmp_path, row, flags, message):
         task_of(ResidueTagging, tmp_path, rows, alphabet="protein", **flags)
 
 
+def read_task(kind, root, **flags):
+    """Read files as a run that trains does, with rows held out of those for training."""
+    task = "tagging" if kind is ResidueTagging else "classification"
+    arguments = SequenceArguments(task=task, **{name: str(value) for name, value in flags.items()})
+    return kind(arguments, RecipeArguments(output_dir=str(root / "run"), use_cpu=True)).read()
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "flags", "message"),
+    [
+        (ResidueTagging, "AC!,HHH,111", {}, "'!' at position 3 is not a base"),
+        (ResidueTagging, "ACG,HH,111", {}, "3 letters and 2 labels"),
+        (ResidueTagging, "ACG,HHH,012", {"mask_column": "mask"}, "the mask must be 3 characters"),
+        (SequenceClassification, "AC!,HHH,111", {"label_column": "labels"}, "'!' at position 3 is not a base"),
+    ],
+)
+def test_bad_rows_are_named_by_their_file(tmp_path, kind, row, flags, message):
+    """Those of a table with an empty row, of which some are held out."""
+    rows = ["ACG,HCC,111", "ACG,CHH,111"] * 20
+    rows[3], rows[30] = ",,", row
+    (tmp_path / "a.csv").write_text("\n".join(["sequence,labels,mask", *rows, ""]))
+    with pytest.raises(InputError, match=rf"a.csv, row 31: {message}"):
+        read_task(kind, tmp_path, train_file=tmp_path / "a.csv", **flags)
+
+
+@pytest.mark.parametrize("kind", [ResidueTagging, SequenceClassification])
+def test_bad_records_are_named_by_their_file(tmp_path, kind):
+    records = [f">s{number} label={number % 2}\n{'ACG' if number % 2 else 'acg'}\n" for number in range(40)]
+    records[30] = ">s30 label=0\nac!\n"
+    (tmp_path / "a.fa").write_text("".join(records))
+    with pytest.raises(InputError, match=r"a.fa:61: s30: '!' at position 3 is not a base"):
+        read_task(kind, tmp_path, train_file=tmp_path / "a.fa")
+
+
+def test_classes_that_only_the_test_has_are_named_by_their_file(tmp_path):
+    for name, last in (("train", 1), ("test", "other")):
+        rows = "".join(f">s{number} label={number % 2}\nACG\n" for number in range(40))
+        (tmp_path / f"{name}.fa").write_text(f"{rows}>last label={last}\nACG\n")
+    files = {f"{name}_file": tmp_path / f"{name}.fa" for name in ("train", "test")}
+    with pytest.raises(InputError, match=r"test.fa:81: last: class 'other' of column 'label' is not one of the 2"):
+        read_task(SequenceClassification, tmp_path, **files)
+
+
 def test_a_tokenizer_that_joins_letters_is_refused(tmp_path):
     task = task_of(ResidueTagging, tmp_path, [{"sequence": "ACGTAC", "labels": "CCEEHH"}])
     model = CnnForTokenClassification(CnnConfig(vocab_size=80, num_labels=3, hidden_size=8))

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer
 
 from hfseq.data.fasta import (
     ALPHABETS,
+    PLACE,
     check_letters,
     is_sequence_file,
     read_labelled,
@@ -47,7 +48,8 @@ def test_fastq(tmp_path):
 def test_fastq_with_labels(tmp_path):
     path = write(tmp_path / "a.fq", "@r1 label=yes\nACgt\n+\nIIII\n@r2 label=no\nGG\n+\nII\n")
     classes = read_labelled(path, "--train_file", ("sequence", "label"), letters=False)
-    assert classes.to_dict() == {"name": ["r1", "r2"], "sequence": ["ACgt", "GG"], "label": ["yes", "no"]}
+    places = [f"{path}:1: r1", f"{path}:5: r2"]
+    assert classes.to_dict() == {PLACE: places, "sequence": ["ACgt", "GG"], "label": ["yes", "no"]}
     cases = read_labelled(path, "--train_file", ("sequence", "labels"), letters=True)["labels"]
     assert list(cases) == [["upper", "upper", "lower", "lower"], ["upper", "upper"]]
     write(tmp_path / "a.labels.fasta", ">r1\nXX?Y\n>r2\nYY\n")
@@ -96,8 +98,8 @@ def test_labels_of_sequences(tmp_path):
     path = write(tmp_path / "a.fasta", ">s1 label=donor len=4\nACGT\n>s2|label=acceptor|x=1\nGG\n")
     rows = read_labelled(path, "--train_file", ("sequence", "label"), letters=False)
     assert rows.to_list() == [
-        {"name": "s1", "sequence": "ACGT", "label": "donor"},
-        {"name": "s2|label=acceptor|x=1", "sequence": "GG", "label": "acceptor"},
+        {PLACE: f"{path}:1: s1", "sequence": "ACGT", "label": "donor"},
+        {PLACE: f"{path}:3: s2|label=acceptor|x=1", "sequence": "GG", "label": "acceptor"},
     ]
     with pytest.raises(MissingColumn, match=r"no labels: the headers have no field kind=…, and there is no a.tsv"):
         read_labelled(path, "--train_file", ("sequence", "kind"), letters=False)

@@ -15,6 +15,8 @@ FASTA = (".fasta", ".fa", ".fna", ".ffn", ".faa")
 FASTQ = (".fastq", ".fq")
 ALPHABETS = {"dna": ("ACGT", "RYSWKMBDHVN"), "protein": ("ACDEFGHIKLMNPQRSTVWY", "BJOUXZ")}
 """Alphabet to its letters, and to those that stand for one of several, or for a rare one: the codes of the IUPAC."""
+PLACE = "sequence_place"
+"""Column of file and row that a sequence is from, for errors."""
 UNLABELLED = "?"
 """Tag of a letter without a label, such as an unresolved residue."""
 _COMPLEMENT = str.maketrans("ACGTURYSWKMBDHVNacgturyswkmbdhvn", "TGCAAYRSWMKVHDBNtgcaayrswmkvhdbn")
@@ -87,7 +89,7 @@ def read_labelled(name: str | Path, flag: str, columns: tuple[str, str], *, lett
         letters: Whether letters have labels, and not sequences.
 
     Returns:
-        Rows with the two columns and `name`; labels of letters are lists of strings, None where there is none.
+        Rows with the two columns and `PLACE`; labels of letters are lists of strings, None where there is none.
 
     Raises:
         InputError: A file is invalid, a sequence has no label, or not one for each letter.
@@ -96,7 +98,8 @@ def read_labelled(name: str | Path, flag: str, columns: tuple[str, str], *, lett
     path = Path(name)
     records = list(read_records(path, flag))
     labels = _letter_labels(path, records, flag) if letters else _sequence_labels(path, records, columns[1])
-    rows = {"name": [one.name for one in records], columns[0]: [one.letters for one in records], columns[1]: labels}
+    places = [f"{path}:{record.line}: {record.name}" for record in records]
+    rows = {PLACE: places, columns[0]: [record.letters for record in records], columns[1]: labels}
     return datasets.Dataset.from_dict(rows)
 
 

@@ -15,7 +15,8 @@ from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.embedded.genes import gene_rows, posterior_tags, splice_sites
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
-from hfseq.data.fasta import ALPHABETS, check_letters, reverse_complement
+from hfseq.data.fasta import ALPHABETS, PLACE, check_letters, reverse_complement
+from hfseq.data.labels import row_places
 from hfseq.errors import InputError
 from hfseq.inference.benchmark import Run, text_classifier
 from hfseq.inference.importance import substitution_importance
@@ -37,6 +38,7 @@ class SequenceClassification(Classification):
     """
 
     columns = ("sequence", "label")
+    place_column = PLACE
     embedded_name = "splice sites of genes drawn from a hidden Markov model"
     rows = "sequences"
     length_unit = "tokens"
@@ -150,9 +152,9 @@ class ResidueTagging(Tagging):
         for split, rows in splits.items():
             masks = rows[mask] if mask else [None] * len(rows)
             tags = [
-                _masked(tags_of(given), counted, len(letters), f"{split}, row {number}", label)
-                for number, (letters, given, counted) in enumerate(
-                    zip(rows[sequence], rows[label], masks, strict=True), 1
+                _masked(tags_of(given), counted, len(letters), place, label)
+                for letters, given, counted, place in zip(
+                    rows[sequence], rows[label], masks, row_places(rows, split, PLACE), strict=True
                 )
             ]
             seen[split] = {tag for row in tags for tag in row if tag is not None}
@@ -312,12 +314,11 @@ def check_sequences(splits: Mapping[str, Any], column: str, alphabet: str) -> di
     """Return splits whose sequences are in capitals; see `check_letters`.
 
     Raises:
-        InputError: A character is not in the alphabet; it names split, row and, if the rows have names, the sequence.
+        InputError: A character is not in the alphabet; it names file and row, or split and row.
     """
     checked = {}
     for split, rows in splits.items():
-        names = rows["name"] if "name" in rows.column_names else [""] * len(rows)
-        places = [f"{split}, row {number}{' ' * bool(name)}{name}" for number, name in enumerate(names, 1)]
+        places = row_places(rows, split, PLACE)
         found = [check_letters(text, alphabet, place) for text, place in zip(rows[column], places, strict=True)]
         checked[split] = rows.remove_columns(column).add_column(column, found)
     return checked
