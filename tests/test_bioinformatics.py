@@ -334,6 +334,18 @@ def test_bad_rows_are_named(tmp_path, row, flags, message):
         task_of(ResidueTagging, tmp_path, rows, alphabet="protein", **flags)
 
 
+@pytest.mark.parametrize("labels", ["HHC", "HHC-"])
+@pytest.mark.parametrize("mask", ["011", "0110"])
+def test_a_stop_codon_is_left_out_with_its_tag(tmp_path, labels, mask):
+    rows = [{"sequence": "MKV*", "labels": labels, "mask": mask}]
+    task = task_of(ResidueTagging, tmp_path, rows, alphabet="protein", mask_column="mask")
+    assert task.splits["test"].to_list() == [{"sequence": "MKV", "labels": [None, "H", "C"]}]
+    (tmp_path / "a.faa").write_text(">s1\nMKV*\n>s2\nMKV\n")
+    (tmp_path / "a.labels.fasta").write_text(f">s1\n{labels}\n>s2\nHHC\n")
+    task = read_task(ResidueTagging, tmp_path, train_file=tmp_path / "a.faa", alphabet="protein")
+    assert task.classes == ["C", "H"]
+
+
 def read_task(kind, root, **flags):
     """Read files as a run that trains does, with rows held out of those for training."""
     task = "tagging" if kind is ResidueTagging else "classification"

@@ -235,7 +235,8 @@ def _letter_labels(path: Path, records: list[Record], flag: str) -> list[list[st
             if record.name not in given:
                 raise InputError(f"{beside}: no labels of {record.name}, which is in {path}:{record.line}")
             tags = given[record.name]
-            if len(tags.letters) != len(record.letters):
+            # A stop codon at the end of a protein is left out later, and needs no label.
+            if len(tags.letters) not in (len(record.letters), len(record.letters.removesuffix("*"))):
                 raise InputError(
                     f"{beside}:{tags.line}: {len(tags.letters)} labels of {record.name}, which has "
                     f"{len(record.letters)} letters"

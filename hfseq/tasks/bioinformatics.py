@@ -147,14 +147,16 @@ class ResidueTagging(Tagging):
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         (sequence, label), mask = self.names, self.data.mask_column
+        # Stop codons at the end, which are left out of the sequences, and so are their tags.
+        stops = {split: [text.rstrip().endswith("*") for text in rows[sequence]] for split, rows in splits.items()}
         splits = check_sequences(splits, sequence, self.data.alphabet)
         seen: dict[str, set[str]] = {}
         for split, rows in splits.items():
             masks = rows[mask] if mask else [None] * len(rows)
             tags = [
-                _masked(tags_of(given), counted, len(letters), place, label)
-                for letters, given, counted, place in zip(
-                    rows[sequence], rows[label], masks, row_places(rows, split, PLACE), strict=True
+                _masked(tags_of(given), counted, len(letters), place, label, stop)
+                for letters, given, counted, place, stop in zip(
+                    rows[sequence], rows[label], masks, row_places(rows, split, PLACE), stops[split], strict=True
                 )
             ]
             seen[split] = {tag for row in tags for tag in row if tag is not None}
@@ -360,13 +362,19 @@ def letter_heights(texts: Sequence[str], importance: np.ndarray, letters: str) -
     return np.stack([np.where(rows == letter, importance, 0.0).mean(axis=0) for letter in letters], axis=1)
 
 
-def _masked(tags: list[str | None], mask: Any, length: int, place: str, column: str) -> list[str | None]:
-    """Tags of a row, None where the mask is 0."""
+def _masked(
+    tags: list[str | None], mask: Any, length: int, place: str, column: str, stop: bool
+) -> list[str | None]:
+    """Tags of a row, None where the mask is 0; a stop codon that the letters lack may have a tag and a mask."""
+    if stop and len(tags) == length + 1:
+        tags = tags[:-1]
     if len(tags) != length:
         raise InputError(f"{place}: {length} letters and {len(tags)} {column}; each letter needs one tag")
     if mask is None:
         return tags
     flags = list(mask)
+    if stop and len(flags) == length + 1:
+        flags = flags[:-1]
     if len(flags) != length or not set(flags) <= {"0", "1"}:
         raise InputError(f"{place}: the mask must be {length} characters 0 or 1, one for each letter")
     return [tag if flag == "1" else None for tag, flag in zip(tags, flags, strict=True)]
