@@ -314,7 +314,7 @@ def test_flags_without_effect_are_refused(flags, message):
     [
         ({"sequence": "AC!", "labels": "HHH"}, {}, r"test, row 2: '!' at position 3 is not an amino acid"),
         ({"sequence": "ACD", "labels": "HH"}, {}, r"test, row 2: 3 letters and 2 labels; each letter needs one tag"),
-        ({"sequence": "ACD", "labels": "HHQ"}, {}, r"test: tag 'Q' is not one of the 3 known"),
+        ({"sequence": "ACD", "labels": "HHQ"}, {}, r"test, row 2: tag 'Q' is not one of the 3 known"),
         (
             {"sequence": "ACD", "labels": "HHH", "mask": "01"},
             {"mask_column": "mask"},
@@ -387,6 +387,26 @@ def test_classes_that_only_the_test_has_are_named_by_their_file(tmp_path):
     files = {f"{name}_file": tmp_path / f"{name}.fa" for name in ("train", "test")}
     with pytest.raises(InputError, match=r"test.fa:81: last: class 'other' of column 'label' is not one of the 2"):
         read_task(SequenceClassification, tmp_path, **files)
+
+
+def test_tags_that_only_the_test_has_are_named_by_their_file(tmp_path):
+    for name, last in (("train", "HC"), ("test", "HX")):
+        (tmp_path / f"{name}.fa").write_text("".join(f">s{number}\nAC\n" for number in range(5)))
+        labels = "".join(f">s{number}\n{last if number == 3 else 'HC'}\n" for number in range(5))
+        (tmp_path / f"{name}.labels.fasta").write_text(labels)
+    files = {f"{name}_file": tmp_path / f"{name}.fa" for name in ("train", "test")}
+    with pytest.raises(InputError, match=r"test.fa:7: s3: tag 'X' is not one of the 2 known: 'C', 'H'"):
+        read_task(ResidueTagging, tmp_path, **files)
+
+
+def test_too_few_tags_say_which_do_not_count(tmp_path):
+    (tmp_path / "a.fa").write_text(">s1\nAC\n>s2\nAC\n")
+    (tmp_path / "a.labels.fasta").write_text(">s1\nH?\n>s2\n??\n")
+    with pytest.raises(InputError, match=r"1 tag \('H'\); there is nothing to learn; letters tagged [?] do not count"):
+        read_task(ResidueTagging, tmp_path, train_file=tmp_path / "a.fa", validation_file=tmp_path / "a.fa")
+    (tmp_path / "a.csv").write_text("sequence,labels,mask\nAC,HC,00\nAC,CH,00\nAC,CH,00\n")
+    with pytest.raises(InputError, match=r"0 tags \(none\); .*; letters with a 0 in column 'mask' do not count"):
+        read_task(ResidueTagging, tmp_path, train_file=tmp_path / "a.csv", mask_column="mask")
 
 
 def test_a_tokenizer_that_joins_letters_is_refused(tmp_path):

@@ -15,7 +15,7 @@ from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.embedded.genes import gene_rows, posterior_tags, splice_sites
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
-from hfseq.data.fasta import ALPHABETS, PLACE, check_letters, reverse_complement
+from hfseq.data.fasta import ALPHABETS, PLACE, UNLABELLED, check_letters, is_sequence_file, reverse_complement
 from hfseq.data.labels import row_places
 from hfseq.errors import InputError
 from hfseq.inference.benchmark import Run, text_classifier
@@ -150,19 +150,25 @@ class ResidueTagging(Tagging):
         # Stop codons at the end, which are left out of the sequences, and so are their tags.
         stops = {split: [text.rstrip().endswith("*") for text in rows[sequence]] for split, rows in splits.items()}
         splits = check_sequences(splits, sequence, self.data.alphabet)
-        seen: dict[str, set[str]] = {}
+        places = {split: row_places(rows, split, PLACE) for split, rows in splits.items()}
+        seen: dict[str, list[set[str]]] = {}
         for split, rows in splits.items():
             masks = rows[mask] if mask else [None] * len(rows)
             tags = [
                 _masked(tags_of(given), counted, len(letters), place, label, stop)
                 for letters, given, counted, place, stop in zip(
-                    rows[sequence], rows[label], masks, row_places(rows, split, PLACE), stops[split], strict=True
+                    rows[sequence], rows[label], masks, places[split], stops[split], strict=True
                 )
             ]
-            seen[split] = {tag for row in tags for tag in row if tag is not None}
+            seen[split] = [{tag for tag in row if tag is not None} for row in tags]
             columns = {sequence: rows[sequence], label: tags}
             splits[split] = datasets.Dataset.from_dict(columns)
-        names = tag_names(seen, label, known, train)
+        ignored = ""
+        if mask:
+            ignored = f"letters with a 0 in column {mask!r} do not count"
+        elif is_sequence_file(self.data.train_file or ""):
+            ignored = f"letters tagged {UNLABELLED} do not count"
+        names = tag_names(seen, label, known, train, places=places, ignored=ignored)
         self.classes, self.fields, self.scheme, self._about = names, label_fields(names), None, ""
         splits = self._draw(splits)
         # Of rows that are not encoded, too: a comparison scores the baselines apart.
