@@ -24,7 +24,7 @@ def write(path, text):
     if path.suffix == ".gz":
         path.write_bytes(gzip.compress(text.encode()))
     else:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -72,7 +72,8 @@ def test_fastq_with_labels(tmp_path):
         ("a.fasta", ">one\n>two\nAC\n", r"a.fasta:1: one has no sequence"),
         ("a.fasta", ">\nAC\n", r"a.fasta:1: a header without a name"),
         ("a.fasta", ">one\nAC\n>one x\nAC\n", r"a.fasta:3: one is in line 1 already"),
-        ("a.fasta", ">one\nAÄ\n", r"a.fasta:1: not a text of ASCII letters"),
+        ("a.fasta", ">one\nAC\nAÄ\n", r"a.fasta:3: 'Ä' is not a letter of a sequence"),
+        ("a.fq", "@one\nAÄ\n+\nII\n", r"a.fq:2: 'Ä' is not a letter of a sequence"),
         ("a.fq", ">one\nAC\n", r"a.fq:1: a FASTQ record begins with '@'"),
         ("a.fq", "@one\nAC\nII\n+\n", r"a.fq:3: the third line of a FASTQ record begins with '\+'"),
         ("a.fq", "@one\nAC\n+\nIII\n", r"a.fq:4: 3 qualities of 2 bases"),
@@ -82,6 +83,23 @@ def test_fastq_with_labels(tmp_path):
 def test_damaged_files_are_named(tmp_path, name, text, message):
     with pytest.raises(InputError, match=message):
         list(read_records(write(tmp_path / name, text), "--train_file"))
+
+
+@pytest.mark.parametrize("name", ["a.fa", "a.fa.gz"])
+def test_headers_are_utf8(tmp_path, name):
+    path = write(tmp_path / name, "\ufeff>café label=é\nACGT\n>two label=x\nAC\n")
+    assert [record.name for record in read_records(path, "--train_file")] == ["café", "two"]
+    assert read_labelled(path, "-", ("sequence", "label"), letters=False)["label"] == ["é", "x"]
+
+
+def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path):
+    path = tmp_path / "a.fa"
+    path.write_bytes(">one\nAC\n>zwölf\nAC\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"a.fa:3: not UTF-8 \(byte 0xf6\); is it compressed"):
+        list(read_records(path, "--train_file"))
+    path.write_bytes(gzip.compress(b">one\nAC\n"))
+    with pytest.raises(InputError, match=r"a.fa:1: not UTF-8 .*; is it compressed"):
+        list(read_records(path, "--train_file"))
 
 
 def test_files_that_cannot_be_read(tmp_path):
