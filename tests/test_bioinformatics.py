@@ -418,6 +418,22 @@ def test_a_tokenizer_that_joins_letters_is_refused(tmp_path):
         task.encode(model, tokenizer_of("dna", 3), print)
 
 
+@pytest.mark.parametrize("kind", [ResidueTagging, SequenceClassification])
+@pytest.mark.parametrize(
+    ("alphabet", "size", "other", "message"),
+    [
+        ("dna", 1, "protein", "the tokenizer of the model does not know E, F, I, L, P, Q; give --alphabet dna"),
+        ("dna", 3, "protein", "the tokenizer of the model does not know E, F, I, L, P, Q; give --alphabet dna"),
+        ("protein", 1, "dna", "the tokens of the model are the letters of another alphabet; give --alphabet protein"),
+    ],
+)
+def test_a_tokenizer_of_another_alphabet_is_refused(tmp_path, kind, alphabet, size, other, message):
+    rows = [{"sequence": "ACGT", "labels": "CCEE", "label": "H"}]
+    task = task_of(kind, tmp_path, rows, alphabet=other)
+    with pytest.raises(InputError, match=f"--alphabet {other}: {message}"):
+        task.encode(None, tokenizer_of(alphabet, size), print)
+
+
 def test_masks_are_for_tables(data, tmp_path):
     with pytest.raises(InputError, match="--mask_column is for tables; in the labels of .*train.faa a [?] marks"):
         run(data, tmp_path / "run", mask_column="mask")

@@ -1,5 +1,6 @@
 """DNA and proteins: classification of sequences, and a tag for each base or residue."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
@@ -55,6 +56,7 @@ class SequenceClassification(Classification):
         return None if args.model_name_or_path else tokenizer_of(self.data.alphabet, self.data.kmer_size)
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
+        check_tokenizer(tokenizer, self.data.alphabet)
         column, limit, both = self.names[0], self.data.max_length, self.data.reverse_complement
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
@@ -181,6 +183,7 @@ class ResidueTagging(Tagging):
         return [[-100 if tag is None else ids[tag] for tag in tags] for tags in rows[self.names[1]]]
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
+        check_tokenizer(tokenizer, self.data.alphabet)
         (column, label), limit, ids = self.names, self.data.max_length, self.fields["label2id"]
         special = tokenizer.num_special_tokens_to_add()
         size = limit - special
@@ -318,6 +321,26 @@ def tokenizer_of(alphabet: str, kmer_size: int) -> PreTrainedTokenizerBase:
     return letter_tokenizer(letters, more=more, kmer_size=kmer_size, rna=alphabet == "dna")
 
 
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, alphabet: str) -> None:
+    """Raise an `InputError` for a tokenizer that lacks letters of an alphabet, or is that of another one."""
+    # Names such as <mask> or [CLS] are not spelled, even if the tokenizer does not list them as special.
+    names = re.compile(r"<.+>|\[.+\]")
+    found = set("".join(token for token in tokenizer.get_vocab() if not names.fullmatch(token)).upper())
+    if missing := [letter for letter in ALPHABETS[alphabet][0] if letter not in found]:
+        fitting = [name for name, (letters, _) in ALPHABETS.items() if set(letters) <= found]
+        hint = f"give --alphabet {fitting[0]}" if fitting else f"give a model of {alphabet}"
+        raise InputError(
+            f"--alphabet {alphabet}: the tokenizer of the model does not know {', '.join(missing)}; {hint}"
+        )
+    for other, (letters, more) in ALPHABETS.items():
+        # Models of DNA may have bytes, or texts, as tokens; but not just the amino acids.
+        if other != alphabet and set(letters) <= found <= {*letters, *more, *".-*"}:
+            raise InputError(
+                f"--alphabet {alphabet}: the tokens of the model are the letters of another alphabet; "
+                f"give --alphabet {other}"
+            )
+
+
 def check_sequences(splits: Mapping[str, Any], column: str, alphabet: str) -> dict[str, Any]:
     """Return splits whose sequences are in capitals; see `check_letters`.
 
@@ -368,9 +391,7 @@ def letter_heights(texts: Sequence[str], importance: np.ndarray, letters: str) -
     return np.stack([np.where(rows == letter, importance, 0.0).mean(axis=0) for letter in letters], axis=1)
 
 
-def _masked(
-    tags: list[str | None], mask: Any, length: int, place: str, column: str, stop: bool
-) -> list[str | None]:
+def _masked(tags: list[str | None], mask: Any, length: int, place: str, column: str, stop: bool) -> list[str | None]:
     """Tags of a row, None where the mask is 0; a stop codon that the letters lack may have a tag and a mask."""
     if stop and len(tags) == length + 1:
         tags = tags[:-1]
