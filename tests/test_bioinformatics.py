@@ -428,8 +428,8 @@ def test_a_tokenizer_that_joins_letters_is_refused(tmp_path):
     ],
 )
 def test_a_tokenizer_of_another_alphabet_is_refused(tmp_path, kind, alphabet, size, other, message):
-    rows = [{"sequence": "ACGT", "labels": "CCEE", "label": "H"}]
-    task = task_of(kind, tmp_path, rows, alphabet=other)
+    label = {"labels": "CCEE"} if kind is ResidueTagging else {"label": "H"}
+    task = task_of(kind, tmp_path, [{"sequence": "ACGT", **label}], alphabet=other)
     with pytest.raises(InputError, match=f"--alphabet {other}: {message}"):
         task.encode(None, tokenizer_of(alphabet, size), print)
 
