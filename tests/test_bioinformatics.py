@@ -430,8 +430,9 @@ def test_a_tokenizer_that_joins_letters_is_refused(tmp_path):
 def test_a_tokenizer_of_another_alphabet_is_refused(tmp_path, kind, alphabet, size, other, message):
     label = {"labels": "CCEE"} if kind is ResidueTagging else {"label": "H"}
     task = task_of(kind, tmp_path, [{"sequence": "ACGT", **label}], alphabet=other)
+    model = CnnForTokenClassification(CnnConfig(vocab_size=90, num_labels=3, hidden_size=8))
     with pytest.raises(InputError, match=f"--alphabet {other}: {message}"):
-        task.encode(None, tokenizer_of(alphabet, size), print)
+        task.encode(model, tokenizer_of(alphabet, size), print)
 
 
 def test_masks_are_for_tables(data, tmp_path):
