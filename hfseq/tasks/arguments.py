@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import datasets
 
 from hfseq.data.audio import read_audio_splits
-from hfseq.data.fasta import ALPHABETS, is_sequence_file, read_labelled
+from hfseq.data.fasta import ALPHABETS, PLACE, is_sequence_file, read_labelled
 from hfseq.data.interactions import (
     InteractionColumns,
     Session,
@@ -492,7 +492,7 @@ class SequenceArguments(WholeArguments):
         return self.task
 
     def read_named(self, **reading: Any) -> datasets.DatasetDict:
-        """Read FASTA and FASTQ files with `read_labelled`, and all others with `read_splits`; errors as there."""
+        """Read FASTA and FASTQ files with `read_labelled`, and all others with `read_splits`, with their places."""
         found = {}
         for split in SPLITS:
             name = reading[f"{split}_file"]
@@ -503,7 +503,7 @@ class SequenceArguments(WholeArguments):
                 found[split] = read_labelled(name, f"--{split}_file", tuple(columns[:2]), letters=tagging)
                 reading[f"{split}_file"] = None
         if any(reading[name] for name in ("dataset_name", *(f"{split}_file" for split in SPLITS))):
-            found = {**read_splits(**reading), **found}
+            found = {**read_splits(**reading, place_column=PLACE), **found}
         return datasets.DatasetDict(found)
 
 

@@ -97,7 +97,7 @@ class Classification(TextTask):
     packages: ClassVar[tuple[str, ...]] = ("matplotlib", "sklearn")
     kind_metric = "accuracy"
     place_column: ClassVar[str | None] = None
-    """Column of the file and row that a row is from, for errors."""
+    """Column of the place of each row, for errors."""
 
     def embedded(self) -> datasets.DatasetDict:
         """Create synthetic reviews, whose classes depend on word order."""
