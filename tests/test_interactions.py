@@ -108,6 +108,9 @@ def test_tables_of_arrow_and_data_sets(tmp_path):
     [
         ("a.txt", "u a 1\nu b\n", "a.txt:2: 2 fields, but the lines before have 3"),
         ("a.txt", "u a 1\nu b soon\n", "a.txt:2: time 'soon' is neither a number nor a date"),
+        ("a.txt", "u a inf\nu b 1\n", "a.txt:1: time 'inf' is not finite; give a number or a date"),
+        ("a.txt", "u a 1\nu b NaN\n", "a.txt:2: time 'NaN' is not finite"),
+        ("a.jsonl", '{"user": 1, "item": 2, "time": 1e999}\n', "a.jsonl:1: time inf is not finite"),
         ("a.txt", "user item time\nu a 1\n", "a.txt:1: time 'time' .* is this a header"),
         ("a.txt", "u a 3.5 1\n", "a.txt:1: 4 fields; give `user item`"),
         ("a.txt", "", "--train_file .*a.txt: no interactions"),
@@ -150,7 +153,7 @@ def test_times_are_numbers_or_dates():
     assert parse_time("12.5") == 12.5
     assert parse_time("1970-01-02") == 86400
     assert parse_time("1970-01-01T01:00:00+01:00") == 0
-    assert parse_time("nan") is None and parse_time("noon") is None
+    assert parse_time("noon") is None
 
 
 def test_leave_one_out():
@@ -201,6 +204,7 @@ def test_split_by_time():
     for starts, message in (
         (("8", "5"), "--validation_start 8 is not before --test_start 5"),
         (("soon", "5"), "--validation_start 'soon' is neither"),
+        (("5", "inf"), "--test_start 'inf' is neither a finite number"),
         (("5", "99"), "nothing to predict in test"),
         (("0", "5"), "nothing to learn in train"),
     ):

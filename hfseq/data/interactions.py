@@ -1,6 +1,7 @@
 """Interactions of users with items: reading, sessions in order of time, and splits."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -240,7 +241,7 @@ def _plain_events(
             )
         if len(row) != size:
             raise InputError(f"{path}:{number}: {len(row)} fields, but the lines before have {size}")
-        if number == 1 and size == 3 and not _is_time(row[2]):
+        if number == 1 and size == 3 and parse_time(row[2]) is None:
             raise InputError(
                 f"{path}:1: time {row[2]!r} is neither a number nor a date; is this a header? Files with one are "
                 ".csv, .tsv or .inter"
@@ -338,21 +339,22 @@ def _name(value: Any, role: str, place: str) -> str:
 def _seconds(value: Any, place: str) -> float:
     if isinstance(value, datetime):
         value = value.isoformat()
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
-        return float(value)
-    found = parse_time(value) if isinstance(value, str) else None
+    found = None if isinstance(value, bool) else parse_time(value) if isinstance(value, str) else _number(value)
     if found is None:
         raise InputError(f"{place}: time {value!r:.60} is neither a number nor a date, such as 2024-05-31T18:00:00")
+    if not math.isfinite(found):
+        raise InputError(f"{place}: time {value!r:.60} is not finite; give a number or a date")
     return found
 
 
 def parse_time(text: str) -> float | None:
-    """Time that a text gives, a number or a date of ISO 8601, in seconds since 1970 (UTC); None if it is neither."""
-    try:
-        number = float(text)
-        return None if number != number else number
-    except ValueError:
-        pass
+    """Time that a text gives, a number or a date of ISO 8601, in seconds since 1970 (UTC); None if it is neither.
+
+    Numbers may be infinite or NaN.
+    """
+    number = _number(text)
+    if number is not None:
+        return number
     try:
         found = datetime.fromisoformat(text.strip())
     except ValueError:
@@ -360,8 +362,14 @@ def parse_time(text: str) -> float | None:
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
-def _is_time(text: str) -> bool:
-    return parse_time(text) is not None
+def _number(value: Any) -> float | None:
+    """Number of a text or a number, infinite if it is too large; None if it is none."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        return None
 
 
 # Splits: rows of `user`, `items` and `begin`, the number of items at the beginning that are not to be predicted.
@@ -455,8 +463,8 @@ def split_by_time(
 
 def _start(value: float | str, stamps: Sequence[float], flag: str) -> float:
     found = parse_time(str(value))
-    if found is None:
-        raise InputError(f"--{flag} {value!r} is neither a number nor a date")
+    if found is None or not math.isfinite(found):
+        raise InputError(f"--{flag} {value!r} is neither a finite number nor a date")
     if 0 < found < 1:
         return stamps[min(int(found * len(stamps)), len(stamps) - 1)]
     return found
