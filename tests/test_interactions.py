@@ -111,6 +111,12 @@ def test_tables_of_arrow_and_data_sets(tmp_path):
         ("a.txt", "u a inf\nu b 1\n", "a.txt:1: time 'inf' is not finite; give a number or a date"),
         ("a.txt", "u a 1\nu b NaN\n", "a.txt:2: time 'NaN' is not finite"),
         ("a.jsonl", '{"user": 1, "item": 2, "time": 1e999}\n', "a.jsonl:1: time inf is not finite"),
+        ("a.txt", "u a 20240105\nv b 2\nu c 2024-01-06\n", "a.txt:3: time '2024-01-06' is a date, but those before"),
+        (
+            "a.jsonl",
+            '{"items": ["a", "b"], "times": ["2024-01-05", 20240106]}\n',
+            "a.jsonl:1: time 20240106 is a number, but those before are dates",
+        ),
         ("a.txt", "user item time\nu a 1\n", "a.txt:1: time 'time' .* is this a header"),
         ("a.txt", "u a 3.5 1\n", "a.txt:1: 4 fields; give `user item`"),
         ("a.txt", "", "--train_file .*a.txt: no interactions"),

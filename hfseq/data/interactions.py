@@ -296,6 +296,7 @@ def _sessions(events: Iterable[_Event], source: str) -> list[Session]:
     times: dict[str, list[float]] = {}
     lists: bool | None = None
     timed = False
+    dated: bool | None = None
     for place, user, item, time in events:
         if lists is None:
             lists, timed = isinstance(item, list), time is not None
@@ -310,7 +311,12 @@ def _sessions(events: Iterable[_Event], source: str) -> list[Session]:
             stamps = time if lists else [time]
             if not isinstance(stamps, list) or len(stamps) != len(some):
                 raise InputError(f"{place}: {len(some)} items need as many times")
-            times.setdefault(name, []).extend(_seconds(one, place) for one in stamps)
+            for one in stamps:
+                times.setdefault(name, []).append(_seconds(one, place))
+                dated = _is_date(one) if dated is None else dated
+                if _is_date(one) is not dated:
+                    kinds = "number, but those before are dates" if dated else "date, but those before are numbers"
+                    raise InputError(f"{place}: time {one!r:.60} is a {kinds}; give all times as one or the other")
     if not any(items.values()):
         raise InputError(f"{source}: no interactions")
     if not timed:
@@ -360,6 +366,11 @@ def parse_time(text: str) -> float | None:
     except ValueError:
         return None
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def _is_date(value: Any) -> bool:
+    """Return True for a valid time that is no number."""
+    return _number(value) is None
 
 
 def _number(value: Any) -> float | None:
