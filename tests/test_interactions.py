@@ -122,6 +122,9 @@ def test_tables_of_arrow_and_data_sets(tmp_path):
         ("a.txt", "", "--train_file .*a.txt: no interactions"),
         ("a.csv", "user,item\nu,a\n\nu\n", "a.csv:4: 1 fields, but the header names 2"),
         ("a.csv", "user,item\nu,\n", "a.csv:2: the item is empty"),
+        ("a.csv", "user,item\nu,a\nuser,item\nv,a\n", "a.csv:3: this line repeats the header; leave it out"),
+        ("a.inter", "user:token\titem:token\n" * 2, "a.inter:2: this line repeats the header"),
+        ("a.tsv", "user\titem\n<s>\ta\nu\t<s>\n", "a.tsv:3: item '<s>' is the name of a special token; give it"),
         ("a.csv", "", "a.csv: empty; the first line must name the columns"),
         (
             "a.csv",

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from hfseq.data.reading import csv_fields, load_hub, shorten_list, text_lines, tsv_fields
 from hfseq.errors import InputError, one_line
+from hfseq.tokenization import SPECIAL_TOKENS
 
 _KNOWN = {
     "user": ("user", "userid", "uid", "customer", "customerid", "reviewerid", "visitorid", "session", "sessionid"),
@@ -182,6 +183,7 @@ def _fields(
     typed: bool = False,
 ) -> Iterator[_Event]:
     """Yield the events of numbered rows of fields; the first row is the header unless `column_names` are given."""
+    first: list[str] | None = None
     if column_names is None:
         first = next(rows, (1, []))[1]
         if not any(first):
@@ -198,6 +200,8 @@ def _fields(
             raise InputError(f"{path}:{line}: {len(row)} fields, but {expected}")
         if column_names is not None and line == 1 and [field.strip() for field in row] == header:
             raise InputError(f"{path}:1: this line repeats --column_names, so it is a header: leave out one of them")
+        if row == first:
+            raise InputError(f"{path}:{line}: this line repeats the header; leave it out")
         yield _Event(f"{path}:{line}", row[user], row[item], None if time is None else row[time])
 
 
@@ -337,6 +341,8 @@ def _name(value: Any, role: str, place: str) -> str:
     text = value.strip()
     if not text:
         raise InputError(f"{place}: the {role} is empty")
+    if role == "item" and text in SPECIAL_TOKENS:
+        raise InputError(f"{place}: item {text!r} is the name of a special token; give it another name")
     if "\n" in text or "\r" in text:
         raise InputError(f"{place}: {role} {text!r:.60} contains a line break")
     return text
