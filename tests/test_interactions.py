@@ -54,6 +54,7 @@ def read(tmp_path, name, text, columns=GUESSED, column_names=None):
             "sessions.jsonl",
             json.dumps({"user": "u2", "items": ["b", "a", "b"], "times": [5, 5, 7]})
             + "\n\n"
+            + '{"user": "u1", "items": [], "times": []}\n'
             + json.dumps({"user": "u1", "items": ["c", "b"], "times": [9, 3]}),
         ),
     ],
@@ -167,7 +168,7 @@ def test_times_are_numbers_or_dates():
 
 def test_leave_one_out():
     sessions = [Session("long", list("abcd")), Session("short", list("ab")), Session("three", list("abc"))]
-    splits, note = leave_one_out(sessions)
+    splits, note = leave_one_out(sessions, "--train_file a.txt")
     assert splits["train"].to_list() == [
         {"user": "long", "items": ["a", "b"], "begin": 1},
         {"user": "short", "items": ["a", "b"], "begin": 1},
@@ -182,8 +183,19 @@ def test_leave_one_out():
         {"user": "three", "items": list("abc"), "begin": 2},
     ]
     assert "2 users; 1 with fewer than three items" in note
-    with pytest.raises(InputError, match="no user has three items"):
-        leave_one_out(sessions[1:2])
+
+
+@pytest.mark.parametrize(
+    ("rows", "hint"),
+    [
+        ("u,a\nu,b\nv,c\n", "give files for the tests"),
+        ('u,"a b c d"\n', "if 'a b c d' is several items, give a JSON list"),
+    ],
+)
+def test_no_user_has_three_items(tmp_path, rows, hint):
+    path = file_of(tmp_path, "a.csv", f"user,items\n{rows}")
+    with pytest.raises(InputError, match=f"--train_file .*a.csv: no user has three items, .*; {hint}"):
+        RecommendationArguments(train_file=path).read_named()
 
 
 def test_split_by_time():
@@ -239,6 +251,7 @@ def test_files_of_their_own_are_not_split(tmp_path):
         ({"cutoffs": [0]}, "--cutoffs 0: give 1 or more"),
         ({"top_k": 0}, "--top_k 0: give 1 or more"),
         ({"max_length": 1}, "--max_length 1: give 2 or more"),
+        ({"mix": ["markov", "markov"]}, "--mix markov markov repeats a name; give each once"),
         ({"mix": ["knn"]}, "unknown --mix .knn.; there are markov, cache"),
     ):
         with pytest.raises(ValueError, match=message):

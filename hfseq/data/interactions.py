@@ -89,8 +89,8 @@ def read_interactions(
     - any other: `user item` or `user item time` in each line, separated by tabs if there are any, else by spaces; or
       the columns that `column_names` names.
 
-    Times are numbers, or dates of ISO 8601, in UTC unless they say otherwise. Interactions at the same time stay in
-    the order of the file, and repetitions are kept.
+    Times are all finite numbers, or all dates of ISO 8601, in UTC unless they say otherwise. Interactions at the same
+    time stay in the order of the file, and repetitions are kept.
 
     Args:
         name: Path of the file.
@@ -315,8 +315,9 @@ def _sessions(events: Iterable[_Event], source: str) -> list[Session]:
             stamps = time if lists else [time]
             if not isinstance(stamps, list) or len(stamps) != len(some):
                 raise InputError(f"{place}: {len(some)} items need as many times")
+            own_times = times.setdefault(name, [])
             for one in stamps:
-                times.setdefault(name, []).append(_seconds(one, place))
+                own_times.append(_seconds(one, place))
                 dated = _is_date(one) if dated is None else dated
                 if _is_date(one) is not dated:
                     kinds = "number, but those before are dates" if dated else "date, but those before are numbers"
@@ -400,7 +401,7 @@ def session_rows(sessions: Sequence[Session], *, last: bool = False) -> datasets
     return _rows((one.user, one.items, max(1, len(one.items) - 1) if last else 1) for one in sessions)
 
 
-def leave_one_out(sessions: Sequence[Session]) -> tuple[datasets.DatasetDict, str]:
+def leave_one_out(sessions: Sequence[Session], source: str) -> tuple[datasets.DatasetDict, str]:
     """Split each user's items: the last one is the test, the last but one validation, the others train.
 
     The history of a test item has the item of the validation, too. Users with less than three items are for training
@@ -408,6 +409,7 @@ def leave_one_out(sessions: Sequence[Session]) -> tuple[datasets.DatasetDict, st
 
     Args:
         sessions: Sessions of the users.
+        source: Flag and name of their file, for errors.
 
     Returns:
         The splits, rows of `user`, `items` and `begin`; and a line that says how many users were too short.
@@ -417,7 +419,9 @@ def leave_one_out(sessions: Sequence[Session]) -> tuple[datasets.DatasetDict, st
     """
     long = [one for one in sessions if len(one.items) >= 3]
     if not long:
-        raise InputError("no user has three items, of which the last two could be left out; give files for the tests")
+        spaced = next((item for one in sessions for item in one.items if " " in item), None)
+        remedy = f"if {spaced!r:.60} is several items, give a JSON list" if spaced else "give files for the tests"
+        raise InputError(f"{source}: no user has three items, of which the last two could be left out; {remedy}")
     cut = [one if len(one.items) < 3 else Session(one.user, one.items[:-2]) for one in sessions]
     splits = {
         "train": session_rows(cut),

@@ -114,7 +114,8 @@ def recommend_file(run: Run) -> None:
     histories, unknown = known_items(tokenizer, [session.items for session in sessions])
     if unknown and not any(histories):
         raise InputError(
-            f"--test_file {data.test_file}: the model knows none of its items; give histories of items it was trained on"
+            f"--test_file {data.test_file}: the model knows none of its items; give histories of items that it was "
+            "trained on"
         )
     options = {"top_k": data.top_k, "filter_seen": data.filter_seen, "max_length": data.max_length}
     found = recommend_all(model, tokenizer, histories, batch_size=run.args.per_device_eval_batch_size, **options)
