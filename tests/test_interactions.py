@@ -54,6 +54,7 @@ def read(tmp_path, name, text, columns=GUESSED, column_names=None):
             "sessions.jsonl",
             json.dumps({"user": "u2", "items": ["b", "a", "b"], "times": [5, 5, 7]})
             + "\n\n"
+            + '{"user": "u1", "items": [], "times": []}\n'
             + json.dumps({"user": "u1", "items": ["c", "b"], "times": [9, 3]}),
         ),
     ],
@@ -108,11 +109,23 @@ def test_tables_of_arrow_and_data_sets(tmp_path):
     [
         ("a.txt", "u a 1\nu b\n", "a.txt:2: 2 fields, but the lines before have 3"),
         ("a.txt", "u a 1\nu b soon\n", "a.txt:2: time 'soon' is neither a number nor a date"),
+        ("a.txt", "u a inf\nu b 1\n", "a.txt:1: time 'inf' is not finite; give a number or a date"),
+        ("a.txt", "u a 1\nu b NaN\n", "a.txt:2: time 'NaN' is not finite"),
+        ("a.jsonl", '{"user": 1, "item": 2, "time": 1e999}\n', "a.jsonl:1: time inf is not finite"),
+        ("a.txt", "u a 20240105\nv b 2\nu c 2024-01-06\n", "a.txt:3: time '2024-01-06' is a date, but those before"),
+        (
+            "a.jsonl",
+            '{"items": ["a", "b"], "times": ["2024-01-05", 20240106]}\n',
+            "a.jsonl:1: time 20240106 is a number, but those before are dates",
+        ),
         ("a.txt", "user item time\nu a 1\n", "a.txt:1: time 'time' .* is this a header"),
         ("a.txt", "u a 3.5 1\n", "a.txt:1: 4 fields; give `user item`"),
         ("a.txt", "", "--train_file .*a.txt: no interactions"),
         ("a.csv", "user,item\nu,a\n\nu\n", "a.csv:4: 1 fields, but the header names 2"),
         ("a.csv", "user,item\nu,\n", "a.csv:2: the item is empty"),
+        ("a.csv", "user,item\nu,a\nuser,item\nv,a\n", "a.csv:3: this line repeats the header; leave it out"),
+        ("a.inter", "user:token\titem:token\n" * 2, "a.inter:2: this line repeats the header"),
+        ("a.tsv", "user\titem\n<s>\ta\nu\t<s>\n", "a.tsv:3: item '<s>' is the name of a special token; give it"),
         ("a.csv", "", "a.csv: empty; the first line must name the columns"),
         (
             "a.csv",
@@ -150,12 +163,12 @@ def test_times_are_numbers_or_dates():
     assert parse_time("12.5") == 12.5
     assert parse_time("1970-01-02") == 86400
     assert parse_time("1970-01-01T01:00:00+01:00") == 0
-    assert parse_time("nan") is None and parse_time("noon") is None
+    assert parse_time("noon") is None
 
 
 def test_leave_one_out():
     sessions = [Session("long", list("abcd")), Session("short", list("ab")), Session("three", list("abc"))]
-    splits, note = leave_one_out(sessions)
+    splits, note = leave_one_out(sessions, "--train_file a.txt")
     assert splits["train"].to_list() == [
         {"user": "long", "items": ["a", "b"], "begin": 1},
         {"user": "short", "items": ["a", "b"], "begin": 1},
@@ -170,8 +183,19 @@ def test_leave_one_out():
         {"user": "three", "items": list("abc"), "begin": 2},
     ]
     assert "2 users; 1 with fewer than three items" in note
-    with pytest.raises(InputError, match="no user has three items"):
-        leave_one_out(sessions[1:2])
+
+
+@pytest.mark.parametrize(
+    ("rows", "hint"),
+    [
+        ("u,a\nu,b\nv,c\n", "give files for the tests"),
+        ('u,"a b c d"\n', "if 'a b c d' is several items, give a JSON list"),
+    ],
+)
+def test_no_user_has_three_items(tmp_path, rows, hint):
+    path = file_of(tmp_path, "a.csv", f"user,items\n{rows}")
+    with pytest.raises(InputError, match=f"--train_file .*a.csv: no user has three items, .*; {hint}"):
+        RecommendationArguments(train_file=path).read_named()
 
 
 def test_split_by_time():
@@ -201,6 +225,7 @@ def test_split_by_time():
     for starts, message in (
         (("8", "5"), "--validation_start 8 is not before --test_start 5"),
         (("soon", "5"), "--validation_start 'soon' is neither"),
+        (("5", "inf"), "--test_start 'inf' is neither a finite number"),
         (("5", "99"), "nothing to predict in test"),
         (("0", "5"), "nothing to learn in train"),
     ):
@@ -226,6 +251,7 @@ def test_files_of_their_own_are_not_split(tmp_path):
         ({"cutoffs": [0]}, "--cutoffs 0: give 1 or more"),
         ({"top_k": 0}, "--top_k 0: give 1 or more"),
         ({"max_length": 1}, "--max_length 1: give 2 or more"),
+        ({"mix": ["markov", "markov"]}, "--mix markov markov repeats a name; give each once"),
         ({"mix": ["knn"]}, "unknown --mix .knn.; there are markov, cache"),
     ):
         with pytest.raises(ValueError, match=message):

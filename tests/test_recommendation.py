@@ -471,6 +471,49 @@ def test_bad_models_and_rows(trained, tmp_path):
         recipe_runs.start(RECIPE, [*flags, "--output_dir", tmp_path / "run"])
 
 
+def test_items_that_a_checkpoint_does_not_know(data, trained, tmp_path, capsys):
+    strange = tmp_path / "strange.txt"
+    strange.write_text("".join(f"u{user} strange_{item}\n" for user in "ab" for item in range(4)))
+    flags = {"model_name_or_path": trained[0], "train_file": strange}
+    for more in ({}, {"do_train": False, "train_file": None, "test_file": strange}):
+        with pytest.raises(InputError, match="(train|test): the checkpoint knows none of the items of .*strange.txt"):
+            run(data, tmp_path / "run", **flags | more)
+        assert not (tmp_path / "run").exists()
+    some = tmp_path / "some.jsonl"
+    some.write_text(json.dumps({"items": ["item 1", "item 2", "strange"]}))
+    histories = {
+        "do_train": False,
+        "train_file": None,
+        "output_file": tmp_path / "top.tsv",
+        "overwrite_output_file": 1,
+    }
+    with pytest.raises(InputError, match="--test_file .*strange.txt: the model knows none of its items"):
+        run(data, trained[0], **flags | histories | {"test_file": strange})
+    capsys.readouterr()
+    run(data, tmp_path / "run", **flags | {"do_train": False, "train_file": None, "test_file": some})
+    assert "test: 1 of 3 interactions are with items that the model does not know" in capsys.readouterr().out
+
+
+def test_a_file_of_more_items_than_there_are(trained, tmp_path, capsys):
+    (tmp_path / "own.jsonl").write_text('{"items": ["item 1", "item 2"]}\n{"items": ["item 1"]}\n')
+    flags = {"model_name_or_path": trained[0], "test_file": tmp_path / "own.jsonl", "use_cpu": True, "top_k": 500}
+    for seen, number in ((False, NUM_ITEMS), (True, f"{NUM_ITEMS - 2} to {NUM_ITEMS - 1}")):
+        more = {"output_file": tmp_path / f"{seen}.tsv", "filter_seen": seen}
+        recipe_runs.start(RECIPE, recipe_runs.arguments("--do_predict", **flags, **more))
+        assert f"{seen}.tsv: {number} items for 2 histories" in capsys.readouterr().out
+    with pytest.raises(InputError, match="top.txt holds one text per line; for --top_k 500 use a .tsv or .jsonl file"):
+        recipe_runs.start(RECIPE, recipe_runs.arguments("--do_predict", **flags, output_file=tmp_path / "top.txt"))
+
+
+def test_training_sessions_of_one_item(data, tmp_path):
+    """They are learnt from BOS, although they cannot be scored."""
+    (tmp_path / "three.txt").write_text(
+        "".join(f"u{user} i{(user + at) % 5}\n" for user in range(5) for at in (0, 1, 2))
+    )
+    flags = {"train_file": tmp_path / "three.txt", "num_train_epochs": 1, "config_overrides": OVERRIDES}
+    assert run(data, tmp_path / "run", model_type="hfseq_gru", **flags)["train_loss"] > 0
+
+
 @pytest.mark.parametrize("names", [["markov"], ["cache"], ["markov", "cache"]])
 def test_a_mixture_has_the_rankings_of_the_interpolated_probabilities(names):
     rng = random.Random(3)

@@ -1,6 +1,7 @@
 """Interactions of users with items: reading, sessions in order of time, and splits."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from hfseq.data.reading import csv_fields, load_hub, shorten_list, text_lines, tsv_fields
 from hfseq.errors import InputError, one_line
+from hfseq.tokenization import SPECIAL_TOKENS
 
 _KNOWN = {
     "user": ("user", "userid", "uid", "customer", "customerid", "reviewerid", "visitorid", "session", "sessionid"),
@@ -87,8 +89,8 @@ def read_interactions(
     - any other: `user item` or `user item time` in each line, separated by tabs if there are any, else by spaces; or
       the columns that `column_names` names.
 
-    Times are numbers, or dates of ISO 8601, in UTC unless they say otherwise. Interactions at the same time stay in
-    the order of the file, and repetitions are kept.
+    Times are all finite numbers, or all dates of ISO 8601, in UTC unless they say otherwise. Interactions at the same
+    time stay in the order of the file, and repetitions are kept.
 
     Args:
         name: Path of the file.
@@ -181,6 +183,7 @@ def _fields(
     typed: bool = False,
 ) -> Iterator[_Event]:
     """Yield the events of numbered rows of fields; the first row is the header unless `column_names` are given."""
+    first: list[str] | None = None
     if column_names is None:
         first = next(rows, (1, []))[1]
         if not any(first):
@@ -197,6 +200,8 @@ def _fields(
             raise InputError(f"{path}:{line}: {len(row)} fields, but {expected}")
         if column_names is not None and line == 1 and [field.strip() for field in row] == header:
             raise InputError(f"{path}:1: this line repeats --column_names, so it is a header: leave out one of them")
+        if row == first:
+            raise InputError(f"{path}:{line}: this line repeats the header; leave it out")
         yield _Event(f"{path}:{line}", row[user], row[item], None if time is None else row[time])
 
 
@@ -240,7 +245,7 @@ def _plain_events(
             )
         if len(row) != size:
             raise InputError(f"{path}:{number}: {len(row)} fields, but the lines before have {size}")
-        if number == 1 and size == 3 and not _is_time(row[2]):
+        if number == 1 and size == 3 and parse_time(row[2]) is None:
             raise InputError(
                 f"{path}:1: time {row[2]!r} is neither a number nor a date; is this a header? Files with one are "
                 ".csv, .tsv or .inter"
@@ -295,6 +300,7 @@ def _sessions(events: Iterable[_Event], source: str) -> list[Session]:
     times: dict[str, list[float]] = {}
     lists: bool | None = None
     timed = False
+    dated: bool | None = None
     for place, user, item, time in events:
         if lists is None:
             lists, timed = isinstance(item, list), time is not None
@@ -309,7 +315,13 @@ def _sessions(events: Iterable[_Event], source: str) -> list[Session]:
             stamps = time if lists else [time]
             if not isinstance(stamps, list) or len(stamps) != len(some):
                 raise InputError(f"{place}: {len(some)} items need as many times")
-            times.setdefault(name, []).extend(_seconds(one, place) for one in stamps)
+            own_times = times.setdefault(name, [])
+            for one in stamps:
+                own_times.append(_seconds(one, place))
+                dated = _is_date(one) if dated is None else dated
+                if _is_date(one) is not dated:
+                    kinds = "number, but those before are dates" if dated else "date, but those before are numbers"
+                    raise InputError(f"{place}: time {one!r:.60} is a {kinds}; give all times as one or the other")
     if not any(items.values()):
         raise InputError(f"{source}: no interactions")
     if not timed:
@@ -330,6 +342,8 @@ def _name(value: Any, role: str, place: str) -> str:
     text = value.strip()
     if not text:
         raise InputError(f"{place}: the {role} is empty")
+    if role == "item" and text in SPECIAL_TOKENS:
+        raise InputError(f"{place}: item {text!r} is the name of a special token; give it another name")
     if "\n" in text or "\r" in text:
         raise InputError(f"{place}: {role} {text!r:.60} contains a line break")
     return text
@@ -338,21 +352,22 @@ def _name(value: Any, role: str, place: str) -> str:
 def _seconds(value: Any, place: str) -> float:
     if isinstance(value, datetime):
         value = value.isoformat()
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
-        return float(value)
-    found = parse_time(value) if isinstance(value, str) else None
+    found = None if isinstance(value, bool) else parse_time(value) if isinstance(value, str) else _number(value)
     if found is None:
         raise InputError(f"{place}: time {value!r:.60} is neither a number nor a date, such as 2024-05-31T18:00:00")
+    if not math.isfinite(found):
+        raise InputError(f"{place}: time {value!r:.60} is not finite; give a number or a date")
     return found
 
 
 def parse_time(text: str) -> float | None:
-    """Time that a text gives, a number or a date of ISO 8601, in seconds since 1970 (UTC); None if it is neither."""
-    try:
-        number = float(text)
-        return None if number != number else number
-    except ValueError:
-        pass
+    """Time that a text gives, a number or a date of ISO 8601, in seconds since 1970 (UTC); None if it is neither.
+
+    Numbers may be infinite or NaN.
+    """
+    number = _number(text)
+    if number is not None:
+        return number
     try:
         found = datetime.fromisoformat(text.strip())
     except ValueError:
@@ -360,8 +375,19 @@ def parse_time(text: str) -> float | None:
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
 
 
-def _is_time(text: str) -> bool:
-    return parse_time(text) is not None
+def _is_date(value: Any) -> bool:
+    """Return True for a valid time that is no number."""
+    return _number(value) is None
+
+
+def _number(value: Any) -> float | None:
+    """Number of a text or a number, infinite if it is too large; None if it is none."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError):
+        return None
 
 
 # Splits: rows of `user`, `items` and `begin`, the number of items at the beginning that are not to be predicted.
@@ -375,7 +401,7 @@ def session_rows(sessions: Sequence[Session], *, last: bool = False) -> datasets
     return _rows((one.user, one.items, max(1, len(one.items) - 1) if last else 1) for one in sessions)
 
 
-def leave_one_out(sessions: Sequence[Session]) -> tuple[datasets.DatasetDict, str]:
+def leave_one_out(sessions: Sequence[Session], source: str) -> tuple[datasets.DatasetDict, str]:
     """Split each user's items: the last one is the test, the last but one validation, the others train.
 
     The history of a test item has the item of the validation, too. Users with less than three items are for training
@@ -383,6 +409,7 @@ def leave_one_out(sessions: Sequence[Session]) -> tuple[datasets.DatasetDict, st
 
     Args:
         sessions: Sessions of the users.
+        source: Flag and name of their file, for errors.
 
     Returns:
         The splits, rows of `user`, `items` and `begin`; and a line that says how many users were too short.
@@ -392,7 +419,9 @@ def leave_one_out(sessions: Sequence[Session]) -> tuple[datasets.DatasetDict, st
     """
     long = [one for one in sessions if len(one.items) >= 3]
     if not long:
-        raise InputError("no user has three items, of which the last two could be left out; give files for the tests")
+        spaced = next((item for one in sessions for item in one.items if " " in item), None)
+        remedy = f"if {spaced!r:.60} is several items, give a JSON list" if spaced else "give files for the tests"
+        raise InputError(f"{source}: no user has three items, of which the last two could be left out; {remedy}")
     cut = [one if len(one.items) < 3 else Session(one.user, one.items[:-2]) for one in sessions]
     splits = {
         "train": session_rows(cut),
@@ -455,8 +484,8 @@ def split_by_time(
 
 def _start(value: float | str, stamps: Sequence[float], flag: str) -> float:
     found = parse_time(str(value))
-    if found is None:
-        raise InputError(f"--{flag} {value!r} is neither a number nor a date")
+    if found is None or not math.isfinite(found):
+        raise InputError(f"--{flag} {value!r} is neither a finite number nor a date")
     if 0 < found < 1:
         return stamps[min(int(found * len(stamps)), len(stamps) - 1)]
     return found

@@ -45,13 +45,16 @@ def read_texts(
         raise InputError(f"--test_file {name}: cannot be read as UTF-8 text: {error}") from None
 
 
-def check_output_file(name: str, *, overwrite: bool = False, num_return_sequences: int = 1) -> None:
+def check_output_file(
+    name: str, *, overwrite: bool = False, num_return_sequences: int = 1, flag: str = "num_return_sequences"
+) -> None:
     """Validate the output file before anything is computed.
 
     Args:
         name: Path of the file.
         overwrite: Allow an existing file.
         num_return_sequences: Texts per source; a plain text file holds only one.
+        flag: Flag that gave their number, for errors.
 
     Raises:
         InputError: The file exists, is a directory, or cannot hold several texts per source.
@@ -63,8 +66,8 @@ def check_output_file(name: str, *, overwrite: bool = False, num_return_sequence
         raise InputError(f"--output_file {name} exists; name another, or give --overwrite_output_file")
     if num_return_sequences > 1 and path.suffix.lower() not in (".tsv", ".jsonl"):
         raise InputError(
-            f"--output_file {name} holds one text per line; for --num_return_sequences {num_return_sequences} "
-            "use a .tsv or .jsonl file"
+            f"--output_file {name} holds one text per line; for --{flag} {num_return_sequences} use a .tsv "
+            "or .jsonl file"
         )
 
 

@@ -595,6 +595,8 @@ class RecommendationArguments(DataArguments):
         for name in self.mix or ():
             if name not in MIXTURE_COMPONENTS:
                 raise ValueError(f"unknown --mix {name!r}; there are {', '.join(MIXTURE_COMPONENTS)}")
+        if self.mix and len(set(self.mix)) < len(self.mix):
+            raise ValueError(f"--mix {' '.join(self.mix)} repeats a name; give each once")
         if self.max_length < 2:
             raise ValueError(f"--max_length {self.max_length}: give 2 or more")
 
@@ -627,10 +629,11 @@ class RecommendationArguments(DataArguments):
             )
         if self.score_last:
             raise InputError("--score_last is for files or splits of their own; --split leave_one_out does so itself")
+        source = f"--train_file {self.train_file}" if self.train_file else f"--dataset_name {self.dataset_name}"
         if self.split == "time":
             splits, self.note = split_by_time(found["train"], self.validation_start, self.test_start)
         else:
-            splits, self.note = leave_one_out(found["train"])
+            splits, self.note = leave_one_out(found["train"], source)
         return splits
 
 

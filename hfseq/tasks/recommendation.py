@@ -128,7 +128,7 @@ class Recommendation(Task):
 
     def _list_events(self, known: Mapping[str, int]) -> None:
         """List the predicted items of each split, with what the model can know of their histories."""
-        for split, rows in self.splits.items():
+        for split, rows in list(self.splits.items()):
             if split == "train":
                 continue
             found: list[Event] = []
@@ -139,6 +139,10 @@ class Recommendation(Task):
                         found.append(Event(item, own, len(own)))
                     if item in known:
                         own.append(item)
+            if not found and split == "train_sample":
+                # Sessions of one item are learnt from BOS, but not scored.
+                del self.splits[split]
+                continue
             if not found:
                 raise InputError(f"{split}: nothing to predict: no session has a second item")
             self.events[split] = found
@@ -243,7 +247,7 @@ class Recommendation(Task):
         self.collator = CheckedCollator(HistoryCollator(tokenizer.pad_token_id), model)
         if "train" not in self.splits:
             self._list_events(ids)
-        encoded = EncodedSplits({}, {}, [])
+        encoded = EncodedSplits({}, {}, self._unknown(ids))
         for split, rows in self.splits.items():
             if split == "train":
                 encoded.rows[split] = self._training_rows(rows, ids, limit)
@@ -252,6 +256,25 @@ class Recommendation(Task):
                 encoded.rows[split] = self._test_rows(rows, ids, limit)
                 encoded.lengths[split] = [event.before for event in self.events[split]]
         return encoded
+
+    def _unknown(self, ids: Mapping[str, int]) -> list[str]:
+        """Count the items of each split that a checkpoint does not know; `describe` has those of a new model."""
+        notes = []
+        own = bool(self.counts) and all(item in ids for item in self.counts)
+        for split, rows in self.splits.items():
+            if own or split == "train_sample":
+                continue
+            total = sum(map(len, rows["items"]))
+            unknown = sum(item not in ids for items in rows["items"] for item in items)
+            if unknown == total and (split == "train" or not self.counts):
+                name = getattr(self.data, f"{split}_file") or self.data.dataset_name or self.data.train_file
+                raise InputError(
+                    f"{split}: the checkpoint knows none of the items of {name or 'the built-in data'}; give "
+                    "interactions with its items, or train a new model with --model_type"
+                )
+            if unknown:
+                notes.append(f"{split}: {unknown} of {total} interactions are with items that the model does not know")
+        return notes
 
     def _training_rows(self, rows: datasets.Dataset, ids: Mapping[str, int], limit: int) -> datasets.Dataset:
         """Sessions, cut into pieces that begin with the last item of the piece before."""

@@ -107,11 +107,16 @@ def recommend_file(run: Run) -> None:
         InputError: A flag, a file or the model is invalid; nothing is written.
     """
     data = run.data
-    _check_files(run, data.top_k)
+    _check_files(run, data.top_k, "top_k")
     sessions = data.read_file(data.test_file, "--test_file")
     model, tokenizer = _load(run, AutoModelForCausalLM)
     require_items(tokenizer)
     histories, unknown = known_items(tokenizer, [session.items for session in sessions])
+    if unknown and not any(histories):
+        raise InputError(
+            f"--test_file {data.test_file}: the model knows none of its items; give histories of items that it was "
+            "trained on"
+        )
     options = {"top_k": data.top_k, "filter_seen": data.filter_seen, "max_length": data.max_length}
     found = recommend_all(model, tokenizer, histories, batch_size=run.args.per_device_eval_batch_size, **options)
     users = [session.user for session in sessions]
@@ -119,17 +124,20 @@ def recommend_file(run: Run) -> None:
         write_recommendations(data.output_file, users, found, overwrite=data.overwrite_output_file)
     notes = f"; {unknown} items that the model does not know left out of them" if unknown else ""
     seen = "without" if data.filter_seen else "including"
-    run.log(f"{data.output_file}: {data.top_k} items for {len(users)} histories, {seen} those of the history{notes}")
+    # Fewer than --top_k where the model has fewer items, or has only so many that are not in the history.
+    fewest, most = min(map(len, found)), max(map(len, found))
+    number = f"{most}" if fewest == most else f"{fewest} to {most}"
+    run.log(f"{data.output_file}: {number} items for {len(users)} histories, {seen} those of the history{notes}")
 
 
-def _check_files(run: Run, num_return_sequences: int = 1) -> None:
-    """Validate the names of the input and the output file."""
+def _check_files(run: Run, num_return_sequences: int = 1, flag: str = "num_return_sequences") -> None:
+    """Validate the names of the input and the output file; arguments as for `check_output_file`."""
     if run.args.do_train or not run.args.do_predict:
         raise InputError("--output_file requires --do_predict without --do_train")
     if run.data.test_file is None:
         raise InputError("--output_file requires --test_file, the texts to predict")
     overwrite = run.data.overwrite_output_file
-    check_output_file(run.data.output_file, overwrite=overwrite, num_return_sequences=num_return_sequences)
+    check_output_file(run.data.output_file, overwrite=overwrite, num_return_sequences=num_return_sequences, flag=flag)
 
 
 def _load(run: Run, auto_class: Any) -> tuple[Any, Any]:
