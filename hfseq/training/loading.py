@@ -73,9 +73,10 @@ def load_model(
         raise InputError(f"--config_overrides: {taken[0]} is determined by the data")
     if args.model_name_or_path is not None:
         found = load_checkpoint(auto_class, args.model_name_or_path, overrides, features=features, **fields)
-        if tokenizer is not None and not features:
-            return found[0], tokenizer, found[2] | replace_vocabulary(found[0], tokenizer)
-        return found
+        # A search passes on the tokenizer of the checkpoint itself.
+        if tokenizer is None or features or tokenizer.get_vocab() == found[1].get_vocab():
+            return found
+        return found[0], tokenizer, found[2] | replace_vocabulary(found[0], tokenizer)
     check_overrides(overrides, features)
     model_type = args.model_type or default_type
     ours = ", ".join(sorted(family.model_type for family in FAMILIES))
