@@ -1,6 +1,5 @@
 """Interactions of users with items: reading, sessions in order of time, and splits."""
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +13,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hfseq.data.reading import csv_fields, load_hub, shorten_list, text_lines, tsv_fields
+from hfseq.data.reading import csv_fields, json_value, load_hub, shorten_list, text_lines, tsv_fields
 from hfseq.errors import InputError, one_line
 from hfseq.tokenization import SPECIAL_TOKENS
 
@@ -258,10 +257,7 @@ def _json_events(path: Path, flag: str, columns: InteractionColumns) -> Iterator
         if not line.strip():
             continue
         place = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{place}: not JSON ({error}); each line must be one object") from None
+        row = json_value(line, place)
         if not isinstance(row, dict):
             raise InputError(f"{place}: a JSON {type(row).__name__}; each line must be one object")
         names = list(row)

@@ -306,6 +306,22 @@ def _generate(parts: list[int], num_parts: int, part_of: _PartOf, names: Sequenc
 # Text files
 
 
+def json_value(line: str, place: str) -> Any:
+    """Parse a line of a file with a JSON object a line.
+
+    Args:
+        line: The line.
+        place: File and line, for errors.
+
+    Raises:
+        InputError: It is not JSON.
+    """
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not JSON ({error}); each line must be one object") from None
+
+
 def text_lines(path: Path, flag: str) -> Iterator[str]:
     r"""Yield lines with their ends.
 
@@ -438,10 +454,7 @@ def _json_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]]:
     listed: dict[str, bool] = {}
     for number, line in enumerate(text_lines(path, flag), 1):
         place = f"{path}:{number}"
-        try:
-            row = json.loads(line) if line.strip() else dict.fromkeys(columns.names)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{place}: not JSON ({error}); each line must be one object") from None
+        row = json_value(line, place) if line.strip() else dict.fromkeys(columns.names)
         if not isinstance(row, dict):
             raise InputError(f"{place}: a JSON {type(row).__name__}; each line must be one object")
         if isinstance(row.get(_TRANSLATION), dict) and not set(columns.names) <= row.keys():
