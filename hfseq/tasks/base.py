@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import datasets
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from hfseq import metrics
@@ -346,6 +347,8 @@ class Task(ABC):
         Returns:
             Raw prediction of each row, and the mean loss.
         """
+        if self.predicts_batches:
+            return self._predict_batches(model, split)
         # Where evaluations generate, the terms that the model adds to the loss are for training only.
         own = self.own_loss and not self.generates
 
@@ -356,6 +359,17 @@ class Task(ABC):
             return self.raw(model, batch, outputs, labels, **options), total, int(self.count({"labels": labels}))
 
         return self.run_split(model, split, row_lengths(self.encoded[split], (self.main_input,)).tolist(), run)
+
+    def _predict_batches(self, model: PreTrainedModel, split: str) -> tuple[NDArray[Any], float]:
+        """Raw predictions of a split by `predict_batch`, as one array, and the mean loss."""
+
+        def run(batch: Any) -> tuple[Sequence[Any], float, int]:
+            loss, found = self.predict_batch(model, batch)
+            count = int(self.count(batch))
+            return list(found.cpu().numpy()), loss.item() * count, count
+
+        raw, loss = self.run_split(model, split, self.lengths[split], run)
+        return np.stack(raw), loss
 
     def run_split(
         self,

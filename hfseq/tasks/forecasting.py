@@ -430,18 +430,6 @@ class Forecasting(Task):
             torch.manual_seed(self.args.seed)
             return loss, sample_paths(model, batch, self.horizon, self.data.num_samples)
 
-    @torch.no_grad()
-    def predict(self, model: PreTrainedModel, split: str, **options: Any) -> tuple[Any, float]:
-        """Sample paths for each row of a split, distributed over all processes; see `Task.predict`."""
-
-        def run(batch: Any) -> tuple[Sequence[Any], float, int]:
-            loss, paths = self.predict_batch(model, batch)
-            count = int(self.count(batch))
-            return list(paths.cpu().numpy()), loss.item() * count, count
-
-        raw, loss = self.run_split(model, split, self.lengths[split], run)
-        return np.stack(raw), loss
-
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
         """Score forecasts: quantiles by WQL and coverage, samples by CRPS, their mean by (R)MSE, their median else."""
         samples = np.stack([np.asarray(one, dtype=float) for one in predictions])

@@ -158,18 +158,6 @@ class FramePrediction(Video):
         frames = paths.mean(dim=1).flatten(2)
         return loss, frames if self.frame_shape is None else frames.clamp(0, 1)
 
-    @torch.no_grad()
-    def predict(self, model: PreTrainedModel, split: str, **options: Any) -> tuple[Any, float]:
-        """Predict each window of a split, distributed over all processes; see `Task.predict`."""
-
-        def run(batch: Any) -> tuple[Sequence[Any], float, int]:
-            loss, frames = self.predict_batch(model, batch)
-            count = int(self.count(batch))
-            return list(frames.cpu().numpy()), loss.item() * count, count
-
-        raw, loss = self.run_split(model, split, self.lengths[split], run)
-        return np.stack(raw), loss
-
     def timed_batch(self, model: PreTrainedModel, batch: Any) -> torch.Tensor:
         """Predicted frames of a batch, on the CPU."""
         return self.predict_batch(model, batch)[1].cpu()
