@@ -268,6 +268,17 @@ def test_random_numbers_are_left_alone(tmp_path):
     assert after == torch.rand(1)
 
 
+def test_disable_tqdm_is_for_the_bars_of_data_too(tmp_path):
+    datasets.enable_progress_bars()
+    try:
+        arguments(tmp_path)
+        assert datasets.are_progress_bars_disabled() is False
+        arguments(tmp_path, "--disable_tqdm", "true")
+        assert datasets.are_progress_bars_disabled()
+    finally:
+        datasets.enable_progress_bars()
+
+
 def test_values_at_the_edge(tmp_path):
     args = arguments(tmp_path, "--max_grad_norm", "inf", "--seed", str(2**32 - 1), "--label_smoothing_factor", "1")
     assert args.max_grad_norm == float("inf") and args.seed == 2**32 - 1

@@ -1,7 +1,7 @@
 """Interactions: every format gives the same sessions, splits leave out what they say, and bad rows are named."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import datasets
 import pytest
@@ -92,6 +92,9 @@ def test_tables_of_arrow_and_data_sets(tmp_path):
     found = read_interactions(str(tmp_path / "a.parquet"), "--train_file", GUESSED)
     assert [one[:2] for one in found] == [("2", ["a", "b"]), ("1", ["c"])]
     assert found[1].times == [datetime(2024, 5, 3, tzinfo=UTC).timestamp()]
+    days = rows | {"timestamp": [date(2024, 5, day) for day in (2, 3, 1)]}
+    datasets.Dataset.from_dict(days).to_parquet(tmp_path / "days.parquet")
+    assert read_interactions(str(tmp_path / "days.parquet"), "--train_file", GUESSED) == found
     sessions = datasets.Dataset.from_dict({"session": ["s", "t"], "items": [["a", "b", "c"], ["c"]]})
     datasets.DatasetDict({"train": sessions, "test": sessions.select([0])}).save_to_disk(tmp_path / "saved")
     splits = RecommendationArguments(dataset_name=str(tmp_path / "saved")).read_named()
@@ -241,6 +244,7 @@ def test_files_of_their_own_are_not_split(tmp_path):
     assert data.read_named()["test"].to_list() == session_rows([Session("u", list("abc"))]).to_list()
     for flags, message in (
         ({"split": "time", "test_file": path}, "--split time is for interactions of one file"),
+        ({"split": "leave_one_out", "test_file": path}, "--split leave_one_out is for interactions of one file"),
         ({"score_last": True}, "--score_last is for files"),
     ):
         with pytest.raises(InputError, match=message):

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -346,7 +346,7 @@ def _name(value: Any, role: str, place: str) -> str:
 
 
 def _seconds(value: Any, place: str) -> float:
-    if isinstance(value, datetime):
+    if isinstance(value, date):  # or a datetime, which is one
         value = value.isoformat()
     found = None if isinstance(value, bool) else parse_time(value) if isinstance(value, str) else _number(value)
     if found is None:

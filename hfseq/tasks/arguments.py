@@ -549,10 +549,10 @@ class RecommendationArguments(DataArguments):
         None, "Column of items, or of lists of them; by default guessed: item_id, items ..."
     )
     time_column: str | None = flag(None, "Column of times; by default guessed: timestamp, date ...")
-    split: str = flag(
-        "leave_one_out",
-        "Split of the interactions of one file: leave_one_out (a user's last item is the test, the last but one "
-        "validation) or time.",
+    split: str | None = flag(
+        None,
+        "Split of the interactions of one file: leave_one_out (default; a user's last item is the test, the last but "
+        "one validation) or time.",
     )
     validation_start: str = flag(
         "0.8", "With --split time: begin of the validation, a time or date, or below 1 a share of the interactions."
@@ -583,7 +583,7 @@ class RecommendationArguments(DataArguments):
     def __post_init__(self) -> None:
         """Refuse unknown values, and flags that would have no effect."""
         super().__post_init__()
-        if self.split not in INTERACTION_SPLITS:
+        if self.split not in (None, *INTERACTION_SPLITS):
             raise ValueError(f"unknown --split {self.split!r}; there are {', '.join(INTERACTION_SPLITS)}")
         own = type(self).__dataclass_fields__
         for name in ("validation_start", "test_start"):
@@ -622,8 +622,10 @@ class RecommendationArguments(DataArguments):
             if (name := getattr(self, f"{split}_file")) is not None:
                 found[split] = self.read_file(name, f"--{split}_file")
         if set(found) != {"train"}:
-            if self.split == "time":
-                raise InputError("--split time is for interactions of one file; leave it out, or the other files")
+            if self.split is not None:
+                raise InputError(
+                    f"--split {self.split} is for interactions of one file; leave it out, or the other files"
+                )
             return datasets.DatasetDict(
                 {split: session_rows(some, last=self.score_last and split != "train") for split, some in found.items()}
             )

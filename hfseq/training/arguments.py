@@ -169,6 +169,7 @@ class RecipeArguments(TrainingArguments):
         # Every process reads the data; only the main one reports dropped rows.
         if self.process_index:
             logging.getLogger("hfseq").setLevel(logging.ERROR)
+        if self.process_index or self.disable_tqdm:
             datasets.disable_progress_bars()
 
     def choose_metric(self, metrics: Sequence[str], others: Sequence[str] = ()) -> None:
