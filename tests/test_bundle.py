@@ -4,8 +4,6 @@ Run as a script, this file is that process: `python test_bundle.py CHECKPOINTS R
 """
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 import transformers
 from old_checkpoints import NoHfseq
+from processes import run_elsewhere
 
 pytestmark = pytest.mark.contract
 
@@ -84,10 +83,9 @@ def loaded_with_hfseq(saved):
 @pytest.fixture(scope="module")
 def loaded_without_hfseq(saved, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(elsewhere / "modules")}
-    environment.pop("PYTHONPATH", None)
-    command = [sys.executable, str(Path(__file__).resolve()), str(saved[0]), str(elsewhere / "results.pt")]
-    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
+    environment = {"HF_MODULES_CACHE": str(elsewhere / "modules")}
+    command = [Path(__file__).resolve(), saved[0], elsewhere / "results.pt"]
+    done = run_elsewhere(*command, environment=environment, cwd=elsewhere)
     assert done.returncode == 0, done.stderr
     return torch.load(elsewhere / "results.pt")
 

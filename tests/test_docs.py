@@ -1,13 +1,11 @@
 """The code of the tutorials and of README runs, in order, as a reader would paste it; links lead somewhere."""
 
 import importlib.util
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 import hfseq
@@ -28,9 +26,8 @@ def blocks(page):
     return re.findall(r"```(bash|python)\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-def run(command, folder):
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+def run(folder, *command):
+    done = processes.run(*command, cwd=folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -54,8 +51,8 @@ def results(tmp_path_factory):
             text = text.replace(EPOCHS, SHORT if page == PAGES[0] else ON_FILES)
             command = shlex.split(text.replace("\\\n", " "))
             assert command[0] == "python"
-            run([sys.executable, *command[1:]], folder)
-        printed[page.name] = run([sys.executable, "-c", "\n".join(code)], folder)
+            run(folder, *command[1:])
+        printed[page.name] = run(folder, "-c", "\n".join(code))
     return printed, folder
 
 
@@ -109,7 +106,7 @@ def test_the_code_of_the_readme_runs(tmp_path):
     code = [text for language, text in blocks(README) if language == "python"]
     assert set(re.findall(r"outputs/(\w+)", "".join(code))) == set(HEADS)
     for text in code:
-        run([sys.executable, "-c", text], tmp_path)
+        run(tmp_path, "-c", text)
 
 
 def test_the_commands_of_the_readme_exist():
