@@ -13,13 +13,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 MODULES = ["hfseq", "hfseq.training.trainer", "hfseq.training.accelerate_loop"]
+# What a recipe imports when it scores and draws.
+MODULES += ["matplotlib.backends.backend_agg", "matplotlib.ticker", "rouge_score.rouge_scorer", "sacrebleu"]
+MODULES += ["seqeval.metrics", "sklearn.metrics"]
 # What users of published checkpoints import, who need not have hfseq.
 ELSEWHERE = ["torch", "transformers.generation", "transformers.models.auto.modeling_auto", "transformers.pipelines"]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(MODULES)
 
 
-LONGEST = 240
+LONGEST = 480
 
 
 def run(*command, environments=({},), cwd=None, context=FORKS):
