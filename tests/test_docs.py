@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("[0-9]-*.md"))
 # What makes a page short enough for a test; the code is the page's. There are fewer embedded pairs.
 EPOCHS = "--num_train_epochs 3"
-SHORT = "--max_steps 60 --eval_strategy steps --eval_steps 60 --save_strategy steps --save_steps 60 --num_beams 1"
+SHORT = "--max_steps 20 --eval_strategy steps --eval_steps 20 --save_strategy steps --save_steps 20 --num_beams 1"
 ROWS = {"range(300)": "range(30)", "[:30]": "[:4]", "range(20)": "range(3)"}
 FEWER = """
 from hfseq.data.embedded.cldr import cldr_pairs
