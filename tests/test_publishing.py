@@ -569,11 +569,12 @@ print(json.dumps(found))
 """
 
 
-def test_all_classes_go_there_and_back(user, stranger, tmp_path):
+def test_classes_go_there_and_back(user, stranger, tmp_path):
     tokenizer = train_tokenizer(["a b c d e f"], model="word", vocab_size=20)
     expected, classes = {}, {}
-    for config_class, heads in MODEL_CLASSES.items():
-        for auto_class, model_class in heads.items():
+    for number, (config_class, heads) in enumerate(MODEL_CLASSES.items()):
+        # All of one family, and of each other family another one: a head and a family have files of their own.
+        for auto_class, model_class in list(heads.items())[number : number + 1 if number else None]:
             torch.manual_seed(0)
             sizes = {"hidden_size": 12, "embedding_size": 8, "num_hidden_layers": 2}
             model = model_class(config_class(vocab_size=len(tokenizer), **sizes)).eval()
@@ -583,7 +584,7 @@ def test_all_classes_go_there_and_back(user, stranger, tmp_path):
             more = {"decoder_input_ids": torch.tensor([[1, 5]])} if model.config.is_encoder_decoder else {}
             expected[name] = model(input_ids=torch.tensor([[5, 6, 7]]), **more)[0]
             classes[name] = auto_class
-    assert len(classes) == 24
+    assert len(classes) == len(MODEL_CLASSES[hfseq.RnnConfig]) + len(MODEL_CLASSES) - 1
     done = user("-c", PUSH_ALL, tmp_path / "models")
     assert done.returncode == 0, done.stderr
     done = stranger(LOAD_ALL, json.dumps(classes))
