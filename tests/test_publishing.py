@@ -524,12 +524,20 @@ def test_what_the_hub_refuses_is_one_line_each(hub, user, trained):
     assert "hf_wrong" not in done.stdout + done.stderr
 
 
+NOWHERE = """\
+import runpy, sys
+from huggingface_hub import constants
+constants.ENDPOINT = "http://127.0.0.1:9"
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def test_a_bad_token_and_no_network_stop_a_recipe_before_it_trains(user, rows, tmp_path):
     command = [ROOT / "recipes" / "sentiment.py", *arguments(rows, tmp_path / "run"), "--push_to_hub"]
-    nowhere = "http://127.0.0.1:9"
     for done, said in (
         (user(*command, token="hf_wrong"), "error: run: invalid token"),
-        (online(nowhere, tmp_path, *command), f"error: run: {nowhere} cannot be reached"),
+        (user("-c", NOWHERE, *command), "error: run: http://127.0.0.1:9 cannot be reached"),
     ):
         assert done.returncode == 1
         assert done.stderr.splitlines()[-1].startswith(said)
