@@ -38,9 +38,9 @@ def arguments(config, **flags):
 
 
 FINGERPRINTS = map("{:016x}".format, itertools.count())
-# What would take half of a short run, and changes nothing in it. Figures are made and not drawn; test_reports.py looks
-# at drawn ones. Data sets stay in memory, where nobody asks what they were made by. Files are not forced to the disk,
-# which test_checkpoints.py counts on. Garbage waits for the next test.
+# What would take a third of a short run and changes nothing in it. Figures are made and not drawn; test_reports.py
+# looks at drawn ones. Data sets are in memory, where nothing asks for their fingerprints. Files are not forced to the
+# disk, and garbage waits for the next module of tests.
 LEFT_OUT = {
     "matplotlib.figure.Figure.savefig": lambda figure, path, **kwargs: Path(path).write_bytes(PNG),
     "datasets.arrow_dataset.generate_fingerprint": lambda *args: next(FINGERPRINTS),
