@@ -45,7 +45,8 @@ demo: $(DEMO)
 # A few tests run again as on a processor with AVX2 alone, for which torch's kernels choose other code.
 test: $(DEV)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
-	$(OFFLINE) OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 --dist worksteal -m processor
+	$(OFFLINE) OMP_NUM_THREADS=1 ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 --dist worksteal -m processor \
+		$$(grep -l mark.processor tests/test_*.py)
 
 check: $(DEV)
 	$(BIN)/ruff check .

@@ -1,13 +1,19 @@
 """What holds for all tests."""
 
 import gc
+from functools import cache
 
 import pytest
 import torch
 from skips import UnexpectedSkips
+from transformers import dynamic_module_utils
 
 # Sums in one order, so that runs can be compared bit by bit, and no two tests compete for a core.
 torch.set_num_threads(1)
+
+# The files that a checkpoint carries stay the same while tests run; each `save_pretrained` would read all of them to
+# find the imports among them.
+dynamic_module_utils.get_relative_import_files = cache(dynamic_module_utils.get_relative_import_files)
 
 
 @pytest.fixture(autouse=True, scope="module")

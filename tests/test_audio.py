@@ -3,8 +3,6 @@
 import io
 import json
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import pytest
 import soundfile
 import torch
 import transformers
+from processes import run_elsewhere
 from transformers import AutoFeatureExtractor, Wav2Vec2CTCTokenizer, Wav2Vec2Processor
 
 from hfseq import LogMelFeatureExtractor, LstmConfig
@@ -512,10 +511,8 @@ def test_loads_where_hfseq_is_not_installed(processor, tmp_path):
     assert {"audio.py", "feature_extraction_log_mel.py"} <= {path.name for path in (folder / "processor").iterdir()}
     (folder / "a.wav").write_bytes(wav(noise(500), rate=8000))
     np.save(folder / "samples.npy", noise(3000))
-    cache = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment = os.environ | cache | {"PYTHONPATH": str(Path(__file__).parent)}
-    command = [sys.executable, "-c", ELSEWHERE]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": str(Path(__file__).parent)}
+    done = run_elsewhere("-c", ELSEWHERE, environment=environment, cwd=folder)
     assert done.returncode == 0, done.stderr
     batch, options = [noise(3000), folder / "a.wav"], {"padding": True, "return_tensors": "pt"}
     expected = dict(processor.feature_extractor(batch, sampling_rate=16000, **options))

@@ -4,8 +4,6 @@ Run as a script, this file is that process: `python test_bundle.py CHECKPOINTS R
 """
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 import transformers
 from old_checkpoints import NoHfseq
+from processes import run_elsewhere
 
 pytestmark = pytest.mark.contract
 
@@ -44,15 +43,23 @@ def compute(model: transformers.PreTrainedModel) -> dict[str, torch.Tensor]:
 
 
 def load_all(checkpoints: Path, **kwargs) -> dict[str, dict[str, torch.Tensor]]:
-    """Loads each checkpoint through each Auto class of its `auto_map`; returns what the models compute."""
-    results = {}
+    """Loads each checkpoint through its own Auto classes, and the first one of a family through all of its `auto_map`.
+
+    Returns:
+        What the models compute.
+    """
+    results, families = {}, set()
     for checkpoint in sorted(checkpoints.iterdir()):
-        for auto_class in sorted(json.loads((checkpoint / "config.json").read_text())["auto_map"]):
+        config = json.loads((checkpoint / "config.json").read_text())
+        for auto_class, path in sorted(config["auto_map"].items()):
+            if config["model_type"] in families and path.rpartition(".")[2] not in config["architectures"]:
+                continue
             # A head that is not the one saved has new weights: the same ones everywhere.
             torch.manual_seed(0)
             loaded = getattr(transformers, auto_class).from_pretrained(checkpoint, **kwargs)
             name = f"{checkpoint.name} as {auto_class}: {type(loaded).__name__}"
             results[name] = {} if auto_class == "AutoConfig" else compute(loaded)
+        families.add(config["model_type"])
     return results
 
 
@@ -84,10 +91,9 @@ def loaded_with_hfseq(saved):
 @pytest.fixture(scope="module")
 def loaded_without_hfseq(saved, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(elsewhere / "modules")}
-    environment.pop("PYTHONPATH", None)
-    command = [sys.executable, str(Path(__file__).resolve()), str(saved[0]), str(elsewhere / "results.pt")]
-    done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True)
+    environment = {"HF_MODULES_CACHE": str(elsewhere / "modules")}
+    command = [Path(__file__).resolve(), saved[0], elsewhere / "results.pt"]
+    done = run_elsewhere(*command, environment=environment, cwd=elsewhere)
     assert done.returncode == 0, done.stderr
     return torch.load(elsewhere / "results.pt")
 
@@ -103,6 +109,14 @@ def test_the_auto_map_is_complete(saved):
         if config.get("is_encoder_decoder"):
             del expected["AutoModelForCTC"]
         assert auto_map == expected | {"AutoConfig": config_class.__name__}
+
+
+def test_all_checkpoints_of_a_family_carry_the_same_code(saved):
+    """So it is enough to load one of them through all Auto classes."""
+    for config_class in {config for config, _, _ in model_classes()}:
+        names = [model.__name__ for config, _, model in model_classes() if config is config_class]
+        code = [{path.name: path.read_bytes() for path in (saved[0] / name).glob("*.py")} for name in names]
+        assert len(names) > 1 and len(code[0]) > 10 and all(files == code[0] for files in code)
 
 
 def test_loads_with_hfseq_without_trust(saved, loaded_with_hfseq):

@@ -80,11 +80,11 @@ def test_bfloat16(auto, model_class, tmp_path):
     [one for one in CLASSES if one.id.startswith(("Lstm", "Cnn")) or SEQ2SEQ in one.values],
 )
 def test_compiled(auto, model_class):
-    """Tracing the model does not fail; the backend that runs what was traced as it is keeps this quick."""
+    """The whole model is traced, as one graph; the backend that runs what was traced as it is keeps this quick."""
     torch._dynamo.reset()
     model = make(model_class)
     inputs = make_inputs(model)
-    outputs, expected = torch.compile(model, backend="eager")(**inputs)[0], model(**inputs)[0]
+    outputs, expected = torch.compile(model, backend="eager", fullgraph=True)(**inputs)[0], model(**inputs)[0]
     torch.testing.assert_close(outputs, expected)
     torch.testing.assert_close(gradients(model, [outputs]), gradients(model, [expected]))
 

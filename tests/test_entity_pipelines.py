@@ -1,11 +1,11 @@
 """`pipeline("token-classification")` gives whole entities of every scheme, and else what transformers gives."""
 
-import subprocess
-import sys
 import textwrap
 
 import pytest
 import torch
+from processes import run_elsewhere
+from recipe_runs import ROOT
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from transformers import BertConfig, BertForTokenClassification, PreTrainedTokenizerFast, pipeline
 from transformers.pipelines.token_classification import TokenClassificationPipeline as Original
@@ -247,7 +247,7 @@ def test_importing_says_nothing_and_leaves_the_pipeline_of_others(own):
             assert now["impl"] is hfseq.pipelines.TokenClassificationPipeline
             assert {{**now, "impl": None}} == {{**before, "impl": None}}
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    done = run_elsewhere("-c", textwrap.dedent(code), environment={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     assert "token-classification" not in done.stderr
 

@@ -1,10 +1,7 @@
 """Uses of models that read features: collators, statistics, export, publishing, and what refuses them in one line."""
 
 import math
-import os
 import re
-import subprocess
-import sys
 from functools import partial
 
 import datasets
@@ -12,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from processes import run_elsewhere
 from token_classes import MODEL_CLASSES
 from torch.utils.data import DataLoader
 from transformers import (
@@ -633,10 +631,8 @@ def test_a_published_folder(name, published):
 
 def test_published_models_work_without_hfseq(published, tmp_path):
     folders, outputs = published
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment.pop("PYTHONPATH", None)
-    command = [sys.executable, "-c", ELSEWHERE, str(folders), str(tmp_path / "results.pt")]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = run_elsewhere("-c", ELSEWHERE, folders, tmp_path / "results.pt", environment=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = torch.load(tmp_path / "results.pt")
     assert found.keys() == outputs.keys()

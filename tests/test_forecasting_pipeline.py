@@ -1,11 +1,10 @@
 """`pipeline("time-series-forecasting")`: inputs, batches, results, models of hfseq and of transformers."""
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
+import processes
 import pytest
 import torch
 from transformers import (
@@ -222,5 +221,5 @@ def test_a_published_model_loads_by_its_name(tmp_path):
         "import hfseq; from transformers import pipeline; "
         f"print(len(pipeline('{TASK}', model={str(tmp_path)!r}, trust_remote_code=True)([1.0, 2.0])['mean']))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = processes.run("-c", code, environments=[{"HF_MODULES_CACHE": str(tmp_path / "modules")}])
     assert done.stdout.strip() == "3", done.stderr

@@ -3,7 +3,8 @@
 import subprocess
 import sys
 
-import pytest
+from processes import run_elsewhere
+from recipe_runs import ROOT
 
 # What a published model or an export needs, and the search of CTC; training, metrics, serving and the demo are not
 # among it.
@@ -36,24 +37,23 @@ import sys
 sys.modules |= dict.fromkeys(["accelerate", "babel", "datasets", "evaluate", "jiwer", "soundfile", "soxr"])"""
 
 
-def modules_after(code):
-    command = [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"]
-    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+NAMES = "import sys; print(*sys.modules)"
 
 
-@pytest.fixture(scope="module")
-def imported():
-    return modules_after("import hfseq")
-
-
-def test_what_is_imported(imported):
+def test_what_is_imported():
+    """After what a user of transformers has imported anyway."""
+    done = run_elsewhere("-c", f"{HOST}\n{NAMES}\nimport hfseq\n{NAMES}", environment={"PYTHONPATH": str(ROOT)})
+    host, imported = (set(line.split()) for line in done.stdout.splitlines())
+    assert "transformers" in host and not {name for name in host if name.partition(".")[0] == "hfseq"}
     assert not NEVER & imported
     assert {name.split(".")[1] for name in imported if name.startswith("hfseq.")} <= ALLOWED
     assert {name for name in imported if name.startswith("hfseq.inference.")} == {"hfseq.inference.ctc"}
     # transformers imports accelerate, soundfile and soxr, and by them others, where they are installed.
-    more = {name.partition(".")[0] for name in imported - modules_after(HOST)} - sys.stdlib_module_names
+    more = {name.partition(".")[0] for name in imported - host} - sys.stdlib_module_names
     assert more <= DISTRIBUTIONS
 
 
 def test_packages_for_training_need_not_be_installed():
-    assert "hfseq.models" in modules_after(f"{WITHOUT}\nimport hfseq")
+    """In a new process, since transformers imports some of them where they are installed."""
+    command = [sys.executable, "-c", f"{WITHOUT}\nimport hfseq\n{NAMES}"]
+    assert "hfseq.models" in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()

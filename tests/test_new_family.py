@@ -4,15 +4,14 @@ Run as a script, this file is the process with the copy if it gets the name of t
 `python test_new_family.py CHECKPOINTS RESULTS [FAMILY]`.
 """
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_elsewhere
 from transformers import DynamicCache
 
 CONFIGURATION = """
@@ -130,12 +129,9 @@ SERIES = {"past_values": IDS.float(), "past_observed_mask": MASK, "future_values
 
 
 def run(folder, *arguments, path=None):
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(folder / "modules")}
-    environment.pop("PYTHONPATH", None)
-    if path is not None:
-        environment["PYTHONPATH"] = str(path)
-    command = [sys.executable, str(Path(__file__).resolve()), str(folder / "checkpoints"), *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    environment = {"HF_MODULES_CACHE": str(folder / "modules")} | ({} if path is None else {"PYTHONPATH": str(path)})
+    command = [Path(__file__).resolve(), folder / "checkpoints", *arguments]
+    done = run_elsewhere(*command, environment=environment, cwd=folder)
     assert done.returncode == 0, done.stderr
 
 
@@ -260,7 +256,7 @@ def create(checkpoints, family):
 def load(checkpoints):
     """Load each model without hfseq."""
     import transformers
-    from test_bundle import NoHfseq
+    from old_checkpoints import NoHfseq
 
     sys.meta_path.insert(0, NoHfseq())
     return {

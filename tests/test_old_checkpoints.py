@@ -1,15 +1,13 @@
 """Checkpoints that earlier commits saved load, and compute what they computed then."""
 
-import os
 import shutil
-import subprocess
-import sys
 
 import old_checkpoints
 import pytest
 import torch
 import transformers
 from old_checkpoints import CHECKPOINTS, PUBLISHED, compute, read_tensors
+from processes import run_elsewhere
 
 from hfseq.models import MODEL_CLASSES
 
@@ -47,9 +45,8 @@ def test_a_published_checkpoint_runs_its_own_code(version, tmp_path):
         shutil.copytree(PUBLISHED / version, folder, dirs_exist_ok=True)
         expected[architecture] = read_tensors(folder, "outputs")
     assert len(expected) >= 20
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment.pop("PYTHONPATH", None)
-    command = [sys.executable, old_checkpoints.__file__, "run", tmp_path / "checkpoints", tmp_path / "results.pt"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [old_checkpoints.__file__, "run", tmp_path / "checkpoints", tmp_path / "results.pt"]
+    done = run_elsewhere(*command, environment=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     torch.testing.assert_close(torch.load(tmp_path / "results.pt"), expected)

@@ -1,15 +1,11 @@
 """Pointer-generator and coverage (See et al. 2017): equal to unrolled rows, trained, generated from, saved, loaded."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import test_bundle
 import torch
 import transformers
 from oracles import point_row, search_row
+from processes import run_elsewhere
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -469,11 +465,9 @@ def test_a_checkpoint_carries_its_code(tmp_path):
             tmp_path / "checkpoints" / model_class.__name__
         )
     expected = test_bundle.load_all(tmp_path / "checkpoints")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment.pop("PYTHONPATH", None)
-    script = str(Path(test_bundle.__file__).resolve())
-    command = [sys.executable, script, str(tmp_path / "checkpoints"), str(tmp_path / "results.pt")]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [test_bundle.__file__, tmp_path / "checkpoints", tmp_path / "results.pt"]
+    done = run_elsewhere(*command, environment=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = torch.load(tmp_path / "results.pt")
     assert list(found) == list(expected) and sum("sequences" in result for result in found.values()) == 3

@@ -5,6 +5,7 @@ import math
 import os
 import socket
 
+import processes
 import pytest
 import torch
 from accelerate import PartialState
@@ -374,7 +375,7 @@ def test_two_processes_give_what_one_gives(tokenizer, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(process_of_two, (str(tmp_path), port, tokenizer), nprocs=2)
+    processes.start(process_of_two, str(tmp_path), port, tokenizer)
     one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
     assert one == other == results(tokenizer)
 

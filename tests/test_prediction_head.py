@@ -2,16 +2,14 @@
 
 import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from oracles import run_row
+from processes import run_elsewhere
 from transformers import DynamicCache, Trainer, TrainingArguments
 
 from hfseq import load_state, save_state
@@ -711,10 +709,8 @@ def test_checkpoints_carry_their_code(tmp_path):
         loss = model(**inputs).loss.detach()
         torch.manual_seed(7)
         expected[folder.name] = loss, model.generate(**for_generate(inputs)).sequences
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    environment["PYTHONPATH"] = str(Path(__file__).parent)
-    command = [sys.executable, "-c", LOAD]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": str(Path(__file__).parent)}
+    done = run_elsewhere("-c", LOAD, environment=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     torch.testing.assert_close(torch.load(tmp_path / "results.pt"), expected)
 

@@ -1,10 +1,8 @@
 """Layers against unrolled oracles, with padding anywhere."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 
+import processes
 import pytest
 import torch
 from oracles import attend_row, run_row
@@ -105,8 +103,7 @@ with torch.autocast("cpu", torch.bfloat16):
 
 def test_a_processor_without_the_kernel_is_mentioned_once():
     """The oldest instructions that the kernels' library can be held to have no bfloat16 on any processor."""
-    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "SSE41"}
-    done = subprocess.run([sys.executable, "-c", AUTOCAST], env=environment, capture_output=True, text=True)
+    done = processes.run("-c", AUTOCAST, environments=[{"ONEDNN_MAX_CPU_ISA": "SSE41"}])
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "this processor has no bfloat16 LSTM kernel" in line]
     assert len(lines) == 1, done.stderr

@@ -1,5 +1,6 @@
 """Regularisation of the published language models: each kind as its paper has it, over several processes too."""
 
+import processes
 import pytest
 import torch
 from oracles import run_row
@@ -262,7 +263,7 @@ def process_of_two(rank, directory, fields):
 def test_two_processes_are_one_with_both_their_rows(random, tmp_path):
     """DDP averages the gradients of the shares, each process drawing its own masks."""
     fields = ALL if random else {name: value for name, value in ALL.items() if "regularization" in name}
-    torch.multiprocessing.spawn(process_of_two, (str(tmp_path), fields), nprocs=2)
+    processes.start(process_of_two, str(tmp_path), fields)
     one, other = torch.load(tmp_path / "0.pt"), torch.load(tmp_path / "1.pt")
     torch.testing.assert_close(one, other, rtol=0, atol=0)
     model = make(MODEL_CLASSES[LstmConfig][CAUSAL], **fields).train()

@@ -2,11 +2,8 @@
 
 import functools
 import json
-import os
 import random
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
@@ -16,6 +13,7 @@ import pytest
 import recipe_runs
 import soundfile
 import torch
+from processes import run_elsewhere
 from recipe_runs import (
     Killed,
     assert_close,
@@ -24,7 +22,6 @@ from recipe_runs import (
     load,
     results,
     run_two,
-    torchrun,
     weights,
 )
 from transformers import (
@@ -271,9 +268,7 @@ def test_a_data_set_of_the_hub_is_the_same_rows(head, data, hub, tmp_path):
 
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_two_processes_train_the_same_model_as_one(driver, data, tmp_path):
-    # One as a user starts it, for what torchrun does.
-    launch = torchrun if driver == ACCELERATE else run_two
-    done = launch(driver, arguments(data, tmp_path / "two", per_device_train_batch_size=4))
+    done = run_two(driver, arguments(data, tmp_path / "two", per_device_train_batch_size=4))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 process(es), 5 batches per epoch") == 1
     one = start(data, tmp_path / "one", driver, per_device_train_batch_size=8)
@@ -285,11 +280,9 @@ def test_a_published_recogniser_works_without_hfseq(trained, data, tmp_path):
     head, output = trained
     hfseq.publish(output, "ann/tones", dry_run=tmp_path / "published")
     recordings = [str(data / "test" / f"{row}.wav") for row in range(6)]
-    environment = {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
     kind = "audio-classification" if head == "classification" else "automatic-speech-recognition"
-    command = [sys.executable, "-c", ELSEWHERE, kind, head, str(tmp_path / "published"), *recordings]
-    environment |= {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    command = ["-c", ELSEWHERE, kind, head, tmp_path / "published", *recordings]
+    done = run_elsewhere(*command, environment={"HF_MODULES_CACHE": str(tmp_path / "modules")}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == lines(output / "predictions.txt")
 

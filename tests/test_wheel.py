@@ -1,6 +1,5 @@
 """The wheel: what it contains, and that it works installed outside the checkout."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -9,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import run_elsewhere
 
 from hfseq import LstmConfig, LstmForConditionalGeneration
 
 ROOT = Path(__file__).parents[1]
 
 
-def run(*command, **kwargs) -> str:
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, **kwargs)
+def run(*command) -> str:
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -51,10 +51,17 @@ def test_contents(wheel):
 
 @pytest.fixture(scope="module")
 def site(wheel, tmp_path_factory):
-    """A folder with the wheel's files, and the environment of a process that imports hfseq from there."""
+    """A folder with the wheel's files."""
     folder = tmp_path_factory.mktemp("installed") / "site"
-    run("-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", folder, wheel)
-    return folder, os.environ | {"PYTHONPATH": str(folder), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    run("-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--target", folder, wheel)
+    return folder
+
+
+def run_installed(site, *command, cwd) -> str:
+    """Runs a command with the hfseq of that folder."""
+    done = run_elsewhere(*command, environment={"PYTHONPATH": str(site)}, cwd=cwd)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_installed(site, tmp_path):
@@ -76,20 +83,18 @@ assert type(model) is hfseq.LstmForConditionalGeneration
 torch.testing.assert_close(model(**inputs).logits, expected)
 assert len(review_rows(train_size=4, validation_size=2, test_size=2)["train"]) == 4
 """
-    folder, environment = site
-    run("-c", program, folder, cwd=tmp_path, env=environment)
+    run_installed(site, "-c", program, site, cwd=tmp_path)
 
 
 def test_a_recipe_copied_from_the_wheel_trains(site, tmp_path):
     """It finds the settings of its demo beside it."""
-    folder, environment = site
-    printed = run("-m", "hfseq.recipes", "copy", "sentiment", "mine", cwd=tmp_path, env=environment)
+    printed = run_installed(site, "-m", "hfseq.recipes", "copy", "sentiment", "mine", cwd=tmp_path)
     assert "    python mine/sentiment.py\n" in printed
     copied = {path.relative_to(tmp_path / "mine").as_posix() for path in (tmp_path / "mine").rglob("*.*")}
     assert copied == {"sentiment.py"} | {
         f"configs/sentiment_{name}.yaml" for name in ("demo", "sst2", "sst2_cnn", "trec")
     }
-    assert "--model_type" in run("mine/sentiment.py", "--help", cwd=tmp_path, env=environment)
+    assert "--model_type" in run_installed(site, "mine/sentiment.py", "--help", cwd=tmp_path)
     steps = "--max_steps 2 --eval_strategy steps --eval_steps 2 --save_strategy steps --save_steps 2"
-    run("mine/sentiment.py", *steps.split(), "--output_dir", "out", cwd=tmp_path, env=environment)
+    run_installed(site, "mine/sentiment.py", *steps.split(), "--output_dir", "out", cwd=tmp_path)
     assert (tmp_path / "out" / "all_results.json").exists()

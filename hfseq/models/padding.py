@@ -53,8 +53,8 @@ class _Permutation(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(index, inverse)
+    def forward(ctx: Any, values: Tensor, index: Tensor, inverse: Tensor | None) -> Tensor:
+        ctx.save_for_backward(index, index if inverse is None else inverse)
         return take_steps(values, index)
 
     @staticmethod
@@ -72,7 +72,8 @@ def permute_steps(values: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
         inverse: The inverse permutation, `[B, T]`.
     """
     if values.requires_grad and torch.is_grad_enabled():
-        return _Permutation.apply(values, index, inverse)
+        # A compiled graph would break at an argument that is passed twice.
+        return _Permutation.apply(values, index, None if inverse is index else inverse)
     return take_steps(values, index)
 
 

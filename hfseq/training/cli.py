@@ -12,6 +12,7 @@ import time
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
@@ -52,7 +53,7 @@ def parse_config(dataclass_types: Sequence[type], args: Sequence[str] | None = N
         InputError: Unreadable file, unknown key or flag, invalid or missing value, or a value that is rejected by a
             dataclass's own checks (such as those of `TrainingArguments`).
     """
-    parser = _Parser(dataclass_types)
+    parser = _parser(tuple(dataclass_types))
     values = parser.explicit_values(args)
     if missing := [f"--{name}" for name in parser.required if name not in values]:
         raise InputError(f"the following arguments are required: {', '.join(missing)}")
@@ -67,7 +68,7 @@ def explicit_values(dataclass_types: Sequence[type], args: Sequence[str] | None 
 
     Takes the arguments of `parse_config`.
     """
-    return _Parser(dataclass_types).explicit_values(args)
+    return _parser(tuple(dataclass_types)).explicit_values(args)
 
 
 def explicit_fields(dataclass_types: Sequence[type], args: Sequence[str] | None = None) -> set[str]:
@@ -238,6 +239,12 @@ class _Parser(HfArgumentParser):
             found = self._given([f"--{name}={item.value}"])[0][name]
             converted += found if isinstance(found, list) else [found]
         return converted if kind is list else found
+
+
+@cache
+def _parser(dataclass_types: tuple[type, ...]) -> _Parser:
+    """Return the parser of these dataclasses: a run asks for its arguments several times."""
+    return _Parser(dataclass_types)
 
 
 def _types(hint: Any) -> set[Any]:
