@@ -48,6 +48,10 @@ class RecurrentModel(Backbone):
         # An encoder passes on the ids that a decoder may copy.
         self.is_copied = config.pointer_generator and not self.attends
         self.reads_copies = config.pointer_generator and self.attends
+        return self.make_layers(config)
+
+    def make_layers(self, config: RecurrentConfig) -> RecurrentStack:
+        """Create the layers of the stack."""
         return RecurrentStack(
             self.make_layer,
             config.input_width() + (config.hidden_size if self.feeds else 0),

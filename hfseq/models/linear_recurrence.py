@@ -1,0 +1,381 @@
+"""Linear recurrences, exact at padding, and the cells made of them."""
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Size, Tensor, nn
+from transformers import initialization as init
+
+from .dropout import drop
+from .padding import take_steps
+from .recurrent import RecurrentLayer
+
+
+def linear_recurrence(decay: Tensor, inputs: Tensor, initial: Tensor, mask: Tensor | None = None) -> Tensor:
+    r"""States $h_t = a_t \odot h_{t-1} + b_t$ of all steps.
+
+    A step of padding has $a_t = 1$ and $b_t = 0$, so that it keeps the state bit for bit. On a CPU the steps are a loop
+    of one operation each, which takes little beside the matrix products that give $a$ and $b$; on a GPU, and in graphs
+    that are compiled or exported, they are a parallel scan. Never in logarithms: that is slower on a CPU, and loses
+    three digits in long sequences.
+
+    Args:
+        decay: Coefficients a `[B, T, H]`, between 0 and 1.
+        inputs: Terms b `[B, T, H]`.
+        initial: State before the first step, `[B, H]`.
+        mask: True at valid steps, `[B, T]`, wherever the padding is; None if all are.
+
+    Returns:
+        `[B, T, H]`, in at least float32: in half precision a state that decays slowly would lose what each step adds.
+    """
+    if mask is not None:
+        padding = ~mask.unsqueeze(-1)
+        decay, inputs = decay.masked_fill(padding, 1.0), inputs.masked_fill(padding, 0.0)
+    dtype = torch.promote_types(inputs.dtype, torch.float32)
+    decay, inputs, initial = decay.to(dtype), inputs.to(dtype), initial.to(dtype)
+    if inputs.shape[1] == 1:
+        return torch.addcmul(inputs, decay, initial.unsqueeze(1))
+    if torch.jit.is_tracing():
+        # A traced loop would have as many steps as the example.
+        return _scripted()(decay, inputs, initial)
+    if torch.compiler.is_compiling():
+        return scan_by_doubling(decay, inputs, initial)
+    return _Recurrence.apply(decay, inputs, initial)
+
+
+def scan_by_doubling(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
+    """States `[B, T, H]` in about log2(T) rounds over all steps (Hillis & Steele 1986); see `linear_recurrence`.
+
+    After a round each step has absorbed twice as many of those before it. TorchScript compiles this function, too.
+    """
+    first = torch.addcmul(inputs[:, :1], decay[:, :1], initial.unsqueeze(1))
+    states = torch.cat([first, inputs[:, 1:]], dim=1)
+    shift = 1
+    while shift < states.shape[1]:
+        absorbed = torch.addcmul(states[:, shift:], decay[:, shift:], states[:, :-shift])
+        states = torch.cat([states[:, :shift], absorbed], dim=1)
+        decay = torch.cat([decay[:, :shift], decay[:, shift:] * decay[:, :-shift]], dim=1)
+        shift *= 2
+    return states
+
+
+@cache
+def _scripted() -> Any:
+    """`scan_by_doubling` for any length, with a loop in traced and exported graphs."""
+    return torch.jit.script(scan_by_doubling)
+
+
+def scan_by_loop(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
+    """States `[B, T, H]` step by step, without a gradient; see `linear_recurrence`."""
+    states = torch.empty_like(inputs, memory_format=torch.contiguous_format)
+    # Indexing each step in place of one `unbind` would take a while by itself.
+    _loop(decay.unbind(1), inputs.unbind(1), initial, states.unbind(1))
+    return states
+
+
+def _loop(decays: Iterable[Tensor], inputs: Iterable[Tensor], state: Tensor, states: Iterable[Tensor]) -> None:
+    for a, b, out in zip(decays, inputs, states, strict=True):
+        state = torch.addcmul(b, a, state, out=out)
+
+
+def scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
+    """States `[B, T, H]` by the fastest way on the device of the tensors, without a gradient."""
+    return (scan_by_loop if inputs.device.type == "cpu" else scan_by_doubling)(decay, inputs, initial)
+
+
+class _Recurrence(torch.autograd.Function):
+    """The recurrence with its own backward, the same recurrence from right to left: it keeps nothing but the states."""
+
+    @staticmethod
+    def forward(ctx: Any, decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
+        states = scan(decay, inputs, initial)
+        ctx.save_for_backward(decay, initial, states)
+        return states
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        decay, initial, states = ctx.saved_tensors
+        (gradient,) = gradients
+        if torch.is_grad_enabled() or gradient.device.type != "cpu":
+            later = nn.functional.pad(decay[:, 1:], (0, 0, 0, 1)).flip(1)
+            total = linear_recurrence(later, gradient.flip(1), torch.zeros_like(initial)).flip(1)
+            before = torch.cat([initial.unsqueeze(1), states[:, :-1]], dim=1)
+            return total * before, total, decay[:, 0] * total[:, 0]
+        return _backward_by_loop(decay, initial, states, gradient)
+
+
+def _backward_by_loop(decay: Tensor, initial: Tensor, states: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of decays, inputs and initial state from those of the states, `[B, T, H]`."""
+    of_decay, of_inputs = torch.empty_like(states), torch.empty_like(states)
+    before = (initial, *states.unbind(1)[:-1])
+    total = torch.zeros_like(initial)
+    later: Tensor | None = None
+    steps = zip(
+        decay.unbind(1), before, gradient.unbind(1), of_decay.unbind(1), of_inputs.unbind(1), strict=True
+    )
+    for a, state, own, of_a, of_b in reversed([*steps]):
+        if later is None:
+            of_b.copy_(own)
+        else:
+            torch.addcmul(own, later, total, out=of_b)
+        total, later = of_b, a
+        torch.mul(total, state, out=of_a)
+    return of_decay, of_inputs, decay[:, 0] * total
+
+
+class LinearLayer(RecurrentLayer):
+    r"""One layer and direction of a cell whose state is a linear recurrence $h_t = a_t \odot h_{t-1} + b_t$.
+
+    Neither $a_t$ nor $b_t$ depends on the state, so that one matrix product gives those of all steps. A cell defines
+    `coefficients` and, if its output is not its state, `read`.
+
+    Args:
+        input_size: Width I of the inputs.
+        hidden_size: Width H of state and output.
+        window: Number of inputs that a step sees, itself and those before it, side by side.
+        conv_kernel: Number of taps of a causal convolution, one filter for each feature, that is added to the inputs;
+            None for none.
+
+    Attributes:
+        gates: Number of projections of the input, H each.
+        forget_gate: Place of the gate that keeps or replaces the state among them.
+        forget_sign: 1 if that gate keeps the state when it is open, -1 if it replaces it.
+    """
+
+    gates = 2
+    forget_gate = 0
+    forget_sign = 1
+
+    def __init__(self, input_size: int, hidden_size: int, window: int = 1, conv_kernel: int | None = None) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size, self.window = input_size, hidden_size, window
+        self.convolution = None if conv_kernel is None else FeatureConvolution(input_size, conv_kernel)
+        self.project = nn.Linear(window * input_size, self.gates * hidden_size)
+        # Earlier inputs must be those of valid steps.
+        self.needs_gather = window > 1 or conv_kernel is not None
+
+    def state_shapes(self, batch: int) -> list[Size]:
+        """Shapes of the state, and of the earlier inputs that the convolution and the first product see."""
+        reaches = [] if self.convolution is None else [self.convolution.reach]
+        reaches += [self.window - 1] if self.window > 1 else []
+        return [Size((batch, self.hidden_size)), *(Size((batch, reach, self.input_size)) for reach in reaches)]
+
+    def init_parameters(self) -> None:
+        """Xavier matrices gate by gate, biases that keep the state as a forget-gate bias of 1 does, others of 0.
+
+        The latter is that of an LSTM (Jozefowicz et al. 2015).
+        """
+        # The chunks are views, which do not carry the mark of a loaded parameter.
+        if not getattr(self.project.weight, "_is_hf_initialized", False):
+            for gate in self.project.weight.chunk(self.gates):
+                init.xavier_uniform_(gate)
+        self.init_biases()
+
+    def init_biases(self) -> None:
+        """Initialise the biases; see `init_parameters`."""
+        if not getattr(self.project.bias, "_is_hf_initialized", False):
+            init.zeros_(self.project.bias)
+            init.constant_(self.project.bias.chunk(self.gates)[self.forget_gate], float(self.forget_sign))
+
+    def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Decay a and term b, `[B, T, H]`, from the projected inputs `[B, T, gates * H]`."""
+        raise NotImplementedError
+
+    def read(self, states: Tensor, projected: Tensor) -> Tensor:
+        """Output `[B, T, H]` from the states `[B, T, H]` and the projected inputs; by default the states."""
+        return states
+
+    def forward(
+        self, values: Tensor, valid: Tensor | None = None, weight: Tensor | None = None, *state: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Run all steps; see `RecurrentLayer.forward`. The state is in at least float32."""
+        initial, *before = state or [values.new_zeros(shape) for shape in self.state_shapes(values.shape[0])]
+        dtype, after = values.dtype, []
+        if self.convolution is not None:
+            steps, last = with_earlier(values, valid, before.pop(0))
+            values = values + self.convolution(steps)
+            after.append(last)
+        if self.window > 1:
+            steps, last = with_earlier(values, valid, before.pop(0))
+            length = values.shape[1]
+            values = torch.cat([steps[:, place : place + length] for place in range(self.window)], dim=-1)
+            after.append(last)
+        projected = self.project(values)
+        states = linear_recurrence(*self.coefficients(projected), initial, valid)
+        # A copy, so that a cache does not keep all steps alive.
+        return self.read(states.to(projected.dtype), projected), states[:, -1].clone(), *after
+
+
+def with_earlier(values: Tensor, valid: Tensor | None, before: Tensor) -> tuple[Tensor, Tensor]:
+    """Steps with those before them.
+
+    Args:
+        values: `[B, T, I]`, each row's valid steps first.
+        valid: True at valid steps, `[B, T]`; None if all are.
+        before: The last R valid inputs before the first step, `[B, R, I]`.
+
+    Returns:
+        Both together, `[B, R + T, I]`, and the last R valid ones of them, `[B, R, I]`.
+    """
+    steps = torch.cat([before.to(values.dtype), values], dim=1)
+    reach = before.shape[1]
+    if valid is None:
+        return steps, steps[:, values.shape[1] :].clone()
+    return steps, take_steps(steps, valid.sum(dim=1, keepdim=True) + torch.arange(reach, device=values.device))
+
+
+class FeatureConvolution(nn.Module):
+    """Causal convolution with one filter for each feature.
+
+    Args:
+        size: Number of features.
+        kernel_size: Number of taps.
+    """
+
+    def __init__(self, size: int, kernel_size: int) -> None:
+        super().__init__()
+        self.reach = kernel_size - 1
+        self.weight = nn.Parameter(torch.empty(size, kernel_size))
+        self.bias = nn.Parameter(torch.empty(size))
+
+    def init_parameters(self) -> None:
+        """Normal filters of variance 1 / taps, biases of 0."""
+        init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+        init.zeros_(self.bias)
+
+    def forward(self, steps: Tensor) -> Tensor:
+        """Convolve steps `[B, k - 1 + T, I]`, the first of which are those before; returns `[B, T, I]`."""
+        length = steps.shape[1] - self.reach
+        output = self.bias
+        for tap, filters in enumerate(self.weight.unbind(1)):
+            output = torch.addcmul(output, filters, steps[:, tap : tap + length])
+        return output
+
+
+def activate(values: Tensor, candidate: str) -> Tensor:
+    r"""Candidate state from its projection: `linear`, `tanh`, or `g` of Feng et al. (2024, appendix B.3).
+
+    $g(x) = x + 0.5$ for $x \ge 0$ and $\sigma(x)$ below keeps states positive.
+    """
+    if candidate == "g":
+        return torch.relu(values) + torch.sigmoid(values.clamp(max=0.0))
+    return torch.tanh(values) if candidate == "tanh" else values
+
+
+class MinGruLayer(LinearLayer):
+    r"""minGRU (Feng et al. 2024, section 3.1): $h_t = (1 - z_t) \odot h_{t-1} + z_t \odot \tilde h_t$.
+
+    The update gate $z_t = \sigma(W_z x_t + b_z)$ and the candidate $\tilde h_t$, a function of $W_h x_t + b_h$, see the
+    input alone.
+
+    Args:
+        input_size: Width of the inputs.
+        hidden_size: Width of the state.
+        candidate: Function of the candidate; see `activate`.
+        conv_kernel: See `LinearLayer`.
+    """
+
+    forget_sign = -1
+
+    def __init__(self, input_size: int, hidden_size: int, candidate: str, conv_kernel: int | None = None) -> None:
+        super().__init__(input_size, hidden_size, conv_kernel=conv_kernel)
+        self.candidate = candidate
+
+    def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Decay and term; see `LinearLayer.coefficients`."""
+        update, candidate = projected.chunk(2, dim=-1)
+        update = update.sigmoid()
+        return 1.0 - update, update * activate(candidate, self.candidate)
+
+
+class MinLstmLayer(LinearLayer):
+    r"""minLSTM (Feng et al. 2024, section 3.2), whose forget and input gates are normalised to a sum of 1.
+
+    $h_t = f'_t \odot h_{t-1} + i'_t \odot \tilde h_t$ with $f' = f / (f + i)$ and $i' = i / (f + i)$, where
+    $f = \sigma(W_f x_t + b_f)$, $i = \sigma(W_i x_t + b_i)$ and $\tilde h_t$ is a function of $W_h x_t + b_h$.
+
+    Args:
+        input_size: Width of the inputs.
+        hidden_size: Width of the state.
+        candidate: Function of the candidate; see `activate`.
+        conv_kernel: See `LinearLayer`.
+    """
+
+    gates = 3
+
+    def __init__(self, input_size: int, hidden_size: int, candidate: str, conv_kernel: int | None = None) -> None:
+        super().__init__(input_size, hidden_size, conv_kernel=conv_kernel)
+        self.candidate = candidate
+
+    def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Decay and term; see `LinearLayer.coefficients`."""
+        forget, write, candidate = projected.chunk(3, dim=-1)
+        # f / (f + i) as the sigmoid of log f - log i: the quotient is 0 / 0 where both gates are closed.
+        decay = torch.sigmoid(nn.functional.logsigmoid(forget) - nn.functional.logsigmoid(write))
+        return decay, (1.0 - decay) * activate(candidate, self.candidate)
+
+
+class QrnnLayer(LinearLayer):
+    r"""QRNN with fo-pooling (Bradbury et al. 2017, eq. 1 and section 2.1).
+
+    $c_t = f_t \odot c_{t-1} + (1 - f_t) \odot z_t$ and $h_t = o_t \odot c_t$, where $z = \tanh(W_z * X)$,
+    $f = \sigma(W_f * X)$ and $o = \sigma(W_o * X)$ are convolutions over the last `window` inputs.
+
+    Args:
+        input_size: Width of the inputs.
+        hidden_size: Width of the state.
+        window: Width of the convolutions; the inputs before the first are part of the state.
+        zoneout: Probability that a unit keeps its state at a step of training (section 2.1). Otherwise the update gate
+            $1 - f_t$ is multiplied by the probability that it does not (Krueger et al. 2017, section 3.1).
+        conv_kernel: See `LinearLayer`.
+    """
+
+    gates = 3
+    forget_gate = 1
+
+    def __init__(
+        self, input_size: int, hidden_size: int, window: int, zoneout: float, conv_kernel: int | None = None
+    ) -> None:
+        super().__init__(input_size, hidden_size, window, conv_kernel)
+        self.zoneout = zoneout
+
+    def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Decay and term; see `LinearLayer.coefficients`."""
+        candidate, forget, _ = projected.chunk(3, dim=-1)
+        update = torch.sigmoid(-forget)
+        if self.zoneout:
+            # Without the rescaling of dropout.
+            update = (drop(update, self.zoneout) if self.training else update) * (1.0 - self.zoneout)
+        return 1.0 - update, update * torch.tanh(candidate)
+
+    def read(self, states: Tensor, projected: Tensor) -> Tensor:
+        """Output through the output gate."""
+        return projected.chunk(3, dim=-1)[2].sigmoid() * states
+
+
+class SsruLayer(LinearLayer):
+    r"""SSRU (Kim et al. 2019, section 3.1): a simple recurrent unit with a ReLU in place of its output gate.
+
+    $f_t = \sigma(W_f x_t + b_f)$, $c_t = f_t \odot c_{t-1} + (1 - f_t) \odot W x_t$ and $h_t = \mathrm{ReLU}(c_t)$.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, conv_kernel: int | None = None) -> None:
+        super().__init__(input_size, hidden_size, conv_kernel=conv_kernel)
+        self.project = nn.Linear(input_size, 2 * hidden_size, bias=False)
+        self.forget_bias = nn.Parameter(torch.empty(hidden_size))
+
+    def init_biases(self) -> None:
+        """Forget-gate bias 1."""
+        init.ones_(self.forget_bias)
+
+    def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Decay and term; see `LinearLayer.coefficients`."""
+        forget, candidate = projected.chunk(2, dim=-1)
+        decay = torch.sigmoid(forget + self.forget_bias)
+        return decay, (1.0 - decay) * candidate
+
+    def read(self, states: Tensor, projected: Tensor) -> Tensor:
+        """Output through a ReLU."""
+        return torch.relu(states)
