@@ -573,7 +573,7 @@ def test_all_classes_go_there_and_back(hub, user, tmp_path):
             more = {"decoder_input_ids": torch.tensor([[1, 5]])} if model.config.is_encoder_decoder else {}
             expected[name] = model(input_ids=torch.tensor([[5, 6, 7]]), **more)[0]
             classes[name] = auto_class
-    assert len(classes) == 24
+    assert len(classes) == 30
     done = user("-c", PUSH_ALL, tmp_path / "models")
     assert done.returncode == 0, done.stderr
     done = online(hub[1], tmp_path, "-c", NO_HFSEQ + LOAD_ALL, json.dumps(classes))

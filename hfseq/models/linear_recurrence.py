@@ -39,7 +39,7 @@ def linear_recurrence(decay: Tensor, inputs: Tensor, initial: Tensor, mask: Tens
         return torch.addcmul(inputs, decay, initial.unsqueeze(1))
     if torch.jit.is_tracing():
         # A traced loop would have as many steps as the example.
-        return _scripted()(decay, inputs, initial)
+        return scripted_scan()(decay, inputs, initial)
     if torch.compiler.is_compiling():
         return scan_by_doubling(decay, inputs, initial)
     return _Recurrence.apply(decay, inputs, initial)
@@ -62,7 +62,7 @@ def scan_by_doubling(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
 
 
 @cache
-def _scripted() -> Any:
+def scripted_scan() -> Any:
     """`scan_by_doubling` for any length, with a loop in traced and exported graphs."""
     return torch.jit.script(scan_by_doubling)
 
@@ -80,9 +80,9 @@ def _loop(decays: Iterable[Tensor], inputs: Iterable[Tensor], state: Tensor, sta
         state = torch.addcmul(b, a, state, out=out)
 
 
-def scan(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
-    """States `[B, T, H]` by the fastest way on the device of the tensors, without a gradient."""
-    return (scan_by_loop if inputs.device.type == "cpu" else scan_by_doubling)(decay, inputs, initial)
+def scans_in_parallel(tensor: Tensor) -> bool:
+    """True on a device where launching an operation takes longer than a step of a loop."""
+    return tensor.device.type != "cpu"
 
 
 class _Recurrence(torch.autograd.Function):
@@ -90,6 +90,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
+        scan = scan_by_doubling if scans_in_parallel(inputs) else scan_by_loop
         states = scan(decay, inputs, initial)
         ctx.save_for_backward(decay, initial, states)
         return states
@@ -98,7 +99,7 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         decay, initial, states = ctx.saved_tensors
         (gradient,) = gradients
-        if torch.is_grad_enabled() or gradient.device.type != "cpu":
+        if torch.is_grad_enabled() or scans_in_parallel(gradient):
             later = nn.functional.pad(decay[:, 1:], (0, 0, 0, 1)).flip(1)
             total = linear_recurrence(later, gradient.flip(1), torch.zeros_like(initial)).flip(1)
             before = torch.cat([initial.unsqueeze(1), states[:, :-1]], dim=1)
@@ -345,9 +346,10 @@ class QrnnLayer(LinearLayer):
         """Decay and term; see `LinearLayer.coefficients`."""
         candidate, forget, _ = projected.chunk(3, dim=-1)
         update = torch.sigmoid(-forget)
-        if self.zoneout:
-            # Without the rescaling of dropout.
-            update = (drop(update, self.zoneout) if self.training else update) * (1.0 - self.zoneout)
+        if self.zoneout and self.training:
+            update = update.masked_fill(drop(torch.ones_like(update), self.zoneout) == 0, 0.0)
+        elif self.zoneout:
+            update = update * (1.0 - self.zoneout)
         return 1.0 - update, update * torch.tanh(candidate)
 
     def read(self, states: Tensor, projected: Tensor) -> Tensor:
