@@ -45,6 +45,32 @@ def linear_recurrence(decay: Tensor, inputs: Tensor, initial: Tensor, mask: Tens
     return _Recurrence.apply(decay, inputs, initial)
 
 
+def gated_recurrence(update: Tensor, candidate: Tensor, initial: Tensor, mask: Tensor | None = None) -> Tensor:
+    r"""States $h_t = (1 - z_t) \odot h_{t-1} + z_t \odot c_t$ of all steps: `linear_recurrence` for gates.
+
+    On a CPU each step is one interpolation, which saves the passes over memory that a and b would take.
+
+    Args:
+        update: Update gate z `[B, T, H]`.
+        candidate: Candidate states c `[B, T, H]`.
+        initial: State before the first step, `[B, H]`.
+        mask: True at valid steps, `[B, T]`, wherever the padding is; None if all are.
+
+    Returns:
+        `[B, T, H]`, in at least float32.
+    """
+    unrolled = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    if unrolled or scans_in_parallel(candidate):
+        return linear_recurrence(1.0 - update, update * candidate, initial, mask)
+    if mask is not None:
+        update = update.masked_fill(~mask.unsqueeze(-1), 0.0)
+    dtype = torch.promote_types(candidate.dtype, torch.float32)
+    update, candidate, initial = update.to(dtype), candidate.to(dtype), initial.to(dtype)
+    if candidate.shape[1] == 1:
+        return torch.lerp(initial.unsqueeze(1), candidate, update)
+    return _GatedRecurrence.apply(update, candidate, initial)
+
+
 def scan_by_doubling(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
     """States `[B, T, H]` in about log2(T) rounds over all steps (Hillis & Steele 1986); see `linear_recurrence`.
 
@@ -107,30 +133,68 @@ class _Recurrence(torch.autograd.Function):
         return _backward_by_loop(decay, initial, states, gradient)
 
 
-def _backward_by_loop(decay: Tensor, initial: Tensor, states: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _backward_by_loop(
+    decay: Tensor, initial: Tensor, states: Tensor, gradient: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of decays, inputs and initial state from those of the states, `[B, T, H]`."""
-    of_decay, of_inputs = torch.empty_like(states), torch.empty_like(states)
-    before = (initial, *states.unbind(1)[:-1])
-    total = torch.zeros_like(initial)
-    later: Tensor | None = None
-    steps = zip(
-        decay.unbind(1), before, gradient.unbind(1), of_decay.unbind(1), of_inputs.unbind(1), strict=True
-    )
-    for a, state, own, of_a, of_b in reversed([*steps]):
-        if later is None:
-            of_b.copy_(own)
-        else:
-            torch.addcmul(own, later, total, out=of_b)
-        total, later = of_b, a
-        torch.mul(total, state, out=of_a)
-    return of_decay, of_inputs, decay[:, 0] * total
+    of_decay, of_inputs, carry = torch.empty_like(states), torch.empty_like(states), torch.zeros_like(initial)
+    for a, before, own, of_a, of_b in _steps_back(decay, _before(initial, states), gradient, of_decay, of_inputs):
+        torch.add(own, carry, out=of_b)
+        torch.mul(of_b, before, out=of_a)
+        torch.mul(of_b, a, out=carry)
+    return of_decay, of_inputs, carry
+
+
+def _before(initial: Tensor, states: Tensor) -> tuple[Tensor, ...]:
+    """State before each step."""
+    return (initial, *states.unbind(1)[:-1])
+
+
+def _steps_back(*parts: Tensor | tuple[Tensor, ...]) -> Iterable[tuple[Tensor, ...]]:
+    """Steps `[B, H]` of `[B, T, H]` from the last to the first."""
+    steps = [part.unbind(1) if isinstance(part, Tensor) else part for part in parts]
+    return reversed([*zip(*steps, strict=True)])
+
+
+class _GatedRecurrence(torch.autograd.Function):
+    """`gated_recurrence` on a CPU, with its own backward."""
+
+    @staticmethod
+    def forward(ctx: Any, update: Tensor, candidate: Tensor, initial: Tensor) -> Tensor:
+        states = torch.empty_like(candidate, memory_format=torch.contiguous_format)
+        state = initial
+        for z, c, out in zip(update.unbind(1), candidate.unbind(1), states.unbind(1), strict=True):
+            state = torch.lerp(state, c, z, out=out)
+        ctx.save_for_backward(update, candidate, initial, states)
+        return states
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        update, candidate, initial, states = ctx.saved_tensors
+        (gradient,) = gradients
+        if torch.is_grad_enabled():
+            with_gradient = (update, candidate, initial)
+            again = linear_recurrence(1.0 - update, update * candidate, initial)
+            return torch.autograd.grad(again, with_gradient, gradient, create_graph=True)
+        of_update, of_candidate = torch.empty_like(states), torch.empty_like(states)
+        carry, total = torch.zeros_like(initial), torch.empty_like(initial)
+        before = _before(initial, states)
+        for z, c, state, own, of_z, of_c in _steps_back(
+            update, candidate, before, gradient, of_update, of_candidate
+        ):
+            torch.add(own, carry, out=total)
+            torch.mul(total, z, out=of_c)
+            torch.sub(total, of_c, out=carry)
+            torch.sub(c, state, out=of_z).mul_(total)
+        return of_update, of_candidate, carry
 
 
 class LinearLayer(RecurrentLayer):
-    r"""One layer and direction of a cell whose state is a linear recurrence $h_t = a_t \odot h_{t-1} + b_t$.
+    r"""One layer and direction of a cell whose state is $h_t = (1 - z_t) \odot h_{t-1} + z_t \odot c_t$.
 
-    Neither $a_t$ nor $b_t$ depends on the state, so that one matrix product gives those of all steps. A cell defines
-    `coefficients` and, if its output is not its state, `read`.
+    Neither the update gate $z_t$ nor the candidate $c_t$ depends on the state, so that one matrix product gives those
+    of all steps, and the state is a linear recurrence. A cell defines `gate` and, if its output is not its state,
+    `read`.
 
     Args:
         input_size: Width I of the inputs.
@@ -180,8 +244,8 @@ class LinearLayer(RecurrentLayer):
             init.zeros_(self.project.bias)
             init.constant_(self.project.bias.chunk(self.gates)[self.forget_gate], float(self.forget_sign))
 
-    def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """Decay a and term b, `[B, T, H]`, from the projected inputs `[B, T, gates * H]`."""
+    def gate(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Update gate z and candidate c, `[B, T, H]`, from the projected inputs `[B, T, gates * H]`."""
         raise NotImplementedError
 
     def read(self, states: Tensor, projected: Tensor) -> Tensor:
@@ -204,7 +268,7 @@ class LinearLayer(RecurrentLayer):
             values = torch.cat([steps[:, place : place + length] for place in range(self.window)], dim=-1)
             after.append(last)
         projected = self.project(values)
-        states = linear_recurrence(*self.coefficients(projected), initial, valid)
+        states = gated_recurrence(*self.gate(projected), initial, valid)
         # A copy, so that a cache does not keep all steps alive.
         return self.read(states.to(projected.dtype), projected), states[:, -1].clone(), *after
 
@@ -284,11 +348,10 @@ class MinGruLayer(LinearLayer):
         super().__init__(input_size, hidden_size, conv_kernel=conv_kernel)
         self.candidate = candidate
 
-    def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """Decay and term; see `LinearLayer.coefficients`."""
+    def gate(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Update gate and candidate; see `LinearLayer.gate`."""
         update, candidate = projected.chunk(2, dim=-1)
-        update = update.sigmoid()
-        return 1.0 - update, update * activate(candidate, self.candidate)
+        return update.sigmoid(), activate(candidate, self.candidate)
 
 
 class MinLstmLayer(LinearLayer):
@@ -310,12 +373,12 @@ class MinLstmLayer(LinearLayer):
         super().__init__(input_size, hidden_size, conv_kernel=conv_kernel)
         self.candidate = candidate
 
-    def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """Decay and term; see `LinearLayer.coefficients`."""
+    def gate(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Update gate and candidate; see `LinearLayer.gate`."""
         forget, write, candidate = projected.chunk(3, dim=-1)
-        # f / (f + i) as the sigmoid of log f - log i: the quotient is 0 / 0 where both gates are closed.
-        decay = torch.sigmoid(nn.functional.logsigmoid(forget) - nn.functional.logsigmoid(write))
-        return decay, (1.0 - decay) * activate(candidate, self.candidate)
+        # i / (f + i) as the sigmoid of log i - log f: the quotient is 0 / 0 where both gates are closed.
+        update = torch.sigmoid(nn.functional.logsigmoid(write) - nn.functional.logsigmoid(forget))
+        return update, activate(candidate, self.candidate)
 
 
 class QrnnLayer(LinearLayer):
@@ -342,15 +405,15 @@ class QrnnLayer(LinearLayer):
         super().__init__(input_size, hidden_size, window, conv_kernel)
         self.zoneout = zoneout
 
-    def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """Decay and term; see `LinearLayer.coefficients`."""
+    def gate(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Update gate and candidate; see `LinearLayer.gate`."""
         candidate, forget, _ = projected.chunk(3, dim=-1)
         update = torch.sigmoid(-forget)
         if self.zoneout and self.training:
             update = update.masked_fill(drop(torch.ones_like(update), self.zoneout) == 0, 0.0)
         elif self.zoneout:
             update = update * (1.0 - self.zoneout)
-        return 1.0 - update, update * torch.tanh(candidate)
+        return update, torch.tanh(candidate)
 
     def read(self, states: Tensor, projected: Tensor) -> Tensor:
         """Output through the output gate."""
@@ -372,11 +435,10 @@ class SsruLayer(LinearLayer):
         """Forget-gate bias 1."""
         init.ones_(self.forget_bias)
 
-    def coefficients(self, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """Decay and term; see `LinearLayer.coefficients`."""
+    def gate(self, projected: Tensor) -> tuple[Tensor, Tensor]:
+        """Update gate and candidate; see `LinearLayer.gate`."""
         forget, candidate = projected.chunk(2, dim=-1)
-        decay = torch.sigmoid(forget + self.forget_bias)
-        return decay, (1.0 - decay) * candidate
+        return torch.sigmoid(-forget - self.forget_bias), candidate
 
     def read(self, states: Tensor, projected: Tensor) -> Tensor:
         """Output through a ReLU."""
