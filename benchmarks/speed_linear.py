@@ -25,9 +25,7 @@ class LogSpaceMinGru(nn.Module):
         """All states `[B, T, H]` from a state of zeros."""
         gate, candidate = self.project(values).chunk(2, dim=-1)
         log_decay = -nn.functional.softplus(gate)
-        log_g = torch.where(
-            candidate >= 0, (torch.relu(candidate) + 0.5).log(), -nn.functional.softplus(-candidate)
-        )
+        log_g = torch.where(candidate >= 0, (torch.relu(candidate) + 0.5).log(), -nn.functional.softplus(-candidate))
         log_terms = log_g - nn.functional.softplus(-gate)
         decays = log_decay.cumsum(dim=1)
         return (decays + (log_terms - decays).logcumsumexp(dim=1)).exp()

@@ -107,7 +107,9 @@ def test_the_recurrence_and_its_gradients_are_those_of_the_naive_one(recurrence,
     found, expected = recurrence(*leaves, mask), naive(*leaves, mask)
     torch.testing.assert_close(found, expected)
     weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(2)).double()
-    second = [torch.autograd.grad((one.pow(2) * weights).sum(), leaves, create_graph=True) for one in (found, expected)]
+    second = [
+        torch.autograd.grad((one.pow(2) * weights).sum(), leaves, create_graph=True) for one in (found, expected)
+    ]
     torch.testing.assert_close(second[0], second[1])
     torch.testing.assert_close(
         *(torch.autograd.grad(sum(part.pow(2).sum() for part in one), leaves) for one in second), rtol=1e-6, atol=1e-6
@@ -258,7 +260,9 @@ def test_a_decoder_behind_a_transformer(family):
         setattr(model.generation_config, name, value)
     inputs = {"input_ids": torch.randint(3, 17, (5, 5)), "attention_mask": MASK}
     for beams in (1, 3):
-        cached, uncached = (model.generate(**inputs, max_new_tokens=6, num_beams=beams, use_cache=c) for c in (True, False))
+        cached, uncached = (
+            model.generate(**inputs, max_new_tokens=6, num_beams=beams, use_cache=c) for c in (True, False)
+        )
         assert cached.tolist() == uncached.tolist()
     model(**inputs, labels=torch.randint(3, 17, (5, 4))).loss.backward()
     for name, parameter in model.decoder.named_parameters():

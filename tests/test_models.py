@@ -753,7 +753,9 @@ def test_caches_of_other_models_of_ours(heads):
     cross = {"add_cross_attention": True}
     other = make(MODEL_CLASSES[LstmConfig if heads[MODEL].config_class is not LstmConfig else RnnConfig][CAUSAL])
     one, deeper = make(heads[CAUSAL]), make(heads[CAUSAL], num_hidden_layers=3)
-    fed, unfed = (make(heads[CAUSAL], **fields_of(heads[CAUSAL], cross | {"input_feeding": on})) for on in (True, False))
+    fed, unfed = (
+        make(heads[CAUSAL], **fields_of(heads[CAUSAL], cross | {"input_feeding": on})) for on in (True, False)
+    )
     for reader, writer, inputs in [
         (one, other, {}),
         (other, one, {}),

@@ -30,7 +30,7 @@ OF_FEATURES = ("AutoModelForSpeechSeq2Seq", "AutoModelForAudioClassification", "
 
 @strict
 class SequenceConfig(PredictionFields):
-    r"""Fields common to all families; instantiate `RnnConfig`, `LstmConfig`, `GruConfig` or `CnnConfig`.
+    r"""Fields common to all families; instantiate the configuration of one, such as `LstmConfig` or `CnnConfig`.
 
     Those of forecasters: see `PredictionFields`.
 

@@ -9,7 +9,7 @@ from .configuration_recurrent import RecurrentConfig
 
 @strict
 class LinearRecurrentConfig(RecurrentConfig):
-    r"""Fields common to the linear recurrences; instantiate `MinGruConfig`, `MinLstmConfig`, `QrnnConfig` or `SsruConfig`.
+    """Fields common to the linear recurrences; instantiate the configuration of one, such as `MinGruConfig`.
 
     Gates and candidates see the input alone, so that all steps run at once: there is no `input_feeding`, and no
     hidden-to-hidden matrix for `weight_dropout`. Other fields: see `RecurrentConfig` and `SequenceConfig`.

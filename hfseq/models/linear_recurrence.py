@@ -16,10 +16,10 @@ from .recurrent import RecurrentLayer
 def linear_recurrence(decay: Tensor, inputs: Tensor, initial: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""States $h_t = a_t \odot h_{t-1} + b_t$ of all steps.
 
-    A step of padding has $a_t = 1$ and $b_t = 0$, so that it keeps the state bit for bit. On a CPU the steps are a loop
-    of one operation each, which takes little beside the matrix products that give $a$ and $b$; on a GPU, and in graphs
-    that are compiled or exported, they are a parallel scan. Never in logarithms: that is slower on a CPU, and loses
-    three digits in long sequences.
+    A step of padding has $a_t = 1$ and $b_t = 0$, so that it keeps the state bit for bit. On a CPU the steps are a
+    loop of one operation each, which takes little beside the matrix products that give $a$ and $b$; on a GPU, and in
+    graphs that are compiled or exported, they are a parallel scan. Logarithms, in which the scan is often published,
+    would be slower on a CPU and lose three digits in long sequences.
 
     Args:
         decay: Coefficients a `[B, T, H]`, between 0 and 1.
@@ -112,7 +112,7 @@ def scans_in_parallel(tensor: Tensor) -> bool:
 
 
 class _Recurrence(torch.autograd.Function):
-    """The recurrence with its own backward, the same recurrence from right to left: it keeps nothing but the states."""
+    """The recurrence with its own backward, the same recurrence from right to left; it keeps only the states."""
 
     @staticmethod
     def forward(ctx: Any, decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
@@ -126,11 +126,19 @@ class _Recurrence(torch.autograd.Function):
         decay, initial, states = ctx.saved_tensors
         (gradient,) = gradients
         if torch.is_grad_enabled() or scans_in_parallel(gradient):
-            later = nn.functional.pad(decay[:, 1:], (0, 0, 0, 1)).flip(1)
-            total = linear_recurrence(later, gradient.flip(1), torch.zeros_like(initial)).flip(1)
-            before = torch.cat([initial.unsqueeze(1), states[:, :-1]], dim=1)
+            total, before = _from_right_to_left(decay, initial, states, gradient)
             return total * before, total, decay[:, 0] * total[:, 0]
         return _backward_by_loop(decay, initial, states, gradient)
+
+
+def _from_right_to_left(decay: Tensor, initial: Tensor, states: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of the states, with what comes back from later ones, and the states before each step, `[B, T, H]`.
+
+    All steps at once, and differentiable.
+    """
+    later = nn.functional.pad(decay[:, 1:], (0, 0, 0, 1)).flip(1)
+    total = linear_recurrence(later, gradient.flip(1), torch.zeros_like(initial)).flip(1)
+    return total, torch.cat([initial.unsqueeze(1), states[:, :-1]], dim=1)
 
 
 def _backward_by_loop(
@@ -173,15 +181,12 @@ class _GatedRecurrence(torch.autograd.Function):
         update, candidate, initial, states = ctx.saved_tensors
         (gradient,) = gradients
         if torch.is_grad_enabled():
-            with_gradient = (update, candidate, initial)
-            again = linear_recurrence(1.0 - update, update * candidate, initial)
-            return torch.autograd.grad(again, with_gradient, gradient, create_graph=True)
+            total, before = _from_right_to_left(1.0 - update, initial, states, gradient)
+            return total * (candidate - before), total * update, (1.0 - update[:, 0]) * total[:, 0]
         of_update, of_candidate = torch.empty_like(states), torch.empty_like(states)
         carry, total = torch.zeros_like(initial), torch.empty_like(initial)
-        before = _before(initial, states)
-        for z, c, state, own, of_z, of_c in _steps_back(
-            update, candidate, before, gradient, of_update, of_candidate
-        ):
+        steps = _steps_back(update, candidate, _before(initial, states), gradient, of_update, of_candidate)
+        for z, c, state, own, of_z, of_c in steps:
             torch.add(own, carry, out=total)
             torch.mul(total, z, out=of_c)
             torch.sub(total, of_c, out=carry)
@@ -257,7 +262,7 @@ class LinearLayer(RecurrentLayer):
     ) -> tuple[Tensor, ...]:
         """Run all steps; see `RecurrentLayer.forward`. The state is in at least float32."""
         initial, *before = state or [values.new_zeros(shape) for shape in self.state_shapes(values.shape[0])]
-        dtype, after = values.dtype, []
+        after = []
         if self.convolution is not None:
             steps, last = with_earlier(values, valid, before.pop(0))
             values = values + self.convolution(steps)
@@ -313,7 +318,7 @@ class FeatureConvolution(nn.Module):
     def forward(self, steps: Tensor) -> Tensor:
         """Convolve steps `[B, k - 1 + T, I]`, the first of which are those before; returns `[B, T, I]`."""
         length = steps.shape[1] - self.reach
-        output = self.bias
+        output: Tensor = self.bias
         for tap, filters in enumerate(self.weight.unbind(1)):
             output = torch.addcmul(output, filters, steps[:, tap : tap + length])
         return output
@@ -332,8 +337,8 @@ def activate(values: Tensor, candidate: str) -> Tensor:
 class MinGruLayer(LinearLayer):
     r"""minGRU (Feng et al. 2024, section 3.1): $h_t = (1 - z_t) \odot h_{t-1} + z_t \odot \tilde h_t$.
 
-    The update gate $z_t = \sigma(W_z x_t + b_z)$ and the candidate $\tilde h_t$, a function of $W_h x_t + b_h$, see the
-    input alone.
+    The update gate $z_t = \sigma(W_z x_t + b_z)$ and the candidate $\tilde h_t$, a function of $W_h x_t + b_h$, see
+    the input alone.
 
     Args:
         input_size: Width of the inputs.

@@ -64,7 +64,13 @@ class ResidualStack(RecurrentStack):
     ) -> None:
         width = expand * hidden_size
         super().__init__(
-            lambda _, size: layer(hidden_size, size), input_size, width, num_layers, bidirectional, dropout, variational
+            lambda _, size: layer(hidden_size, size),
+            input_size,
+            width,
+            num_layers,
+            bidirectional,
+            dropout,
+            variational,
         )
         self.project = nn.Linear(input_size, hidden_size) if input_size != hidden_size else nn.Identity()
         self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in range(num_layers))
@@ -72,7 +78,9 @@ class ResidualStack(RecurrentStack):
         self.feed_forward = nn.ModuleList(FeedForward(hidden_size, intermediate_size) for _ in range(num_layers))
         self.last_norm = nn.LayerNorm(hidden_size)
 
-    def _run_layer(self, index: int, values: Tensor, masks: DropoutMasks, directions: Directions) -> tuple[Tensor, State]:
+    def _run_layer(
+        self, index: int, values: Tensor, masks: DropoutMasks, directions: Directions
+    ) -> tuple[Tensor, State]:
         """Output `[B, T, H]` of a block, and its new state."""
         if not index:
             values = self.project(values)

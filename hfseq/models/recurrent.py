@@ -351,7 +351,9 @@ class RecurrentStack(Stack):
             new_states.append(new_state)
         return outputs, new_states if return_states else None
 
-    def _run_layer(self, index: int, values: Tensor, masks: DropoutMasks, directions: Directions) -> tuple[Tensor, State]:
+    def _run_layer(
+        self, index: int, values: Tensor, masks: DropoutMasks, directions: Directions
+    ) -> tuple[Tensor, State]:
         """Output `[B, T, hidden_size]` of a layer, with what stands around its cells, and its new state."""
         if index:
             values = self.dropout(values, masks.between[index - 1])
