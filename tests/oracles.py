@@ -69,7 +69,7 @@ def linear_step(kind, layer, value, state):
 
 
 def candidate_of(values, kind):
-    """Feng et al. (2024), appendix B.3, or one of the other two."""
+    """Feng et al. (2024), appendix B, or one of the other two."""
     if kind == "g":
         return torch.where(values >= 0, values + 0.5, torch.sigmoid(values))
     return torch.tanh(values) if kind == "tanh" else values

@@ -471,8 +471,15 @@ FIELDS = [
 
 
 @pytest.mark.processor
-@pytest.mark.parametrize("fields", FIELDS, ids=str)
-@pytest.mark.parametrize(("auto", "model_class"), CLASSES)
+@pytest.mark.parametrize(
+    ("auto", "model_class", "fields"),
+    [
+        pytest.param(*case.values, fields, id=f"{case.id}-{fields}")
+        for case in CLASSES
+        for fields in FIELDS
+        if not fields or fields_of(case.values[1], fields)
+    ],
+)
 def test_every_config_value_trains(auto, model_class, fields):
     """Padded, forward and backward, all parameters with a gradient."""
     fields = fields | {"bidirectional": False} if auto == CAUSAL else fields

@@ -325,7 +325,7 @@ class FeatureConvolution(nn.Module):
 
 
 def activate(values: Tensor, candidate: str) -> Tensor:
-    r"""Candidate state from its projection: `linear`, `tanh`, or `g` of Feng et al. (2024, appendix B.3).
+    r"""Candidate state from its projection: `linear`, `tanh`, or `g` of Feng et al. (2024, appendix B).
 
     $g(x) = x + 0.5$ for $x \ge 0$ and $\sigma(x)$ below keeps states positive.
     """
@@ -387,7 +387,7 @@ class MinLstmLayer(LinearLayer):
 
 
 class QrnnLayer(LinearLayer):
-    r"""QRNN with fo-pooling (Bradbury et al. 2017, eq. 1 and section 2.1).
+    r"""QRNN with fo-pooling (Bradbury et al. 2017, eq. 1 and 4).
 
     $c_t = f_t \odot c_{t-1} + (1 - f_t) \odot z_t$ and $h_t = o_t \odot c_t$, where $z = \tanh(W_z * X)$,
     $f = \sigma(W_f * X)$ and $o = \sigma(W_o * X)$ are convolutions over the last `window` inputs.
@@ -397,7 +397,7 @@ class QrnnLayer(LinearLayer):
         hidden_size: Width of the state.
         window: Width of the convolutions; the inputs before the first are part of the state.
         zoneout: Probability that a unit keeps its state at a step of training (section 2.1). Otherwise the update gate
-            $1 - f_t$ is multiplied by the probability that it does not (Krueger et al. 2017, section 3.1).
+            $1 - f_t$ is multiplied by the probability that it does not (Krueger et al. 2017).
         conv_kernel: See `LinearLayer`.
     """
 
@@ -426,7 +426,7 @@ class QrnnLayer(LinearLayer):
 
 
 class SsruLayer(LinearLayer):
-    r"""SSRU (Kim et al. 2019, section 3.1): a simple recurrent unit with a ReLU in place of its output gate.
+    r"""SSRU (Kim et al. 2019): a simple recurrent unit with a ReLU in place of its output gate.
 
     $f_t = \sigma(W_f x_t + b_f)$, $c_t = f_t \odot c_{t-1} + (1 - f_t) \odot W x_t$ and $h_t = \mathrm{ReLU}(c_t)$.
     """

@@ -32,7 +32,7 @@ class FeedForward(GradientCheckpointingLayer):
 
 
 class ResidualStack(RecurrentStack):
-    r"""Residual blocks of recurrent layers (Feng et al. 2024, section 4).
+    r"""Residual blocks of recurrent layers (Feng et al. 2024).
 
     A block is $y = x + W\,\mathrm{RNN}(\mathrm{norm}(x))$ and then $y + \mathrm{MLP}(y)$, where the cells convolve
     their inputs, each direction in its order, and are `expand` times as wide as x. Inputs of another width than x are
