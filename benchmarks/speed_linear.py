@@ -42,7 +42,7 @@ def layers(sizes: Sizes, device: str) -> list[Row]:
     torch.manual_seed(0)
     width = min(WIDTH, sizes.hidden)
     layer = MinGruLayer(width, width, candidate="g").to(device)
-    layer.init_parameters()
+    layer.project.init_parameters()
     scan, gru = LogSpaceMinGru(layer), nn.GRU(width, width, batch_first=True).to(device)
     rows = []
     for length in LENGTHS if sizes.hidden >= WIDTH else LENGTHS[:1]:

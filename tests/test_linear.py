@@ -16,6 +16,7 @@ from test_models import (
     MASK,
     MODEL,
     SEQ2SEQ,
+    assert_initialised,
     check_padding,
     gradients,
     make,
@@ -321,7 +322,6 @@ def test_half_precision_and_autocast(dtype):
 def test_zoneout_keeps_units_in_training():
     """Each unit keeps its state with the given probability; at inference the update gate is what it is on average."""
     layer = QrnnLayer(3, 500, 1, 0.4).double()
-    layer.init_parameters()
     values = torch.randn(1, 1, 3, generator=torch.Generator().manual_seed(0)).double()
     state = torch.full((1, 500), 3.0).double()
     torch.manual_seed(0)
@@ -457,6 +457,14 @@ def test_impossible_fields(family):
     for fields in own.get(family, []):
         with pytest.raises(Exception, match=next(iter(fields))):  # of the type of the field's validation
             config_class(**fields)
+
+
+@pytest.mark.parametrize("family", HEADS)
+def test_initialisation(family):
+    """Each gate as a matrix of its own, and biases that keep the state for a while."""
+    for fields in ({}, {"residual_blocks": True}):
+        config = HEADS[family][SEQ2SEQ].config_class(vocab_size=9, hidden_size=24, **fields)
+        assert_initialised(HEADS[family][SEQ2SEQ](config))
 
 
 def test_blocks_start_as_they_should():

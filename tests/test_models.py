@@ -601,7 +601,7 @@ def test_a_seed_gives_the_weights_that_it_gave(auto, model_class):
 
 
 def assert_initialised(model):
-    gates = {layer.project for layer in model.modules() if isinstance(layer, LinearLayer)}
+    projections = {layer.project for layer in model.modules() if isinstance(layer, LinearLayer)}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.RNNBase):
             width = module.hidden_size
@@ -618,15 +618,15 @@ def assert_initialised(model):
             torch.testing.assert_close(bias, expected.to(bias), rtol=0, atol=0)
         elif isinstance(module, LinearLayer):
             limit = math.sqrt(6 / (module.window * module.input_size + module.hidden_size))
-            for gate in module.project.weight.chunk(module.gates):
+            for gate in module.project.weight.chunk(len(module.biases)):
                 assert 0.7 * limit < gate.abs().max() <= limit, name
             if isinstance(module, SsruLayer):
                 assert (module.forget_bias == 1).all(), name
                 continue
             sign = {"MinGruLayer": (-1, 0), "MinLstmLayer": (1, 0, 0), "QrnnLayer": (0, 1, 0)}[type(module).__name__]
-            for gate, expected in zip(module.project.bias.chunk(module.gates), sign, strict=True):
+            for gate, expected in zip(module.project.bias.chunk(len(sign)), sign, strict=True):
                 assert (gate == expected).all(), name
-        elif isinstance(module, torch.nn.Linear) and module.bias is not None and module not in gates:
+        elif isinstance(module, torch.nn.Linear) and module.bias is not None and module not in projections:
             assert not module.bias.any(), name
 
 

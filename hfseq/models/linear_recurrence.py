@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Size, Tensor, nn
@@ -194,6 +194,34 @@ class _GatedRecurrence(torch.autograd.Function):
         return of_update, of_candidate, carry
 
 
+class GateProjection(nn.Linear):
+    """Gates and candidates side by side, each initialised as a matrix of its own.
+
+    A module of its own, since transformers does not ask one without parameters to initialise those of its parts.
+
+    Args:
+        input_size: Width of the inputs.
+        hidden_size: Width H of each projection.
+        biases: Initial bias of each. A gate that keeps the state has that of an LSTM's forget gate, 1 (Jozefowicz et
+            al. 2015), one that replaces it -1.
+        bias: Whether there are biases.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, biases: tuple[float, ...], bias: bool = True) -> None:
+        super().__init__(input_size, len(biases) * hidden_size, bias)
+        self.biases = biases
+
+    def init_parameters(self) -> None:
+        """Xavier matrices, and the given biases."""
+        # The chunks are views, which do not carry the mark of a loaded parameter.
+        if not getattr(self.weight, "_is_hf_initialized", False):
+            for part in self.weight.chunk(len(self.biases)):
+                init.xavier_uniform_(part)
+        if self.bias is not None and not getattr(self.bias, "_is_hf_initialized", False):
+            for part, value in zip(self.bias.chunk(len(self.biases)), self.biases, strict=True):
+                init.constant_(part, value)
+
+
 class LinearLayer(RecurrentLayer):
     r"""One layer and direction of a cell whose state is $h_t = (1 - z_t) \odot h_{t-1} + z_t \odot c_t$.
 
@@ -209,20 +237,16 @@ class LinearLayer(RecurrentLayer):
             None for none.
 
     Attributes:
-        gates: Number of projections of the input, H each.
-        forget_gate: Place of the gate that keeps or replaces the state among them.
-        forget_sign: 1 if that gate keeps the state when it is open, -1 if it replaces it.
+        biases: Initial bias of each projection of the input, H wide; see `GateProjection`.
     """
 
-    gates = 2
-    forget_gate = 0
-    forget_sign = 1
+    biases: ClassVar[tuple[float, ...]]
 
     def __init__(self, input_size: int, hidden_size: int, window: int = 1, conv_kernel: int | None = None) -> None:
         super().__init__()
         self.input_size, self.hidden_size, self.window = input_size, hidden_size, window
         self.convolution = None if conv_kernel is None else FeatureConvolution(input_size, conv_kernel)
-        self.project = nn.Linear(window * input_size, self.gates * hidden_size)
+        self.project = GateProjection(window * input_size, hidden_size, self.biases)
         # Earlier inputs must be those of valid steps.
         self.needs_gather = window > 1 or conv_kernel is not None
 
@@ -232,25 +256,8 @@ class LinearLayer(RecurrentLayer):
         reaches += [self.window - 1] if self.window > 1 else []
         return [Size((batch, self.hidden_size)), *(Size((batch, reach, self.input_size)) for reach in reaches)]
 
-    def init_parameters(self) -> None:
-        """Xavier matrices gate by gate, biases that keep the state as a forget-gate bias of 1 does, others of 0.
-
-        The latter is that of an LSTM (Jozefowicz et al. 2015).
-        """
-        # The chunks are views, which do not carry the mark of a loaded parameter.
-        if not getattr(self.project.weight, "_is_hf_initialized", False):
-            for gate in self.project.weight.chunk(self.gates):
-                init.xavier_uniform_(gate)
-        self.init_biases()
-
-    def init_biases(self) -> None:
-        """Initialise the biases; see `init_parameters`."""
-        if not getattr(self.project.bias, "_is_hf_initialized", False):
-            init.zeros_(self.project.bias)
-            init.constant_(self.project.bias.chunk(self.gates)[self.forget_gate], float(self.forget_sign))
-
     def gate(self, projected: Tensor) -> tuple[Tensor, Tensor]:
-        """Update gate z and candidate c, `[B, T, H]`, from the projected inputs `[B, T, gates * H]`."""
+        """Update gate z and candidate c, `[B, T, H]`, from the projected inputs `[B, T, N * H]`."""
         raise NotImplementedError
 
     def read(self, states: Tensor, projected: Tensor) -> Tensor:
@@ -347,7 +354,7 @@ class MinGruLayer(LinearLayer):
         conv_kernel: See `LinearLayer`.
     """
 
-    forget_sign = -1
+    biases = (-1.0, 0.0)
 
     def __init__(self, input_size: int, hidden_size: int, candidate: str, conv_kernel: int | None = None) -> None:
         super().__init__(input_size, hidden_size, conv_kernel=conv_kernel)
@@ -372,7 +379,7 @@ class MinLstmLayer(LinearLayer):
         conv_kernel: See `LinearLayer`.
     """
 
-    gates = 3
+    biases = (1.0, 0.0, 0.0)
 
     def __init__(self, input_size: int, hidden_size: int, candidate: str, conv_kernel: int | None = None) -> None:
         super().__init__(input_size, hidden_size, conv_kernel=conv_kernel)
@@ -401,8 +408,7 @@ class QrnnLayer(LinearLayer):
         conv_kernel: See `LinearLayer`.
     """
 
-    gates = 3
-    forget_gate = 1
+    biases = (0.0, 1.0, 0.0)
 
     def __init__(
         self, input_size: int, hidden_size: int, window: int, zoneout: float, conv_kernel: int | None = None
@@ -431,13 +437,15 @@ class SsruLayer(LinearLayer):
     $f_t = \sigma(W_f x_t + b_f)$, $c_t = f_t \odot c_{t-1} + (1 - f_t) \odot W x_t$ and $h_t = \mathrm{ReLU}(c_t)$.
     """
 
+    biases = (0.0, 0.0)
+
     def __init__(self, input_size: int, hidden_size: int, conv_kernel: int | None = None) -> None:
         super().__init__(input_size, hidden_size, conv_kernel=conv_kernel)
-        self.project = nn.Linear(input_size, 2 * hidden_size, bias=False)
-        self.forget_bias = nn.Parameter(torch.empty(hidden_size))
+        self.project = GateProjection(input_size, hidden_size, self.biases, bias=False)
+        self.forget_bias = nn.Parameter(torch.ones(hidden_size))
 
-    def init_biases(self) -> None:
-        """Forget-gate bias 1."""
+    def init_parameters(self) -> None:
+        """Forget-gate bias 1 (Jozefowicz et al. 2015)."""
         init.ones_(self.forget_bias)
 
     def gate(self, projected: Tensor) -> tuple[Tensor, Tensor]:
