@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 import hfseq
-from hfseq.models.linear_recurrence import MinGruLayer
+from hfseq.models.linear_cells import MinGruLayer
 
 BATCH, WIDTH = 32, 256
 LENGTHS = (128, 512, 2048)

@@ -29,14 +29,8 @@ from transformers import BertConfig, BertModel, DynamicCache, EncoderDecoderMode
 
 import hfseq
 from hfseq.models import linear_recurrence as module
-from hfseq.models.linear_recurrence import (
-    LinearLayer,
-    QrnnLayer,
-    gated_recurrence,
-    linear_recurrence,
-    scan_by_doubling,
-    scan_by_loop,
-)
+from hfseq.models.linear_cells import LinearLayer, MinLstmLayer, QrnnLayer
+from hfseq.models.linear_recurrence import gated_recurrence, linear_recurrence, scan_by_doubling, scan_by_loop
 from hfseq.onnx.export import export_onnx
 from hfseq.onnx.runtime import load_onnx
 from hfseq.tokenization import train_tokenizer
@@ -345,7 +339,7 @@ def test_zoneout_keeps_units_in_training():
 
 
 def test_a_closed_pair_of_gates_is_no_division_by_zero():
-    layer = hfseq.models.linear_recurrence.MinLstmLayer(2, 3, "linear")
+    layer = MinLstmLayer(2, 3, "linear")
     update, candidate = layer.gate(torch.tensor([[[-300.0] * 6 + [2.0] * 3]], requires_grad=True))
     assert (update == 0.5).all() and (candidate == 2.0).all()
 

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from hfseq import GruConfig, LstmConfig, LstmForCausalLM, LstmForConditionalGeneration, LstmModel, RnnConfig
-from hfseq.models.linear_recurrence import LinearLayer, SsruLayer
+from hfseq.models.linear_cells import LinearLayer, SsruLayer
 from hfseq.models.padding import next_labels
 
 pytestmark = pytest.mark.contract

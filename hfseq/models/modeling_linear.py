@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_linear import LinearRecurrentConfig
-from .linear_recurrence import LinearLayer
+from .linear_cells import LinearLayer
 from .modeling_recurrent import RecurrentModel
 from .recurrent import Directions, DropoutMasks, RecurrentStack
 from .stack import State

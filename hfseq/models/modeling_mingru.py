@@ -4,7 +4,7 @@ from .configuration_linear import MinGruConfig
 from .heads_classification import ForSequenceClassification, ForTokenClassification
 from .heads_ctc import ForCTC
 from .heads_prediction import ForPrediction
-from .linear_recurrence import MinGruLayer
+from .linear_cells import MinGruLayer
 from .modeling_linear import LinearRecurrentModel
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration
 

@@ -4,7 +4,7 @@ from .configuration_linear import SsruConfig
 from .heads_classification import ForSequenceClassification, ForTokenClassification
 from .heads_ctc import ForCTC
 from .heads_prediction import ForPrediction
-from .linear_recurrence import SsruLayer
+from .linear_cells import SsruLayer
 from .modeling_linear import LinearRecurrentModel
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration
 
