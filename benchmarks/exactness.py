@@ -1,12 +1,14 @@
-"""Tables of padding errors and of the memory of caches, from the JSON files of the benchmarks that measure them."""
+"""Tables of pages of the guide, from the JSON files of the benchmarks that measure them."""
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parent
 PADDING, CACHE = FOLDER / "padding_and_beams.json", FOLDER / "cache_memory.json"
+CATALOGUE = FOLDER / "large_catalogue.json"
 
 
 def padding_table(path: Path = PADDING) -> list[str]:
@@ -28,6 +30,27 @@ def cache_table(path: Path = CACHE) -> list[str]:
     ]
     lines = _table(["model", "parameters", f"{short:,} tokens", f"{long:,} tokens", "ratio"], rows)
     return [*lines, "", _measured(values["about"])]
+
+
+def catalogue_table(path: Path = CATALOGUE) -> list[str]:
+    """Lines of the table of `large_catalogue.py`."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    rows = []
+    for row in values["rows"]:
+        ratios, speed = row["ratios"], ""
+        if any(ratio != 1 for ratio in ratios):  # those of the full softmax itself are 1
+            speed = f"{statistics.median(ratios):.3g} [{min(ratios):.3g}..{max(ratios):.3g}]"
+        rows.append(
+            [f"{row['items']:,}", row["side"], f"{1000 / row['ms']:.3g}", speed, f"{row['peak_mb'] / 1000:.2f}"]
+        )
+    titles = [
+        "items",
+        "loss",
+        "steps in a second of processor time",
+        "times as fast as the full softmax",
+        "peak memory, GB",
+    ]
+    return [*_table(titles, rows), "", _measured(values["about"])]
 
 
 def write(path: Path, values: Mapping[str, Any]) -> None:

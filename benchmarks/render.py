@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import scores
-from exactness import cache_table, padding_table
+from exactness import cache_table, catalogue_table, padding_table
 from results import results_page
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "recipes/README.md", "docs/exactness.md")
+_DOCS = [f"docs/{name}.md" for name in ("exactness", "fields", "instead", "models")]
+PAGES = ("README.md", "recipes/README.md", *_DOCS)
 _BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
@@ -23,8 +24,11 @@ def blocks() -> dict[str, list[str]]:
     return {
         "highlights": scores.highlights(found),
         "recipes": scores.recipes(found),
+        "fields": scores.fields(found),
+        "better_baselines": scores.better_baselines(found),
         "padding": padding_table(),
         "cache": cache_table(),
+        "catalogue": catalogue_table(),
     }
 
 

@@ -17,10 +17,13 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 FILE = Path(__file__).with_name("scores.json")
 UNKNOWN = "not recorded"
-# Scores of at most 100, shown with one decimal, and errors in units of the data, shown with three significant digits.
+# Scores of at most 100, shown with one decimal; errors in units of the data, and scores of at most 1, shown with three
+# significant digits.
 _SCORES = ("exact match", "accuracy", "BLEU", "chrF", "ROUGE", "perplexity", "CER", "WER", "recall", "NAB", "VUS-PR")
-_SCORES += ("coverage",)
-_ERRORS = ("WQL", "MAE", "MSE", "MASE")
+_SCORES += ("coverage", "SOV")
+_ERRORS = ("WQL", "MAE", "MSE", "RMSE", "MASE")
+_SHARES = ("HR@", "NDCG@", "MRR@", "SSIM")
+_LOWER_IS_BETTER = (*_ERRORS, "perplexity", "CER", "WER")
 
 Run = dict[str, Any]
 
@@ -98,6 +101,45 @@ def recipes(scores: Mapping[str, Sequence[Run]]) -> list[str]:
     ]
     titles = ["task", "model", "parameters", "data", "score", "baselines", "on validation", "time", "command"]
     return _table(titles, rows)
+
+
+def fields(scores: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Lines of the table of docs/fields.md: the same class in each field beyond text."""
+    rows = [
+        [
+            run["field"],
+            run["model"],
+            _parameters(run),
+            run["data"],
+            _figures(run["measured"]["scores"]),
+            _baselines(run),
+            _command(run),
+        ]
+        for run in scores["runs"]
+        if "field" in run
+    ]
+    return _table(["field", "model", "parameters", "data", "score", "baseline", "command"], rows)
+
+
+def better_baselines(scores: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Lines of the table of docs/instead.md: every score that a baseline surpasses, with the best of them."""
+    rows = []
+    for run in scores["runs"]:
+        for name, score in run["measured"]["scores"].items():
+            if name.startswith("coverage"):  # is to be near a value, not high
+                continue
+            sign = -1 if name.startswith(_LOWER_IS_BETTER) else 1
+            rivals = [
+                (sign * mean(found[name]), baseline, found[name])
+                for baseline, found in (run["measured"].get("baselines") or {}).items()
+                if name in found
+            ]
+            best, baseline, found = max(rivals, default=(-math.inf, "", 0))
+            if best > sign * mean(score):
+                rows.append(
+                    [run["task"], run["data"], run["model"], _figure(name, score), baseline, _figure(name, found)]
+                )
+    return _table(["task", "data", "model", "score", "better", "its score"], rows)
 
 
 def quality(scores: Mapping[str, Sequence[Run]]) -> list[str]:
@@ -211,7 +253,7 @@ def _figure(name: str, value: Any) -> str:
     """A figure with its name; a unit after the name's last comma goes behind the number."""
     title, _, unit = name.rpartition(", ") if name.endswith((", %", ", MB", ", ppm", ", °C")) else (name, "", "")
     average, deviation = _mean_and_deviation(value)
-    if name.startswith(_ERRORS):
+    if name.startswith((*_ERRORS, *_SHARES)):
         digits = max(0, 2 - math.floor(math.log10(average))) if average else 2
         text = f"{average:.{digits}f}"
     else:

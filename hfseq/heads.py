@@ -18,16 +18,18 @@ class HubTask(NamedTuple):
     """Task of the Hub.
 
     Attributes:
-        name: Name of the task and of its pipeline.
+        name: Name of the task, and of its pipeline if it has one.
         clause: Relative clause about a model of this task, for model cards.
         placeholder: Placeholder of the text box on the demo page.
-        audio: True if the task's models read audio, False if they read text.
+        reads: Kind of input of the task's models: text, audio, video, or series.
+        pipeline: Whether there is a pipeline of this name.
     """
 
     name: str
     clause: str
     placeholder: str = ""
-    audio: bool = False
+    reads: str = "text"
+    pipeline: bool = True
 
 
 class Head(NamedTuple):
@@ -66,21 +68,23 @@ class Head(NamedTuple):
 
     @property
     def hub_task(self) -> str | None:
-        """Name of the task of the Hub of a model that reads text, or None if it is ambiguous."""
-        return self._only_task(audio=False)
+        """Name of the task of the Hub of a model that reads text or series, or None if it is ambiguous."""
+        return self._only_task("text") or self._only_task("series")
 
     @property
     def audio_task(self) -> str | None:
         """Name of the task of the Hub of a model that reads audio, or None if there is none."""
-        return self._only_task(audio=True)
+        return self._only_task("audio")
 
-    def _only_task(self, *, audio: bool) -> str | None:
-        names = [task.name for task in self.hub_tasks if task.audio == audio]
+    def _only_task(self, reads: str) -> str | None:
+        names = [task.name for task in self.hub_tasks if task.reads == reads]
         return names[0] if len(names) == 1 else None
 
 
 ENCODER = Head("Model", "encoder")
-TRANSCRIPTION = HubTask("automatic-speech-recognition", "that transcribes speech", audio=True)
+RECOMMENDATION = HubTask("next-item-recommendation", "that recommends the next item")
+"""Task of hfseq's own, which the Hub does not have."""
+TRANSCRIPTION = HubTask("automatic-speech-recognition", "that transcribes speech", reads="audio")
 HEADS = (
     ENCODER,
     Head(
@@ -100,6 +104,7 @@ HEADS = (
             HubTask("translation", "that translates", "A text to translate"),
             HubTask("summarization", "that summarizes", "A text to summarize"),
             TRANSCRIPTION,
+            HubTask("video-text-to-text", "that describes videos", reads="video", pipeline=False),
         ),
         other_suffixes=("MTModel", "EncoderDecoderModel"),
     ),
@@ -110,9 +115,10 @@ HEADS = (
         peft_task="SEQ_CLS",
         hub_tasks=(
             HubTask("text-classification", "that classifies texts", "A text to classify"),
-            HubTask("audio-classification", "that classifies audio", audio=True),
+            HubTask("audio-classification", "that classifies audio", reads="audio"),
+            HubTask("video-classification", "that classifies videos", reads="video"),
         ),
-        other_suffixes=("ForAudioClassification",),
+        other_suffixes=("ForAudioClassification", "ForVideoClassification"),
     ),
     Head(
         "ForTokenClassification",
@@ -135,10 +141,18 @@ HEADS = (
     Head(
         "ForPrediction",
         "forecaster",
-        hub_tasks=(HubTask("time-series-forecasting", "that forecasts time series", "Values of a series, in order"),),
+        hub_tasks=(
+            HubTask(
+                "time-series-forecasting",
+                "that forecasts time series",
+                "Values of a series, in order",
+                reads="series",
+            ),
+            HubTask("video-to-video", "that predicts the next frames of videos", reads="video", pipeline=False),
+        ),
     ),
 )
-HUB_TASKS = {task.name: task for head in HEADS for task in head.hub_tasks}
+HUB_TASKS = {task.name: task for task in (*(task for head in HEADS for task in head.hub_tasks), RECOMMENDATION)}
 """Tasks of the Hub by name."""
 
 

@@ -12,6 +12,12 @@ the arguments and results of transformers 4, for hfseq's models and for T5, Mari
     >>> forecast = pipeline("time-series-forecasting", model="outputs/forecasting")
     >>> forecast({"start": "2024-01-01", "freq": "MS", "target": [112.0, 118.0, 132.0, 129.0]})["mean"]
 
+`pipeline("next-item-recommendation")` recommends items after a history, with any causal language model over items:
+
+    >>> recommend = pipeline("next-item-recommendation", model="outputs/recommendation")
+    >>> recommend(["open", "read"], top_k=2)
+    [{'item': 'close', 'score': 7.25}, {'item': 'decode', 'score': 6.75}]
+
 It also extends `pipeline("token-classification")`, or "ner", to group the entities of all tagging schemes in
 `hfseq.data.tag_schemes`; transformers itself supports IOB1 and IOB2 only.
 """
@@ -19,11 +25,13 @@ It also extends `pipeline("token-classification")`, or "ner", to group the entit
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForTimeSeriesPrediction,
     PreTrainedModel,
@@ -36,11 +44,13 @@ from transformers.pipelines.token_classification import AggregationStrategy
 from transformers.pipelines.token_classification import TokenClassificationPipeline as _TokenClassificationPipeline
 from transformers.utils import ModelOutput, logging
 
-from hfseq.data.collation import check_batch, vocabulary_sizes
+from hfseq.data.collation import check_batch, position_limit, vocabulary_sizes
 from hfseq.data.copying import copied_vocabulary, copy_sources, decode_copies
 from hfseq.data.tag_schemes import check_tags, to_iob2
 from hfseq.forecasters import needs_of, sample_paths
 from hfseq.heads import require_text
+from hfseq.recommenders import check_history, history_start, item_ids, known_items, last_logits, top_items
+from hfseq.tokenization import require_items
 
 logger = logging.get_logger(__name__)
 
@@ -429,6 +439,116 @@ class TimeSeriesForecastingPipeline(Pipeline):
         return results
 
 
+class NextItemRecommendationPipeline(Pipeline):
+    """Recommendation of items after a history of items.
+
+    Created by `pipeline("next-item-recommendation", model=…)`; see `__call__` for inputs and arguments. It takes every
+    causal language model that `recipes/recommendation.py` trained, of hfseq or of transformers.
+
+    Args:
+        model: The model, or the runner of its ONNX export.
+        tokenizer: Its tokenizer, whose tokens are the items.
+        kwargs: Arguments of `Pipeline`, or of a call; the latter become defaults of every call.
+
+    Raises:
+        InputError: If the tokens are no items.
+    """
+
+    _load_tokenizer: Any = True
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = False
+    model: Any
+    tokenizer: Any
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        task: str = "next-item-recommendation",
+        **kwargs: Any,
+    ) -> None:
+        require_items(tokenizer)
+        super().__init__(model, tokenizer=cast(Any, tokenizer), task=task, **kwargs)
+
+    def _sanitize_parameters(
+        self,
+        *,
+        top_k: int | None = None,
+        filter_seen: bool | None = None,
+        max_length: int | None = None,
+        **unknown: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no argument {next(iter(unknown))!r}")
+        return {}, _given(top_k=top_k, filter_seen=filter_seen, max_length=max_length), {}
+
+    def __call__(self, inputs: Any, *args: Any, batch_size: int | None = None, **kwargs: Any) -> Any:
+        """Recommend items after one history, or after several.
+
+        Args:
+            inputs: A history, a list of the names of items, oldest first, or a list of histories. Items that the model
+                does not know are left out; after an empty history it recommends what users begin with.
+            args: Must be empty.
+            batch_size: Number of histories in a batch; results do not depend on it.
+            kwargs: `top_k`, number of items, by default 10; `filter_seen=True` to leave out those of the history;
+                `max_length`, number of last items that are read, by default all.
+
+        Returns:
+            For each history a list of dicts, best first: `item` and `score`, its logit.
+
+        Raises:
+            ValueError: If a history is no list of strings, or `top_k` is less than 1.
+        """
+        if args:
+            raise ValueError("give several histories as a list")
+        if not isinstance(inputs, list | tuple):
+            raise ValueError(f"a history is a list of the names of items, not {type(inputs).__name__}")
+        single = not inputs or isinstance(inputs[0], str)
+        rows = [inputs] if single else list(inputs)
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, list | tuple) or not all(isinstance(item, str) for item in row):
+                raise ValueError(f"history {number}: {row!r:.80} is not a list of the names of items")
+        _, forward, _ = self._sanitize_parameters(**kwargs)
+        options, size = self._forward_params | forward, batch_size or self._batch_size or 1
+        known, _ = known_items(self.tokenizer, rows)
+        start = history_start(self.tokenizer)
+        ids = [(*start, *item_ids(self.tokenizer, row)) for row in known]
+        results: list[Any] = [None] * len(ids)
+        # Rows of a batch have one length, so that there is no padding, which some models of transformers read.
+        order = sorted(range(len(ids)), key=lambda row: len(ids[row]))
+        for _, same in groupby(order, key=lambda row: len(ids[row])):
+            group = list(same)
+            for first in range(0, len(group), size):
+                some = group[first : first + size]
+                outputs = self.forward(self.preprocess([ids[row] for row in some]), **options)
+                for row, found in zip(some, self.postprocess(outputs), strict=True):
+                    results[row] = found
+        return results[0] if single else results
+
+    def preprocess(self, input_: Sequence[Sequence[int]]) -> dict[str, Any]:  # type: ignore[override]
+        """Check the token ids of histories of one length."""
+        for row in input_:
+            check_history(row)
+        return {"ids": [list(row) for row in input_]}
+
+    def _forward(  # type: ignore[override]
+        self, input_tensors: Any, top_k: int = 10, filter_seen: bool = False, max_length: int | None = None
+    ) -> dict[str, Any]:
+        rows = input_tensors["ids"]
+        limits = [limit for limit in (position_limit(self.model), max_length) if limit is not None]
+        read = [row[-min(limits) :] if limits else row for row in rows]
+        logits = last_logits(self.model, read)
+        found = top_items(logits, self.tokenizer, top_k, rows if filter_seen else None)
+        return {"items": [[item._asdict() for item in items] for items in found]}
+
+    def postprocess(self, model_outputs: Any) -> list[list[dict[str, Any]]]:  # type: ignore[override]
+        """Items and scores of each history."""
+        return model_outputs["items"]
+
+
 def _is_series(value: Any) -> bool:
     """Return True for a series, False for a number of one."""
     return not (value is None or isinstance(value, int | float) or np.ndim(value) == 0) or isinstance(value, Mapping)
@@ -523,6 +643,12 @@ def _register() -> None:
         "impl": TimeSeriesForecastingPipeline,
         "pt": (AutoModelForTimeSeriesPrediction,),
         "type": "text",  # the registry knows no other kind that asks for nothing
+        "default": {},
+    }
+    tasks["next-item-recommendation"] = {
+        "impl": NextItemRecommendationPipeline,
+        "pt": (AutoModelForCausalLM,),
+        "type": "text",
         "default": {},
     }
     PIPELINE_REGISTRY.check_task = _check_task  # type: ignore[method-assign]

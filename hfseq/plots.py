@@ -5,7 +5,8 @@ They need matplotlib (the `train` extra), which is imported on first use, but no
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +23,23 @@ def save_figure(figure: "Figure", path: str | os.PathLike | IO[bytes]) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
+    with _any_script():
+        figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """Draw scripts without an installed font as boxes: one warning per glyph would flood the output of a run."""
     with warnings.catch_warnings():
-        # Scripts without an installed font are drawn as boxes; one warning per glyph would flood the output of a run.
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         warnings.filterwarnings("ignore", message=r"Matplotlib currently does not support .* natively")
-        figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
+        yield
+
+
+def _tighten(figure: "Figure") -> None:
+    """Fit the axes of a figure and their labels, which are drawn for their sizes, into it."""
+    with _any_script():
+        figure.tight_layout()
 
 
 def _save(axes: "Axes", path: str | os.PathLike | IO[bytes]) -> None:
@@ -148,6 +161,78 @@ def plot_spectrogram(
     save_figure(figure, path)
 
 
+def plot_clips(clips: Sequence[tuple[str, np.ndarray]], path: str | os.PathLike) -> None:
+    """Plot clips as strips of frames below each other, each with its title, as PNG.
+
+    Args:
+        clips: Title and frames `[T, C, H, W]` from 0 to 1, of one or three channels; at most 16 frames are shown,
+            evenly taken.
+        path: Path of the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    strips = [(title, _strip(np.asarray(frames))) for title, frames in clips]
+    widest = max(strip.shape[1] / strip.shape[0] for _, strip in strips)
+    figure = Figure(figsize=(min(max(6.0, 0.9 * widest), 16), 1.3 * len(strips)))
+    for axes, (title, strip) in zip(figure.subplots(len(strips), squeeze=False)[:, 0], strips, strict=True):
+        axes.imshow(strip, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_title(shorten_label(title, 100), loc="left", fontsize=9)
+        axes.set_axis_off()
+    _tighten(figure)
+    save_figure(figure, path)
+
+
+def save_animation(clips: Sequence[np.ndarray], path: str | os.PathLike, *, scale: int = 6) -> None:
+    """Save clips as an animated GIF, those of a list beside each other and the lists below each other.
+
+    Args:
+        clips: Lists of clips, `[N, T, C, H, W]` from 0 to 1, of one or three channels.
+        path: Path of the GIF.
+        scale: Height and width of a pixel.
+    """
+    from PIL import Image
+
+    margin = ((0, 0), (0, 0), (0, 0), (1, 1), (1, 1))
+    rows = [np.concatenate(list(np.pad(one, margin, constant_values=0.5)), axis=3) for one in clips]
+    frames = np.concatenate(rows, axis=2).transpose(0, 2, 3, 1)  # [T, H, W, C]
+    scaled = (255 * frames).round().astype(np.uint8).repeat(scale, axis=1).repeat(scale, axis=2)
+    images = [Image.fromarray(frame[..., 0] if frame.shape[2] == 1 else frame) for frame in scaled]
+    images[0].save(path, format="GIF", save_all=True, append_images=images[1:], duration=250, loop=0)
+
+
+def plot_paths(true: np.ndarray, predicted: np.ndarray, known: int, path: str | os.PathLike) -> None:
+    """Plot paths in the plane, with their true and their predicted ends, as PNG.
+
+    Args:
+        true: Paths `[N, T, 2]`, the second coordinate downwards.
+        predicted: Paths whose points after the known ones are predicted, `[N, T, 2]`.
+        known: Number of points that are known.
+        path: Path of the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3 * len(true), 3))
+    for number, axes in enumerate(figure.subplots(1, len(true), squeeze=False)[0]):
+        axes.plot(*true[number][:known].T, color=_GREY, marker=".", label="known")
+        axes.plot(*true[number][known - 1 :].T, color="#4c78a8", marker=".", label="true")
+        axes.plot(*predicted[number][known - 1 :].T, color="#f58518", marker=".", linestyle="--", label="predicted")
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.invert_yaxis()
+        axes.set(xticks=[], yticks=[])
+    axes.legend(frameon=False, fontsize=8)
+    _tighten(figure)
+    save_figure(figure, path)
+
+
+def _strip(frames: np.ndarray) -> np.ndarray:
+    """Frames beside each other, `[H, W]` or `[H, W, 3]`, with a margin between them."""
+    shown = frames[np.linspace(0, len(frames) - 1, min(len(frames), 16)).round().astype(int)]
+    margin = max(1, shown.shape[3] // 16)
+    padded = np.pad(shown, ((0, 0), (0, 0), (0, 0), (0, margin)), constant_values=1.0)
+    strip = np.concatenate(list(padded), axis=2)[..., :-margin].transpose(1, 2, 0)
+    return strip[..., 0] if strip.shape[2] == 1 else strip
+
+
 def plot_sequence_logos(logos: Mapping[str, np.ndarray], letters: str, path: str | os.PathLike) -> None:
     """Plot sequence logos below each other (Schneider and Stephens 1990), as PNG: letters as high as their values.
 
@@ -186,7 +271,7 @@ def plot_sequence_logos(logos: Mapping[str, np.ndarray], letters: str, path: str
         axes.set_title(title, loc="left", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.axhline(0, color=_GREY, linewidth=0.6)
-    figure.tight_layout()
+    _tighten(figure)
     save_figure(figure, path)
 
 

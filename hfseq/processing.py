@@ -5,8 +5,10 @@ from typing import Any
 
 from transformers import (
     AutoFeatureExtractor,
+    AutoImageProcessor,
     AutoProcessor,
     AutoTokenizer,
+    ImageProcessingMixin,
     PreTrainedTokenizerBase,
     ProcessorMixin,
     SequenceFeatureExtractor,
@@ -28,8 +30,8 @@ def load_processing_class(name: str | Path) -> Any:
         name: Directory or Hub name.
 
     Returns:
-        A tokenizer, a feature extractor, a processor with both, also where they were saved one by one, or None if
-        there is neither.
+        A tokenizer, a feature extractor, a processor with both, also where they were saved one by one, an image
+        processor, or None if there is none of them.
 
     Raises:
         OSError: A file is missing or damaged.
@@ -40,6 +42,8 @@ def load_processing_class(name: str | Path) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(name) if has_tokenizer(name) else None
     if not has_file(name, FEATURE_EXTRACTOR_NAME):
         return tokenizer
+    if "image_processor_type" in ImageProcessingMixin.get_image_processor_dict(name)[0]:
+        return AutoImageProcessor.from_pretrained(name)
     if tokenizer is None:
         return AutoFeatureExtractor.from_pretrained(name)
     # Extractors of earlier versions of transformers name a processor, else this loads the tokenizer alone.
@@ -53,6 +57,11 @@ def tokenizer_of(processing_class: Any) -> PreTrainedTokenizerBase | None:
     """Return the tokenizer of a processing class, or None if it has none."""
     found = processing_class.tokenizer if isinstance(processing_class, ProcessorMixin) else processing_class
     return found if isinstance(found, PreTrainedTokenizerBase) else None
+
+
+def image_processor_of(processing_class: Any) -> Any:
+    """Return a processing class if it is an image processor, else None."""
+    return processing_class if isinstance(processing_class, ImageProcessingMixin) else None
 
 
 def extractor_of(processing_class: Any) -> SequenceFeatureExtractor | None:

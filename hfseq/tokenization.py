@@ -147,6 +147,57 @@ def letter_tokenizer(
     return _fast_tokenizer(tokenizer)
 
 
+def item_tokenizer(items: Iterable[str]) -> PreTrainedTokenizerFast:
+    r"""Make a tokenizer whose tokens are the names of items: the text of a history is its items, a line each.
+
+    Encoding prepends `<s>`, so that there is a step before the first item. Names may contain anything but line breaks.
+
+    Args:
+        items: Names of the items, by ids: an adaptive softmax wants the most frequent first.
+
+    Returns:
+        The tokenizer, with the special tokens of `train_tokenizer`; other names become `<unk>`.
+
+    Raises:
+        InputError: A name is a special token, has a line break, or is not the only one.
+    """
+    vocab: dict[str, int] = {token: number for number, token in enumerate(SPECIAL_TOKENS)}
+    for item in items:
+        if item in vocab:
+            reason = "is the name of a special token" if item in SPECIAL_TOKENS else "appears twice"
+            raise InputError(f"item {item!r} {reason}; give it another name")
+        if not item or "\n" in item:
+            raise InputError(f"item {item!r:.60} is {'several lines' if item else 'empty'}; names are single lines")
+        vocab[item] = len(vocab)
+    tokenizer = Tokenizer(models.WordLevel(vocab, unk_token=UNK))
+    tokenizer.pre_tokenizer = _item_lines()
+    begin: Any = Regex(r"\A")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace(begin, "\n"), decoders.Fuse(), decoders.Strip("\n", 1, 0)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, SPECIAL_TOKENS.index(BOS))]
+    )
+    return _fast_tokenizer(tokenizer)
+
+
+def is_item_tokenizer(tokenizer: Any) -> bool:
+    """Return True for a tokenizer of `item_tokenizer`, saved and loaded or not."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    own = None if backend is None else backend.pre_tokenizer
+    return own is not None and own.__getstate__() == _item_lines().__getstate__()
+
+
+def require_items(tokenizer: Any) -> None:
+    """Raise an `InputError` for a tokenizer whose tokens are no items, of which nothing could be recommended."""
+    if not is_item_tokenizer(tokenizer):
+        raise InputError(
+            "the tokens of this model are no items; give a model that recipes/recommendation.py trained, or train one"
+        )
+
+
+def _item_lines() -> pre_tokenizers.PreTokenizer:
+    return pre_tokenizers.Split("\n", "removed")
+
+
 def _fast_tokenizer(
     tokenizer: Tokenizer, kind: type[PreTrainedTokenizerFast] = PreTrainedTokenizerFast, **more: Any
 ) -> PreTrainedTokenizerFast:

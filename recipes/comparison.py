@@ -10,10 +10,13 @@ YAML file may come first:
         --test_file data/test.tsv --pretrained bert-base-uncased --output_dir outputs/comparison
 
 --task speech compares recognisers, or with --head classification classifiers of recordings; --task forecasting
-compares forecasters:
+compares forecasters, --task recommendation recommenders, --task residue_tagging and sequence_classification models of
+DNA and proteins, --task gestures classifiers of clips, --task captions models that describe them:
 
     python recipes/comparison.py recipes/configs/comparison_speech.yaml
     python recipes/comparison.py recipes/configs/comparison_forecasting.yaml
+    python recipes/comparison.py recipes/configs/comparison_recommendation.yaml
+    python recipes/comparison.py recipes/configs/comparison_bioinformatics.yaml
 
 All models get the same rows and the same number of epochs. table.md, table.csv and trade_off.png show the results:
 mean and standard deviation of the scores (with ↓ where lower is better), parameters, file size, latency, throughput,

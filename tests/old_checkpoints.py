@@ -42,6 +42,7 @@ SETTINGS = {
         "untied": {"tie_word_embeddings": False},
         "square": {"embedding_size": 8, "num_hidden_layers": 3},
         "adaptive": {"adaptive_softmax_cutoffs": [5, 11]},
+        "sampled": {"num_negatives": 4},
         "cross": {"add_cross_attention": True},
     },
     SEQ2SEQ: {
@@ -83,6 +84,8 @@ FEATURES = {
 }
 for _auto in (MODEL, SEQ2SEQ, SEQUENCE, TOKEN, CTC):
     SETTINGS[_auto] |= FEATURES
+FRAMES = {"frame_shape": [1, 4, 3], "frame_filters": [2], "embedding_size": None}
+SETTINGS[MODEL] |= {"frames": FRAMES}
 RECURRENT = {
     MODEL: {
         "layer_norm": {"layer_norm": True},
@@ -118,7 +121,14 @@ CELLS = {
     "Qrnn": {MODEL: BLOCKS, SEQ2SEQ: BLOCKS, CAUSAL: {"window": {"window": 1, "zoneout": 0.25}}},
     "Ssru": {MODEL: BLOCKS, CAUSAL: BLOCKS | {"wide": {"residual_blocks": True, "conv_kernel": None, "expand": 3}}},
 }
-ONE_FAMILY = {"Rnn": {MODEL: {"relu": {"hidden_act": "relu"}}, CAUSAL: {"relu": {"hidden_act": "relu"}}}}
+MAPS = FRAMES | {"recurrent_kernel_size": 3, "hidden_size": 16}
+ONE_FAMILY = {
+    "Rnn": {MODEL: {"relu": {"hidden_act": "relu"}}, CAUSAL: {"relu": {"hidden_act": "relu"}}},
+    "Lstm": {
+        MODEL: {"maps": MAPS},
+        PREDICTION: {"maps": MAPS | {"loss": "mse", "scaling": None, "teacher_forcing": False}},
+    },
+}
 
 
 def settings_of(family: str, auto: str) -> dict[str, dict]:
@@ -209,7 +219,8 @@ def make_model(model_class: type[transformers.PreTrainedModel], fields: dict) ->
         for parameter in model.parameters():
             parameter.uniform_(-0.8, 0.8)
     if model.main_input_name == "input_features":
-        model.base_model.set_feature_statistics(torch.tensor([4.0, 5.0, 6.0]), torch.tensor([2.0, 3.0, 4.0]))
+        features = torch.arange(model.config.input_size)
+        model.base_model.set_feature_statistics(4.0 + features, 2.0 + features)
     return model
 
 

@@ -270,3 +270,23 @@ def search_row(probabilities_after, start, length, beams):
                     longer.append((score + math.log(probability), [*words, word]))
         hypotheses = sorted(longer, reverse=True)[:beams]
     return hypotheses[0]
+
+
+def convolve_frame(filters, bias, maps, stride=1):
+    """One frame `[C, H, W]`, one output at a time: the filter centred on every stride-th pixel, zeros around."""
+    size, (_, height, width) = filters.shape[2], maps.shape
+    padded = torch.nn.functional.pad(maps, [size // 2] * 4)
+    pixels = []
+    for y in range(0, height, stride):
+        for x in range(0, width, stride):
+            pixels.append((filters * padded[:, y : y + size, x : x + size]).sum(dim=(1, 2, 3)) + bias)
+    return torch.stack(pixels, dim=1).view(len(filters), -(-height // stride), -(-width // stride))
+
+
+def convolutional_lstm_step(layer, maps, state):
+    """One step of one row of a ConvLSTM (Shi et al. 2015, eq. 3): maps [I, H, W], `state` a tuple of [C, H, W]."""
+    from_input = convolve_frame(layer.weight_ih, layer.bias, maps)
+    from_state = convolve_frame(layer.weight_hh, torch.zeros_like(layer.bias), state[0])
+    write, keep, new, show = (from_input + from_state).chunk(4)
+    cell = torch.sigmoid(keep) * state[1] + torch.sigmoid(write) * torch.tanh(new)
+    return torch.sigmoid(show) * torch.tanh(cell), cell

@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     EsmConfig,
+    EsmForSequenceClassification,
     EsmForTokenClassification,
     EsmTokenizer,
     pipeline,
@@ -23,14 +24,17 @@ from transformers import (
 from hfseq import CnnConfig, CnnForTokenClassification, LstmConfig, LstmForSequenceClassification
 from hfseq.data.fasta import reverse_complement
 from hfseq.errors import InputError
+from hfseq.hub.publish import publish
 from hfseq.inference.importance import log_odds, substitution_importance
+from hfseq.onnx.export import export_onnx
+from hfseq.onnx.runtime import load_onnx
 from hfseq.tasks.arguments import SequenceArguments
 from hfseq.tasks.bioinformatics import ResidueTagging, SequenceClassification, letter_heights, tokenizer_of, windows_of
 from hfseq.training.arguments import RecipeArguments
 
 RECIPE = load("bioinformatics")
 CONFIG = """\
-config_overrides: {hidden_size: 32, embedding_size: 8, dropout: 0.0}
+config_overrides: {hidden_size: 32, embedding_size: 8, input_filters: 8, input_kernel_size: 3, dropout: 0.0}
 num_train_epochs: 15
 learning_rate: 2e-2
 per_device_train_batch_size: 8
@@ -139,23 +143,60 @@ def test_windows_give_what_the_whole_gives(tmp_path):
     assert found[12] == found[200]
 
 
-def test_a_transformer_of_proteins(tmp_path, data):
-    """Its tokenizer is no fast one, and puts tokens around a sequence."""
-    (tmp_path / "vocab.txt").write_text(
+def transformer_of_proteins(directory, model_class):
+    """A tiny ESM, whose tokenizer is no fast one, and puts tokens around a sequence."""
+    (directory / "vocab.txt").write_text(
         "\n".join(["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO", "<mask>"])
     )
-    tokenizer = EsmTokenizer(str(tmp_path / "vocab.txt"))
+    tokenizer = EsmTokenizer(str(directory / "vocab.txt"))
     config = EsmConfig(
         vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
         position_embedding_type="rotary", pad_token_id=tokenizer.pad_token_id, mask_token_id=tokenizer.mask_token_id,
     )  # fmt: skip
-    EsmForTokenClassification(config).save_pretrained(tmp_path / "esm")
-    tokenizer.save_pretrained(tmp_path / "esm")
-    name = str(tmp_path / "esm")
-    given = {"model_type": None, "model_name_or_path": name, "config_overrides": "{}", "num_train_epochs": 1}
-    scores = run(data, tmp_path / "run", **given)
+    model_class(config).save_pretrained(directory / "esm")
+    tokenizer.save_pretrained(directory / "esm")
+    name = str(directory / "esm")
+    return {"model_type": None, "model_name_or_path": name, "config_overrides": "{}", "num_train_epochs": 1}
+
+
+def test_a_transformer_of_proteins_tags(tmp_path, data):
+    scores = run(data, tmp_path / "run", **transformer_of_proteins(tmp_path, EsmForTokenClassification))
     assert 0 < scores["test_accuracy"] <= 100
     assert AutoModelForTokenClassification.from_pretrained(tmp_path / "run").config.model_type == "esm"
+
+
+def test_a_transformer_of_proteins_classifies(tmp_path):
+    for seed, name in enumerate(("train", "val", "test")):
+        rows = enumerate(residues(24, seed))
+        (tmp_path / f"{name}.faa").write_text(
+            "".join(f">{at} label={one[0] in 'AVG'}\n{one}\n" for at, (one, _) in rows)
+        )
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    given = transformer_of_proteins(tmp_path, EsmForSequenceClassification)
+    scores = run(tmp_path, tmp_path / "run", task="classification", **given)
+    assert 0 < scores["test_accuracy"] <= 100
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    assert model.config.model_type == "esm" and model.config.label2id == {"False": 0, "True": 1}
+
+
+def test_graphs_and_published_models_give_the_same(tagged, classified, tmp_path):
+    """A tagger behind a convolution, and a classifier: from an ONNX graph, and from what is published."""
+    letters = {"tags": "AVGKLXAVV", "classes": "ACGTCCGTTGGATTACAGGCCTTGCACCGT"}
+    models = {
+        "tags": (tagged[0], AutoModelForTokenClassification),
+        "classes": (classified[0] / "run", AutoModelForSequenceClassification),
+    }
+    for name, (directory, auto_class) in models.items():
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        inputs = tokenizer([letters[name], letters[name][:5]], padding=True, return_tensors="pt")
+        expected = auto_class.from_pretrained(directory)(**inputs).logits.detach()
+        export_onnx(directory, tmp_path / name / "onnx")
+        publish(directory, "someone/model", dry_run=tmp_path / name / "hub")
+        published = auto_class.from_pretrained(tmp_path / name / "hub")
+        for model in (load_onnx(tmp_path / name / "onnx")[0], published):
+            torch.testing.assert_close(model(**inputs).logits.detach(), expected, rtol=1e-4, atol=1e-5)
+        card = (tmp_path / name / "hub" / "README.md").read_text(encoding="utf-8")
+        assert "accuracy" in card and AutoTokenizer.from_pretrained(tmp_path / name / "hub")("AC")["input_ids"]
 
 
 def strands(count, seed):
@@ -273,7 +314,7 @@ def test_flags_without_effect_are_refused(flags, message):
     [
         ({"sequence": "AC!", "labels": "HHH"}, {}, r"test, row 2: '!' at position 3 is not an amino acid"),
         ({"sequence": "ACD", "labels": "HH"}, {}, r"test, row 2: 3 letters and 2 labels; each letter needs one tag"),
-        ({"sequence": "ACD", "labels": "HHQ"}, {}, r"test: tag 'Q' is not one of the 3 known"),
+        ({"sequence": "ACD", "labels": "HHQ"}, {}, r"test, row 2: tag 'Q' is not one of the 3 known"),
         (
             {"sequence": "ACD", "labels": "HHH", "mask": "01"},
             {"mask_column": "mask"},
@@ -293,6 +334,81 @@ def test_bad_rows_are_named(tmp_path, row, flags, message):
         task_of(ResidueTagging, tmp_path, rows, alphabet="protein", **flags)
 
 
+@pytest.mark.parametrize("labels", ["HHC", "HHC-"])
+@pytest.mark.parametrize("mask", ["011", "0110"])
+def test_a_stop_codon_is_left_out_with_its_tag(tmp_path, labels, mask):
+    rows = [{"sequence": "MKV*", "labels": labels, "mask": mask}]
+    task = task_of(ResidueTagging, tmp_path, rows, alphabet="protein", mask_column="mask")
+    assert task.splits["test"].to_list() == [{"sequence": "MKV", "labels": [None, "H", "C"]}]
+    (tmp_path / "a.faa").write_text(">s1\nMKV*\n>s2\nMKV\n")
+    (tmp_path / "a.labels.fasta").write_text(f">s1\n{labels}\n>s2\nHHC\n")
+    task = read_task(ResidueTagging, tmp_path, train_file=tmp_path / "a.faa", alphabet="protein")
+    assert task.classes == ["C", "H"]
+
+
+def read_task(kind, root, **flags):
+    """Read files as a run that trains does, with rows held out of those for training."""
+    task = "tagging" if kind is ResidueTagging else "classification"
+    arguments = SequenceArguments(task=task, **{name: str(value) for name, value in flags.items()})
+    return kind(arguments, RecipeArguments(output_dir=str(root / "run"), use_cpu=True)).read()
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "flags", "message"),
+    [
+        (ResidueTagging, "AC!,HHH,111", {}, "'!' at position 3 is not a base"),
+        (ResidueTagging, "ACG,HH,111", {}, "3 letters and 2 labels"),
+        (ResidueTagging, "ACG,HHH,012", {"mask_column": "mask"}, "the mask must be 3 characters"),
+        (SequenceClassification, "AC!,HHH,111", {"label_column": "labels"}, "'!' at position 3 is not a base"),
+    ],
+)
+def test_bad_rows_are_named_by_their_file(tmp_path, kind, row, flags, message):
+    """Those of a table with an empty row, of which some are held out."""
+    rows = ["ACG,HCC,111", "ACG,CHH,111"] * 20
+    rows[3], rows[30] = ",,", row
+    (tmp_path / "a.csv").write_text("\n".join(["sequence,labels,mask", *rows, ""]))
+    with pytest.raises(InputError, match=rf"a.csv, row 31: {message}"):
+        read_task(kind, tmp_path, train_file=tmp_path / "a.csv", **flags)
+
+
+@pytest.mark.parametrize("kind", [ResidueTagging, SequenceClassification])
+def test_bad_records_are_named_by_their_file(tmp_path, kind):
+    records = [f">s{number} label={number % 2}\n{'ACG' if number % 2 else 'acg'}\n" for number in range(40)]
+    records[30] = ">s30 label=0\nac!\n"
+    (tmp_path / "a.fa").write_text("".join(records))
+    with pytest.raises(InputError, match=r"a.fa:61: s30: '!' at position 3 is not a base"):
+        read_task(kind, tmp_path, train_file=tmp_path / "a.fa")
+
+
+def test_classes_that_only_the_test_has_are_named_by_their_file(tmp_path):
+    for name, last in (("train", 1), ("test", "other")):
+        rows = "".join(f">s{number} label={number % 2}\nACG\n" for number in range(40))
+        (tmp_path / f"{name}.fa").write_text(f"{rows}>last label={last}\nACG\n")
+    files = {f"{name}_file": tmp_path / f"{name}.fa" for name in ("train", "test")}
+    with pytest.raises(InputError, match=r"test.fa:81: last: class 'other' of column 'label' is not one of the 2"):
+        read_task(SequenceClassification, tmp_path, **files)
+
+
+def test_tags_that_only_the_test_has_are_named_by_their_file(tmp_path):
+    for name, last in (("train", "HC"), ("test", "HX")):
+        (tmp_path / f"{name}.fa").write_text("".join(f">s{number}\nAC\n" for number in range(5)))
+        labels = "".join(f">s{number}\n{last if number == 3 else 'HC'}\n" for number in range(5))
+        (tmp_path / f"{name}.labels.fasta").write_text(labels)
+    files = {f"{name}_file": tmp_path / f"{name}.fa" for name in ("train", "test")}
+    with pytest.raises(InputError, match=r"test.fa:7: s3: tag 'X' is not one of the 2 known: 'C', 'H'"):
+        read_task(ResidueTagging, tmp_path, **files)
+
+
+def test_too_few_tags_say_which_do_not_count(tmp_path):
+    (tmp_path / "a.fa").write_text(">s1\nAC\n>s2\nAC\n")
+    (tmp_path / "a.labels.fasta").write_text(">s1\nH?\n>s2\n??\n")
+    with pytest.raises(InputError, match=r"1 tag \('H'\); there is nothing to learn; letters tagged [?] do not count"):
+        read_task(ResidueTagging, tmp_path, train_file=tmp_path / "a.fa", validation_file=tmp_path / "a.fa")
+    (tmp_path / "a.csv").write_text("sequence,labels,mask\nAC,HC,00\nAC,CH,00\nAC,CH,00\n")
+    with pytest.raises(InputError, match=r"0 tags \(none\); .*; letters with a 0 in column 'mask' do not count"):
+        read_task(ResidueTagging, tmp_path, train_file=tmp_path / "a.csv", mask_column="mask")
+
+
 def test_a_tokenizer_that_joins_letters_is_refused(tmp_path):
     task = task_of(ResidueTagging, tmp_path, [{"sequence": "ACGTAC", "labels": "CCEEHH"}])
     model = CnnForTokenClassification(CnnConfig(vocab_size=80, num_labels=3, hidden_size=8))
@@ -300,6 +416,23 @@ def test_a_tokenizer_that_joins_letters_is_refused(tmp_path):
         InputError, match="makes 2 tokens of 6 letters; a tag for each letter needs one token for each"
     ):
         task.encode(model, tokenizer_of("dna", 3), print)
+
+
+@pytest.mark.parametrize("kind", [ResidueTagging, SequenceClassification])
+@pytest.mark.parametrize(
+    ("alphabet", "size", "other", "message"),
+    [
+        ("dna", 1, "protein", "the tokenizer of the model does not know E, F, I, L, P, Q; give --alphabet dna"),
+        ("dna", 3, "protein", "the tokenizer of the model does not know E, F, I, L, P, Q; give --alphabet dna"),
+        ("protein", 1, "dna", "the tokens of the model are the letters of another alphabet; give --alphabet protein"),
+    ],
+)
+def test_a_tokenizer_of_another_alphabet_is_refused(tmp_path, kind, alphabet, size, other, message):
+    label = {"labels": "CCEE"} if kind is ResidueTagging else {"label": "H"}
+    task = task_of(kind, tmp_path, [{"sequence": "ACGT", **label}], alphabet=other)
+    model = CnnForTokenClassification(CnnConfig(vocab_size=90, num_labels=3, hidden_size=8))
+    with pytest.raises(InputError, match=f"--alphabet {other}: {message}"):
+        task.encode(model, tokenizer_of(alphabet, size), print)
 
 
 def test_masks_are_for_tables(data, tmp_path):

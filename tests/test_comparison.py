@@ -135,6 +135,42 @@ disable_tqdm: true
 """
 
 
+GESTURES = """\
+task: gestures
+models:
+  GRU: {model_type: hfseq_gru, config_overrides: {hidden_size: 8, frame_filters: [2]}}
+  VideoMAE:
+    model_type: videomae
+    config_overrides: {image_size: 4, patch_size: 2, num_frames: 2, tubelet_size: 2, hidden_size: 8,
+      num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8}
+num_seeds: 1
+num_train_epochs: 1
+per_device_train_batch_size: 8
+speed_texts: 2
+use_cpu: true
+disable_tqdm: true
+"""
+
+
+def test_classifiers_of_clips(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, count in (("train", 8), ("val", 4), ("test", 4)):
+        clips = rng.integers(0, 256, (count, 3, 4, 4), dtype=np.uint8)
+        np.savez(tmp_path / f"{name}.npz", clips=clips, label=np.array(["a", "b"] * (count // 2)))
+    config = tmp_path / "gestures.yaml"
+    config.write_text(GESTURES, encoding="utf-8")
+    files = {
+        f"{flag}_file": tmp_path / f"{name}.npz"
+        for flag, name in zip(("train", "validation", "test"), SPLITS, strict=True)
+    }
+    output = tmp_path / "run"
+    recipe_runs.start(RECIPE, recipe_runs.arguments(config, **files, output_dir=output))
+    with open(output / "table.csv", newline="", encoding="utf-8") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["GRU", "VideoMAE"] and all(float(row["ms_a_text"]) > 0 for row in rows.values())
+    assert "nearest" in (output / "table.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("head", ["ctc", "classification"])
 def test_recognisers_of_speech(head, tmp_path):
     names = {"ctc": ("wer", "cer"), "classification": ("accuracy", "f1")}[head]
@@ -162,6 +198,55 @@ def test_recognisers_of_speech(head, tmp_path):
         assert all(float(row[column]) > 0 for column in ("ms_a_text", "texts_a_second", "train_seconds", "parameters"))
     lines = (output / "table.md").read_text(encoding="utf-8").splitlines()
     assert "ms a recording" in lines[0] and len(lines) == (4 if head == "ctc" else 5)
+
+
+SEQUENCES = """\
+models:
+  LSTM:
+    model_type: hfseq_lstm
+    config_overrides: {hidden_size: 8, embedding_size: 4, input_filters: 6, input_kernel_size: 3}
+  ESM:
+    model_type: esm
+    config_overrides: {hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 8,
+      position_embedding_type: rotary}
+num_seeds: 1
+num_train_epochs: 1
+per_device_train_batch_size: 8
+max_length: 12
+speed_texts: 3
+use_cpu: true
+disable_tqdm: true
+"""
+
+
+@pytest.mark.parametrize("task", ["residue_tagging", "sequence_classification"])
+def test_models_of_dna(task, tmp_path):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 16), ("val", 6), ("test", 4)):
+        rows = ["".join(rng.choice(list("ACGTacgt"), size=20)) for _ in range(count)]
+        records = (f">{split}{number} label={'ab'[number % 2]}\n{row}\n" for number, row in enumerate(rows))
+        (tmp_path / f"{split}.fa").write_text("".join(records))
+    config = tmp_path / "dna.yaml"
+    config.write_text(SEQUENCES, encoding="utf-8")
+    files = {
+        f"{flag}_file": tmp_path / f"{name}.fa"
+        for flag, name in zip(("train", "validation", "test"), SPLITS, strict=True)
+    }
+    output = tmp_path / "run"
+    recipe_runs.start(RECIPE, recipe_runs.arguments(config, task=task, **files, output_dir=output))
+    with open(output / "table.csv", newline="", encoding="utf-8") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["LSTM", "ESM"]
+    found = results(output)
+    for name, row in rows.items():
+        assert float(row["accuracy"]) == pytest.approx(found[f"test_{name}_accuracy"])
+        assert all(float(row[column]) > 0 for column in ("ms_a_text", "texts_a_second", "train_seconds", "parameters"))
+    lines = (output / "table.md").read_text(encoding="utf-8").splitlines()
+    assert "ms a sequence" in lines[0]
+    assert ("segment overlap" in lines[0].lower()) == (task == "residue_tagging")
+    other = "mask_column" if task == "sequence_classification" else "kmer_size"
+    with pytest.raises(InputError, match=f"unknown flag --{other}"):
+        recipe_runs.start(RECIPE, recipe_runs.arguments(config, task=task, **files, output_dir=output, **{other: 3}))
 
 
 FORECASTS = """\
@@ -230,6 +315,41 @@ def test_forecasters_have_no_tokenizers(forecasts):
     models = '{"A": {"model_type": "hfseq_gru", "vocab_size": 10}}'
     with pytest.raises(InputError, match="models: A: --task forecasting has no vocab_size; leave it out"):
         compare_forecasters(forecasts, models=models)
+
+
+RECOMMENDERS = """\
+task: recommendation
+models:
+  GRU: {model_type: hfseq_gru, config_overrides: {hidden_size: 8, num_hidden_layers: 1}}
+  Transformer: {model_type: gpt2, config_overrides: {n_embd: 8, n_layer: 1, n_head: 2, n_positions: 16}}
+num_seeds: 1
+num_train_epochs: 1
+learning_rate: 1e-2
+per_device_train_batch_size: 16
+speed_texts: 3
+use_cpu: true
+disable_tqdm: true
+"""
+
+
+def test_recommenders(tmp_path):
+    events = [f"u{user} item{(user + at) % 9}" for user in range(30) for at in range(3 + user % 4)]
+    (tmp_path / "events.txt").write_text("\n".join(events) + "\n")
+    (tmp_path / "recommenders.yaml").write_text(RECOMMENDERS)
+    flags = {"train_file": tmp_path / "events.txt", "output_dir": tmp_path / "run"}
+    recipe_runs.start(RECIPE, recipe_runs.arguments(tmp_path / "recommenders.yaml", **flags))
+    with open(tmp_path / "run" / "table.csv", newline="", encoding="utf-8") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["GRU", "Transformer"]
+    found = results(tmp_path / "run")
+    for name, row in rows.items():
+        assert 0 < float(row["ndcg@10"]) == pytest.approx(found[f"test_{name}_ndcg@10"])
+        assert all(float(row[column]) > 0 for column in ("ms_a_text", "texts_a_second", "train_seconds", "parameters"))
+    lines = [line.split(" | ") for line in (tmp_path / "run" / "table.md").read_text(encoding="utf-8").splitlines()]
+    assert lines[0][1] == "NDCG@10" and "ms a history" in lines[0]
+    assert [line[0] for line in lines[2:]] == ["| GRU", "| Transformer", "| popularity", "| markov"]
+    # Each item has only one follower.
+    assert float(lines[-1][1]) == 1
 
 
 def test_the_plot_of_an_error_has_its_lowest_at_the_top(tmp_path, monkeypatch):

@@ -28,6 +28,7 @@ if not torch.cuda.is_available():
 
 COPYING = {"pointer_generator": True, "unk_token_id": 3, "coverage": True, "attention_type": "additive"}
 SPECIAL = [(TOKEN, {"crf": True}), (TOKEN, {"char_encoder": "lstm"}), (CAUSAL, {"adaptive_softmax_cutoffs": [5, 9]})]
+SPECIAL += [(CAUSAL, {"num_negatives": 6, "in_batch_negatives": True})]
 CASES = [
     pytest.param(auto, model_class, fields, id=f"{model_class.__name__}-{fields}")
     for auto, model_class in (case.values for case in CLASSES)

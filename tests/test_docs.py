@@ -81,6 +81,13 @@ def test_the_pictures_are_those_that_the_code_draws(results):
             assert (ROOT / "docs" / "images" / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_code_of_one_model_six_fields_runs(capsys):
+    code = "\n".join(text for language, text in blocks(ROOT / "docs" / "fields.md") if language == "python")
+    exec(code, {})
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and all("LstmModel under LstmFor" in line for line in lines)
+
+
 README = ROOT / "README.md"
 TEXTS = ["a line of text", "Saturday, March 5, 2031", "the plot is not dull", "return total / count"] * 10
 HEADS = {

@@ -36,11 +36,13 @@ CLASSES = [
 ]
 VARIANTS = [
     (hfseq.LstmForTokenClassification, {"crf": True}),
+    (hfseq.LstmForTokenClassification, {"input_filters": 5, "input_kernel_size": 3}),
     (hfseq.LstmForTokenClassification, {"char_encoder": "lstm", "char_vocab_size": 12}),
     (hfseq.RnnForSequenceClassification, {"char_encoder": "cnn", "char_vocab_size": 12, "pooling": "concat"}),
     (hfseq.GruForSequenceClassification, {"pooling": "attention", "layer_norm": True}),
     (hfseq.LstmForSequenceClassification, {"pooling": "mean", "bidirectional": False}),
     (hfseq.LstmForCausalLM, {"adaptive_softmax_cutoffs": [5, 8]}),
+    (hfseq.GruForCausalLM, {"num_negatives": 4}),
     (hfseq.CnnForCausalLM, {"architecture": "residual"}),
     (hfseq.CnnForCausalLM, {"architecture": "convs2s"}),
     (hfseq.CnnForCausalLM, {"architecture": "parallel"}),

@@ -7,6 +7,7 @@ from transformers import AutoTokenizer
 
 from hfseq.data.fasta import (
     ALPHABETS,
+    PLACE,
     check_letters,
     is_sequence_file,
     read_labelled,
@@ -23,7 +24,7 @@ def write(path, text):
     if path.suffix == ".gz":
         path.write_bytes(gzip.compress(text.encode()))
     else:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -44,6 +45,24 @@ def test_fastq(tmp_path):
     assert not is_sequence_file(tmp_path / "a.tsv.gz")
 
 
+def test_fastq_with_labels(tmp_path):
+    path = write(tmp_path / "a.fq", "@r1 label=yes\nACgt\n+\nIIII\n@r2 label=no\nGG\n+\nII\n")
+    classes = read_labelled(path, "--train_file", ("sequence", "label"), letters=False)
+    places = [f"{path}:1: r1", f"{path}:5: r2"]
+    assert classes.to_dict() == {PLACE: places, "sequence": ["ACgt", "GG"], "label": ["yes", "no"]}
+    cases = read_labelled(path, "--train_file", ("sequence", "labels"), letters=True)["labels"]
+    assert list(cases) == [["upper", "upper", "lower", "lower"], ["upper", "upper"]]
+    write(tmp_path / "a.labels.fasta", ">r1\nXX?Y\n>r2\nYY\n")
+    tags = read_labelled(path, "--train_file", ("sequence", "labels"), letters=True)["labels"]
+    assert list(tags) == [["X", "X", None, "Y"], ["Y", "Y"]]
+    write(tmp_path / "a.labels.fasta", ">r1\nXX?\n>r2\nYY\n")
+    with pytest.raises(InputError, match=r"a.labels.fasta:1: 3 labels of r1, which has 4 letters"):
+        read_labelled(path, "--train_file", ("sequence", "labels"), letters=True)
+    write(tmp_path / "a.tsv", "r1\tyes\nr3\tno\n")
+    with pytest.raises(InputError, match=r"a.tsv: no label of r2, which is in .*a.fq:5"):
+        read_labelled(path, "--train_file", ("sequence", "label"), letters=False)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -53,7 +72,8 @@ def test_fastq(tmp_path):
         ("a.fasta", ">one\n>two\nAC\n", r"a.fasta:1: one has no sequence"),
         ("a.fasta", ">\nAC\n", r"a.fasta:1: a header without a name"),
         ("a.fasta", ">one\nAC\n>one x\nAC\n", r"a.fasta:3: one is in line 1 already"),
-        ("a.fasta", ">one\nAÄ\n", r"a.fasta:1: not a text of ASCII letters"),
+        ("a.fasta", ">one\nAC\nAÄ\n", r"a.fasta:3: 'Ä' is not a letter of a sequence"),
+        ("a.fq", "@one\nAÄ\n+\nII\n", r"a.fq:2: 'Ä' is not a letter of a sequence"),
         ("a.fq", ">one\nAC\n", r"a.fq:1: a FASTQ record begins with '@'"),
         ("a.fq", "@one\nAC\nII\n+\n", r"a.fq:3: the third line of a FASTQ record begins with '\+'"),
         ("a.fq", "@one\nAC\n+\nIII\n", r"a.fq:4: 3 qualities of 2 bases"),
@@ -63,6 +83,23 @@ def test_fastq(tmp_path):
 def test_damaged_files_are_named(tmp_path, name, text, message):
     with pytest.raises(InputError, match=message):
         list(read_records(write(tmp_path / name, text), "--train_file"))
+
+
+@pytest.mark.parametrize("name", ["a.fa", "a.fa.gz"])
+def test_headers_are_utf8(tmp_path, name):
+    path = write(tmp_path / name, "\ufeff>café label=é\nACGT\n>two label=x\nAC\n")
+    assert [record.name for record in read_records(path, "--train_file")] == ["café", "two"]
+    assert read_labelled(path, "-", ("sequence", "label"), letters=False)["label"] == ["é", "x"]
+
+
+def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path):
+    path = tmp_path / "a.fa"
+    path.write_bytes(">one\nAC\n>zwölf\nAC\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"a.fa:3: not UTF-8 \(byte 0xf6\); is it compressed"):
+        list(read_records(path, "--train_file"))
+    path.write_bytes(gzip.compress(b">one\nAC\n"))
+    with pytest.raises(InputError, match=r"a.fa:1: not UTF-8 .*; is it compressed"):
+        list(read_records(path, "--train_file"))
 
 
 def test_files_that_cannot_be_read(tmp_path):
@@ -79,8 +116,8 @@ def test_labels_of_sequences(tmp_path):
     path = write(tmp_path / "a.fasta", ">s1 label=donor len=4\nACGT\n>s2|label=acceptor|x=1\nGG\n")
     rows = read_labelled(path, "--train_file", ("sequence", "label"), letters=False)
     assert rows.to_list() == [
-        {"name": "s1", "sequence": "ACGT", "label": "donor"},
-        {"name": "s2|label=acceptor|x=1", "sequence": "GG", "label": "acceptor"},
+        {PLACE: f"{path}:1: s1", "sequence": "ACGT", "label": "donor"},
+        {PLACE: f"{path}:3: s2|label=acceptor|x=1", "sequence": "GG", "label": "acceptor"},
     ]
     with pytest.raises(MissingColumn, match=r"no labels: the headers have no field kind=…, and there is no a.tsv"):
         read_labelled(path, "--train_file", ("sequence", "kind"), letters=False)

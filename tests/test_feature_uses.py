@@ -651,7 +651,9 @@ def test_published_models_work_without_hfseq(published, tmp_path):
         {},
         {"input_size": 2, "lags_sequence": [1, 7], "num_time_features": 1, "num_static_real_features": 2}
         | {"num_static_categorical_features": 1, "cardinality": [3], "prediction_length": 5},
+        {"frame_shape": (1, 2, 2), "recurrent_kernel_size": 3, "scaling": None},
     ],
+    ids=["plain", "covariates", "frames"],
 )
 def test_a_published_forecaster(fields, tmp_path, capsys):
     hfseq.LstmForPrediction(LstmConfig(hidden_size=8, num_parallel_samples=3, **fields)).save_pretrained(
@@ -659,12 +661,20 @@ def test_a_published_forecaster(fields, tmp_path, capsys):
     )
     hfseq.publish(tmp_path / "model", "ann/waves", dry_run=tmp_path / "out")
     card = ModelCard.load(tmp_path / "out" / "README.md")
-    assert card.data.pipeline_tag == "time-series-forecasting" and "It reads series of numbers" in card.text
+    frames, sizes = "frame_shape" in fields, "1, 2, 2" if "frame_shape" in fields else "2" if fields else ""
+    assert (
+        card.data.pipeline_tag == "time-series-forecasting" and ("It reads series of numbers" in card.text) != frames
+    )
+    assert ("It reads frames of pixels, `past_values` `[rows, frames, 1, 2, 2]`" in card.text) == frames
+    assert ("the model scales each of them" in card.text) != frames
+    # The pipeline is for one variate.
+    assert ("time-series-forecasting" in card.text) == (not sizes)
     assert "input_features" not in card.text and "texts" not in card.text
     capsys.readouterr()
     code = re.findall("```python\n(.*?)```", card.text, flags=re.S)[-1]
     exec(code.replace("ann/waves", str(tmp_path / "out")), {})
-    assert capsys.readouterr().out == "torch.Size([1, 3, {}])\n".format("5, 2" if fields else 10)
+    shape = [1, 3, fields.get("prediction_length", 10), *(int(size) for size in sizes.split(", ") if size)]
+    assert capsys.readouterr().out == f"torch.Size({shape})\n"
     # From there it is exported, too.
     hfseq.export_onnx(tmp_path / "out", tmp_path / "onnx")
     assert load_onnx(tmp_path / "onnx")[0].parameter_names == ("df", "loc", "scale")
@@ -823,8 +833,11 @@ def test_loading_knows_what_the_data_are(tokenizer, tmp_path):
         load_trained(auto, names["features"])
     with pytest.raises(InputError, match="text: LstmForSequenceClassification reads text, but the data are features"):
         load_trained(auto, names["text"], features=True)
-    with pytest.raises(InputError, match="--config_overrides: input_size is for models that read features"):
-        load_checkpoint(auto, names["text"], {"input_size": 3})
+    for field in ({"input_size": 3}, {"frame_shape": [1, 2, 2]}):
+        with pytest.raises(
+            InputError, match=f"--config_overrides: {next(iter(field))} is for models that read features"
+        ):
+            load_checkpoint(auto, names["text"], field)
     with pytest.raises(InputError, match="--config_overrides: input_size is for models that read features"):
         overrides = ModelArguments(model_type="hfseq_lstm", config_overrides={"input_size": 3})
         load_model(auto, overrides, ["a"], default_type="hfseq_lstm")

@@ -20,6 +20,8 @@ ALLOWED = {
     "onnx",
     "pipelines",
     "processing",
+    "recommenders",
+    "tokenization",
     "version",
     "word_vectors",
 }

@@ -318,6 +318,10 @@ def test_a_search(data, tmp_path):
             {"label_smoothing_factor": 0.1, "config_overrides": '{"adaptive_softmax_cutoffs": [8]}'},
             "not supported for an adaptive softmax",
         ),
+        (
+            {"label_smoothing_factor": 0.1, "config_overrides": '{"num_negatives": 8}'},
+            "not supported for a loss over sampled negatives",
+        ),
         ({"metric_for_best_model": "bleu"}, "unknown --metric_for_best_model"),
         ({"hp_search": 1, "hp_space": '{"learning_rat": [1]}'}, "learning_rat cannot be searched; did you mean"),
     ],

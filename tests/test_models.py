@@ -322,6 +322,42 @@ def test_padding_does_not_change_the_loss(auto, model_class):
     torch.testing.assert_close(torch.autograd.grad(loss, parameters), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1, 2, 5])
+@pytest.mark.parametrize("heads", RECURRENT)
+def test_the_convolution_before_the_layers_equals_the_unrolled_one(heads, size):
+    model = make(heads[MODEL], input_filters=7, input_kernel_size=size)
+    inputs = make_inputs(model)
+    outputs = model(**inputs, output_hidden_states=True)
+    before = (size - 1) // 2
+    for row in range(len(MASK)):
+        valid = MASK[row].bool()
+        embedded = model.embed_tokens.weight[inputs["input_ids"][row, valid]]
+        padded = torch.nn.functional.pad(embedded, (0, 0, before, size - 1 - before))
+        taps = [padded[at : at + len(embedded)] @ model.convolution.weight[:, :, at].T for at in range(size)]
+        convolved = torch.relu(sum(taps) + model.convolution.bias)
+        torch.testing.assert_close(outputs.hidden_states[0][row, valid], convolved)
+        expected, _ = run_stack(model.config.family.lower(), model.stack, convolved)
+        torch.testing.assert_close(outputs.last_hidden_state[row, valid], expected[-1])
+    for auto in (SEQUENCE, TOKEN, SEQ2SEQ):
+        model = make(heads[auto], input_filters=7, input_kernel_size=size)
+        check_padding(model, make_inputs(model))
+
+
+@pytest.mark.parametrize("heads", RECURRENT)
+def test_a_convolution_that_sees_later_steps_is_refused_where_a_stack_must_not(heads):
+    kind = heads[MODEL].config_class
+    for make_one in (
+        lambda: kind(vocab_size=9, input_filters=4, bidirectional=False),
+        lambda: heads[CAUSAL](kind(vocab_size=9, input_filters=4)),
+        lambda: heads[MODEL](kind(vocab_size=9, input_filters=4, add_cross_attention=True)),
+    ):
+        with pytest.raises(ValueError, match="input_filters=4 is impossible, the convolution sees later steps"):
+            make_one()
+    assert heads[SEQ2SEQ](kind(vocab_size=9, hidden_size=8, input_filters=4)).decoder.convolution is None
+    with pytest.raises(ValueError, match="input_filters=0 is impossible, it must be at least 1, or None"):
+        kind(input_filters=0)
+
+
 # --- whole models against unrolled ones ----------------------------------------------------------------------------
 
 

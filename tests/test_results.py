@@ -21,7 +21,15 @@ def test_pages_show_what_the_files_hold(path):
     assert path.read_text(encoding="utf-8") == RENDERED[path], "make results renders it"
 
 
-GUIDE = [f"docs/{name}.md" for name in ("data", "models", "onnx", "serving", "tasks", "training")]
+def test_the_best_of_the_baselines_that_surpass_a_score_is_shown():
+    baselines = {"a": {"BLEU": 31, "WER, %": 9}, "b": {"BLEU": [32, 34]}, "c": {"BLEU": 29, "coverage": 99}}
+    measured = {"scores": {"BLEU": 30, "WER, %": 8, "coverage": 80}, "baselines": baselines}
+    runs = [{"task": "t", "data": "d", "model": "m", "measured": measured}]
+    _, _, *rows = scores.better_baselines({"runs": runs})
+    assert rows == ["| t | d | m | BLEU 30.0 | b | BLEU 33.0 ± 1.4 |"]
+
+
+GUIDE = [f"docs/{name}.md" for name in ("data", "onnx", "serving", "tasks", "training")]
 
 
 @pytest.mark.parametrize("page", [*render.PAGES, *GUIDE])

@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from transformers import EarlyStoppingCallback, Seq2SeqTrainingArguments, TrainingArguments
+from safetensors.torch import load_file
+from transformers import (
+    EarlyStoppingCallback,
+    EsmConfig,
+    EsmForTokenClassification,
+    Seq2SeqTrainingArguments,
+    TrainingArguments,
+)
 from transformers.trainer_pt_utils import LabelSmoother
 
 from hfseq import LstmConfig, LstmForConditionalGeneration, LstmForSequenceClassification
@@ -57,6 +64,25 @@ def test_training_computes_no_logits_of_padding(tmp_path, smoothing):
     assert rows == [9, 15, 9, 15]
     for loss in losses[1:]:
         torch.testing.assert_close(loss, losses[0])
+
+
+def test_weights_that_are_saved_under_other_names_are_loaded(tmp_path):
+    config = EsmConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1, intermediate_size=4)
+    saved, model = (EsmForTokenClassification(config).apply(randomize) for _ in range(2))
+    saved.save_pretrained(tmp_path)
+    assert not set(load_file(tmp_path / "model.safetensors")) <= set(saved.state_dict())
+    trainer = SequenceTrainer(model=model, args=TrainingArguments(str(tmp_path), use_cpu=True, report_to=[]))
+    trainer.state.best_model_checkpoint = str(tmp_path)
+    for load in (trainer._load_best_model, lambda: trainer._load_from_checkpoint(str(tmp_path))):
+        model.apply(randomize)
+        load()
+        for name, weight in saved.state_dict().items():
+            torch.testing.assert_close(model.state_dict()[name], weight, rtol=0, atol=0)
+
+
+def randomize(module):
+    for parameter in module.parameters(recurse=False):
+        torch.nn.init.uniform_(parameter)
 
 
 def test_patience_needs_evaluations(tmp_path):

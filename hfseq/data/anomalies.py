@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hfseq.data.reading import csv_fields, text_lines, tsv_fields
+from hfseq.data.reading import csv_fields, json_value, text_lines, tsv_fields
 from hfseq.data.series import TIME_NAMES, is_number, parse_numbers, parse_stamp, parse_stamps, rectangular_rows
 from hfseq.data.spans import Span, event_spans, probationary_length
 from hfseq.errors import InputError, did_you_mean
@@ -213,10 +213,7 @@ def _json_table(path: Path, flag: str) -> tuple[dict[str, Sequence[str]], NDArra
     for number, line in enumerate(text_lines(path, flag), 1):
         if not line.strip():
             continue
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}:{number}: not JSON ({error}); each line must be one object") from None
+        entry = json_value(line, f"{path}:{number}")
         if not isinstance(entry, dict):
             raise InputError(f"{path}:{number}: each line must be one object, not {type(entry).__name__}")
         if rows and entry.keys() != rows[0].keys():

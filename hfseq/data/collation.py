@@ -1,6 +1,6 @@
 """Checks of the values in a batch while it is on the CPU; a model's `forward` checks only shapes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ def check_batch(
     char_vocab_size: int | None = None,
     positions: int | None = None,
     input_size: int | None = None,
+    frame_shape: Sequence[int] | None = None,
 ) -> None:
     """Raise an error for a batch that would fail deep inside a model, or silently train it on nonsense.
 
@@ -41,6 +42,7 @@ def check_batch(
         char_vocab_size: Number of embeddings of `char_ids` `[B, T, L]`; None if the model reads none.
         positions: Number of position embeddings, the maximum of T and U; None for no limit.
         input_size: Number F of features of a frame; None if the model does not read `input_features` `[B, T, F]`.
+        frame_shape: Channels, height and width of frames that may also come as pixels `[B, T, C, H, W]`, or None.
 
     Raises:
         InputError: An id or a label is out of range (the ignored label -100 is valid), a mask differs in shape from
@@ -65,6 +67,10 @@ def check_batch(
     decoder_vocab_size = vocab_size if decoder_vocab_size is None else decoder_vocab_size
     _check_ids(batch, "input_ids", vocab_size)
     _check_mask(batch, "attention_mask", "input_ids")
+    if frame_shape is not None and "input_features" in batch:
+        frames = batch["input_features"]
+        if frames.shape[2:] == tuple(frame_shape):
+            batch["input_features"] = frames.flatten(2)
     _check_numbers(batch, input_size)
     if char_vocab_size is not None:
         _check_ids(batch, "char_ids", char_vocab_size, "the characters")
@@ -181,22 +187,25 @@ class CheckedCollator:
         return batch
 
 
-def vocabulary_sizes(model: PreTrainedModel) -> dict[str, int | None]:
+def vocabulary_sizes(model: PreTrainedModel) -> dict[str, Any]:
     """Return the sizes for `check_batch`, from the model's own `vocabulary_sizes` or from its token embeddings.
 
     Of a model that reads features or waveforms, `vocab_size` is None, and `decoder_vocab_size` that of what it writes.
+    Of one that reads pixels there is a `frame_shape`, too.
     """
     own: Any = getattr(model, "vocabulary_sizes", None)
     if own is not None:
         return own()
     config: Any = model.config
     output: Any = model.get_output_embeddings()
-    sizes: dict[str, int | None] = {"vocab_size": None}
+    sizes: dict[str, Any] = {"vocab_size": None}
     if reads_text(model):
         embeddings: Any = model.get_input_embeddings()
         sizes["vocab_size"] = embeddings.weight.shape[0]
     elif is_hfseq(config):
         sizes["input_size"] = config.input_size
+        if config.frame_shape is not None:
+            sizes["frame_shape"] = config.frame_shape
     if getattr(config, "char_encoder", None) is not None:
         sizes["char_vocab_size"] = config.char_vocab_size
     if output is not None:

@@ -15,9 +15,13 @@ FASTA = (".fasta", ".fa", ".fna", ".ffn", ".faa")
 FASTQ = (".fastq", ".fq")
 ALPHABETS = {"dna": ("ACGT", "RYSWKMBDHVN"), "protein": ("ACDEFGHIKLMNPQRSTVWY", "BJOUXZ")}
 """Alphabet to its letters, and to those that stand for one of several, or for a rare one: the codes of the IUPAC."""
+PLACE = "sequence_place"
+"""Column of file and row that a sequence is from, for errors."""
 UNLABELLED = "?"
 """Tag of a letter without a label, such as an unresolved residue."""
 _COMPLEMENT = str.maketrans("ACGTURYSWKMBDHVNacgturyswkmbdhvn", "TGCAAYRSWMKVHDBNtgcaayrswmkvhdbn")
+# What `surrogateescape` makes of bytes that are not UTF-8.
+_NO_UTF8 = re.compile("[\udc80-\udcff]")
 _FIELD = re.compile(r"(?:^|[\s|;])([A-Za-z_]\w*)=(\S+?)(?=$|[\s|;])")
 
 
@@ -46,7 +50,7 @@ def read_records(name: str | Path, flag: str) -> Iterator[Record]:
     """Iterate over the sequences of a FASTA or FASTQ file, compressed by gzip if its name ends in `.gz`.
 
     A FASTA record is a line `>name description` and the lines of its sequence; a FASTQ record has four lines, the last
-    of which, the qualities, are not kept. Empty lines between records are skipped.
+    of which, the qualities, are not kept. Empty lines between records are skipped. Headers are UTF-8, sequences ASCII.
 
     Args:
         name: Path of the file.
@@ -87,7 +91,7 @@ def read_labelled(name: str | Path, flag: str, columns: tuple[str, str], *, lett
         letters: Whether letters have labels, and not sequences.
 
     Returns:
-        Rows with the two columns and `name`; labels of letters are lists of strings, None where there is none.
+        Rows with the two columns and `PLACE`; labels of letters are lists of strings, None where there is none.
 
     Raises:
         InputError: A file is invalid, a sequence has no label, or not one for each letter.
@@ -96,7 +100,8 @@ def read_labelled(name: str | Path, flag: str, columns: tuple[str, str], *, lett
     path = Path(name)
     records = list(read_records(path, flag))
     labels = _letter_labels(path, records, flag) if letters else _sequence_labels(path, records, columns[1])
-    rows = {"name": [one.name for one in records], columns[0]: [one.letters for one in records], columns[1]: labels}
+    places = [f"{path}:{record.line}: {record.name}" for record in records]
+    rows = {PLACE: places, columns[0]: [record.letters for record in records], columns[1]: labels}
     return datasets.Dataset.from_dict(rows)
 
 
@@ -141,15 +146,17 @@ def _base(path: Path) -> str:
 
 
 def _numbered_lines(path: Path, flag: str) -> Iterator[tuple[int, str]]:
-    number, opener = 0, gzip.open if path.name.lower().endswith(".gz") else open
+    opener = gzip.open if path.name.lower().endswith(".gz") else open
     try:
-        with opener(path, "rt", encoding="ascii", errors="strict") as file:
+        # Of a strict decoder, which reads ahead, the line of a byte would not be known.
+        with opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as file:
             for number, line in enumerate(file, 1):
+                if found := _NO_UTF8.search(line):
+                    byte = ord(found[0]) - 0xDC00
+                    raise InputError(f"{path}:{number}: not UTF-8 (byte 0x{byte:02x}); is it compressed? ({flag})")
                 yield number, line.strip()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file ({flag})") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}:{number + 1}: not a text of ASCII letters; is it compressed? ({flag})") from None
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {one_line(error)} ({flag})") from None
 
@@ -166,9 +173,15 @@ def _fasta(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Record]:
             start = "; it begins with '@', as FASTQ does: name it .fastq" if line.startswith("@") else ""
             raise InputError(f"{path}:{number}: a sequence without a header; FASTA begins with '>'{start}")
         elif line:
-            parts.append(line.replace(" ", ""))
+            parts.append(_ascii(path, number, line.replace(" ", "")))
     if header is not None:
         yield _record(header, parts)
+
+
+def _ascii(path: Path, number: int, letters: str) -> str:
+    if found := re.search(r"[^\x00-\x7f]", letters):
+        raise InputError(f"{path}:{number}: {found[0]!r} is not a letter of a sequence; only headers may have it")
+    return letters
 
 
 def _record(header: tuple[int, str], parts: list[str]) -> Record:
@@ -185,6 +198,7 @@ def _fastq(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[Record]:
         (_, letters), (middle, plus), (end, quality) = (next(lines, (number, "")) for _ in range(3))
         if not plus.startswith("+"):
             raise InputError(f"{path}:{middle}: the third line of a FASTQ record begins with '+'")
+        _ascii(path, number + 1, letters)
         if len(quality) != len(letters):
             raise InputError(f"{path}:{end}: {len(quality)} qualities of {len(letters)} bases")
         yield _record((number, line[1:].strip()), [letters])
@@ -232,7 +246,8 @@ def _letter_labels(path: Path, records: list[Record], flag: str) -> list[list[st
             if record.name not in given:
                 raise InputError(f"{beside}: no labels of {record.name}, which is in {path}:{record.line}")
             tags = given[record.name]
-            if len(tags.letters) != len(record.letters):
+            # A stop codon at the end of a protein is left out later, and needs no label.
+            if len(tags.letters) not in (len(record.letters), len(record.letters.removesuffix("*"))):
                 raise InputError(
                     f"{beside}:{tags.line}: {len(tags.letters)} labels of {record.name}, which has "
                     f"{len(record.letters)} letters"

@@ -1,9 +1,11 @@
 """Rows of features: a collator that pads them with their labels, and their mean and standard deviation."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -18,7 +20,8 @@ from hfseq.processing import extractor_of
 class FeatureCollator:
     """Collator that pads rows of features, or of a waveform, and their labels.
 
-    A row has the model's main input, `input_features` `[T, F]` for models of hfseq, and may have `labels`:
+    A row has the model's main input, `input_features` `[T, F]` for models of hfseq, or `[T, C, H, W]` for those with a
+    `frame_shape`, and may have `labels`:
 
     - a class id or a number, or floats, as many in each row, of a multi-label classifier or a regression;
     - label ids of a tagger, one a step: of n frames ceil(n / `subsampling_factor`);
@@ -35,7 +38,8 @@ class FeatureCollator:
     def __init__(self, model: PreTrainedModel, processing_class: Any = None) -> None:
         self.extractor = extractor_of(processing_class)
         self.name = model.main_input_name
-        self.size = vocabulary_sizes(model).get("input_size")
+        sizes = vocabulary_sizes(model)
+        self.size, self.frame_shape = sizes.get("input_size"), sizes.get("frame_shape")
         # An ensemble, whose members may differ, has none, and needs none: it does not tag.
         self.factor: int = 1 if self.size is None else getattr(model.config, "subsampling_factor", 1)
         self.tags = head_of(type(model).__name__).suffix == "ForTokenClassification"
@@ -78,7 +82,7 @@ class FeatureCollator:
     def _inputs(self, row: Mapping[str, Any], number: int) -> np.ndarray:
         if row.get(self.name) is None:
             raise InputError(f"row {number} has no {self.name}; its columns are {', '.join(sorted(row))}")
-        return read_frames(row[self.name], self.size, f"row {number}: {self.name}")
+        return read_frames(row[self.name], self.size, f"row {number}: {self.name}", self.frame_shape)
 
     def _labels(self, labels: Sequence[Any], batch: Mapping[str, torch.Tensor], lengths: list[int]) -> torch.Tensor:
         found = [torch.as_tensor(values) for values in labels]
@@ -104,19 +108,56 @@ class FeatureCollator:
         return torch.full(at.shape, -100).masked_scatter(at, torch.cat(found).long())
 
 
+def write_rows(
+    rows: datasets.Dataset,
+    encode: Callable[[dict[str, Any], int], Sequence[Mapping[str, Any]]],
+    features: datasets.Features,
+    path: str,
+) -> datasets.Dataset:
+    """Encode rows one by one into a file, from which they are read: hours of recordings do not fit the memory.
+
+    Args:
+        rows: Rows of a split.
+        encode: Returns the encoded rows of a row, given its number.
+        features: Columns of the encoded rows.
+        path: Path of the file, whose name is that of the split.
+    """
+
+    def encoded(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, list[Any]]:
+        rows = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+        found = [one for row, number in zip(rows, numbers, strict=True) for one in encode(row, number)]
+        return {name: [one[name] for one in found] for name in features}
+
+    split = Path(path).stem
+    return rows.map(
+        encoded,
+        with_indices=True,
+        batched=True,
+        batch_size=16,
+        remove_columns=rows.column_names,
+        features=features,
+        cache_file_name=path,
+        # A fingerprint of its own, since hashing the task would take long and mean nothing.
+        new_fingerprint=f"{id(encode)}-{split}",
+        writer_batch_size=100,
+        desc=f"Encoding {split}",
+    )
+
+
 def _shifted_right(config: Any, labels: torch.Tensor) -> torch.Tensor:
     """Inputs `[B, T]` of a decoder: the labels behind the token that it starts with, and pad tokens for -100."""
     ids = labels.masked_fill(labels == -100, config.pad_token_id)
     return torch.nn.functional.pad(ids[:, :-1], (1, 0), value=config.decoder_start_token_id)
 
 
-def read_frames(values: Any, size: int | None, name: str) -> np.ndarray:
+def read_frames(values: Any, size: int | None, name: str, shape: Sequence[int] | None = None) -> np.ndarray:
     """Frames of features as a float32 array `[T, F]`; of another layout, such as a waveform `[T]`, as it is.
 
     Args:
         values: Array, tensor, or nested lists of numbers.
         size: Number F of features of a frame; None for any layout.
         name: Name of the values in messages.
+        shape: Channels, height and width of frames that may also come as `[T, C, H, W]`; None for none such.
 
     Raises:
         InputError: They are not numbers, are ragged or empty, or a frame has another number of features.
@@ -131,6 +172,10 @@ def read_frames(values: Any, size: int | None, name: str) -> np.ndarray:
             raise InputError(message) from error
         raise InputError(f"{name} are not frames of numbers: {error}") from error
     expected = "(frames, features)" if size is None else f"(frames, {size}), since input_size is {size}"
+    if shape is not None:
+        expected = f"(frames, {', '.join(map(str, shape))}), since frame_shape is {list(shape)}"
+        if array.shape[1:] == tuple(shape):
+            array = array.reshape(len(array), -1)
     if array.size == 0 or (size is not None and (array.ndim != 2 or array.shape[1] != size)):
         raise InputError(f"{name} have shape {array.shape}, expected {expected}, with at least one frame")
     return array

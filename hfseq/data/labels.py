@@ -19,6 +19,7 @@ def encode_labels(
     names: Sequence[str] | None = None,
     replace_names: bool = False,
     separator: str | None = None,
+    place_column: str | None = None,
 ) -> tuple[datasets.DatasetDict, list[str]]:
     """Encode the classes of each row as ids, or as multi-hot vectors for multi-label data.
 
@@ -31,6 +32,8 @@ def encode_labels(
         replace_names: Collect the names from the training rows if these contain a class that is not in `names`.
         separator: Separator of the classes in a string (multi-label), in which an empty string is no class; None if a
             string is one class.
+        place_column: Column of the place of each row, for errors; None, or a split without it, for the number of the
+            row in its split.
 
     Returns:
         The data with a column `labels` of class ids, or of `len(names)` floats, 1 for each class of the row, if it is
@@ -76,7 +79,8 @@ def encode_labels(
                 features=datasets.Features({**kept, "labels": feature}),
             )
         else:
-            labels = [encode(f"{split}, row {index}", value) for index, value in enumerate(rows[column], 1)]
+            places = row_places(rows, split, place_column)
+            labels = [encode(place, value) for place, value in zip(places, rows[column], strict=True)]
             encoded[split] = rows.remove_columns(column).add_column("labels", labels, feature=feature)
     return datasets.DatasetDict(encoded), list(names)
 
@@ -84,6 +88,13 @@ def encode_labels(
 def row_classes(rows: datasets.Dataset, column: str, separator: str | None = None) -> list[list[str]]:
     """Return the class names of each row, stripped of whitespace; arguments as for `encode_labels`."""
     return [_classes(value, separator) for value in rows[column]]
+
+
+def row_places(rows: datasets.Dataset, split: str, place_column: str | None) -> list[str]:
+    """Return the place of each row, for errors: that in a column if there is one, or its number in the split."""
+    if place_column in rows.column_names:
+        return list(rows[place_column])
+    return [f"{split}, row {number}" for number in range(1, len(rows) + 1)]
 
 
 def _classes(value: str | list[str], separator: str | None) -> list[str]:

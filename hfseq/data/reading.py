@@ -49,6 +49,7 @@ def read_splits(
     label_columns: Sequence[str] = (),
     keep_empty: bool = False,
     num_parts: int | None = None,
+    place_column: str | None = None,
 ) -> datasets.DatasetDict:
     r"""Read the given splits and keep `columns` as strings, in file order.
 
@@ -88,6 +89,8 @@ def read_splits(
         keep_empty: Keep empty rows, as running text has empty lines.
         num_parts: Number of shards in which the training rows are streamed, as `read_stream` describes it; None reads
             them into memory.
+        place_column: Column to add, of the file or split and the number of each row in it, for errors; not for
+            streams.
 
     Returns:
         The given or found ones of `train`, `validation` and `test`, none of them empty. A split of `dataset_name`
@@ -96,8 +99,8 @@ def read_splits(
     Raises:
         InputError: A flag, file, line, column or value is invalid.
     """
-    wanted = Columns(tuple(columns), label_columns, keep_empty)
-    check_sources(columns, dataset_name, train_file)
+    wanted = Columns(tuple(columns), label_columns, keep_empty, place_column)
+    check_sources([*columns, *filter(None, [place_column])], dataset_name, train_file)
     splits = _read_hub(dataset_name, dataset_config_name, wanted, num_parts) if dataset_name else {}
     for split, name in (("train", train_file), ("validation", validation_file), ("test", test_file)):
         if name is not None:
@@ -115,11 +118,13 @@ class Columns(NamedTuple):
         names: Names of all of them.
         labels: Names of those that contain classes.
         keep_empty: Keep rows in which one of them is empty.
+        place: Name of a column to add, of file and row; None for none.
     """
 
     names: Sequence[str]
     labels: Collection[str] = ()
     keep_empty: bool = False
+    place: str | None = None
 
 
 def check_sources(columns: Sequence[str], dataset_name: str | None, train_file: str | None) -> None:
@@ -179,8 +184,10 @@ def file_rows(
 
 
 def _drop_empty(dataset: datasets.Dataset, columns: Columns, name: str, source: str) -> datasets.Dataset:
-    """Return the rows that `filled_rows` finds; arguments and errors as there."""
+    """Return the rows that `filled_rows` finds, with their places if wanted; arguments and errors as there."""
     filled = filled_rows(dataset, columns, name, source)
+    if columns.place is not None:
+        dataset = dataset.add_column(columns.place, [f"{name}, row {row}" for row in range(1, len(dataset) + 1)])
     return dataset if len(filled) == len(dataset) else dataset.select(filled)
 
 
@@ -297,6 +304,22 @@ def _generate(parts: list[int], num_parts: int, part_of: _PartOf, names: Sequenc
 
 
 # Text files
+
+
+def json_value(line: str, place: str) -> Any:
+    """Parse a line of a file with a JSON object a line.
+
+    Args:
+        line: The line.
+        place: File and line, for errors.
+
+    Raises:
+        InputError: It is not JSON.
+    """
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not JSON ({error}); each line must be one object") from None
 
 
 def text_lines(path: Path, flag: str) -> Iterator[str]:
@@ -431,10 +454,7 @@ def _json_rows(path: Path, flag: str, columns: Columns) -> Iterator[list[Any]]:
     listed: dict[str, bool] = {}
     for number, line in enumerate(text_lines(path, flag), 1):
         place = f"{path}:{number}"
-        try:
-            row = json.loads(line) if line.strip() else dict.fromkeys(columns.names)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{place}: not JSON ({error}); each line must be one object") from None
+        row = json_value(line, place) if line.strip() else dict.fromkeys(columns.names)
         if not isinstance(row, dict):
             raise InputError(f"{place}: a JSON {type(row).__name__}; each line must be one object")
         if isinstance(row.get(_TRANSLATION), dict) and not set(columns.names) <= row.keys():

@@ -5,7 +5,6 @@ value. Time features and default lags follow GluonTS (Alexandrov et al. 2020).
 """
 
 import itertools
-import json
 import logging
 import math
 import re
@@ -18,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pandas.tseries.frequencies import to_offset
 
-from hfseq.data.reading import csv_fields, shorten_list, text_lines, tsv_fields
+from hfseq.data.reading import csv_fields, json_value, shorten_list, text_lines, tsv_fields
 from hfseq.errors import InputError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -454,10 +453,7 @@ def _read_json(path: Path, flag: str) -> Iterator[Series]:
         place = f"{path}:{number}"
         if not line.strip():
             continue
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{place}: not JSON ({error}); each line must be one object") from None
+        entry = json_value(line, place)
         if not isinstance(entry, dict) or "target" not in entry:
             raise InputError(f"{place}: each line must be an object with the list 'target'")
         yield series_of(entry, place, str(number))

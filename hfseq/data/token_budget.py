@@ -49,7 +49,7 @@ def row_lengths(
 
 def _is_padded(name: str, row: Mapping[str, Any]) -> bool:
     array = np.asarray(row[name])
-    if name in ("input_features", "input_values"):
+    if name in ("input_features", "input_values", "pixel_values"):
         return array.ndim > 0
     return array.ndim == 1 and (array.size == 0 or array.dtype.kind in "iu")
 

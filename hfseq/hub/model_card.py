@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
-from hfseq.heads import ENCODER, HUB_TASKS, head_of, reads_text
+from hfseq.heads import ENCODER, HUB_TASKS, RECOMMENDATION, head_of, reads_text
 from hfseq.json_files import read_object
 from hfseq.models import is_hfseq
 from hfseq.processing import extractor_of, tokenizer_of
@@ -53,7 +53,13 @@ METRICS = {
     "mse": ("MSE", "mse"),
     "nd": ("ND", "nd"),
     "crps": ("CRPS", "crps"),
+    "ssim": ("SSIM", "ssim"),
     "coverage": ("coverage of the 80 % interval", "coverage"),
+    **{
+        f"{name}@{cutoff}": (f"{title}@{cutoff}", f"{name}_at_{cutoff}")
+        for name, title in (("ndcg", "NDCG"), ("hr", "HR"), ("mrr", "MRR"))
+        for cutoff in (10, 1, 5, 20)
+    },
 }
 """Metric names to their titles and metric types on the Hub."""
 PLOTS = {
@@ -65,6 +71,10 @@ PLOTS = {
     "scatter.png": "Predictions and references",
     "anomalies.png": "Values, anomaly scores and alarms",
     "forecast.png": "Forecasts and true values",
+    "frames.png": "Known frames, then true and predicted ones",
+    "frames.gif": "True frames above predicted ones",
+    "paths.png": "Known points, then true and predicted ones",
+    "clips.png": "Clips of the test set",
 }
 """Plots of a run that are shown on the model card, with their titles."""
 _TEMPLATE = Path(__file__).with_suffix(".md")
@@ -104,11 +114,15 @@ def make_card(
     if series:
         default_task = head.hub_task
     task = run.get("task", default_task)
+    recommends = task == RECOMMENDATION.name
     # Frames of features that no extractor makes.
-    input_size = None if reads_text(model) or extractor is not None or series else config.input_size
+    input_size = None
+    if is_hfseq(config) and not (reads_text(model) or extractor is not None or series):
+        input_size = ", ".join(map(str, config.frame_shape or [config.input_size]))
+    pixel_shape = clip_shape(config) if model.main_input_name == "pixel_values" else None
     # Name and Auto class of what makes the inputs, or decodes the outputs, in an example.
     loader = None
-    if (input_size is None and not series) or model.can_generate():
+    if (input_size is None and pixel_shape is None and not series) or model.can_generate():
         loader = ("tokenizer", "AutoTokenizer")
     if extractor is not None:
         loader = ("extractor", "AutoFeatureExtractor") if tokenizer is None else ("processor", "AutoProcessor")
@@ -132,16 +146,19 @@ def make_card(
     ]
     data = ModelCardData(
         model_name=title,
-        pipeline_tag=task,
+        # The Hub has no such task.
+        pipeline_tag=None if recommends else task,
         library_name="transformers",
         language=[code for code in run["languages"] if re.fullmatch("[a-z]{2,3}", code)] or None,
         license=license,
         datasets=[dataset] if dataset else None,
-        tags=["hfseq", config.model_type],
+        tags=["hfseq", config.model_type, *["recommendation"] * recommends],
         base_model=run.get("base_model"),
         eval_results=evaluations or None,
     )
-    example = " ".join((run.get("example") or "A text like those in the training data.").split())
+    example = run.get("example") or "A text like those in the training data."
+    items = example.splitlines() if recommends else None
+    example = " ".join(example.split())
     arguments = (f"{name}: {pprint.pformat(value, width=90)}" for name, value in sorted(run["arguments"].items()))
     parts = (getattr(config, name, None) for name in ("encoder", "decoder"))
     return ModelCard.from_template(
@@ -150,10 +167,16 @@ def make_card(
         run=run,
         title=title,
         kind=kind,
-        # transformers has no pipeline for series.
-        task=None if series else task,
+        # transformers' pipelines read text and audio.
+        task=None if series or recommends or input_size or pixel_shape else task,
+        pixels=getattr(config, "frame_shape", None) is not None,
+        pixel_shape=pixel_shape,
         series=series,
-        entry=series_entry(config) if series else None,
+        items=items,
+        # The pipeline reads series of one variate.
+        entry=series_entry(config) if series and config.input_size == 1 else None,
+        scales=series and config.scaling is not None,
+        frame_shape=", ".join(map(str, config.frame_shape)) if series and config.frame_shape else None,
         auto_class=auto_class,
         ours=is_hfseq(config),
         # A composite model of transformers, whose code is not published with it.
@@ -179,12 +202,18 @@ def make_card(
     )
 
 
+def clip_shape(config: Any) -> str:
+    """Frames, channels, height and width of the clips that a video classifier of transformers reads."""
+    height, width = (config.image_size,) * 2 if isinstance(config.image_size, int) else config.image_size
+    return f"{config.num_frames}, {config.num_channels}, {height}, {width}"
+
+
 def series_inputs(config: Any) -> dict[str, str]:
     """Example inputs of a forecaster, by argument, as Python code."""
     past, horizon = max(100, *config.lags_sequence), config.prediction_length or 10
     features = config.num_time_features + config.num_dynamic_real_features
     shapes = {
-        "past_values": (1, past) if config.input_size == 1 else (1, past, config.input_size),
+        "past_values": (1, past, *(config.frame_shape or [config.input_size] * (config.input_size > 1))),
         "past_time_features": (1, past, features),
         "future_time_features": (1, horizon, features),
         "static_real_features": (1, config.num_static_real_features),

@@ -28,7 +28,13 @@ from hfseq.heads import will_read_text
 from hfseq.hub.model_card import PLOTS, make_card
 from hfseq.json_files import is_inside, shards
 from hfseq.models import is_hfseq
-from hfseq.processing import extractor_of, has_tokenizer, load_processing_class, tokenizer_of
+from hfseq.processing import (
+    extractor_of,
+    has_tokenizer,
+    image_processor_of,
+    load_processing_class,
+    tokenizer_of,
+)
 
 STALE = (
     "model.safetensors",
@@ -193,10 +199,10 @@ def load_published(directory: Path) -> tuple[PreTrainedModel, Any]:
         raise
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"{directory}: {one_line(error)}") from error
-    if features and not is_hfseq(config) and extractor_of(processing_class) is None:
-        raise InputError(
-            f"{directory}: {found.__name__} reads {found.main_input_name}, but there is no feature extractor"
-        )
+    known = extractor_of(processing_class) or image_processor_of(processing_class)
+    if features and not is_hfseq(config) and known is None:
+        kind = "image processor" if found.main_input_name == "pixel_values" else "feature extractor"
+        raise InputError(f"{directory}: {found.__name__} reads {found.main_input_name}, but there is no {kind}")
     if (tokenizer := tokenizer_of(processing_class)) is not None:
         # Left by loading; not a setting of the tokenizer.
         tokenizer.init_kwargs.pop("local_files_only", None)

@@ -139,7 +139,7 @@ class _Ensemble(PreTrainedModel):
         """Return the output embeddings of the first member; None for classifiers."""
         return self.members[0].get_output_embeddings()  # type: ignore[operator]
 
-    def vocabulary_sizes(self) -> dict[str, int | None]:
+    def vocabulary_sizes(self) -> dict[str, Any]:
         """Sizes of the first member, for `hfseq.data.collation.vocabulary_sizes`."""
         return vocabulary_sizes(self.members[0])  # type: ignore[arg-type]
 

@@ -45,13 +45,16 @@ def read_texts(
         raise InputError(f"--test_file {name}: cannot be read as UTF-8 text: {error}") from None
 
 
-def check_output_file(name: str, *, overwrite: bool = False, num_return_sequences: int = 1) -> None:
+def check_output_file(
+    name: str, *, overwrite: bool = False, num_return_sequences: int = 1, flag: str = "num_return_sequences"
+) -> None:
     """Validate the output file before anything is computed.
 
     Args:
         name: Path of the file.
         overwrite: Allow an existing file.
         num_return_sequences: Texts per source; a plain text file holds only one.
+        flag: Flag that gave their number, for errors.
 
     Raises:
         InputError: The file exists, is a directory, or cannot hold several texts per source.
@@ -63,8 +66,8 @@ def check_output_file(name: str, *, overwrite: bool = False, num_return_sequence
         raise InputError(f"--output_file {name} exists; name another, or give --overwrite_output_file")
     if num_return_sequences > 1 and path.suffix.lower() not in (".tsv", ".jsonl"):
         raise InputError(
-            f"--output_file {name} holds one text per line; for --num_return_sequences {num_return_sequences} "
-            "use a .tsv or .jsonl file"
+            f"--output_file {name} holds one text per line; for --{flag} {num_return_sequences} use a .tsv "
+            "or .jsonl file"
         )
 
 
@@ -131,6 +134,30 @@ def write_scores(name: str, scores: Sequence[Score], *, overwrite: bool = False)
     """
     rows = [[row, *score] for row, score in enumerate(scores, 1)]
     _write(name, ["row", *Score._fields], rows, [f"{score.log_probability:.6g}" for score in scores], overwrite)
+
+
+def write_recommendations(
+    name: str, users: Sequence[str], found: Sequence[Sequence[tuple[str, float]]], *, overwrite: bool = False
+) -> None:
+    """Write recommended items; call this on one process only.
+
+    `.tsv` and `.jsonl` have one line per item with `user`, `rank` (from 1), `item` and `score`; any other file is
+    plain text with the best item of user n on line n.
+
+    Args:
+        name: Path of the file.
+        users: Name of each user.
+        found: Items of each user with their scores, best first.
+        overwrite: Allow an existing file.
+
+    Raises:
+        InputError: The file exists or cannot be written.
+    """
+    rows = [
+        [user, rank, *item] for user, items in zip(users, found, strict=True) for rank, item in enumerate(items, 1)
+    ]
+    best = [items[0][0] if items else "" for items in found]
+    _write(name, ["user", "rank", "item", "score"], rows, best, overwrite)
 
 
 def _field(value: Any) -> str:

@@ -130,10 +130,11 @@ def check_overrides(overrides: Mapping[str, Any], features: bool) -> None:
     """Check that config fields do not change what a model reads.
 
     Raises:
-        InputError: `input_size` is set where the data are text.
+        InputError: `input_size` or `frame_shape` is set where the data are text.
     """
-    if overrides.get("input_size") is not None and not features:
-        raise InputError("--config_overrides: input_size is for models that read features, but the data are text")
+    for name in ("input_size", "frame_shape"):
+        if overrides.get(name) is not None and not features:
+            raise InputError(f"--config_overrides: {name} is for models that read features, but the data are text")
 
 
 def load_config(name: str) -> PreTrainedConfig:
@@ -144,6 +145,16 @@ def load_config(name: str) -> PreTrainedConfig:
     """
     with _loading(name):
         return AutoConfig.from_pretrained(name)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a checkpoint.
+
+    Raises:
+        InputError: It cannot be loaded.
+    """
+    with _loading(name):
+        return AutoTokenizer.from_pretrained(name)
 
 
 def _loading(name: str) -> AbstractContextManager[None]:

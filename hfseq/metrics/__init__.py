@@ -3,7 +3,7 @@
     hfseq.metrics.bleu(predictions, references)["score"]
     hfseq.metrics.load("sacrebleu").compute(predictions=predictions, references=references)["score"]
 
-Each function but `seasonal_error` returns a dictionary with a `score`; those of forecasts take arrays. The
+Each function but `seasonal_error` returns a dictionary with a `score`; those of forecasts and frames take arrays. The
 `evaluate.load("sacrebleu")` of the same name fetches a script from the Hub; `hfseq.metrics.load("sacrebleu")` does
 not, and returns an `evaluate.Metric` like any other, with `add`, `add_batch` and `compute`, which also works in
 `evaluate.combine` and `evaluate.evaluator`.
@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from .classification import accuracy, check_classes, f1
 from .forecasting import coverage, crps, mae, mase, mse, nd, seasonal_error, smape, weighted_quantile_loss
+from .ranking import hit_rate, mrr, ndcg
 from .regression import check_numbers, pearson, rmse, spearman
 from .segments import sov
 from .speech import cer, check_transcripts, wer
 from .tagging import check_tag_rows, seqeval
 from .text import bleu, check_texts, chrf, exact_match, rouge
+from .video import ssim
 
 if TYPE_CHECKING:
     from .adapter import Metric
@@ -32,11 +34,14 @@ __all__ = [
     "crps",
     "exact_match",
     "f1",
+    "hit_rate",
     "load",
     "mae",
     "mase",
+    "mrr",
     "mse",
     "nd",
+    "ndcg",
     "pearson",
     "rmse",
     "rouge",
@@ -46,6 +51,7 @@ __all__ = [
     "smape",
     "sov",
     "spearman",
+    "ssim",
     "weighted_quantile_loss",
     "wer",
 ]

@@ -6,7 +6,9 @@ from typing import Any, ClassVar, Literal, Self
 
 from transformers.configuration_utils import strict
 
+from .configuration_frames import FrameFields, check_frame_fields, map_shape
 from .configuration_prediction import PredictionFields, become_forecaster, check_prediction_fields
+from .configuration_sampling import SamplingFields, check_sampling_fields
 
 HEADS = {
     "AutoModel": "Model",
@@ -15,6 +17,7 @@ HEADS = {
     "AutoModelForSpeechSeq2Seq": "ForConditionalGeneration",
     "AutoModelForSequenceClassification": "ForSequenceClassification",
     "AutoModelForAudioClassification": "ForSequenceClassification",
+    "AutoModelForVideoClassification": "ForSequenceClassification",
     "AutoModelForTokenClassification": "ForTokenClassification",
     "AutoModelForCTC": "ForCTC",
     "AutoModelForTimeSeriesPrediction": "ForPrediction",
@@ -24,15 +27,21 @@ GENERATING = ("ForCausalLM", "ForConditionalGeneration")
 """Suffixes of the model classes that generate text."""
 CAUSAL = ("ForCausalLM", "ForPrediction")
 """Suffixes of the model classes that never see the future."""
-OF_FEATURES = ("AutoModelForSpeechSeq2Seq", "AutoModelForAudioClassification", "AutoModelForTimeSeriesPrediction")
+OF_FEATURES = (
+    "AutoModelForSpeechSeq2Seq",
+    "AutoModelForAudioClassification",
+    "AutoModelForVideoClassification",
+    "AutoModelForTimeSeriesPrediction",
+)
 """Auto classes for models that read numbers, not tokens."""
 
 
 @strict
-class SequenceConfig(PredictionFields):
+class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
     r"""Fields common to all families; instantiate the configuration of one, such as `LstmConfig` or `CnnConfig`.
 
-    Those of forecasters: see `PredictionFields`.
+    Those of forecasters: see `PredictionFields`; those for frames of pixels: see `FrameFields`; those of language
+    models that are trained with sampled negatives: see `SamplingFields`.
 
     Args:
         vocab_size: Size of the vocabulary, which source and target share.
@@ -144,6 +153,7 @@ class SequenceConfig(PredictionFields):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Resolve the defaults that depend on other fields and validate the values."""
+        check_frame_fields(self)
         if self.embedding_size is None and self.input_size is None:
             self.embedding_size = self.hidden_size
         if self.encoder_layers is None:
@@ -171,6 +181,7 @@ class SequenceConfig(PredictionFields):
         if self.char_encoder == "lstm" and self.char_hidden_size % 2:
             self.raise_invalid("char_hidden_size", "it must be even: char_encoder='lstm' gives half to each direction")
         check_prediction_fields(self)
+        check_sampling_fields(self)
         self.check_inputs("Model")
         if self.bidirectional:
             self.check_directions()
@@ -207,10 +218,25 @@ class SequenceConfig(PredictionFields):
         """Width of what a stack of numbers reads at a step or frame; None for tokens."""
         return self.input_size if self.feature_size is None else self.feature_size
 
+    def reads_maps(self) -> bool:
+        """Return True if frames of pixels are convolved before the stack."""
+        return self.frame_filters is not None
+
+    def writes_maps(self) -> bool:
+        """Return True if the outputs of the stack are flattened maps."""
+        return False
+
+    def encoded_size(self) -> int | None:
+        """Width of a frame behind its convolutions, if it has any; None for tokens."""
+        if not self.reads_maps():
+            return self.frame_size()
+        channels, height, width = map_shape(self)
+        return channels * height * width
+
     def input_width(self) -> int:
         """Width of the inputs of a stack: word embeddings and character features, or stacked frames."""
         if self.embedding_size is None:
-            return (self.frame_size() or 0) * self.subsampling_factor
+            return (self.encoded_size() or 0) * self.subsampling_factor
         return self.embedding_size + (self.char_hidden_size if self.char_encoder else 0)
 
     def check_inputs(self, head: str) -> None:
@@ -247,6 +273,10 @@ class SequenceConfig(PredictionFields):
             self.raise_invalid("subsampling_factor", "a forecaster predicts every step; leave it out")
         if self.apply_spec_augment:
             self.raise_invalid("apply_spec_augment", "it masks frames of features, not values; leave it out")
+        if self.reads_maps() and self.scaling is not None:
+            self.raise_invalid(
+                "scaling", "the pixels of a frame that is convolved have no scales of their own; set scaling=None"
+            )
 
     def check_directions(self) -> None:
         """Raise a `ValueError` if the stack cannot be bidirectional."""
@@ -302,6 +332,8 @@ class SequenceConfig(PredictionFields):
             num_hidden_layers=self.decoder_layers,
             input_size=None,
             feature_size=None,
+            frame_shape=None,
+            frame_filters=None,
             subsampling_factor=1,
             apply_spec_augment=False,
             bidirectional=False,

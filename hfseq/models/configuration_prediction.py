@@ -22,6 +22,9 @@ class PredictionFields(PreTrainedConfig):
             and generated paths are their sums. For series whose level wanders, as exchange rates do.
         distribution_output: Distribution of a value: `student_t`, `normal`, or `negative_binomial` for counts.
         loss: `nll`, the negative log-likelihood, or `mse` for a point forecaster, which has no distribution.
+        teacher_forcing: Whether training predicts each step of the horizon from the true values before it (Williams
+            and Zipser 1989). False feeds the predictions back, as `generate()` does, for a point forecaster of
+            several steps.
         num_parallel_samples: Number of paths that `generate()` samples.
         num_time_features: Number of time features of a step, such as the hour of the day.
         num_dynamic_real_features: Number of other covariates of a step, which stand behind the time features. They
@@ -49,6 +52,7 @@ class PredictionFields(PreTrainedConfig):
     differencing: bool = False
     distribution_output: Literal["student_t", "normal", "negative_binomial"] = "student_t"
     loss: Literal["nll", "mse"] = "nll"
+    teacher_forcing: bool = True
     num_parallel_samples: int = 100
     num_time_features: int = 0
     num_dynamic_real_features: int = 0
@@ -93,6 +97,8 @@ def check_prediction_fields(config: Any) -> None:
         config.raise_invalid("scaling", "counts can be scaled, but not shifted; set scaling='mean'")
     if config.distribution_output == "negative_binomial" and config.differencing:
         config.raise_invalid("differencing", "differences of counts are no counts; set distribution_output='normal'")
+    if not config.teacher_forcing and config.loss != "mse":
+        config.raise_invalid("teacher_forcing", "samples that are fed back have no gradient; set loss='mse'")
     kinds = config.num_static_categorical_features
     for name in ("cardinality", "embedding_dimension"):
         sizes = getattr(config, name)

@@ -1,10 +1,12 @@
 """Configurations of the recurrent families, which differ only in the cell."""
 
-from typing import Literal
+import copy
+from typing import Any, Literal, Self
 
 from transformers.configuration_utils import strict
 
-from .configuration_base import SequenceConfig
+from .configuration_base import HEADS, SequenceConfig
+from .configuration_frames import map_shape
 
 
 @strict
@@ -14,6 +16,10 @@ class RecurrentConfig(SequenceConfig):
     A bidirectional stack gives each direction half of `hidden_size`. Fields of all families: see `SequenceConfig`.
 
     Args:
+        input_filters: Number of filters of a convolution with ReLU between the embeddings, or features, and the first
+            recurrent layer (Sønderby et al. 2015 for proteins, Quang & Xie 2016 for DNA); None for no convolution. It
+            is centred on its step, so that the stack must be bidirectional.
+        input_kernel_size: Kernel size of that convolution.
         attention_type: Score of a decoder state and an encoder state: `additive` (Bahdanau et al. 2015), `dot` or
             `general` (Luong et al. 2015).
         input_feeding: Whether the attentional vector of a step is fed into the next step's input (Luong et al. 2015,
@@ -36,10 +42,12 @@ class RecurrentConfig(SequenceConfig):
             out-of-vocabulary word; None if only words of the vocabulary are copied.
 
     Raises:
-        ValueError: If a size, a depth, a weight or a probability is out of range, or `coverage` is combined with an
-            attention that is not additive.
+        ValueError: If a size, a depth, a weight or a probability is out of range, if `coverage` is combined with an
+            attention that is not additive, or `input_filters` with a stack that reads forward.
     """
 
+    input_filters: int | None = None
+    input_kernel_size: int = 9
     attention_type: Literal["additive", "dot", "general"] = "general"
     input_feeding: bool = False
     weight_dropout: float | int = 0.0
@@ -55,11 +63,32 @@ class RecurrentConfig(SequenceConfig):
         """Validate the values."""
         weights = ("activation_regularization", "temporal_activation_regularization", "coverage_loss_weight")
         self.check_numbers(weights, lambda value: value >= 0, "it must not be negative")
+        self.check_numbers(["input_filters"], lambda value: value >= 1, "it must be at least 1, or None")
+        self._check_convolution()
         if self.coverage and self.attention_type != "additive":
             self.raise_invalid("coverage", f"it needs attention_type='additive', not {self.attention_type!r}")
         if self.pointer_generator and self.input_size is not None:
             self.raise_invalid("pointer_generator", "with input_size there are features, but no words to copy")
         super().__post_init__(**kwargs)
+
+    def _check_convolution(self) -> None:
+        """Raise a `ValueError` if the stack reads forward behind a convolution that sees later steps."""
+        if self.input_filters is not None and self.bidirectional is False:
+            self.raise_invalid(
+                "input_filters", "the convolution sees later steps, and a stack with bidirectional=False must not"
+            )
+
+    def resolved(self, head: str, **fields: Any) -> Self:
+        """Copy of the config for a head; see `SequenceConfig.resolved`."""
+        config = super().resolved(head, **fields)
+        config._check_convolution()
+        return config
+
+    def decoder_config(self) -> Self:
+        """Config of the decoder of a sequence-to-sequence model."""
+        config = copy.copy(self)
+        config.input_filters = None
+        return super(RecurrentConfig, config).decoder_config()
 
     def check_directions(self) -> None:
         """Raise a `ValueError` if `hidden_size` cannot be split between two directions."""
@@ -86,10 +115,69 @@ class RnnConfig(RecurrentConfig):
 
 @strict
 class LstmConfig(RecurrentConfig):
-    """Configuration of long short-term memory with forget gates (Hochreiter & Schmidhuber 1997; Gers et al. 2000)."""
+    """Configuration of long short-term memory with forget gates (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
+
+    Args:
+        recurrent_kernel_size: Height and width of the filters of a ConvLSTM (Shi et al. 2015), an odd number, which
+            convolves maps in place of multiplying vectors; see `ConvolutionalLstmLayer`. It needs a `frame_shape`, and
+            `hidden_size` is the number of its maps times their height and width, which are those of a frame after
+            `frame_filters`. None for an ordinary LSTM.
+
+    Raises:
+        ValueError: As `RecurrentConfig`, or if maps cannot be as the fields say.
+    """
 
     model_type = "hfseq_lstm"
     family = "Lstm"
+
+    recurrent_kernel_size: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Validate the values."""
+        self.check_numbers(["recurrent_kernel_size"], lambda value: value % 2 == 1, "it must be an odd number")
+        super().__post_init__(**kwargs)
+        self._check_maps()
+
+    def reads_maps(self) -> bool:
+        """Return True if frames of pixels are convolved before the stack, or in it."""
+        return super().reads_maps() or self.writes_maps()
+
+    def writes_maps(self) -> bool:
+        """Return True if the stack is a ConvLSTM, whose outputs are flattened maps."""
+        return self.recurrent_kernel_size is not None
+
+    def check_inputs(self, head: str) -> None:
+        """Raise a `ValueError` if a head cannot read what the fields describe."""
+        super().check_inputs(head)
+        if self.writes_maps() and (head == "ForConditionalGeneration" or self.is_encoder_decoder):
+            self.raise_invalid(
+                "recurrent_kernel_size", "a decoder of text has no maps; leave it out, and set frame_filters"
+            )
+
+    def check_directions(self) -> None:
+        """Raise a `ValueError` if `hidden_size` cannot be split between two directions."""
+        super().check_directions()
+        self._check_maps(directions=2)
+
+    def _check_maps(self, directions: int = 1) -> None:
+        """Raise a `ValueError` if the stack is a ConvLSTM, and its states cannot be maps."""
+        if not self.writes_maps():
+            return
+        if self.frame_shape is None:
+            self.raise_invalid("recurrent_kernel_size", "a ConvLSTM reads frames of pixels; set frame_shape")
+        if self.embedding_size is not None:
+            self.raise_invalid("embedding_size", "a ConvLSTM reads maps, which a projection would lose; leave it out")
+        _, height, width = map_shape(self)
+        if self.hidden_size % (directions * height * width):
+            both = "2 directions of " if directions == 2 else ""
+            self.raise_invalid("hidden_size", f"it must be a multiple of that of {both}one map, {height} x {width}")
+
+    def full_auto_map(self) -> dict[str, str]:
+        """Auto class to the module and class in a published checkpoint; see `SequenceConfig.full_auto_map`."""
+        classes = super().full_auto_map()
+        if self.writes_maps():
+            classes = {name: one for name, one in classes.items() if HEADS.get(name) != "ForConditionalGeneration"}
+        return classes
 
 
 @strict

@@ -11,7 +11,7 @@ from transformers.time_series_utils import NegativeBinomialOutput, NormalOutput,
 
 from .cache import RecurrentCacheLayer, cache_layers, check_states
 from .shapes import check_shape
-from .time_series import differenced, location_and_scale, read_values, started, with_mask
+from .time_series import differenced, location_and_scale, read_values, started, with_mask, with_variates
 
 OUTPUTS = {"student_t": StudentTOutput, "normal": NormalOutput, "negative_binomial": NegativeBinomialOutput}
 """Value of `distribution_output` to the class of transformers with its parameters and their domains."""
@@ -153,7 +153,7 @@ class ForecastingMixin:
 
         Returns:
             `sequences`, `[B, S, prediction_length]`, or `[B, S, prediction_length, C]` if `past_values` are
-            `[B, T, C]`.
+            `[B, T, C]`; frames of pixels if they are frames.
 
         Raises:
             ValueError: As in `forward`, if there is no `prediction_length`, or if a point forecaster is asked for
@@ -196,7 +196,7 @@ class ForecastingMixin:
         sequences = sequences.unflatten(0, (batch, samples))
         if level is not None:
             sequences = level.unsqueeze(1) + sequences.cumsum(dim=2)
-        return SampleTSPredictionOutput(sequences=flat_values(sequences, past_values.dim() == 2))
+        return SampleTSPredictionOutput(sequences=with_variates(sequences, past_values.shape[2:]))
 
     @torch.no_grad()
     def log_likelihood(
@@ -217,7 +217,8 @@ class ForecastingMixin:
         that of one long call with that `loc` and `scale`.
 
         Args:
-            past_values: Values `[B, T]`, or `[B, T, C]` for C variates; `context_length` does not limit them.
+            past_values: Values `[B, T]`, or `[B, T, C]` for C variates, or frames; `context_length` does not limit
+                them.
             past_time_features: As in `forward`.
             past_observed_mask: As in `forward`.
             static_categorical_features: As in `forward`.
@@ -271,7 +272,7 @@ class ForecastingMixin:
             # A copy, since a slice would keep the whole chunk.
             layer.update((*row, series[:, -self.reach :].clone(), valid[:, -1:].clone(), *(last or ())), 0)
         scores = self._log_prob(params, values, scaled, row)
-        return flat_values(scores.masked_fill(~observed, 0.0), past_values.dim() == 2)
+        return with_variates(scores.masked_fill(~observed, 0.0), past_values.shape[2:])
 
     def output_distribution(
         self, params: Params, loc: Tensor | None = None, scale: Tensor | None = None
@@ -303,7 +304,8 @@ class ForecastingMixin:
     def _read(self, name: str, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Values of the past or the future, and their mask, `[B, T, C]`; counts are checked to be counts."""
         names = f"{name}_values", f"{name}_observed_mask"
-        values, observed = read_values(names[0], values, names[1], mask, self.config.input_size)
+        size = self.config.input_size
+        values, observed = read_values(names[0], values, names[1], mask, size, self.config.frame_shape)
         if self.counts and not torch.jit.is_tracing() and not torch.compiler.is_compiling():
             wrong = values[(values < 0) | (values != values.floor())]
             if wrong.numel():
@@ -348,11 +350,15 @@ class ForecastingMixin:
         if loc is None or scale is None:
             raise ValueError("loc and scale belong together: pass both, or neither")
         batch, _, size = values.shape
+        allowed: list[tuple[int, ...]] = [(batch, 1)] if size == 1 else []
+        allowed += [(batch, 1, size)] + (
+            [] if self.config.frame_shape is None else [(batch, 1, *self.config.frame_shape)]
+        )
         for name, given in (("loc", loc), ("scale", scale)):
-            check_shape(name, given.shape, *([(batch, 1)] if size == 1 else []), (batch, 1, size))
+            check_shape(name, given.shape, *allowed)
         if not bool((scale > 0).all()):
             raise ValueError(f"scale has values that are not positive: {scale.flatten().tolist()}")
-        return loc.view(batch, 1, size).to(values), scale.view(batch, 1, size).to(values)
+        return loc.reshape(batch, 1, size).to(values), scale.reshape(batch, 1, size).to(values)
 
     def _row(self, loc: Tensor, scale: Tensor, categories: Tensor | None, reals: Tensor | None) -> Row:
         """Rows of location and scale `[B, 1, C]`, with their static features."""
@@ -444,8 +450,3 @@ class ForecastingMixin:
         ]
         check_states(states, shapes, self._owner[0])
         return Row(*states[:3]), states[3], states[4], (states[5], states[6]) if parts == 7 else None
-
-
-def flat_values(values: Tensor, flat: bool) -> Tensor:
-    """Values without the dimension of variates, if there was none in the input."""
-    return values.squeeze(-1) if flat else values

@@ -14,6 +14,7 @@ from .generation import SequenceGenerationMixin, Step, is_bare
 from .modeling_base import Backbone, Head
 from .output_layer import OutputLayer, steps_to_keep
 from .padding import next_labels
+from .sampled_softmax import SampledSoftmax
 from .shapes import check_shape
 
 
@@ -39,7 +40,29 @@ class ForCausalLM(Head, SequenceGenerationMixin):
         self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=False)
         cutoffs = config.adaptive_softmax_cutoffs
         self.adaptive_softmax = None if cutoffs is None else AdaptiveSoftmax(self.output.width, cutoffs)
+        self.sampled_softmax = None if config.num_negatives is None else SampledSoftmax(config)
         self.post_init()
+
+    def set_item_counts(self, counts: Tensor) -> None:
+        """Set the popularity of the tokens, by which negatives are sampled in training, and which is saved.
+
+        Args:
+            counts: Number of occurrences of each token in the training data, integers `[vocab_size]`. A token with a
+                count of 0 is never a negative.
+
+        Raises:
+            ValueError: If the model samples no negatives, or if the counts are invalid.
+        """
+        if self.sampled_softmax is None:
+            raise ValueError("the model samples no negatives: set num_negatives in its config")
+        self.sampled_softmax.set_counts(counts)
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize as `PreTrainedModel.resize_token_embeddings` does, the counts of items, too."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        if self.sampled_softmax is not None:
+            self.sampled_softmax.resize(embeddings.num_embeddings)
+        return embeddings
 
     @takes_past_key_values
     @can_return_tuple
@@ -75,8 +98,9 @@ class ForCausalLM(Head, SequenceGenerationMixin):
             kwargs: `num_items_in_batch` and `shift_labels` are passed to the loss.
 
         Returns:
-            `logits` `[B, T, vocab_size]`, or None for an adaptive softmax in training with labels; `loss` if there
-            are labels (in training with `penalty`), and the outputs of the backbone.
+            `logits` `[B, T, vocab_size]`, or None in training with labels for an adaptive softmax or sampled
+            negatives; `loss` if there are labels (in training with `penalty`, and over sampled negatives if the config
+            says so), and the outputs of the backbone.
 
         Raises:
             ValueError: If shapes do not match.
@@ -95,11 +119,11 @@ class ForCausalLM(Head, SequenceGenerationMixin):
         )
         raw = steps_to_keep(outputs.last_hidden_state, logits_to_keep)
         hidden, dropped = self.output(raw)
+        # In training these compute less than all logits.
+        partial = self.adaptive_softmax or self.sampled_softmax
         logits = None
-        if self.adaptive_softmax is None:
-            logits = self.lm_head(hidden)
-        elif not self.training or labels is None:
-            logits = self.adaptive_softmax(hidden, self.lm_head.weight)
+        if partial is None or not self.training or labels is None:
+            logits = self._logits(hidden)
         loss = None
         if labels is not None:
             check_shape("labels", labels.shape, raw.shape[:2])
@@ -118,8 +142,8 @@ class ForCausalLM(Head, SequenceGenerationMixin):
                 predicts = targets != -100
                 count = kwargs.get("num_items_in_batch")
                 count = predicts.sum() if count is None else count
-                if logits is None:
-                    loss = self.adaptive_softmax.loss(hidden, self.lm_head.weight, targets) / count
+                if partial is not None:
+                    loss = partial.loss(hidden, self.lm_head.weight, targets) / count
                 penalty = self.penalty(raw, dropped, predicts, mask)
                 if penalty is not None:
                     # Divided like the loss, so that it sums up correctly over accumulated and distributed batches.
@@ -145,11 +169,15 @@ class ForCausalLM(Head, SequenceGenerationMixin):
 
         def step(ids: Tensor) -> Tensor:
             hidden, _ = self.output(hidden_step(ids))
-            if self.adaptive_softmax is None:
-                return self.lm_head(hidden)[:, -1]
-            return self.adaptive_softmax(hidden, self.lm_head.weight)[:, -1]
+            return self._logits(hidden)[:, -1]
 
         return step
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits `[B, T, V]` of all tokens from the inputs `[B, T, D]` of the output matrix."""
+        if self.adaptive_softmax is None:
+            return self.lm_head(hidden)
+        return self.adaptive_softmax(hidden, self.lm_head.weight)
 
     def penalty(self, raw: Tensor, dropped: Tensor, predicts: Tensor, mask: Tensor | None) -> Tensor | None:
         """Auxiliary training loss, summed over steps; None by default.

@@ -22,7 +22,7 @@ class Classifier(Head):
     output_class: ClassVar[type[ModelOutput]]
     # Weights of the other heads.
     _keys_to_ignore_on_load_unexpected = [
-        r"^(lm_head|adaptive_softmax|output|decoder|pointer|crf|parameter_projection|static_embeddings)\."
+        r"^(lm_head|adaptive_softmax|sampled_softmax|output|decoder|pointer|crf|parameter_projection|static_embeddings)\."
     ]
 
     def __init__(self, config: SequenceConfig) -> None:
@@ -77,8 +77,9 @@ class Classifier(Head):
             char_ids: Characters of each token, `[B, T, L]`, 0 after the last one, if the model has a character
                 encoder.
             input_features: Frames of features, `[B, T, input_size]`, in place of `input_ids` if the config has an
-                `input_size`. Stacked frames are steps: logits and labels of a tagger are then those of the T /
-                `subsampling_factor` steps, each row's valid ones first.
+                `input_size`, or of pixels, `[B, T, C, H, W]`, if it has a `frame_shape`. Stacked frames are steps:
+                logits and labels of a tagger are then those of the T / `subsampling_factor` steps, each row's valid
+                ones first.
             labels: For a sequence classifier class ids `[B]`, or floats `[B, num_labels]` for multi-label
                 classification (multi-hot) and regression, where `[B]` is enough if `num_labels` is 1. For a tagger
                 label ids `[B, T]`; -100 is ignored, by a CRF as if the step did not exist.

@@ -34,7 +34,9 @@ class ForCTC(Classifier):
     suffix = "ForCTC"
     main_input_name = "input_features"
     # Weights of the other heads.
-    _keys_to_ignore_on_load_unexpected = [r"^(lm_head|adaptive_softmax|output|decoder|pointer|crf|classifier)\."]
+    _keys_to_ignore_on_load_unexpected = [
+        r"^(lm_head|adaptive_softmax|sampled_softmax|output|decoder|pointer|crf|classifier)\."
+    ]
 
     def __init__(self, config: SequenceConfig) -> None:
         if config.is_encoder_decoder:
@@ -74,7 +76,7 @@ class ForCTC(Classifier):
         """Score each symbol, and the blank, at every step.
 
         Args:
-            input_features: Frames of features, `[B, T, input_size]`.
+            input_features: Frames of features, `[B, T, input_size]`, or of pixels, `[B, T, C, H, W]`.
             attention_mask: 1 at valid frames, `[B, T]`; padding may be anywhere.
             input_ids: Token ids `[B, T]`, in place of features if the config has no `input_size`.
             inputs_embeds: Inputs of the stack in place of both.

@@ -4,15 +4,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import Seq2SeqTSPredictionOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_base import SequenceConfig
 from .dropout import Dropout
-from .forecasting import ForecastingMixin, Params, flat_values
+from .forecasting import ForecastingMixin, Params
+from .frames import MapProjection
 from .modeling_base import Head
-from .time_series import StaticFeatures, differenced, lagged, started, with_mask
+from .time_series import StaticFeatures, differenced, lagged, started, with_mask, with_variates
 
 
 class ForPrediction(ForecastingMixin, Head):
@@ -24,6 +25,11 @@ class ForPrediction(ForecastingMixin, Head):
     observation are padding; any other missing value is read as 0 with its mask. So neither padding, nor what stands in
     place of a missing value, nor the other rows change a result. With `differencing` all of this is about the
     differences of the values from the last observed one before them; see `differenced`.
+
+    A point forecaster may be trained as it is used, by feeding its predictions back over the horizon
+    (`teacher_forcing=False`; the conditional future predictor of Srivastava et al. 2015, section 2.3), so that it
+    learns from errors that add up. For frames of pixels the stack may be a ConvLSTM, from whose maps a linear layer
+    predicts each pixel (Shi et al. 2015).
 
     Args:
         config: The configuration; it is copied and stays unchanged. `input_size` is the number of variates, which are
@@ -47,7 +53,11 @@ class ForPrediction(ForecastingMixin, Head):
             self.static_embeddings = StaticFeatures(config.cardinality, config.embedding_dimension)
         self._set_distribution(config)
         count = 1 if self.distribution_output is None else len(self.distribution_output.args_dim)
-        self.parameter_projection = nn.Linear(config.hidden_size, count * config.input_size)
+        self.parameter_projection: nn.Module
+        if config.writes_maps():
+            self.parameter_projection = MapProjection(config, count)
+        else:
+            self.parameter_projection = nn.Linear(config.hidden_size, count * config.input_size)
         self.post_init()
 
     @can_return_tuple
@@ -65,20 +75,23 @@ class ForPrediction(ForecastingMixin, Head):
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> Seq2SeqTSPredictionOutput:
-        r"""Predict each step from the observed ones before it, by teacher forcing.
+        r"""Predict each step from the observed ones before it.
+
+        Without `teacher_forcing` predictions take the place of what was observed in the horizon.
 
         In a `Trainer`, `label_names=["future_values"]` makes `evaluate()` return a loss. The Trainer counts items only
         where there are `labels`, so that with gradient accumulation it averages the losses of the batches.
 
         Args:
-            past_values: Values before the horizon, `[B, T]`, or `[B, T, C]` for C variates.
+            past_values: Values before the horizon, `[B, T]`, or `[B, T, C]` for C variates, or pixels of frames,
+                `[B, T, *frame_shape]`.
             past_time_features: Time features, then other covariates, `[B, T, F]`, F being `num_time_features` +
                 `num_dynamic_real_features`. What stands before the first observation does not matter.
             past_observed_mask: 1 at observed values, in the shape of the values or `[B, T]`. None: all but NaN. What
                 stands at the others does not matter.
             static_categorical_features: Class ids of each row, `[B, num_static_categorical_features]`.
             static_real_features: `[B, num_static_real_features]`.
-            future_values: Values of the horizon, `[B, P]` or `[B, P, C]`.
+            future_values: Values of the horizon, `[B, P]` or `[B, P, C]`, or frames.
             future_time_features: Time features of the horizon, `[B, P, F]`.
             future_observed_mask: As `past_observed_mask`, of `future_values`.
             output_hidden_states: Whether to return the inputs of the stack and the output of each layer.
@@ -88,7 +101,7 @@ class ForPrediction(ForecastingMixin, Head):
         Returns:
             `params`, the parameters of the distributions of scaled values, each `[B, P]` or `[B, P, C]`, of the
             horizon if there are `future_values`, else of the context; `loc` and `scale`, `[B, 1]` or `[B, 1, C]`, all
-            three of the differences if the model has `differencing`;
+            three in the shape of frames if values are frames, and of the differences if the model has `differencing`;
             `static_features` `[B, D]`; and with `future_values` the `loss`: the negative log-likelihood of all
             observed values of context and horizon (eq. 2), or with `loss="mse"` their squared errors in units of the
             scale, divided by their number.
@@ -107,7 +120,9 @@ class ForPrediction(ForecastingMixin, Head):
             after = self._time_features("future", future_time_features, batch, horizon)
             values, observed = torch.cat([values, future], dim=1), torch.cat([observed, present], dim=1)
             time = None if time is None or after is None else torch.cat([time, after], dim=1)
+        known = None
         if self.config.differencing:
+            known = observed[:, :length].any(dim=1, keepdim=True)
             values, observed, _ = differenced(values, observed)
         past, past_observed = values[:, :length], observed[:, :length]
         row = self._row(
@@ -119,14 +134,15 @@ class ForPrediction(ForecastingMixin, Head):
         steps = context + horizon
         scaled = row.scaled(values, observed)
         series = nn.functional.pad(with_mask(scaled, observed), (0, 0, self.reach, 0))[:, :-1]
-        outputs = self.model(
-            input_features=self._inputs(series, time, row.static, steps),
-            attention_mask=_mask(valid[:, -steps:]),
-            use_cache=False,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-        )
-        params, loss = self._params(outputs.last_hidden_state), None
+        series, valid = series[:, -(steps + self.reach - 1) :], valid[:, -steps:]
+        if horizon > 1 and not self.config.teacher_forcing:
+            params, hidden_states = self._feed_back(
+                series, time, row.static, valid, horizon, known, output_hidden_states
+            )
+        else:
+            outputs = self._run(series, time, row.static, steps, valid, output_hidden_states=output_hidden_states)
+            params, hidden_states = self._params(outputs.last_hidden_state), outputs.hidden_states
+        loss = None
         if future_values is not None:
             values, scaled, observed = values[:, -steps:], scaled[:, -steps:], observed[:, -steps:]
             if self.distribution_output is None:
@@ -135,13 +151,13 @@ class ForPrediction(ForecastingMixin, Head):
                 losses = -self._log_prob(params, values, scaled, row)
             count = observed.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
             loss = losses.masked_fill(~observed, 0.0).sum() / count
-        flat = past_values.dim() == 2
+        variates = past_values.shape[2:]
         return Seq2SeqTSPredictionOutput(
             loss=loss,
-            params=tuple(flat_values(one[:, -(horizon or context) :], flat) for one in params),
-            decoder_hidden_states=outputs.hidden_states,
-            loc=flat_values(row.loc, flat),
-            scale=flat_values(row.scale, flat),
+            params=tuple(with_variates(one[:, -(horizon or context) :], variates) for one in params),
+            decoder_hidden_states=hidden_states,
+            loc=with_variates(row.loc, variates),
+            scale=with_variates(row.scale, variates),
             static_features=row.static,
         )
 
@@ -157,14 +173,68 @@ class ForPrediction(ForecastingMixin, Head):
         self, series: Tensor, time: Tensor | None, static: Tensor, valid: Tensor | None, cache: Cache
     ) -> Params:
         """Parameters of the distributions of scaled values from the stack; see `ForecastingMixin`."""
-        outputs = self.model(
-            input_features=self._inputs(series, time, static, series.shape[1] - self.reach + 1),
+        steps = series.shape[1] - self.reach + 1
+        return self._params(self._run(series, time, static, steps, valid, cache=cache).last_hidden_state)
+
+    def _run(
+        self,
+        series: Tensor,
+        time: Tensor | None,
+        static: Tensor,
+        steps: int,
+        valid: Tensor | None,
+        cache: Cache | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> Any:
+        """Outputs of the stack at the last steps; see `_inputs`."""
+        return self.model(
+            input_features=self._inputs(series, time, static, steps),
             attention_mask=None if valid is None else _mask(valid),
             cache=cache,
-            use_cache=True,
+            use_cache=cache is not None,
+            output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        return self._params(outputs.last_hidden_state)
+
+    def _feed_back(
+        self,
+        series: Tensor,
+        time: Tensor | None,
+        static: Tensor,
+        valid: Tensor,
+        horizon: int,
+        known: Tensor | None,
+        output_hidden_states: bool | None,
+    ) -> tuple[Params, tuple[Tensor, ...] | None]:
+        """Predictions of all steps, those of the horizon fed back, as `generate` does, and the hidden states.
+
+        Args:
+            series: Scaled values and their mask at all steps but the last one, `[B, max lag + steps - 1, 2 C]`.
+            time: Time features up to the last step, `[B, >= steps, F]`, or None.
+            static: Static features `[B, D]`.
+            valid: True at valid steps, `[B, steps]`.
+            horizon: Number of steps of the horizon, at least 2.
+            known: True where there is a value from which the first difference is taken, `[B, 1, C]`; None without
+                `differencing`.
+            output_hidden_states: Whether to return the hidden states, too.
+        """
+        cache, steps = DynamicCache(), valid.shape[1] - horizon + 1
+        path = series[:, : self.reach + steps - 1]
+        parts, hidden = [], []
+        for step in range(horizon):
+            now = None if time is None else time[:, : time.shape[1] - horizon + 1 + step]
+            outputs = self._run(
+                path, now, static, steps, None if step else valid[:, :steps], cache, output_hidden_states
+            )
+            parts.append(self._params(outputs.last_hidden_state)[0])
+            hidden.append(outputs.hidden_states)
+            predicted = with_mask(parts[-1][:, -1:], torch.ones_like(parts[-1][:, -1:], dtype=torch.bool))
+            if known is not None and not step:
+                # The first value of a series has no difference.
+                predicted = predicted * known.repeat(1, 1, 2)
+            path, steps = torch.cat([path[:, path.shape[1] - self.reach + 1 :], predicted], dim=1), 1
+        layers = None if hidden[0] is None else tuple(torch.cat(layer, dim=1) for layer in zip(*hidden, strict=True))
+        return (torch.cat(parts, dim=1),), layers
 
     def _inputs(self, series: Tensor, time: Tensor | None, static: Tensor, steps: int) -> Tensor:
         """Inputs of the stack at the last steps, `[B, steps, feature_size]`.

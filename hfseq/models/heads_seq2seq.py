@@ -24,8 +24,8 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
         config: The configuration; it is copied and stays unchanged. `bidirectional` refers to the encoder.
 
     Raises:
-        ValueError: If there are `adaptive_softmax_cutoffs`, or if the id of the padding or the first one of targets is
-            out of vocabulary.
+        ValueError: If there are `adaptive_softmax_cutoffs` or `num_negatives`, or if the id of the padding or the
+            first one of targets is out of vocabulary.
     """
 
     generated_ids = "decoder_input_ids"
@@ -42,6 +42,8 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
     def __init__(self, config: SequenceConfig) -> None:
         if config.adaptive_softmax_cutoffs is not None:
             raise ValueError("adaptive_softmax_cutoffs are those of a causal language model; leave them out")
+        if config.num_negatives is not None:
+            raise ValueError("num_negatives is that of a causal language model; leave it out")
         for name in ("decoder_start_token_id", "pad_token_id"):
             token = getattr(config, name)
             if token is not None and not 0 <= token < config.vocab_size:
@@ -160,7 +162,8 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             inputs_embeds: `[B, S, embedding_size]` in place of `input_ids`.
             decoder_inputs_embeds: `[B, T, embedding_size]` in place of `decoder_input_ids`.
             input_features: Frames of features, `[B, S, input_size]`, in place of `input_ids` if the config has an
-                `input_size`; `attention_mask` is of the frames, also where they are stacked.
+                `input_size`, or of pixels, `[B, S, C, H, W]`, if it has a `frame_shape`; `attention_mask` is of the
+                frames, also where they are stacked.
             labels: Token ids `[B, T]`, not shifted; -100 is ignored. With `copy_ids` they may contain ids of these.
             copy_ids: Ids that a pointer-generator copies from the source positions, `[B, S]`: those of the words, or
                 `vocab_size` + j for an out-of-vocabulary word that first occurs at position j. None copies

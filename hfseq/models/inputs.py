@@ -1,5 +1,6 @@
 """Inputs of a backbone: embeddings of tokens and features of their characters, or frames of features."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from .configuration_base import SequenceConfig
 from .convolution import Convolution
 from .dropout import drop_words
+from .frames import FrameEncoder
 from .padding import permute_steps, valid_first, valid_steps
 from .pooling import Pooling
 from .recurrent import KernelLayer, RecurrentStack
@@ -79,6 +81,27 @@ def mask_of_steps(mask: Tensor | None, steps: int, factor: int) -> Tensor | None
     return torch.arange(steps, device=mask.device) * factor < valid
 
 
+def flat_frames(name: str, frames: Tensor, size: int, shape: Sequence[int] | None) -> Tensor:
+    """Frames as vectors `[B, T, F]`.
+
+    Args:
+        name: Name of the frames in messages.
+        frames: `[B, T, F]`, or pixels `[B, T, C, H, W]`.
+        size: Number F of values of a frame.
+        shape: Its channels, height and width; None if frames come as vectors alone.
+
+    Raises:
+        ValueError: If the shape is another one.
+    """
+    allowed: list[tuple[int | str, ...]] = [("batch", "length", size)]
+    note = f" for input_size={size}"
+    if shape is not None:
+        allowed.append(("batch", "length", *shape))
+        note += f" and frame_shape={list(shape)}"
+    check_shape(name, frames.shape, *allowed, note=note)
+    return frames.flatten(2)
+
+
 class StackInputs:
     """The part of a backbone that turns tokens, or frames of features, into the inputs of a stack.
 
@@ -95,6 +118,7 @@ class StackInputs:
     characters: CharacterEncoder | None
     feature_mean: Tensor
     feature_scale: Tensor
+    frame_encoder: FrameEncoder | None
     embed_features: nn.Linear | None
     register_buffer: Any
     training: bool
@@ -112,7 +136,8 @@ class StackInputs:
         self.frame_size = config.frame_size()
         self.register_buffer("feature_mean", torch.zeros(self.frame_size))
         self.register_buffer("feature_scale", torch.ones(self.frame_size))
-        stacked = self.frame_size * config.subsampling_factor
+        self.frame_encoder = FrameEncoder(config) if config.reads_maps() else None
+        stacked = (config.encoded_size() or 0) * config.subsampling_factor
         self.embed_features = None if config.embedding_size is None else nn.Linear(stacked, config.embedding_size)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -207,12 +232,13 @@ class StackInputs:
     ) -> tuple[Tensor, Tensor | None]:
         """Inputs `[B, S, E]` of the stack from frames `[B, T, F]`, and the mask of the S steps.
 
-        Frames are normalised, masked by SpecAugment in training, stacked and projected. Stacking moves each row's
-        valid frames to its left, so that S is T / `subsampling_factor`, rounded up, wherever the padding is; the last
-        step of a row is filled up with the mean.
+        Frames are normalised, masked by SpecAugment in training, convolved if they are of pixels, stacked and
+        projected. Stacking moves each row's valid frames to its left, so that S is T / `subsampling_factor`, rounded
+        up, wherever the padding is; the last step of a row is filled up with zeros, which stand for the mean where
+        frames are not convolved.
 
         Args:
-            input_features: Frames of features.
+            input_features: Frames of features, or of pixels, `[B, T, C, H, W]`.
             attention_mask: 1 at valid frames, `[B, T]`, or `[B, past + T]` if frames are not stacked.
             past: Number of frames in the cache.
 
@@ -220,8 +246,7 @@ class StackInputs:
             ValueError: If a shape is wrong.
         """
         size, factor = self.frame_size, self.subsampling_factor
-        note = f" for input_size={size}"
-        check_shape("input_features", input_features.shape, ("batch", "length", size), note=note)
+        input_features = flat_frames("input_features", input_features, size, self.config.pixels(size))
         batch, length, _ = input_features.shape
         mask = valid_steps(attention_mask, batch, length, past if factor == 1 else 0, "attention_mask")
         frames = (input_features.to(self.feature_mean.dtype) - self.feature_mean) / self.feature_scale
@@ -230,6 +255,10 @@ class StackInputs:
             frames = frames.masked_fill(~mask.unsqueeze(2), 0.0)
         if self.training and self.config.apply_spec_augment:
             frames = spec_augment(frames, mask, self.config)
+        if self.frame_encoder is not None:
+            frames, size = self.frame_encoder(frames), self.config.encoded_size()
+            if mask is not None and factor > 1:  # a step is filled up with zeros, whatever stands at padding
+                frames = frames.masked_fill(~mask.unsqueeze(2), 0.0)
         if factor > 1:
             if mask is not None:
                 permutation = valid_first(mask)

@@ -226,8 +226,9 @@ class Backbone(StackInputs, SequencePreTrainedModel):
             char_ids: Characters of each token, `[B, T, L]`, 0 after the last one, if the model has a character
                 encoder.
             input_features: Frames of features, `[B, T, input_size]`, in place of `input_ids` if the config has an
-                `input_size`. With `subsampling_factor` k there are T / k steps, rounded up, each row's valid ones
-                first, and with a cache every call but the last must bring a multiple of k valid frames in each row.
+                `input_size`, or of pixels, `[B, T, C, H, W]`, if it has a `frame_shape`. With `subsampling_factor` k
+                there are T / k steps, rounded up, each row's valid ones first, and with a cache every call but the
+                last must bring a multiple of k valid frames in each row.
             encoder_hidden_states: `[B, S, M]`, for a decoder with cross-attention.
             encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
             encoder_embeddings: The encoder's input embeddings `[B, S, embedding_size]`, which a convolutional decoder

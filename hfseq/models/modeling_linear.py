@@ -107,14 +107,14 @@ class LinearRecurrentModel(RecurrentModel):
         """Create one layer and direction of the stack."""
         raise NotImplementedError
 
-    def make_layers(self, config: LinearRecurrentConfig) -> RecurrentStack:  # type: ignore[override]
+    def make_layers(self, config: LinearRecurrentConfig, width: int) -> RecurrentStack:  # type: ignore[override]
         """Create the layers of the stack."""
         config.check_recurrence()  # fields may have been set later
         if not config.residual_blocks:
-            return super().make_layers(config)
+            return super().make_layers(config, width)
         return ResidualStack(
             self.make_layer,
-            config.input_width(),
+            width,
             config.hidden_size,
             config.num_hidden_layers,
             bidirectional=config.bidirectional,

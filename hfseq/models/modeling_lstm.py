@@ -1,10 +1,13 @@
 """LSTM models: the shared recurrent implementation with long short-term memory."""
 
+from .configuration_frames import map_shape
 from .configuration_recurrent import LstmConfig
+from .convolutional_lstm import ConvolutionalLstmLayer
 from .heads_classification import ForSequenceClassification, ForTokenClassification
 from .heads_ctc import ForCTC
 from .heads_prediction import ForPrediction
 from .modeling_recurrent import RecurrentForCausalLM, RecurrentForConditionalGeneration, RecurrentModel
+from .recurrent import RecurrentLayer
 
 __all__ = [
     "LstmForCTC",
@@ -18,9 +21,16 @@ __all__ = [
 
 
 class LstmModel(RecurrentModel):
-    """Encoder stack; see `RecurrentModel`."""
+    """Encoder stack, of ConvLSTM layers with `recurrent_kernel_size`; see `RecurrentModel`."""
 
     config_class = LstmConfig
+
+    def make_layer(self, input_size: int, hidden_size: int) -> RecurrentLayer:
+        """Create one layer and direction of the stack."""
+        if self.config.recurrent_kernel_size is None:
+            return super().make_layer(input_size, hidden_size)
+        _, height, width = map_shape(self.config)
+        return ConvolutionalLstmLayer(input_size, hidden_size, height, width, self.config.recurrent_kernel_size)
 
 
 class LstmDecoder(LstmModel):

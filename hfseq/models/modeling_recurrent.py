@@ -10,11 +10,12 @@ from transformers.modeling_outputs import ModelOutput
 from .attention import Bridge, CrossAttention
 from .configuration_base import SequenceConfig
 from .configuration_recurrent import RecurrentConfig
+from .convolution import Convolution
 from .heads_causal import ForCausalLM
 from .heads_seq2seq import ForConditionalGeneration
 from .modeling_base import Backbone, BackboneState, Run, Source
 from .outputs import RecurrentModelOutput
-from .padding import take_steps, valid_first
+from .padding import permute_steps, take_steps, valid_first
 from .pointer import Pointer
 from .recurrent import KernelLayer, RecurrentLayer, RecurrentStack
 from .stack import State
@@ -48,13 +49,18 @@ class RecurrentModel(Backbone):
         # An encoder passes on the ids that a decoder may copy.
         self.is_copied = config.pointer_generator and not self.attends
         self.reads_copies = config.pointer_generator and self.attends
-        return self.make_layers(config)
+        width, filters = config.input_width(), config.input_filters
+        self.convolution = None
+        if filters is not None:
+            self.convolution = Convolution(width, filters, config.input_kernel_size, weight_norm=False, gain=2.0)
+            width = filters
+        return self.make_layers(config, width)
 
-    def make_layers(self, config: RecurrentConfig) -> RecurrentStack:
-        """Create the layers of the stack."""
+    def make_layers(self, config: RecurrentConfig, width: int) -> RecurrentStack:
+        """Create the layers of the stack, which read vectors of a given width."""
         return RecurrentStack(
             self.make_layer,
-            config.input_width() + (config.hidden_size if self.feeds else 0),
+            width + (config.hidden_size if self.feeds else 0),
             config.hidden_size,
             config.num_hidden_layers,
             bidirectional=config.bidirectional,
@@ -93,6 +99,17 @@ class RecurrentModel(Backbone):
     def embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, char_ids: Tensor | None) -> Tensor:
         """Embeddings `[B, T, E]`; out-of-vocabulary ids, which only a decoder meets, become the unknown token."""
         return super().embed(None if input_ids is None else self.known_ids(input_ids), inputs_embeds, char_ids)
+
+    def enter(self, embeds: Tensor, mask: Tensor | None, extra: dict[str, Tensor]) -> Tensor:
+        """Convolve the embeddings, with `input_filters`; see `Backbone.enter`."""
+        if self.convolution is None:
+            return embeds
+        if mask is None:
+            return self.convolution(embeds)[0].relu()
+        permutation = valid_first(mask)
+        values = permute_steps(embeds, permutation.order, permutation.restore)
+        values = self.convolution(values, permutation.valid)[0].relu()
+        return permute_steps(values, permutation.restore, permutation.order)
 
     def known_ids(self, ids: Tensor) -> Tensor:
         """Replace out-of-vocabulary ids, which a pointer-generator has copied, by the unknown token."""

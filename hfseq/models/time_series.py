@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from .shapes import check_shape
 
 
-def read_values(name: str, values: Tensor, mask_name: str, mask: Tensor | None, size: int) -> tuple[Tensor, Tensor]:
+def read_values(
+    name: str, values: Tensor, mask_name: str, mask: Tensor | None, size: int, frame_shape: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
     """Values `[B, T, C]`, 0 where they are missing, and the mask of those that were observed, `[B, T, C]`.
 
     Args:
@@ -18,14 +20,19 @@ def read_values(name: str, values: Tensor, mask_name: str, mask: Tensor | None, 
         mask: 1 at observed values, in the shape of the values or `[B, T]`, which counts for all variates. None: all
             that are not NaN.
         size: Number C of variates.
+        frame_shape: Shape of a frame whose pixels they are, `[B, T, *frame_shape]` being allowed, too; or None.
 
     Raises:
         ValueError: If a shape is wrong.
     """
     allowed: list[tuple[int | str, ...]] = [("batch", "length", size)]
+    note = f" for input_size={size}"
     if size == 1:
         allowed.insert(0, ("batch", "length"))
-    check_shape(name, values.shape, *allowed, note=f" for input_size={size}")
+    if frame_shape is not None:
+        allowed.append(("batch", "length", *frame_shape))
+        note += f" and frame_shape={list(frame_shape)}"
+    check_shape(name, values.shape, *allowed, note=note)
     if not values.is_floating_point():
         values = values.float()
     if mask is None:
@@ -33,13 +40,16 @@ def read_values(name: str, values: Tensor, mask_name: str, mask: Tensor | None, 
     else:
         check_shape(mask_name, mask.shape, *dict.fromkeys((values.shape, values.shape[:2])))
         observed = mask != 0
-    if values.dim() == 2:
-        values = values.unsqueeze(2)
-    if observed.dim() == 2:
-        observed = observed.unsqueeze(2).expand_as(values)
+    values = values.reshape(*values.shape[:2], size)
+    observed = observed.reshape(*values.shape[:2], -1).expand_as(values)
     # At least float32, in which scales and likelihoods are computed, whatever the weights are.
     values = values.to(torch.promote_types(values.dtype, torch.float32))
     return values.masked_fill(~observed, 0.0), observed
+
+
+def with_variates(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Values `[..., C]` with their variates in a shape, that of one step of the values which `read_values` read."""
+    return values.reshape(*values.shape[:-1], *shape)
 
 
 def location_and_scale(values: Tensor, observed: Tensor, scaling: str | None) -> tuple[Tensor, Tensor]:

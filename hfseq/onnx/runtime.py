@@ -23,12 +23,12 @@ from transformers.modeling_outputs import (
 
 from hfseq.errors import blaming, require
 from hfseq.models.cache import RecurrentCacheLayer, cache_layers, takes_past_key_values
-from hfseq.models.forecasting import ForecastingMixin, Params, Past, Row, flat_values
+from hfseq.models.forecasting import ForecastingMixin, Params, Past, Row
 from hfseq.models.generation import SequenceGenerationMixin
-from hfseq.models.inputs import mask_of_steps
+from hfseq.models.inputs import flat_frames, mask_of_steps
 from hfseq.models.output_layer import steps_to_keep
 from hfseq.models.padding import valid_steps
-from hfseq.models.shapes import check_shape
+from hfseq.models.time_series import with_variates
 from hfseq.onnx.export import read_export, run_session
 from hfseq.processing import load_processing_class
 
@@ -119,12 +119,14 @@ class OnnxRunner(PreTrainedModel):
         """Type of the outputs."""
         return torch.float32
 
-    def vocabulary_sizes(self) -> dict[str, int | None]:
+    def vocabulary_sizes(self) -> dict[str, Any]:
         """Sizes for `hfseq.data.collation.vocabulary_sizes`, which reads them from the weights of other models."""
         config: Any = self.config
-        sizes: dict[str, int | None] = {"vocab_size": None if self.reads_features else config.vocab_size}
+        sizes: dict[str, Any] = {"vocab_size": None if self.reads_features else config.vocab_size}
         if self.reads_features:
             sizes["input_size"] = config.input_size
+            if config.frame_shape is not None:
+                sizes["frame_shape"] = config.frame_shape
         if getattr(config, "char_encoder", None) is not None:
             sizes["char_vocab_size"] = config.char_vocab_size
         if self.can_generate():
@@ -208,7 +210,7 @@ class OnnxRunner(PreTrainedModel):
 
         Args:
             input_ids: Token ids `[B, T]`.
-            input_features: Frames of features `[B, T, F]`.
+            input_features: Frames of features `[B, T, F]`, or of pixels, `[B, T, C, H, W]`.
             mask: 1 at what is valid, `[B, T]`, or None.
             others: Other arguments of `forward`.
 
@@ -227,7 +229,7 @@ class OnnxRunner(PreTrainedModel):
             ids, mask = self.check_inputs(input_ids, mask, others)
             return {"input_ids": ids, "attention_mask": mask}
         self.refuse_labels(others)
-        check_shape("input_features", input_features.shape, ("batch", "length", size), note=f" for input_size={size}")
+        input_features = flat_frames("input_features", input_features, size, self.config.pixels(size))
         return {"input_features": input_features.float(), "attention_mask": _steps(input_features, mask)}
 
 
@@ -250,7 +252,8 @@ class _Whole(OnnxRunner):
             input_ids: Token ids `[B, T]`.
             attention_mask: 1 at valid steps or frames, `[B, T]`; None if all are valid.
             char_ids: Characters of each token `[B, T, L]`, for models with a character encoder.
-            input_features: Frames of features `[B, T, F]`, for models that read those.
+            input_features: Frames of features `[B, T, F]`, or of pixels, `[B, T, C, H, W]`, for models that read
+                those.
             kwargs: Ignored.
 
         Returns:
@@ -404,7 +407,8 @@ class OnnxForConditionalGeneration(_Generates):
             cache: Decoder state after the previous tokens; updated in place.
             decoder_attention_mask: Must be all ones: padding of the target is not supported.
             use_cache: Return the state.
-            input_features: Frames of features `[B, S, F]`, in place of `input_ids` for models that read those.
+            input_features: Frames of features `[B, S, F]`, or of pixels, `[B, S, C, H, W]`, in place of `input_ids`
+                for models that read those.
             kwargs: Ignored.
 
         Returns:
@@ -474,7 +478,7 @@ class OnnxForPrediction(ForecastingMixin, OnnxRunner):
         """Predict each step of the context from the observed ones before it.
 
         Args:
-            past_values: Values `[B, T]`, or `[B, T, C]` for C variates.
+            past_values: Values `[B, T]`, or `[B, T, C]` for C variates, or frames of pixels.
             past_time_features: Time features, then other covariates, `[B, T, F]`.
             past_observed_mask: 1 at observed values, in the shape of the values or `[B, T]`. None: all but NaN.
             static_categorical_features: Class ids of each row, `[B, num_static_categorical_features]`.
@@ -495,11 +499,11 @@ class OnnxForPrediction(ForecastingMixin, OnnxRunner):
         time = self._time_features("past", past_time_features, *past.shape[:2])
         row, series, valid, *_ = self.read_start(past, observed, static_categorical_features, static_real_features)
         params = self.run_steps(series[:, :-1], time, row.static, valid[:, :-1], DynamicCache())
-        flat = past_values.dim() == 2
+        variates = past_values.shape[2:]
         return Seq2SeqTSPredictionOutput(
-            params=tuple(flat_values(one, flat) for one in params),
-            loc=flat_values(row.loc, flat),
-            scale=flat_values(row.scale, flat),
+            params=tuple(with_variates(one, variates) for one in params),
+            loc=with_variates(row.loc, variates),
+            scale=with_variates(row.scale, variates),
             static_features=row.static,
         )
 

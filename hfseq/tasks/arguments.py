@@ -8,10 +8,20 @@ from typing import Any, TypeVar
 import datasets
 
 from hfseq.data.audio import read_audio_splits
-from hfseq.data.fasta import ALPHABETS, is_sequence_file, read_labelled
+from hfseq.data.fasta import ALPHABETS, PLACE, is_sequence_file, read_labelled
+from hfseq.data.interactions import (
+    InteractionColumns,
+    Session,
+    hub_interactions,
+    leave_one_out,
+    read_interactions,
+    session_rows,
+    split_by_time,
+)
 from hfseq.data.reading import check_sources, hold_out_validation, read_splits
 from hfseq.data.splits import SPLITS
 from hfseq.data.streaming import read_stream
+from hfseq.data.video import read_clip_splits, split_blocks
 from hfseq.errors import InputError
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
@@ -20,6 +30,12 @@ SPEECH_HEADS = ("ctc", "seq2seq", "classification")
 """Heads of models that read speech."""
 SEQUENCE_TASKS = ("tagging", "classification")
 """Tasks of DNA and proteins."""
+MIXTURE_COMPONENTS = ("markov", "cache")
+"""Components that a recommender may be mixed with."""
+INTERACTION_SPLITS = ("leave_one_out", "time")
+"""Ways to split the interactions of one file."""
+VIDEO_TASKS = ("frames", "captions", "gestures")
+"""Tasks of video."""
 ANOMALY_HEADS = ("prediction", "causal_lm")
 """Heads of models that find anomalies, in numbers and in events."""
 DATA_FLAGS = ("--dataset_name", "--train_file", "--validation_file", "--test_file")
@@ -43,7 +59,9 @@ _LEAST: dict[str, float] = {
     **dict.fromkeys(("prediction_length", "context_length", "seasonality", "train_stride", "backtest_stride"), 1),
     **dict.fromkeys(("num_test_windows", "num_validation_windows", "num_samples"), 1),
     **dict.fromkeys(("short_window", "long_window", "save_every"), 1),
-    **{"hold": 0, "false_alarms": 0, "kmer_size": 1},
+    **{"hold": 0, "false_alarms": 0, "kmer_size": 1, "top_k": 1},
+    **dict.fromkeys(("coordinates", "num_frames", "frame_stride"), 1),
+    "block_gap": 0,
     # The BOS token is one of them.
     **dict.fromkeys(("max_target_length", "generation_max_length"), 2),
 }
@@ -61,6 +79,13 @@ _TASK_OF = {
     **dict.fromkeys(("kmer_size", "reverse_complement", "class_weights"), "classification"),
 }
 """Flags of DNA and proteins and the task that they are for."""
+
+_VIDEO_TASK_OF = {
+    **dict.fromkeys(("label_column", "class_weights", "augmentations", "velocities"), "gestures"),
+    **dict.fromkeys(("text_column", "num_beams", "max_target_length"), "captions"),
+    **dict.fromkeys(("context_length", "prediction_length", "train_stride", "point_scale"), "frames"),
+}
+"""Flags of video and the task that they are for."""
 
 Value = TypeVar("Value")
 
@@ -448,30 +473,262 @@ class SequenceArguments(WholeArguments):
     def __post_init__(self) -> None:
         """Refuse unknown values, and flags that would have no effect."""
         super().__post_init__()
-        for name, known in (("task", SEQUENCE_TASKS), ("alphabet", ALPHABETS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"unknown --{name} {getattr(self, name)!r}; there are {', '.join(known)}")
+        for name, value, known in (
+            ("task", self.sequence_task, SEQUENCE_TASKS),
+            ("alphabet", self.alphabet, ALPHABETS),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown --{name} {value!r}; there are {', '.join(known)}")
         own = type(self).__dataclass_fields__
         for name, task in _TASK_OF.items():
-            if self.task != task and getattr(self, name) != own[name].default:
+            if self.sequence_task != task and getattr(self, name) != own[name].default:
                 raise ValueError(f"--{name} is for --task {task}; leave it out")
         if self.reverse_complement and self.alphabet != "dna":
             raise ValueError(f"--reverse_complement is for DNA, not for --alphabet {self.alphabet}")
 
+    @property
+    def sequence_task(self) -> str:
+        """One of `SEQUENCE_TASKS`, here `task`."""
+        return self.task
+
     def read_named(self, **reading: Any) -> datasets.DatasetDict:
-        """Read FASTA and FASTQ files with `read_labelled`, and all others with `read_splits`; errors as there."""
+        """Read FASTA and FASTQ files with `read_labelled`, and all others with `read_splits`, with their places."""
         found = {}
         for split in SPLITS:
             name = reading[f"{split}_file"]
             if name is not None and is_sequence_file(name):
-                columns, tagging = reading["columns"], self.task == "tagging"
+                columns, tagging = reading["columns"], self.sequence_task == "tagging"
                 if self.mask_column is not None:
                     raise InputError(f"--mask_column is for tables; in the labels of {name} a ? marks such a letter")
                 found[split] = read_labelled(name, f"--{split}_file", tuple(columns[:2]), letters=tagging)
                 reading[f"{split}_file"] = None
         if any(reading[name] for name in ("dataset_name", *(f"{split}_file" for split in SPLITS))):
-            found = {**read_splits(**reading), **found}
+            found = {**read_splits(**reading, place_column=PLACE), **found}
         return datasets.DatasetDict(found)
+
+
+@dataclass
+class ResidueTaggingArguments(SequenceArguments):
+    """DNA or proteins with a tag for each letter, for recipes with a `--task` of their own."""
+
+    kmer_size: int = field(init=False, default=1)
+    reverse_complement: bool = field(init=False, default=False)
+    class_weights: None = field(init=False, default=None)
+
+    @property
+    def sequence_task(self) -> str:
+        """Tagging."""
+        return "tagging"
+
+
+@dataclass
+class SequenceClassificationArguments(SequenceArguments):
+    """DNA or proteins with a class each, for recipes with a `--task` of their own."""
+
+    mask_column: None = field(init=False, default=None)
+
+    @property
+    def sequence_task(self) -> str:
+        """Classification."""
+        return "classification"
+
+
+@dataclass
+class RecommendationArguments(DataArguments):
+    """Interactions of users with items, their columns, splits, and what is recommended."""
+
+    train_file: str | None = flag(
+        None,
+        "Interactions: RecBole's .inter, CSV, TSV, JSON lines or Parquet, or any other name for lines of `user item "
+        "[time]`. Without --validation_file and --test_file they are split by --split.",
+    )
+    validation_file: str | None = flag(None, "Sessions for validation; by default some of the training sessions.")
+    test_file: str | None = flag(None, "Sessions for the final test; with --output_file histories to continue.")
+    user_column: str | None = flag(None, "Column of users or sessions; by default guessed: user_id, session_id ...")
+    item_column: str | None = flag(
+        None, "Column of items, or of lists of them; by default guessed: item_id, items ..."
+    )
+    time_column: str | None = flag(None, "Column of times; by default guessed: timestamp, date ...")
+    split: str = flag(
+        "leave_one_out",
+        "Split of the interactions of one file: leave_one_out (a user's last item is the test, the last but one "
+        "validation) or time.",
+    )
+    validation_start: str = flag(
+        "0.8", "With --split time: begin of the validation, a time or date, or below 1 a share of the interactions."
+    )
+    test_start: str = flag("0.9", "With --split time: begin of the test, as for the validation.")
+    score_last: bool = flag(
+        False, "Files and splits of their own: predict the last item of a session only, not each after the first."
+    )
+    filter_seen: bool = flag(False, "Do not recommend what a user has had, not even if it was right.")
+    mix: list[str] | None = flag(
+        None,
+        "Also test with the model's probabilities interpolated with those of markov (what followed the last item in "
+        "training) and cache (the history, recent items most); weights are chosen on the validation.",
+    )
+    cutoffs: list[int] | None = flag(None, "Depths K of the metrics HR@K, NDCG@K, MRR@K; by default 1 5 10 20.")
+    top_k: int = flag(10, "Number of items to recommend, in the final test and with --output_file.")
+    max_length: int = flag(
+        200, "Maximum length in items and BOS; longer training sessions are cut, of histories the end is read."
+    )
+    streaming: bool = field(init=False, default=False)
+    note: str = field(init=False, default="")
+    output_file: str | None = flag(
+        None,
+        "With --do_predict: write the items recommended after each history of --test_file, and their scores, to "
+        "this file (.tsv or .jsonl); output_dir is not touched.",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse unknown values, and flags that would have no effect."""
+        super().__post_init__()
+        if self.split not in INTERACTION_SPLITS:
+            raise ValueError(f"unknown --split {self.split!r}; there are {', '.join(INTERACTION_SPLITS)}")
+        own = type(self).__dataclass_fields__
+        for name in ("validation_start", "test_start"):
+            if self.split != "time" and getattr(self, name) != own[name].default:
+                raise ValueError(f"--{name} goes with --split time")
+        for cutoff in self.cutoffs or ():
+            if cutoff < 1:
+                raise ValueError(f"--cutoffs {cutoff}: give 1 or more")
+        for name in self.mix or ():
+            if name not in MIXTURE_COMPONENTS:
+                raise ValueError(f"unknown --mix {name!r}; there are {', '.join(MIXTURE_COMPONENTS)}")
+        if self.mix and len(set(self.mix)) < len(self.mix):
+            raise ValueError(f"--mix {' '.join(self.mix)} repeats a name; give each once")
+        if self.max_length < 2:
+            raise ValueError(f"--max_length {self.max_length}: give 2 or more")
+
+    @property
+    def columns(self) -> InteractionColumns:
+        """Names of the columns."""
+        return InteractionColumns(self.user_column, self.item_column, self.time_column)
+
+    def read_file(self, name: str, flag: str) -> list[Session]:
+        """Read the sessions of a file; errors as for `read_interactions`."""
+        return read_interactions(name, flag, self.columns, self.file_columns)
+
+    def read_named(self, **reading: Any) -> datasets.DatasetDict:
+        """Read interactions, and split those of a single file or of a data set with one split.
+
+        Raises:
+            InputError: As for `read_interactions` and the splits, or a flag has no effect.
+        """
+        found: dict[str, list[Session]] = {}
+        if self.dataset_name:
+            found = hub_interactions(self.dataset_name, self.dataset_config_name, self.columns)
+        for split in SPLITS:
+            if (name := getattr(self, f"{split}_file")) is not None:
+                found[split] = self.read_file(name, f"--{split}_file")
+        if set(found) != {"train"}:
+            if self.split == "time":
+                raise InputError("--split time is for interactions of one file; leave it out, or the other files")
+            return datasets.DatasetDict(
+                {split: session_rows(some, last=self.score_last and split != "train") for split, some in found.items()}
+            )
+        if self.score_last:
+            raise InputError("--score_last is for files or splits of their own; --split leave_one_out does so itself")
+        source = f"--train_file {self.train_file}" if self.train_file else f"--dataset_name {self.dataset_name}"
+        if self.split == "time":
+            splits, self.note = split_by_time(found["train"], self.validation_start, self.test_start)
+        else:
+            splits, self.note = leave_one_out(found["train"], source)
+        return splits
+
+
+@dataclass
+class ScoredRecommendationArguments(RecommendationArguments):
+    """Interactions for recipes that train or test several models: nothing goes to a file."""
+
+    output_file: None = field(init=False, default=None)
+    overwrite_output_file: bool = field(init=False, default=False)
+    mix: None = field(init=False, default=None)
+
+
+@dataclass
+class VideoArguments(WholeArguments):
+    """Clips with classes or captions, their frames, and decoding."""
+
+    task: str = flag("frames", f"Task: {', '.join(VIDEO_TASKS)}; the next frames, a text, or a class.")
+    dataset_name: None = field(init=False, default=None)
+    dataset_config_name: None = field(init=False, default=None)
+    max_tokens: None = field(init=False, default=None)
+    train_file: str | None = flag(
+        None,
+        "NumPy archive (.npz), folder with metadata.csv, .jsonl or .parquet or with a folder for each class, CSV, TSV "
+        "or JSON lines file that names clips, or with --coordinates CSV file of points.",
+    )
+    clip_column: str = flag("file_name", "Column of the paths of clips: folders of frames, or video files.")
+    text_column: str = flag("caption", "With --task captions: column of the captions.")
+    label_column: str = flag("label", "With --task gestures: column of each clip's class.")
+    coordinates: int | None = flag(
+        None, "Numbers of a frame in a CSV file of points, whose lines are a class and a clip: label,x1,y1,x2,y2."
+    )
+    block_size: int | None = flag(
+        None,
+        "Split --train_file by blocks of so many rows, a fifth of them for the test and a tenth of the others for "
+        "validation; for clips that overlap with their neighbours.",
+    )
+    block_gap: int = flag(0, "With --block_size: rows left out after each block, as many as a clip overlaps with.")
+    num_frames: int | None = flag(None, "Frames that are taken, evenly, from a clip; by default all.")
+    frame_stride: int = flag(1, "Take one of so many frames.")
+    image_size: list[int] | None = flag(
+        None, "Height and width to which frames are resized, one number for both; by default they stay as they are."
+    )
+    num_channels: int | None = flag(None, "1 for grey frames, 3 for colour; by default those of the files.")
+    context_length: int | None = flag(None, "With --task frames: frames that are known; default: as the checkpoint.")
+    prediction_length: int | None = flag(
+        None, "With --task frames: frames to predict after them; default: as the checkpoint."
+    )
+    train_stride: int = flag(1, "With --task frames: frames between the beginnings of training windows in a clip.")
+    point_scale: float = flag(
+        1.0, "With --task frames and points: factor by which a model reads and predicts them; scores are without it."
+    )
+    velocities: bool = flag(
+        False, "With --task gestures and points: read their differences from the frame before, too."
+    )
+    augmentations: int = flag(
+        0, "With --task gestures and paths of a point: turned, scaled and warped copies of each training clip."
+    )
+    class_weights: dict | str | None = flag(
+        None, "With --task gestures: class weights of the loss: balanced, or {class: weight}."
+    )
+    max_target_length: int = flag(64, "With --task captions: maximum caption length in tokens.")
+    num_beams: int = flag(1, "With --task captions: beams of the final test and of the saved model.")
+    label_separator: None = field(init=False, default=None)
+    problem_type: str = field(init=False, default="single_label_classification")
+
+    def __post_init__(self) -> None:
+        """Refuse unknown values, and flags that would have no effect."""
+        super().__post_init__()
+        if self.task not in VIDEO_TASKS:
+            raise ValueError(f"unknown --task {self.task!r}; there are {', '.join(VIDEO_TASKS)}")
+        own = type(self).__dataclass_fields__
+        for name, task in _VIDEO_TASK_OF.items():
+            if self.task != task and getattr(self, name) != own[name].default:
+                raise ValueError(f"--{name} is for --task {task}; leave it out")
+        if self.image_size is not None and (len(self.image_size) not in (1, 2) or min(self.image_size) < 1):
+            raise ValueError(f"--image_size {self.image_size}: give height and width, or one number for both")
+        if self.point_scale <= 0:
+            raise ValueError(f"--point_scale {self.point_scale}: give a number above 0")
+        if self.num_channels not in (None, 1, 3):
+            raise ValueError(f"--num_channels {self.num_channels}: give 1 or 3")
+        if self.task == "frames" and self.num_frames is not None:
+            raise ValueError("--num_frames: frames to be predicted follow each other; use --frame_stride")
+        if self.block_gap and self.block_size is None:
+            raise ValueError("--block_gap goes with --block_size")
+        if self.block_size is not None and self.train_file and (self.validation_file or self.test_file):
+            raise ValueError("--block_size splits --train_file; leave --validation_file and --test_file out")
+
+    def read_named(self, **reading: Any) -> datasets.DatasetDict:
+        """Read which clips there are; arguments and errors as for `read_clip_splits` and `split_blocks`."""
+        for name in ("moses", "keep_empty", "dataset_name", "dataset_config_name"):
+            reading.pop(name)
+        splits = read_clip_splits(**reading, clip_column=self.clip_column, coordinates=self.coordinates)
+        if self.block_size is None or self.train_file is None:
+            return splits
+        return split_blocks(splits["train"], self.block_size, self.block_gap)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import datasets
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from hfseq import metrics
@@ -346,24 +347,59 @@ class Task(ABC):
         Returns:
             Raw prediction of each row, and the mean loss.
         """
-        model.eval()
+        if self.predicts_batches:
+            return self._predict_batches(model, split)
         # Where evaluations generate, the terms that the model adds to the loss are for training only.
-        rows, own = self.encoded[split], self.own_loss and not self.generates
+        own = self.own_loss and not self.generates
 
-        def run(numbers: list[int]) -> list[tuple[Any, float, int]]:
-            batch = self.collator(list(rows.select(numbers))).to(model.device)
+        def run(batch: Any) -> tuple[Sequence[Any], float, int]:
             labels = batch.pop("labels")
             outputs = model(**batch, labels=labels, num_items_in_batch=1) if own else model(**batch)
             total = (outputs.loss if own else self.loss(outputs, labels, 1)).item()
-            count = int(self.count({"labels": labels}))
-            raw = self.raw(model, batch, outputs, labels, **options)
+            return self.raw(model, batch, outputs, labels, **options), total, int(self.count({"labels": labels}))
+
+        return self.run_split(model, split, row_lengths(self.encoded[split], (self.main_input,)).tolist(), run)
+
+    def _predict_batches(self, model: PreTrainedModel, split: str) -> tuple[NDArray[Any], float]:
+        """Raw predictions of a split by `predict_batch`, as one array, and the mean loss."""
+
+        def run(batch: Any) -> tuple[Sequence[Any], float, int]:
+            loss, found = self.predict_batch(model, batch)
+            count = int(self.count(batch))
+            return list(found.cpu().numpy()), loss.item() * count, count
+
+        raw, loss = self.run_split(model, split, self.lengths[split], run)
+        return np.stack(raw), loss
+
+    def run_split(
+        self,
+        model: PreTrainedModel,
+        split: str,
+        lengths: Sequence[int],
+        run: Callable[[Any], tuple[Sequence[Any], float, int]],
+    ) -> tuple[tuple[Any, ...], float]:
+        """Run a function over the batches of a split, distributed over all processes.
+
+        Args:
+            model: Model, on its device.
+            split: Encoded split.
+            lengths: Length of each row, by which rows are batched.
+            run: Function from a batch to the raw prediction of each row, the sum of the losses, and their number.
+
+        Returns:
+            Raw prediction of each row, and the mean loss.
+        """
+        model.eval()
+        rows = self.encoded[split]
+
+        def run_rows(numbers: list[int]) -> list[tuple[Any, float, int]]:
+            raw, total, count = run(self.collator([rows[number] for number in numbers]).to(model.device))
             # The sums of the batch are attributed to its first row.
             return [(kept, total * (not row), count * (not row)) for row, kept in enumerate(raw)]
 
-        lengths = row_lengths(rows, (self.main_input,)).tolist()
-        found = run_by_length(lengths, self.args.per_device_eval_batch_size, run)
+        found = run_by_length(lengths, self.args.per_device_eval_batch_size, run_rows)
         raw, totals, counts = zip(*found, strict=True)
-        return raw, math.fsum(totals) / sum(counts)
+        return raw, math.fsum(totals) / max(1, sum(counts))
 
     def raw(self, model: PreTrainedModel, batch: Any, outputs: Any, labels: torch.Tensor, **options: Any) -> list[Any]:
         """Raw prediction of each row in a batch.

@@ -1,5 +1,6 @@
 """DNA and proteins: classification of sequences, and a tag for each base or residue."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from itertools import chain
@@ -8,14 +9,17 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.embedded.genes import gene_rows, posterior_tags, splice_sites
 from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_texts
-from hfseq.data.fasta import ALPHABETS, check_letters, reverse_complement
+from hfseq.data.fasta import ALPHABETS, PLACE, UNLABELLED, check_letters, is_sequence_file, reverse_complement
+from hfseq.data.labels import row_places
 from hfseq.errors import InputError
+from hfseq.inference.benchmark import Run, text_classifier
 from hfseq.inference.importance import substitution_importance
 from hfseq.plots import plot_sequence_logos
 from hfseq.tasks.base import Task
@@ -35,6 +39,7 @@ class SequenceClassification(Classification):
     """
 
     columns = ("sequence", "label")
+    place_column = PLACE
     embedded_name = "splice sites of genes drawn from a hidden Markov model"
     rows = "sequences"
     length_unit = "tokens"
@@ -51,6 +56,7 @@ class SequenceClassification(Classification):
         return None if args.model_name_or_path else tokenizer_of(self.data.alphabet, self.data.kmer_size)
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
+        check_tokenizer(tokenizer, self.data.alphabet)
         column, limit, both = self.names[0], self.data.max_length, self.data.reverse_complement
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
@@ -109,7 +115,7 @@ class ResidueTagging(Tagging):
     with the sequence; a letter's tag is that of the window in whose middle it stands.
 
     Attributes:
-        windows: Split name to the row, the number of letters before the window, and the positions of the tokens of its
+        windows: Split name to the row, the number of letters before the window, and the slice of its tokens that are
             letters, for each window.
     """
 
@@ -143,24 +149,41 @@ class ResidueTagging(Tagging):
 
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         (sequence, label), mask = self.names, self.data.mask_column
+        # Stop codons at the end, which are left out of the sequences, and so are their tags.
+        stops = {split: [text.rstrip().endswith("*") for text in rows[sequence]] for split, rows in splits.items()}
         splits = check_sequences(splits, sequence, self.data.alphabet)
-        seen: dict[str, set[str]] = {}
+        places = {split: row_places(rows, split, PLACE) for split, rows in splits.items()}
+        seen: dict[str, list[set[str]]] = {}
         for split, rows in splits.items():
             masks = rows[mask] if mask else [None] * len(rows)
             tags = [
-                _masked(tags_of(given), counted, len(letters), f"{split}, row {number}", label)
-                for number, (letters, given, counted) in enumerate(
-                    zip(rows[sequence], rows[label], masks, strict=True), 1
+                _masked(tags_of(given), counted, len(letters), place, label, stop)
+                for letters, given, counted, place, stop in zip(
+                    rows[sequence], rows[label], masks, places[split], stops[split], strict=True
                 )
             ]
-            seen[split] = {tag for row in tags for tag in row if tag is not None}
+            seen[split] = [{tag for tag in row if tag is not None} for row in tags]
             columns = {sequence: rows[sequence], label: tags}
             splits[split] = datasets.Dataset.from_dict(columns)
-        names = tag_names(seen, label, known, train)
+        ignored = ""
+        if mask:
+            ignored = f"letters with a 0 in column {mask!r} do not count"
+        elif is_sequence_file(self.data.train_file or ""):
+            ignored = f"letters tagged {UNLABELLED} do not count"
+        names = tag_names(seen, label, known, train, places=places, ignored=ignored)
         self.classes, self.fields, self.scheme, self._about = names, label_fields(names), None, ""
-        return self._draw(splits)
+        splits = self._draw(splits)
+        # Of rows that are not encoded, too: a comparison scores the baselines apart.
+        self.references = {split: self._ids(rows) for split, rows in splits.items()}
+        return splits
+
+    def _ids(self, rows: datasets.Dataset) -> list[list[int]]:
+        """Ids of the tags of each letter, -100 where there is none."""
+        ids = self.fields["label2id"]
+        return [[-100 if tag is None else ids[tag] for tag in tags] for tags in rows[self.names[1]]]
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
+        check_tokenizer(tokenizer, self.data.alphabet)
         (column, label), limit, ids = self.names, self.data.max_length, self.fields["label2id"]
         special = tokenizer.num_special_tokens_to_add()
         size = limit - special
@@ -168,48 +191,49 @@ class ResidueTagging(Tagging):
             raise InputError(f"--max_length {limit}: the tokenizer adds {special} tokens; give {special + 2} or more")
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-            columns: dict[str, list[Any]] = {"labels": [], "places": [], "begin": [], "length": []}
-            inputs: dict[str, list[Any]] = {name: [] for name in tokenizer.model_input_names}
+            columns: dict[str, list[Any]] = {"labels": [], "start": [], "end": [], "begin": [], "length": []}
+            texts: list[str] = []
+            wanted: list[list[int]] = []
             for letters, tags in zip(batch[column], batch[label], strict=True):
+                numbers = [-100 if tag is None else ids[tag] for tag in tags]
                 for begin, end in windows_of(len(letters), size):
-                    encoded = tokenizer(letters[begin:end], return_special_tokens_mask=True, verbose=False)
-                    places = [at for at, extra in enumerate(encoded["special_tokens_mask"]) if not extra]
-                    if len(places) != end - begin:
-                        raise InputError(
-                            f"the tokenizer makes {len(places)} tokens of {end - begin} letters; a tag for each "
-                            "letter needs one token for each"
-                        )
-                    numbers = [-100] * len(encoded["input_ids"])
-                    for at, tag in zip(places, tags[begin:end], strict=True):
-                        numbers[at] = -100 if tag is None else ids[tag]
-                    for name, values in inputs.items():
-                        if name in encoded:
-                            values.append(encoded[name])
-                    columns["labels"].append(numbers)
-                    columns["places"].append(places)
+                    texts.append(letters[begin:end])
+                    wanted.append(numbers[begin:end])
                     columns["begin"].append(begin)
                     columns["length"].append(len(letters))
-            return {name: values for name, values in inputs.items() if values} | columns
+            encoded = tokenizer(texts, return_special_tokens_mask=True, verbose=False)
+            for mask, numbers in zip(encoded.pop("special_tokens_mask"), wanted, strict=True):
+                count = mask.count(0)
+                start = mask.index(0) if count else 0
+                if count != len(numbers) or any(mask[start : start + count]):
+                    raise InputError(
+                        f"the tokenizer makes {count} tokens of {len(numbers)} letters; a tag for each letter needs "
+                        "one token for each, without others between them"
+                    )
+                columns["labels"].append([-100] * start + numbers + [-100] * (len(mask) - start - count))
+                columns["start"].append(start)
+                columns["end"].append(start + count)
+            return {name: encoded[name] for name in tokenizer.model_input_names if name in encoded} | columns
 
         self.collator = token_collator(tokenizer, model)
         encoded = encode_splits(self.splits, encode, {})
-        self.windows: dict[str, list[tuple[int, int, list[int]]]] = {}
+        self.windows: dict[str, list[tuple[int, int, slice]]] = {}
         self.references = {}
         for split, rows in encoded.rows.items():
             begins = list(rows["begin"])
             row_of = np.cumsum([begin == 0 for begin in begins]) - 1
-            self.windows[split] = list(zip(row_of.tolist(), begins, rows["places"], strict=True))
-            given = self.splits[split][label]
-            self.references[split] = [[-100 if tag is None else ids[tag] for tag in tags] for tags in given]
-            encoded.rows[split] = rows.remove_columns(["places", "begin"])
+            tokens = [slice(*ends) for ends in zip(rows["start"], rows["end"], strict=True)]
+            self.windows[split] = list(zip(row_of.tolist(), begins, tokens, strict=True))
+            self.references[split] = self._ids(self.splits[split])
+            encoded.rows[split] = rows.remove_columns(["start", "end", "begin"])
             encoded.lengths[split] = list(map(len, self.references[split]))
         return encoded
 
     def decode(self, split: str, raw: Any) -> list[list[int]]:
         """Convert the tags of the tokens of windows to those of the letters of sequences."""
         rows: list[list[int]] = []
-        for (row, begin, places), tags in zip(self.windows[split], raw, strict=True):
-            found = [int(tags[at]) for at in places]
+        for (row, begin, tokens), tags in zip(self.windows[split], raw, strict=True):
+            found = [int(tag) for tag in tags[tokens]]
             if row == len(rows):
                 rows.append(found)
                 continue
@@ -253,6 +277,19 @@ class ResidueTagging(Tagging):
             systems["process"] = [[ids[tag] for tag in row] for row in posterior_tags(sequences)]
         return systems
 
+    def timed(
+        self, model: PreTrainedModel, processing_class: Any, split: str, count: int
+    ) -> tuple[Run, Sequence[Any]]:
+        """Return a function from sequences to the logits of their windows, and sequences; see `Task.timed`."""
+        limit = self.data.max_length
+        size = limit - processing_class.num_special_tokens_to_add()
+        tag = text_classifier(model, processing_class, limit)
+
+        def run(sequences: Sequence[str]) -> torch.Tensor:
+            return tag([letters[slice(*window)] for letters in sequences for window in windows_of(len(letters), size)])
+
+        return run, self.splits[split][self.names[0]][:count]
+
     def summary(self, split: str, predictions: Any) -> str:
         """Heading of the final test."""
         return f"{Task.summary(self, split, predictions)}, {sum(map(len, predictions))} letters"
@@ -284,16 +321,35 @@ def tokenizer_of(alphabet: str, kmer_size: int) -> PreTrainedTokenizerBase:
     return letter_tokenizer(letters, more=more, kmer_size=kmer_size, rna=alphabet == "dna")
 
 
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, alphabet: str) -> None:
+    """Raise an `InputError` for a tokenizer that lacks letters of an alphabet, or is that of another one."""
+    # Names such as <mask> or [CLS] are not spelled, even if the tokenizer does not list them as special.
+    names = re.compile(r"<.+>|\[.+\]")
+    found = set("".join(token for token in tokenizer.get_vocab() if not names.fullmatch(token)).upper())
+    if missing := [letter for letter in ALPHABETS[alphabet][0] if letter not in found]:
+        fitting = [name for name, (letters, _) in ALPHABETS.items() if set(letters) <= found]
+        hint = f"give --alphabet {fitting[0]}" if fitting else f"give a model of {alphabet}"
+        raise InputError(
+            f"--alphabet {alphabet}: the tokenizer of the model does not know {', '.join(missing)}; {hint}"
+        )
+    for other, (letters, more) in ALPHABETS.items():
+        # Models of DNA may have bytes, or texts, as tokens; but not just the amino acids.
+        if other != alphabet and set(letters) <= found <= {*letters, *more, *".-*"}:
+            raise InputError(
+                f"--alphabet {alphabet}: the tokens of the model are the letters of another alphabet; "
+                f"give --alphabet {other}"
+            )
+
+
 def check_sequences(splits: Mapping[str, Any], column: str, alphabet: str) -> dict[str, Any]:
     """Return splits whose sequences are in capitals; see `check_letters`.
 
     Raises:
-        InputError: A character is not in the alphabet; it names split, row and, if the rows have names, the sequence.
+        InputError: A character is not in the alphabet; it names file and row, or split and row.
     """
     checked = {}
     for split, rows in splits.items():
-        names = rows["name"] if "name" in rows.column_names else [""] * len(rows)
-        places = [f"{split}, row {number}{' ' * bool(name)}{name}" for number, name in enumerate(names, 1)]
+        places = row_places(rows, split, PLACE)
         found = [check_letters(text, alphabet, place) for text, place in zip(rows[column], places, strict=True)]
         checked[split] = rows.remove_columns(column).add_column(column, found)
     return checked
@@ -335,13 +391,17 @@ def letter_heights(texts: Sequence[str], importance: np.ndarray, letters: str) -
     return np.stack([np.where(rows == letter, importance, 0.0).mean(axis=0) for letter in letters], axis=1)
 
 
-def _masked(tags: list[str | None], mask: Any, length: int, place: str, column: str) -> list[str | None]:
-    """Tags of a row, None where the mask is 0."""
+def _masked(tags: list[str | None], mask: Any, length: int, place: str, column: str, stop: bool) -> list[str | None]:
+    """Tags of a row, None where the mask is 0; a stop codon that the letters lack may have a tag and a mask."""
+    if stop and len(tags) == length + 1:
+        tags = tags[:-1]
     if len(tags) != length:
         raise InputError(f"{place}: {length} letters and {len(tags)} {column}; each letter needs one tag")
     if mask is None:
         return tags
     flags = list(mask)
+    if stop and len(flags) == length + 1:
+        flags = flags[:-1]
     if len(flags) != length or not set(flags) <= {"0", "1"}:
         raise InputError(f"{place}: the mask must be {length} characters 0 or 1, one for each letter")
     return [tag if flag == "1" else None for tag, flag in zip(tags, flags, strict=True)]

@@ -94,8 +94,10 @@ class Classification(TextTask):
     metrics = ("accuracy", "f1")
     other_metrics: ClassVar[tuple[str, ...]] = ("pearson", "spearman", "rmse")
     embedded_name = "synthetic reviews"
-    packages = ("matplotlib", "sklearn")
+    packages: ClassVar[tuple[str, ...]] = ("matplotlib", "sklearn")
     kind_metric = "accuracy"
+    place_column: ClassVar[str | None] = None
+    """Column of the place of each row, for errors."""
 
     def embedded(self) -> datasets.DatasetDict:
         """Create synthetic reviews, whose classes depend on word order."""
@@ -120,7 +122,12 @@ class Classification(TextTask):
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         separator, given = self.data.label_separator, self.data.class_weights
         splits, self.classes = encode_labels(
-            splits, self.names[1], names=known, replace_names=train, separator=separator
+            splits,
+            self.names[1],
+            names=known,
+            replace_names=train,
+            separator=separator,
+            place_column=self.place_column,
         )
         # From all rows, before `_draw` can leave a class without any.
         self.weights = class_weights(given, label_array(splits["train"]), self.classes) if train and given else None

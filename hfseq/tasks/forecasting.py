@@ -30,7 +30,6 @@ from hfseq.data.windows import WindowCollator, origins
 from hfseq.errors import InputError
 from hfseq.forecasters import Needs, needs_of, sample_paths
 from hfseq.inference.benchmark import Run
-from hfseq.inference.parallel import run_by_length
 from hfseq.metrics.forecasting import QUANTILE_LEVELS
 from hfseq.models import is_hfseq
 from hfseq.plots import plot_forecasts
@@ -430,26 +429,6 @@ class Forecasting(Task):
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(self.args.seed)
             return loss, sample_paths(model, batch, self.horizon, self.data.num_samples)
-
-    @torch.no_grad()
-    def predict(self, model: PreTrainedModel, split: str, **options: Any) -> tuple[Any, float]:
-        """Sample paths for each row of a split, distributed over all processes; see `Task.predict`."""
-        model.eval()
-        rows = self.encoded[split]
-
-        def run(numbers: list[int]) -> list[tuple[Any, float, int]]:
-            batch = self.collator([rows[number] for number in numbers]).to(model.device)
-            loss, paths = self.predict_batch(model, batch)
-            count = int(self.count(batch))
-            # The sums of the batch are attributed to its first row.
-            return [
-                (path, loss.item() * count * (not row), count * (not row))
-                for row, path in enumerate(paths.cpu().numpy())
-            ]
-
-        found = run_by_length(self.lengths[split], self.args.per_device_eval_batch_size, run)
-        raw, totals, counts = zip(*found, strict=True)
-        return np.stack(raw), float(np.sum(totals) / np.sum(counts))
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
         """Score forecasts: quantiles by WQL and coverage, samples by CRPS, their mean by (R)MSE, their median else."""

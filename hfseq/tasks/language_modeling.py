@@ -23,6 +23,8 @@ from hfseq.tasks.base import Task
 from hfseq.tasks.losses import token_loss
 from hfseq.tasks.tagging import token_collator
 
+_UNSMOOTHED = "--label_smoothing_factor is not supported for {}, which does not compute the probabilities of all words"
+
 
 class LanguageModeling(Task):
     """Causal language modeling of texts, concatenated with EOS in between and cut into blocks of `block_size` tokens.
@@ -42,10 +44,19 @@ class LanguageModeling(Task):
         return review_rows()
 
     def configure(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Train a model with activation regularization by its own loss, unless labels are smoothed."""
+        """Train a model by its own loss if that is more than, or an estimate of, the loss of its logits.
+
+        With activation regularization it is more, but not if labels are smoothed.
+
+        Raises:
+            InputError: Labels are to be smoothed in training over sampled negatives.
+        """
         names = ("activation_regularization", "temporal_activation_regularization")
         regularized = any(getattr(model.config, name, 0) for name in names)
-        self.own_loss = regularized and not self.args.label_smoothing_factor
+        sampled = getattr(model.config, "num_negatives", None) is not None
+        if sampled and self.args.label_smoothing_factor:
+            raise InputError(_UNSMOOTHED.format("a loss over sampled negatives"))
+        self.own_loss = sampled or (regularized and not self.args.label_smoothing_factor)
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         text, size, eos = self.names[0], self.data.block_size, tokenizer.eos_token_id
@@ -179,10 +190,9 @@ class RunningTextModeling(Task):
         """
         self.own_loss = not self.args.label_smoothing_factor
         if not self.own_loss and getattr(model.config, "adaptive_softmax_cutoffs", None) is not None:
-            raise InputError(
-                "--label_smoothing_factor is not supported for an adaptive softmax, which does not compute the "
-                "probabilities of all words in training"
-            )
+            raise InputError(_UNSMOOTHED.format("an adaptive softmax"))
+        if not self.own_loss and getattr(model.config, "num_negatives", None) is not None:
+            raise InputError(_UNSMOOTHED.format("a loss over sampled negatives"))
         # A recurrent state summarizes any number of tokens; a Transformer's keys and values would grow with the text,
         # and its positions are limited.
         carries, size = is_hfseq(model.config), self.data.block_size

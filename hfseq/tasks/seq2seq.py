@@ -25,7 +25,32 @@ from hfseq.plots import plot_alignment
 from hfseq.tasks.base import Task
 
 
-class Seq2Seq(Task):
+class Generating(Task):
+    """Task of a sequence-to-sequence model, whose predictions are texts that it generates."""
+
+    generates = True
+    tokenizer: Any
+
+    def loss_inputs(self, model: torch.nn.Module, labels: torch.Tensor) -> dict[str, Any]:
+        """Additional inputs for a model whose loss is computed from its logits; see `labelled_steps`."""
+        return labelled_steps(getattr(model, "module", model), labels)
+
+    def raw(self, model: PreTrainedModel, batch: Any, outputs: Any, labels: torch.Tensor, **options: Any) -> list[Any]:
+        """Generate the token ids of each row in a batch; arguments as for `Task.raw`."""
+        return generate_ids(model, batch, self.args, **options)
+
+    def test_options(self) -> dict[str, Any]:
+        """Options of the final test: beams."""
+        return {"num_beams": self.data.num_beams}
+
+    def decode(self, split: str, raw: Any) -> list[str]:
+        """Convert generated token ids to texts."""
+        pad = self.tokenizer.pad_token_id
+        rows = [[int(one) if one >= 0 else pad for one in ids] for ids in raw]
+        return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+
+
+class Seq2Seq(Generating):
     """A target text for each source text, possibly with several references.
 
     Attributes:
@@ -38,7 +63,6 @@ class Seq2Seq(Task):
     hub_task = "summarization"
     embedded_name = "docstrings of Python packages"
     auto_class = AutoModelForSeq2SeqLM
-    generates = True
     packages: ClassVar[tuple[str, ...]] = ("matplotlib", "nltk", "rouge_score", "sacrebleu")
     writes_unknown = False
     """True if the unknown token may be generated."""
@@ -78,18 +102,6 @@ class Seq2Seq(Task):
             prefix=self.data.source_prefix,
             copy_vocabulary=self.copied,
         )
-
-    def loss_inputs(self, model: torch.nn.Module, labels: torch.Tensor) -> dict[str, Any]:
-        """Additional inputs for a model whose loss is computed from its logits; see `labelled_steps`."""
-        return labelled_steps(getattr(model, "module", model), labels)
-
-    def raw(self, model: PreTrainedModel, batch: Any, outputs: Any, labels: torch.Tensor, **options: Any) -> list[Any]:
-        """Generate the token ids of each row in a batch; arguments as for `Task.raw`."""
-        return generate_ids(model, batch, self.args, **options)
-
-    def test_options(self) -> dict[str, Any]:
-        """Options of `predict` for the final test: the number of beams."""
-        return {"num_beams": self.data.num_beams}
 
     def decode(self, split: str, raw: Any) -> list[str]:
         """Convert generated token ids to texts."""

@@ -27,7 +27,7 @@ from hfseq.data.collation import CheckedCollator
 from hfseq.data.embedded.morse import SAMPLING_RATE, morse_audio, morse_rows
 from hfseq.data.embedded.morse_decoder import decode_morse
 from hfseq.data.encoding import EncodedSplits, encode_texts
-from hfseq.data.features import FeatureCollator, feature_statistics
+from hfseq.data.features import FeatureCollator, feature_statistics, write_rows
 from hfseq.errors import InputError, one_line, require
 from hfseq.inference.benchmark import Run
 from hfseq.inference.ctc import count_repeats, ctc_alignment, ctc_beam_search
@@ -39,7 +39,7 @@ from hfseq.plots import plot_spectrogram
 from hfseq.processing import extractor_of, tokenizer_of
 from hfseq.tasks.base import Task
 from hfseq.tasks.classification import Classification, label_array
-from hfseq.tasks.seq2seq import generate_ids, labelled_steps, set_generation
+from hfseq.tasks.seq2seq import Generating, set_generation
 from hfseq.tokenization import train_tokenizer
 
 PAD, UNKNOWN, DELIMITER = "<pad>", "<unk>", "|"
@@ -203,15 +203,8 @@ class Speech(Task):
             }
         )
         for split, rows in self.splits.items():
-            found = rows.map(
-                lambda row: self._row(row, model),
-                remove_columns=rows.column_names,
-                features=features,
-                # Hours of recordings are read from the disk, a row at a time.
-                cache_file_name=f"{self._folder.name}/{split}.arrow",
-                new_fingerprint=f"{id(self)}-{split}",
-                writer_batch_size=100,
-                desc=f"Encoding {split}",
+            found = write_rows(
+                rows, lambda row, number: [self._row(row, model)], features, f"{self._folder.name}/{split}.arrow"
             )
             self.steps = {**self.steps, split: list(found["steps"])}
             encoded.lengths[split] = list(found["length"])
@@ -463,7 +456,7 @@ class Transcription(Speech):
         plot_spectrogram(frames, spans, duration, f"{self.args.output_dir}/spectrogram.png")
 
 
-class GeneratedTranscription(Transcription):
+class GeneratedTranscription(Generating, Transcription):
     """Transcription of speech by an encoder-decoder, whose decoder attends to the recording.
 
     Attributes:
@@ -471,7 +464,6 @@ class GeneratedTranscription(Transcription):
     """
 
     auto_class: ClassVar[Any] = AutoModelForSpeechSeq2Seq
-    generates = True
 
     def _processor(self, extractor: Any, args: Any) -> Any:
         options: dict[str, Any] = {"vocab_size": args.vocab_size, "normalization": args.normalization}
@@ -506,27 +498,9 @@ class GeneratedTranscription(Transcription):
             "truncated"
         ]
 
-    def loss_inputs(self, model: torch.nn.Module, labels: torch.Tensor) -> dict[str, Any]:
-        """Additional inputs for a model whose loss is computed from its logits; see `labelled_steps`."""
-        return labelled_steps(getattr(model, "module", model), labels)
-
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """Logits as they are."""
         return Task.reduce(self, logits, labels)
-
-    def raw(self, model: PreTrainedModel, batch: Any, outputs: Any, labels: torch.Tensor, **options: Any) -> list[Any]:
-        """Generate the token ids of each row in a batch; arguments as for `Task.raw`."""
-        return generate_ids(model, batch, self.args, **options)
-
-    def test_options(self) -> dict[str, Any]:
-        """Options of the final test: beams."""
-        return {"num_beams": self.data.num_beams}
-
-    def decode(self, split: str, raw: Any) -> list[str]:
-        """Convert generated token ids to texts."""
-        pad = self.tokenizer.pad_token_id
-        rows = [[int(one) if one >= 0 else pad for one in ids] for ids in raw]
-        return [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
 
     def _plot_alignment(self, model: PreTrainedModel, split: str, predictions: Sequence[str]) -> None:
         """Plot nothing: the alignment of CTC is not the decoder's."""

@@ -77,8 +77,7 @@ class Tagging(Task):
                     )
                 if None in (*row_words, *row_tags):
                     raise InputError(f"{split}, row {number}: null in {words} or {tags}; each needs text")
-        seen = {split: set(chain.from_iterable(rows)) for split, rows in listed.items()}
-        names = tag_names(seen, tags, known, train)
+        names = tag_names(listed, tags, known, train)
         self.classes, self.fields = names, label_fields(names)
         self.scheme, self._about = self._find_scheme(listed)
         if self.scheme is not None:
@@ -214,27 +213,44 @@ class Tagging(Task):
         return self.sources("train")
 
 
-def tag_names(seen: Mapping[str, set[str]], column: str, known: list[str] | None, train: bool) -> list[str]:
+def tag_names(
+    rows: Mapping[str, Sequence[Collection[str]]],
+    column: str,
+    known: list[str] | None,
+    train: bool,
+    *,
+    places: Mapping[str, Sequence[str]] | None = None,
+    ignored: str = "",
+) -> list[str]:
     """Tags in the order of their ids: those of the checkpoint, or of the training rows if these have others.
 
     Args:
-        seen: Split name to its tags.
+        rows: Split name to the tags of each row.
         column: Column of the tags, for errors.
         known: Tags of the checkpoint, if any.
         train: Whether there are training rows.
+        places: Split name to the place of each row, for errors; None for their numbers in the split.
+        ignored: Sentence about tags that do not count, for the error that there are too few.
 
     Raises:
-        InputError: There are fewer than two tags, or a split has another one.
+        InputError: There are fewer than two tags, or a row has another one.
     """
     names = known
-    if names is None or (train and not seen["train"] <= set(names)):
-        names = sorted(seen["train"]) if train else []
+    seen = set(chain.from_iterable(rows["train"])) if train else set()
+    if names is None or not seen <= set(names):
+        names = sorted(seen)
     if len(names) < 2:
-        raise InputError(f"column {column!r} of the training data has {len(names)} tag; there is nothing to learn")
-    for split, found in seen.items():
-        if unknown := sorted(found - set(names)):
-            known_names = shorten_list(names)
-            raise InputError(f"{split}: tag {unknown[0]!r} is not one of the {len(names)} known: {known_names}")
+        raise InputError(
+            f"column {column!r} of the training data has {len(names)} tag{'s' * (len(names) != 1)} "
+            f"({shorten_list(names)}); there is nothing to learn{ignored and '; '}{ignored}"
+        )
+    for split, listed in rows.items():
+        for number, found in enumerate(listed):
+            if unknown := sorted(set(found) - set(names)):
+                place = places[split][number] if places else f"{split}, row {number + 1}"
+                raise InputError(
+                    f"{place}: tag {unknown[0]!r} is not one of the {len(names)} known: {shorten_list(names)}"
+                )
     return names
 
 

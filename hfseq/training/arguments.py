@@ -74,6 +74,26 @@ class AnomalyModelArguments(ModelArguments):
 
 
 @dataclass
+class RecommendationModelArguments(ModelArguments):
+    """Model arguments of recommendation, whose tokens are all items of the training rows."""
+
+    tokenizer_model: str = field(init=False, default="word")
+    vocab_size: int = field(init=False, default=8000)
+    normalization: str = field(init=False, default="none")
+    lowercase: bool = field(init=False, default=False)
+    ensemble: None = field(init=False, default=None)
+
+
+@dataclass
+class VideoModelArguments(ModelArguments):
+    """Model arguments of video, whose tokenizers of captions are of words by default."""
+
+    tokenizer_model: str = flag(
+        "whitespace", f"With --task captions: type of tokenizer to train for a new model: {', '.join(MODELS)}."
+    )
+
+
+@dataclass
 class ForecastModelArguments(ModelArguments):
     """Model arguments of forecasting, which has no tokenizer."""
 

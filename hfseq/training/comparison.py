@@ -4,9 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from hfseq.tasks import arguments
+from hfseq.tasks.bioinformatics import ResidueTagging, SequenceClassification
 from hfseq.tasks.classification import Classification
 from hfseq.tasks.forecasting import Forecasting
+from hfseq.tasks.recommendation import Recommendation
 from hfseq.tasks.speech import HEADS
+from hfseq.tasks.video import Captioning, GestureClassification
 from hfseq.training import arguments as flags
 
 
@@ -38,6 +41,34 @@ TASKS = {
     ),
     "forecasting": Kind(
         flags.ForecastModelArguments, arguments.ForecastArguments, flags.RecipeArguments, Forecasting, "window"
+    ),
+    "residue_tagging": Kind(
+        flags.ModelArguments, arguments.ResidueTaggingArguments, flags.RecipeArguments, ResidueTagging, "sequence"
+    ),
+    "sequence_classification": Kind(
+        flags.ModelArguments,
+        arguments.SequenceClassificationArguments,
+        flags.RecipeArguments,
+        SequenceClassification,
+        "sequence",
+    ),
+    "recommendation": Kind(
+        flags.RecommendationModelArguments,
+        arguments.ScoredRecommendationArguments,
+        flags.RecipeArguments,
+        Recommendation,
+        "history",
+    ),
+    # Under the names of the tasks of video.
+    "gestures": Kind(
+        flags.VideoModelArguments,
+        arguments.VideoArguments,
+        flags.GenerationArguments,
+        GestureClassification,
+        "clip",
+    ),
+    "captions": Kind(
+        flags.VideoModelArguments, arguments.VideoArguments, flags.GenerationArguments, Captioning, "clip"
     ),
 }
 """Name of a task to its arguments and classes."""

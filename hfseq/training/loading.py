@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from textwrap import shorten
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from hfseq.errors import InputError
@@ -19,11 +20,14 @@ from hfseq.inference.loading import (
     load_trained,
 )
 from hfseq.models import FAMILIES
+from hfseq.models.configuration_frames import FrameFields
 from hfseq.models.configuration_prediction import DEFAULTS as PREDICTION_FIELDS
 from hfseq.processing import tokenizer_of
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import ModelArguments
 
+FRAME_FIELDS = tuple(FrameFields.__annotations__)
+"""Config fields of models that read frames of pixels."""
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 _OF_THE_TOKENIZER = {*_TOKEN_IDS, "decoder_start_token_id", "unk_token_id", "vocab_size", "char_vocab_size"}
 """Config fields of a new model that its tokenizer determines."""
@@ -48,7 +52,7 @@ def load_model(
         texts: Texts to train a tokenizer on; may be None for a checkpoint.
         default_type: Family of a new model without `--model_type`.
         tokenizer: Tokenizer of a new model, instead of training one on `texts`; with `features` its processing class,
-            or None if it has none.
+            or None if it has none. Of a checkpoint, one that replaces its own, with new embeddings.
         overrides: Config fields in addition to those of `args`.
         features: Whether the task has features or audio, and not text; `fields` of a new model then have
             `input_size`.
@@ -68,7 +72,11 @@ def load_model(
     if fields and (taken := sorted(overrides.keys() & {*fields, "num_labels", "label2id"})):
         raise InputError(f"--config_overrides: {taken[0]} is determined by the data")
     if args.model_name_or_path is not None:
-        return load_checkpoint(auto_class, args.model_name_or_path, overrides, features=features, **fields)
+        found = load_checkpoint(auto_class, args.model_name_or_path, overrides, features=features, **fields)
+        # A search passes on the tokenizer of the checkpoint itself.
+        if tokenizer is None or features or tokenizer.get_vocab() == found[1].get_vocab():
+            return found
+        return found[0], tokenizer, found[2] | replace_vocabulary(found[0], tokenizer)
     check_overrides(overrides, features)
     model_type = args.model_type or default_type
     ours = ", ".join(sorted(family.model_type for family in FAMILIES))
@@ -81,7 +89,8 @@ def load_model(
     try:
         # Built once before training the tokenizer, so that invalid fields fail early.
         usual = AutoConfig.for_model(model_type)
-        check_fields(usual, overrides, PREDICTION_FIELDS if kind == "forecaster" else ())
+        more = [*(PREDICTION_FIELDS if kind == "forecaster" else ()), *(FRAME_FIELDS if features else ())]
+        check_fields(usual, overrides, more)
         AutoConfig.for_model(model_type, vocab_size=args.vocab_size, **fields, **overrides)
         if tokenizer is None and not features:
             if texts is None:
@@ -104,6 +113,27 @@ def load_model(
         raise
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise InputError(f"--config_overrides: {shorten(str(error), 300)}") from error
+
+
+def replace_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Give a model new embeddings, drawn at random, for another vocabulary.
+
+    Args:
+        model: Model, modified in place; all its other weights stay.
+        tokenizer: Tokenizer of the vocabulary.
+
+    Returns:
+        Names of the new parameters.
+    """
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    embeddings = [model.get_input_embeddings(), model.get_output_embeddings()]
+    new = {id(one.weight): one.weight for one in embeddings if one is not None}
+    for weight in new.values():
+        torch.nn.init.normal_(weight, std=getattr(model.config, "initializer_range", 0.02))
+    for config in filter(None, (model.config, model.generation_config)):
+        for name in _TOKEN_IDS:
+            setattr(config, name, getattr(tokenizer, name))
+    return {name for name, weight in model.named_parameters() if id(weight) in new}
 
 
 def load_predictor(auto_class: Any, args: ModelArguments, *, features: bool = False) -> tuple[PreTrainedModel, Any]:

@@ -4,13 +4,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from accelerate import PartialState
-from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from hfseq.errors import InputError
 from hfseq.inference.classify import classify_texts
-from hfseq.inference.files import check_output_file, read_texts, write_decisions, write_predictions, write_scores
+from hfseq.inference.files import (
+    check_output_file,
+    read_texts,
+    write_decisions,
+    write_predictions,
+    write_recommendations,
+    write_scores,
+)
 from hfseq.inference.generate import decode_texts, generation_options, perplexity, score_texts
 from hfseq.inference.loading import problem_of
+from hfseq.inference.recommend import recommend_all
+from hfseq.recommenders import known_items
+from hfseq.tokenization import require_items
 from hfseq.training.loading import load_predictor
 from hfseq.training.run import Run
 
@@ -90,14 +100,44 @@ def predict_file(run: Run) -> None:
     raise InputError(f"--output_file does not support --task {data.task}; load the model in a pipeline")
 
 
-def _check_files(run: Run, num_return_sequences: int = 1) -> None:
-    """Validate the names of the input and the output file."""
+def recommend_file(run: Run) -> None:
+    """Recommend items after each history in `--test_file` and write `--output_file`.
+
+    Raises:
+        InputError: A flag, a file or the model is invalid; nothing is written.
+    """
+    data = run.data
+    _check_files(run, data.top_k, "top_k")
+    sessions = data.read_file(data.test_file, "--test_file")
+    model, tokenizer = _load(run, AutoModelForCausalLM)
+    require_items(tokenizer)
+    histories, unknown = known_items(tokenizer, [session.items for session in sessions])
+    if unknown and not any(histories):
+        raise InputError(
+            f"--test_file {data.test_file}: the model knows none of its items; give histories of items that it was "
+            "trained on"
+        )
+    options = {"top_k": data.top_k, "filter_seen": data.filter_seen, "max_length": data.max_length}
+    found = recommend_all(model, tokenizer, histories, batch_size=run.args.per_device_eval_batch_size, **options)
+    users = [session.user for session in sessions]
+    if PartialState().is_main_process:
+        write_recommendations(data.output_file, users, found, overwrite=data.overwrite_output_file)
+    notes = f"; {unknown} items that the model does not know left out of them" if unknown else ""
+    seen = "without" if data.filter_seen else "including"
+    # Fewer than --top_k where the model has fewer items, or has only so many that are not in the history.
+    fewest, most = min(map(len, found)), max(map(len, found))
+    number = f"{most}" if fewest == most else f"{fewest} to {most}"
+    run.log(f"{data.output_file}: {number} items for {len(users)} histories, {seen} those of the history{notes}")
+
+
+def _check_files(run: Run, num_return_sequences: int = 1, flag: str = "num_return_sequences") -> None:
+    """Validate the names of the input and the output file; arguments as for `check_output_file`."""
     if run.args.do_train or not run.args.do_predict:
         raise InputError("--output_file requires --do_predict without --do_train")
     if run.data.test_file is None:
         raise InputError("--output_file requires --test_file, the texts to predict")
     overwrite = run.data.overwrite_output_file
-    check_output_file(run.data.output_file, overwrite=overwrite, num_return_sequences=num_return_sequences)
+    check_output_file(run.data.output_file, overwrite=overwrite, num_return_sequences=num_return_sequences, flag=flag)
 
 
 def _load(run: Run, auto_class: Any) -> tuple[Any, Any]:

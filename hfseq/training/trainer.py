@@ -8,6 +8,7 @@ from typing import Any, cast
 import datasets
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     EarlyStoppingCallback,
@@ -22,6 +23,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SchedulerType, TrainOutput
 from transformers.training_args import OptimizerNames
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from hfseq.data.streaming import BatchStream, stream_loader
 from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
@@ -145,6 +147,12 @@ class SequenceTrainer(Trainer):
             batch_samples = [{"labels": torch.zeros(int(task.count(batch)))} for batch in batch_samples]
         return super()._get_num_items_in_batch(batch_samples, device)
 
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Compute the loss, without logits that the task does not need."""
+        if self.task is not None and self.compute_loss_func is not None and "labels" in inputs:
+            inputs = {**inputs, **self.task.loss_inputs(self.accelerator.unwrap_model(model), inputs["labels"])}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
     def prediction_step(
         self,
         model: nn.Module,
@@ -266,6 +274,34 @@ class SequenceTrainer(Trainer):
         # sampler, which would then replay epoch 0.
         train_dataloader.set_epoch(epoch)
         super()._run_epoch(epoch=epoch, train_dataloader=train_dataloader, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self._load_renamed(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if not self._load_renamed(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def _load_renamed(self, checkpoint: str | None) -> bool:
+        """Load a checkpoint that has weights under other names than the model, and return True if it has.
+
+        transformers saves the layer normalisations of ESM under the names that ESM's first checkpoints have; the
+        Trainer, which reads the file by itself, would leave such weights as they are.
+        """
+        file = Path(checkpoint or "") / SAFE_WEIGHTS_NAME
+        if not file.is_file():
+            return False
+        model = self.accelerator.unwrap_model(self.model)
+        try:
+            with safe_open(file, framework="pt") as saved:
+                names = set(saved.keys())
+        except SafetensorError:
+            return False  # the Trainer reports it
+        if names <= set(model.state_dict()):
+            return False
+        model.load_state_dict(type(model).from_pretrained(file.parent).state_dict())
+        return True
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Run the Trainer's forward and backward pass, and record the loss for the NaN check.

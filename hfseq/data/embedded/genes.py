@@ -54,7 +54,7 @@ class _Process(NamedTuple):
 
 
 def gene_rows(
-    *, train_size: int = 2400, validation_size: int = 200, test_size: int = 200, length: int = 400
+    *, train_size: int = 15000, validation_size: int = 200, test_size: int = 200, length: int = 400
 ) -> datasets.DatasetDict:
     """Rows of stretches of a genome with `sequence` and `labels`, the tag of each base.
 
