@@ -24,6 +24,7 @@ from samples import LARGE, QUICK, Samples, Sizes
 from speed_encoder import encoders
 from speed_generation import beams_beside_joeynmt, greedy_beside_hand, language_model_beside_gpt2
 from speed_inference import classification_beside_distilbert, import_time
+from speed_linear import language_models, layers
 from speed_numbers import ctc_recipe_beside_bare, ctc_step, forecaster_step
 from speed_training import budget_beside_fixed, input_pipeline, recipe_beside_bare, training_beside_joeynmt
 from timing import Row, machine
@@ -45,6 +46,10 @@ MEASURES: dict[str, Callable[[Samples, argparse.Namespace], Any]] = {
         *ctc_step(samples.sizes, samples.device),
     ],
     "forecaster": lambda samples, args: forecaster_step(samples.sizes, samples.device),
+    "linear": lambda samples, args: [
+        *layers(samples.sizes, samples.device),
+        *language_models(samples.sizes, samples.device),
+    ],
 }
 """Name of a measure to what takes it: a row, rows, or rows and the curves of the language models."""
 ON_A_GPU = [name for name in MEASURES if name != "import"]

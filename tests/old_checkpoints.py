@@ -112,6 +112,15 @@ CONVOLUTIONAL = {
 }
 CONVOLUTIONAL[MODEL] = CONVOLUTIONAL[MODEL] | {"dilated": {"dilation_base": 2, "bidirectional": False}}
 OWN = {"Rnn": RECURRENT, "Lstm": RECURRENT, "Gru": RECURRENT, "Cnn": CONVOLUTIONAL}
+BLOCKS = {"blocks": {"residual_blocks": True}}
+CANDIDATES = {kind: {"candidate": kind, "layer_norm": True} for kind in ("linear", "tanh")}
+# Of families whose heads are those above, and differ in the cell alone.
+CELLS = {
+    "MinGru": {MODEL: BLOCKS, CAUSAL: BLOCKS | CANDIDATES},
+    "MinLstm": {MODEL: BLOCKS, CAUSAL: CANDIDATES},
+    "Qrnn": {MODEL: BLOCKS, SEQ2SEQ: BLOCKS, CAUSAL: {"window": {"window": 1, "zoneout": 0.25}}},
+    "Ssru": {MODEL: BLOCKS, CAUSAL: BLOCKS | {"wide": {"residual_blocks": True, "conv_kernel": None, "expand": 3}}},
+}
 MAPS = FRAMES | {"recurrent_kernel_size": 3, "hidden_size": 16}
 ONE_FAMILY = {
     "Rnn": {MODEL: {"relu": {"hidden_act": "relu"}}, CAUSAL: {"relu": {"hidden_act": "relu"}}},
@@ -124,6 +133,8 @@ ONE_FAMILY = {
 
 def settings_of(family: str, auto: str) -> dict[str, dict]:
     """Name to config fields, of one class."""
+    if family in CELLS:
+        return {"default": {}} | CELLS[family].get(auto, {})
     return SETTINGS[auto] | OWN.get(family, {}).get(auto, {}) | ONE_FAMILY.get(family, {}).get(auto, {})
 
 

@@ -6,47 +6,158 @@ import torch
 
 
 def cell_step(kind, layer, value, state, nonlinearity="tanh"):
-    """One step of one row: `value` [I], `state` a tuple of [H]; the equations as torch's documentation has them."""
+    """One step of one row: `value` [I] and a state to the output [H] and the new state.
+
+    Torch's cells have the equations of its documentation.
+    """
+    if kind not in ("rnn", "lstm", "gru"):
+        return linear_step(kind, layer, value, state)
     w_i, w_h, b_i, b_h = layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0
     from_input, from_state = w_i @ value + b_i, w_h @ state[0] + b_h
     if kind == "rnn":
         act = torch.tanh if nonlinearity == "tanh" else torch.relu
-        return (act(from_input + from_state),)
+        hidden = act(from_input + from_state)
+        return hidden, (hidden,)
     if kind == "gru":
         reset_i, update_i, new_i = from_input.chunk(3)
         reset_h, update_h, new_h = from_state.chunk(3)
         reset, update = torch.sigmoid(reset_i + reset_h), torch.sigmoid(update_i + update_h)
         new = torch.tanh(new_i + reset * new_h)
-        return ((1 - update) * new + update * state[0],)
-    assert kind == "lstm", f"no oracle for {kind!r}"
+        hidden = (1 - update) * new + update * state[0]
+        return hidden, (hidden,)
     write, keep, new, show = (from_input + from_state).chunk(4)
     cell = torch.sigmoid(keep) * state[1] + torch.sigmoid(write) * torch.tanh(new)
-    return torch.sigmoid(show) * torch.tanh(cell), cell
+    hidden = torch.sigmoid(show) * torch.tanh(cell)
+    return hidden, (hidden, cell)
 
 
-def run_row(kind, layers, backward_layers, values, states=None, nonlinearity="tanh"):
-    """A whole stack over one row without padding: `values` [T, I]. Returns outputs [T, H] of each layer, states."""
-    count = 2 if kind == "lstm" else 1
+def linear_step(kind, layer, value, state):
+    """One step of a linear recurrence: the state is [H] and the earlier inputs that its convolutions see, [R, I]."""
+    hidden, *windows = state
+    after = []
+    if layer.convolution is not None:
+        steps = torch.cat([windows.pop(0), value.unsqueeze(0)])
+        taps = [filters * step for filters, step in zip(layer.convolution.weight.T, steps, strict=True)]
+        value = value + layer.convolution.bias + sum(taps)
+        after.append(steps[1:])
+    if layer.window > 1:
+        steps = torch.cat([windows.pop(0), value.unsqueeze(0)])
+        value = steps.flatten()
+        after.append(steps[1:])
+    projected = layer.project.weight @ value
+    if kind != "ssru":
+        projected = projected + layer.project.bias
+    parts = projected.chunk(len(projected) // layer.hidden_size)
+    if kind == "mingru":
+        update = torch.sigmoid(parts[0])
+        hidden = (1 - update) * hidden + update * candidate_of(parts[1], layer.candidate)
+        return hidden, (hidden, *after)
+    if kind == "minlstm":
+        forget, write = torch.sigmoid(parts[0]), torch.sigmoid(parts[1])
+        new = candidate_of(parts[2], layer.candidate)
+        hidden = forget / (forget + write) * hidden + write / (forget + write) * new
+        return hidden, (hidden, *after)
+    if kind == "qrnn":
+        forget = torch.sigmoid(parts[1])
+        update = (1 - forget) * (1 - layer.zoneout)  # as it is on average in training
+        hidden = (1 - update) * hidden + update * torch.tanh(parts[0])
+        return torch.sigmoid(parts[2]) * hidden, (hidden, *after)
+    assert kind == "ssru", f"no oracle for {kind!r}"
+    forget = torch.sigmoid(parts[0] + layer.forget_bias)
+    hidden = forget * hidden + (1 - forget) * parts[1]
+    return hidden.clamp(min=0), (hidden, *after)
+
+
+def candidate_of(values, kind):
+    """Feng et al. (2024), appendix B, or one of the other two."""
+    if kind == "g":
+        return torch.where(values >= 0, values + 0.5, torch.sigmoid(values))
+    return torch.tanh(values) if kind == "tanh" else values
+
+
+def normalise(norm, values):
+    """Layer normalisation of [..., H] (Ba et al. 2016, eq. 4)."""
+    centred = values - values.mean(-1, keepdim=True)
+    return centred / (centred.pow(2).mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
+
+
+def apply(linear, values):
+    """A linear layer on [..., I]."""
+    return values @ linear.weight.T + linear.bias
+
+
+def block_inputs(stack, index, values):
+    """The residual stream of a block [T, H] from the outputs of the last one or the embeddings; the cells' inputs."""
+    if not index and hasattr(stack.project, "weight"):
+        values = apply(stack.project, values)
+    return values, normalise(stack.norms[index], values)
+
+
+def block_output(stack, index, stream, mixed):
+    """Output [T, H] of a residual block, from its stream and its cells' outputs."""
+    stream = stream + apply(stack.merge[index], mixed)
+    mlp = stack.feed_forward[index]
+    hidden = apply(mlp.up, normalise(mlp.norm, stream))
+    stream = stream + apply(mlp.down, hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2)
+    return normalise(stack.last_norm, stream) if index == stack.num_layers - 1 else stream
+
+
+def zero_state(layer, like):
+    """State of a row before its first step."""
+    return tuple(like.new_zeros(shape[1:]) for shape in layer.state_shapes(1))
+
+
+def stack_step(kind, stack, value, states, nonlinearity="tanh"):
+    """One step of one row through a left-to-right stack: the output [H] of each layer, and the new states."""
+    outputs, new_states = [], []
+    for index, layer in enumerate(stack.forward_layers):
+        stream = value
+        if hasattr(stack, "merge"):
+            stream, value = block_inputs(stack, index, value)
+        value, state = cell_step(kind, layer, value, states[index], nonlinearity)
+        if hasattr(stack, "merge"):
+            value = block_output(stack, index, stream, value)
+        outputs.append(value)
+        new_states.append(state)
+    return outputs, new_states
+
+
+def run_row(kind, layers, backward_layers, values, states=None, nonlinearity="tanh", blocks=None):
+    """A whole stack over one row without padding: `values` [T, I]. Returns outputs [T, H] of each layer, states.
+
+    `blocks` is the stack if its layers stand in residual blocks.
+    """
     outputs, last_states = [], []
     for index, layer in enumerate(layers):
-        state = states[index] if states else (values.new_zeros(layer.hidden_size),) * count
+        stream = values
+        if blocks is not None:
+            stream, values = block_inputs(blocks, index, values)
+        state = states[index] if states else zero_state(layer, values)
         forward = []
         for value in values:
-            state = cell_step(kind, layer, value, state, nonlinearity)
-            forward.append(state[0])
+            output, state = cell_step(kind, layer, value, state, nonlinearity)
+            forward.append(output)
         last_states.append(state)
         output = torch.stack(forward)
         if backward_layers:
             back_layer = backward_layers[index]
-            state = (values.new_zeros(layer.hidden_size),) * count
+            state = zero_state(back_layer, values)
             back = []
             for value in values.flip(0):
-                state = cell_step(kind, back_layer, value, state, nonlinearity)
-                back.insert(0, state[0])
+                one, state = cell_step(kind, back_layer, value, state, nonlinearity)
+                back.insert(0, one)
             output = torch.cat([output, torch.stack(back)], dim=-1)
+        if blocks is not None:
+            output = block_output(blocks, index, stream, output)
         outputs.append(output)
         values = output
     return outputs, last_states
+
+
+def run_stack(kind, stack, values, nonlinearity="tanh"):
+    """`run_row` of a stack, of residual blocks or not, from zero states."""
+    blocks = stack if hasattr(stack, "merge") else None
+    return run_row(kind, stack.forward_layers, stack.backward_layers, values, None, nonlinearity, blocks)
 
 
 def attend_row(attention, state, memory, coverage=None):
@@ -76,27 +187,27 @@ def decode_row(kind, decoder, ids, memory):
 
     Returns its outputs [T, H], alignments [T, S] or None, and the hidden states [T, H] of each layer.
     """
-    layers = list(decoder.stack.forward_layers)
+    stack = decoder.stack
     nonlinearity = getattr(decoder.config, "hidden_act", "tanh")
     embedded = decoder.embed_tokens.weight[ids]
     if memory is None:
-        hidden, _ = run_row(kind, layers, [], embedded, nonlinearity=nonlinearity)
+        hidden, _ = run_stack(kind, stack, embedded, nonlinearity)
         return hidden[-1], None, hidden
-    count, width = (2 if kind == "lstm" else 1), decoder.config.hidden_size
     project = decoder.bridge.project
     initial = torch.tanh(project.weight @ torch.cat([memory[0], memory[-1]]) + project.bias)
-    states = [tuple(layer) for layer in initial.view(len(layers), count, width)]
-    feed = initial.new_zeros(width)
+    shapes = [[shape[1:] for shape in layer.state_shapes(1)] for layer in stack.forward_layers]
+    parts = iter(initial.split([shape.numel() for layer in shapes for shape in layer]))
+    states = [tuple(next(parts).view(shape) for shape in layer) for layer in shapes]
+    feed = initial.new_zeros(decoder.config.hidden_size)
     coverage = initial.new_zeros(len(memory)) if decoder.config.coverage else None
-    vectors, alignments, hidden = [], [], [[] for _ in layers]
+    vectors, alignments, hidden = [], [], [[] for _ in shapes]
     for value in embedded:
         if decoder.config.input_feeding:
             value = torch.cat([value, feed])
-        for index, layer in enumerate(layers):
-            states[index] = cell_step(kind, layer, value, states[index], nonlinearity)
-            value = states[index][0]
-            hidden[index].append(value)
-        feed, weights = attend_row(decoder.attention, value, memory, coverage)
+        outputs, states = stack_step(kind, stack, value, states, nonlinearity)
+        for layer, output in zip(hidden, outputs, strict=True):
+            layer.append(output)
+        feed, weights = attend_row(decoder.attention, outputs[-1], memory, coverage)
         coverage = None if coverage is None else coverage + weights
         vectors.append(feed)
         alignments.append(weights)
@@ -113,9 +224,8 @@ def logits_row(model, hidden):
 
 def encode_row(kind, encoder, ids):
     """What `RecurrentModel` as an encoder makes of one row without padding: `ids` [S] to [S, M]."""
-    layers = (encoder.stack.forward_layers, encoder.stack.backward_layers)
     nonlinearity = getattr(encoder.config, "hidden_act", "tanh")
-    return run_row(kind, *layers, encoder.embed_tokens.weight[ids], nonlinearity=nonlinearity)[0][-1]
+    return run_stack(kind, encoder.stack, encoder.embed_tokens.weight[ids], nonlinearity)[0][-1]
 
 
 def point_row(model, source, target, copy_ids, size):

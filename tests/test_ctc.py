@@ -5,10 +5,10 @@ from itertools import product
 
 import pytest
 import torch
+from token_classes import MODEL_CLASSES
 from transformers import AutoModelForCTC, Trainer, TrainingArguments
 
 from hfseq import LstmConfig, LstmForCTC
-from hfseq.models import MODEL_CLASSES
 
 pytestmark = pytest.mark.contract
 

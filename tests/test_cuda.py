@@ -107,8 +107,10 @@ def test_a_training_step_waits_for_nothing_and_warns_of_nothing(auto, model_clas
 
 
 @pytest.mark.parametrize("mode", [name for name in test_generation.MODES if "sampling" not in name])
-@pytest.mark.parametrize("kind", test_generation.KINDS)
-@pytest.mark.parametrize("config_class", MODEL_CLASSES)
+@pytest.mark.parametrize(
+    ("config_class", "kind"),
+    [(config, kind) for config in MODEL_CLASSES for kind in test_generation.kinds_of(config, test_generation.KINDS)],
+)
 def test_generation_is_that_of_the_cpu(config_class, kind, mode):
     model = test_generation.make(config_class, kind)
     inputs = test_generation.make_inputs(model)

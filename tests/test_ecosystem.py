@@ -6,7 +6,20 @@ import pytest
 import torch
 from accelerate import infer_auto_device_map
 from peft import LoraConfig, PeftModel, get_peft_model
-from test_models import CAUSAL, CLASSES, FAMILIES, MASK, MODEL, SEQ2SEQ, gradients, make, make_inputs, valid_outputs
+from test_models import (
+    CAUSAL,
+    CLASSES,
+    FAMILIES,
+    MASK,
+    MODEL,
+    SEQ2SEQ,
+    fields_of,
+    gradients,
+    make,
+    make_inputs,
+    valid_outputs,
+    with_feeding,
+)
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
 
@@ -18,12 +31,10 @@ DROPOUTS = {"dropout": 0.3, "variational_dropout": True, "embedding_dropout": 0.
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-@pytest.mark.parametrize("input_feeding", [True, False], ids=["fed", "unfed"])
-@pytest.mark.parametrize(("auto", "model_class"), CLASSES)
+@pytest.mark.parametrize(("auto", "model_class", "input_feeding"), with_feeding(CLASSES))
 def test_gradient_checkpointing_changes_nothing(auto, model_class, input_feeding, reentrant):
     """Not even with dropout, whose masks the second forward draws again; the bridge's states have gradients too."""
-    fields = {name: value for name, value in DROPOUTS.items() if name in model_class.config_class.__dataclass_fields__}
-    model = make(model_class, **fields, input_feeding=input_feeding).train()
+    model = make(model_class, **fields_of(model_class, DROPOUTS), input_feeding=input_feeding).train()
     inputs = make_inputs(model)
     results = []
     for checkpointing in (False, True):

@@ -10,17 +10,21 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from token_classes import FAMILIES, LINEAR
 from transformers import DynamicCache, pipeline
 
 import hfseq
 from hfseq.data.collation import vocabulary_sizes
 from hfseq.errors import InputError
-from hfseq.models import MODEL_CLASSES
 from hfseq.onnx import quantize as quantization
 from hfseq.onnx.quantize import quantize_onnx
 from hfseq.onnx.runtime import OnnxForPrediction, load_onnx
 
-CLASSES = {config.family: heads["AutoModelForTimeSeriesPrediction"] for config, heads in MODEL_CLASSES.items()}
+CLASSES = {
+    config.family: heads["AutoModelForTimeSeriesPrediction"]
+    for config, heads in FAMILIES.items()
+    if config.family not in LINEAR
+}
 SETTINGS = {
     "default": {},
     "normal": {"distribution_output": "normal", "scaling": "std", "context_length": 6},

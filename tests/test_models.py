@@ -9,7 +9,7 @@ import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from old_checkpoints import INITIAL_WEIGHTS, sum_initial_weights
-from oracles import decode_row, logits_row, run_row
+from oracles import decode_row, logits_row, run_stack
 from safetensors.torch import load_file, save_file
 from token_classes import MODEL_CLASSES
 from transformers import (
@@ -25,6 +25,7 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from hfseq import GruConfig, LstmConfig, LstmForCausalLM, LstmForConditionalGeneration, LstmModel, RnnConfig
+from hfseq.models.linear_cells import LinearLayer, SsruLayer
 from hfseq.models.padding import next_labels
 
 pytestmark = pytest.mark.contract
@@ -36,6 +37,9 @@ CLASSES = [
 ]
 FAMILIES = [pytest.param(heads, id=config.__name__.removesuffix("Config")) for config, heads in MODEL_CLASSES.items()]
 RECURRENT = [case for case in FAMILIES if case.id != "Cnn"]
+# Cells whose gates see the state. The others refuse these fields.
+STATEFUL = [case for case in FAMILIES if case.id in ("Rnn", "Lstm", "Gru")]
+OF_STATEFUL = ("input_feeding", "weight_dropout")
 MODEL, CAUSAL, SEQ2SEQ = "AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM"
 SEQUENCE, TOKEN = "AutoModelForSequenceClassification", "AutoModelForTokenClassification"
 CTC = "AutoModelForCTC"
@@ -54,6 +58,29 @@ def make(model_class, **fields):
         for parameter in model.parameters():
             parameter.uniform_(-0.8, 0.8)
     return model
+
+
+def is_stateful(model_class):
+    """True for a recurrent class whose gates see the state."""
+    return model_class.config_class.family in {case.id for case in STATEFUL}
+
+
+def fields_of(model_class, fields):
+    """Those of the fields that a class has and does not refuse."""
+    known = model_class.config_class.__dataclass_fields__.keys()
+    if not is_stateful(model_class):
+        known = known - OF_STATEFUL
+    return {name: value for name, value in fields.items() if name in known}
+
+
+def with_feeding(cases):
+    """Cases with input feeding, where there is any, and without."""
+    both = []
+    for case in cases:
+        both.append(pytest.param(*case.values, False, id=f"{case.id}-unfed"))
+        if is_stateful(case.values[-1] if len(case.values) > 1 else case.values[0][MODEL]):
+            both.append(pytest.param(*case.values, True, id=f"{case.id}-fed"))
+    return both
 
 
 def make_inputs(model, mask=MASK, target_mask=TARGET_MASK, seed=0):
@@ -241,7 +268,7 @@ def test_padding_changes_nothing_in_float32_at_default_sizes(auto, model_class):
 
 
 @pytest.mark.parametrize("attention_type", ["additive", "dot", "general"])
-@pytest.mark.parametrize("heads", RECURRENT)
+@pytest.mark.parametrize("heads", STATEFUL)
 def test_padding_changes_nothing_step_by_step(heads, attention_type):
     model = make(heads[SEQ2SEQ], input_feeding=True, attention_type=attention_type)
     check_padding(model, make_inputs(model))
@@ -301,7 +328,7 @@ def test_the_convolution_before_the_layers_equals_the_unrolled_one(heads, size):
     model = make(heads[MODEL], input_filters=7, input_kernel_size=size)
     inputs = make_inputs(model)
     outputs = model(**inputs, output_hidden_states=True)
-    layers, before = (model.stack.forward_layers, model.stack.backward_layers), (size - 1) // 2
+    before = (size - 1) // 2
     for row in range(len(MASK)):
         valid = MASK[row].bool()
         embedded = model.embed_tokens.weight[inputs["input_ids"][row, valid]]
@@ -309,7 +336,7 @@ def test_the_convolution_before_the_layers_equals_the_unrolled_one(heads, size):
         taps = [padded[at : at + len(embedded)] @ model.convolution.weight[:, :, at].T for at in range(size)]
         convolved = torch.relu(sum(taps) + model.convolution.bias)
         torch.testing.assert_close(outputs.hidden_states[0][row, valid], convolved)
-        expected, _ = run_row(model.config.family.lower(), *layers, convolved)
+        expected, _ = run_stack(model.config.family.lower(), model.stack, convolved)
         torch.testing.assert_close(outputs.last_hidden_state[row, valid], expected[-1])
     for auto in (SEQUENCE, TOKEN, SEQ2SEQ):
         model = make(heads[auto], input_filters=7, input_kernel_size=size)
@@ -347,9 +374,8 @@ def test_the_language_model_equals_the_unrolled_one(heads, tie):
         torch.testing.assert_close(found, logits_row(model, hidden))
 
 
-@pytest.mark.parametrize("input_feeding", [True, False], ids=["fed", "unfed"])
 @pytest.mark.parametrize("attention_type", ["additive", "dot", "general"])
-@pytest.mark.parametrize("heads", RECURRENT)
+@pytest.mark.parametrize(("heads", "input_feeding"), with_feeding(RECURRENT))
 def test_the_translator_equals_the_unrolled_one(heads, attention_type, input_feeding):
     """With two encoder layers and three decoder layers: logits, alignments and hidden states."""
     model = make(heads[SEQ2SEQ], attention_type=attention_type, input_feeding=input_feeding, decoder_layers=3)
@@ -359,8 +385,7 @@ def test_the_translator_equals_the_unrolled_one(heads, attention_type, input_fee
     for row in range(len(MASK)):
         source, target = row_alone(inputs, row).values()
         embedded = encoder.embed_tokens.weight[source[0]]
-        layers = (encoder.stack.forward_layers, encoder.stack.backward_layers)
-        encoded, _ = run_row(cell, *layers, embedded)
+        encoded, _ = run_stack(cell, encoder.stack, embedded)
         hidden, alignments, decoded = decode_row(cell, model.decoder, target[0], encoded[-1])
         valid, steps = MASK[row].bool(), TARGET_MASK[row].bool()
         torch.testing.assert_close(outputs.logits[row, steps], logits_row(model, hidden))
@@ -482,13 +507,19 @@ FIELDS = [
 
 
 @pytest.mark.processor
-@pytest.mark.parametrize("fields", FIELDS, ids=str)
-@pytest.mark.parametrize(("auto", "model_class"), CLASSES)
+@pytest.mark.parametrize(
+    ("auto", "model_class", "fields"),
+    [
+        pytest.param(*case.values, fields, id=f"{case.id}-{fields}")
+        for case in CLASSES
+        for fields in FIELDS
+        if not fields or fields_of(case.values[1], fields)
+    ],
+)
 def test_every_config_value_trains(auto, model_class, fields):
     """Padded, forward and backward, all parameters with a gradient."""
     fields = fields | {"bidirectional": False} if auto == CAUSAL else fields
-    fields = {name: value for name, value in fields.items() if name in model_class.config_class.__dataclass_fields__}
-    model = make(model_class, **fields).train()
+    model = make(model_class, **fields_of(model_class, fields)).train()
     loss = sum(output.pow(2).sum() for output in valid_outputs(model, make_inputs(model)))
     loss.backward()
     assert loss.isfinite()
@@ -500,8 +531,7 @@ def test_every_config_value_trains(auto, model_class, fields):
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("input_feeding", [True, False])
-@pytest.mark.parametrize(("auto", "model_class"), CLASSES)
+@pytest.mark.parametrize(("auto", "model_class", "input_feeding"), with_feeding(CLASSES))
 def test_dropout_is_there_in_training_alone(auto, model_class, input_feeding):
     model = make(model_class, dropout=0.4, input_feeding=input_feeding)
     inputs = make_inputs(model)
@@ -514,8 +544,7 @@ def test_dropout_is_there_in_training_alone(auto, model_class, input_feeding):
 # --- outputs -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("input_feeding", [True, False], ids=["fed", "unfed"])
-@pytest.mark.parametrize("heads", FAMILIES)
+@pytest.mark.parametrize(("heads", "input_feeding"), with_feeding(FAMILIES))
 def test_alignments(heads, input_feeding):
     model = make(heads[SEQ2SEQ], input_feeding=input_feeding)
     inputs = make_inputs(model, target_mask=TARGET_MASK[:, :4])
@@ -608,6 +637,7 @@ def test_a_seed_gives_the_weights_that_it_gave(auto, model_class):
 
 
 def assert_initialised(model):
+    projections = {layer.project for layer in model.modules() if isinstance(layer, LinearLayer)}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.RNNBase):
             width = module.hidden_size
@@ -622,7 +652,17 @@ def assert_initialised(model):
                 expected[1] = 1.0
             bias = (module.bias_ih_l0 + module.bias_hh_l0).view(gates, width)
             torch.testing.assert_close(bias, expected.to(bias), rtol=0, atol=0)
-        elif isinstance(module, torch.nn.Linear) and module.bias is not None:
+        elif isinstance(module, LinearLayer):
+            limit = math.sqrt(6 / (module.window * module.input_size + module.hidden_size))
+            for gate in module.project.weight.chunk(len(module.biases)):
+                assert 0.7 * limit < gate.abs().max() <= limit, name
+            if isinstance(module, SsruLayer):
+                assert (module.forget_bias == 1).all(), name
+                continue
+            sign = {"MinGruLayer": (-1, 0), "MinLstmLayer": (1, 0, 0), "QrnnLayer": (0, 1, 0)}[type(module).__name__]
+            for gate, expected in zip(module.project.bias.chunk(len(sign)), sign, strict=True):
+                assert (gate == expected).all(), name
+        elif isinstance(module, torch.nn.Linear) and module.bias is not None and module not in projections:
             assert not module.bias.any(), name
 
 
@@ -756,13 +796,15 @@ def test_caches_of_other_models_of_ours(heads):
     cross = {"add_cross_attention": True}
     other = make(MODEL_CLASSES[LstmConfig if heads[MODEL].config_class is not LstmConfig else RnnConfig][CAUSAL])
     one, deeper = make(heads[CAUSAL]), make(heads[CAUSAL], num_hidden_layers=3)
-    fed, unfed = make(heads[CAUSAL], **cross, input_feeding=True), make(heads[CAUSAL], **cross)
+    fed, unfed = (
+        make(heads[CAUSAL], **fields_of(heads[CAUSAL], cross | {"input_feeding": on})) for on in (True, False)
+    )
     for reader, writer, inputs in [
         (one, other, {}),
         (other, one, {}),
         (one, deeper, {}),
         (deeper, one, {}),
-        *([] if heads[MODEL].config_class.family == "Cnn" else [(fed, unfed, memory), (unfed, fed, memory)]),
+        *([(fed, unfed, memory), (unfed, fed, memory)] if is_stateful(heads[MODEL]) else []),
     ]:
         cache = writer(ids, **inputs, use_cache=True).cache
         with pytest.raises(ValueError, match="cache: .* cache belongs to another model"):
@@ -835,8 +877,7 @@ def test_checks_of_fields_set_later(heads):
 # --- beside a pretrained Transformer -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("input_feeding", [True, False], ids=["fed", "unfed"])
-@pytest.mark.parametrize("heads", FAMILIES)
+@pytest.mark.parametrize(("heads", "input_feeding"), with_feeding(FAMILIES))
 def test_decoder_of_a_transformer(heads, input_feeding, tmp_path):
     fields = {"add_cross_attention": True, "cross_attention_hidden_size": 12, "attention_type": "additive"}
     decoder = make(heads[CAUSAL], **fields, input_feeding=input_feeding, tie_word_embeddings=False)

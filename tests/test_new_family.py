@@ -75,8 +75,8 @@ class {family}ForCTC(ForCTC):
 """
 CELLS = {
     # Feng et al. (2024), section 3.1.3: a linear recurrence, to which a closed gate makes padding the identity.
-    "Linear": """
-class LinearLayer(RecurrentLayer):
+    "Leaky": """
+class LeakyLayer(RecurrentLayer):
     needs_gather = False
 
     def __init__(self, input_size, hidden_size):

@@ -537,7 +537,8 @@ BAD = {
     ),
     "model_type": (
         lambda _: {"model_type": "lstm"},
-        "unknown --model_type 'lstm'; hfseq has hfseq_cnn, hfseq_gru, hfseq_lstm, hfseq_rnn",
+        "unknown --model_type 'lstm'; hfseq has hfseq_cnn, hfseq_gru, hfseq_lstm, hfseq_mingru, hfseq_minlstm, "
+        "hfseq_qrnn, hfseq_rnn, hfseq_ssru",
     ),
     "encoder": (lambda _: {"model_type": "bert"}, "--model_type bert has no sequence-to-sequence model"),
     "size 0": (override(hidden_size=0), "--config_overrides: .*hidden_size=0"),

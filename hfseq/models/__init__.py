@@ -9,11 +9,21 @@ from transformers.models.auto.tokenization_auto import REGISTERED_TOKENIZER_CLAS
 
 from .configuration_base import HEADS, SequenceConfig
 from .configuration_cnn import CnnConfig
+from .configuration_linear import MinGruConfig, MinLstmConfig, QrnnConfig, SsruConfig
 from .configuration_recurrent import GruConfig, LstmConfig, RnnConfig
 from .feature_extraction_log_mel import LogMelFeatureExtractor
 from .tokenization_characters import WordCharacterTokenizer
 
-FAMILIES: tuple[type[SequenceConfig], ...] = (RnnConfig, LstmConfig, GruConfig, CnnConfig)
+FAMILIES: tuple[type[SequenceConfig], ...] = (
+    RnnConfig,
+    LstmConfig,
+    GruConfig,
+    CnnConfig,
+    MinGruConfig,
+    MinLstmConfig,
+    QrnnConfig,
+    SsruConfig,
+)
 """Configuration classes of the families; the module `modeling_<family>` has the classes `<Family><suffix>`."""
 MODEL_CLASSES: dict[type[SequenceConfig], dict[str, type[PreTrainedModel]]] = {}
 """Config class to Auto class name, the first one of several, to model class."""

@@ -38,7 +38,7 @@ OF_FEATURES = (
 
 @strict
 class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
-    r"""Fields common to all families; instantiate `RnnConfig`, `LstmConfig`, `GruConfig` or `CnnConfig`.
+    r"""Fields common to all families; instantiate the configuration of one, such as `LstmConfig` or `CnnConfig`.
 
     Those of forecasters: see `PredictionFields`; those for frames of pixels: see `FrameFields`; those of language
     models that are trained with sampled negatives: see `SamplingFields`.

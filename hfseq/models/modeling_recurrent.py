@@ -54,6 +54,10 @@ class RecurrentModel(Backbone):
         if filters is not None:
             self.convolution = Convolution(width, filters, config.input_kernel_size, weight_norm=False, gain=2.0)
             width = filters
+        return self.make_layers(config, width)
+
+    def make_layers(self, config: RecurrentConfig, width: int) -> RecurrentStack:
+        """Create the layers of the stack, which read vectors of a given width."""
         return RecurrentStack(
             self.make_layer,
             width + (config.hidden_size if self.feeds else 0),

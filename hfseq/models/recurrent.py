@@ -1,8 +1,8 @@
 """Recurrent layers and stacks of them that padding cannot change."""
 
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import ClassVar, NamedTuple
+from collections.abc import Callable
+from functools import cache, partial
+from typing import NamedTuple
 
 import torch
 from torch import Size, Tensor, nn
@@ -30,7 +30,7 @@ class RecurrentLayer(GradientCheckpointingLayer):
         recurrent_weight: The hidden-to-hidden matrix that DropConnect thins, or None where the cell has none.
     """
 
-    needs_gather: ClassVar[bool] = True
+    needs_gather: bool = True
     recurrent_weight: Tensor | None = None
 
     def state_shapes(self, batch: int) -> list[Size]:
@@ -234,6 +234,10 @@ class DropoutMasks(NamedTuple):
     weights: list[Tensor | None]
 
 
+Directions = Callable[[Tensor], tuple[Tensor, State]]
+"""Runs the cells of a layer, in one or both directions."""
+
+
 class RecurrentStack(Stack):
     """Recurrent layers, each in one or in both directions.
 
@@ -334,29 +338,48 @@ class RecurrentStack(Stack):
         else:
             valid = mask
         outputs, new_states = [], []
-        for index, layer in enumerate(self.forward_layers):
-            if index:
-                values = self.dropout(values, masks.between[index - 1])
-            new_state: Sequence[Tensor] = ()
-            if self.bidirectional and self._fuses_directions(layer, values):
-                values = self._run_both(index, values, permutation, masks)
-            else:
-                below = values
-                values, *new_state = layer(values, valid, masks.weights[index], *states[index])
-                if self.bidirectional:
-                    back = self._run_back(index, below, valid, permutation, masks)
-                    values = torch.cat([values, back], dim=-1)
-            if self.layer_norm:
-                values = self.norms[index](values)
+        for index in range(self.num_layers):
+            directions = partial(self._run_directions, index, states[index], valid, permutation, masks)
+            values, new_state = self._run_layer(index, values, masks, directions)
             output = values
             if permutation is not None:
                 output = permute_steps(values, permutation.restore, permutation.order)
             elif self.needs_gather and mask is not None and return_states:
                 pairs = zip(new_state, states[index], strict=True)
-                new_state = [torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in pairs]
+                new_state = tuple(torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in pairs)
             outputs.append(output if mask is None else output.masked_fill(~mask.unsqueeze(-1), 0.0))
-            new_states.append(tuple(new_state))
+            new_states.append(new_state)
         return outputs, new_states if return_states else None
+
+    def _run_layer(
+        self, index: int, values: Tensor, masks: DropoutMasks, directions: Directions
+    ) -> tuple[Tensor, State]:
+        """Output `[B, T, hidden_size]` of a layer, with what stands around its cells, and its new state."""
+        if index:
+            values = self.dropout(values, masks.between[index - 1])
+        values, new_state = directions(values)
+        if self.layer_norm:
+            values = self.norms[index](values)
+        return values, new_state
+
+    def _run_directions(
+        self,
+        index: int,
+        state: State,
+        valid: Tensor | None,
+        permutation: ValidFirst | None,
+        masks: DropoutMasks,
+        values: Tensor,
+    ) -> tuple[Tensor, State]:
+        """Output of a layer's cells in their directions, side by side, and the state after the left-to-right one."""
+        layer = self.forward_layers[index]
+        if self.bidirectional and self._fuses_directions(layer, values):
+            return self._run_both(index, values, permutation, masks), ()
+        output, *new_state = layer(values, valid, masks.weights[index], *state)
+        if self.bidirectional:
+            back = self._run_back(index, values, valid, permutation, masks)
+            output = torch.cat([output, back], dim=-1)
+        return output, tuple(new_state)
 
     def _fuses_directions(self, layer: RecurrentLayer, values: Tensor) -> bool:
         """Return True if one kernel runs both directions of a layer: on a GPU, unless the layer must be called itself.

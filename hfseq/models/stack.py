@@ -33,7 +33,7 @@ class Stack(nn.Module):
 
 @runtime_checkable
 class SelfInitializing(Protocol):
-    """A layer that owns its initialisation.
+    """A layer that owns its initialisation; transformers asks only those that have parameters of their own.
 
     Not `reset_parameters`: torch's layers have one too, and `nn.RNNBase` calls it on construction, where it would draw
     other random numbers than torch's own, so that a seed would no longer give the weights that it gave.

@@ -33,7 +33,6 @@ _OPERATORS = {
     "DynamicQuantizeLSTM": "int8 LSTM",
     "MatMulInteger": "int8 MatMul",
     "DynamicQuantizeMatMul": "int8 MatMul",
-    "DequantizeLinear": "int8 embedding",
     **{name: f"fp32 {name}" for name in ("LSTM", "GRU", "RNN", "Conv", "MatMul", "Gemm")},
 }
 """Operators with weights, as the report names them."""
@@ -268,5 +267,15 @@ def _feature_statistics(model: Any) -> dict[str, np.ndarray]:
 def _operators(model: Any) -> dict[str, float]:
     """Number of operators with weights, by precision and type."""
     weights = _weights(model)
+    tables = {tensor.name for tensor in model.graph.initializer if tensor.name in weights and _is_quantized(tensor)}
     nodes = [(_OPERATORS.get(node.op_type, ""), node) for node in model.graph.node]
-    return dict(Counter(kind for kind, node in nodes if kind.startswith("int8") or (kind and weights & {*node.input})))
+    counts = Counter(kind for kind, node in nodes if kind.startswith("int8") or (kind and weights & {*node.input}))
+    counts["int8 embedding"] = sum(node.op_type == "Gather" and node.input[0] in tables for _, node in nodes)
+    return dict(+counts)
+
+
+def _is_quantized(tensor: Any) -> bool:
+    """True for weights of 8 bits."""
+    from onnx import TensorProto
+
+    return tensor.data_type in (TensorProto.INT8, TensorProto.UINT8)

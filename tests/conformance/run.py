@@ -1,4 +1,4 @@
-"""Runs transformers' own model and config tests against every class of hfseq.
+"""Runs transformers' own model and config tests against the classes of hfseq.
 
     python tests/conformance/run.py [pytest arguments, e.g. -k "Lstm and save_load"]
 
@@ -85,7 +85,7 @@ class Outcomes:
         rows = defaultdict(Counter)
         for nodeid, outcome in self.of_test.items():
             name = nodeid.split("::")[1].removesuffix("Test")
-            family = re.match("[A-Z][a-z]+", name)[0]
+            family = re.match("(.+?)(Config|Model|For)", name)[1]
             for row in (f"{family} {name.removeprefix(family)}", f"{family}, all", "all"):
                 rows[row][outcome] += 1
         return dict(sorted(rows.items()))
@@ -98,7 +98,8 @@ def main() -> int:
     # The suite skips what does not apply to a class, and the table counts it: these skips are not CI's to refuse.
     os.environ.pop("HFSEQ_ALLOWED_SKIPS", None)
     # The project's own addopts refuse markers that it does not know, such as those of the suite.
-    options = ["-o", "addopts=", "-W", "ignore::pytest.PytestUnknownMarkWarning", "-o", f"pythonpath={root}"]
+    paths = f"pythonpath={root} {HERE.parent}"
+    options = ["-o", "addopts=", "-W", "ignore::pytest.PytestUnknownMarkWarning", "-o", paths]
     code = pytest.main(
         [str(SUITE), "-n", "2", "-q", "-r", "fE", "--tb", "short", *options, *sys.argv[1:]], plugins=[outcomes]
     )
