@@ -49,11 +49,12 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             if token is not None and not 0 <= token < config.vocab_size:
                 config.raise_invalid(name, f"targets are made of it, and vocab_size is {config.vocab_size}")
         config = config.resolved("ForConditionalGeneration", is_encoder_decoder=True, add_cross_attention=False)
+        config.check_output_layer()
         super().__init__(config)
         self.model = self.backbone_class(config.encoder_config())
         self.decoder = self.decoder_class(config.decoder_config())
         self.output = OutputLayer(config)
-        self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=config.lm_head_bias)
         self.pointer = self.make_pointer(config)
         self.post_init()
 
