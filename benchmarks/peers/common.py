@@ -17,9 +17,9 @@ from torch import Tensor
 
 WORDS = (
     "a all and at away bird birds boat by child children day dog dogs evening every field fish garden green he her "
-    "his house in is it lake light little long man morning near never night not of old on one over quiet rain red river "
-    "road runs sea sees she sings sleeps slowly small snow some stands sun the their they to tree trees under village "
-    "walks water when white wind with woman wood young"
+    "his house in is it lake light little long man morning near never night not of old on one over quiet rain red "
+    "river road runs sea sees she sings sleeps slowly small snow some stands sun the their they to tree trees under "
+    "village walks water when white wind with woman wood young"
 ).split()
 """Words of the toy texts, in the order of the alphabet."""
 

@@ -22,6 +22,7 @@ FIXTURES = FOLDER.parents[1] / "tests" / "fixtures" / "peers"
 SCRIPTS = {
     "torch_models": ("torch", "icefall"),
     "word_language_model": ("torch", "examples"),
+    "keras_models": ("keras",),
 }
 """Name of a script to its environment and, if it needs one, its checkout."""
 

@@ -121,7 +121,7 @@ def language_models(output: Path) -> None:
 def classifiers(output: Path) -> None:
     """The last states of a bidirectional LSTM; the mean of a GRU's steps."""
     for name, cell, pooling, bidirectional, layers in (
-        ("classifier_lstm_last", nn.LSTM, "last", True, 2),
+        ("classifier_lstm_last", nn.LSTM, "last", True, 1),
         ("classifier_gru_mean", nn.GRU, "mean", False, 1),
     ):
         case = Case(output, f"torch/{name}", (), cell=cell.__name__.lower(), pooling=pooling)
@@ -172,7 +172,7 @@ def espnet(output: Path) -> None:
 
 
 def icefall(output: Path, checkout: Path) -> None:
-    """icefall's `RnnLmModel`, as its `export.py` saves it."""
+    """The `RnnLmModel` of icefall, as its `export.py` saves it."""
     utils = ModuleType("icefall.utils")
     # Its forward does not need them for logits, and their module needs k2, which is not on the package index.
     utils.add_eos = utils.add_sos = utils.make_pad_mask = None  # type: ignore[attr-defined]

@@ -9,7 +9,9 @@ vocabulary is not saved: the words of `train.txt` in order of appearance, then t
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import Case, arguments, rows, save_legacy, sentences, write_lines
@@ -17,6 +19,12 @@ from torch import Tensor
 
 MODELS = {"lstm": "LSTM", "gru_tied": "GRU", "rnn_tanh": "RNN_TANH"}
 LENGTHS = (3, 7, 1, 5)
+
+
+def log_probabilities(model: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """Log-probabilities `[B, T, V]`: `forward` ends with a log-softmax, and time comes first there."""
+    flat, _ = model(ids.t(), model.init_hidden(len(ids)))
+    return flat.view(ids.shape[1], len(ids), -1).transpose(0, 1)
 
 
 def main() -> None:
@@ -45,13 +53,7 @@ def main() -> None:
                 torch.save(model.state_dict(), case.folder / "state_dict.pt")
                 save_legacy(model, case.folder / "model_legacy.pt")
             write_lines(case.folder / "vocab.txt", vocabulary)
-
-            def log_probabilities(ids: Tensor, mask: Tensor) -> Tensor:
-                # Time comes first there, and `forward` ends with a log_softmax.
-                flat, _ = model(ids.t(), model.init_hidden(len(ids)))
-                return flat.view(ids.shape[1], len(ids), -1).transpose(0, 1)
-
-            case.forward(rows(LENGTHS, len(vocabulary), 0, 5), log_probabilities)
+            case.forward(rows(LENGTHS, len(vocabulary), 0, 5), partial(log_probabilities, model))
             case.write()
 
 
