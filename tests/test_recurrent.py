@@ -10,7 +10,8 @@ import torch
 from oracles import attend_row, run_row
 
 from hfseq.models import recurrent
-from hfseq.models.attention import Bridge, CrossAttention
+from hfseq.models.attention import CrossAttention
+from hfseq.models.bridge import Bridge
 from hfseq.models.recurrent import KernelLayer, RecurrentStack
 
 CELLS = ["rnn", "lstm", "gru"]

@@ -7,7 +7,8 @@ from torch import Tensor
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
-from .attention import Bridge, CrossAttention
+from .attention import CrossAttention
+from .bridge import Bridge
 from .configuration_base import SequenceConfig
 from .configuration_recurrent import RecurrentConfig
 from .convolution import Convolution
