@@ -37,3 +37,81 @@ class Bridge(nn.Module):
             ends = ends.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
         parts = iter(torch.tanh(self.project(ends)).split(self.sizes, dim=-1))
         return [tuple(next(parts).reshape(-1, *shape) for shape in layer) for layer in self.shapes]
+
+
+class StateBridge(nn.Module):
+    r"""Initial decoder states from the final states $s^l$ of the encoder's layers, both directions side by side.
+
+    - `copy`: a layer starts from the state of the encoder's layer of its own depth (Sutskever et al. 2014).
+    - `linear`: $W s^l + b$ with one map of hidden states and one of an LSTM's cell states, which all layers share;
+      fairseq's, where widths differ.
+    - `relu`: $\mathrm{relu}(W [s^1; \dots; s^L] + b)$ with one map of hidden states and one of cell states;
+      OpenNMT's. There a bidirectional encoder's W is made of two equal blocks.
+    - `last`: every state of every layer starts from the hidden state of the encoder's top layer; from that of its
+      left-to-right direction alone if the decoder's states are half as wide; JoeyNMT's.
+
+    What else a state holds, the earlier inputs that convolutions of a cell see, starts as zeros: there are none yet.
+
+    Args:
+        kind: One of these.
+        encoder_layers: Number of the encoder's layers.
+        state_size: Width of its states.
+        shapes: Shapes of each decoder layer's state, for a batch of any size.
+
+    Raises:
+        ValueError: If numbers of layers or widths differ where they must not.
+    """
+
+    def __init__(self, kind: str, encoder_layers: int, state_size: int, shapes: list[list[Size]]) -> None:
+        super().__init__()
+        self.kind, self.state_size = kind, state_size
+        self.shapes = [[shape[1:] for shape in layer] for layer in shapes]
+        vectors = [shape[0] for shape in self.shapes[0] if len(shape) == 1]
+        self.num_states, self.size = len(vectors), vectors[0]
+        self.encoder_layers = encoder_layers
+        if kind in ("copy", "linear") and encoder_layers != len(shapes):
+            raise ValueError(
+                f"bridge={kind!r} needs as many layers on both sides, but encoder_layers={encoder_layers} and the "
+                f"decoder has {len(shapes)}; set decoder_layers={encoder_layers}, or take 'last', 'relu' or 'project'"
+            )
+        widths = {"copy": [self.size], "last": [self.size, 2 * self.size]}
+        if state_size not in widths.get(kind, [state_size]):
+            raise ValueError(
+                f"bridge={kind!r} copies states, but those of the encoder are {state_size} wide and those of the "
+                f"decoder {self.size}; take 'linear' or 'project'"
+            )
+        together = len(shapes) if kind == "relu" else 1
+        sizes = (state_size * (encoder_layers if kind == "relu" else 1), self.size * together)
+        count = self.num_states if kind in ("linear", "relu") else 0
+        self.maps = nn.ModuleList(nn.Linear(*sizes) for _ in range(count))
+
+    def forward(self, final_states: Tensor) -> list[State]:
+        """Compute the states of each layer from `[B, encoder layers, N, state_size]`, N vectors of each layer."""
+        # Not `len`, which is a constant in an exported graph.
+        batch, depth = final_states.shape[0], len(self.shapes)
+        if self.kind == "last":
+            top = final_states[:, -1:, 0, : self.size].expand(-1, depth, -1)  # [B, L, H]
+            parts = (top,) * self.num_states
+        else:
+            parts = final_states.unbind(2)
+        if self.kind == "linear":
+            parts = tuple(one(part) for one, part in zip(self.maps, parts, strict=True))
+        elif self.kind == "relu":
+            flat = (one(part.flatten(1)).relu() for one, part in zip(self.maps, parts, strict=True))
+            parts = tuple(part.view(batch, depth, self.size) for part in flat)
+        states = []
+        for index, shapes in enumerate(self.shapes):
+            vectors = iter(parts)
+            states.append(
+                tuple(
+                    next(vectors)[:, index] if len(shape) == 1 else final_states.new_zeros(batch, *shape)
+                    for shape in shapes
+                )
+            )
+        return states
+
+
+def stack_states(states: list[State], dtype: torch.dtype) -> Tensor:
+    """The vectors among the states of all layers as one tensor `[B, L, N, H]`, whose batch `generate` can expand."""
+    layers = [torch.stack([part for part in state if part.dim() == 2], dim=1) for state in states]
+    return torch.stack(layers, dim=1).to(dtype)

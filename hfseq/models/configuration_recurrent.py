@@ -8,6 +8,9 @@ from transformers.configuration_utils import strict
 from .configuration_base import HEADS, SequenceConfig
 from .configuration_frames import map_shape
 
+READS_STATES = ("copy", "linear", "relu", "last")
+"""Values of `bridge` that read the final states of the encoder's layers."""
+
 
 @strict
 class RecurrentConfig(SequenceConfig):
@@ -22,6 +25,9 @@ class RecurrentConfig(SequenceConfig):
         input_kernel_size: Kernel size of that convolution.
         attention_type: Score of a decoder state and an encoder state: `additive` (Bahdanau et al. 2015), `dot` or
             `general` (Luong et al. 2015).
+        bridge: Initial states of the decoder of a sequence-to-sequence model: `project`, a tanh of a projection of the
+            encoder's first and last outputs; `copy`, `linear`, `relu` or `last`, from the final states of the
+            encoder's layers, see `StateBridge`; or `zeros`. Behind an encoder of another kind `project` or `zeros`.
         input_feeding: Whether the attentional vector of a step is fed into the next step's input (Luong et al. 2015,
             section 3.3). Training then runs step by step.
         weight_dropout: DropConnect on the hidden-to-hidden matrices, with one mask for all steps of a batch (Merity et
@@ -49,6 +55,7 @@ class RecurrentConfig(SequenceConfig):
     input_filters: int | None = None
     input_kernel_size: int = 9
     attention_type: Literal["additive", "dot", "general"] = "general"
+    bridge: Literal["project", "copy", "linear", "relu", "last", "zeros"] = "project"
     input_feeding: bool = False
     weight_dropout: float | int = 0.0
     activation_regularization: float | int = 0.0
@@ -76,6 +83,14 @@ class RecurrentConfig(SequenceConfig):
         if self.input_filters is not None and self.bidirectional is False:
             self.raise_invalid(
                 "input_filters", "the convolution sees later steps, and a stack with bidirectional=False must not"
+            )
+
+    def check_inputs(self, head: str) -> None:
+        """Raise a `ValueError` if a head cannot read what the fields describe."""
+        super().check_inputs(head)
+        if head == "ForCausalLM" and self.add_cross_attention and self.bridge in READS_STATES:
+            self.raise_invalid(
+                "bridge", "only a sequence-to-sequence model's encoder hands on its states; take 'project' or 'zeros'"
             )
 
     def resolved(self, head: str, **fields: Any) -> Self:

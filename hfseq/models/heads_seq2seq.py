@@ -31,8 +31,8 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
     generated_ids = "decoder_input_ids"
     # A subclass of the backbone's class: transformers finds the base model, which is the encoder, by its exact class.
     decoder_class: ClassVar[type[Backbone]]
-    # Name of the second tensor in a tuple of encoder outputs, after the last hidden state.
-    encoder_extra: ClassVar[str]
+    # Names of the tensors that may stand in a tuple of encoder outputs after the last hidden state.
+    encoder_extra: ClassVar[tuple[str, ...]]
     # Names that may share memory, which saving reads; `get_expanded_tied_weights_keys` tells which ones do.
     _tied_weights_keys = {
         "decoder.embed_tokens.weight": "model.embed_tokens.weight",
@@ -122,7 +122,7 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             return encoder_outputs
         tensors = [part for part in encoder_outputs if isinstance(part, Tensor)]
         layers = [part for part in encoder_outputs if isinstance(part, tuple | list)]
-        fields = dict(zip(("last_hidden_state", self.encoder_extra), tensors, strict=False))
+        fields = dict(zip(("last_hidden_state", *self.encoder_extra), tensors, strict=False))
         return self.backbone_class.output_class(**fields, hidden_states=layers[0] if layers else None)
 
     def _source_mask(self, attention_mask: Tensor | None, encoder_outputs: ModelOutput) -> Tensor | None:

@@ -8,9 +8,9 @@ from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
 from .attention import CrossAttention
-from .bridge import Bridge
+from .bridge import Bridge, StateBridge, stack_states
 from .configuration_base import SequenceConfig
-from .configuration_recurrent import RecurrentConfig
+from .configuration_recurrent import READS_STATES, RecurrentConfig
 from .convolution import Convolution
 from .heads_causal import ForCausalLM
 from .heads_seq2seq import ForConditionalGeneration
@@ -19,6 +19,7 @@ from .outputs import RecurrentModelOutput
 from .padding import permute_steps, take_steps, valid_first
 from .pointer import Pointer
 from .recurrent import KernelLayer, RecurrentLayer, RecurrentStack
+from .shapes import check_shape
 from .stack import State
 
 
@@ -50,6 +51,8 @@ class RecurrentModel(Backbone):
         # An encoder passes on the ids that a decoder may copy.
         self.is_copied = config.pointer_generator and not self.attends
         self.reads_copies = config.pointer_generator and self.attends
+        # It also passes on the final states of its layers, from which a decoder may start.
+        self.hands_states = config.bridge in READS_STATES and not self.attends
         width, filters = config.input_width(), config.input_filters
         self.convolution = None
         if filters is not None:
@@ -75,8 +78,18 @@ class RecurrentModel(Backbone):
         """Create the attention, and the bridge from encoder states to initial states."""
         self.covers = config.coverage
         self.attention = CrossAttention(config.hidden_size, self.encoder_size, config.attention_type, self.covers)
-        self.bridge = Bridge(self.encoder_size, self.stack.state_shapes(1))
+        self.bridge = self.make_bridge(config)
         self.extra_names = ["input_feed"] * self.feeds + ["coverage"] * self.covers
+
+    def make_bridge(self, config: RecurrentConfig) -> Bridge | StateBridge | None:
+        """Create the bridge from the encoder to the initial states; None for zeros."""
+        shapes = self.stack.state_shapes(1)
+        if config.bridge in READS_STATES:
+            # The states of residual blocks are wider than their outputs, on both sides by the same factor.
+            expand = shapes[0][0][1] // config.hidden_size
+            layers = config.encoder_layers or config.num_hidden_layers
+            return StateBridge(config.bridge, layers, expand * self.encoder_size, shapes)
+        return Bridge(self.encoder_size, shapes) if config.bridge == "project" else None
 
     def make_memory(self, encoder_hidden_states: Tensor, encoder_embeddings: Tensor | None) -> tuple[Tensor, ...]:
         """Keys of the attention, `[B, S, A]`."""
@@ -84,7 +97,18 @@ class RecurrentModel(Backbone):
 
     def initial_states(self, source: Source | None) -> list[State] | None:
         """States that the bridge computes."""
-        return None if source is None else self.bridge(source.hidden_states, source.mask)
+        if source is None or self.bridge is None:
+            return None
+        if isinstance(self.bridge, Bridge):
+            return self.bridge(source.hidden_states, source.mask)
+        if source.final_states is None:
+            raise ValueError(
+                f"bridge={self.bridge.kind!r} reads the final states of the encoder's layers: pass "
+                "encoder_final_states, the final_states that an encoder of this config returns"
+            )
+        expected = (len(source.hidden_states), self.bridge.encoder_layers, self.bridge.num_states)
+        check_shape("encoder_final_states", source.final_states.shape, (*expected, self.bridge.state_size))
+        return self.bridge(source.final_states)
 
     def initial_extra(self, like: Tensor, source: Source | None, cached: bool) -> dict[str, Tensor]:
         """Zeros for the last attentional vector (input feeding) and the sum of all attention weights (coverage)."""
@@ -124,7 +148,7 @@ class RecurrentModel(Backbone):
         """Run the stack, and a decoder's attention; see `Backbone.run`."""
         if source is not None and self.feeds:
             return self._run_stepwise(embedded, mask, before, source)
-        outputs, states = self.stack(embedded, mask, before.layers, return_states=cached)
+        outputs, states = self.stack(embedded, mask, before.layers, return_states=cached or self.hands_states)
         if source is None:
             return Run(outputs, outputs[-1], states)
         last, weights, coverage_loss = self._attend(self.dropout(outputs[-1]), mask, before.extra, source)
@@ -173,8 +197,13 @@ class RecurrentModel(Backbone):
     def more_outputs(
         self, input_ids: Tensor | None, entered: Tensor, source: Source | None, run: Run
     ) -> dict[str, Tensor | None]:
-        """Ids for a pointer-generator to copy, and the coverage loss."""
-        return {"input_ids": input_ids if self.is_copied else None, "overlaps": run.coverage_loss}
+        """Ids for a pointer-generator to copy, the coverage loss, and the final states for a bridge."""
+        handed = self.hands_states and run.states is not None
+        return {
+            "input_ids": input_ids if self.is_copied else None,
+            "overlaps": run.coverage_loss,
+            "final_states": stack_states(run.states or [], run.last.dtype) if handed else None,
+        }
 
 
 class RecurrentForCausalLM(ForCausalLM):
@@ -201,7 +230,28 @@ class RecurrentForConditionalGeneration(ForConditionalGeneration):
     With `pointer_generator` it copies source words, with `coverage` it learns not to repeat itself (See et al. 2017).
     """
 
-    encoder_extra = "input_ids"
+    @property
+    def encoder_extra(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of the tensors that may stand in a tuple of encoder outputs after the last hidden state."""
+        states = ("final_states",) * self.model.hands_states
+        return states if states and not self.model.is_copied else ("input_ids", *states)
+
+    def encoder_kwargs(self, encoder_outputs: ModelOutput) -> dict[str, Tensor | None]:
+        """Encoder outputs the decoder consumes, keyed by argument name; its final states where the bridge reads them.
+
+        Raises:
+            ValueError: If they are missing.
+        """
+        given = super().encoder_kwargs(encoder_outputs)
+        if not self.model.hands_states:
+            return given
+        states = encoder_outputs.get("final_states")
+        if not isinstance(states, Tensor):
+            raise ValueError(
+                "encoder_outputs must be what the encoder of this model returned, a RecurrentModelOutput: its "
+                f"final_states, which bridge={self.config.bridge!r} reads, are missing"
+            )
+        return given | {"encoder_final_states": states}
 
     def make_pointer(self, config: SequenceConfig) -> Pointer | None:
         """The pointer, with `pointer_generator`."""

@@ -370,7 +370,7 @@ class OnnxEncoder(nn.Module):
         input_features: Tensor | None = None,
         **kwargs: Any,
     ) -> ModelOutput:
-        """Return encoder states `[B, S, M]` and, for a CNN, its input embeddings."""
+        """Return encoder states `[B, S, M]`, for a CNN its input embeddings, and the final states for a bridge."""
         runner: Any = self.runner
         inputs = runner.check_source(input_ids, input_features, attention_mask, kwargs)
         found = runner.run("encoder", inputs)
@@ -426,8 +426,9 @@ class OnnxForConditionalGeneration(_Generates):
             raise ValueError(f"decoder_input_ids, and {self.main_input_name} or encoder_outputs, are required")
         if encoder_outputs is None:
             encoder_outputs = self.get_encoder()(input_ids, attention_mask, input_features)
+        _, *others = (output.name for output in self.sessions["encoder"].get_outputs())
         if not isinstance(encoder_outputs, ModelOutput):
-            names = ("last_hidden_state", "encoder_embeddings")
+            names = ("last_hidden_state", *others)
             encoder_outputs = ModelOutput(zip(names, encoder_outputs or (), strict=False))
         hidden = encoder_outputs["last_hidden_state"]
         tokens, _ = self.check_inputs(decoder_input_ids, None, kwargs, "decoder_input_ids")
@@ -439,8 +440,8 @@ class OnnxForConditionalGeneration(_Generates):
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         layer = self._layer(cache)
         if layer.states is None:
-            embeddings = {name: encoder_outputs[name] for name in ("encoder_embeddings",) if name in encoder_outputs}
-            start = self.run("start", given | embeddings)
+            more = {name: encoder_outputs[name] for name in others if name in encoder_outputs}
+            start = self.run("start", given | more)
             layer.states = tuple(start[name] for name in self.about["states"])
             layer.memory = tuple(start[name] for name in self.about["memories"])
         given |= dict(zip(self.about["memories"], layer.memory or (), strict=True))
