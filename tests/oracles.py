@@ -180,7 +180,10 @@ def attend_row(attention, state, memory, coverage=None):
     exponentials = [torch.exp(score) for score in scores]
     weights = torch.stack([value / sum(exponentials) for value in exponentials])
     context = sum(weight * encoded for weight, encoded in zip(weights, memory, strict=True))
-    return torch.tanh(attention.combine.weight @ torch.cat([context, state])), weights
+    vector = attention.combine.weight @ torch.cat([context, state])
+    if attention.combine.bias is not None:
+        vector = vector + attention.combine.bias
+    return torch.tanh(vector) if attention.activates else vector, weights
 
 
 def bridge_row(decoder, memory, final_states):
@@ -205,10 +208,10 @@ def bridge_row(decoder, memory, final_states):
             elif kind == "last":
                 state.append(final_states[-1][0][: shape[0]])
             elif kind == "linear":
-                state.append(bridge.maps[part].weight @ final_states[index][part] + bridge.maps[part].bias)
+                state.append(apply([bridge.hidden, bridge.cell][part], final_states[index][part]))
             else:
                 every = torch.cat([one[part] for one in final_states])
-                mapped = (bridge.maps[part].weight @ every + bridge.maps[part].bias).clamp(min=0)
+                mapped = apply([bridge.hidden, bridge.cell][part], every).clamp(min=0)
                 state.append(mapped.view(len(shapes), -1)[index])
         states.append(tuple(state))
     return states
@@ -219,7 +222,7 @@ def decode_row(kind, decoder, ids, memory, final_states=None):
 
     `final_states` are those of the encoder's layers, for a bridge that reads them.
 
-    Returns its outputs [T, H], alignments [T, S] or None, and the hidden states [T, H] of each layer.
+    Returns its outputs [T, H], alignments [T, S], None without attention, and the hidden states [T, H] of each layer.
     """
     stack = decoder.stack
     nonlinearity = getattr(decoder.config, "hidden_act", "tanh")
@@ -237,11 +240,14 @@ def decode_row(kind, decoder, ids, memory, final_states=None):
         outputs, states = stack_step(kind, stack, value, states, nonlinearity)
         for layer, output in zip(hidden, outputs, strict=True):
             layer.append(output)
-        feed, weights = attend_row(decoder.attention, outputs[-1], memory, coverage)
+        feed, weights = outputs[-1], None
+        if decoder.config.attention_type != "none":
+            feed, weights = attend_row(decoder.attention, outputs[-1], memory, coverage)
         coverage = None if coverage is None else coverage + weights
         vectors.append(feed)
         alignments.append(weights)
-    return torch.stack(vectors), torch.stack(alignments), [torch.stack(layer) for layer in hidden]
+    alignments = None if alignments[0] is None else torch.stack(alignments)
+    return torch.stack(vectors), alignments, [torch.stack(layer) for layer in hidden]
 
 
 def logits_row(model, hidden):

@@ -1,4 +1,4 @@
-"""Settings of translators that other toolkits have: bridges from encoder to decoder.
+"""Settings of translators that other toolkits have: bridges, the attentional vector, no attention.
 
 The contract (`test_models.py`) has the defaults. Here are oracles, padding, beams and what carries each setting.
 """
@@ -29,7 +29,16 @@ BRIDGES = [
     ("MinGru", {"bridge": "relu"} | BLOCKS),
     ("Ssru", {"bridge": "last", "encoder_layers": 3}),
 ]
-NAMES = ["-".join([family, *map(str, fields.values())]) for family, fields in BRIDGES]
+ATTENTION = [
+    ("Lstm", {"attention_bias": True}),
+    ("Gru", {"attention_bias": True, "attention_activation": "none", "attention_type": "additive", "coverage": True}),
+    ("Rnn", {"attention_activation": "none", "input_feeding": True}),
+    ("Lstm", {"attention_type": "none", "bridge": "copy", "input_feeding": True}),
+    ("Gru", {"attention_type": "none"}),
+    ("Ssru", {"attention_type": "none", "bridge": "last", "decoder_layers": 1}),
+]
+CASES = [*BRIDGES, *ATTENTION]
+NAMES = ["-".join([family, *map(str, fields.values())]) for family, fields in CASES]
 
 
 def unrolled(model, source, target):
@@ -57,8 +66,8 @@ def check_generation(model):
     return found.sequences
 
 
-@pytest.mark.parametrize(("family", "fields"), BRIDGES, ids=NAMES)
-def test_a_bridge_equals_the_unrolled_one(family, fields):
+@pytest.mark.parametrize(("family", "fields"), CASES, ids=NAMES)
+def test_a_translator_equals_the_unrolled_one(family, fields):
     model = make(HEADS[family][SEQ2SEQ], **fields)
     inputs = make_inputs(model)
     logits = model(**inputs).logits
@@ -100,6 +109,14 @@ def test_what_a_bridge_cannot_do():
         translator(bridge="copy", decoder_layers=3)
     with pytest.raises(ValueError, match="bridge=last is impossible, only a sequence-to-sequence model's encoder"):
         GruForCausalLM(GruConfig(**TINY | {"add_cross_attention": True, "bridge": "last"}))
+    with pytest.raises(ValueError, match="bridge=zeros is impossible, with attention_type='none' the decoder would"):
+        translator(attention_type="none", bridge="zeros")
+    with pytest.raises(ValueError, match="pointer_generator=True is impossible, it copies by attention"):
+        translator(attention_type="none", pointer_generator=True)
+    with pytest.raises(
+        ValueError, match="coverage=True is impossible, it needs .*, not 'none'"
+    ):
+        translator(attention_type="none", coverage=True)
     decoder = LstmModel(LstmConfig(**TINY | {"add_cross_attention": True, "bridge": "linear"}))
     given = {"input_ids": torch.ones(2, 3).long(), "encoder_hidden_states": torch.randn(2, 4, 8)}
     with pytest.raises(ValueError, match="bridge='linear' reads the final states of the encoder's layers: pass"):

@@ -14,6 +14,11 @@ from hfseq.heads import require_text
 _MARK = "\uffff"
 
 
+def has_attention(model: PreTrainedModel) -> bool:
+    """Return True if the decoder of a sequence-to-sequence model attends over the source."""
+    return getattr(model.config, "attention_type", None) != "none"
+
+
 @torch.no_grad()
 def align_texts(
     model: PreTrainedModel,
@@ -35,9 +40,11 @@ def align_texts(
         Weights `[target, source]` as an array, the source tokens, and the target tokens.
 
     Raises:
-        InputError: The model reads no text.
+        InputError: The model reads no text, or has no attention.
     """
     require_text(model, "alignment of words")
+    if not has_attention(model):
+        raise InputError("the model has attention_type='none': there are no weights to align words by")
     # Of a Transformer's attention implementations, only eager returns weights; recurrent models always do.
     model.set_attn_implementation("eager")
     model.eval()

@@ -82,8 +82,10 @@ class StateBridge(nn.Module):
             )
         together = len(shapes) if kind == "relu" else 1
         sizes = (state_size * (encoder_layers if kind == "relu" else 1), self.size * together)
-        count = self.num_states if kind in ("linear", "relu") else 0
-        self.maps = nn.ModuleList(nn.Linear(*sizes) for _ in range(count))
+        if kind in ("linear", "relu"):
+            # Not a list of modules, which those of layers are.
+            self.hidden = nn.Linear(*sizes)
+            self.cell = nn.Linear(*sizes) if self.num_states == 2 else None
 
     def forward(self, final_states: Tensor) -> list[State]:
         """Compute the states of each layer from `[B, encoder layers, N, state_size]`, N vectors of each layer."""
@@ -94,11 +96,13 @@ class StateBridge(nn.Module):
             parts = (top,) * self.num_states
         else:
             parts = final_states.unbind(2)
-        if self.kind == "linear":
-            parts = tuple(one(part) for one, part in zip(self.maps, parts, strict=True))
-        elif self.kind == "relu":
-            flat = (one(part.flatten(1)).relu() for one, part in zip(self.maps, parts, strict=True))
-            parts = tuple(part.view(batch, depth, self.size) for part in flat)
+        if self.kind in ("linear", "relu"):
+            maps = [self.hidden] if self.cell is None else [self.hidden, self.cell]
+            if self.kind == "linear":
+                parts = tuple(one(part) for one, part in zip(maps, parts, strict=True))
+            else:
+                flat = (one(part.flatten(1)).relu() for one, part in zip(maps, parts, strict=True))
+                parts = tuple(part.view(batch, depth, self.size) for part in flat)
         states = []
         for index, shapes in enumerate(self.shapes):
             vectors = iter(parts)

@@ -24,7 +24,10 @@ class RecurrentConfig(SequenceConfig):
             is centred on its step, so that the stack must be bidirectional.
         input_kernel_size: Kernel size of that convolution.
         attention_type: Score of a decoder state and an encoder state: `additive` (Bahdanau et al. 2015), `dot` or
-            `general` (Luong et al. 2015).
+            `general` (Luong et al. 2015). With `none` there is no attention: the decoder sees the source through the
+            `bridge` alone (Sutskever et al. 2014), and its top layer's output stands for the attentional vector.
+        attention_bias: Whether the attentional vector has a bias.
+        attention_activation: Activation of the attentional vector: `tanh` (Luong et al. 2015, eq. 5) or `none`.
         bridge: Initial states of the decoder of a sequence-to-sequence model: `project`, a tanh of a projection of the
             encoder's first and last outputs; `copy`, `linear`, `relu` or `last`, from the final states of the
             encoder's layers, see `StateBridge`; or `zeros`. Behind an encoder of another kind `project` or `zeros`.
@@ -54,7 +57,9 @@ class RecurrentConfig(SequenceConfig):
 
     input_filters: int | None = None
     input_kernel_size: int = 9
-    attention_type: Literal["additive", "dot", "general"] = "general"
+    attention_type: Literal["additive", "dot", "general", "none"] = "general"
+    attention_bias: bool = False
+    attention_activation: Literal["tanh", "none"] = "tanh"
     bridge: Literal["project", "copy", "linear", "relu", "last", "zeros"] = "project"
     input_feeding: bool = False
     weight_dropout: float | int = 0.0
@@ -74,6 +79,10 @@ class RecurrentConfig(SequenceConfig):
         self._check_convolution()
         if self.coverage and self.attention_type != "additive":
             self.raise_invalid("coverage", f"it needs attention_type='additive', not {self.attention_type!r}")
+        if self.attention_type == "none" and self.pointer_generator:
+            self.raise_invalid("pointer_generator", "it copies by attention; set another attention_type than 'none'")
+        if self.attention_type == "none" and self.bridge == "zeros":
+            self.raise_invalid("bridge", "with attention_type='none' the decoder would not see the source at all")
         if self.pointer_generator and self.input_size is not None:
             self.raise_invalid("pointer_generator", "with input_size there are features, but no words to copy")
         super().__post_init__(**kwargs)

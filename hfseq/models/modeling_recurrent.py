@@ -77,7 +77,16 @@ class RecurrentModel(Backbone):
     def make_cross_attention(self, config: RecurrentConfig) -> None:  # type: ignore[override]
         """Create the attention, and the bridge from encoder states to initial states."""
         self.covers = config.coverage
-        self.attention = CrossAttention(config.hidden_size, self.encoder_size, config.attention_type, self.covers)
+        self.attention = None
+        if config.attention_type != "none":
+            self.attention = CrossAttention(
+                config.hidden_size,
+                self.encoder_size,
+                config.attention_type,
+                self.covers,
+                config.attention_bias,
+                config.attention_activation,
+            )
         self.bridge = self.make_bridge(config)
         self.extra_names = ["input_feed"] * self.feeds + ["coverage"] * self.covers
 
@@ -92,8 +101,8 @@ class RecurrentModel(Backbone):
         return Bridge(self.encoder_size, shapes) if config.bridge == "project" else None
 
     def make_memory(self, encoder_hidden_states: Tensor, encoder_embeddings: Tensor | None) -> tuple[Tensor, ...]:
-        """Keys of the attention, `[B, S, A]`."""
-        return (self.attention.keys(encoder_hidden_states),)
+        """Keys of the attention, `[B, S, A]`; nothing without attention."""
+        return () if self.attention is None else (self.attention.keys(encoder_hidden_states),)
 
     def initial_states(self, source: Source | None) -> list[State] | None:
         """States that the bridge computes."""
@@ -149,7 +158,7 @@ class RecurrentModel(Backbone):
         if source is not None and self.feeds:
             return self._run_stepwise(embedded, mask, before, source)
         outputs, states = self.stack(embedded, mask, before.layers, return_states=cached or self.hands_states)
-        if source is None:
+        if source is None or self.attention is None:
             return Run(outputs, outputs[-1], states)
         last, weights, coverage_loss = self._attend(self.dropout(outputs[-1]), mask, before.extra, source)
         if mask is not None:
@@ -160,6 +169,7 @@ class RecurrentModel(Backbone):
         self, hidden: Tensor, steps: Tensor | None, extra: dict[str, Tensor], source: Source
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Attentional vectors, weights and, with coverage, which is updated, the coverage loss."""
+        assert self.attention is not None
         keys = source.memory[0]
         if not self.covers:
             return *self.attention(hidden, source.hidden_states, keys, source.mask), None
@@ -169,7 +179,10 @@ class RecurrentModel(Backbone):
         return vectors, weights, coverage_loss
 
     def _run_stepwise(self, embedded: Tensor, mask: Tensor | None, before: BackboneState, source: Source) -> Run:
-        """Run step by step, feeding each attentional vector into the next input (Luong et al. 2015, section 3.3)."""
+        """Run step by step, feeding each attentional vector into the next input (Luong et al. 2015, section 3.3).
+
+        Without attention it is the top layer's output.
+        """
         outputs: list[list[Tensor]] = []
         vectors, weights, coverage_loss = [], [], []
         states, input_feed = before.layers, before.extra["input_feed"]
@@ -178,8 +191,12 @@ class RecurrentModel(Backbone):
             inputs = torch.cat([embedded[:, step], input_feed], dim=-1).unsqueeze(1)
             step_mask = None if mask is None else mask[:, step : step + 1]
             step_outputs, states = self.stack(inputs, step_mask, states, return_states=True, dropout_masks=masks)
-            top = self.dropout(step_outputs[-1], top_mask)
-            vector, step_weights, step_coverage_loss = self._attend(top, step_mask, before.extra, source)
+            vector = step_outputs[-1]
+            if self.attention is not None:
+                top = self.dropout(vector, top_mask)
+                vector, step_weights, loss = self._attend(top, step_mask, before.extra, source)
+                weights.append(step_weights)
+                coverage_loss.append(loss)
             if step_mask is None:
                 input_feed = vector.squeeze(1)
             else:
@@ -187,12 +204,11 @@ class RecurrentModel(Backbone):
                 vector = vector.masked_fill(~step_mask.unsqueeze(-1), 0.0)
             outputs.append(step_outputs)
             vectors.append(vector)
-            weights.append(step_weights)
-            coverage_loss.append(step_coverage_loss)
         before.extra["input_feed"] = input_feed
         layer_outputs = [torch.cat(layer, dim=1) for layer in zip(*outputs, strict=True)]
         covered = torch.cat(coverage_loss, dim=1) if self.covers else None
-        return Run(layer_outputs, torch.cat(vectors, dim=1), states, [torch.cat(weights, dim=1)], covered)
+        attentions = [torch.cat(weights, dim=1)] if weights else []
+        return Run(layer_outputs, torch.cat(vectors, dim=1), states, attentions, covered)
 
     def more_outputs(
         self, input_ids: Tensor | None, entered: Tensor, source: Source | None, run: Run

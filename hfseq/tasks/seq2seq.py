@@ -18,7 +18,7 @@ from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_text
 from hfseq.data.sentences import lead_n
 from hfseq.data.streaming import tokenizer_texts
 from hfseq.errors import InputError
-from hfseq.inference.alignment import align_texts
+from hfseq.inference.alignment import align_texts, has_attention
 from hfseq.inference.generate import decode_outputs
 from hfseq.models.heads_seq2seq import ForConditionalGeneration
 from hfseq.plots import plot_alignment
@@ -128,6 +128,8 @@ class Seq2Seq(Generating):
     def plot(self, model: PreTrainedModel, log: Sequence[dict[str, Any]], split: str, predictions: Any) -> None:
         """Write the learning curve, and the attention for the first prediction of medium length; see `Task.plot`."""
         super().plot(model, log, split, predictions)
+        if not has_attention(model):
+            return
         row = next((row for row, text in enumerate(predictions) if 20 <= len(text) <= 80), 0)
         source = self.data.source_prefix + self.sources(split)[row]
         limits = (self.data.max_source_length, self.data.max_target_length)
