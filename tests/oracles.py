@@ -253,9 +253,11 @@ def decode_row(kind, decoder, ids, memory, final_states=None):
 def logits_row(model, hidden):
     """Logits [T, V] of the outputs [T, H] of one row: a projection if the tied embedding is of another width."""
     config = model.config
-    if config.tie_word_embeddings and config.embedding_size != config.hidden_size:
+    width = getattr(config, "decoder_hidden_size", None) or config.hidden_size
+    if config.tie_word_embeddings and config.embedding_size != width:
         hidden = hidden @ model.output.project.weight.T
-    return hidden @ model.lm_head.weight.T
+    logits = hidden @ model.lm_head.weight.T
+    return logits if model.lm_head.bias is None else logits + model.lm_head.bias
 
 
 def encode_row(kind, encoder, ids):

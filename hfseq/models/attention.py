@@ -48,8 +48,8 @@ class CrossAttention(nn.Module):
             raise ValueError(f"coverage=True needs attention_type='additive', not {attention_type!r}")
         if attention_type == "dot" and hidden_size != encoder_size:
             raise ValueError(
-                f"attention_type='dot' needs encoder and decoder states of one width, but cross_attention_hidden_size="
-                f"{encoder_size} and hidden_size={hidden_size}; use 'general' or 'additive'"
+                f"attention_type='dot' needs encoder and decoder states of one width, but those of the encoder are "
+                f"{encoder_size} wide and those of the decoder {hidden_size}; use 'general' or 'additive'"
             )
         self.attention_type, self.activates = attention_type, activation == "tanh"
         if attention_type == "general":

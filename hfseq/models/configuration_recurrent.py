@@ -83,6 +83,8 @@ class RecurrentConfig(SequenceConfig):
             self.raise_invalid("pointer_generator", "it copies by attention; set another attention_type than 'none'")
         if self.attention_type == "none" and self.bridge == "zeros":
             self.raise_invalid("bridge", "with attention_type='none' the decoder would not see the source at all")
+        if self.pointer_generator and self.decoder_vocab_size is not None:
+            self.raise_invalid("pointer_generator", "a word that it copies must be one of the target's vocabulary")
         if self.pointer_generator and self.input_size is not None:
             self.raise_invalid("pointer_generator", "with input_size there are features, but no words to copy")
         super().__post_init__(**kwargs)

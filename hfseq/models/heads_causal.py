@@ -36,7 +36,7 @@ class ForCausalLM(Head, SequenceGenerationMixin):
         config = config.for_one_stack("ForCausalLM")
         super().__init__(config)
         self.model = self.backbone_class(config)
-        self.output = OutputLayer(config)
+        self.output = OutputLayer(config, config.hidden_size)
         self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=config.lm_head_bias)
         cutoffs = config.adaptive_softmax_cutoffs
         self.adaptive_softmax = None

@@ -1,10 +1,7 @@
 """Backbone and heads of the recurrent families; `modeling_rnn`, `modeling_lstm` and `modeling_gru` bind the cell."""
 
-from copy import copy
-
 import torch
 from torch import Tensor
-from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
 from .attention import CrossAttention
@@ -282,19 +279,3 @@ class RecurrentForConditionalGeneration(ForConditionalGeneration):
         if not self.config.coverage:
             return None
         return self.config.coverage_loss_weight * (outputs["overlaps"] * predicts).sum()
-
-    def compute_transition_scores(
-        self,
-        sequences: Tensor,
-        scores: tuple[Tensor, ...],
-        beam_indices: Tensor | None = None,
-        normalize_logits: bool = False,
-    ) -> Tensor:
-        """Scores of generated tokens; see `GenerationMixin.compute_transition_scores`.
-
-        The original assumes scores as wide as the config's vocabulary; those of a pointer-generator are wider.
-        """
-        wide = copy(self)
-        wide.config = copy(self.config)
-        wide.config.vocab_size = scores[0].shape[-1]
-        return GenerationMixin.compute_transition_scores(wide, sequences, scores, beam_indices, normalize_logits)
