@@ -398,7 +398,7 @@ def _translator(model: Any, batch: int, length: int) -> dict[str, Graph]:
     given = source | encoded
     layers, memory = decoder.first_states(hidden, mask, **{name: encoded[name] for name in names[1:]})
     states, memories = _numbered("state", chain(*layers)), _numbered("memory", memory)
-    token = {"decoder_input_ids": torch.arange(1, 1 + len(hidden)).unsqueeze(1) % model.config.vocab_size}
+    token = {"decoder_input_ids": torch.arange(1, 1 + len(hidden)).unsqueeze(1) % model.config.target_vocab_size()}
     return {
         "encoder": Graph(encoder, encode, inputs, encoded),
         "start": Graph(decoder, start, given, states | memories),

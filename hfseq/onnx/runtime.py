@@ -130,7 +130,7 @@ class OnnxRunner(PreTrainedModel):
         if getattr(config, "char_encoder", None) is not None:
             sizes["char_vocab_size"] = config.char_vocab_size
         if self.can_generate():
-            return sizes | ({"decoder_vocab_size": config.vocab_size} if self.reads_features else {})
+            return sizes | {"decoder_vocab_size": config.target_vocab_size()}
         if isinstance(self, OnnxForCTC):
             return sizes | {"decoder_vocab_size": config.vocab_size}
         return sizes | {"num_labels": config.num_labels}
@@ -194,7 +194,9 @@ class OnnxRunner(PreTrainedModel):
         self.refuse_labels(others)
         if ids.dim() != 2 or ids.shape[1] == 0:
             raise ValueError(f"{name} has shape {tuple(ids.shape)}, expected (batch, length) with at least one step")
-        least, most, last = int(ids.min()), int(ids.max()), self.config.vocab_size - 1
+        config: Any = self.config
+        size = config.vocab_size if name == "input_ids" else config.target_vocab_size()
+        least, most, last = int(ids.min()), int(ids.max()), size - 1
         if least < 0 or most > last:
             raise ValueError(f"{name} has ids {least} to {most}; the vocabulary has 0 to {last}")
         return ids.long(), _steps(ids, mask, past)

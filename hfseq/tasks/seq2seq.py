@@ -188,6 +188,14 @@ class Translation(Seq2Seq):
         """Describe the number of pairs in each split, and the languages."""
         return f"{super().describe()} {' → '.join(self.names)}"
 
+    def texts(self) -> Any:
+        """Texts to train a new tokenizer on: sources and targets, or with `--separate_vocabs` sources alone."""
+        return tokenizer_texts(self.splits["train"], self.names[:1] if self.data.separate_vocabs else self.names)
+
+    def target_texts(self) -> Any:
+        """Texts to train the tokenizer of the targets on, with `--separate_vocabs`; otherwise None."""
+        return tokenizer_texts(self.splits["train"], self.names[1:]) if self.data.separate_vocabs else None
+
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
         """Compute BLEU, chrF and exact match."""
         return score_translations(predictions, references)
