@@ -123,11 +123,25 @@ CELLS = {
 }
 MAPS = FRAMES | {"recurrent_kernel_size": 3, "hidden_size": 16}
 ONE_FAMILY = {
-    "Gru": {SEQ2SEQ: {"lm_head_bias": {"lm_head_bias": True}}},
+    "Gru": {
+        SEQ2SEQ: {
+            "lm_head_bias": {"lm_head_bias": True},
+            "relu_bridge": {"bridge": "relu", "decoder_layers": 3, "attention_bias": True},
+        }
+    },
     "Rnn": {MODEL: {"relu": {"hidden_act": "relu"}}, CAUSAL: {"relu": {"hidden_act": "relu"}}},
     "Lstm": {
         MODEL: {"maps": MAPS},
         CAUSAL: {"lm_head_bias": {"lm_head_bias": True, "adaptive_softmax_cutoffs": [5, 11]}},
+        SEQ2SEQ: {
+            "copied": {"bridge": "copy", "attention_type": "none", "input_feeding": True},
+            "narrow": {
+                "bridge": "linear",
+                "decoder_hidden_size": 5,
+                "decoder_vocab_size": 19,
+                "share_encoder_decoder_embeddings": False,
+            },
+        },
         PREDICTION: {"maps": MAPS | {"loss": "mse", "scaling": None, "teacher_forcing": False}},
     },
 }
