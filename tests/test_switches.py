@@ -128,6 +128,10 @@ def test_what_a_bridge_cannot_do():
         translator(bridge="copy", decoder_hidden_size=5)
     with pytest.raises(ValueError, match="bridge='last' copies states, but those of the encoder are 8 wide and"):
         translator(bridge="last", decoder_hidden_size=5)
+    with pytest.raises(ValueError, match="layer_sizes=.* impossible, bridge='copy' reads states of one width; take"):
+        translator(bridge="copy", layer_sizes=[6, 8])
+    with pytest.raises(ValueError, match="layer_sizes=.* impossible, they are those of both sides; leave decoder_hid"):
+        translator(decoder_hidden_size=5, layer_sizes=[6, 8])
     with pytest.raises(ValueError, match="'dot' needs .* those of the encoder are 8 wide and those of the decoder 5"):
         translator(attention_type="dot", decoder_hidden_size=5)
     with pytest.raises(ValueError, match="decoder_vocab_size=23 is impossible, source and target would share the"):
