@@ -128,7 +128,13 @@ SHAPED = {"conv_layers": [[6, 3, 1], [6, 1, 1], [8, 3, 2]], "num_hidden_layers":
 SHAPED |= {"output_size": 5, "tie_word_embeddings": False, "lm_head_bias": True, "architecture": "convs2s"}
 BEFORE = {"attention_position": "before_residual"}
 ONE_FAMILY = {
-    "Gru": {CAUSAL: {"narrow_clusters": NARROW}, SEQ2SEQ: {"lm_head_bias": {"lm_head_bias": True}}},
+    "Gru": {
+        CAUSAL: {"narrow_clusters": NARROW},
+        SEQ2SEQ: {
+            "lm_head_bias": {"lm_head_bias": True},
+            "relu_bridge": {"bridge": "relu", "decoder_layers": 3, "attention_bias": True},
+        },
+    },
     "Cnn": {
         CAUSAL: {"conv_layers": SHAPED},
         SEQ2SEQ: {"conv_layers": SHAPED | {"attention_position": "before_residual"}},
@@ -137,6 +143,15 @@ ONE_FAMILY = {
     "Lstm": {
         MODEL: {"maps": MAPS},
         CAUSAL: {"lm_head_bias": {"lm_head_bias": True, "adaptive_softmax_cutoffs": [5, 11]}, "layer_sizes": TAPERED},
+        SEQ2SEQ: {
+            "copied": {"bridge": "copy", "attention_type": "none", "input_feeding": True},
+            "narrow": {
+                "bridge": "linear",
+                "decoder_hidden_size": 5,
+                "decoder_vocab_size": 19,
+                "share_encoder_decoder_embeddings": False,
+            },
+        },
         PREDICTION: {"maps": MAPS | {"loss": "mse", "scaling": None, "teacher_forcing": False}},
     },
 }
