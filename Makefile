@@ -18,7 +18,7 @@ export GOMP_SPINCOUNT ?= 10000
 # Nothing below the installation needs a network.
 OFFLINE := HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: install demo test check conformance compat bench results docs wheel clean
+.PHONY: install demo test check conformance compat bench peers results docs wheel clean
 
 install: $(DEV)
 
@@ -66,6 +66,11 @@ bench: $(DEV)
 	$(OFFLINE) $(BIN)/python benchmarks/run.py $(if $(DATA),--data $(DATA)) $(if $(JOEYNMT),--joeynmt_python $(JOEYNMT)) \
 		$(if $(DEVICE),--device $(DEVICE)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
+# Rebuilds the fixtures of tests/fixtures/peers with the toolkits that wrote them, in environments of their own under
+# .peers, and compares. CHECKOUTS: a folder with clones of pytorch/examples, salesforce/awd-lstm-lm and k2-fsa/icefall.
+peers:
+	@$(PYTHON) benchmarks/peers/make.py $(if $(CHECKOUTS),--checkouts $(CHECKOUTS)) $(if $(ONLY),--only $(ONLY))
+
 # Renders the tables of README.md, recipes/README.md, docs/ and benchmarks/RESULTS.md from JSON files; measures nothing.
 results: $(DEMO)
 	$(BIN)/python benchmarks/render.py
@@ -78,4 +83,4 @@ wheel: $(DEV)
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/api-models.md *.egg-info .cache .mypy_cache .nox .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build docs/api-models.md *.egg-info .cache .mypy_cache .nox .peers .pytest_cache .ruff_cache
