@@ -65,6 +65,19 @@ MODULES = PickledNames(
     functions=("builtins.getattr",),
 )
 """Names in pickles of whole modules, beside their own classes. A bound method is pickled as a call of `getattr`."""
+COMMON = PickledNames(
+    classes=("argparse.Namespace", "types.SimpleNamespace", "numpy.ndarray"),
+    functions=(
+        "numpy.dtype",
+        "numpy.core.multiarray.scalar",
+        "numpy.core.multiarray._reconstruct",
+        "numpy._core.multiarray.scalar",
+        "numpy._core.multiarray._reconstruct",
+        "pathlib.PosixPath",
+        "pathlib.WindowsPath",
+    ),
+)
+"""Names that people's training loops leave beside the weights: options, paths, scores of NumPy. None is read."""
 
 
 class StandIn:
