@@ -123,9 +123,11 @@ CELLS = {
 }
 MAPS = FRAMES | {"recurrent_kernel_size": 3, "hidden_size": 16}
 ONE_FAMILY = {
+    "Gru": {SEQ2SEQ: {"lm_head_bias": {"lm_head_bias": True}}},
     "Rnn": {MODEL: {"relu": {"hidden_act": "relu"}}, CAUSAL: {"relu": {"hidden_act": "relu"}}},
     "Lstm": {
         MODEL: {"maps": MAPS},
+        CAUSAL: {"lm_head_bias": {"lm_head_bias": True, "adaptive_softmax_cutoffs": [5, 11]}},
         PREDICTION: {"maps": MAPS | {"loss": "mse", "scaling": None, "teacher_forcing": False}},
     },
 }

@@ -41,7 +41,7 @@ VARIANTS = [
     (hfseq.RnnForSequenceClassification, {"char_encoder": "cnn", "char_vocab_size": 12, "pooling": "concat"}),
     (hfseq.GruForSequenceClassification, {"pooling": "attention", "layer_norm": True}),
     (hfseq.LstmForSequenceClassification, {"pooling": "mean", "bidirectional": False}),
-    (hfseq.LstmForCausalLM, {"adaptive_softmax_cutoffs": [5, 8]}),
+    (hfseq.LstmForCausalLM, {"adaptive_softmax_cutoffs": [5, 8], "lm_head_bias": True}),
     (hfseq.GruForCausalLM, {"num_negatives": 4}),
     (hfseq.CnnForCausalLM, {"architecture": "residual"}),
     (hfseq.CnnForCausalLM, {"architecture": "convs2s"}),
@@ -49,7 +49,10 @@ VARIANTS = [
     (hfseq.CnnForConditionalGeneration, {"architecture": "gated"}),
     (hfseq.LstmForConditionalGeneration, {"attention_type": "additive", "input_feeding": True, "coverage": True}),
     (hfseq.GruForConditionalGeneration, {"attention_type": "dot", "encoder_layers": 1, "decoder_layers": 3}),
-    (hfseq.RnnForConditionalGeneration, {"tie_word_embeddings": False, "share_encoder_decoder_embeddings": False}),
+    (
+        hfseq.RnnForConditionalGeneration,
+        {"tie_word_embeddings": False, "share_encoder_decoder_embeddings": False, "lm_head_bias": True},
+    ),
 ]
 
 
@@ -69,6 +72,9 @@ def saved(model_class, directory, tokenizers, **fields):
     sizes = {"hidden_size": 32, "embedding_size": 12, "num_hidden_layers": 2, "num_labels": 3}
     config = model_class.config_class(vocab_size=len(tokenizer), initializer_range=1.0, **(sizes | fields))
     model = model_class(config).eval()
+    for name, parameter in model.named_parameters():
+        if name == "lm_head.bias":
+            torch.nn.init.normal_(parameter)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return model, tokenizer

@@ -180,6 +180,8 @@ def test_tied_output_layers_are_with_the_embeddings(shared):
         : 2 - shared
     ]
     assert len(groups) == 5
+    biased = layer_groups(build("LstmForConditionalGeneration", **fields, lm_head_bias=True))
+    assert [name for name, _ in biased[-1]][-1] == "lm_head.bias" and len(biased) == 5
     untied = layer_groups(build("LstmForConditionalGeneration", **fields, tie_word_embeddings=False))
     assert [name for name, _ in untied[0]] == ["lm_head.weight"] and len(untied) == 6
 

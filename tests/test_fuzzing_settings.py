@@ -46,7 +46,7 @@ FIELDS = {
     "coverage_loss_weight": st.sampled_from([0, 1.0]),
     **dict.fromkeys(["variational_dropout", "crf", "add_cross_attention", "tie_word_embeddings", "use_cache"], FLAG),
     **dict.fromkeys(["share_encoder_decoder_embeddings", "input_feeding", "layer_norm", "pointer_generator"], FLAG),
-    **dict.fromkeys(["coverage", "is_encoder_decoder", "output_hidden_states"], FLAG),
+    **dict.fromkeys(["coverage", "lm_head_bias", "is_encoder_decoder", "output_hidden_states"], FLAG),
     "bidirectional": st.none() | FLAG,
     "pooling": st.sampled_from(["last", "middle", "mean", "max", "concat", "attention"]),
     "char_encoder": st.sampled_from([None, "cnn", "lstm"]),

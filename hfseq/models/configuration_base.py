@@ -80,6 +80,8 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
         add_cross_attention: Whether a causal language model attends over `encoder_hidden_states`.
         cross_attention_hidden_size: Width of `encoder_hidden_states`; None means `hidden_size`.
         tie_word_embeddings: Whether the output layer shares the weights of the (target) embeddings.
+        lm_head_bias: Whether the output layer of a generating model has a bias, its own also where its weights are
+            those of the embeddings.
         share_encoder_decoder_embeddings: Whether source and target share one embedding matrix.
         char_encoder: Encoder of character features, which are appended to word embeddings: `cnn` (Ma & Hovy 2016),
             `lstm` (Lample et al. 2016) or None. For encoders, classifiers and taggers, which then take `char_ids`
@@ -140,6 +142,7 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
     add_cross_attention: bool = False
     cross_attention_hidden_size: int | None = None
     tie_word_embeddings: bool = True
+    lm_head_bias: bool = False
     share_encoder_decoder_embeddings: bool = True
     adaptive_softmax_cutoffs: list[int] | None = None
     initializer_range: float = 0.05

@@ -37,9 +37,11 @@ class ForCausalLM(Head, SequenceGenerationMixin):
         super().__init__(config)
         self.model = self.backbone_class(config)
         self.output = OutputLayer(config)
-        self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=config.lm_head_bias)
         cutoffs = config.adaptive_softmax_cutoffs
-        self.adaptive_softmax = None if cutoffs is None else AdaptiveSoftmax(self.output.width, cutoffs)
+        self.adaptive_softmax = None
+        if cutoffs is not None:
+            self.adaptive_softmax = AdaptiveSoftmax(self.output.width, cutoffs, config.lm_head_bias)
         self.sampled_softmax = None if config.num_negatives is None else SampledSoftmax(config)
         self.post_init()
 
@@ -143,7 +145,7 @@ class ForCausalLM(Head, SequenceGenerationMixin):
                 count = kwargs.get("num_items_in_batch")
                 count = predicts.sum() if count is None else count
                 if partial is not None:
-                    loss = partial.loss(hidden, self.lm_head.weight, targets) / count
+                    loss = partial.loss(hidden, self.lm_head.weight, targets, self.lm_head.bias) / count
                 penalty = self.penalty(raw, dropped, predicts, mask)
                 if penalty is not None:
                     # Divided like the loss, so that it sums up correctly over accumulated and distributed batches.
@@ -177,7 +179,7 @@ class ForCausalLM(Head, SequenceGenerationMixin):
         """Logits `[B, T, V]` of all tokens from the inputs `[B, T, D]` of the output matrix."""
         if self.adaptive_softmax is None:
             return self.lm_head(hidden)
-        return self.adaptive_softmax(hidden, self.lm_head.weight)
+        return self.adaptive_softmax(hidden, self.lm_head.weight, self.lm_head.bias)
 
     def penalty(self, raw: Tensor, dropped: Tensor, predicts: Tensor, mask: Tensor | None) -> Tensor | None:
         """Auxiliary training loss, summed over steps; None by default.

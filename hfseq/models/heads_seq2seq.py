@@ -53,7 +53,7 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
         self.model = self.backbone_class(config.encoder_config())
         self.decoder = self.decoder_class(config.decoder_config())
         self.output = OutputLayer(config)
-        self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=config.lm_head_bias)
         self.pointer = self.make_pointer(config)
         self.post_init()
 

@@ -58,17 +58,18 @@ class SampledSoftmax(nn.Module):
         kept = self.item_counts[:vocab_size]
         self.item_counts = torch.cat([kept, kept.new_ones(vocab_size - len(kept))])
 
-    def loss(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def loss(self, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
         """Loss of the targets `[B, T]`, summed; arguments as for `step_losses`."""
-        return self.step_losses(hidden, weight, targets).sum()
+        return self.step_losses(hidden, weight, targets, bias).sum()
 
-    def step_losses(self, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def step_losses(self, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
         """Loss of each target, `[B, T]`.
 
         Args:
             hidden: Hidden states `[B, T, D]`.
             weight: Output matrix `[V, D]`.
             targets: Item ids `[B, T]`; the loss of -100 is 0.
+            bias: Bias of the logits `[V]`, or None.
         """
         batch, length = targets.shape
         counted = targets != -100
@@ -91,6 +92,8 @@ class SampledSoftmax(nn.Module):
         usable = usable & (counts[items] > 0)
         known = usable.unsqueeze(1) & (items != targets.unsqueeze(2))  # [B, T, N]
         negative = (hidden @ embedded.T).float()
+        if bias is not None:
+            positive, negative = positive + bias[targets].float(), negative + bias[items].float()
         if self.kind == "bpr_max":
             losses = bpr_max(positive, negative, known, self.regularization)
         else:

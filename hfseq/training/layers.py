@@ -108,6 +108,9 @@ def model_parts(model: PreTrainedModel, new: Collection[str] = ()) -> Parts:
         else:
             part = head if around is None else blocks[around][-1]
         part.append((name, parameter))
+    if last & embedded and all(id(parameter) in last and name not in new for name, parameter in head):
+        # Nothing but the bias of a tied output layer, which is trained with its weights.
+        head, embeddings = [], [*embeddings, *head]
     return Parts(head, [block for stack in reversed(blocks) for block in reversed(stack)], embeddings)
 
 

@@ -130,6 +130,10 @@ def replace_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     new = {id(one.weight): one.weight for one in embeddings if one is not None}
     for weight in new.values():
         torch.nn.init.normal_(weight, std=getattr(model.config, "initializer_range", 0.02))
+    bias = getattr(model.get_output_embeddings(), "bias", None)
+    if bias is not None:
+        torch.nn.init.zeros_(bias)
+        new[id(bias)] = bias
     for config in filter(None, (model.config, model.generation_config)):
         for name in _TOKEN_IDS:
             setattr(config, name, getattr(tokenizer, name))

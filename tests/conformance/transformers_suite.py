@@ -39,7 +39,7 @@ class ModelTester:
         # A head sets these in its own copy of the config; the suite makes other heads from this one.
         role = {
             "AutoModelForSeq2SeqLM": {"is_encoder_decoder": True},
-            "AutoModelForCausalLM": {"bidirectional": False},
+            "AutoModelForCausalLM": {"bidirectional": False, "lm_head_bias": True},
         }
         return self.config_class(**SIZES, **role.get(self.auto_class, {}))
 
