@@ -67,22 +67,18 @@ class _Rows:
 
     def __init__(self, model: PreTrainedModel, generator: torch.Generator) -> None:
         config: Any = model.config
-        self.generator, self.pad = generator, config.pad_token_id or 0
-        special = {config.pad_token_id}
-        if getattr(config, "crf", False):  # its chain leaves them out
-            special |= {config.bos_token_id, config.eos_token_id}
-        self.special = special - {None}
+        self.generator, self.pad = generator, config.pad_token_id
 
     def draw(self, size: int) -> list[Tensor]:
         """Rows `[1, T]` of different lengths."""
-        known = torch.tensor([token for token in range(size) if token not in self.special])
+        known = torch.tensor([token for token in range(size) if token != self.pad])
         return [known[torch.randint(len(known), (1, length), generator=self.generator)] for length in _LENGTHS]
 
     def batch(self, rows: list[Tensor], left: bool) -> tuple[Tensor, Tensor]:
         """Ids and mask `[B, T]` of padded rows."""
         width = max(row.shape[1] for row in rows)
         sides = [(width - row.shape[1], 0) if left else (0, width - row.shape[1]) for row in rows]
-        padded = [nn.functional.pad(row, side, value=self.pad) for row, side in zip(rows, sides, strict=True)]
+        padded = [nn.functional.pad(row, side, value=self.pad or 0) for row, side in zip(rows, sides, strict=True)]
         masks = [nn.functional.pad(torch.ones_like(row), side) for row, side in zip(rows, sides, strict=True)]
         return torch.cat(padded), torch.cat(masks)
 

@@ -117,6 +117,9 @@ def convert_torch(
             tokenizer = word_tokenizer(tokens, start=[begin], lowercase=lowercase)
     binary = outputs == 1 and kind == "single_label_classification"
     fields: dict[str, Any] = role_ids(tokenizer)
+    if parts.crf is not None:
+        # Its chain would leave out BOS and EOS, over which that of pytorch-crf runs.
+        fields |= {"bos_token_id": None, "eos_token_id": None}
     if task != "lm":
         fields["num_labels"] = 2 if binary else outputs
         names = _labels(path, found, key, fields["num_labels"], labels)
@@ -411,6 +414,8 @@ def _notes(task: str, tokenizer: Any, tokens: Any, pooling: str | None) -> list[
         notes.append(f"The tokenizer begins a text with {tokenizer.eos_token}, after which one began in training.")
     elif task == "lm" and tokenizer is not None and tokenizer.bos_token_id is not None:
         notes.append(f"The tokenizer begins a text with {tokenizer.bos_token}.")
+    if tokenizer is not None and tokenizer.unk_token is None:
+        notes.append("The vocabulary has no unknown token: a text with other tokens cannot be encoded.")
     if reads_pieces(tokens):
         notes.append(
             "The vocabulary is of pieces of words, and does not tell how to split words: texts must be split."

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from hfseq.json_files import file_beside, shards
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """First pickle of the files that torch wrote before version 1.6."""
+_REJECTED = object()
 _MOST_MODULES = 10_000
 _DTYPES = {
     "BFloat16": torch.bfloat16,
@@ -134,10 +136,14 @@ def read_checkpoint(path: str | Path, names: PickledNames = PLAIN) -> Any:
         else:
             _check_legacy(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of newer pickle protocols, which it often rejects afterwards
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # of many kinds; the messages advise to unpickle the file all the same
-        pass
+        found = _REJECTED
     with _blaming(path):
+        if found is not _REJECTED:
+            _check_sizes(found)
+            return found
         return _read_zip(path, names) if is_zip else _read_legacy(path, names)
 
 
@@ -374,6 +380,18 @@ class _Unpickler(pickle.Unpickler):
         if not (isinstance(dtype, torch.dtype) and isinstance(key, str) and isinstance(size, int) and size >= 0):
             raise pickle.UnpicklingError("it describes a storage that torch would not")
         return self.storages(pid[1:])
+
+
+def _check_sizes(found: Any) -> None:
+    """Refuse tensors with more numbers than the file has for them, which repeat some."""
+    todo, seen = [found], set()
+    while todo:
+        value = todo.pop()
+        if isinstance(value, Tensor) and value.numel() * value.itemsize > value.untyped_storage().nbytes():
+            raise pickle.UnpicklingError(f"it has a tensor of {tuple(value.shape)} in a smaller storage")
+        if isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            todo += value.values() if isinstance(value, dict) else value
 
 
 def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Tensor:
