@@ -353,10 +353,8 @@ def _reference(parts: Parts, state: Mapping[str, Tensor], task: str, pooling: st
         if task == "classifier":
             hidden = states[0] if isinstance(states, tuple) else states
             last = torch.cat([hidden[-2], hidden[-1]], dim=1) if modules[-1].bidirectional else hidden[-1]
-            pooled = {"last": last, "mean": values.mean(dim=1), "max": values.amax(dim=1)}
-            values = (
-                torch.cat([last, pooled["max"], pooled["mean"]], dim=1) if pooling == "concat" else pooled[pooling]
-            )
+            pooled = {"last": last, "max": values.amax(dim=1), "mean": values.mean(dim=1)}
+            values = torch.cat([*pooled.values()], dim=1) if pooling == "concat" else pooled[str(pooling)]
         logits = nn.functional.linear(values, output, bias)
         if binary:
             return nn.functional.pad(logits, (1, 0))

@@ -113,7 +113,7 @@ def find_parts(
     Args:
         path: The checkpoint, for messages.
         state: Its weights.
-        module: The pickled module that they are of, which tells the nonlinearity of an `nn.RNN`; None for weights alone.
+        module: The pickled module that they are of, which tells the nonlinearity of an `nn.RNN`; None for weights.
         embedding: Name of the embedding or its weight; None to find it.
         rnn: Names of the recurrent modules from the bottom up; None for the only one.
         output: Name of the output layer or its weight; None to find it.

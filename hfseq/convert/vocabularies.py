@@ -107,6 +107,7 @@ def word_tokenizer(
     start: Sequence[str] = (),
     end: Sequence[str] = (),
     lowercase: bool = False,
+    normalizer: normalizers.Normalizer | None = None,
     **roles: str | None,
 ) -> PreTrainedTokenizerFast:
     """Make a tokenizer that splits texts at spaces, or between characters if each token is one.
@@ -119,6 +120,7 @@ def word_tokenizer(
         start: Special tokens that are put before each text.
         end: Those that are put after it.
         lowercase: Whether texts are lowercased.
+        normalizer: Normalisation of texts before they are split; None for no other.
         roles: `pad_token`, `bos_token`, `eos_token` and `unk_token`, or None for no such token; by default the first
             of the usual names, `ROLES`, that is in the vocabulary.
     """
@@ -140,9 +142,9 @@ def word_tokenizer(
                 tokenizer.decoder = _joining_decoder()
             elif any(piece.startswith(_BEGINS) for piece in pieces):
                 tokenizer.decoder = decoders.Metaspace(_BEGINS, prepend_scheme="always")
-        if lowercase:
-            forms = [normalizers.Lowercase(), *([tokenizer.normalizer] if tokenizer.normalizer else [])]
-            tokenizer.normalizer = normalizers.Sequence(forms)
+        forms = [*([normalizers.Lowercase()] if lowercase else []), normalizer, tokenizer.normalizer]
+        if any(forms):
+            tokenizer.normalizer = normalizers.Sequence([form for form in forms if form is not None])
     return _finished(tokenizer, known, start, end, roles)
 
 
