@@ -4,6 +4,7 @@ import json
 import shutil
 import zipfile
 
+import h5py
 import pytest
 from peer_fixtures import PEERS, assert_equals_peer, expected
 from transformers import AutoTokenizer
@@ -12,8 +13,6 @@ from hfseq.convert import check_conversion, convert_keras
 from hfseq.convert.command import main
 from hfseq.convert.reading import read_lines
 from hfseq.errors import InputError
-
-h5py = pytest.importorskip("h5py")
 
 CASES = {
     "classifier_bigru/model.keras": "GruForSequenceClassification",

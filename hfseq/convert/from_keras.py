@@ -158,13 +158,14 @@ def _vocabulary(vocab: str | Path | None, size: int, standardize: str) -> tuple[
         config = found["config"]
         index = json.loads(config["word_index"])
         words = sorted(index, key=index.__getitem__)
-        if config["char_level"] or config["split"] != " ":
-            raise InputError(f"{vocab}: a Tokenizer of characters, or with another separator than a space")
+        units = config["char_level"], config["split"]
         signs: Any = Regex(f"[{''.join(map(re.escape, config['filters']))}]")
         steps = [normalizers.Lowercase()] * bool(config["lower"])
         steps += [normalizers.Replace(signs, " ")] * bool(config["filters"])
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{vocab}: not a Tokenizer of Keras: {one_line(error, named=True)}") from error
+    if units != (False, " "):
+        raise InputError(f"{vocab}: a Tokenizer of characters, or with another separator than a space")
     # Words beyond the embedding were left out; ids begin at 1.
     tokens = ["<pad>", *words][:size]
     check_tokens(vocab, tokens, size)

@@ -73,8 +73,9 @@ def read_layers(path: Path) -> tuple[list[Layer], dict[str, Tensor]]:
         InputError: If it is not a file that `model.save` wrote, or the layers are not in a row.
     """
     if existing_file(path).suffix == ".keras":
+        text: Any = read_member(path, "config.json")
         try:
-            config = json.loads(read_member(path, "config.json"))
+            config = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: its config.json is not JSON") from error
         with open_hdf5(path, "model.weights.h5") as file:
