@@ -122,8 +122,9 @@ CELLS = {
     "Ssru": {MODEL: BLOCKS, CAUSAL: BLOCKS | {"wide": {"residual_blocks": True, "conv_kernel": None, "expand": 3}}},
 }
 MAPS = FRAMES | {"recurrent_kernel_size": 3, "hidden_size": 16}
+NARROW = {"adaptive_softmax_cutoffs": [5, 11], "adaptive_softmax_div_value": 2, "tie_word_embeddings": False}
 ONE_FAMILY = {
-    "Gru": {SEQ2SEQ: {"lm_head_bias": {"lm_head_bias": True}}},
+    "Gru": {CAUSAL: {"narrow_clusters": NARROW}, SEQ2SEQ: {"lm_head_bias": {"lm_head_bias": True}}},
     "Rnn": {MODEL: {"relu": {"hidden_act": "relu"}}, CAUSAL: {"relu": {"hidden_act": "relu"}}},
     "Lstm": {
         MODEL: {"maps": MAPS},

@@ -43,6 +43,10 @@ VARIANTS = [
     (hfseq.LstmForSequenceClassification, {"pooling": "mean", "bidirectional": False}),
     (hfseq.LstmForCausalLM, {"adaptive_softmax_cutoffs": [5, 8], "lm_head_bias": True}),
     (hfseq.GruForCausalLM, {"num_negatives": 4}),
+    (
+        hfseq.GruForCausalLM,
+        {"adaptive_softmax_cutoffs": [5, 8], "adaptive_softmax_div_value": 2, "tie_word_embeddings": False},
+    ),
     (hfseq.CnnForCausalLM, {"architecture": "residual"}),
     (hfseq.CnnForCausalLM, {"architecture": "convs2s"}),
     (hfseq.CnnForCausalLM, {"architecture": "parallel"}),

@@ -55,6 +55,7 @@ FIELDS = {
     "architecture": st.sampled_from([None, "parallel", "residual", "gated", "convs2s"]),
     "kernel_sizes": st.lists(st.integers(1, 5), min_size=1, max_size=3),
     "adaptive_softmax_cutoffs": st.none() | st.lists(st.integers(1, 11), min_size=1, max_size=3),
+    "adaptive_softmax_div_value": st.sampled_from([1, 2, 3.5]),
     "num_negatives": st.none() | st.integers(0, 5),
     "in_batch_negatives": FLAG,
     "negative_sampling_alpha": st.sampled_from([0, 0.75, 1]),
