@@ -9,7 +9,17 @@ the names that it may contain.
 
 from hfseq.convert.base import Converted, Format, Reference
 from hfseq.convert.checking import Check, check_conversion
+from hfseq.convert.from_fairseq import convert_fairseq
 from hfseq.convert.from_keras import convert_keras
 from hfseq.convert.from_torch import convert_torch
 
-__all__ = ["Check", "Converted", "Format", "Reference", "check_conversion", "convert_keras", "convert_torch"]
+__all__ = [
+    "Check",
+    "Converted",
+    "Format",
+    "Reference",
+    "check_conversion",
+    "convert_fairseq",
+    "convert_keras",
+    "convert_torch",
+]

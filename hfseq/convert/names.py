@@ -5,12 +5,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from hfseq.errors import InputError, one_line
+
+_NEVER = -1e9
+"""Bias of tokens that are never written."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,24 @@ def fill(model: PreTrainedModel, weights: Mapping[str, Tensor], path: Path) -> N
     if wrong := sorted({*missing} - tied | {*unexpected}):
         raise InputError(f"{path}: {type(model).__name__} has other weights: {', '.join(wrong)}")
     model.tie_weights()
+    model.eval()
+
+
+@torch.no_grad()
+def add_pieces(model: PreTrainedModel, count: int, unknown: int) -> None:
+    """Extend the vocabulary of a language model by tokens that are read as the unknown one, and never written.
+
+    Args:
+        model: Model with `lm_head_bias`.
+        count: Number of tokens.
+        unknown: Id of the unknown token.
+    """
+    inputs: Any = model.resize_token_embeddings(model.config.vocab_size + count, mean_resizing=False)
+    inputs.weight[-count:] = inputs.weight[unknown]
+    output: Any = model.get_output_embeddings()
+    if output.weight is not inputs.weight:
+        output.weight[-count:] = 0.0
+    output.bias[-count:] = _NEVER
     model.eval()
 
 

@@ -10,6 +10,7 @@ A vocabulary is a list of tokens by ids. It is read from
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -108,7 +109,7 @@ def word_tokenizer(
     end: Sequence[str] = (),
     lowercase: bool = False,
     normalizer: normalizers.Normalizer | None = None,
-    **roles: str | None,
+    roles: Mapping[str, str | None] = MappingProxyType({}),
 ) -> PreTrainedTokenizerFast:
     """Make a tokenizer that splits texts at spaces, or between characters if each token is one.
 
@@ -129,7 +130,7 @@ def word_tokenizer(
         known: Mapping[str, int] = tokenizer.get_vocab(with_added_tokens=True)
     else:
         known = {token: number for number, token in enumerate(tokens)}
-    roles = usual_roles(known) | roles
+    roles = usual_roles(known) | dict(roles)
     if not isinstance(tokens, Tokenizer):
         special = {role for role in roles.values() if role is not None}
         tokenizer = Tokenizer(models.WordLevel(dict(known), unk_token=roles["unk_token"] or ""))
@@ -154,7 +155,7 @@ def bpe_tokenizer(
     *,
     start: Sequence[str] = (),
     end: Sequence[str] = (),
-    **roles: str | None,
+    roles: Mapping[str, str | None] = MappingProxyType({}),
 ) -> tuple[PreTrainedTokenizerFast, list[str]]:
     """Make a tokenizer that applies the BPE codes of subword-nmt or fastBPE to words, split at spaces.
 
@@ -176,7 +177,7 @@ def bpe_tokenizer(
         InputError: If the codes cannot be read.
     """
     known = {token: number for number, token in enumerate(tokens)}
-    roles = usual_roles(known) | roles
+    roles = usual_roles(known) | dict(roles)
     special = {role for role in roles.values() if role is not None}
     vocabulary = {
         token
