@@ -42,7 +42,7 @@ VARIANTS = [
     (hfseq.GruForSequenceClassification, {"pooling": "attention", "layer_norm": True}),
     (hfseq.LstmForSequenceClassification, {"pooling": "mean", "bidirectional": False}),
     (hfseq.LstmForCausalLM, {"adaptive_softmax_cutoffs": [5, 8], "lm_head_bias": True}),
-    (hfseq.GruForCausalLM, {"num_negatives": 4}),
+    (hfseq.GruForCausalLM, {"num_negatives": 4, "layer_sizes": [40, 32]}),
     (
         hfseq.GruForCausalLM,
         {"adaptive_softmax_cutoffs": [5, 8], "adaptive_softmax_div_value": 2, "tie_word_embeddings": False},

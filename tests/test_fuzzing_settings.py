@@ -61,6 +61,7 @@ FIELDS = {
     "negative_sampling_alpha": st.sampled_from([0, 0.75, 1]),
     "sampled_loss": st.sampled_from(["sampled_softmax", "cross_entropy", "bpr_max"]),
     "score_regularization": st.sampled_from([0, 1.0]),
+    "layer_sizes": st.none() | st.lists(st.sampled_from([3, 4, 6, 12]), min_size=1, max_size=2),
     "max_position_embeddings": SMALL,
     "max_norm": st.sampled_from([None, 3, 0.5]),
     "initializer_range": st.sampled_from([0.0, 0.05, 1.0]),
