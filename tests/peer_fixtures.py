@@ -27,15 +27,15 @@ def valid_logits(logits, mask):
 
 
 @torch.no_grad()
-def assert_equals_peer(converted, case, *, normalized=False, more=0):
+def assert_equals_peer(converted, case, *, normalized=False, columns=slice(None)):
     """The converted model gives the peer's logits on its batches, and passes its own check.
 
-    `normalized` logits of the peer are log-probabilities; `more` is the number of tokens that the peer does not have.
+    `normalized` logits of the peer are log-probabilities; `columns` of ours are those that the peer has.
     """
     model, (batches, _) = converted.model, expected(case)
     for name, batch in batches.items():
         inputs = {key: value for key, value in batch.items() if key.endswith(("input_ids", "attention_mask"))}
-        logits = model(**inputs).logits[..., : batch["logits"].shape[-1]]
+        logits = model(**inputs).logits[..., columns]
         if normalized:
             logits = logits.log_softmax(-1)
         mask = batch.get("decoder_attention_mask", batch["attention_mask"])

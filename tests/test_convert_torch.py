@@ -195,6 +195,10 @@ def test_modules_without_biases_in_a_row_and_other_heads(tmp_path):
     assert found.model.config.num_hidden_layers == 3 and not found.model.config.lm_head_bias
     assert found.tokenizer("w3 w1").input_ids == [3, 1] and found.model.config.eos_token_id is None
     assert check_conversion(found.model, found.reference).passed
+    rising = {"low": nn.LSTM(4, 3, bidirectional=True), "high": nn.LSTM(6, 5, num_layers=2, bidirectional=True)}
+    torch.save(weights_of(words=nn.Embedding(9, 4), **rising, out=nn.Linear(10, 2)), path)
+    found = convert_torch(path, task="tagger", rnn=["low", "high"])
+    assert found.model.config.layer_sizes == [6, 10, 10] and check_conversion(found.model, found.reference).passed
     both = nn.LSTM(4, 3, num_layers=2, bidirectional=True)
     for outputs, width, options, problem, num_labels in (
         (1, 6, {"pooling": "max", "problem_type": "single_label_classification"}, "single_label_classification", 2),
@@ -245,7 +249,7 @@ def test_every_choice_names_what_was_found_and_the_flag_that_decides(tmp_path):
     refused("a classifier of what: --pooling last", state, task="classifier")
     refused("--pooling concat, but out.weight reads 4 features", state, task="classifier", pooling="concat")
     refused(
-        "has one output: --problem_type regression, or",
+        "with one output: --problem_type regression, or",
         weights_of(words=words, rnn=rnn, out=nn.Linear(4, 1)),
         task="classifier",
         pooling="last",
@@ -259,7 +263,7 @@ def test_every_choice_names_what_was_found_and_the_flag_that_decides(tmp_path):
     refused("it lacks rnn.bias_ih_l1", lacking)
     narrow = {"below": nn.LSTM(4, 3), "above": nn.LSTM(3, 4)}
     state = weights_of(words=words, **narrow, out=out)
-    refused("--rnn: below reads 4, but above has 4|layers of several widths", state, rnn=["below", "above"])
+    refused("--rnn: below reads 4, but below has 3", state, rnn=["below", "below"])
     refused("--rnn: above reads 3, but above has 4", state, rnn=["above", "above"])
     mixed = weights_of(words=words, below=nn.LSTM(4, 4), above=nn.GRU(4, 4), out=out)
     refused("cells or directions differ", mixed, rnn=["below", "above"])

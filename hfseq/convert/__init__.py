@@ -10,6 +10,7 @@ the names that it may contain.
 from hfseq.convert.base import Converted, Format, Reference
 from hfseq.convert.checking import Check, check_conversion
 from hfseq.convert.from_fairseq import convert_fairseq
+from hfseq.convert.from_fastai import convert_fastai
 from hfseq.convert.from_keras import convert_keras
 from hfseq.convert.from_torch import convert_torch
 
@@ -20,6 +21,7 @@ __all__ = [
     "Reference",
     "check_conversion",
     "convert_fairseq",
+    "convert_fastai",
     "convert_keras",
     "convert_torch",
 ]

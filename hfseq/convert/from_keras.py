@@ -87,11 +87,14 @@ def convert_keras(
         (fields["dropout"],) = rates
     if chain.cell == "SimpleRNN":
         fields["hidden_act"] = chain.activation
-    width = arrays[chain.recurrent[0][0] + chain.kernels[1]].shape[0]
+    directions = 2 if bidirectional else 1
+    sizes = [directions * arrays[places[0] + chain.kernels[1]].shape[0] for places in chain.recurrent]
+    if len({*sizes}) > 1:
+        fields["layer_sizes"] = sizes
     config = _CONFIGS[chain.cell](
         vocab_size=size,
         embedding_size=arrays[chain.embedding].shape[1],
-        hidden_size=width * (2 if bidirectional else 1),
+        hidden_size=sizes[-1],
         num_hidden_layers=len(chain.recurrent),
         bidirectional=bidirectional,
         tie_word_embeddings=False,

@@ -295,6 +295,9 @@ def _config(parts: Parts, state: Mapping[str, Tensor], task: str, size: int, fie
         "bidirectional": first.bidirectional,
         "tie_word_embeddings": False,
     }
+    sizes = [one.width for one in parts.recurrent for _ in range(one.layers)]
+    if len({*sizes}) > 1:
+        own["layer_sizes"] = sizes
     if parts.nonlinearity is not None:
         own["hidden_act"] = parts.nonlinearity
     if task == "lm":

@@ -184,8 +184,6 @@ def find_chain(path: Path, layers: Sequence[Layer], arrays: Mapping[str, Tensor]
     }
     if len(alike) > 1:
         raise InputError(f"{path}: recurrent layers of several kinds: {', '.join(one.name for one in cells)}")
-    if len({arrays[places[0] + kernels[1]].shape for places in recurrent}) > 1:
-        raise InputError(f"{path}: recurrent layers of several widths: {', '.join(one.name for one in cells)}")
     pooling: str | None = None if cells[-1].config.get("return_sequences") else "last"
     if (layer := take([*_POOLINGS])) is not None:
         if pooling is not None:

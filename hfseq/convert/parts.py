@@ -211,8 +211,6 @@ def _recurrent(path: Path, state: Mapping[str, Tensor], wanted: Sequence[str] | 
             raise InputError(
                 f"{path}: --rnn: {above.name} reads {above.input_size}, but {below.name} has {below.width}"
             )
-    if len({one.hidden_size for one in chain}) > 1:
-        raise InputError(f"{path}: --rnn: layers of several widths ({'; '.join(map(str, chain))})")
     return chain
 
 

@@ -36,12 +36,13 @@ _ENDS = "</w>"
 """Mark of the end of a word in BPE codes, and in the tokens of a tokenizer that applies them."""
 
 
-def read_vocabulary(path: str | Path, size: int) -> list[str] | Tokenizer:
+def read_vocabulary(path: str | Path, size: int, filler: str | None = None) -> list[str] | Tokenizer:
     """Read a vocabulary, or a tokenizer.
 
     Args:
         path: The file; see this module for its format.
         size: Number of tokens, which the embeddings of the model have.
+        filler: Token that fills up a vocabulary, and may be there several times; those after the first are numbered.
 
     Raises:
         InputError: If the file cannot be read, or has another number of tokens.
@@ -61,6 +62,9 @@ def read_vocabulary(path: str | Path, size: int) -> list[str] | Tokenizer:
     tokens = token_list(found)
     if tokens is None:
         raise InputError(f"{path}: no vocabulary: neither a list of tokens nor tokens with ids from 0")
+    if filler is not None:
+        places = [number for number, token in enumerate(tokens) if token == filler]
+        tokens = [f"{token}{number}" if number in places[1:] else token for number, token in enumerate(tokens)]
     check_tokens(path, tokens, size)
     return tokens
 
