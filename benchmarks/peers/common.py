@@ -38,10 +38,22 @@ def arguments(description: str | None, *checkouts: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def sentences(count: int, seed: int, most: int = 8) -> list[str]:
-    """Toy sentences of 3 to `most` words, the same on every machine."""
+def sentences(count: int, seed: int, words: Sequence[str] = WORDS) -> list[str]:
+    """Toy sentences of 3 to 8 words, the same on every machine."""
     rng = random.Random(seed)
-    return [" ".join(rng.choices(WORDS, k=rng.randint(3, most))) for _ in range(count)]
+    return [" ".join(rng.choices(words, k=rng.randint(3, 8))) for _ in range(count)]
+
+
+def translation_corpus(folder: Path) -> None:
+    """A toy corpus: each word has a translation, and sentences are turned around; `{train,dev,test}.{src,trg}`."""
+    source_words, target_words = WORDS[:20], WORDS[40:58]
+    translation = dict(zip(source_words, [*target_words, *target_words], strict=False))
+    for number, (name, count) in enumerate({"train": 80, "dev": 12, "test": 12}.items()):
+        source = sentences(count, seed=number, words=source_words)
+        target = [" ".join(translation[word] for word in reversed(text.split())) for text in source]
+        write_lines(folder / f"{name}.src", source)
+        write_lines(folder / f"{name}.trg", target)
+    write_lines(folder / "vocabulary.txt", [*source_words, *target_words])
 
 
 def rows(sizes: Sequence[int], vocabulary: int, first: int, seed: int) -> list[list[int]]:

@@ -23,6 +23,10 @@ SCRIPTS = {
     "torch_models": ("torch", "icefall"),
     "word_language_model": ("torch", "examples"),
     "keras_models": ("keras",),
+    "joeynmt_models": ("joeynmt",),
+    "opennmt_models": ("opennmt",),
+    "fastai_models": ("fastai",),
+    "awd_lstm": ("torch", "awd-lstm-lm"),
 }
 """Name of a script to its environment and, if it needs one, its checkout."""
 
