@@ -53,6 +53,12 @@ VARIANTS = [
     (hfseq.CnnForConditionalGeneration, {"architecture": "gated"}),
     (hfseq.LstmForConditionalGeneration, {"attention_type": "additive", "input_feeding": True, "coverage": True}),
     (hfseq.GruForConditionalGeneration, {"attention_type": "dot", "encoder_layers": 1, "decoder_layers": 3}),
+    (hfseq.QrnnForConditionalGeneration, {"bridge": "copy", "residual_blocks": True}),
+    (hfseq.GruForConditionalGeneration, {"bridge": "last", "attention_type": "none", "decoder_layers": 3}),
+    (
+        hfseq.LstmForConditionalGeneration,
+        {"bridge": "linear", "decoder_hidden_size": 20, "attention_bias": True, "attention_activation": "none"},
+    ),
     (
         hfseq.RnnForConditionalGeneration,
         {"tie_word_embeddings": False, "share_encoder_decoder_embeddings": False, "lm_head_bias": True},
