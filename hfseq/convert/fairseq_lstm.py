@@ -269,7 +269,7 @@ def _run_decoder(weights: dict[str, Tensor], ids: Tensor, layers: int, encoded: 
     states = [(hidden[layer, None], cells[layer, None]) for layer in range(layers)]
     feed, outputs = torch.zeros(1, width), []
     for token in ids[0]:
-        values = weights[_EMBEDDINGS][token, None]
+        values = _embed(weights[_EMBEDDINGS], token.view(1))
         if encoded is not None:
             values = torch.cat([values, feed], dim=1)
         for layer in range(layers):
@@ -286,6 +286,11 @@ def _run_decoder(weights: dict[str, Tensor], ids: Tensor, layers: int, encoded: 
     return torch.stack(outputs, dim=1)
 
 
+def _embed(rows: Tensor, ids: Tensor) -> Tensor:
+    """Embeddings of ids `[T]`; pieces beyond the dictionary are unknown."""
+    return rows[ids.where(ids < len(rows), _UNKNOWN)]
+
+
 def _reference(weights: dict[str, Tensor], layers: int, bidirectional: bool) -> Reference:
     """The translator: an `nn.LSTM`, and the decoder by loops."""
     width, entering = weights["encoder.lstm.weight_hh_l0"].shape[1], weights["encoder.lstm.weight_ih_l0"].shape[1]
@@ -293,7 +298,7 @@ def _reference(weights: dict[str, Tensor], layers: int, bidirectional: bool) -> 
     module.load_state_dict({name: weights[f"encoder.lstm.{name}"] for name in module.state_dict()})
 
     def reference(source: Tensor, ids: Tensor) -> Tensor:
-        outputs, states = module(weights["encoder.embed_tokens.weight"][source[0]])
+        outputs, states = module(_embed(weights["encoder.embed_tokens.weight"], source[0]))
         # Both directions of a layer are side by side.
         hidden, cells = (one.view(layers, -1) for one in states)
         return _run_output(weights, _run_decoder(weights, ids, layers, [outputs, hidden, cells]))
