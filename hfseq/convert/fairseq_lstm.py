@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from hfseq.convert.base import Converted, Reference
 from hfseq.convert.fairseq_files import IDS, FairseqCheckpoint, language_pair, make_tokenizer
 from hfseq.convert.names import Made, add_pieces, fill, recurrent_table, same_weight, translate
+from hfseq.convert.vocabularies import pair_tokenizer
 from hfseq.errors import InputError
 from hfseq.models import LstmConfig
 from hfseq.models.modeling_lstm import LstmForCausalLM, LstmForConditionalGeneration
-from hfseq.models.tokenization_pairs import SourceTargetTokenizer
 
 _UNUSED = ("*.version", "*._float_tensor")
 """Weights that only say how a checkpoint is to be read."""
@@ -68,7 +68,7 @@ def convert_lstm_lm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes
         values = _run_decoder(weights, ids, layers, None)
         return _run_output(weights, values)
 
-    ignored = [*(f"{part} of the checkpoint" for part in found.parts), *ignored]
+    ignored = [*found.parts, *ignored]
     return Converted(model, tokenizer, reference, f"fairseq ({found.arch})", ignored, notes + _piece_notes(more))
 
 
@@ -139,7 +139,7 @@ def convert_lstm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: S
     inputs = {"model.embed_tokens.weight": len(more), "decoder.embed_tokens.weight": len(more_targets)}
     add_pieces(translated, inputs, len(more_targets), config.tie_word_embeddings, _UNKNOWN)
     fill(model, translated, path)
-    ignored = [*(f"{part} of the checkpoint" for part in found.parts), *ignored]
+    ignored = [*found.parts, *ignored]
     notes = ["A target begins with </s>; fairseq-generate searches with 5 beams and divides by lengths (--lenpen 1)."]
     reference = _reference(weights, depth, bidirectional)
     notes += _piece_notes([*more, *more_targets])
@@ -163,16 +163,8 @@ def _pair(
     if shared or ours is None:
         return ours, more, more
     theirs, more_targets = make_tokenizer(dict_dir, last, languages[1], target, end=["</s>"])
-    tokenizer = SourceTargetTokenizer(
-        tokenizer_object=ours.backend_tokenizer,
-        target_tokenizer=theirs,
-        padding_side="right",
-        model_input_names=["input_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
-        split_special_tokens=True,
-        **ours.special_tokens_map,
-    )
-    return tokenizer, more, more_targets
+    assert theirs is not None
+    return pair_tokenizer(ours, theirs), more, more_targets
 
 
 def _piece_notes(more: Sequence[str]) -> list[str]:

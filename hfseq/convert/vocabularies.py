@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hfseq.convert.reading import existing_file, read_json, read_lines, read_pickle, read_yaml
 from hfseq.errors import InputError, one_line
+from hfseq.models.tokenization_pairs import SourceTargetTokenizer
 
 ROLES = {
     "pad_token": ("<pad>", "[PAD]", "<PAD>", "<blank>", "<blk>", "xxpad", "PAD"),
@@ -227,6 +228,19 @@ def read_fairseq_dictionary(path: str | Path) -> list[str]:
             tokens = {f"{token}#{number}" if token == symbol else token: None for token in tokens}
         tokens[symbol] = None
     return list(tokens)
+
+
+def pair_tokenizer(source: PreTrainedTokenizerFast, target: PreTrainedTokenizerFast) -> SourceTargetTokenizer:
+    """Make one tokenizer of that of sources and that of targets, with the same special tokens."""
+    return SourceTargetTokenizer(
+        tokenizer_object=source.backend_tokenizer,
+        target_tokenizer=target,
+        padding_side="right",
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+        split_special_tokens=True,
+        **source.special_tokens_map,
+    )
 
 
 def reads_pieces(tokens: Sequence[str] | Tokenizer | None) -> bool:
