@@ -77,10 +77,10 @@ def convert_joeynmt(checkpoint: str | Path, *, bpe_codes: Sequence[str | Path] =
     counts = {"model.embed_tokens.weight": len(more[0]), "decoder.embed_tokens.weight": len(more[1])}
     add_pieces(ours, counts, len(more[1]), tied, settings.ids(folder)["unk_token_id"])
     fill(model, ours, path)
-    ids = settings.ids(folder)
+    ids, testing = settings.ids(folder), config.get("testing") or {}
     # As in JoeyNMT's own searches.
     model.generation_config.suppress_tokens = [ids["pad_token_id"], ids["bos_token_id"]]
-    testing = config.get("testing") or {}
+    model.generation_config.min_new_tokens = int(testing.get("min_output_length", 1))
     beam, alpha = testing.get("beam_size", 1), testing.get("beam_alpha", -1)
     notes.append(
         f"JoeyNMT searched with beam_size {beam} and beam_alpha {alpha}: scores divided by ((5 + length) / 6)^alpha, "
