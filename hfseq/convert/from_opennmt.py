@@ -163,9 +163,7 @@ def _vocabularies(path: Path, found: Any) -> tuple[list[str], list[str]]:
     sides: list[Any] = [found.get(side) if isinstance(found, dict) else None for side in ("src", "tgt")]
     for side in sides:
         if not isinstance(side, list) or not all(isinstance(token, str) for token in side):
-            raise InputError(
-                f"{path}: no lists of tokens; OpenNMT-py's tools/convertv2_v3.py makes them of version 2's"
-            )
+            raise InputError(f"{path}: no lists of tokens; of OpenNMT-py 2, tools/convertv2_v3.py makes some")
     for token in _ROLES.values():
         if token not in sides[1]:
             raise InputError(f"{path}: the target vocabulary has no {token}")
