@@ -69,7 +69,7 @@ def convert_lstm_lm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes
         return _run_output(weights, values)
 
     ignored = [*found.parts, *ignored]
-    return Converted(model, tokenizer, reference, f"fairseq ({found.arch})", ignored, notes + _piece_notes(more))
+    return Converted(model, tokenizer, reference, f"fairseq ({found.arch})", ignored, notes + piece_notes(more))
 
 
 def convert_lstm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: Sequence[str | Path]) -> Converted:
@@ -101,7 +101,7 @@ def convert_lstm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: S
     if "decoder.adaptive_softmax.head.weight" in weights:
         raise InputError(f"{path}: --criterion adaptive_loss: hfseq's translators have no adaptive softmax")
     shared = same_weight(weights["encoder.embed_tokens.weight"], weights[_EMBEDDINGS])
-    tokenizer, more, more_targets = _pair(found, dict_dir, codes, shared, source, target)
+    tokenizer, more, more_targets = make_pair(found, dict_dir, codes, shared, source, target)
     fields, head, unused = _output(found, biased=bool(more_targets))
     dropouts = [f"{side}_dropout_{place}" for side in ("encoder", "decoder") for place in ("in", "out")]
     dropout, ignored = found.dropout(*dropouts)
@@ -142,11 +142,11 @@ def convert_lstm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: S
     ignored = [*found.parts, *ignored]
     notes = ["A target begins with </s>; fairseq-generate searches with 5 beams and divides by lengths (--lenpen 1)."]
     reference = _reference(weights, depth, bidirectional)
-    notes += _piece_notes([*more, *more_targets])
+    notes += piece_notes([*more, *more_targets])
     return Converted(model, tokenizer, reference, f"fairseq ({found.arch})", ignored, notes)
 
 
-def _pair(
+def make_pair(
     found: FairseqCheckpoint,
     dict_dir: str | Path | None,
     codes: Sequence[str | Path],
@@ -154,7 +154,22 @@ def _pair(
     source: int,
     target: int,
 ) -> tuple[PreTrainedTokenizerFast | None, list[str], list[str]]:
-    """Tokenizer of both languages, and the pieces that each side has beyond its dictionary."""
+    """Make the tokenizer of a translator.
+
+    Args:
+        found: The checkpoint, whose options name the languages.
+        dict_dir: Folder of the dictionaries; None for no tokenizer.
+        codes: File of BPE codes for both languages, one for each, or none.
+        shared: Whether both languages have one vocabulary.
+        source: Number of tokens of the source.
+        target: Number of tokens of the target.
+
+    Returns:
+        The tokenizer, and the pieces that each side has beyond its dictionary.
+
+    Raises:
+        InputError: If the options name no languages, or dictionaries or codes do not fit.
+    """
     languages = language_pair(found.options)
     if dict_dir is not None and None in languages:
         raise InputError(f"{found.path}: no --source-lang and --target-lang in its options, which name dictionaries")
@@ -167,7 +182,8 @@ def _pair(
     return pair_tokenizer(ours, theirs), more, more_targets
 
 
-def _piece_notes(more: Sequence[str]) -> list[str]:
+def piece_notes(more: Sequence[str]) -> list[str]:
+    """Sentence on pieces that a tokenizer has beyond a dictionary, if there are any."""
     return [f"{len(more):,} pieces of the BPE codes that no dictionary has are read as <unk>."] if more else []
 
 

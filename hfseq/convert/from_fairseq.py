@@ -1,10 +1,11 @@
-"""Recurrent models of fairseq."""
+"""Recurrent and convolutional models of fairseq."""
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
 from hfseq.convert.base import Converted, Format
+from hfseq.convert.fairseq_conv import convert_fconv
 from hfseq.convert.fairseq_files import read_fairseq
 from hfseq.convert.fairseq_lstm import convert_lstm, convert_lstm_lm
 from hfseq.errors import InputError
@@ -13,7 +14,7 @@ from hfseq.errors import InputError
 def convert_fairseq(
     checkpoint: str | Path, *, dict_dir: str | Path | None = None, bpe_codes: Sequence[str | Path] = ()
 ) -> Converted:
-    """Convert a model that `fairseq-train` wrote: `lstm` or `lstm_lm`.
+    """Convert a model that `fairseq-train` wrote: `lstm`, `lstm_lm`, `fconv` or `fconv_lm`.
 
     Widths and depths are those of the weights; of the options only those count that the weights do not tell.
 
@@ -35,7 +36,10 @@ def convert_fairseq(
         translates = "encoder.lstm.weight_ih_l0" in found.weights
         if translates or not any(name.startswith("encoder.") for name in found.weights):
             return (convert_lstm if translates else convert_lstm_lm)(found, dict_dir, bpe_codes)
-    raise InputError(f"{found.path}: --arch {found.arch} is none of those that hfseq converts: lstm, lstm_lm")
+    if "decoder.convolutions.0.weight_v" in found.weights:
+        return convert_fconv(found, dict_dir, bpe_codes)
+    known = "lstm, lstm_lm, fconv, fconv_lm"
+    raise InputError(f"{found.path}: --arch {found.arch} is none of those that hfseq converts: {known}")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -46,4 +50,4 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
 
 
-FORMAT = Format(convert_fairseq, add_arguments, "recurrent models of fairseq: lstm, lstm_lm")
+FORMAT = Format(convert_fairseq, add_arguments, "models of fairseq: lstm, lstm_lm, fconv, fconv_lm")
