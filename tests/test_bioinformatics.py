@@ -21,7 +21,13 @@ from transformers import (
     pipeline,
 )
 
-from hfseq import CnnConfig, CnnForTokenClassification, LstmConfig, LstmForSequenceClassification
+from hfseq import (
+    CnnConfig,
+    CnnForTokenClassification,
+    LstmConfig,
+    LstmForSequenceClassification,
+    LstmForTokenClassification,
+)
 from hfseq.data.fasta import reverse_complement
 from hfseq.errors import InputError
 from hfseq.hub.publish import publish
@@ -30,6 +36,7 @@ from hfseq.onnx.export import export_onnx
 from hfseq.onnx.runtime import load_onnx
 from hfseq.tasks.arguments import SequenceArguments
 from hfseq.tasks.bioinformatics import ResidueTagging, SequenceClassification, letter_heights, tokenizer_of, windows_of
+from hfseq.tasks.tagging import token_collator
 from hfseq.training.arguments import RecipeArguments
 
 RECIPE = load("bioinformatics")
@@ -447,3 +454,23 @@ def test_an_unknown_letter_does_not_change_its_neighbours(tmp_path):
     assert len(set(ids)) == 5 and tokenizer.unk_token_id not in ids
     model = LstmForSequenceClassification(LstmConfig(vocab_size=len(tokenizer), num_labels=2)).eval()
     assert model(torch.tensor([ids])).logits.shape == (1, 2)
+
+
+def test_a_batch_without_padding_is_read_without_a_mask():
+    tokenizer = tokenizer_of("dna", 1)
+    config = LstmConfig(vocab_size=len(tokenizer), num_labels=3, hidden_size=16, input_filters=8, dropout=0.0)
+    model = LstmForTokenClassification(config)
+    collate = token_collator(tokenizer, model)
+    rows = [
+        {**tokenizer(text), "labels": [number % 3 for number in range(len(text))]} for text in ("ACGT", "GTAN", "A")
+    ]
+    batch = dict(collate(rows[:2]))
+    assert "attention_mask" not in batch
+    found = []
+    for more in ({}, {"attention_mask": torch.ones_like(batch["input_ids"])}):
+        model.zero_grad()
+        outputs = model(**batch, **more)
+        outputs.loss.backward()
+        found.append([outputs.logits, *(parameter.grad for parameter in model.parameters())])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    assert collate(rows)["attention_mask"].sum(dim=1).tolist() == [4, 4, 1]

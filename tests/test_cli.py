@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import processes
 import pytest
 from transformers import Seq2SeqTrainingArguments
 
@@ -272,6 +273,29 @@ def test_exit_codes(monkeypatch, capsys, outcome, code, said):
     with pytest.raises(SystemExit) as caught:
         cli.run(main)
     assert caught.value.code == code and capsys.readouterr() == ("", said)
+
+
+def test_freed_memory_is_kept():
+    """Blocks of 60 MB that are freed and allocated again cause a page fault each time for 4 KB that were returned."""
+    code = """
+import resource
+from hfseq.training import cli
+
+
+def main(argv):
+    def allocate():
+        [bytearray(b"1") * 3_000_000 for _ in range(20)]
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+    before = max(allocate() for _ in range(3))
+    print(max(allocate() for _ in range(3)) - before)
+
+
+cli.run(main)
+"""
+    found = processes.run("-c", code)
+    assert found.returncode == 0, found.stderr
+    assert int(found.stdout) < 5000
 
 
 def test_a_bug_keeps_its_traceback():

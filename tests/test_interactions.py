@@ -256,7 +256,7 @@ def test_files_of_their_own_are_not_split(tmp_path):
         ({"top_k": 0}, "--top_k 0: give 1 or more"),
         ({"max_length": 1}, "--max_length 1: give 2 or more"),
         ({"mix": ["markov", "markov"]}, "--mix markov markov repeats a name; give each once"),
-        ({"mix": ["knn"]}, "unknown --mix .knn.; there are markov, cache"),
+        ({"mix": ["knn"]}, "unknown --mix .knn.; there are markov, ngram, cache"),
     ):
         with pytest.raises(ValueError, match=message):
             RecommendationArguments(**flags)

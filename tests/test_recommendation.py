@@ -514,12 +514,22 @@ def test_training_sessions_of_one_item(data, tmp_path):
     assert run(data, tmp_path / "run", model_type="hfseq_gru", **flags)["train_loss"] > 0
 
 
-@pytest.mark.parametrize("names", [["markov"], ["cache"], ["markov", "cache"]])
+def witten_bell(rows, history, item, base, size=3):
+    """Probability of an item after a history by interpolated n-grams (Witten and Bell 1991), by its definition."""
+    if size == 0:
+        return base[item]
+    lower, context = witten_bell(rows, history, item, base, size - 1), [None, *history][-size:]
+    starts = ((row, at) for row in ([None, *row] for row in rows) for at in range(size, len(row)))
+    after = [row[at] for row, at in starts if row[at - size : at] == context]
+    return (after.count(item) + len(set(after)) * lower) / (len(after) + len(set(after))) if after else lower
+
+
+@pytest.mark.parametrize("names", [["markov"], ["cache"], ["ngram"], ["markov", "ngram", "cache"]])
 def test_a_mixture_has_the_rankings_of_the_interpolated_probabilities(names):
     rng = random.Random(3)
-    rows = [["new", *walk(rng, 3)], list(walk(rng, 6)), [*walk(rng, 3), "new"]]
+    rows = [["new", *walk(rng, 3)], list(walk(rng, 6)), [*walk(rng, 3), "new"], 3 * list(walk(rng, 3))]
     train = [list(walk(rng, 12)) for _ in range(6)] + [[f"item {number}" for number in range(NUM_ITEMS)]]
-    task = task_of((rows, [1, 1, 1]), train=train, mix=names)
+    task = task_of((rows, [1] * len(rows)), train=train, mix=names)
     model, tokenizer = encoded(task)
     said = []
     found = task.predict_mixed(model, "test", said.append)
@@ -533,13 +543,16 @@ def test_a_mixture_has_the_rankings_of_the_interpolated_probabilities(names):
                 logits = model(torch.tensor([[1, *(ids[item] for item in history)]])).logits[0, -1]
             logits[:4] = -torch.inf
             own = dict(zip(ids, logits.softmax(dim=0)[list(ids.values())].tolist(), strict=True))
-            parts = {"markov": own, "cache": own}
+            popularity = {item: sum(row.count(item) for row in train) / sum(map(len, train)) for item in own}
+            ngrams = {item: witten_bell(train, history, item, popularity) for item in own}
+            parts = {"markov": own, "cache": own, "ngram": ngrams}
             if history:
                 total = sum(count for (first, _), count in followers.items() if first == history[-1])
                 parts["markov"] = {item: followers[history[-1], item] / total for item in own}
                 ages = [(item, 0.9**age) for age, item in enumerate(reversed(history))]
                 total = sum(weight for _, weight in ages)
-                parts["cache"] = {item: sum(w for one, w in ages if one == item) / total for item in own}
+                recent = {item: sum(w for one, w in ages if one == item) / total for item in own}
+                parts["cache"] = {item: witten_bell([history], history, item, recent) for item in own}
             mixed = {item: (1 - sum(weights.values())) * own[item] for item in task.counts}
             for name, weight in weights.items():
                 mixed = {item: value + weight * parts[name][item] for item, value in mixed.items()}

@@ -137,9 +137,9 @@ def encode_splits(
         result = rows.map(
             encode, batched=True, remove_columns=rows.column_names, keep_in_memory=True, desc=f"Encoding {name}"
         )
-        encoded.rows[name], encoded.lengths[name] = result.remove_columns(counted), list(result["length"])
+        encoded.rows[name], encoded.lengths[name] = result.remove_columns(counted), result["length"][:]
         for column, limit in limits.items() if name != "train_sample" else ():
-            if count := sum(length > limit.tokens for length in result[column]):
+            if count := sum(length > limit.tokens for length in result[column][:]):
                 encoded.notes.append(
                     f"{name}: {count} of {len(result)} {limit.texts} are longer than {limit.flag} {limit.tokens} and "
                     "were truncated"

@@ -16,6 +16,9 @@ def check_classes(metric: str, predictions: Sequence[Any], references: Sequence[
         ValueError: The lengths differ, there is nothing to score, or the rows are not all of one kind and length.
     """
     check_pairs(metric, predictions, references)
+    numbers = _class_numbers(predictions), _class_numbers(references)
+    if numbers[0] is not None and numbers[1] is not None:
+        return numbers[0].tolist(), numbers[1].tolist()
     given, right = (
         [_row(f"{metric}: {name} {index}", row) for index, row in enumerate(plain_rows(rows))]
         for name, rows in (("prediction", predictions), ("reference", references))
@@ -31,6 +34,15 @@ def check_classes(metric: str, predictions: Sequence[Any], references: Sequence[
     if len({*widths[0]}) > 1:
         raise ValueError(f"{metric}: the lists are of different lengths: {sorted({*widths[0]})}")
     return given, right
+
+
+def _class_numbers(rows: Sequence[Any]) -> np.ndarray | None:
+    """Class numbers `[N]`; None for other rows, among which are invalid ones."""
+    try:
+        numbers = np.asarray(rows)
+    except ValueError:
+        return None  # lists of different lengths
+    return numbers if numbers.ndim == 1 and numbers.dtype.kind in "iu" and numbers.min() >= 0 else None
 
 
 def _row(where: str, value: Any) -> int | list[int]:

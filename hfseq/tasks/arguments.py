@@ -30,7 +30,7 @@ SPEECH_HEADS = ("ctc", "seq2seq", "classification")
 """Heads of models that read speech."""
 SEQUENCE_TASKS = ("tagging", "classification")
 """Tasks of DNA and proteins."""
-MIXTURE_COMPONENTS = ("markov", "cache")
+MIXTURE_COMPONENTS = ("markov", "ngram", "cache")
 """Components that a recommender may be mixed with."""
 INTERACTION_SPLITS = ("leave_one_out", "time")
 """Ways to split the interactions of one file."""
@@ -568,7 +568,8 @@ class RecommendationArguments(DataArguments):
     mix: list[str] | None = flag(
         None,
         "Also test with the model's probabilities interpolated with those of markov (what followed the last item in "
-        "training) and cache (the history, recent items most); weights are chosen on the validation.",
+        "training), ngram (what followed the last 3, 2 or 1) and cache (the history, recent items most); weights are "
+        "chosen on the validation.",
     )
     cutoffs: list[int] | None = flag(None, "Depths K of the metrics HR@K, NDCG@K, MRR@K; by default 1 5 10 20.")
     top_k: int = flag(10, "Number of items to recommend, in the final test and with --output_file.")

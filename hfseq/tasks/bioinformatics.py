@@ -150,21 +150,20 @@ class ResidueTagging(Tagging):
     def _prepare(self, splits: dict[str, Any], known: list[str] | None, train: bool) -> Mapping[str, Any]:
         (sequence, label), mask = self.names, self.data.mask_column
         # Stop codons at the end, which are left out of the sequences, and so are their tags.
-        stops = {split: [text.rstrip().endswith("*") for text in rows[sequence]] for split, rows in splits.items()}
+        stops = {split: [text.rstrip().endswith("*") for text in rows[sequence][:]] for split, rows in splits.items()}
         splits = check_sequences(splits, sequence, self.data.alphabet)
         places = {split: row_places(rows, split, PLACE) for split, rows in splits.items()}
         seen: dict[str, list[set[str]]] = {}
         for split, rows in splits.items():
-            masks = rows[mask] if mask else [None] * len(rows)
+            sequences, masks = rows[sequence][:], rows[mask][:] if mask else [None] * len(rows)
             tags = [
                 _masked(tags_of(given), counted, len(letters), place, label, stop)
                 for letters, given, counted, place, stop in zip(
-                    rows[sequence], rows[label], masks, places[split], stops[split], strict=True
+                    sequences, rows[label][:], masks, places[split], stops[split], strict=True
                 )
             ]
             seen[split] = [{tag for tag in row if tag is not None} for row in tags]
-            columns = {sequence: rows[sequence], label: tags}
-            splits[split] = datasets.Dataset.from_dict(columns)
+            splits[split] = datasets.Dataset.from_dict({sequence: sequences, label: tags})
         ignored = ""
         if mask:
             ignored = f"letters with a 0 in column {mask!r} do not count"
@@ -180,7 +179,7 @@ class ResidueTagging(Tagging):
     def _ids(self, rows: datasets.Dataset) -> list[list[int]]:
         """Ids of the tags of each letter, -100 where there is none."""
         ids = self.fields["label2id"]
-        return [[-100 if tag is None else ids[tag] for tag in tags] for tags in rows[self.names[1]]]
+        return [[-100 if tag is None else ids[tag] for tag in tags] for tags in rows[self.names[1]][:]]
 
     def _encode(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> EncodedSplits:
         check_tokenizer(tokenizer, self.data.alphabet)
@@ -220,9 +219,9 @@ class ResidueTagging(Tagging):
         self.windows: dict[str, list[tuple[int, int, slice]]] = {}
         self.references = {}
         for split, rows in encoded.rows.items():
-            begins = list(rows["begin"])
+            begins = rows["begin"][:]
             row_of = np.cumsum([begin == 0 for begin in begins]) - 1
-            tokens = [slice(*ends) for ends in zip(rows["start"], rows["end"], strict=True)]
+            tokens = [slice(*ends) for ends in zip(rows["start"][:], rows["end"][:], strict=True)]
             self.windows[split] = list(zip(row_of.tolist(), begins, tokens, strict=True))
             self.references[split] = self._ids(self.splits[split])
             encoded.rows[split] = rows.remove_columns(["start", "end", "begin"])
@@ -261,7 +260,8 @@ class ResidueTagging(Tagging):
         sequences = self.splits[split][self.names[0]]
         if trained:
             counts: Counter[tuple[str, int]] = Counter()
-            for letters, row in zip(self.splits["train"][self.names[0]], self.references["train"], strict=True):
+            letters_of = self.splits["train"][self.names[0]][:]
+            for letters, row in zip(letters_of, self.references["train"], strict=True):
                 counts.update(zip(letters, row, strict=True))
             tags: Counter[int] = Counter()
             best: dict[str, tuple[int, int]] = {}
@@ -350,7 +350,7 @@ def check_sequences(splits: Mapping[str, Any], column: str, alphabet: str) -> di
     checked = {}
     for split, rows in splits.items():
         places = row_places(rows, split, PLACE)
-        found = [check_letters(text, alphabet, place) for text, place in zip(rows[column], places, strict=True)]
+        found = [check_letters(text, alphabet, place) for text, place in zip(rows[column][:], places, strict=True)]
         checked[split] = rows.remove_columns(column).add_column(column, found)
     return checked
 

@@ -24,7 +24,7 @@ from hfseq.inference.loading import load_tokenizer
 from hfseq.models import is_hfseq
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import token_loss
-from hfseq.tasks.recommendation_baselines import BASELINES, Markov
+from hfseq.tasks.recommendation_baselines import BASELINES
 from hfseq.tasks.recommendation_mixture import Mixture
 from hfseq.tokenization import is_item_tokenizer, item_tokenizer, require_items
 
@@ -435,7 +435,7 @@ class Recommendation(Task):
         """
         ids = {item: number for number, item in enumerate(self.vocabulary) if self.is_item[number]}
         rows = [[ids[item] for item in items if item in ids] for items in self.splits["train"]["items"]]
-        mixture = Mixture(self.data.mix, Markov(rows, len(self.is_item)).followers)
+        mixture = Mixture(self.data.mix, rows, len(self.is_item))
         raw, _ = self._predict(model, "validation", mixture)
         scores = [self.score_raw("validation", one)[self.metric] for one in raw]
         weights = mixture.weights[int(np.argmax(scores))]

@@ -26,6 +26,7 @@ from hfseq.data.reading import shorten_list
 from hfseq.data.tag_schemes import count_breaks, find_scheme
 from hfseq.errors import InputError, require
 from hfseq.metrics.tagging import signature
+from hfseq.models import is_hfseq
 from hfseq.tasks.base import Task
 from hfseq.tasks.classification import label_fields, score_classes
 
@@ -262,7 +263,22 @@ def token_collator(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -
     """
     right = copy.copy(tokenizer)
     right.padding_side = "right"
-    return CheckedCollator(DataCollatorForTokenClassification(right), model)
+    kind = NeededMaskCollator if is_hfseq(model.config) else DataCollatorForTokenClassification
+    return CheckedCollator(kind(right), model)
+
+
+class NeededMaskCollator(DataCollatorForTokenClassification):
+    """Collator that leaves out the mask of a batch without padding.
+
+    Our models give the same results without it, bit by bit, and take less time: they need not look for the padding.
+    """
+
+    def torch_call(self, features: list[dict[str, Any]]) -> Any:
+        """Collate rows to a batch, with `attention_mask` only if one of its values is 0."""
+        batch = super().torch_call(features)
+        if batch["attention_mask"].all():
+            del batch["attention_mask"]
+        return batch
 
 
 def words_of(value: str | Sequence[str]) -> Sequence[str]:

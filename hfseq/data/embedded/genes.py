@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from hfseq.errors import InputError
@@ -187,23 +188,25 @@ def _last_of_a_stop() -> NDArray[np.float64]:
 
 def _rows(split: str, size: int, length: int) -> datasets.Dataset:
     process, rng = _process(), np.random.default_rng(_SEEDS[split])
+    moves, emissions = process.moves.cumsum(axis=1), process.emissions.cumsum(axis=3)
     states = np.empty((length, size), dtype=np.int64)
     bases = np.empty((length + 2, size), dtype=np.int64)
     bases[:2] = rng.integers(4, size=(2, size))
-    now = _draw(np.broadcast_to(process.start, (size, len(process.start))), rng)
+    now = _draw(np.broadcast_to(process.start.cumsum(), (size, len(process.start))), rng)
     for step in range(length):
         if step:
-            now = _draw(process.moves[now], rng)
+            now = _draw(moves[now], rng)
         states[step] = now
-        bases[step + 2] = _draw(process.emissions[now, bases[step], bases[step + 1]], rng)
-    letters = np.array(list(BASES))[bases[2:].T]
-    tags = np.array(TAGS)[process.tags[states.T]]
-    return datasets.Dataset.from_dict({"sequence": ["".join(row) for row in letters], "labels": tags.tolist()})
+        bases[step + 2] = _draw(emissions[now, bases[step], bases[step + 1]], rng)
+    letters = np.ascontiguousarray(np.array(list(BASES))[bases[2:].T])
+    # Arrow's own array of tags: to make one from a Python string for each base would take as long as the rest.
+    tags = pa.DictionaryArray.from_arrays(process.tags[states.T].ravel(), pa.array(TAGS)).dictionary_decode()
+    labels = pa.ListArray.from_arrays(np.arange(0, size * length + 1, length, dtype=np.int32), tags)
+    return datasets.Dataset.from_dict({"sequence": letters.view(f"U{length}")[:, 0].tolist(), "labels": labels})
 
 
-def _draw(chances: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw an index in each row of probabilities `[N, K]`."""
-    ends = chances.cumsum(axis=1)
+def _draw(ends: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw an index in each row of cumulative probabilities `[N, K]`."""
     drawn: NDArray[np.int64] = (rng.random((len(ends), 1)) * ends[:, -1:] >= ends).sum(axis=1)
     return drawn
 
