@@ -30,6 +30,7 @@ from hfseq.models.modeling_qrnn import *
 from hfseq.models.modeling_rnn import *
 from hfseq.models.modeling_ssru import *
 from hfseq.models.tokenization_characters import WordCharacterTokenizer
+from hfseq.models.tokenization_pairs import SourceTargetTokenizer
 from hfseq.onnx.export import export_onnx
 from hfseq.version import __version__
 from hfseq.word_vectors import load_word_vectors
@@ -43,6 +44,7 @@ __all__ = [
     "MinLstmConfig",
     "QrnnConfig",
     "RnnConfig",
+    "SourceTargetTokenizer",
     "SsruConfig",
     "WordCharacterTokenizer",
     "__version__",

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hfseq.errors import InputError
 from hfseq.models.tokenization_characters import WordCharacterTokenizer, known_characters
+from hfseq.models.tokenization_pairs import SourceTargetTokenizer
 
 # Ids 0, 1, 2, 3.
 PAD, BOS, EOS, UNK = SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
@@ -110,6 +111,36 @@ def train_tokenizer(
     )
     more = {"characters": known_characters(texts)} if characters else {}
     return _fast_tokenizer(tokenizer, WordCharacterTokenizer if characters else PreTrainedTokenizerFast, **more)
+
+
+def pair_tokenizers(source: PreTrainedTokenizerFast, target: PreTrainedTokenizerFast) -> SourceTargetTokenizer:
+    """Make one tokenizer of those of sources and of targets.
+
+    Args:
+        source: Tokenizer of the sources, whose settings, such as the side of the padding, both have from now on.
+        target: Tokenizer of the targets, with the same special tokens.
+
+    Raises:
+        InputError: A special token has another id in the other vocabulary.
+    """
+    try:
+        return SourceTargetTokenizer(
+            tokenizer_object=source.backend_tokenizer,
+            target_tokenizer=target,
+            **source.special_tokens_map,
+            padding_side=source.padding_side,
+            clean_up_tokenization_spaces=source.clean_up_tokenization_spaces,
+            split_special_tokens=source.split_special_tokens,
+            model_max_length=source.model_max_length,
+            model_input_names=source.model_input_names,
+        )
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def target_tokenizer(tokenizer: Any) -> Any:
+    """The tokenizer of the targets, which is that of the sources where both have one vocabulary."""
+    return tokenizer.target if isinstance(tokenizer, SourceTargetTokenizer) else tokenizer
 
 
 def letter_tokenizer(

@@ -125,7 +125,7 @@ def stack_step(kind, stack, value, states, nonlinearity="tanh"):
 def run_row(kind, layers, backward_layers, values, states=None, nonlinearity="tanh", blocks=None):
     """A whole stack over one row without padding: `values` [T, I]. Returns outputs [T, H] of each layer, states.
 
-    `blocks` is the stack if its layers stand in residual blocks.
+    The states of both directions are side by side. `blocks` is the stack if its layers stand in residual blocks.
     """
     outputs, last_states = [], []
     for index, layer in enumerate(layers):
@@ -147,6 +147,7 @@ def run_row(kind, layers, backward_layers, values, states=None, nonlinearity="ta
                 one, state = cell_step(kind, back_layer, value, state, nonlinearity)
                 back.insert(0, one)
             output = torch.cat([output, torch.stack(back)], dim=-1)
+            last_states[-1] = tuple(torch.cat(pair, dim=-1) for pair in zip(last_states[-1], state, strict=True))
         if blocks is not None:
             output = block_output(blocks, index, stream, output)
         outputs.append(output)
@@ -179,13 +180,49 @@ def attend_row(attention, state, memory, coverage=None):
     exponentials = [torch.exp(score) for score in scores]
     weights = torch.stack([value / sum(exponentials) for value in exponentials])
     context = sum(weight * encoded for weight, encoded in zip(weights, memory, strict=True))
-    return torch.tanh(attention.combine.weight @ torch.cat([context, state])), weights
+    vector = attention.combine.weight @ torch.cat([context, state])
+    if attention.combine.bias is not None:
+        vector = vector + attention.combine.bias
+    return torch.tanh(vector) if attention.activates else vector, weights
 
 
-def decode_row(kind, decoder, ids, memory):
+def bridge_row(decoder, memory, final_states):
+    """Initial states of each layer from one row's valid encoder states [S, M] and its encoder's final states."""
+    shapes = [[shape[1:] for shape in layer.state_shapes(1)] for layer in decoder.stack.forward_layers]
+    bridge, kind = decoder.bridge, decoder.config.bridge
+    if kind == "zeros":
+        return [tuple(memory.new_zeros(shape) for shape in layer) for layer in shapes]
+    if kind == "project":
+        project = bridge.project
+        initial = torch.tanh(project.weight @ torch.cat([memory[0], memory[-1]]) + project.bias)
+        parts = iter(initial.split([shape.numel() for layer in shapes for shape in layer]))
+        return [tuple(next(parts).view(shape) for shape in layer) for layer in shapes]
+    states = []
+    for index, layer in enumerate(shapes):
+        state = []
+        for part, shape in enumerate(layer):
+            if len(shape) > 1:  # earlier inputs
+                state.append(memory.new_zeros(shape))
+            elif kind == "copy":
+                state.append(final_states[index][part])
+            elif kind == "last":
+                state.append(final_states[-1][0][: shape[0]])
+            elif kind == "linear":
+                state.append(apply([bridge.hidden, bridge.cell][part], final_states[index][part]))
+            else:
+                every = torch.cat([one[part] for one in final_states])
+                mapped = apply([bridge.hidden, bridge.cell][part], every).clamp(min=0)
+                state.append(mapped.view(len(shapes), -1)[index])
+        states.append(tuple(state))
+    return states
+
+
+def decode_row(kind, decoder, ids, memory, final_states=None):
     """What `RecurrentModel` as a decoder makes of one row: `ids` [T], valid encoder states [S, M] or None.
 
-    Returns its outputs [T, H], alignments [T, S] or None, and the hidden states [T, H] of each layer.
+    `final_states` are those of the encoder's layers, for a bridge that reads them.
+
+    Returns its outputs [T, H], alignments [T, S], None without attention, and the hidden states [T, H] of each layer.
     """
     stack = decoder.stack
     nonlinearity = getattr(decoder.config, "hidden_act", "tanh")
@@ -193,33 +230,34 @@ def decode_row(kind, decoder, ids, memory):
     if memory is None:
         hidden, _ = run_stack(kind, stack, embedded, nonlinearity)
         return hidden[-1], None, hidden
-    project = decoder.bridge.project
-    initial = torch.tanh(project.weight @ torch.cat([memory[0], memory[-1]]) + project.bias)
-    shapes = [[shape[1:] for shape in layer.state_shapes(1)] for layer in stack.forward_layers]
-    parts = iter(initial.split([shape.numel() for layer in shapes for shape in layer]))
-    states = [tuple(next(parts).view(shape) for shape in layer) for layer in shapes]
-    feed = initial.new_zeros(decoder.config.hidden_size)
-    coverage = initial.new_zeros(len(memory)) if decoder.config.coverage else None
-    vectors, alignments, hidden = [], [], [[] for _ in shapes]
+    states = bridge_row(decoder, memory, final_states)
+    feed = memory.new_zeros(decoder.config.hidden_size)
+    coverage = memory.new_zeros(len(memory)) if decoder.config.coverage else None
+    vectors, alignments, hidden = [], [], [[] for _ in states]
     for value in embedded:
         if decoder.config.input_feeding:
             value = torch.cat([value, feed])
         outputs, states = stack_step(kind, stack, value, states, nonlinearity)
         for layer, output in zip(hidden, outputs, strict=True):
             layer.append(output)
-        feed, weights = attend_row(decoder.attention, outputs[-1], memory, coverage)
+        feed, weights = outputs[-1], None
+        if decoder.config.attention_type != "none":
+            feed, weights = attend_row(decoder.attention, outputs[-1], memory, coverage)
         coverage = None if coverage is None else coverage + weights
         vectors.append(feed)
         alignments.append(weights)
-    return torch.stack(vectors), torch.stack(alignments), [torch.stack(layer) for layer in hidden]
+    alignments = None if alignments[0] is None else torch.stack(alignments)
+    return torch.stack(vectors), alignments, [torch.stack(layer) for layer in hidden]
 
 
 def logits_row(model, hidden):
     """Logits [T, V] of the outputs [T, H] of one row: a projection if the tied embedding is of another width."""
     config = model.config
-    if config.tie_word_embeddings and config.embedding_size != config.hidden_size:
+    width = getattr(config, "decoder_hidden_size", None) or config.hidden_size
+    if config.tie_word_embeddings and config.embedding_size != width:
         hidden = hidden @ model.output.project.weight.T
-    return hidden @ model.lm_head.weight.T
+    logits = hidden @ model.lm_head.weight.T
+    return logits if model.lm_head.bias is None else logits + model.lm_head.bias
 
 
 def encode_row(kind, encoder, ids):

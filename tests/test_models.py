@@ -826,7 +826,7 @@ def test_impossible_models():
             model_class(LstmConfig(**odd))
     assert LstmForCausalLM(LstmConfig(**odd)).config.hidden_size == 7
     fields = {"attention_type": "dot", "add_cross_attention": True, "cross_attention_hidden_size": 5}
-    with pytest.raises(ValueError, match="attention_type=.dot. needs .*hidden_size=5 and hidden_size=8"):
+    with pytest.raises(ValueError, match="attention_type=.dot. needs .* encoder are 5 wide and .* decoder 8"):
         LstmForCausalLM(LstmConfig(**TINY, **fields))
 
 

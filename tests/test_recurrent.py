@@ -4,13 +4,15 @@ import os
 import subprocess
 import sys
 from functools import partial
+from itertools import chain
 
 import pytest
 import torch
 from oracles import attend_row, run_row
 
 from hfseq.models import recurrent
-from hfseq.models.attention import Bridge, CrossAttention
+from hfseq.models.attention import CrossAttention
+from hfseq.models.bridge import Bridge
 from hfseq.models.recurrent import KernelLayer, RecurrentStack
 
 CELLS = ["rnn", "lstm", "gru"]
@@ -115,7 +117,7 @@ def test_a_processor_without_the_kernel_is_mentioned_once():
 @pytest.mark.parametrize("mask", [None, MASK, MASK & torch.tensor([[0], [1], [1], [1], [1]]).bool(), MASK[:, 2:3]])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_one_kernel_of_both_directions_gives_what_two_give(cell, mask, monkeypatch):
-    """As on a GPU: outputs and gradients, with rows that are all padding, single steps and thinned weights."""
+    """As on a GPU: outputs, states and gradients, with rows that are all padding, single steps and thinned weights."""
     stack = RecurrentStack(layers_of(cell), 3, 6, 2, bidirectional=True, weight_dropout=0.5, layer_norm=True)
     stack.double().train()
     inputs = torch.randn(5, 5 if mask is None else mask.shape[1], 3).double().requires_grad_()
@@ -124,9 +126,12 @@ def test_one_kernel_of_both_directions_gives_what_two_give(cell, mask, monkeypat
     found = {}
     for one in (False, True):
         monkeypatch.setattr(RecurrentStack, "_fuses_directions", lambda *args, one=one: one)
-        outputs, _ = stack(inputs, mask, dropout_masks=masks)
-        gradients = torch.autograd.grad(sum(output.pow(3).sum() for output in outputs), leaves, retain_graph=True)
-        found[one] = [*outputs, *gradients]
+        alone, _ = stack(inputs, mask, dropout_masks=masks)
+        outputs, states = stack(inputs, mask, return_states=True, dropout_masks=masks)
+        torch.testing.assert_close(alone, outputs)
+        tensors = [*outputs, *chain(*states)]
+        gradients = torch.autograd.grad(sum(tensor.pow(3).sum() for tensor in tensors), leaves, retain_graph=True)
+        found[one] = [*tensors, *gradients]
     torch.testing.assert_close(found[True], found[False])
 
 

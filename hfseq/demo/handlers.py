@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 from hfseq.data.collation import check_batch, vocabulary_sizes
 from hfseq.data.encoding import encode_words
 from hfseq.data.tag_schemes import check_tags, to_iob2
-from hfseq.inference.alignment import align_texts, word_spans
+from hfseq.inference.alignment import align_texts, has_attention, word_spans
 from hfseq.inference.classify import classify_texts
 from hfseq.inference.generate import generation_options
 from hfseq.inference.importance import Importance, word_importance
@@ -111,6 +111,8 @@ def translate(pipe: Any, texts: Sequence[str], beams: Sequence[int]) -> tuple[li
     """Like `write_texts`, with the attention weights of each text, as an HTML image, between text and note."""
     written, notes = write_texts(pipe, texts, beams)
     pictures = [""] * len(texts)
+    if not has_attention(pipe.model):
+        return written, pictures, notes
     for row in [row for row, text in enumerate(written) if text]:
         source = pipe.source_prefix + texts[row]
         lengths = [len(pipe.tokenizer(text, truncation=True)["input_ids"]) for text in (source, written[row])]

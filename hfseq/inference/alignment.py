@@ -9,9 +9,15 @@ from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq.errors import InputError
 from hfseq.heads import require_text
+from hfseq.tokenization import target_tokenizer
 
 # Placeholder for an unknown word during decoding; a Unicode noncharacter, so it occurs in no token.
 _MARK = "\uffff"
+
+
+def has_attention(model: PreTrainedModel) -> bool:
+    """Return True if the decoder of a sequence-to-sequence model attends over the source."""
+    return getattr(model.config, "attention_type", None) != "none"
 
 
 @torch.no_grad()
@@ -35,9 +41,11 @@ def align_texts(
         Weights `[target, source]` as an array, the source tokens, and the target tokens.
 
     Raises:
-        InputError: The model reads no text.
+        InputError: The model reads no text, or has no attention.
     """
     require_text(model, "alignment of words")
+    if not has_attention(model):
+        raise InputError("the model has attention_type='none': there are no weights to align words by")
     # Of a Transformer's attention implementations, only eager returns weights; recurrent models always do.
     model.set_attn_implementation("eager")
     model.eval()
@@ -47,8 +55,9 @@ def align_texts(
     inputs = {name: encoded[name] for name in ("input_ids", "attention_mask")}
     outputs = model(**inputs, labels=labels, output_attentions=True)
     weights = outputs.cross_attentions[-1][0].mean(dim=0)  # [T, S]
-    tokens = [list(tokenizer.convert_ids_to_tokens(ids[0].tolist())) for ids in (encoded["input_ids"], labels)]
-    return weights.float().cpu().numpy(), tokens[0], tokens[1]
+    read = list(tokenizer.convert_ids_to_tokens(encoded["input_ids"][0].tolist()))
+    written = list(target_tokenizer(tokenizer).convert_ids_to_tokens(labels[0].tolist()))
+    return weights.float().cpu().numpy(), read, written
 
 
 def check_replaceable(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -114,6 +123,7 @@ def fill_unknown(
         spans: Start and end of the replacement in the source for each unknown token; None to drop the token.
         start: Character offset of the source, after the prefix.
     """
+    tokenizer = target_tokenizer(tokenizer)
     dropped = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     kept = [one for one in ids if one not in dropped]
     tokens = [

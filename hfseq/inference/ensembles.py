@@ -26,6 +26,7 @@ from hfseq.heads import head_of
 from hfseq.inference.loading import load_trained, problem_of
 from hfseq.models import NAMES
 from hfseq.models.cache import StateCacheLayer, takes_past_key_values
+from hfseq.models.tokenization_pairs import SourceTargetTokenizer
 from hfseq.processing import extractor_of, tokenizer_of
 
 # Special tokens of generation, equal for all members.
@@ -447,6 +448,10 @@ def _processing_traits(processing_class: Any) -> dict[str, Any]:
 
 def _tokenizer_traits(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Token ids, and the other components of a tokenizer that determine the encoding, such as the normalizer."""
+    if isinstance(tokenizer, SourceTargetTokenizer):
+        sides = {"source": tokenizer.source, "target": tokenizer.target}
+        found = {side: _tokenizer_traits(one) for side, one in sides.items()}
+        return {f"{name} ({side})": value for side, traits in found.items() for name, value in traits.items()}
     # In order of the ids, so that the first difference is always the same.
     ids = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
     traits: dict[str, Any] = {f"the id of token {token!r}": number for token, number in ids}

@@ -13,7 +13,7 @@ from hfseq.data.copying import copied_vocabulary, copy_sources, copy_targets, de
 from hfseq.data.encoding import encode_filled, encode_texts
 from hfseq.errors import InputError
 from hfseq.heads import require_text
-from hfseq.inference.alignment import best_word, check_replaceable, fill_unknown, word_spans
+from hfseq.inference.alignment import best_word, check_replaceable, fill_unknown, has_attention, word_spans
 from hfseq.inference.parallel import run_by_length
 
 
@@ -136,6 +136,8 @@ def decode_texts(
     if replace_unknown:
         if copied is not None:
             raise InputError("--replace_unknown: the model copies unknown words itself; leave the flag out")
+        if not has_attention(model):
+            raise InputError("--replace_unknown: the model has attention_type='none', which aligns no words")
         check_replaceable(tokenizer)
         # Clear the model's setting, which may suppress the unknown token and so leave nothing to replace.
         options["suppress_tokens"] = []

@@ -13,6 +13,7 @@ from .configuration_linear import MinGruConfig, MinLstmConfig, QrnnConfig, SsruC
 from .configuration_recurrent import GruConfig, LstmConfig, RnnConfig
 from .feature_extraction_log_mel import LogMelFeatureExtractor
 from .tokenization_characters import WordCharacterTokenizer
+from .tokenization_pairs import SourceTargetTokenizer
 
 FAMILIES: tuple[type[SequenceConfig], ...] = (
     RnnConfig,
@@ -66,8 +67,9 @@ for _config_class in FAMILIES:
     register(_config_class, import_module(f"{__name__}.modeling_{_config_class.family.lower()}"))
 
 # By its name alone: `AutoTokenizer.register` would make it the tokenizer of all checkpoints of a family.
-REGISTERED_TOKENIZER_CLASSES[WordCharacterTokenizer.__name__] = WordCharacterTokenizer
-WordCharacterTokenizer.register_for_auto_class()
+for _tokenizer_class in (WordCharacterTokenizer, SourceTargetTokenizer):
+    REGISTERED_TOKENIZER_CLASSES[_tokenizer_class.__name__] = _tokenizer_class
+    _tokenizer_class.register_for_auto_class()
 # By its name alone, too: it stands where a configuration would, of which all checkpoints have this extractor.
 AutoFeatureExtractor.register(LogMelFeatureExtractor, LogMelFeatureExtractor, exist_ok=True)
 LogMelFeatureExtractor.register_for_auto_class()

@@ -1,10 +1,9 @@
 """Attention of a recurrent decoder over encoder states."""
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Tensor, nn
 
-from .padding import end_steps, masked_softmax
-from .stack import State
+from .padding import masked_softmax
 
 
 class CrossAttention(nn.Module):
@@ -17,7 +16,8 @@ class CrossAttention(nn.Module):
     - `general`: $s_t^\top W_a h_j$ (Luong et al. 2015, eq. 8).
 
     In all three $s_t$ is the state of the step being predicted and the result is the attentional vector
-    $\tanh(W_c [c_t; s_t])$ (Luong et al. 2015, eq. 5).
+    $\tanh(W_c [c_t; s_t])$ (Luong et al. 2015, eq. 5), to which other toolkits add a bias, inside the tanh (JoeyNMT)
+    or without it (OpenNMT's `mlp`).
 
     With coverage the additive score is $v^\top \tanh(W_a s_t + U_a h_j + w_c c_j^t)$, where $c^t$ is the sum of the
     weights of the earlier steps (See et al. 2017, eq. 10-11).
@@ -27,21 +27,31 @@ class CrossAttention(nn.Module):
         encoder_size: Width of encoder states.
         attention_type: `additive`, `dot` or `general`.
         coverage: Whether to attend with coverage, by `cover` instead of `forward`.
+        bias: Whether the attentional vector has a bias.
+        activation: Its activation, `tanh` or `none`.
 
     Raises:
         ValueError: If the widths differ with `dot`, or if coverage is combined with another score than `additive`.
     """
 
-    def __init__(self, hidden_size: int, encoder_size: int, attention_type: str, coverage: bool = False) -> None:
+    def __init__(
+        self,
+        hidden_size: int,
+        encoder_size: int,
+        attention_type: str,
+        coverage: bool = False,
+        bias: bool = False,
+        activation: str = "tanh",
+    ) -> None:
         super().__init__()
         if coverage and attention_type != "additive":
             raise ValueError(f"coverage=True needs attention_type='additive', not {attention_type!r}")
         if attention_type == "dot" and hidden_size != encoder_size:
             raise ValueError(
-                f"attention_type='dot' needs encoder and decoder states of one width, but cross_attention_hidden_size="
-                f"{encoder_size} and hidden_size={hidden_size}; use 'general' or 'additive'"
+                f"attention_type='dot' needs encoder and decoder states of one width, but those of the encoder are "
+                f"{encoder_size} wide and those of the decoder {hidden_size}; use 'general' or 'additive'"
             )
-        self.attention_type = attention_type
+        self.attention_type, self.activates = attention_type, activation == "tanh"
         if attention_type == "general":
             self.query = nn.Linear(hidden_size, encoder_size, bias=False)
         elif attention_type == "additive":
@@ -50,7 +60,7 @@ class CrossAttention(nn.Module):
             self.energy = nn.Linear(hidden_size, 1, bias=False)
         if coverage:
             self.coverage = nn.Linear(1, hidden_size, bias=False)
-        self.combine = nn.Linear(encoder_size + hidden_size, hidden_size, bias=False)
+        self.combine = nn.Linear(encoder_size + hidden_size, hidden_size, bias)
 
     def keys(self, encoder_hidden_states: Tensor) -> Tensor:
         """Keys `[B, S, A]`, the same for all steps, so that they can be cached."""
@@ -120,36 +130,5 @@ class CrossAttention(nn.Module):
         return vectors, all_weights, torch.stack(coverage_loss, dim=1), coverage
 
     def _combine(self, weights: Tensor, encoder_hidden_states: Tensor, states: Tensor) -> Tensor:
-        return torch.tanh(self.combine(torch.cat([weights @ encoder_hidden_states, states], dim=-1)))
-
-
-class Bridge(nn.Module):
-    r"""Initial decoder states from the first and last encoder output: $\tanh(W [h_{first}; h_{last}] + b)$.
-
-    The last valid position holds the final state of a left-to-right encoder and the first one that of a
-    right-to-left encoder (Bahdanau et al. 2015, A.2.2, start from the latter; Luong et al. 2015 from the former). Both
-    are read from the encoder's outputs, so that any encoder will do.
-
-    Args:
-        encoder_size: Width of encoder states.
-        shapes: Shapes of each decoder layer's state, for a batch of any size.
-    """
-
-    def __init__(self, encoder_size: int, shapes: list[list[Size]]) -> None:
-        super().__init__()
-        self.shapes = [[shape[1:] for shape in layer] for layer in shapes]
-        self.sizes = [shape.numel() for layer in self.shapes for shape in layer]
-        self.project = nn.Linear(2 * encoder_size, sum(self.sizes))
-
-    def forward(self, encoder_hidden_states: Tensor, mask: Tensor | None) -> list[State]:
-        """Compute the states of each layer.
-
-        Args:
-            encoder_hidden_states: `[B, S, M]`.
-            mask: True at valid encoder states, `[B, S]`.
-        """
-        ends = torch.cat(end_steps(encoder_hidden_states, mask), dim=-1)  # [B, 2 M]
-        if mask is not None:
-            ends = ends.masked_fill(~mask.any(dim=1, keepdim=True), 0.0)
-        parts = iter(torch.tanh(self.project(ends)).split(self.sizes, dim=-1))
-        return [tuple(next(parts).reshape(-1, *shape) for shape in layer) for layer in self.shapes]
+        vectors = self.combine(torch.cat([weights @ encoder_hidden_states, states], dim=-1))
+        return torch.tanh(vectors) if self.activates else vectors

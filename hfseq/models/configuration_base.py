@@ -45,7 +45,9 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
     models that are trained with sampled negatives: see `SamplingFields`.
 
     Args:
-        vocab_size: Size of the vocabulary, which source and target share.
+        vocab_size: Size of the vocabulary, which source and target share unless there is a `decoder_vocab_size`.
+        decoder_vocab_size: Size of the target's vocabulary in a sequence-to-sequence model with two; None means
+            `vocab_size`. Embeddings are then not shared: `share_encoder_decoder_embeddings=False`.
         input_size: Number F of features of a frame, for models that read `input_features` `[B, T, F]` in place of
             tokens: a sequence-to-sequence model's encoder, base models, classifiers and taggers. Number of variates
             of a forecaster, for which None means 1; otherwise None means tokens.
@@ -61,6 +63,8 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
         mask_feature_length: Number of features of a span.
         mask_feature_min_masks: Minimum number of spans of features.
         hidden_size: Width of `last_hidden_state`, both directions together.
+        decoder_hidden_size: Width of a sequence-to-sequence model's decoder; None means `hidden_size`, that of the
+            encoder.
         embedding_size: Width of the token embeddings; None means `hidden_size`. With `input_size` the width to which
             stacked frames are projected; None then means no projection, except in a sequence-to-sequence model.
         num_hidden_layers: Depth of a model with one stack.
@@ -114,6 +118,7 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["cache"]
 
     vocab_size: int = 8000
+    decoder_vocab_size: int | None = None
     input_size: int | None = None
     subsampling_factor: int = 1
     inputs_to_logits_ratio: int = 1
@@ -125,6 +130,7 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
     mask_feature_length: int = 10
     mask_feature_min_masks: int = 0
     hidden_size: int = 512
+    decoder_hidden_size: int | None = None
     embedding_size: int | None = None
     num_hidden_layers: int = 1
     encoder_layers: int | None = None
@@ -183,6 +189,7 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
         self.check_adaptive_softmax()
         if self.char_encoder == "lstm" and self.char_hidden_size % 2:
             self.raise_invalid("char_hidden_size", "it must be even: char_encoder='lstm' gives half to each direction")
+        self._check_vocabularies()
         check_prediction_fields(self)
         check_sampling_fields(self)
         self.check_inputs("Model")
@@ -190,6 +197,30 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
             self.check_directions()
         kwargs["auto_map"] = self.full_auto_map()
         super().__post_init__(**kwargs)
+
+    def _check_vocabularies(self) -> None:
+        """Raise a `ValueError` if two vocabularies are to have one embedding matrix, or there is no first one."""
+        one = self.share_encoder_decoder_embeddings or self.input_size is not None
+        if self.decoder_vocab_size == self.vocab_size and one:
+            self.decoder_vocab_size = None
+        if self.decoder_vocab_size is None:
+            return
+        if self.input_size is not None:
+            self.raise_invalid("decoder_vocab_size", "with input_size there is one vocabulary; set vocab_size")
+        if self.share_encoder_decoder_embeddings:
+            self.raise_invalid(
+                "decoder_vocab_size",
+                f"source and target would share the embeddings of vocab_size={self.vocab_size}; set "
+                "share_encoder_decoder_embeddings=False",
+            )
+
+    def target_vocab_size(self) -> int:
+        """Size of the vocabulary that a sequence-to-sequence model writes."""
+        return self.vocab_size if self.decoder_vocab_size is None else self.decoder_vocab_size
+
+    def target_hidden_size(self) -> int:
+        """Width of a sequence-to-sequence model's decoder."""
+        return self.hidden_size if self.decoder_hidden_size is None else self.decoder_hidden_size
 
     def check_numbers(self, names: Iterable[str], is_valid: Callable[[float], bool], reason: str) -> None:
         """Raise a `ValueError` for a field with an invalid number; fields of a wrong type are refused elsewhere."""
@@ -356,6 +387,8 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
         """Config of the decoder of a sequence-to-sequence model."""
         return self.for_one_stack(
             "ForConditionalGeneration",
+            vocab_size=self.target_vocab_size(),
+            hidden_size=self.target_hidden_size(),
             num_hidden_layers=self.decoder_layers,
             input_size=None,
             feature_size=None,

@@ -8,6 +8,9 @@ from transformers.configuration_utils import strict
 from .configuration_base import HEADS, SequenceConfig
 from .configuration_frames import map_shape
 
+READS_STATES = ("copy", "linear", "relu", "last")
+"""Values of `bridge` that read the final states of the encoder's layers."""
+
 
 @strict
 class RecurrentConfig(SequenceConfig):
@@ -21,7 +24,13 @@ class RecurrentConfig(SequenceConfig):
             is centred on its step, so that the stack must be bidirectional.
         input_kernel_size: Kernel size of that convolution.
         attention_type: Score of a decoder state and an encoder state: `additive` (Bahdanau et al. 2015), `dot` or
-            `general` (Luong et al. 2015).
+            `general` (Luong et al. 2015). With `none` there is no attention: the decoder sees the source through the
+            `bridge` alone (Sutskever et al. 2014), and its top layer's output stands for the attentional vector.
+        attention_bias: Whether the attentional vector has a bias.
+        attention_activation: Activation of the attentional vector: `tanh` (Luong et al. 2015, eq. 5) or `none`.
+        bridge: Initial states of the decoder of a sequence-to-sequence model: `project`, a tanh of a projection of the
+            encoder's first and last outputs; `copy`, `linear`, `relu` or `last`, from the final states of the
+            encoder's layers, see `StateBridge`; or `zeros`. Behind an encoder of another kind `project` or `zeros`.
         input_feeding: Whether the attentional vector of a step is fed into the next step's input (Luong et al. 2015,
             section 3.3). Training then runs step by step.
         weight_dropout: DropConnect on the hidden-to-hidden matrices, with one mask for all steps of a batch (Merity et
@@ -53,7 +62,10 @@ class RecurrentConfig(SequenceConfig):
 
     input_filters: int | None = None
     input_kernel_size: int = 9
-    attention_type: Literal["additive", "dot", "general"] = "general"
+    attention_type: Literal["additive", "dot", "general", "none"] = "general"
+    attention_bias: bool = False
+    attention_activation: Literal["tanh", "none"] = "tanh"
+    bridge: Literal["project", "copy", "linear", "relu", "last", "zeros"] = "project"
     input_feeding: bool = False
     weight_dropout: float | int = 0.0
     activation_regularization: float | int = 0.0
@@ -74,6 +86,12 @@ class RecurrentConfig(SequenceConfig):
         self._check_layer_sizes()
         if self.coverage and self.attention_type != "additive":
             self.raise_invalid("coverage", f"it needs attention_type='additive', not {self.attention_type!r}")
+        if self.attention_type == "none" and self.pointer_generator:
+            self.raise_invalid("pointer_generator", "it copies by attention; set another attention_type than 'none'")
+        if self.attention_type == "none" and self.bridge == "zeros":
+            self.raise_invalid("bridge", "with attention_type='none' the decoder would not see the source at all")
+        if self.pointer_generator and self.decoder_vocab_size is not None:
+            self.raise_invalid("pointer_generator", "a word that it copies must be one of the target's vocabulary")
         if self.pointer_generator and self.input_size is not None:
             self.raise_invalid("pointer_generator", "with input_size there are features, but no words to copy")
         super().__post_init__(**kwargs)
@@ -97,6 +115,14 @@ class RecurrentConfig(SequenceConfig):
             )
         if self.layer_sizes[-1] != self.hidden_size:
             self.raise_invalid("layer_sizes", f"the last width must be hidden_size={self.hidden_size}")
+
+    def check_inputs(self, head: str) -> None:
+        """Raise a `ValueError` if a head cannot read what the fields describe."""
+        super().check_inputs(head)
+        if head == "ForCausalLM" and self.add_cross_attention and self.bridge in READS_STATES:
+            self.raise_invalid(
+                "bridge", "only a sequence-to-sequence model's encoder hands on its states; take 'project' or 'zeros'"
+            )
 
     def resolved(self, head: str, **fields: Any) -> Self:
         """Copy of the config for a head; see `SequenceConfig.resolved`."""

@@ -38,7 +38,7 @@ class ForCausalLM(Head, SequenceGenerationMixin):
         config.check_adaptive_softmax()
         super().__init__(config)
         self.model = self.backbone_class(config)
-        self.output = OutputLayer(config)
+        self.output = OutputLayer(config, config.hidden_size)
         cutoffs, factor = config.adaptive_softmax_cutoffs, config.adaptive_softmax_div_value
         # The rows of narrower clusters are in the adaptive softmax.
         rows = config.vocab_size if cutoffs is None or factor == 1 else cutoffs[0]

@@ -1,10 +1,12 @@
 """Head of sequence-to-sequence models."""
 
+from copy import copy
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput, Seq2SeqLMOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -31,8 +33,8 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
     generated_ids = "decoder_input_ids"
     # A subclass of the backbone's class: transformers finds the base model, which is the encoder, by its exact class.
     decoder_class: ClassVar[type[Backbone]]
-    # Name of the second tensor in a tuple of encoder outputs, after the last hidden state.
-    encoder_extra: ClassVar[str]
+    # Names of the tensors that may stand in a tuple of encoder outputs after the last hidden state.
+    encoder_extra: ClassVar[tuple[str, ...]]
     # Names that may share memory, which saving reads; `get_expanded_tied_weights_keys` tells which ones do.
     _tied_weights_keys = {
         "decoder.embed_tokens.weight": "model.embed_tokens.weight",
@@ -46,14 +48,15 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             raise ValueError("num_negatives is that of a causal language model; leave it out")
         for name in ("decoder_start_token_id", "pad_token_id"):
             token = getattr(config, name)
-            if token is not None and not 0 <= token < config.vocab_size:
-                config.raise_invalid(name, f"targets are made of it, and vocab_size is {config.vocab_size}")
+            if token is not None and not 0 <= token < (size := config.target_vocab_size()):
+                field = "vocab_size" if config.decoder_vocab_size is None else "decoder_vocab_size"
+                config.raise_invalid(name, f"targets are made of it, and {field} is {size}")
         config = config.resolved("ForConditionalGeneration", is_encoder_decoder=True, add_cross_attention=False)
         super().__init__(config)
         self.model = self.backbone_class(config.encoder_config())
         self.decoder = self.decoder_class(config.decoder_config())
-        self.output = OutputLayer(config)
-        self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=config.lm_head_bias)
+        self.output = OutputLayer(config, config.target_hidden_size())
+        self.lm_head = nn.Linear(self.output.width, config.target_vocab_size(), bias=config.lm_head_bias)
         self.pointer = self.make_pointer(config)
         self.post_init()
 
@@ -88,11 +91,40 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             self.decoder.set_input_embeddings(value)
 
     def _resize_token_embeddings(self, new_num_tokens: int, *args: Any, **kwargs: Any) -> nn.Module:
+        if self.config.decoder_vocab_size is not None:
+            # Of the source alone: the parent would resize the output layer too.
+            embeddings = self._get_resized_embeddings(self.model.embed_tokens, new_num_tokens, *args, **kwargs)
+            self.model.embed_tokens = embeddings
+            return embeddings
         if self.config.input_size is None and not self.config.share_encoder_decoder_embeddings:
             self.decoder.embed_tokens = self._get_resized_embeddings(
                 self.decoder.embed_tokens, new_num_tokens, *args, **kwargs
             )
         return super()._resize_token_embeddings(new_num_tokens, *args, **kwargs)
+
+    def resize_decoder_token_embeddings(
+        self, new_num_tokens: int, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Resize the target's vocabulary, embeddings and output layer, as `resize_token_embeddings` does the source's.
+
+        Args:
+            new_num_tokens: Number of target tokens.
+            pad_to_multiple_of: The number is rounded up to a multiple of this; None leaves it.
+            mean_resizing: Whether new rows are drawn around the mean of the old ones.
+
+        Raises:
+            ValueError: If source and target have one vocabulary.
+        """
+        if self.config.decoder_vocab_size is None:
+            raise ValueError("source and target have one vocabulary, which resize_token_embeddings resizes")
+        embeddings = self._get_resized_embeddings(
+            self.decoder.embed_tokens, new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        self.decoder.embed_tokens = embeddings
+        self.lm_head = self._get_resized_lm_head(self.lm_head, embeddings.num_embeddings, mean_resizing=mean_resizing)
+        self.config.decoder_vocab_size = embeddings.num_embeddings
+        self.tie_weights()
+        return embeddings
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Decoder inputs for teacher forcing: labels `[B, T]` shifted right, with padding in place of -100.
@@ -122,7 +154,7 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             return encoder_outputs
         tensors = [part for part in encoder_outputs if isinstance(part, Tensor)]
         layers = [part for part in encoder_outputs if isinstance(part, tuple | list)]
-        fields = dict(zip(("last_hidden_state", self.encoder_extra), tensors, strict=False))
+        fields = dict(zip(("last_hidden_state", *self.encoder_extra), tensors, strict=False))
         return self.backbone_class.output_class(**fields, hidden_states=layers[0] if layers else None)
 
     def _source_mask(self, attention_mask: Tensor | None, encoder_outputs: ModelOutput) -> Tensor | None:
@@ -177,7 +209,8 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             kwargs: `num_items_in_batch` is passed to the loss.
 
         Returns:
-            `logits` `[B, T, vocab_size]`, with `copy_ids` `[B, T, vocab_size + S]`, or for a mask of N steps
+            `logits` `[B, T, vocab_size]`, or as many as `decoder_vocab_size`, with `copy_ids`
+            `[B, T, vocab_size + S]`, or for a mask of N steps
             `[N, vocab_size]`, row by row; `loss` if there are labels (in training with `penalty`), `cross_attentions`,
             tensors `[B, 1, T, S]`, and the encoder's outputs.
 
@@ -258,6 +291,23 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
         mask = self._source_mask(kwargs.get("attention_mask"), outputs)
         hidden_step = self.decoder.make_decode_step(cache, **self.encoder_kwargs(outputs), encoder_attention_mask=mask)
         return lambda ids: self.lm_head(self.output(hidden_step(ids))[0])[:, -1]
+
+    def compute_transition_scores(
+        self,
+        sequences: Tensor,
+        scores: tuple[Tensor, ...],
+        beam_indices: Tensor | None = None,
+        normalize_logits: bool = False,
+    ) -> Tensor:
+        """Scores of generated tokens; see `GenerationMixin.compute_transition_scores`.
+
+        The original assumes scores as wide as the config's vocabulary, which is that of the source; those of a
+        pointer-generator are wider.
+        """
+        wide = copy(self)
+        wide.config = copy(self.config)
+        wide.config.vocab_size = scores[0].shape[-1]
+        return GenerationMixin.compute_transition_scores(wide, sequences, scores, beam_indices, normalize_logits)
 
     def penalty(self, outputs: ModelOutput, predicts: Tensor) -> Tensor | None:
         """Auxiliary training loss, summed over steps; None by default.

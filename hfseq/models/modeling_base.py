@@ -68,11 +68,13 @@ class Source(NamedTuple):
         hidden_states: `[B, S, M]`.
         mask: True at valid encoder states, `[B, S]`, or None if all are.
         memory: Keys, and values if they differ, `[B, S, A]`; the same for all steps, so that they can be cached.
+        final_states: States of the encoder's layers after their last step, `[B, L, N, H]`, or None.
     """
 
     hidden_states: Tensor
     mask: Tensor | None
     memory: tuple[Tensor, ...] = ()
+    final_states: Tensor | None = None
 
 
 class BackboneState(NamedTuple):
@@ -209,6 +211,7 @@ class Backbone(StackInputs, SequencePreTrainedModel):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
         encoder_embeddings: Tensor | None = None,
+        encoder_final_states: Tensor | None = None,
         cache: Cache | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
@@ -233,6 +236,8 @@ class Backbone(StackInputs, SequencePreTrainedModel):
             encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
             encoder_embeddings: The encoder's input embeddings `[B, S, embedding_size]`, which a convolutional decoder
                 adds to the values of its attention if they are given.
+            encoder_final_states: States of the encoder's layers, as it returns them, `[B, layers, N, H]`, for a
+                recurrent decoder whose `bridge` reads them.
             cache: State after the earlier tokens; updated in place.
             use_cache: Whether to return the state; never for a bidirectional stack.
             output_attentions: Whether to return the attention weights.
@@ -260,7 +265,9 @@ class Backbone(StackInputs, SequencePreTrainedModel):
         past = layers[0].seen if layers else 0
         embeds, mask = self.read(input_ids, inputs_embeds, char_ids, input_features, attention_mask, past)
         batch, length, _ = embeds.shape
-        source = self.read_source(batch, encoder_hidden_states, encoder_attention_mask, encoder_embeddings)
+        source = self.read_source(
+            batch, encoder_hidden_states, encoder_attention_mask, encoder_embeddings, encoder_final_states
+        )
         before = self._state_before(layers, embeds, source)
         if source is not None:
             memory = layers[0].memory if layers else None
@@ -268,7 +275,7 @@ class Backbone(StackInputs, SequencePreTrainedModel):
                 memory = self.make_memory(source.hidden_states, encoder_embeddings)
             if layers:
                 layers[0].memory = memory
-            source = Source(source.hidden_states, source.mask, memory)
+            source = source._replace(memory=memory)
         entered = self.enter(embeds, mask, before.extra)
         embedded = self.dropout(entered)
         run = self.run(embedded, mask, before, source, cached=cache is not None)
@@ -286,7 +293,12 @@ class Backbone(StackInputs, SequencePreTrainedModel):
         )
 
     def read_source(
-        self, batch: int, hidden_states: Tensor | None, mask: Tensor | None, embeddings: Tensor | None = None
+        self,
+        batch: int,
+        hidden_states: Tensor | None,
+        mask: Tensor | None,
+        embeddings: Tensor | None = None,
+        final_states: Tensor | None = None,
     ) -> Source | None:
         """Validate what a decoder attends over; its keys and values are not computed yet.
 
@@ -295,20 +307,23 @@ class Backbone(StackInputs, SequencePreTrainedModel):
             hidden_states: Encoder states `[B, S, M]`.
             mask: 1 at valid encoder states, `[B, S]`, or None.
             embeddings: The encoder's input embeddings `[B, S, embedding_size]`, or None.
+            final_states: States of the encoder's layers, or None.
 
         Raises:
             ValueError: If encoder states are given to a model without cross-attention or missing for one with it, or
                 if a shape does not match.
         """
         if not self.attends:
-            for name, given in (("encoder_hidden_states", hidden_states), ("encoder_embeddings", embeddings)):
+            names = ("encoder_hidden_states", "encoder_embeddings", "encoder_final_states")
+            for name, given in zip(names, (hidden_states, embeddings, final_states), strict=True):
                 if given is not None:
                     raise ValueError(f"{name} were passed to a model without add_cross_attention=True")
             return None
         if hidden_states is None:
             raise ValueError("a model with add_cross_attention=True needs encoder_hidden_states")
         check_shape("encoder_hidden_states", hidden_states.shape, (batch, "source length", self.encoder_size))
-        return Source(hidden_states, valid_steps(mask, batch, hidden_states.shape[1], 0, "encoder_attention_mask"))
+        valid = valid_steps(mask, batch, hidden_states.shape[1], 0, "encoder_attention_mask")
+        return Source(hidden_states, valid, final_states=final_states)
 
     def _state_before(self, layers: list[RecurrentCacheLayer], embeds: Tensor, source: Source | None) -> BackboneState:
         """State before the first step, from the cache if it is filled."""
@@ -351,6 +366,7 @@ class Backbone(StackInputs, SequencePreTrainedModel):
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None,
         encoder_embeddings: Tensor | None = None,
+        encoder_final_states: Tensor | None = None,
     ) -> tuple[list[State], tuple[Tensor, ...]]:
         """States and memory that a decoder's cache holds before the first token.
 
@@ -358,8 +374,14 @@ class Backbone(StackInputs, SequencePreTrainedModel):
             encoder_hidden_states: `[B, S, M]`.
             encoder_attention_mask: 1 at valid encoder states, `[B, S]`.
             encoder_embeddings: The encoder's input embeddings `[B, S, embedding_size]`, or None.
+            encoder_final_states: States of the encoder's layers, or None.
         """
-        source = self.read_source(len(encoder_hidden_states), encoder_hidden_states, encoder_attention_mask)
+        source = self.read_source(
+            len(encoder_hidden_states),
+            encoder_hidden_states,
+            encoder_attention_mask,
+            final_states=encoder_final_states,
+        )
         states = self.initial_states(source) or self.stack.zero_states(encoder_hidden_states)
         extra = self.initial_extra(encoder_hidden_states, source, cached=True)
         return self._with_extra(states, extra), self.make_memory(encoder_hidden_states, encoder_embeddings)

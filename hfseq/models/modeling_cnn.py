@@ -152,7 +152,7 @@ class CnnForConditionalGeneration(ForConditionalGeneration):
 
     backbone_class = CnnModel
     decoder_class = CnnDecoder
-    encoder_extra = "input_embeddings"
+    encoder_extra = ("input_embeddings",)
 
     def encoder_kwargs(self, encoder_outputs: ModelOutput) -> dict[str, Tensor | None]:
         """Encoder outputs the decoder consumes, keyed by argument name; its input embeddings among them."""

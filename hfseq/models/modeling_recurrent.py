@@ -1,15 +1,13 @@
 """Backbone and heads of the recurrent families; `modeling_rnn`, `modeling_lstm` and `modeling_gru` bind the cell."""
 
-from copy import copy
-
 import torch
 from torch import Tensor
-from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import ModelOutput
 
-from .attention import Bridge, CrossAttention
+from .attention import CrossAttention
+from .bridge import Bridge, StateBridge, stack_states
 from .configuration_base import SequenceConfig
-from .configuration_recurrent import RecurrentConfig
+from .configuration_recurrent import READS_STATES, RecurrentConfig
 from .convolution import Convolution
 from .heads_causal import ForCausalLM
 from .heads_seq2seq import ForConditionalGeneration
@@ -18,6 +16,7 @@ from .outputs import RecurrentModelOutput
 from .padding import permute_steps, take_steps, valid_first
 from .pointer import Pointer
 from .recurrent import KernelLayer, RecurrentLayer, RecurrentStack
+from .shapes import check_shape
 from .stack import State
 
 
@@ -49,6 +48,8 @@ class RecurrentModel(Backbone):
         # An encoder passes on the ids that a decoder may copy.
         self.is_copied = config.pointer_generator and not self.attends
         self.reads_copies = config.pointer_generator and self.attends
+        # It also passes on the final states of its layers, from which a decoder may start.
+        self.hands_states = config.bridge in READS_STATES and not self.attends
         width, filters = config.input_width(), config.input_filters
         self.convolution = None
         if filters is not None:
@@ -74,17 +75,47 @@ class RecurrentModel(Backbone):
     def make_cross_attention(self, config: RecurrentConfig) -> None:  # type: ignore[override]
         """Create the attention, and the bridge from encoder states to initial states."""
         self.covers = config.coverage
-        self.attention = CrossAttention(config.hidden_size, self.encoder_size, config.attention_type, self.covers)
-        self.bridge = Bridge(self.encoder_size, self.stack.state_shapes(1))
+        self.attention = None
+        if config.attention_type != "none":
+            self.attention = CrossAttention(
+                config.hidden_size,
+                self.encoder_size,
+                config.attention_type,
+                self.covers,
+                config.attention_bias,
+                config.attention_activation,
+            )
+        self.bridge = self.make_bridge(config)
         self.extra_names = ["input_feed"] * self.feeds + ["coverage"] * self.covers
 
+    def make_bridge(self, config: RecurrentConfig) -> Bridge | StateBridge | None:
+        """Create the bridge from the encoder to the initial states; None for zeros."""
+        shapes = self.stack.state_shapes(1)
+        if config.bridge in READS_STATES:
+            # The states of residual blocks are wider than their outputs, on both sides by the same factor.
+            expand = shapes[0][0][1] // config.hidden_size
+            layers = config.encoder_layers or config.num_hidden_layers
+            return StateBridge(config.bridge, layers, expand * self.encoder_size, shapes)
+        return Bridge(self.encoder_size, shapes) if config.bridge == "project" else None
+
     def make_memory(self, encoder_hidden_states: Tensor, encoder_embeddings: Tensor | None) -> tuple[Tensor, ...]:
-        """Keys of the attention, `[B, S, A]`."""
-        return (self.attention.keys(encoder_hidden_states),)
+        """Keys of the attention, `[B, S, A]`; nothing without attention."""
+        return () if self.attention is None else (self.attention.keys(encoder_hidden_states),)
 
     def initial_states(self, source: Source | None) -> list[State] | None:
         """States that the bridge computes."""
-        return None if source is None else self.bridge(source.hidden_states, source.mask)
+        if source is None or self.bridge is None:
+            return None
+        if isinstance(self.bridge, Bridge):
+            return self.bridge(source.hidden_states, source.mask)
+        if source.final_states is None:
+            raise ValueError(
+                f"bridge={self.bridge.kind!r} reads the final states of the encoder's layers: pass "
+                "encoder_final_states, the final_states that an encoder of this config returns"
+            )
+        expected = (len(source.hidden_states), self.bridge.encoder_layers, self.bridge.num_states)
+        check_shape("encoder_final_states", source.final_states.shape, (*expected, self.bridge.state_size))
+        return self.bridge(source.final_states)
 
     def initial_extra(self, like: Tensor, source: Source | None, cached: bool) -> dict[str, Tensor]:
         """Zeros for the last attentional vector (input feeding) and the sum of all attention weights (coverage)."""
@@ -124,8 +155,8 @@ class RecurrentModel(Backbone):
         """Run the stack, and a decoder's attention; see `Backbone.run`."""
         if source is not None and self.feeds:
             return self._run_stepwise(embedded, mask, before, source)
-        outputs, states = self.stack(embedded, mask, before.layers, return_states=cached)
-        if source is None:
+        outputs, states = self.stack(embedded, mask, before.layers, return_states=cached or self.hands_states)
+        if source is None or self.attention is None:
             return Run(outputs, outputs[-1], states)
         last, weights, coverage_loss = self._attend(self.dropout(outputs[-1]), mask, before.extra, source)
         if mask is not None:
@@ -136,6 +167,7 @@ class RecurrentModel(Backbone):
         self, hidden: Tensor, steps: Tensor | None, extra: dict[str, Tensor], source: Source
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Attentional vectors, weights and, with coverage, which is updated, the coverage loss."""
+        assert self.attention is not None
         keys = source.memory[0]
         if not self.covers:
             return *self.attention(hidden, source.hidden_states, keys, source.mask), None
@@ -145,7 +177,10 @@ class RecurrentModel(Backbone):
         return vectors, weights, coverage_loss
 
     def _run_stepwise(self, embedded: Tensor, mask: Tensor | None, before: BackboneState, source: Source) -> Run:
-        """Run step by step, feeding each attentional vector into the next input (Luong et al. 2015, section 3.3)."""
+        """Run step by step, feeding each attentional vector into the next input (Luong et al. 2015, section 3.3).
+
+        Without attention it is the top layer's output.
+        """
         outputs: list[list[Tensor]] = []
         vectors, weights, coverage_loss = [], [], []
         states, input_feed = before.layers, before.extra["input_feed"]
@@ -154,8 +189,12 @@ class RecurrentModel(Backbone):
             inputs = torch.cat([embedded[:, step], input_feed], dim=-1).unsqueeze(1)
             step_mask = None if mask is None else mask[:, step : step + 1]
             step_outputs, states = self.stack(inputs, step_mask, states, return_states=True, dropout_masks=masks)
-            top = self.dropout(step_outputs[-1], top_mask)
-            vector, step_weights, step_coverage_loss = self._attend(top, step_mask, before.extra, source)
+            vector = step_outputs[-1]
+            if self.attention is not None:
+                top = self.dropout(vector, top_mask)
+                vector, step_weights, loss = self._attend(top, step_mask, before.extra, source)
+                weights.append(step_weights)
+                coverage_loss.append(loss)
             if step_mask is None:
                 input_feed = vector.squeeze(1)
             else:
@@ -163,18 +202,22 @@ class RecurrentModel(Backbone):
                 vector = vector.masked_fill(~step_mask.unsqueeze(-1), 0.0)
             outputs.append(step_outputs)
             vectors.append(vector)
-            weights.append(step_weights)
-            coverage_loss.append(step_coverage_loss)
         before.extra["input_feed"] = input_feed
         layer_outputs = [torch.cat(layer, dim=1) for layer in zip(*outputs, strict=True)]
         covered = torch.cat(coverage_loss, dim=1) if self.covers else None
-        return Run(layer_outputs, torch.cat(vectors, dim=1), states, [torch.cat(weights, dim=1)], covered)
+        attentions = [torch.cat(weights, dim=1)] if weights else []
+        return Run(layer_outputs, torch.cat(vectors, dim=1), states, attentions, covered)
 
     def more_outputs(
         self, input_ids: Tensor | None, entered: Tensor, source: Source | None, run: Run
     ) -> dict[str, Tensor | None]:
-        """Ids for a pointer-generator to copy, and the coverage loss."""
-        return {"input_ids": input_ids if self.is_copied else None, "overlaps": run.coverage_loss}
+        """Ids for a pointer-generator to copy, the coverage loss, and the final states for a bridge."""
+        handed = self.hands_states and run.states is not None
+        return {
+            "input_ids": input_ids if self.is_copied else None,
+            "overlaps": run.coverage_loss,
+            "final_states": stack_states(run.states or [], run.last.dtype) if handed else None,
+        }
 
 
 class RecurrentForCausalLM(ForCausalLM):
@@ -201,7 +244,28 @@ class RecurrentForConditionalGeneration(ForConditionalGeneration):
     With `pointer_generator` it copies source words, with `coverage` it learns not to repeat itself (See et al. 2017).
     """
 
-    encoder_extra = "input_ids"
+    @property
+    def encoder_extra(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Names of the tensors that may stand in a tuple of encoder outputs after the last hidden state."""
+        states = ("final_states",) * self.model.hands_states
+        return states if states and not self.model.is_copied else ("input_ids", *states)
+
+    def encoder_kwargs(self, encoder_outputs: ModelOutput) -> dict[str, Tensor | None]:
+        """Encoder outputs the decoder consumes, keyed by argument name; its final states where the bridge reads them.
+
+        Raises:
+            ValueError: If they are missing.
+        """
+        given = super().encoder_kwargs(encoder_outputs)
+        if not self.model.hands_states:
+            return given
+        states = encoder_outputs.get("final_states")
+        if not isinstance(states, Tensor):
+            raise ValueError(
+                "encoder_outputs must be what the encoder of this model returned, a RecurrentModelOutput: its "
+                f"final_states, which bridge={self.config.bridge!r} reads, are missing"
+            )
+        return given | {"encoder_final_states": states}
 
     def make_pointer(self, config: SequenceConfig) -> Pointer | None:
         """The pointer, with `pointer_generator`."""
@@ -216,19 +280,3 @@ class RecurrentForConditionalGeneration(ForConditionalGeneration):
         if not self.config.coverage:
             return None
         return self.config.coverage_loss_weight * (outputs["overlaps"] * predicts).sum()
-
-    def compute_transition_scores(
-        self,
-        sequences: Tensor,
-        scores: tuple[Tensor, ...],
-        beam_indices: Tensor | None = None,
-        normalize_logits: bool = False,
-    ) -> Tensor:
-        """Scores of generated tokens; see `GenerationMixin.compute_transition_scores`.
-
-        The original assumes scores as wide as the config's vocabulary; those of a pointer-generator are wider.
-        """
-        wide = copy(self)
-        wide.config = copy(self.config)
-        wide.config.vocab_size = scores[0].shape[-1]
-        return GenerationMixin.compute_transition_scores(wide, sequences, scores, beam_indices, normalize_logits)

@@ -9,14 +9,19 @@ from .shapes import check_shape
 
 
 class OutputLayer(nn.Module):
-    """Dropout before `lm_head`, and a projection to the width of tied embeddings if it differs."""
+    """Dropout before `lm_head`, and a projection to the width of tied embeddings if it differs.
 
-    def __init__(self, config: SequenceConfig) -> None:
+    Args:
+        config: Configuration of the model.
+        hidden_size: Width of the stack below it.
+    """
+
+    def __init__(self, config: SequenceConfig, hidden_size: int) -> None:
         super().__init__()
         self.dropout = Dropout(config.dropout, config.variational_dropout)
-        projects = config.tie_word_embeddings and config.embedding_size != config.hidden_size
-        self.width = config.embedding_size if projects else config.hidden_size
-        self.project = nn.Linear(config.hidden_size, self.width, bias=False) if projects else None
+        projects = config.tie_word_embeddings and config.embedding_size != hidden_size
+        self.width = config.embedding_size if projects else hidden_size
+        self.project = nn.Linear(hidden_size, self.width, bias=False) if projects else None
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Map `[B, T, hidden_size]` to the inputs of `lm_head`, and to the hidden states after dropout."""

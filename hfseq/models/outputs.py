@@ -19,10 +19,13 @@ class RecurrentModelOutput(BaseModelOutputWithPastAndCrossAttentions):
     Args:
         input_ids: Source ids `[B, T]` of a pointer-generator's encoder, for the decoder to copy; otherwise None.
         overlaps: Coverage loss of each decoder step (See et al. 2017, eq. 12), `[B, T]`; None without coverage.
+        final_states: States of each layer after its last step, both directions side by side, `[B, L, N, H]`, N = 2
+            (hidden and cell state) for an LSTM and 1 otherwise; None unless the `bridge` of the config reads them.
     """
 
     input_ids: Tensor | None = None
     overlaps: Tensor | None = None
+    final_states: Tensor | None = None
 
 
 @dataclass

@@ -22,8 +22,7 @@ class Pointer(nn.Module):
     def __init__(self, config: RecurrentConfig) -> None:
         super().__init__()
         self.config = config
-        # Encoder states are as wide as decoder states.
-        self.gate = nn.Linear(2 * config.hidden_size + (config.embedding_size or 0), 1)
+        self.gate = nn.Linear(config.hidden_size + config.target_hidden_size() + (config.embedding_size or 0), 1)
 
     def forward(
         self,

@@ -324,7 +324,8 @@ class RecurrentStack(Stack):
             inputs: `[B, T, I]`.
             mask: True at valid steps, `[B, T]`; None if all are.
             states: States of the left-to-right direction before the first step; None stands for zeros.
-            return_states: Whether to return the states after each row's last valid step (left-to-right stacks).
+            return_states: Whether to return the states after each row's last valid step, both directions side by
+                side.
             dropout_masks: Masks drawn for earlier steps of the same batch; None draws new ones.
 
         Returns:
@@ -348,8 +349,7 @@ class RecurrentStack(Stack):
             if permutation is not None:
                 output = permute_steps(values, permutation.restore, permutation.order)
             elif self.needs_gather and mask is not None and return_states:
-                pairs = zip(new_state, states[index], strict=True)
-                new_state = tuple(torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old) for new, old in pairs)
+                new_state = tuple(map(partial(_keep, mask), new_state, states[index]))
             outputs.append(output if mask is None else output.masked_fill(~mask.unsqueeze(-1), 0.0))
             new_states.append(new_state)
         return outputs, new_states if return_states else None
@@ -374,14 +374,15 @@ class RecurrentStack(Stack):
         masks: DropoutMasks,
         values: Tensor,
     ) -> tuple[Tensor, State]:
-        """Output of a layer's cells in their directions, side by side, and the state after the left-to-right one."""
+        """Output and final state of a layer's cells, their directions side by side."""
         layer = self.forward_layers[index]
         if self.bidirectional and self._fuses_directions(layer, values):
-            return self._run_both(index, values, permutation, masks), ()
+            return self._run_both(index, values, valid, permutation, masks)
         output, *new_state = layer(values, valid, masks.weights[index], *state)
         if self.bidirectional:
-            back = self._run_back(index, values, valid, permutation, masks)
+            back, *back_state = self._run_back(index, values, valid, permutation, masks)
             output = torch.cat([output, back], dim=-1)
+            new_state = [torch.cat(pair, dim=-1) for pair in zip(new_state, back_state, strict=True)]
         return output, tuple(new_state)
 
     def _fuses_directions(self, layer: RecurrentLayer, values: Tensor) -> bool:
@@ -393,8 +394,10 @@ class RecurrentStack(Stack):
             return False
         return layer.weight_ih_l0.device == values.device and not (layer.gradient_checkpointing and self.training)
 
-    def _run_both(self, index: int, values: Tensor, permutation: ValidFirst | None, masks: DropoutMasks) -> Tensor:
-        """Output `[B, T, 2 * H]` of both directions of a layer from one kernel, arbitrary at padding."""
+    def _run_both(
+        self, index: int, values: Tensor, valid: Tensor | None, permutation: ValidFirst | None, masks: DropoutMasks
+    ) -> tuple[Tensor, State]:
+        """Output `[B, T, 2 * H]` of both directions of a layer from one kernel, arbitrary at padding; their state."""
         count = 8 - values.shape[-1] % 8  # to a width that tensor cores take
         if permutation is not None:
             values = padding_indicator(values, permutation.valid, count)
@@ -405,13 +408,28 @@ class RecurrentStack(Stack):
                 own[0] = layer.padding_gate_weights(own[0], count)
             weights += own
         zeros = [values.new_zeros(2, *shape) for shape in layer.state_shapes(values.shape[0])]
-        return run_kernel(layer.mode, values, zeros, weights, replaced=True, directions=2)[0]
+        output, *last = run_kernel(layer.mode, values, zeros, weights, replaced=True, directions=2)
+        if permutation is not None and valid is None:
+            return output, ()  # nobody wants it
+        state = [part.transpose(0, 1).flatten(1) for part in last]  # [B, 2 * H]
+        if valid is not None:
+            # At padding an LSTM keeps its cell state, not its output.
+            size = self.hidden_size
+            hidden = last_output(output[..., :size], zeros[0][0], valid)
+            state[0] = torch.cat([hidden, state[0][:, size:]], dim=-1)
+        return output, tuple(state)
 
     def _run_back(
         self, index: int, values: Tensor, valid: Tensor | None, permutation: ValidFirst | None, masks: DropoutMasks
-    ) -> Tensor:
-        """Output `[B, T, H]` of the right-to-left direction of a layer."""
+    ) -> tuple[Tensor, ...]:
+        """Output `[B, T, H]` of the right-to-left direction of a layer, and its state after a row's first step."""
         weight = masks.weights[self.num_layers + index]
-        flipped = None if self.needs_gather or valid is None else valid.flip(1)
-        back, *_ = self.backward_layers[index](reverse_valid(values, permutation), flipped, weight)
-        return reverse_valid(back, permutation)
+        flipped = valid if self.needs_gather or valid is None else valid.flip(1)
+        back, *state = self.backward_layers[index](reverse_valid(values, permutation), flipped, weight)
+        return reverse_valid(back, permutation), *state
+
+
+def _keep(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """New states where `mask` `[B, 1]` is True, else the old ones; a right-to-left direction begins with zeros."""
+    old = nn.functional.pad(old, (0, new.shape[-1] - old.shape[-1]))
+    return torch.where(mask.view(-1, *[1] * (new.dim() - 1)), new, old)

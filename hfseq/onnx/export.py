@@ -368,11 +368,11 @@ def _translator(model: Any, batch: int, length: int) -> dict[str, Graph]:
 
     def encode(*tensors: Tensor) -> tuple[Tensor, ...]:
         outputs = encoder(**dict(zip(inputs, tensors, strict=True)), return_dict=True)
-        # The hidden states, and of a CNN the embeddings.
         return tuple(model.encoder_kwargs(outputs).values())
 
-    def start(encoder_hidden_states: Tensor, attention_mask: Tensor, *embeddings: Tensor) -> tuple[Tensor, ...]:
-        states, memory = decoder.first_states(encoder_hidden_states, attention_mask, *embeddings)
+    def start(encoder_hidden_states: Tensor, attention_mask: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+        others = dict(zip(names[1:], more, strict=True))
+        states, memory = decoder.first_states(encoder_hidden_states, attention_mask, **others)
         return *chain(*states), *memory
 
     def step(
@@ -388,15 +388,17 @@ def _translator(model: Any, batch: int, length: int) -> dict[str, Graph]:
         )
         return model.lm_head(model.output(outputs.last_hidden_state)[0]), *_flat(outputs.cache)
 
-    encoded = dict(zip(("encoder_hidden_states", "encoder_embeddings"), encode(*inputs.values()), strict=False))
+    # The hidden states, of a CNN the embeddings, and what a bridge reads.
+    names = list(model.encoder_kwargs(encoder(**inputs, return_dict=True)))
+    encoded = dict(zip(names, encode(*inputs.values()), strict=True))
     hidden = encoded["encoder_hidden_states"]
     # Of stacked frames, the decoder's graphs get the mask of the steps.
     mask = encoder.mask_of_steps(inputs["attention_mask"], hidden.shape[1])
     source = {"encoder_hidden_states": hidden, "attention_mask": mask.long()}
     given = source | encoded
-    layers, memory = decoder.first_states(*given.values())
+    layers, memory = decoder.first_states(hidden, mask, **{name: encoded[name] for name in names[1:]})
     states, memories = _numbered("state", chain(*layers)), _numbered("memory", memory)
-    token = {"decoder_input_ids": torch.arange(1, 1 + len(hidden)).unsqueeze(1) % model.config.vocab_size}
+    token = {"decoder_input_ids": torch.arange(1, 1 + len(hidden)).unsqueeze(1) % model.config.target_vocab_size()}
     return {
         "encoder": Graph(encoder, encode, inputs, encoded),
         "start": Graph(decoder, start, given, states | memories),

@@ -164,6 +164,7 @@ def _batches(
     """Random inputs, padded on the right, then on the left, and tokens `[B, N]` for steps of a decoder."""
     rng = np.random.default_rng(0)
     features = getattr(config, "input_size", None)
+    written = config.target_vocab_size() if config.is_encoder_decoder else config.vocab_size
     lengths = np.array(_LENGTHS) * (1 if features is None else config.subsampling_factor)
     padded_right = np.arange(max(lengths)) < lengths[:, None]
     for valid in (padded_right, padded_right[:, ::-1]):
@@ -177,7 +178,7 @@ def _batches(
             letters = rng.integers(config.char_vocab_size, size=(*valid.shape, 6))
             spelt = np.arange(6) < rng.integers(1, 7, size=(*valid.shape, 1))
             inputs["char_ids"] = letters * spelt * valid[:, :, None]
-        steps = rng.integers(config.vocab_size, size=(len(valid), _STEPS))
+        steps = rng.integers(written, size=(len(valid), _STEPS))
         yield {name: torch.from_numpy(values) for name, values in inputs.items()}, torch.from_numpy(steps)
 
 

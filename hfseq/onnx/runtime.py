@@ -130,7 +130,7 @@ class OnnxRunner(PreTrainedModel):
         if getattr(config, "char_encoder", None) is not None:
             sizes["char_vocab_size"] = config.char_vocab_size
         if self.can_generate():
-            return sizes | ({"decoder_vocab_size": config.vocab_size} if self.reads_features else {})
+            return sizes | {"decoder_vocab_size": config.target_vocab_size()}
         if isinstance(self, OnnxForCTC):
             return sizes | {"decoder_vocab_size": config.vocab_size}
         return sizes | {"num_labels": config.num_labels}
@@ -194,7 +194,9 @@ class OnnxRunner(PreTrainedModel):
         self.refuse_labels(others)
         if ids.dim() != 2 or ids.shape[1] == 0:
             raise ValueError(f"{name} has shape {tuple(ids.shape)}, expected (batch, length) with at least one step")
-        least, most, last = int(ids.min()), int(ids.max()), self.config.vocab_size - 1
+        config: Any = self.config
+        size = config.vocab_size if name == "input_ids" else config.target_vocab_size()
+        least, most, last = int(ids.min()), int(ids.max()), size - 1
         if least < 0 or most > last:
             raise ValueError(f"{name} has ids {least} to {most}; the vocabulary has 0 to {last}")
         return ids.long(), _steps(ids, mask, past)
@@ -370,7 +372,7 @@ class OnnxEncoder(nn.Module):
         input_features: Tensor | None = None,
         **kwargs: Any,
     ) -> ModelOutput:
-        """Return encoder states `[B, S, M]` and, for a CNN, its input embeddings."""
+        """Return encoder states `[B, S, M]`, for a CNN its input embeddings, and the final states for a bridge."""
         runner: Any = self.runner
         inputs = runner.check_source(input_ids, input_features, attention_mask, kwargs)
         found = runner.run("encoder", inputs)
@@ -426,8 +428,9 @@ class OnnxForConditionalGeneration(_Generates):
             raise ValueError(f"decoder_input_ids, and {self.main_input_name} or encoder_outputs, are required")
         if encoder_outputs is None:
             encoder_outputs = self.get_encoder()(input_ids, attention_mask, input_features)
+        _, *others = (output.name for output in self.sessions["encoder"].get_outputs())
         if not isinstance(encoder_outputs, ModelOutput):
-            names = ("last_hidden_state", "encoder_embeddings")
+            names = ("last_hidden_state", *others)
             encoder_outputs = ModelOutput(zip(names, encoder_outputs or (), strict=False))
         hidden = encoder_outputs["last_hidden_state"]
         tokens, _ = self.check_inputs(decoder_input_ids, None, kwargs, "decoder_input_ids")
@@ -439,8 +442,8 @@ class OnnxForConditionalGeneration(_Generates):
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         layer = self._layer(cache)
         if layer.states is None:
-            embeddings = {name: encoder_outputs[name] for name in ("encoder_embeddings",) if name in encoder_outputs}
-            start = self.run("start", given | embeddings)
+            more = {name: encoder_outputs[name] for name in others if name in encoder_outputs}
+            start = self.run("start", given | more)
             layer.states = tuple(start[name] for name in self.about["states"])
             layer.memory = tuple(start[name] for name in self.about["memories"])
         given |= dict(zip(self.about["memories"], layer.memory or (), strict=True))

@@ -307,6 +307,9 @@ class TranslationArguments(DecodingArguments):
 
     source_lang: str = flag("en", "Source language: the column, or the file name extension.")
     target_lang: str = flag("de", "Target language: the column, or the file name extension.")
+    separate_vocabs: bool = flag(
+        False, "New tokenizer with a vocabulary of --vocab_size for each language; otherwise both share one."
+    )
     train_file: str | None = flag(
         None, "CSV, TSV, JSON lines or Parquet file, or prefix of aligned text files: train.de, train.en."
     )

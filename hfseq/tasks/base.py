@@ -212,6 +212,10 @@ class Task(ABC):
         """Texts to train a new tokenizer on."""
         return tokenizer_texts(self.splits["train"], self.names[:1])
 
+    def target_texts(self) -> Any:
+        """Texts to train a tokenizer of the targets on; None, by default, if `texts` are those of the only one."""
+        return None
+
     def describe(self) -> str:
         """Describe the number of rows in each split."""
         return (

@@ -18,7 +18,7 @@ from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_text
 from hfseq.data.sentences import lead_n
 from hfseq.data.streaming import tokenizer_texts
 from hfseq.errors import InputError
-from hfseq.inference.alignment import align_texts
+from hfseq.inference.alignment import align_texts, has_attention
 from hfseq.inference.generate import decode_outputs
 from hfseq.models.heads_seq2seq import ForConditionalGeneration
 from hfseq.plots import plot_alignment
@@ -128,6 +128,8 @@ class Seq2Seq(Generating):
     def plot(self, model: PreTrainedModel, log: Sequence[dict[str, Any]], split: str, predictions: Any) -> None:
         """Write the learning curve, and the attention for the first prediction of medium length; see `Task.plot`."""
         super().plot(model, log, split, predictions)
+        if not has_attention(model):
+            return
         row = next((row for row, text in enumerate(predictions) if 20 <= len(text) <= 80), 0)
         source = self.data.source_prefix + self.sources(split)[row]
         limits = (self.data.max_source_length, self.data.max_target_length)
@@ -185,6 +187,14 @@ class Translation(Seq2Seq):
     def describe(self) -> str:
         """Describe the number of pairs in each split, and the languages."""
         return f"{super().describe()} {' → '.join(self.names)}"
+
+    def texts(self) -> Any:
+        """Texts to train a new tokenizer on: sources and targets, or with `--separate_vocabs` sources alone."""
+        return tokenizer_texts(self.splits["train"], self.names[:1] if self.data.separate_vocabs else self.names)
+
+    def target_texts(self) -> Any:
+        """Texts to train the tokenizer of the targets on, with `--separate_vocabs`; otherwise None."""
+        return tokenizer_texts(self.splits["train"], self.names[1:]) if self.data.separate_vocabs else None
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
         """Compute BLEU, chrF and exact match."""

@@ -14,6 +14,7 @@ from hfseq import metrics
 from hfseq.data.encoding import EncodedSplits, encode_texts
 from hfseq.data.video import CLIP, PLACE, augment_points, with_velocities
 from hfseq.errors import InputError
+from hfseq.inference.alignment import has_attention
 from hfseq.inference.loading import load_config
 from hfseq.models import MAPPINGS
 from hfseq.plots import plot_alignment, plot_clips
@@ -191,6 +192,8 @@ class Captioning(Generating, Video):
         directory = self.args.output_dir
         if clips := [(predictions[number], clip) for number, clip in self._shown(split)]:
             plot_clips(clips, f"{directory}/clips.png")
+        if not has_attention(model):
+            return
         weights, words = self._attention(model, split, predictions[0])
         if len(words):
             frames = [f"frame {number}" for number in range(1, weights.shape[1] + 1)]

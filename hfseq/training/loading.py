@@ -19,17 +19,21 @@ from hfseq.inference.loading import (
     load_checkpoint,
     load_trained,
 )
-from hfseq.models import FAMILIES
+from hfseq.models import FAMILIES, is_hfseq
 from hfseq.models.configuration_frames import FrameFields
 from hfseq.models.configuration_prediction import DEFAULTS as PREDICTION_FIELDS
+from hfseq.models.tokenization_pairs import SourceTargetTokenizer
 from hfseq.processing import tokenizer_of
-from hfseq.tokenization import train_tokenizer
+from hfseq.tokenization import pair_tokenizers, target_tokenizer, train_tokenizer
 from hfseq.training.arguments import ModelArguments
 
 FRAME_FIELDS = tuple(FrameFields.__annotations__)
 """Config fields of models that read frames of pixels."""
 _TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
-_OF_THE_TOKENIZER = {*_TOKEN_IDS, "decoder_start_token_id", "unk_token_id", "vocab_size", "char_vocab_size"}
+_OF_THE_TOKENIZER = {
+    *(*_TOKEN_IDS, "decoder_start_token_id", "unk_token_id"),
+    *("vocab_size", "decoder_vocab_size", "char_vocab_size"),
+}
 """Config fields of a new model that its tokenizer determines."""
 
 
@@ -42,6 +46,7 @@ def load_model(
     tokenizer: Any = None,
     overrides: Mapping[str, Any] | None = None,
     features: bool = False,
+    target_texts: Iterable[str] | None = None,
     **fields: Any,
 ) -> tuple[PreTrainedModel, Any, set[str]]:
     """Load a checkpoint and its processing class, or create a new model of a family and train a tokenizer.
@@ -56,6 +61,7 @@ def load_model(
         overrides: Config fields in addition to those of `args`.
         features: Whether the task has features or audio, and not text; `fields` of a new model then have
             `input_size`.
+        target_texts: Texts for the target's vocabulary, if it is one of its own; `texts` are then those of the source.
         fields: Config fields determined by the data, such as `id2label`. A checkpoint whose output layer has another
             size gets a new one.
 
@@ -72,9 +78,11 @@ def load_model(
     if fields and (taken := sorted(overrides.keys() & {*fields, "num_labels", "label2id"})):
         raise InputError(f"--config_overrides: {taken[0]} is determined by the data")
     if args.model_name_or_path is not None:
+        if target_texts is not None:
+            raise InputError("--separate_vocabs is for a new model: a checkpoint keeps its vocabularies; leave it out")
         found = load_checkpoint(auto_class, args.model_name_or_path, overrides, features=features, **fields)
         # A search passes on the tokenizer of the checkpoint itself.
-        if tokenizer is None or features or tokenizer.get_vocab() == found[1].get_vocab():
+        if tokenizer is None or features or _vocabularies(tokenizer) == _vocabularies(found[1]):
             return found
         return found[0], tokenizer, found[2] | replace_vocabulary(found[0], tokenizer)
     check_overrides(overrides, features)
@@ -98,6 +106,9 @@ def load_model(
             options: dict[str, Any] = {"vocab_size": args.vocab_size, "normalization": args.normalization}
             options |= {"lowercase": args.lowercase, "characters": overrides.get("char_encoder") is not None}
             tokenizer = train_tokenizer(texts, model=args.tokenizer_model, **options)
+            if target_texts is not None:
+                target = train_tokenizer(target_texts, model=args.tokenizer_model, **options)
+                tokenizer = pair_tokenizers(tokenizer, target)
         ids: dict[str, Any] = {}
         if (its_tokenizer := tokenizer_of(tokenizer)) is not None:
             check_characters(overrides.get("char_encoder"), its_tokenizer)
@@ -107,12 +118,20 @@ def load_model(
             if overrides.get("char_encoder") is not None:
                 ids["char_vocab_size"] = its_tokenizer.char_vocab_size
             ids |= {name: getattr(its_tokenizer, name) for name in _TOKEN_IDS}
+            if isinstance(its_tokenizer, SourceTargetTokenizer):
+                ids["decoder_vocab_size"] = its_tokenizer.target_vocab_size
+                overrides = {"share_encoder_decoder_embeddings": False} | overrides
         config = AutoConfig.for_model(model_type, **ids, **fields, **overrides)
         return auto_class.from_config(config), tokenizer, set()
     except InputError:
         raise
     except (TypeError, ValueError, StrictDataclassError) as error:
         raise InputError(f"--config_overrides: {shorten(str(error), 300)}") from error
+
+
+def _vocabularies(tokenizer: PreTrainedTokenizerBase) -> list[dict[str, int]]:
+    """Tokens and their ids, of sources and of targets."""
+    return [one.get_vocab() for one in (tokenizer, target_tokenizer(tokenizer))]
 
 
 def replace_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[str]:
@@ -125,6 +144,8 @@ def replace_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     Returns:
         Names of the new parameters.
     """
+    if isinstance(tokenizer, SourceTargetTokenizer) or is_hfseq(model.config) and model.config.decoder_vocab_size:
+        raise InputError("a tokenizer or checkpoint has two vocabularies, which are not replaced; train a new model")
     try:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     except ValueError as error:

@@ -175,7 +175,7 @@ def new_model(
     is in the processing class that `options` give as `tokenizer`.
     """
     texts = None if task.features else chain(task.texts(), more_texts)
-    options |= {"default_type": default_type, "features": task.features}
+    options |= {"default_type": default_type, "features": task.features, "target_texts": task.target_texts()}
     return load_model(task.auto_class, run.model, texts, **options, **task.fields)
 
 
