@@ -48,11 +48,23 @@ VARIANTS = [
         {"adaptive_softmax_cutoffs": [5, 8], "adaptive_softmax_div_value": 2, "tie_word_embeddings": False},
     ),
     (hfseq.CnnForCausalLM, {"architecture": "residual"}),
-    (hfseq.CnnForCausalLM, {"architecture": "convs2s"}),
+    (
+        hfseq.CnnForCausalLM,
+        {"architecture": "convs2s", "conv_layers": [[24, 3], [32, 4]], "output_size": 7, "tie_word_embeddings": False},
+    ),
     (hfseq.CnnForCausalLM, {"architecture": "parallel"}),
-    (hfseq.CnnForConditionalGeneration, {"architecture": "gated"}),
+    (
+        hfseq.CnnForConditionalGeneration,
+        {"architecture": "gated", "attention_position": "before_residual", "decoder_conv_layers": [[24, 2], [32, 3]]},
+    ),
     (hfseq.LstmForConditionalGeneration, {"attention_type": "additive", "input_feeding": True, "coverage": True}),
     (hfseq.GruForConditionalGeneration, {"attention_type": "dot", "encoder_layers": 1, "decoder_layers": 3}),
+    (hfseq.QrnnForConditionalGeneration, {"bridge": "copy", "residual_blocks": True}),
+    (hfseq.GruForConditionalGeneration, {"bridge": "last", "attention_type": "none", "decoder_layers": 3}),
+    (
+        hfseq.LstmForConditionalGeneration,
+        {"bridge": "linear", "decoder_hidden_size": 20, "attention_bias": True, "attention_activation": "none"},
+    ),
     (
         hfseq.RnnForConditionalGeneration,
         {"tie_word_embeddings": False, "share_encoder_decoder_embeddings": False, "lm_head_bias": True},

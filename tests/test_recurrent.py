@@ -221,7 +221,7 @@ def test_attention_over_nothing_has_an_empty_context():
 
 
 def test_dot_attention_refuses_two_widths():
-    with pytest.raises(ValueError, match="attention_type='dot'.*cross_attention_hidden_size=6 and hidden_size=4"):
+    with pytest.raises(ValueError, match="attention_type='dot' needs .* encoder are 6 wide and .* decoder 4; use"):
         CrossAttention(4, 6, "dot")
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from oracles import decode_row, logits_row, run_stack
-from test_models import MASK, SEQ2SEQ, TARGET_MASK, TINY, make, make_inputs, row_alone
+from test_models import MASK, SEQ2SEQ, TARGET_MASK, TINY, check_padding, make, make_inputs, row_alone
 from token_classes import ALL
 from transformers import BertConfig, BertModel, EncoderDecoderModel
 
 from hfseq import GruConfig, GruForCausalLM, LstmConfig, LstmForConditionalGeneration, LstmModel
 
-SHARED = Path(__file__).parents[2] / "shared" / "fixtures" / "fairseq"
+FAIRSEQ = Path(__file__).parent / "fixtures" / "fairseq"
 HEADS = {config.family: heads for config, heads in ALL.items()}
 BLOCKS = {"residual_blocks": True, "conv_kernel": 3}
 READING = ["copy", "linear", "relu", "last"]
@@ -97,6 +97,13 @@ def test_a_translator_equals_the_unrolled_one(family, fields):
     assert all(gradient.any() for gradient in found)
 
 
+def test_a_convolutional_translator_of_other_sizes():
+    model = make(HEADS["Cnn"][SEQ2SEQ], decoder_hidden_size=12, **TWO)
+    assert model.lm_head.weight.shape == (23, 6) and model.output.project.in_features == 12
+    check_padding(model, make_inputs(model))
+    check_generation(model)
+
+
 def test_encoder_outputs_carry_what_a_bridge_reads():
     """By name and as a tuple, with and without the ids of a pointer-generator; without it they are refused."""
     for fields in ({}, {"pointer_generator": True, "unk_token_id": 3}):
@@ -128,6 +135,10 @@ def test_what_a_bridge_cannot_do():
         translator(bridge="copy", decoder_hidden_size=5)
     with pytest.raises(ValueError, match="bridge='last' copies states, but those of the encoder are 8 wide and"):
         translator(bridge="last", decoder_hidden_size=5)
+    with pytest.raises(ValueError, match="layer_sizes=.* impossible, bridge='copy' reads states of one width; take"):
+        translator(bridge="copy", layer_sizes=[6, 8])
+    with pytest.raises(ValueError, match="layer_sizes=.* impossible, they are those of both sides; leave decoder_hid"):
+        translator(decoder_hidden_size=5, layer_sizes=[6, 8])
     with pytest.raises(ValueError, match="'dot' needs .* those of the encoder are 8 wide and those of the decoder 5"):
         translator(attention_type="dot", decoder_hidden_size=5)
     with pytest.raises(ValueError, match="decoder_vocab_size=23 is impossible, source and target would share the"):
@@ -211,12 +222,11 @@ def from_fairseq(path):
     return model
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not beside this checkout")
 @pytest.mark.parametrize("name", ["lstm_uni", "lstm_bi"])
 def test_checkpoints_of_fairseq_compute_what_it_did(name):
     """Two vocabularies, copied states and an output bias, with sources padded on the left and on the right."""
-    model = from_fairseq(SHARED / f"{name}.pt")
-    expected = torch.load(SHARED / f"{name}.expected.pt", weights_only=True)
+    model = from_fairseq(FAIRSEQ / f"{name}.pt")
+    expected = torch.load(FAIRSEQ / f"{name}.expected.pt", weights_only=True)
     ids = expected["batch"]["src_tokens"]
     moved = torch.stack([torch.cat([row[row != 1], row[row == 1]]) for row in ids])
     for source in (ids, moved):

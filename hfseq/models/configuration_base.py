@@ -85,6 +85,8 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
         add_cross_attention: Whether a causal language model attends over `encoder_hidden_states`.
         cross_attention_hidden_size: Width of `encoder_hidden_states`; None means `hidden_size`.
         tie_word_embeddings: Whether the output layer shares the weights of the (target) embeddings.
+        output_size: Width to which the last hidden states are projected, with a bias, before the output layer of a
+            generating model; None for no projection but the one, without a bias, to tied embeddings of another width.
         lm_head_bias: Whether the output layer of a generating model has a bias, its own also where its weights are
             those of the embeddings.
         share_encoder_decoder_embeddings: Whether source and target share one embedding matrix.
@@ -151,6 +153,7 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
     add_cross_attention: bool = False
     cross_attention_hidden_size: int | None = None
     tie_word_embeddings: bool = True
+    output_size: int | None = None
     lm_head_bias: bool = False
     share_encoder_decoder_embeddings: bool = True
     adaptive_softmax_cutoffs: list[int] | None = None
@@ -186,7 +189,7 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
         self.check_numbers(shares, lambda value: 0 <= value <= 1, "it must lie in [0, 1]")
         least = ("mask_time_min_masks", "mask_feature_min_masks")
         self.check_numbers(least, lambda value: value >= 0, "it must not be negative")
-        self.check_adaptive_softmax()
+        self.check_output_layer()
         if self.char_encoder == "lstm" and self.char_hidden_size % 2:
             self.raise_invalid("char_hidden_size", "it must be even: char_encoder='lstm' gives half to each direction")
         self._check_vocabularies()
@@ -229,8 +232,15 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
             if isinstance(value, int | float) and not isinstance(value, bool) and not is_valid(value):
                 self.raise_invalid(name, reason)
 
-    def check_adaptive_softmax(self) -> None:
-        """Raise a `ValueError` for impossible clusters."""
+    def check_output_layer(self) -> None:
+        """Raise a `ValueError` for tied embeddings of another width, or for impossible clusters."""
+        size, embedding_size = self.output_size, self.embedding_size
+        if self.tie_word_embeddings and None not in (size, embedding_size) and size != embedding_size:
+            self.raise_invalid(
+                "output_size",
+                f"the output layer is tied to embeddings of embedding_size={embedding_size}; set "
+                "tie_word_embeddings=False or the same size",
+            )
         cutoffs, factor = self.adaptive_softmax_cutoffs, self.adaptive_softmax_div_value
         if cutoffs is not None and not (cutoffs and 0 < cutoffs[0] and cutoffs[-1] < self.vocab_size):
             self.raise_invalid("adaptive_softmax_cutoffs", f"they must lie between 0 and vocab_size={self.vocab_size}")
@@ -247,10 +257,10 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
                 "adaptive_softmax_div_value",
                 "the narrower rows of the clusters cannot be those of the embeddings; set tie_word_embeddings=False",
             )
-        if not tail_width(self.hidden_size, factor, len(cutoffs) - 1):
+        if not tail_width(size or self.hidden_size, factor, len(cutoffs) - 1):
             self.raise_invalid(
                 "adaptive_softmax_div_value",
-                f"the last of {len(cutoffs)} clusters would have no width with hidden_size={self.hidden_size}",
+                f"the last of {len(cutoffs)} clusters would have no width, from one of {size or self.hidden_size}",
             )
 
     def raise_invalid(self, name: str, reason: str) -> NoReturn:

@@ -103,10 +103,22 @@ class RecurrentConfig(SequenceConfig):
                 "input_filters", "the convolution sees later steps, and a stack with bidirectional=False must not"
             )
 
+    def check_inputs(self, head: str) -> None:
+        """Raise a `ValueError` if a head cannot read what the fields describe."""
+        super().check_inputs(head)
+        if head == "ForCausalLM" and self.add_cross_attention and self.bridge in READS_STATES:
+            self.raise_invalid(
+                "bridge", "only a sequence-to-sequence model's encoder hands on its states; take 'project' or 'zeros'"
+            )
+
     def _check_layer_sizes(self) -> None:
         """Raise a `ValueError` if the layers cannot have their widths."""
         if self.layer_sizes is None:
             return
+        if self.bridge in READS_STATES:
+            self.raise_invalid("layer_sizes", f"bridge={self.bridge!r} reads states of one width; take 'project'")
+        if self.decoder_hidden_size is not None:
+            self.raise_invalid("layer_sizes", "they are those of both sides; leave decoder_hidden_size out")
         if any(size < 1 for size in self.layer_sizes):
             self.raise_invalid("layer_sizes", "every width must be at least 1")
         if len(self.layer_sizes) != self.num_hidden_layers:
@@ -115,14 +127,6 @@ class RecurrentConfig(SequenceConfig):
             )
         if self.layer_sizes[-1] != self.hidden_size:
             self.raise_invalid("layer_sizes", f"the last width must be hidden_size={self.hidden_size}")
-
-    def check_inputs(self, head: str) -> None:
-        """Raise a `ValueError` if a head cannot read what the fields describe."""
-        super().check_inputs(head)
-        if head == "ForCausalLM" and self.add_cross_attention and self.bridge in READS_STATES:
-            self.raise_invalid(
-                "bridge", "only a sequence-to-sequence model's encoder hands on its states; take 'project' or 'zeros'"
-            )
 
     def resolved(self, head: str, **fields: Any) -> Self:
         """Copy of the config for a head; see `SequenceConfig.resolved`."""

@@ -35,7 +35,7 @@ class ForCausalLM(Head, SequenceGenerationMixin):
             raise ValueError("bidirectional=True is impossible for a causal language model: it would see the future")
         config = config.for_one_stack("ForCausalLM")
         # A field may have been set since the config was made.
-        config.check_adaptive_softmax()
+        config.check_output_layer()
         super().__init__(config)
         self.model = self.backbone_class(config)
         self.output = OutputLayer(config, config.hidden_size)

@@ -52,6 +52,7 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
                 field = "vocab_size" if config.decoder_vocab_size is None else "decoder_vocab_size"
                 config.raise_invalid(name, f"targets are made of it, and {field} is {size}")
         config = config.resolved("ForConditionalGeneration", is_encoder_decoder=True, add_cross_attention=False)
+        config.check_output_layer()
         super().__init__(config)
         self.model = self.backbone_class(config.encoder_config())
         self.decoder = self.decoder_class(config.decoder_config())

@@ -414,7 +414,7 @@ class RecurrentStack(Stack):
         state = [part.transpose(0, 1).flatten(1) for part in last]  # [B, 2 * H]
         if valid is not None:
             # At padding an LSTM keeps its cell state, not its output.
-            size = self.hidden_size
+            size = layer.hidden_size
             hidden = last_output(output[..., :size], zeros[0][0], valid)
             state[0] = torch.cat([hidden, state[0][:, size:]], dim=-1)
         return output, tuple(state)
