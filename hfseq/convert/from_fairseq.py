@@ -82,7 +82,7 @@ def _convert_lstm_lm(found: FairseqCheckpoint, dict_dir: Any, bpe_codes: Any) ->
     )
     model: Any = LstmForCausalLM(config)
     fill(model, translate(path, weights, table | head, [*_UNUSED, *unused]), path)
-    notes = ["The tokenizer begins a text with </s>, as fairseq does."]
+    notes = [] if tokenizer is None else ["The tokenizer begins a text with </s>, as fairseq does."]
     if more:
         add_pieces(model, len(more), unknown=3)
         notes.append(f"{len(more):,} pieces of the BPE codes that the dictionary lacks are read as <unk>.")

@@ -31,15 +31,17 @@ NAMES = (
             "locked_dropout.LockedDropout",
             "splitcross.SplitCrossEntropyLoss",
             "torchqrnn.*",
+            "fastcore.foundation.L",
         )
     )
 )
-"""Names in checkpoints of awd-lstm-lm, which are whole modules; those of fastai have none."""
+"""Names in checkpoints of awd-lstm-lm, which are whole modules, and of the state of an optimizer of fastai."""
 _RNN = re.compile(r"(?P<start>|0\.)rnns\.(?P<layer>\d+)\.(?P<rest>.*)")
 _DROPOUTS = {"dropout": 0.15, "weight_dropout": 0.2, "embedding_dropout": 0.02}
 """Dropouts of fastai's language models, that of the hidden layers for all three kinds that are one here."""
-_CAPITALIZED = r"(?:(?<=\s)|\A)(?=\p{Lu}[^\p{Lu}\s]+(?:\s|\z|\p{P}))"
-_ALL_CAPITALS = r"(?:(?<=\s)|\A)(?=\p{Lu}{2,}(?:\s|\z|\p{P}))"
+_CAPITALIZED = r"\s(?=\p{Lu}[^\p{Lu}\s]+(?:\s|\z))"
+_CAPITALS = r"\s(?=\p{Lu}{2,}(?:[\s\p{P}]|\z))"
+"""Spaces before a capitalized word, and before one in capitals."""
 _UNITS = r"n['’]t\b|['’](?:s|re|ve|ll|d|m)\b|[^\w\s]"
 """Ends of contractions, and signs, which spaCy makes tokens of their own."""
 
@@ -68,13 +70,19 @@ def convert_fastai(checkpoint: str | Path, *, vocab: str | Path | None = None) -
             f"{path}: neither a state dict of fastai nor a model of awd-lstm-lm; of a Learner that was exported, save "
             "the language model by learn.save"
         )
-    if "1.decoder.weight" not in state:
+    if not {"0.encoder.weight", "1.decoder.weight"} <= state.keys():
         kind = "a text classifier" if any("layers." in name for name in state) else "an encoder without a decoder"
-        raise InputError(f"{path}: {kind}; hfseq converts language models, which have 1.decoder.weight")
+        raise InputError(
+            f"{path}: {kind}; hfseq converts language models, which have 0.encoder.weight and 1.decoder.weight"
+        )
     state = {name: as_float32(weight) for name, weight in state.items()}
     tokenizer = None if vocab is None else fastai_tokenizer(vocab, len(state["0.encoder.weight"]))
-    notes = ["A text begins with xxbos, as in fastai; one ends where the next begins, so that xxbos is EOS, too."]
-    notes.append("Words are split nearly as by fastai's rules with spaCy, whose exceptions are not reproduced.")
+    notes = []
+    if tokenizer is not None:
+        notes.append(
+            "A text begins with xxbos, as in fastai; one ends where the next begins, so that xxbos is EOS, too."
+        )
+        notes.append("Words are split nearly as by fastai's rules with spaCy, whose exceptions are not reproduced.")
     ignored = ["opt of the checkpoint"] if state is not found and "opt" in found else []
     ignored.append("dropouts of fastai's learner: the model has those of its defaults, with 0.15 between all layers")
     return _convert(path, state, "fastai (AWD_LSTM)", tokenizer, _DROPOUTS, ignored, notes)
@@ -102,10 +110,11 @@ def fastai_tokenizer(vocab: str | Path, size: int) -> PreTrainedTokenizerFast:
     known = tokens if isinstance(tokens, list) else tokens.get_vocab()
     start = ["xxbos"] if "xxbos" in known else []
     roles = {"eos_token": "xxbos"} if start else {}
-    capitalized: Any = Regex(_CAPITALIZED)
-    capitals: Any = Regex(_ALL_CAPITALS)
-    steps = [normalizers.Replace(capitalized, "xxmaj ")] if "xxmaj" in known else []
-    steps += [normalizers.Replace(capitals, "xxup ")] if "xxup" in known else []
+    # A space that another one replaces, since an empty string cannot be replaced; the first word needs one, too.
+    steps: list[Any] = [normalizers.Prepend(" ")]
+    for mark, words in (("xxmaj", _CAPITALIZED), ("xxup", _CAPITALS)):
+        pattern: Any = Regex(words)
+        steps += [normalizers.Replace(pattern, f" {mark} ")] if mark in known else []
     if not isinstance(tokens, list):
         return word_tokenizer(tokens, start=start, roles=roles)
     normalizer = normalizers.Sequence([*steps, normalizers.Lowercase()])
@@ -147,7 +156,7 @@ def _convert_salesforce(path: Path, modules: Sequence[StandIn], vocab: str | Pat
             tokenizer = word_tokenizer(tokens, start=[tokenizer.eos_token])
     shown = ", ".join(f"{name} {settings[name]}" for name in ("dropout", "dropouth", "dropouti") if name in settings)
     ignored = [f"{shown}: hfseq has one dropout, left at its default"] if shown else []
-    notes = ["A text begins with <eos>, after which one began in training."]
+    notes = [] if tokenizer is None else ["A text begins with <eos>, after which one began in training."]
     toolkit = f"awd-lstm-lm ({settings.get('rnn_type', 'LSTM')})"
     return _convert(path, state, toolkit, tokenizer, fields | dropouts, ignored, notes)
 
