@@ -112,7 +112,8 @@ def make_tokenizer(
     codes: str | Path | None,
     language: str | None,
     size: int,
-    start: Sequence[str],
+    *,
+    start: Sequence[str] = (),
     end: Sequence[str] = (),
 ) -> tuple[PreTrainedTokenizerFast | None, list[str]]:
     """Tokenizer of a dictionary of fairseq.

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 
 from hfseq.errors import InputError, one_line
@@ -76,22 +76,24 @@ def fill(model: PreTrainedModel, weights: Mapping[str, Tensor], path: Path) -> N
     model.eval()
 
 
-@torch.no_grad()
-def add_pieces(model: PreTrainedModel, count: int, unknown: int) -> None:
-    """Extend the vocabulary of a language model by tokens that are read as the unknown one, and never written.
+def add_pieces(weights: dict[str, Tensor], inputs: Mapping[str, int], outputs: int, tied: bool, unknown: int) -> None:
+    """Extend vocabularies by tokens that are read as the unknown one and never written.
 
     Args:
-        model: Model with `lm_head_bias`.
-        count: Number of tokens.
+        weights: Weights by our names, changed in place; `lm_head` has a bias if it is extended.
+        inputs: Names of embeddings, and the number of tokens that each gets.
+        outputs: Number of tokens that `lm_head` gets.
+        tied: Whether its rows are those of embeddings.
         unknown: Id of the unknown token.
     """
-    inputs: Any = model.resize_token_embeddings(model.config.vocab_size + count, mean_resizing=False)
-    inputs.weight[-count:] = inputs.weight[unknown]
-    output: Any = model.get_output_embeddings()
-    if output.weight is not inputs.weight:
-        output.weight[-count:] = 0.0
-    output.bias[-count:] = _NEVER
-    model.eval()
+    for name, count in inputs.items():
+        rows = weights[name]
+        weights[name] = torch.cat([rows, rows[unknown].expand(count, -1)])
+    if outputs:
+        rows = weights["lm_head.weight"]
+        more = rows[unknown].expand(outputs, -1) if tied else rows.new_zeros(outputs, rows.shape[1])
+        weights["lm_head.weight"] = torch.cat([rows, more])
+        weights["lm_head.bias"] = pad(weights["lm_head.bias"], (0, outputs), value=_NEVER)
 
 
 def recurrent_table(
