@@ -122,7 +122,7 @@ def find_parts(
     Raises:
         InputError: If there is no such part, or a choice.
     """
-    recurrent = _recurrent(path, state, rnn)
+    recurrent = find_recurrent(path, state, rnn)
     inside = tuple(one.prefix for one in recurrent)
     crf = next((name.removesuffix(CRF[1]) for name in state if name.split(".")[-1] == CRF[1]), None)
     matrices = {
@@ -168,7 +168,7 @@ def find_parts(
     )
 
 
-def _recurrent(path: Path, state: Mapping[str, Tensor], wanted: Sequence[str] | None) -> list[Recurrent]:
+def find_recurrent(path: Path, state: Mapping[str, Tensor], wanted: Sequence[str] | None) -> list[Recurrent]:
     """Recurrent modules from the bottom up."""
     found: dict[str, Recurrent] = {}
     for name, weight in state.items():
