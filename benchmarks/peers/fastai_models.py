@@ -77,6 +77,7 @@ def classifier(rows: pd.DataFrame, folder: Path, vocabulary: list[str]) -> Learn
         seq_len=12,
     )
     learner.load_encoder("encoder")
+    spread(learner.model[1])
     with learner.no_bar(), learner.no_logging():
         learner.fit(1, 0.05)
     return learner

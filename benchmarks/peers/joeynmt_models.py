@@ -4,7 +4,7 @@ python benchmarks/peers/joeynmt_models.py OUTPUT
 
 Each folder has what JoeyNMT leaves of a training run: `best.ckpt` (a link there, a file here), `config.yaml`,
 `src_vocab.txt`, `trg_vocab.txt` and the model of the tokenizer, if it has one. Besides, `test.src` are sentences,
-`test.hyp` their greedy translations by JoeyNMT, and the rows of `expected.safetensors` the longest of the sentences.
+`test.hyp` their greedy translations by JoeyNMT, and the rows of `expected.safetensors` the shortest of the sentences.
 """
 
 import os
@@ -19,6 +19,7 @@ import sentencepiece
 import torch
 import yaml
 from common import Case, arguments, pad, translation_corpus, write_lines
+from joeynmt.__main__ import main as command_line
 from joeynmt.batch import Batch
 from joeynmt.config import load_config, parse_global_args
 from joeynmt.helpers import load_checkpoint
@@ -26,7 +27,9 @@ from joeynmt.model import Model, build_model
 from joeynmt.tokenizers import build_tokenizer
 from joeynmt.vocabulary import build_vocab
 
-ROWS = 4
+ROWS = 3
+KEPT = ("best.ckpt", "config.yaml", "vocab.txt", "codes.txt", ".model")
+"""Ends of the names of files that are kept of a training run."""
 CASES: dict[str, dict[str, Any]] = {
     "gru_bahdanau_bridge": {
         "encoder": {"rnn_type": "gru", "hidden_size": 6, "num_layers": 2},
@@ -159,10 +162,12 @@ def make_config(case: dict[str, Any], model: Path) -> dict[str, Any]:
 
 
 def joeynmt(*words: str) -> None:
-    """Run JoeyNMT's command line; its log is shown only if it fails."""
-    done = subprocess.run([sys.executable, "-m", "joeynmt", *words], stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        sys.exit(done.stderr[-3000:])
+    """Run JoeyNMT's command line."""
+    before, sys.argv = sys.argv, ["joeynmt", *words]
+    try:
+        command_line()
+    finally:
+        sys.argv = before
 
 
 def load(folder: Path) -> tuple[Model, Any]:
@@ -175,7 +180,7 @@ def load(folder: Path) -> tuple[Model, Any]:
 
 
 def expect(case: Case, model: Model, data: Any) -> None:
-    """Add the logits of the longest test sentences, teacher-forced, as JoeyNMT encodes and batches them."""
+    """Add the logits of the shortest test sentences, teacher-forced, as JoeyNMT encodes and batches them."""
     tokenizers = build_tokenizer(data)
     encoded = []
     for language, vocabulary in ((data["src"]["lang"], model.src_vocab), (data["trg"]["lang"], model.trg_vocab)):
@@ -185,7 +190,7 @@ def expect(case: Case, model: Model, data: Any) -> None:
         ids, lengths, *_ = vocabulary.sentences_to_ids(tokens, bos=is_target, eos=True)
         encoded.append([row[:length] for row, length in zip(ids, lengths, strict=True)])
     # Its encoder packs rows, which have to come in the order of their lengths.
-    order = sorted(range(len(encoded[0])), key=lambda number: -len(encoded[0][number]))[:ROWS]
+    order = sorted(range(len(encoded[0])), key=lambda number: -len(encoded[0][number]))[-ROWS:]
     for name, picked in {"right": order, **{f"row{n}": [number] for n, number in enumerate(order)}}.items():
         source, source_mask = pad([encoded[0][number] for number in picked], "right", model.pad_index)
         target, target_mask = pad([encoded[1][number] for number in picked], "right", model.pad_index)
@@ -231,7 +236,7 @@ def main() -> None:
             joeynmt("test", str(config), "--output-path", "hyp")
             case = Case(output, f"joeynmt/{case_name}", ("joeynmt",))
             for file in sorted(folder.iterdir()):
-                if file.name == "best.ckpt" or file.suffix in {".yaml", ".txt", ".model"}:
+                if file.name.endswith(KEPT):
                     shutil.copy2(file, case.folder / file.name)
             shutil.copy2(Path("toy/test.src"), case.folder / "test.src")
             shutil.copy2(Path("hyp.test"), case.folder / "test.hyp")

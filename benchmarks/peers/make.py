@@ -27,6 +27,7 @@ SCRIPTS = {
     "opennmt_models": ("opennmt",),
     "fastai_models": ("fastai",),
     "awd_lstm": ("torch", "awd-lstm-lm"),
+    "eole_models": ("eole",),
 }
 """Name of a script to its environment and, if it needs one, its checkout."""
 
