@@ -11,6 +11,7 @@ from hfseq.convert.base import Converted, Format, Reference
 from hfseq.convert.checking import Check, check_conversion
 from hfseq.convert.from_fairseq import convert_fairseq
 from hfseq.convert.from_fastai import convert_fastai
+from hfseq.convert.from_joeynmt import convert_joeynmt
 from hfseq.convert.from_keras import convert_keras
 from hfseq.convert.from_torch import convert_torch
 
@@ -22,6 +23,7 @@ __all__ = [
     "check_conversion",
     "convert_fairseq",
     "convert_fastai",
+    "convert_joeynmt",
     "convert_keras",
     "convert_torch",
 ]

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hfseq.convert.base import Converted, Format, Reference
 from hfseq.convert.names import Made, add_pieces, as_float32, fill, recurrent_table, same_weight, translate
-from hfseq.convert.parts import Recurrent, find_recurrent
+from hfseq.convert.parts import Recurrent, recurrent_modules
 from hfseq.convert.reading import COMMON, existing_file, read_checkpoint, read_lines, read_yaml
 from hfseq.convert.sentencepiece import sentencepiece_tokenizer
 from hfseq.convert.translators import (
@@ -109,11 +109,11 @@ def convert_joeynmt(checkpoint: str | Path) -> Converted:
     notes = settings.decode(model, special)
     pieces = [*added, *(piece for piece in added_targets if piece not in added)]
     kind = "Luong" if attention == "general" else "Bahdanau"
-    ignored += [f"{name} of the checkpoint" for name in found if name != "model_state" and found[name]]
+    ignored += [f"{name} of the checkpoint" for name, part in found.items() if name != "model_state" and part is not None]
     return Converted(
         model,
         translator_tokenizer(*sides),
-        _reference(weights, encoder, decoder, bridge, scales),
+        _reference(weights, encoder, decoder, bridge, scales, special["unk"][1]),
         f"JoeyNMT ({encoder.cell}, {kind} attention)",
         ignored,
         notes + piece_note(pieces),
@@ -208,7 +208,7 @@ def _recurrent(
     path: Path, weights: Mapping[str, Tensor], settings: _Settings
 ) -> tuple[Recurrent, Recurrent]:
     """Encoder and decoder, or an error that names the setting that hfseq lacks."""
-    found = {one.name: one for one in find_recurrent(path, weights)}
+    found = recurrent_modules(path, weights)
     for side in ("encoder", "decoder"):
         if f"{side}.rnn" not in found:
             raise InputError(f"{path}: model.{side}.type is not recurrent; transformers convert Transformers")
@@ -327,7 +327,12 @@ def _scaled(rows: Tensor) -> Tensor:
 
 
 def _reference(
-    weights: Mapping[str, Tensor], encoder: Recurrent, decoder: Recurrent, bridge: str, scales: list[bool]
+    weights: Mapping[str, Tensor],
+    encoder: Recurrent,
+    decoder: Recurrent,
+    bridge: str,
+    scales: list[bool],
+    unknown: int,
 ) -> Reference:
     """JoeyNMT's encoder, and its decoder step by step."""
     module = encoder.module(weights, None)
@@ -336,7 +341,7 @@ def _reference(
 
     def embed(side: str, ids: Tensor, scaled: bool) -> Tensor:
         rows = weights[f"{side}_embed.lut.weight"]
-        known = ids.where(ids < len(rows), 0)
+        known = ids.where(ids < len(rows), unknown)
         return rows[known] * (math.sqrt(rows.shape[1]) if scaled else 1.0)
 
     def reference(source: Tensor, ids: Tensor) -> Tensor:

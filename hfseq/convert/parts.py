@@ -122,7 +122,7 @@ def find_parts(
     Raises:
         InputError: If there is no such part, or a choice.
     """
-    recurrent = find_recurrent(path, state, rnn)
+    recurrent = _recurrent(path, state, rnn)
     inside = tuple(one.prefix for one in recurrent)
     crf = next((name.removesuffix(CRF[1]) for name in state if name.split(".")[-1] == CRF[1]), None)
     matrices = {
@@ -168,8 +168,12 @@ def find_parts(
     )
 
 
-def find_recurrent(path: Path, state: Mapping[str, Tensor], wanted: Sequence[str] | None) -> list[Recurrent]:
-    """Recurrent modules from the bottom up."""
+def recurrent_modules(path: Path, state: Mapping[str, Tensor]) -> dict[str, Recurrent]:
+    """All modules of `nn.LSTM`, `nn.GRU` and `nn.RNN` in a state dict, by their names.
+
+    Raises:
+        InputError: If one is of another kind.
+    """
     found: dict[str, Recurrent] = {}
     for name, weight in state.items():
         owner, _, last = name.rpartition(".")
@@ -192,6 +196,12 @@ def find_recurrent(path: Path, state: Mapping[str, Tensor], wanted: Sequence[str
             f"{prefix}weight_hh_l0_reverse" in state,
             f"{prefix}bias_hh_l0" in state,
         )
+    return found
+
+
+def _recurrent(path: Path, state: Mapping[str, Tensor], wanted: Sequence[str] | None) -> list[Recurrent]:
+    """Recurrent modules from the bottom up."""
+    found = recurrent_modules(path, state)
     if wanted is None:
         if len(found) > 1:
             shown = "; ".join(map(str, found.values()))
