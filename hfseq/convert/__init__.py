@@ -13,6 +13,7 @@ from hfseq.convert.from_fairseq import convert_fairseq
 from hfseq.convert.from_fastai import convert_fastai
 from hfseq.convert.from_joeynmt import convert_joeynmt
 from hfseq.convert.from_keras import convert_keras
+from hfseq.convert.from_opennmt import convert_opennmt
 from hfseq.convert.from_torch import convert_torch
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "convert_fastai",
     "convert_joeynmt",
     "convert_keras",
+    "convert_opennmt",
     "convert_torch",
 ]

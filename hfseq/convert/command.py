@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from hfseq.convert import from_fairseq, from_fastai, from_joeynmt, from_keras, from_torch
+from hfseq.convert import from_fairseq, from_fastai, from_joeynmt, from_keras, from_opennmt, from_torch
 from hfseq.convert.base import Converted, Format
 from hfseq.convert.checking import TOLERANCE, Check, check_conversion
 from hfseq.errors import InputError
@@ -22,6 +22,7 @@ FORMATS: dict[str, Format] = {
     "fairseq": from_fairseq.FORMAT,
     "fastai": from_fastai.FORMAT,
     "joeynmt": from_joeynmt.FORMAT,
+    "opennmt": from_opennmt.FORMAT,
     "keras": from_keras.FORMAT,
 }
 """Formats by the names of their commands."""

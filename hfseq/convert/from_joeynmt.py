@@ -262,7 +262,7 @@ def _tokenizer(
         raise InputError(f"{settings.path}: data.{side}.tokenizer_type {kind}: neither with codes nor a model_file")
     file = folder / Path(name).name
     if kind == "sentencepiece":
-        return sentencepiece_tokenizer(file, tokens, roles, end=end, normalizer=normalizer)
+        return sentencepiece_tokenizer(file, tokens, roles, end=end, normalizer=normalizer, splits_unknown=True)
     if options.get("separator", "@@") != "@@":
         raise InputError(f"{settings.path}: data.{side}.tokenizer_cfg.separator: pieces are read that end in @@")
     return bpe_tokenizer(tokens, file, end=end, normalizer=normalizer, roles=roles, splits_unknown=True)

@@ -158,8 +158,12 @@ def read_pickle(path: str | Path) -> Any:
         return _Unpickler(file, PLAIN).load()
 
 
-def read_folder(folder: Path) -> dict[str, Tensor]:
-    """Read the weights of a folder: `model.safetensors`, shards with an index, or any other safetensors files.
+def read_folder(folder: Path, pattern: str = "*.safetensors") -> dict[str, Tensor]:
+    """Read the weights of a folder: `model.safetensors`, shards with an index, or other safetensors files.
+
+    Args:
+        folder: The folder.
+        pattern: Names of the other files, with wildcards.
 
     Raises:
         InputError: If there are none, if files have a weight in common, or if one is damaged.
@@ -168,7 +172,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     if (folder / "model.safetensors").is_file():
         files = [folder / "model.safetensors"]
     else:
-        files = shards(index) if index.is_file() else sorted(folder.glob("*.safetensors"))
+        files = shards(index) if index.is_file() else sorted(folder.glob(pattern))
     if not files:
         raise InputError(f"{folder}: no safetensors files; name the file of the weights itself")
     weights: dict[str, Tensor] = {}

@@ -26,8 +26,9 @@ def sentencepiece_tokenizer(
     start: Sequence[str] = (),
     end: Sequence[str] = (),
     normalizer: normalizers.Normalizer | None = None,
+    splits_unknown: bool = False,
 ) -> tuple[PreTrainedTokenizerFast, list[str]]:
-    """Make a tokenizer of a SentencePiece model whose pieces are restricted to those of a vocabulary.
+    """Make a tokenizer of a SentencePiece model for a translator's vocabulary.
 
     Args:
         path: The model, `spm.model`.
@@ -36,10 +37,12 @@ def sentencepiece_tokenizer(
         start: Special tokens that are put before each text.
         end: Those that are put after it.
         normalizer: Normalisation of texts before that of the model; None for no other.
+        splits_unknown: Whether the model is restricted to the pieces of the vocabulary and single characters, as by
+            its `set_vocabulary`, and splits others.
 
     Returns:
-        The tokenizer, and pieces that it makes of a text but that no id of the vocabulary stands for: single
-        characters and, of a BPE model, pieces on the way to others. They have the next ids.
+        The tokenizer, and pieces that it makes of a text, or on the way to others, but that no id of the vocabulary
+        stands for. They have the next ids.
 
     Raises:
         InputError: If the file is not a model of SentencePiece, or of a kind that the tokenizers library cannot follow.
@@ -59,7 +62,7 @@ def sentencepiece_tokenizer(
         raise InputError(f"{path}: a model of SentencePiece without pieces")
     known = {token: number for number, token in enumerate(tokens)}
     # SentencePiece keeps single characters, whatever vocabulary it is restricted to.
-    usable = {piece for piece in scores if piece in known or len(piece) == 1}
+    usable = {piece for piece in scores if not splits_unknown or piece in known or len(piece) == 1}
     model: Any
     if kind == _UNIGRAM:
         added = sorted(usable - known.keys())
