@@ -67,7 +67,7 @@ bench: $(DEV)
 		$(if $(DEVICE),--device $(DEVICE)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 # Rebuilds the fixtures of tests/fixtures/peers with the toolkits that wrote them, in environments of their own under
-# .peers, and compares. CHECKOUTS: a folder with clones of pytorch/examples, salesforce/awd-lstm-lm and k2-fsa/icefall.
+# .peers, and compares. CHECKOUTS: a folder with sources that cannot be installed; see benchmarks/peers/make.py.
 peers:
 	@$(PYTHON) benchmarks/peers/make.py $(if $(CHECKOUTS),--checkouts $(CHECKOUTS)) $(if $(ONLY),--only $(ONLY))
 

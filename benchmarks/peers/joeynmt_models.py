@@ -22,7 +22,7 @@ from common import Case, arguments, pad, translation_corpus, write_lines
 from joeynmt.__main__ import main as command_line
 from joeynmt.batch import Batch
 from joeynmt.config import load_config, parse_global_args
-from joeynmt.helpers import load_checkpoint
+from joeynmt.helpers import load_checkpoint, set_seed
 from joeynmt.model import Model, build_model
 from joeynmt.tokenizers import build_tokenizer
 from joeynmt.vocabulary import build_vocab
@@ -232,6 +232,8 @@ def main() -> None:
             folder = Path("models") / case_name
             config = Path(f"{case_name}.yaml")
             config.write_text(yaml.safe_dump(make_config(options, folder), sort_keys=False), encoding="utf-8")
+            # It draws the weights before it sets the seed of its configuration.
+            set_seed(42)
             joeynmt("train", str(config), "--skip-test")
             joeynmt("test", str(config), "--output-path", "hyp")
             case = Case(output, f"joeynmt/{case_name}", ("joeynmt",))

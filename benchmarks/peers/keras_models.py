@@ -67,9 +67,6 @@ def models() -> dict[str, keras.Model]:
         "tagger_bilstm/model.keras": sequential(
             embedding(), layers.Bidirectional(layers.LSTM(8, **sequences)), layers.TimeDistributed(layers.Dense(5))
         ),
-        "tagger_bilstm/model.h5": sequential(
-            embedding(), layers.Bidirectional(layers.LSTM(8, **sequences)), layers.TimeDistributed(layers.Dense(5))
-        ),
         "tagger_rnn/model.h5": sequential(embedding(), layers.SimpleRNN(8, **sequences), layers.Dense(5, "softmax")),
     }
 

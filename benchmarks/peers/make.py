@@ -4,9 +4,10 @@
     python benchmarks/peers/make.py --only keras --write
 
 Each toolkit gets an environment of its own under `--environments`, with the packages of `requirements/NAME.txt`
-and, without their dependencies, those of `requirements/NAME.no_deps.txt`. Sources that are on no package index are
-read from checkouts: `examples` of pytorch, `awd-lstm-lm` of salesforce and `icefall` of k2-fsa; what needs one that is
-missing is left out. With `--write` the fixtures are replaced instead of compared.
+and, without their dependencies, those of `requirements/NAME.no_deps.txt`. Sources that cannot be installed are read
+from `--checkouts`: clones of `examples` of pytorch, `awd-lstm-lm` of salesforce and `icefall` of k2-fsa, and
+`fairseq`, the unpacked source archive of version 0.12.2. What needs one that is missing is left out.
+With `--write` the fixtures are replaced instead of compared.
 """
 
 import argparse
@@ -28,6 +29,7 @@ SCRIPTS = {
     "fastai_models": ("fastai",),
     "awd_lstm": ("torch", "awd-lstm-lm"),
     "eole_models": ("eole",),
+    "fairseq_models": ("fairseq", "fairseq"),
 }
 """Name of a script to its environment and, if it needs one, its checkout."""
 

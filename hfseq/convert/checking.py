@@ -30,7 +30,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is within `TOLERANCE`; False for logits that are all the same, or not finite."""
+        """True if the difference is within `TOLERANCE`; False for logits that are all the same, or not finite."""
         return self.deviation > 0 and self.difference <= TOLERANCE * self.deviation
 
     def __str__(self) -> str:

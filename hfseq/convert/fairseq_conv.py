@@ -17,11 +17,11 @@ from hfseq.convert.fairseq_lstm import (
     UNUSED,
     adaptive_table,
     language_tokenizers,
-    piece_notes,
     run_adaptive,
     set_search,
 )
 from hfseq.convert.names import Made, add_pieces, fill, same_weight, translate
+from hfseq.convert.translators import piece_note
 from hfseq.errors import InputError
 from hfseq.models import CnnConfig
 from hfseq.models.modeling_cnn import CnnForCausalLM, CnnForConditionalGeneration
@@ -101,7 +101,7 @@ def convert_fconv(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: 
         _reference(weights, layers),
         f"fairseq ({found.arch})",
         [*found.parts, *ignored],
-        [*set_search(model), *piece_notes([*more, *more_targets])],
+        [*set_search(model), *piece_note([*more, *more_targets])],
     )
 
 
@@ -170,7 +170,7 @@ def convert_fconv_lm(found: FairseqCheckpoint, dict_dir: str | Path | None, code
         reference,
         f"fairseq ({found.arch})",
         [*found.parts, *ignored],
-        notes + piece_notes(more),
+        notes + piece_note(more),
     )
 
 

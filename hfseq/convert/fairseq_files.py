@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from hfseq.convert.names import as_float32
+from hfseq.convert.names import as_float32, other_parts
 from hfseq.convert.reading import COMMON, PickledNames, StandIn, read_checkpoint
 from hfseq.convert.vocabularies import bpe_tokenizer, check_tokens, read_fairseq_dictionary, word_tokenizer
 from hfseq.errors import InputError
@@ -41,7 +41,7 @@ class FairseqCheckpoint:
         path: The file.
         options: Options of the model by their names, those of the training among them.
         weights: Weights by fairseq's names, in float32.
-        parts: Other parts of the checkpoint that are not empty.
+        parts: Clauses on its other parts.
     """
 
     path: Path
@@ -91,7 +91,7 @@ def read_fairseq(path: str | Path) -> FairseqCheckpoint:
     options |= args if isinstance(args, dict) else {}
     if not options:
         raise InputError(f"{path}: neither 'args' nor 'cfg' has the options of the model")
-    parts = [str(key) for key, value in found.items() if key not in ("model", "args", "cfg") and value]
+    parts = other_parts(found, "model", "args", "cfg")
     return FairseqCheckpoint(Path(path), options, {str(k): as_float32(v) for k, v in weights.items()}, parts)
 
 

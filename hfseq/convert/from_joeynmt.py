@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerFast
 
 from hfseq.convert.base import Converted, Format, Reference
-from hfseq.convert.names import Made, add_pieces, as_float32, fill, recurrent_table, same_weight, translate
+from hfseq.convert.names import Made, add_pieces, as_float32, fill, other_parts, recurrent_table, same_weight, translate
 from hfseq.convert.parts import Recurrent, recurrent_modules
 from hfseq.convert.reading import COMMON, existing_file, read_checkpoint, read_lines, read_yaml
 from hfseq.convert.sentencepiece import sentencepiece_tokenizer
@@ -109,7 +109,7 @@ def convert_joeynmt(checkpoint: str | Path) -> Converted:
     notes = settings.decode(model, special)
     pieces = [*added, *(piece for piece in added_targets if piece not in added)]
     kind = "Luong" if attention == "general" else "Bahdanau"
-    ignored += [f"{name} of the checkpoint" for name, part in found.items() if name != "model_state" and part is not None]
+    ignored = [*other_parts(found, "model_state"), *ignored]
     return Converted(
         model,
         translator_tokenizer(*sides),

@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerFast
 
 from hfseq.convert.base import Converted, Format, Reference
-from hfseq.convert.names import Made, add_pieces, as_float32, fill, recurrent_table, same_weight, translate
+from hfseq.convert.names import Made, add_pieces, as_float32, fill, other_parts, recurrent_table, same_weight, translate
 from hfseq.convert.parts import Recurrent, recurrent_modules
 from hfseq.convert.reading import COMMON, StandIn, read_checkpoint, read_folder, read_json
 from hfseq.convert.sentencepiece import sentencepiece_tokenizer
@@ -126,7 +126,7 @@ def convert_opennmt(checkpoint: str | Path, *, subwords: Sequence[str | Path] = 
         translator_tokenizer(*sides),
         _reference(found, encoder, decoder, attention, unknown),
         f"{found.name} ({decoder.cell}, {found.options.get('global_attention', 'general')} attention)",
-        [*(f"{part} of the checkpoint" for part in found.parts), *ignored],
+        [*found.parts, *ignored],
         notes + piece_note(pieces),
     )
 
@@ -180,7 +180,7 @@ class _Checkpoint:
         special: Special tokens by their roles.
         source: Name of the source embeddings.
         target: Name of the target embeddings.
-        parts: Other parts of the checkpoint.
+        parts: Clauses on its other parts.
     """
 
     path: Path
@@ -333,7 +333,7 @@ def _read_opennmt(path: Path) -> _Checkpoint:
     if not weights or not all(isinstance(weight, Tensor) for weight in weights.values()):
         raise InputError(f"{path}: no weights in it, nor in {beside.name} beside it")
     prefix = "make_embedding.emb_luts.0.weight"
-    parts = [name for name, part in found.items() if name not in ("model", "generator", "vocab", "opt") and part]
+    parts = other_parts(found, "model", "generator", "vocab", "opt")
     return _Checkpoint(
         path,
         "OpenNMT-py",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -119,6 +120,16 @@ def recurrent_table(
             f"{theirs}bias_{side}_l{layer}{suffix}" if bias else Made([weight], _zero_bias)
         )
     return table
+
+
+def other_parts(found: Mapping[Any, Any], *used: str) -> list[str]:
+    """Clauses on the parts of a checkpoint that are not used and not empty."""
+    kept = {str(name): value for name, value in found.items() if str(name) not in used and value is not None}
+    return [f"{name} of the checkpoint" for name, value in kept.items() if not _is_empty(value)]
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, dict | list | tuple | str) and not value
 
 
 def listed(weights: Mapping[str, Tensor], names: Iterable[str]) -> str:

@@ -43,7 +43,7 @@ class Recurrent:
 
     @property
     def prefix(self) -> str:
-        """What its parameters' names begin with."""
+        """Prefix of the names of its parameters."""
         return f"{self.name}." if self.name else ""
 
     @property
