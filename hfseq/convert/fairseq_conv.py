@@ -54,8 +54,10 @@ def convert_fconv(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: 
     tokenizer, more, more_targets = language_tokenizers(found, dict_dir, codes, shared, source, target)
     positions = {side: weights[f"{side}.embed_positions.weight"][_FIRST_POSITION:] for side in layers}
     longest = max(map(len, positions.values()))
-    dropout, ignored = found.dropout("dropout")
-    config = CnnConfig(
+    fields: dict[str, Any]
+    fields, ignored = found.dropout("dropout")
+    config_class: Any = CnnConfig
+    config = config_class(
         architecture="convs2s",
         vocab_size=source + len(more),
         decoder_vocab_size=None if shared else target + len(more_targets),
@@ -76,8 +78,7 @@ def convert_fconv(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: 
         lm_head_bias=True,
         is_encoder_decoder=True,
         decoder_start_token_id=IDS["eos_token_id"],
-        **IDS,
-        **dropout,
+        **(fields | IDS),
     )
     model: Any = CnnForConditionalGeneration(config)
     table = _table(found, "encoder", "model.") | _table(found, "decoder", "decoder.") | _output(found)
@@ -85,7 +86,9 @@ def convert_fconv(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: 
         # All further positions are as the last one, which fairseq does not reach.
         table[f"{ours}.positions.table.weight"] = Made(
             [f"{side}.embed_positions.weight"],
-            lambda rows: torch.cat([rows[_FIRST_POSITION:], rows[-1:].expand(longest + _FIRST_POSITION - len(rows), -1)]),
+            lambda rows: torch.cat(
+                [rows[_FIRST_POSITION:], rows[-1:].expand(longest + _FIRST_POSITION - len(rows), -1)]
+            ),
         )
     table |= _linear("encoder.fc2", "decoder.source.project")
     for index in range(len(layers["decoder"])):
@@ -134,7 +137,8 @@ def convert_fconv_lm(found: FairseqCheckpoint, dict_dir: str | Path | None, code
             "tie_word_embeddings": "decoder.fc3.weight_v" not in weights,
             "lm_head_bias": True,
         }
-    config = CnnConfig(
+    config_class: Any = CnnConfig
+    config = config_class(
         architecture="convs2s",
         vocab_size=size + len(more),
         embedding_size=width,
@@ -145,9 +149,7 @@ def convert_fconv_lm(found: FairseqCheckpoint, dict_dir: str | Path | None, code
         bidirectional=False,
         max_position_embeddings=1,
         decoder_start_token_id=IDS["eos_token_id"],
-        **fields,
-        **IDS,
-        **dropout,
+        **(fields | IDS | dropout),
     )
     model: Any = CnnForCausalLM(config)
     table = _table(found, "decoder", "model.") | output
@@ -155,9 +157,7 @@ def convert_fconv_lm(found: FairseqCheckpoint, dict_dir: str | Path | None, code
     embeddings = "decoder.embed_tokens.weight"
     table["model.positions.table.weight"] = Made([embeddings], lambda rows: rows.new_zeros(1, rows.shape[1]))
     translated = translate(path, weights, table, UNUSED)
-    add_pieces(
-        translated, {"model.embed_tokens.weight": len(more)}, len(more), config.tie_word_embeddings, UNKNOWN
-    )
+    add_pieces(translated, {"model.embed_tokens.weight": len(more)}, len(more), config.tie_word_embeddings, UNKNOWN)
     fill(model, translated, path)
     notes = [] if tokenizer is None else ["The tokenizer begins a text with </s>, as fairseq does."]
 
@@ -181,6 +181,8 @@ def read_layers(text: str) -> list[list[int]]:
         ValueError: If the text is no such expression; nothing else in it is evaluated.
     """
     layers = _evaluate(ast.parse(text, mode="eval").body)
+    if not isinstance(layers, list):
+        raise ValueError("not a list of layers")
     complete = [[*layer, 1][:3] if isinstance(layer, tuple) else [] for layer in layers]
     if not all(len(layer) == 3 and all(isinstance(number, int) for number in layer) for layer in complete):
         raise ValueError("a layer is not of two or three numbers")
@@ -208,7 +210,7 @@ def _evaluate(node: ast.expr) -> Any:
 def _layers(found: FairseqCheckpoint, side: str) -> list[list[int]]:
     """Channels, kernel size and residual of each layer; the option tells only the residuals."""
     weights, path, option = found.weights, found.path, f"--{side}-layers"
-    shapes = []
+    shapes: list[list[int]] = []
     while (filters := weights.get(f"{side}.convolutions.{len(shapes)}.weight_v")) is not None:
         shapes.append([filters.shape[2] // 2, filters.shape[0]])
     text = found.options.get(f"{side}_layers")
@@ -298,7 +300,7 @@ def _convolve(weights: dict[str, Tensor], name: str, values: Tensor, before: int
 
 
 def _shortcut(weights: dict[str, Tensor], name: str, entered: list[Tensor], residual: int) -> Tensor | None:
-    """What a layer adds to its output, an earlier one, perhaps projected; None for nothing."""
+    """Earlier output that a layer adds to its own, perhaps projected; None for none."""
     if residual == 0:
         return None
     return _map(weights, name, entered[-residual]) if f"{name}.bias" in weights else entered[-residual]

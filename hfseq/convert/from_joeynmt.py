@@ -13,7 +13,16 @@ from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerFast
 
 from hfseq.convert.base import Converted, Format, Reference
-from hfseq.convert.names import Made, add_pieces, as_float32, fill, other_parts, recurrent_table, same_weight, translate
+from hfseq.convert.names import (
+    Made,
+    add_pieces,
+    as_float32,
+    fill,
+    other_parts,
+    recurrent_table,
+    same_weight,
+    translate,
+)
 from hfseq.convert.parts import Recurrent, recurrent_modules
 from hfseq.convert.reading import COMMON, existing_file, read_checkpoint, read_lines, read_yaml
 from hfseq.convert.sentencepiece import sentencepiece_tokenizer
@@ -53,14 +62,13 @@ def convert_joeynmt(checkpoint: str | Path) -> Converted:
             tokenizers cannot be expressed here.
     """
     path = _find_checkpoint(Path(checkpoint))
-    config_path = path.parent / "config.yaml"
-    config = read_yaml(config_path)
     found = read_checkpoint(path, COMMON)
     state = found.get("model_state") if isinstance(found, dict) else None
     if not isinstance(state, dict) or not all(isinstance(weight, Tensor) for weight in state.values()):
         raise InputError(f"{path}: not a checkpoint of JoeyNMT, which has its weights under 'model_state'")
     weights = {name: as_float32(weight) for name, weight in state.items()}
-    settings = _Settings(config_path, config)
+    config_path = path.parent / "config.yaml"
+    settings = _Settings(config_path, read_yaml(config_path))
     encoder, decoder = _recurrent(path, weights, settings)
     tokens, special = _vocabularies(path.parent, weights, settings)
     sides = [_tokenizer(path.parent, settings, side, tokens[side], special) for side in ("src", "trg")]
@@ -172,6 +180,11 @@ class _Settings:
         beams, alpha, longest = (testing.get(name) for name in ("beam_size", "beam_alpha", "max_output_length"))
         alpha = alpha if isinstance(alpha, int | float) else testing.get("alpha")
         notes = [f"A source ends with {special['eos'][0]}, and a target begins with {special['bos'][0]}."]
+        if any(
+            self.section("data", side, "tokenizer_cfg").get("pretokenizer", "none") != "none"
+            for side in ("src", "trg")
+        ):
+            notes.append("Texts have to go through Moses before, and its detokenizer afterwards: sacremoses has both.")
         if testing.get("generate_unk") is False:
             unwritten.append(special["unk"][1])
         else:
@@ -186,8 +199,8 @@ class _Settings:
             if isinstance(alpha, int | float) and alpha > 0:
                 generation.length_penalty = _SLOPE * alpha
                 notes.append(
-                    f"JoeyNMT divides the score of a hypothesis by ((5 + length) / 6)^{alpha:g}; here it is divided by "
-                    f"length^{_SLOPE * alpha:g}, which weighs lengths around 20 alike."
+                    f"JoeyNMT divides the score of a hypothesis by ((5 + length) / 6)^{alpha:g}; here it is divided "
+                    f"by length^{_SLOPE * alpha:g}, which weighs lengths around 20 alike."
                 )
         return notes
 
@@ -204,9 +217,7 @@ def _find_checkpoint(path: Path) -> Path:
     return max(numbered, key=lambda one: int(one.stem))
 
 
-def _recurrent(
-    path: Path, weights: Mapping[str, Tensor], settings: _Settings
-) -> tuple[Recurrent, Recurrent]:
+def _recurrent(path: Path, weights: Mapping[str, Tensor], settings: _Settings) -> tuple[Recurrent, Recurrent]:
     """Encoder and decoder, or an error that names the setting that hfseq lacks."""
     found = recurrent_modules(path, weights)
     for side in ("encoder", "decoder"):
@@ -304,7 +315,9 @@ def _table(
     else:
         table[f"{theirs}query.weight"] = Made([f"{theirs}key_layer.weight"], lambda key: key.T)
     # JoeyNMT's vector is of the state and the context, in this order.
-    table[f"{theirs}combine.weight"] = Made(["decoder.att_vector_layer.weight"], lambda both: both.roll(-width, dims=1))
+    table[f"{theirs}combine.weight"] = Made(
+        ["decoder.att_vector_layer.weight"], lambda both: both.roll(-width, dims=1)
+    )
     table[f"{theirs}combine.bias"] = "decoder.att_vector_layer.bias"
     table["lm_head.weight"] = "decoder.output_layer.weight"
     if biased:

@@ -12,7 +12,16 @@ from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerFast
 
 from hfseq.convert.base import Converted, Format, Reference
-from hfseq.convert.names import Made, add_pieces, as_float32, fill, other_parts, recurrent_table, same_weight, translate
+from hfseq.convert.names import (
+    Made,
+    add_pieces,
+    as_float32,
+    fill,
+    other_parts,
+    recurrent_table,
+    same_weight,
+    translate,
+)
 from hfseq.convert.parts import Recurrent, recurrent_modules
 from hfseq.convert.reading import COMMON, StandIn, read_checkpoint, read_folder, read_json
 from hfseq.convert.sentencepiece import sentencepiece_tokenizer
@@ -58,8 +67,8 @@ def convert_opennmt(checkpoint: str | Path, *, subwords: Sequence[str | Path] = 
     """Convert a recurrent translator with its vocabularies.
 
     Args:
-        checkpoint: `model_step_1000.pt` of OpenNMT-py, whose weights may be beside it in a safetensors file of the same
-            name; or a folder of Eole, with `config.json`, `vocab.json` and safetensors files.
+        checkpoint: `model_step_1000.pt` of OpenNMT-py, whose weights may be beside it in a safetensors file of the
+            same name; or a folder of Eole, with `config.json`, `vocab.json` and safetensors files.
         subwords: Files that split words as in training, one for both languages or one for each: models of
             SentencePiece, whose names end in `.model`, or BPE codes of subword-nmt; none for a tokenizer of texts that
             are split already.
@@ -120,7 +129,9 @@ def convert_opennmt(checkpoint: str | Path, *, subwords: Sequence[str | Path] = 
         f"{found.name} searches with 5 beams and divides by lengths (length_penalty avg, alpha 1), as is set here.",
     ]
     if not subwords and any(map(reads_pieces, found.vocabularies)):
-        notes.append("The tokenizer reads texts that are split into pieces already; --subwords takes what splits them.")
+        notes.append(
+            "The tokenizer reads texts that are split into pieces already; --subwords takes what splits them."
+        )
     return Converted(
         model,
         translator_tokenizer(*sides),
@@ -263,9 +274,7 @@ class _Checkpoint:
         found = self.options.get("dropout")
         return found[-1] if isinstance(found, list) and found else found
 
-    def tokenizers(
-        self, subwords: Sequence[str | Path]
-    ) -> list[tuple[PreTrainedTokenizerFast, list[str]]]:
+    def tokenizers(self, subwords: Sequence[str | Path]) -> list[tuple[PreTrainedTokenizerFast, list[str]]]:
         """Tokenizers of both sides, and the pieces that each has beyond its vocabulary."""
         made = []
         files = [subwords[0], subwords[-1]] if subwords else [None, None]
@@ -322,7 +331,7 @@ def _read_opennmt(path: Path) -> _Checkpoint:
         ) from error
     vocabularies = found.get("vocab") if isinstance(found, dict) else None
     options = found.get("opt") if isinstance(found, dict) else None
-    if not isinstance(vocabularies, dict) or not isinstance(options, StandIn | object) or options is None:
+    if not isinstance(vocabularies, dict) or not isinstance(options, StandIn):
         raise InputError(f"{path}: not a checkpoint of OpenNMT-py 3, which has a 'vocab' and the options 'opt'")
     beside = path.with_suffix(".safetensors")
     weights = dict(found["model"]) if isinstance(found.get("model"), dict) else {}

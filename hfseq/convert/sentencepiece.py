@@ -45,7 +45,7 @@ def sentencepiece_tokenizer(
         stands for. They have the next ids.
 
     Raises:
-        InputError: If the file is not a model of SentencePiece, or of a kind that the tokenizers library cannot follow.
+        InputError: If the file is not a model of SentencePiece, or of a kind that hfseq cannot follow.
     """
     path = existing_file(path)
     require("google.protobuf", extra="convert", use=str(path))

@@ -1,4 +1,4 @@
-"""What the converters of recurrent translators have in common."""
+"""Common parts of the converters of recurrent translators."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -221,9 +221,7 @@ def useful_merges(merges: Sequence[tuple[str, str]], known: Container[str]) -> l
     return useful[::-1]
 
 
-def with_merged(
-    known: Mapping[str, int], merges: Iterable[tuple[str, str]]
-) -> tuple[dict[str, int], list[str]]:
+def with_merged(known: Mapping[str, int], merges: Iterable[tuple[str, str]]) -> tuple[dict[str, int], list[str]]:
     """A vocabulary with all pieces of merges, those without an id after the others, and a list of these."""
     # Characters too: one that no word of the training texts ended with has no id.
     pieces = (piece for pair in merges for piece in (*pair, "".join(pair)))
