@@ -4,8 +4,8 @@
 
 Reads what that script wrote, converts its folder `model` by `python -m hfseq.convert joeynmt`, and translates the test
 rows with what `from_pretrained` loads: greedily, and with the beams and the length penalty that the conversion took
-from the configuration. Writes `converted.json` beside `results.json`: BLEU and exact matches of both, and the number of
-lines that JoeyNMT translated otherwise. JoeyNMT writes `<unk>`, which decoding here leaves out.
+from the configuration. Writes `converted.json` beside `results.json`: BLEU and exact matches of both, and how many
+translations differ. JoeyNMT writes `<unk>`, which decoding here leaves out.
 """
 
 import argparse

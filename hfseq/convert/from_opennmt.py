@@ -93,7 +93,7 @@ def convert_opennmt(checkpoint: str | Path, *, subwords: Sequence[str | Path] = 
     attention = found.attention()
     roles = sides[0][0]
     dropout, ignored = dropout_fields({"dropout": found.dropout()})
-    unknown = roles.convert_tokens_to_ids(roles.unk_token)
+    unknown = found.vocabularies[0].index(found.special["unk_token"])
     config_class: Any = LstmConfig if decoder.cell == "LSTM" else GruConfig
     fields = vocabulary_fields((len(source) + len(added), len(target) + len(added_targets)), same, shared)
     config = config_class(
@@ -276,7 +276,7 @@ class _Checkpoint:
 
     def tokenizers(self, subwords: Sequence[str | Path]) -> list[tuple[PreTrainedTokenizerFast, list[str]]]:
         """Tokenizers of both sides, and the pieces that each has beyond its vocabulary."""
-        made = []
+        made: list[tuple[PreTrainedTokenizerFast, list[str]]] = []
         files = [subwords[0], subwords[-1]] if subwords else [None, None]
         for tokens, file, end in zip(self.vocabularies, files, ([], [self.special["eos_token"]]), strict=True):
             for token in {*self.special.values(), self.start} - {*tokens}:
@@ -373,7 +373,7 @@ def _read_eole(path: Path) -> _Checkpoint:
         path,
         "Eole",
         options,
-        {name: as_float32(weight) for name, weight in read_folder(path, "model.*.safetensors").items()},
+        {name: as_float32(weight) for name, weight in read_folder(path).items()},
         _tokens(path / "vocab.json", vocabularies),
         vocabularies.get("decoder_start_token") or _ROLES["bos_token"],
         _ROLES | ({role: str(token) for role, token in special.items() if role in _ROLES} if special else {}),
