@@ -7,6 +7,7 @@ import types
 
 import pytest
 import torch
+from peer_fixtures import PEERS, assert_equals_peer
 from test_switches import FAIRSEQ
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -50,6 +51,19 @@ def test_logits_are_those_of_fairseq(name):
     assert (config.bos_token_id, config.pad_token_id, config.eos_token_id) == (0, 1, 2)
     assert config.decoder_start_token_id == 2 and config.dropout == 0.1
     assert found.ignored == ["optimizer_history of the checkpoint", "extra_state of the checkpoint"]
+
+
+@pytest.mark.parametrize("name", ["lstm_bidirectional", "lstm_lm", "lstm_uni", "lstm_wide_encoder_tied"])
+def test_logits_and_dictionaries_of_what_fairseq_trains(name):
+    """Checkpoints of its trainer, whose options are a dictionary with those of argparse in it."""
+    case = PEERS / "fairseq" / name
+    found = convert_fairseq(case / "checkpoint_best.pt", dict_dir=case)
+    assert_equals_peer(found, f"fairseq/{name}")
+    config, tokenizer = found.model.config, found.tokenizer
+    assert len(tokenizer) == config.vocab_size and config.tie_word_embeddings == name.endswith("tied")
+    words = tokenizer.convert_ids_to_tokens([4, 6])
+    ids = [2, 4, 6] if name == "lstm_lm" else [4, 6, 2]
+    assert tokenizer(" ".join(words)).input_ids == ids
 
 
 def test_the_command_writes_a_translator_with_two_vocabularies(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Models of Keras, converted: equal to what Keras computed; other layers and hostile files are refused by name."""
 
+import io
 import json
 import shutil
 import zipfile
@@ -19,7 +20,6 @@ CASES = {
     "classifier_lstm_compiled/model.h5": "LstmForSequenceClassification",
     "lm_gru/model.h5": "GruForCausalLM",
     "lm_lstm_functional/model.keras": "LstmForCausalLM",
-    "tagger_bilstm/model.h5": "LstmForTokenClassification",
     "tagger_bilstm/model.keras": "LstmForTokenClassification",
     "tagger_rnn/model.h5": "RnnForTokenClassification",
 }
@@ -38,6 +38,26 @@ def test_logits_are_those_of_keras(name):
     assert found.tokenizer(f"{words[5]} unheard {words[2]}").input_ids == [5, 1, 2]
     assert (found.tokenizer.pad_token_id, found.model.config.pad_token_id) == (0, 0)
     assert found.model.config.dropout == (0.5 if "bigru" in name else 0.1)
+
+
+def test_both_directions_in_the_older_format(tmp_path):
+    """The arrays of a `.keras` file under the names that `.h5` files have, as `tagger_rnn` and `lm_gru` show them."""
+    source, path = PEERS / "keras" / "tagger_bilstm" / "model.keras", tmp_path / "model.h5"
+    with zipfile.ZipFile(source) as archive:
+        config, data = json.loads(archive.read("config.json")), archive.read("model.weights.h5")
+    names = [layer["config"]["name"] for layer in config["config"]["layers"][1:]]
+    paths = {"layers/embedding/vars/0": f"{names[0]}/top/{names[0]}/embeddings"}
+    for way in ("forward", "backward"):
+        for number, weight in enumerate(("kernel", "recurrent_kernel", "bias")):
+            theirs = f"layers/bidirectional/{way}_layer/cell/vars/{number}"
+            paths[theirs] = f"{names[1]}/top/{names[1]}/{way}_lstm/lstm_cell/{weight}:0"
+    for number, weight in enumerate(("kernel", "bias")):
+        paths[f"layers/time_distributed/layer/vars/{number}"] = f"{names[2]}/top/{names[2]}/dense/{weight}"
+    with h5py.File(io.BytesIO(data)) as arrays, h5py.File(path, "w") as file:
+        file.attrs["model_config"] = json.dumps(config)
+        for theirs, ours in paths.items():
+            file[f"model_weights/{ours}"] = arrays[theirs][()]
+    assert_equals_peer(convert_keras(path), "keras/tagger_bilstm")
 
 
 def changed(source, path, *, layers=None, weights=None):

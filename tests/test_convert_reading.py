@@ -265,7 +265,7 @@ def test_other_files_are_refused_by_name(net, tmp_path):
 def test_folders_of_safetensors(tmp_path):
     folder, outside = tmp_path / "model", tmp_path / "other.safetensors"
     folder.mkdir()
-    with pytest.raises(InputError, match="no safetensors files"):
+    with pytest.raises(InputError, match="no model.safetensors; name the file"):
         read_folder(folder)
     save_file({"a": torch.ones(2)}, folder / "model.00.safetensors")
     save_file({"b": torch.zeros(1)}, folder / "model.01.safetensors")

@@ -158,12 +158,8 @@ def read_pickle(path: str | Path) -> Any:
         return _Unpickler(file, PLAIN).load()
 
 
-def read_folder(folder: Path, pattern: str = "*.safetensors") -> dict[str, Tensor]:
-    """Read the weights of a folder: `model.safetensors`, shards with an index, or other safetensors files.
-
-    Args:
-        folder: The folder.
-        pattern: Names of the other files, with wildcards.
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """Read the weights of a folder: `model.safetensors`, shards with an index, or all of `model.*.safetensors`.
 
     Raises:
         InputError: If there are none, if files have a weight in common, or if one is damaged.
@@ -172,9 +168,9 @@ def read_folder(folder: Path, pattern: str = "*.safetensors") -> dict[str, Tenso
     if (folder / "model.safetensors").is_file():
         files = [folder / "model.safetensors"]
     else:
-        files = shards(index) if index.is_file() else sorted(folder.glob(pattern))
+        files = shards(index) if index.is_file() else sorted(folder.glob("model.*.safetensors"))
     if not files:
-        raise InputError(f"{folder}: no safetensors files; name the file of the weights itself")
+        raise InputError(f"{folder}: no model.safetensors; name the file of the weights itself")
     weights: dict[str, Tensor] = {}
     for path in files:
         for name, weight in _read_safetensors(file_beside(path, path.name)).items():
