@@ -4,8 +4,9 @@
 
 Reads what that script wrote, converts its folder `model` by `python -m hfseq.convert joeynmt`, and translates the test
 rows with what `from_pretrained` loads: greedily, and with the beams and the length penalty that the conversion took
-from the configuration. Writes `converted.json` beside `results.json`: BLEU and exact matches of both, and how many
-translations differ. JoeyNMT writes `<unk>`, which decoding here leaves out.
+from the configuration. JoeyNMT writes `<unk>`, which decoding here leaves out. Figures go into
+`benchmarks/joeynmt_converted.json`, from which `make results` renders the table of the guide; the translations lie in
+the folder.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from exactness import CONVERTED, write
+from timing import machine
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import hfseq  # noqa: F401
@@ -47,21 +50,24 @@ def main() -> None:
     lines, references = (
         (args.folder / f"test.{language}").read_text(encoding="utf-8").splitlines() for language in (SOURCE, TARGET)
     )
-    results: dict[str, Any] = {"check": str(check)}
+    searches: dict[str, Any] = {}
     for name, options in {"greedy": {"num_beams": 1}, "beam": {}}.items():
         texts = translate(model, tokenizer, lines, args.batch_size, **options)
         theirs = (args.folder / f"{name}.test").read_text(encoding="utf-8").splitlines()
         known = [" ".join(line.replace("<unk>", "").split()) for line in theirs]
         others = [number for number, (ours, own) in enumerate(zip(texts, known, strict=True)) if ours != own]
         (args.folder / f"{name}.converted").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-        results[name] = {"other_lines": len(others), "lines": len(lines)}
+        searches[name] = {"other_lines": len(others), "lines": len(lines)}
         for title, found in (("hfseq", texts), ("joeynmt", theirs)):
             scores = score_translations(found, references)
-            results[name][title] = {metric: scores[metric] for metric in ("bleu", "exact_match")}
+            searches[name][title] = {metric: scores[metric] for metric in ("bleu", "exact_match")}
         for number in others[:5]:
             print(f"{name}, line {number + 1}: {lines[number]!r}: {texts[number]!r}, JoeyNMT {theirs[number]!r}")
-    (args.folder / "converted.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps(results))
+    about = machine(torch.get_num_threads(), "cpu") | {"command": "python benchmarks/joeynmt_converted.py"}
+    environment = json.loads((args.folder / "results.json").read_text(encoding="utf-8"))["environment"]
+    about["versions"] += f"; {environment}"
+    write(CONVERTED, {"about": about, "check": str(check), "searches": searches})
+    print(json.dumps(searches))
 
 
 if __name__ == "__main__":
