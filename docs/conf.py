@@ -25,8 +25,8 @@ autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 # Names of other libraries in signatures, whose documentation the build has no network to look up; private bases.
 nitpick_ignore_regex = [
-    ("py:.*", r"(abc|collections|gr|nn|np|numpy|os|pathlib|torch)\..*"),
-    ("py:.*", r"(accelerate|datasets|huggingface_hub|transformers)\..*"),
+    ("py:.*", r"(abc|argparse|collections|gr|nn|np|numpy|os|pathlib|torch)\..*"),
+    ("py:.*", r"(accelerate|datasets|huggingface_hub|tokenizers|transformers)\..*"),
     ("py:.*", r"hfseq\..*\._\w+"),
     # Types of arguments in modules that have no page.
     ("py:class", r"hfseq\.data\.(collation\.CheckedCollator|encoding\.EncodedSplits|running_text\.TokenWindows)"),

@@ -126,6 +126,7 @@ NARROW = {"adaptive_softmax_cutoffs": [5, 11], "adaptive_softmax_div_value": 2, 
 TAPERED = {"layer_sizes": [12, 10, 6], "hidden_size": 6, "num_hidden_layers": 3}
 SHAPED = {"conv_layers": [[6, 3, 1], [6, 1, 1], [8, 3, 2]], "num_hidden_layers": 3, "input_projection": True}
 SHAPED |= {"output_size": 5, "tie_word_embeddings": False, "lm_head_bias": True, "architecture": "convs2s"}
+BEFORE = {"attention_position": "before_residual"}
 ONE_FAMILY = {
     "Gru": {
         CAUSAL: {"narrow_clusters": NARROW},

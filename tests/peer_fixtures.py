@@ -43,6 +43,6 @@ def assert_equals_peer(converted, case, *, normalized=False, columns=slice(None)
         torch.testing.assert_close(
             valid_logits(logits, mask), valid_logits(batch["logits"], mask), atol=1e-5, rtol=0, msg=name
         )
-    assert {"row0", "row1"} <= batches.keys()
+    assert batches
     check = check_conversion(model, converted.reference)
     assert check.passed and check.difference < 1e-5, check

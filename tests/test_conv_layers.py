@@ -85,7 +85,7 @@ def test_projections_where_widths_agree():
     torch.testing.assert_close(tied(ids).logits[0], logits_row(tied, layers[-1]))
 
 
-def test_a_layer_may_leave_out_what_it_adds():
+def test_a_residual_connection_starts_at_the_input_by_default():
     config = CnnConfig(hidden_size=8, num_hidden_layers=2, conv_layers=[(5, 3), [8, 1]])
     assert config.conv_layers == [[5, 3, 1], [8, 1, 1]]
 
@@ -95,7 +95,10 @@ def test_a_layer_may_leave_out_what_it_adds():
     [
         ({"conv_layers": LAYERS[:3]}, "there must be num_hidden_layers=4 of them"),
         ({"conv_layers": [*LAYERS[:3], [9, 3, 1]]}, "the last layer must have hidden_size=8 channels"),
-        ({"conv_layers": [[10, 3, 2], *LAYERS[1:]]}, "layer 0 can add what lies at most 1 layers before its output"),
+        (
+            {"conv_layers": [[10, 3, 2], *LAYERS[1:]]},
+            "the residual of layer 0 starts at most 1 layers before",
+        ),
         ({"conv_layers": [*LAYERS[:3], [8]]}, "layer 3 must be [channels, kernel size, residual]"),
         ({"conv_layers": [*LAYERS[:3], [8, 0]]}, "layer 3 must be [channels, kernel size, residual]"),
         ({"conv_layers": [*LAYERS[:3], [8, 4]], "bidirectional": True}, "kernel sizes must be odd"),

@@ -53,7 +53,10 @@ def test_logits_are_those_of_fairseq(name):
     assert found.ignored == ["optimizer_history of the checkpoint", "extra_state of the checkpoint"]
 
 
-@pytest.mark.parametrize("name", ["lstm_bidirectional", "lstm_lm", "lstm_uni", "lstm_wide_encoder_tied"])
+TRAINED = ["fconv", "fconv_lm", "fconv_lm_args", "lstm_bidirectional", "lstm_lm", "lstm_uni", "lstm_wide_encoder_tied"]
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_logits_and_dictionaries_of_what_fairseq_trains(name):
     """Checkpoints of its trainer, whose options are a dictionary with those of argparse in it."""
     case = PEERS / "fairseq" / name
@@ -62,7 +65,7 @@ def test_logits_and_dictionaries_of_what_fairseq_trains(name):
     config, tokenizer = found.model.config, found.tokenizer
     assert len(tokenizer) == config.vocab_size and config.tie_word_embeddings == name.endswith("tied")
     words = tokenizer.convert_ids_to_tokens([4, 6])
-    ids = [2, 4, 6] if name == "lstm_lm" else [4, 6, 2]
+    ids = [2, 4, 6] if "lm" in name else [4, 6, 2]
     assert tokenizer(" ".join(words)).input_ids == ids
 
 
@@ -151,6 +154,64 @@ def test_other_outputs_bridges_and_attention(tmp_path):
     shared = {"encoder.embed_tokens.weight": one, "decoder.embed_tokens.weight": one.clone()}
     config = passes("lstm_uni", lambda state: state.update(shared))
     assert config.share_encoder_decoder_embeddings and config.decoder_vocab_size is None
+
+
+def test_convolutions_of_several_widths_and_of_old_versions(tmp_path):
+    """Projections, residuals further back, norms over another dimension, tied and shared embeddings."""
+    path, case = tmp_path / "model.pt", PEERS / "fairseq" / "fconv" / "checkpoint_best.pt"
+    torch.manual_seed(0)
+
+    def passes(change, **options):
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            found = torch.load(case, weights_only=True)
+        change(found["model"])
+        vars(found["cfg"]["model"]).update(options)
+        torch.save(found, path)
+        converted = convert_fairseq(path)
+        assert check_conversion(converted.model, converted.reference).passed
+        return converted.model.config
+
+    def wider(state):
+        for side in ("encoder", "decoder"):
+            name = f"{side}.convolutions.1"
+            state |= {f"{name}.weight_v": torch.randn(1, 8, 24), f"{name}.weight_g": torch.rand(1, 1, 24) + 1}
+            state |= {f"{name}.bias": torch.randn(24), f"{side}.projections.1.bias": torch.randn(12)}
+            name = f"{side}.projections.1"
+            state |= {f"{name}.weight_v": torch.randn(12, 8), f"{name}.weight_g": torch.rand(12, 1) + 1}
+            state[f"{side}.fc2.weight_v"] = torch.randn(6, 12)
+        name = "decoder.attention.1"
+        state[f"{name}.in_projection.weight_v"] = torch.randn(6, 12)
+        state |= {
+            f"{name}.out_projection.weight_v": torch.randn(12, 6),
+            f"{name}.out_projection.bias": torch.randn(12),
+        }
+        state[f"{name}.out_projection.weight_g"] = torch.rand(12, 1) + 1
+
+    layers = {side: "[(8, 3)] + [(12, 1, 2)]" for side in ("encoder_layers", "decoder_layers")}
+    config = passes(wider, **layers)
+    assert config.conv_layers == [[8, 3, 1], [12, 1, 2]] and config.hidden_size == 12
+    assert passes(lambda state: None, encoder_layers="[(8, 3, 0)] * 2").conv_layers == [[8, 3, 0]] * 2
+    old = {f"decoder.convolutions.{index}.weight_g": torch.rand(3, 1, 1) + 1 for index in range(2)}
+    passes(lambda state: state.update(old))
+
+    def tied(state):
+        del state["decoder.fc3.weight_v"], state["decoder.fc3.weight_g"]
+        state["decoder.fc3.weight"] = state["decoder.embed_tokens.weight"]
+
+    assert passes(tied).tie_word_embeddings
+    for options, message in (
+        ({"encoder_layers": "__import__('os')"}, "not a list of layers"),
+        ({"encoder_layers": "[(8, 3)] * 10**9"}, "not a list of layers"),
+        ({"encoder_layers": "[(8, 5)] * 2"}, "is not what the weights have"),
+        ({"encoder_layers": "[(8, 3"}, "--encoder-layers '"),
+    ):
+        with pytest.raises(InputError, match=message):
+            passes(lambda state: None, **options)
+    positions = {"encoder.embed_positions.weight": torch.randn(9, 6)}
+    with pytest.raises(InputError, match="--max-source-positions and --max-target-positions differ"):
+        passes(lambda state: state.update(positions))
+    with pytest.raises(InputError, match="--decoder-attention"):
+        passes(lambda state: [state.pop(name) for name in [*state] if name.startswith("decoder.attention.0")])
 
 
 def test_what_hfseq_lacks_is_refused_by_its_option(tmp_path):

@@ -91,10 +91,13 @@ def test_tagger_with_crf_scores_and_decodes_as_pytorch_crf_does():
     torch.testing.assert_close(max_marginals(emissions, transitions, start, end)[0], best)
 
 
-def test_saved_by_the_command_and_loaded_again(tmp_path, capsys):
+def test_saved_by_the_command_and_loaded_again(tmp_path, capsys, monkeypatch):
+    published = []
+    monkeypatch.setattr(command, "publish", lambda folder, name: published.append((str(folder), name)) or "its URL")
     case, output = PEERS / "torch" / "tagger_lstm_crf", tmp_path / "tagger"
     flags = ["--vocab", str(case / "vocab.txt"), "--labels", str(case / "tags.txt"), "--output_dir", str(output)]
-    main(["torch", str(case / "model.pt"), *flags])
+    main(["torch", str(case / "model.pt"), *flags, "--push_to_hub", "user/tagger"])
+    assert published == [(str(output), "user/tagger")]
     shown = capsys.readouterr().out
     assert "largest difference of logits: " in shown and "(their standard deviation: " in shown
     assert "ignored: dropout" in shown and f"wrote {output}" in shown

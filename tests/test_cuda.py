@@ -29,6 +29,7 @@ if not torch.cuda.is_available():
 COPYING = {"pointer_generator": True, "unk_token_id": 3, "coverage": True, "attention_type": "additive"}
 SPECIAL = [(TOKEN, {"crf": True}), (TOKEN, {"char_encoder": "lstm"}), (CAUSAL, {"adaptive_softmax_cutoffs": [5, 9]})]
 SPECIAL += [(CAUSAL, {"num_negatives": 6, "in_batch_negatives": True})]
+SPECIAL += [(SEQ2SEQ, {"bridge": "copy"}), (SEQ2SEQ, {"bridge": "linear", "decoder_hidden_size": 6})]
 CASES = [
     pytest.param(auto, model_class, fields, id=f"{model_class.__name__}-{fields}")
     for auto, model_class in (case.values for case in CLASSES)

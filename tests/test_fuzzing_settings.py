@@ -39,9 +39,7 @@ FIELDS = {
     **dict.fromkeys(
         ["vocab_size", "hidden_size", "char_vocab_size", "char_embedding_size", "char_hidden_size"], SMALL
     ),
-    **dict.fromkeys(
-        ["embedding_size", "cross_attention_hidden_size", "input_filters", "output_size"], st.none() | SMALL
-    ),
+    **dict.fromkeys(["embedding_size", "cross_attention_hidden_size", "input_filters"], st.none() | SMALL),
     **dict.fromkeys(["decoder_hidden_size", "decoder_vocab_size"], st.none() | SMALL),
     "num_hidden_layers": st.integers(1, 3),
     **dict.fromkeys(["encoder_layers", "decoder_layers"], st.none() | st.integers(1, 3)),
@@ -53,10 +51,10 @@ FIELDS = {
     **dict.fromkeys(["variational_dropout", "crf", "add_cross_attention", "tie_word_embeddings", "use_cache"], FLAG),
     **dict.fromkeys(["share_encoder_decoder_embeddings", "input_feeding", "layer_norm", "pointer_generator"], FLAG),
     **dict.fromkeys(["conv_layers", "decoder_conv_layers"], st.none() | CONV_LAYERS),
+    "output_size": st.none() | SMALL,
+    "input_projection": FLAG,
     "attention_position": st.sampled_from(["after_residual", "before_residual"]),
-    **dict.fromkeys(
-        ["input_projection", "coverage", "lm_head_bias", "is_encoder_decoder", "output_hidden_states"], FLAG
-    ),
+    **dict.fromkeys(["coverage", "lm_head_bias", "is_encoder_decoder", "output_hidden_states"], FLAG),
     "bidirectional": st.none() | FLAG,
     "pooling": st.sampled_from(["last", "middle", "mean", "max", "concat", "attention"]),
     "char_encoder": st.sampled_from([None, "cnn", "lstm"]),

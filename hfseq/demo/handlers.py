@@ -115,7 +115,8 @@ def translate(pipe: Any, texts: Sequence[str], beams: Sequence[int]) -> tuple[li
         return written, pictures, notes
     for row in [row for row, text in enumerate(written) if text]:
         source = pipe.source_prefix + texts[row]
-        lengths = [len(pipe.tokenizer(text, truncation=True)["input_ids"]) for text in (source, written[row])]
+        sides: list[dict[str, Any]] = [{"text": source}, {"text_target": written[row]}]
+        lengths = [len(pipe.tokenizer(**side, truncation=True)["input_ids"]) for side in sides]
         if max(lengths) <= LONGEST_ALIGNMENT:
             picture = BytesIO()
             plot_alignment(*align_texts(pipe.model, pipe.tokenizer, source, written[row]), picture)

@@ -23,11 +23,10 @@ class CnnConfig(SequenceConfig):
             decoders with cross-attention, otherwise `residual`); models save it resolved.
         kernel_size: Kernel size of the convolutions; odd if they are centred.
         kernel_sizes: Kernel sizes of the parallel architecture, all in one layer.
-        conv_layers: Layers of `gated` and `convs2s`, in place of `kernel_size` and of one width for all, the first one
-            first: `[channels, kernel size, residual]` each, where `residual` says how many layers before its output
-            lies what the layer adds to its own: 1, which may be left out, for its input, 0 for nothing. What has
-            another width is projected, and the channels of the last layer are `hidden_size`. None for layers that are
-            all alike.
+        conv_layers: `[channels, kernel size, residual]` of each layer of `gated` or `convs2s`, from the first to the
+            last, whose channels are `hidden_size`. The residual connection of a layer starts so many layers before its
+            output: 1, the default, at its own input; 0 stands for no connection. It has a projection where widths
+            differ. None for layers that are all alike, of `hidden_size` and `kernel_size`.
         decoder_conv_layers: The same for the decoder of a sequence-to-sequence model; None means `conv_layers`.
         input_projection: Whether embeddings are projected before the first layer even if they are as wide.
         attention_position: Where the layers of a decoder attend: `after_residual`, over the sum of output and input
@@ -89,7 +88,8 @@ class CnnConfig(SequenceConfig):
             channels, kernel_size, residual = (*layer, 1)[:3]
             if residual > index + 1:
                 self.raise_invalid(
-                    name, f"layer {index} can add what lies at most {index + 1} layers before its output"
+                    name,
+                    f"the residual of layer {index} starts at most {index + 1} layers before its output",
                 )
             complete.append([channels, kernel_size, residual])
         setattr(self, name, complete)

@@ -209,13 +209,14 @@ class ConvolutionStack(Stack):
         dropout: Dropout of the layers.
         variational: Whether all steps of a row share its mask.
         attends: Whether each layer attends over a source (`convs2s` and `gated`).
-        conv_layers: Width and number of taps of each layer of `convs2s` and `gated`, and how many layers before its
-            output lies what it adds: 1 for its own input, 0 for nothing. None for layers that are all alike.
+        conv_layers: Width, number of taps and residual connection of each layer of `convs2s` and `gated`. The
+            connection starts so many layers before the layer's output: 1 is its own input, 0 stands for none. None for
+            layers that are all alike.
         input_projection: Whether inputs are projected even if they are as wide as the first layer.
         attention_position: `after_residual` or `before_residual`; see `GatedLayer`.
 
     Attributes:
-        residuals: For each layer what `conv_layers` say of what it adds.
+        residuals: Where the residual connection of each layer starts, as in `conv_layers`.
     """
 
     def __init__(
