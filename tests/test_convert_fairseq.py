@@ -84,7 +84,7 @@ def test_the_command_writes_a_translator_with_two_vocabularies(tmp_path, capsys)
     assert encoded.labels[0].tolist() == [found["tgt"].index("t1"), found["tgt"].index("t2"), 2]
     assert model.config.decoder_vocab_size == 27 and model.config.bridge == "copy"
     card = (output / "README.md").read_text()
-    assert "Converted from fairseq (lstm)" in card and "A target begins with </s>" in card
+    assert "Converted from fairseq (lstm)" in card and "A target begins with `</s>`" in card
     # Greedily, as the source model would.
     ids = torch.tensor([[2]])
     source = convert_fairseq(path)
@@ -283,7 +283,7 @@ def test_pieces_without_an_id_are_read_as_unknown_and_never_written(tmp_path):
     (tmp_path / "codes").write_text("t 1\nt1 2</w>\n2 2</w>\n")
     found = convert_fairseq(FAIRSEQ / "lstm_lm.pt", dict_dir=tmp_path, bpe_codes=[tmp_path / "codes"])
     model, size = found.model, 27
-    assert model.config.vocab_size == len(found.tokenizer) > size and "read as <unk>" in found.decoding[-1]
+    assert model.config.vocab_size == len(found.tokenizer) > size and "read as `<unk>`" in found.decoding[-1]
     assert check_conversion(model, found.reference).passed
     with torch.no_grad():
         known, new = model(torch.tensor([[2, 3, 5]])).logits, model(torch.tensor([[2, size, 5]])).logits

@@ -72,7 +72,7 @@ def test_the_command_writes_a_translator(tmp_path, capsys):
     translator = pipeline("translation", model=model, tokenizer=tokenizer)
     assert [one["translation_text"] for one in translator(sources[:3], num_beams=1)] == known(wanted[:3])
     card = (output / "README.md").read_text()
-    assert "Converted from JoeyNMT (LSTM" in card and "length^0.8" in card and "A source ends with </s>" in card
+    assert "Converted from JoeyNMT (LSTM" in card and "length^0.8" in card and "A source ends with `</s>`" in card
 
 
 def test_texts_are_split_as_joeynmt_does(tmp_path):

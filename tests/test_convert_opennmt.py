@@ -78,7 +78,7 @@ def test_the_command_writes_a_translator(tmp_path, capsys):
     written = translator(source, num_beams=1, max_new_tokens=6)[0]["translation_text"]
     assert written == tokenizer.decode(ids[0], skip_special_tokens=True)
     card = (output / "README.md").read_text()
-    assert "Converted from OpenNMT-py" in card and "A source has no end token; a target begins with <s>" in card
+    assert "Converted from OpenNMT-py" in card and "A source has no end token; a target begins with `<s>`" in card
 
 
 def test_no_attention_shared_rows_and_other_starts(tmp_path):
@@ -122,7 +122,7 @@ def test_words_are_split_by_codes_and_by_sentencepiece(tmp_path):
     found = convert_opennmt(path, subwords=[tmp_path / "codes"])
     # `xy` has no id, and reads as an unknown word; so does the model, with a row of its own for it.
     ids = found.tokenizer("dog xy").input_ids
-    assert ids[:2] == [4, 5] and ids[2] >= 24 and "are read as <unk>" in found.decoding[-1]
+    assert ids[:2] == [4, 5] and ids[2] >= 24 and "are read as `<unk>`" in found.decoding[-1]
     check = check_conversion(found.model, found.reference)
     assert check.passed and found.model.config.vocab_size == len(found.tokenizer) > 24
     pieces = PEERS / "joeynmt" / "gru_bahdanau_last" / "spm.model"

@@ -159,7 +159,7 @@ def convert_fconv_lm(found: FairseqCheckpoint, dict_dir: str | Path | None, code
     translated = translate(path, weights, table, UNUSED)
     add_pieces(translated, {"model.embed_tokens.weight": len(more)}, len(more), config.tie_word_embeddings, UNKNOWN)
     fill(model, translated, path)
-    notes = [] if tokenizer is None else ["The tokenizer begins a text with </s>, as fairseq does."]
+    notes = [] if tokenizer is None else ["The tokenizer begins a text with `</s>`, as fairseq does."]
 
     def reference(ids: Tensor) -> Tensor:
         return _run_output(weights, _run_decoder(weights, ids, layers, None))

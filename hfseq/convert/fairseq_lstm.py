@@ -63,7 +63,7 @@ def convert_lstm_lm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes
     ours = translate(path, weights, table, [*UNUSED, *unused])
     add_pieces(ours, {"model.embed_tokens.weight": len(more)}, len(more), config.tie_word_embeddings, UNKNOWN)
     fill(model, ours, path)
-    notes = [] if tokenizer is None else ["The tokenizer begins a text with </s>, as fairseq does."]
+    notes = [] if tokenizer is None else ["The tokenizer begins a text with `</s>`, as fairseq does."]
 
     def reference(ids: Tensor) -> Tensor:
         values = _run_decoder(weights, ids, layers, None)
@@ -344,6 +344,6 @@ def set_search(model: Any) -> list[str]:
     generation = model.generation_config
     generation.num_beams, generation.length_penalty, generation.max_new_tokens = 5, 1.0, 200
     return [
-        "A target begins with </s>; fairseq-generate searches with 5 beams and divides by lengths (--lenpen 1), as is "
+        "A target begins with `</s>`; `fairseq-generate` searches with 5 beams and divides by lengths (`--lenpen 1`), as "
         "set here."
     ]

@@ -179,7 +179,7 @@ class _Settings:
         unwritten = [special[role][1] for role in ("bos", "pad", "sep") if role in special]
         beams, alpha, longest = (testing.get(name) for name in ("beam_size", "beam_alpha", "max_output_length"))
         alpha = alpha if isinstance(alpha, int | float) else testing.get("alpha")
-        notes = [f"A source ends with {special['eos'][0]}, and a target begins with {special['bos'][0]}."]
+        notes = [f"A source ends with `{special['eos'][0]}`, and a target begins with `{special['bos'][0]}`."]
         if any(
             self.section("data", side, "tokenizer_cfg").get("pretokenizer", "none") != "none"
             for side in ("src", "trg")
@@ -188,7 +188,7 @@ class _Settings:
         if testing.get("generate_unk") is False:
             unwritten.append(special["unk"][1])
         else:
-            notes.append(f"{special['unk'][0]} may be written; texts are decoded without it.")
+            notes.append(f"`{special['unk'][0]}` may be written; texts are decoded without it.")
         generation.suppress_tokens = sorted(unwritten)
         generation.min_new_tokens = max(1, int(testing.get("min_output_length") or 1))
         if isinstance(longest, int) and longest > 0:

@@ -125,8 +125,8 @@ def convert_opennmt(checkpoint: str | Path, *, subwords: Sequence[str | Path] = 
         setattr(model.generation_config, name, value)
     pieces = [*added, *(piece for piece in added_targets if piece not in added)]
     notes = [
-        f"A source has no end token; a target begins with {found.start} and ends with {roles.eos_token}.",
-        f"{found.name} searches with 5 beams and divides by lengths (length_penalty avg, alpha 1), as is set here.",
+        f"A source has no end token; a target begins with `{found.start}` and ends with `{roles.eos_token}`.",
+        f"{found.name} searches with 5 beams and divides by lengths (`length_penalty: avg`, `alpha: 1`), as set here.",
     ]
     if not subwords and any(map(reads_pieces, found.vocabularies)):
         notes.append(
