@@ -344,6 +344,6 @@ def set_search(model: Any) -> list[str]:
     generation = model.generation_config
     generation.num_beams, generation.length_penalty, generation.max_new_tokens = 5, 1.0, 200
     return [
-        "A target begins with `</s>`; `fairseq-generate` searches with 5 beams and divides by lengths (`--lenpen 1`), as "
-        "set here."
+        "A target begins with `</s>`; `fairseq-generate` searches with 5 beams and divides by lengths (`--lenpen 1`), "
+        "as set here."
     ]
