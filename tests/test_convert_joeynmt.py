@@ -66,7 +66,9 @@ def test_the_command_writes_a_translator(tmp_path, capsys):
     assert tokenizer.batch_decode(ids, skip_special_tokens=True) == [
         " ".join(text.replace("<unk>", "").split()) for text in wanted[:3]
     ]
-    assert "beam_size 1 and beam_alpha 1.0" in (output / "README.md").read_text()
+    card = (output / "README.md").read_text()
+    assert "A target begins with <s>. JoeyNMT searched with beam_size 1 and beam_alpha 1.0" in card
+    assert "pipeline_tag: translation" in card and 'pipeline("translation"' in card
 
 
 def test_shared_and_tied_embeddings(tmp_path):

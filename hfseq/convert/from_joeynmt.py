@@ -83,7 +83,8 @@ def convert_joeynmt(checkpoint: str | Path, *, bpe_codes: Sequence[str | Path] =
     model.generation_config.min_new_tokens = int(testing.get("min_output_length", 1))
     beam, alpha = testing.get("beam_size", 1), testing.get("beam_alpha", -1)
     notes.append(
-        f"JoeyNMT searched with beam_size {beam} and beam_alpha {alpha}: scores divided by ((5 + length) / 6)^alpha, "
+        f"A target begins with {settings.symbol('bos')}. JoeyNMT searched with beam_size {beam} and "
+        f"beam_alpha {alpha}: scores divided by ((5 + length) / 6)^alpha, "
         "which generate() does not have; length_penalty divides by a power of the length itself."
     )
     ignored = other_parts(found, "model_state")
