@@ -552,7 +552,7 @@ BAD = {
     ),
     "dropout": (override(dropout=2), "--config_overrides: .*dropout=2"),
     "choice": (
-        override(attention_type="none"),
+        override(attention_type="cosine"),
         "--config_overrides: .*'additive', 'dot'",
     ),
     "field": (
