@@ -9,6 +9,7 @@ from typing import Any
 FOLDER = Path(__file__).parent
 PADDING, CACHE = FOLDER / "padding_and_beams.json", FOLDER / "cache_memory.json"
 CATALOGUE = FOLDER / "large_catalogue.json"
+CONVERTED = FOLDER / "joeynmt_converted.json"
 
 
 def padding_table(path: Path = PADDING) -> list[str]:
@@ -51,6 +52,18 @@ def catalogue_table(path: Path = CATALOGUE) -> list[str]:
         "peak memory, GB",
     ]
     return [*_table(titles, rows), "", _measured(values["about"])]
+
+
+def converted_table(path: Path = CONVERTED) -> list[str]:
+    """Lines of the table of `joeynmt_converted.py`."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    rows = [
+        [name, *(f"{row[side]['bleu']:.2f}" for side in ("joeynmt", "hfseq")), f"{row['other_lines']:,}"]
+        for name, row in values["searches"].items()
+    ]
+    (lines,) = {row["lines"] for row in values["searches"].values()}
+    titles = ["search", "BLEU of JoeyNMT", "BLEU after conversion", f"translations that differ, of {lines:,}"]
+    return [*_table(titles, rows), "", f"The check: {values['check']}. {_measured(values['about'])}"]
 
 
 def write(path: Path, values: Mapping[str, Any]) -> None:

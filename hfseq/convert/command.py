@@ -116,6 +116,8 @@ def save(converted: Converted, check: Check, output: Path, name: str | None = No
         "check": str(check),
         "hfseq": __version__,
     }
-    (output / RUN_FILE).write_text(json.dumps({"converted": record}, indent=2) + "\n", encoding="utf-8")
+    # Of all toolkits these are translators.
+    task = {"task": "translation"} if converted.model.config.is_encoder_decoder else {}
+    (output / RUN_FILE).write_text(json.dumps(task | {"converted": record}, indent=2) + "\n", encoding="utf-8")
     card = make_card(output, converted.model, converted.tokenizer, name or output.as_posix())
     card.save(output / "README.md")

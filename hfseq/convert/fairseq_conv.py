@@ -1,4 +1,4 @@
-"""Convolutional models of fairseq (Gehring et al. 2017; Dauphin et al. 2017): language models and translators."""
+"""Convolutional models of fairseq: ConvS2S translators (Gehring et al. 2017) and language models."""
 
 import ast
 import math
@@ -6,26 +6,33 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import conv1d, glu, linear, pad
 
-from hfseq.convert.base import Converted
+from hfseq.convert.base import Converted, Reference
 from hfseq.convert.fairseq_files import IDS, FairseqCheckpoint, make_tokenizer
-from hfseq.convert.fairseq_lstm import make_pair, piece_notes
+from hfseq.convert.fairseq_lstm import (
+    UNKNOWN,
+    UNUSED,
+    adaptive_table,
+    language_tokenizers,
+    run_adaptive,
+    set_search,
+)
 from hfseq.convert.names import Made, add_pieces, fill, same_weight, translate
-from hfseq.errors import InputError, one_line
+from hfseq.convert.translators import piece_note
+from hfseq.errors import InputError
 from hfseq.models import CnnConfig
 from hfseq.models.modeling_cnn import CnnForCausalLM, CnnForConditionalGeneration
 
-_UNUSED = ("*.version", "*._float_tensor")
-_UNKNOWN = 3
-_HALF = math.sqrt(0.5)
-Layer = tuple[int, int, int]
-"""Channels, kernel size, and the number of layers back whose input is added, or 0."""
+_FIRST_POSITION = 2
+"""Row of the first position: positions are counted from the id of the padding on."""
+_MOST_LAYERS = 1000
 
 
 def convert_fconv(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: Sequence[str | Path]) -> Converted:
-    """Convert a translator, `fconv`, or a language model, `fconv_lm`.
+    """Convert a translator, `fconv`.
 
     Args:
         found: The checkpoint.
@@ -35,200 +42,316 @@ def convert_fconv(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: 
     Raises:
         InputError: If it has an option that hfseq does not have, or the dictionaries or the codes do not fit.
     """
-    path, weights = found.path, _without_norms(found.weights)
-    translates = "encoder.embed_tokens.weight" in weights
-    sides = ("encoder", "decoder") if translates else ("decoder",)
-    layers = {side: _layers(found, side) for side in sides}
-    if "decoder.fc3.weight" not in weights:
-        raise InputError(f"{path}: --criterion adaptive_loss: hfseq's adaptive softmax reads no further linear layer")
-    attends = [f"decoder.attention.{index}.in_projection.weight" in weights for index in range(len(layers["decoder"]))]
-    if any(attends) != all(attends) or all(attends) != translates:
-        raise InputError(f"{path}: --decoder-attention: hfseq's translators attend in all layers of the decoder")
-    if translates and any(kernel % 2 == 0 for _, kernel, _ in layers["encoder"]):
-        raise InputError(f"{path}: --encoder-layers {found.options.get('encoder_layers')}: kernel sizes must be odd")
-    target, size = weights["decoder.embed_tokens.weight"].shape
-    source = len(weights["encoder.embed_tokens.weight"]) if translates else target
-    shared = translates and same_weight(weights["encoder.embed_tokens.weight"], weights["decoder.embed_tokens.weight"])
-    if translates:
-        tokenizer, more, more_targets = make_pair(found, dict_dir, codes, shared, source, target)
-    else:
-        tokenizer, more = make_tokenizer(dict_dir, codes[0] if codes else None, None, target, start=["</s>"])
-        more_targets = more
-    tied = same_weight(weights["decoder.fc3.weight"], weights["decoder.embed_tokens.weight"])
-    positions = {side: weights.get(f"{side}.embed_positions.weight") for side in sides}
-    counts = {len(rows) - 2 for rows in positions.values() if rows is not None}
-    if len(counts) > 1:
-        raise InputError(f"{path}: --max-source-positions and --max-target-positions differ; hfseq has one number")
-    fields: dict[str, Any] = {
-        "vocab_size": source + len(more),
-        "architecture": "convs2s",
-        "embedding_size": size,
-        "hidden_size": layers[sides[0]][-1][0],
-        "num_hidden_layers": len(layers[sides[0]]),
-        "conv_layers": [list(layer) for layer in layers[sides[0]]],
-        "input_projection": True,
-        "output_size": weights["decoder.fc2.weight"].shape[0],
-        "attention_position": "before_residual",
-        # A language model has no positions: one of zeros, which all steps share.
-        "max_position_embeddings": counts.pop() if counts else 1,
-        "tie_word_embeddings": tied,
-        "lm_head_bias": True,
-        "decoder_start_token_id": IDS["eos_token_id"],
-        **IDS,
-        "dropout": float(found.options.get("dropout", 0.1)),
-    }
-    if translates:
-        last = layers["decoder"][-1][0]
-        fields |= {
-            "decoder_vocab_size": None if shared else target + len(more_targets),
-            "share_encoder_decoder_embeddings": shared,
-            "decoder_conv_layers": [list(layer) for layer in layers["decoder"]],
-            "encoder_layers": len(layers["encoder"]),
-            "decoder_layers": len(layers["decoder"]),
-            "decoder_hidden_size": None if last == fields["hidden_size"] else last,
-            "is_encoder_decoder": True,
-        }
-    model: Any = (CnnForConditionalGeneration if translates else CnnForCausalLM)(CnnConfig(**fields))
-    table: dict[str, str | Made] = {}
-    for side, ours in (("encoder", "model"), ("decoder", "decoder" if translates else "model")):
-        table |= _table(weights, side, ours, len(layers[side])) if side in layers else {}
-    for ours, theirs in (("output.project", "decoder.fc2"), ("lm_head", "decoder.fc3")):
-        table |= {f"{ours}.{name}": f"{theirs}.{name}" for name in ("weight", "bias")}
-    if translates:
-        table |= {f"decoder.source.project.{name}": f"encoder.fc2.{name}" for name in ("weight", "bias")}
-    translated = translate(path, weights, table, _UNUSED)
-    inputs = {"model.embed_tokens.weight": len(more)}
-    inputs |= {"decoder.embed_tokens.weight": len(more_targets)} if translates else {}
-    add_pieces(translated, inputs, len(more_targets), tied, _UNKNOWN)
+    weights, path = found.weights, found.path
+    layers = {side: _layers(found, side) for side in ("encoder", "decoder")}
+    if any(kernel % 2 == 0 for _, kernel, _ in layers["encoder"]):
+        raise InputError(f"{path}: --encoder-layers: hfseq's encoders have kernels of odd widths")
+    if any(f"decoder.attention.{index}.in_projection.bias" not in weights for index in range(len(layers["decoder"]))):
+        raise InputError(f"{path}: --decoder-attention: each of the layers of hfseq's decoder attends")
+    tables = [weights[f"{side}.embed_tokens.weight"] for side in ("encoder", "decoder")]
+    shared = same_weight(*tables)
+    source, target = (len(table) for table in tables)
+    tokenizer, more, more_targets = language_tokenizers(found, dict_dir, codes, shared, source, target)
+    positions = {side: weights[f"{side}.embed_positions.weight"][_FIRST_POSITION:] for side in layers}
+    longest = max(map(len, positions.values()))
+    fields: dict[str, Any]
+    fields, ignored = found.dropout("dropout")
+    config_class: Any = CnnConfig
+    config = config_class(
+        architecture="convs2s",
+        vocab_size=source + len(more),
+        decoder_vocab_size=None if shared else target + len(more_targets),
+        share_encoder_decoder_embeddings=shared,
+        embedding_size=tables[0].shape[1],
+        hidden_size=layers["encoder"][-1][0],
+        decoder_hidden_size=layers["decoder"][-1][0],
+        encoder_layers=len(layers["encoder"]),
+        decoder_layers=len(layers["decoder"]),
+        num_hidden_layers=len(layers["encoder"]),
+        conv_layers=layers["encoder"],
+        decoder_conv_layers=layers["decoder"],
+        input_projection=True,
+        attention_position="before_residual",
+        max_position_embeddings=longest,
+        output_size=len(weights["decoder.fc2.bias"]),
+        tie_word_embeddings="decoder.fc3.weight_v" not in weights,
+        lm_head_bias=True,
+        is_encoder_decoder=True,
+        decoder_start_token_id=IDS["eos_token_id"],
+        **(fields | IDS),
+    )
+    model: Any = CnnForConditionalGeneration(config)
+    table = _table(found, "encoder", "model.") | _table(found, "decoder", "decoder.") | _output(found)
+    for side, ours in (("encoder", "model"), ("decoder", "decoder")):
+        # All further positions are as the last one, which fairseq does not reach.
+        table[f"{ours}.positions.table.weight"] = Made(
+            [f"{side}.embed_positions.weight"],
+            lambda rows: torch.cat(
+                [rows[_FIRST_POSITION:], rows[-1:].expand(longest + _FIRST_POSITION - len(rows), -1)]
+            ),
+        )
+    table |= _linear("encoder.fc2", "decoder.source.project")
+    for index in range(len(layers["decoder"])):
+        for ours, theirs in (("query", "in_projection"), ("output", "out_projection")):
+            table |= _linear(f"decoder.attention.{index}.{theirs}", f"decoder.stack.layers.{index}.attention.{ours}")
+    translated = translate(path, weights, table, UNUSED)
+    inputs = {"model.embed_tokens.weight": len(more), "decoder.embed_tokens.weight": len(more_targets)}
+    add_pieces(translated, inputs, len(more_targets), config.tie_word_embeddings, UNKNOWN)
     fill(model, translated, path)
-    notes = ["fairseq-generate searches with 5 beams and divides by lengths (--lenpen 1)."] if translates else []
-    if tokenizer is not None:
-        notes.insert(0, f"A {'target' if translates else 'text'} begins with </s>, as in fairseq.")
-
-    def reference(*ids: Tensor) -> Tensor:
-        encoded = _encode(weights, ids[0], layers["encoder"]) if translates else None
-        return _decode(weights, ids[-1], layers["decoder"], encoded)
-
-    notes += piece_notes([*more, *(more_targets if translates else [])])
-    return Converted(model, tokenizer, reference, f"fairseq ({found.arch})", found.parts, notes)
+    return Converted(
+        model,
+        tokenizer,
+        _reference(weights, layers),
+        f"fairseq ({found.arch})",
+        [*found.parts, *ignored],
+        [*set_search(model), *piece_note([*more, *more_targets])],
+    )
 
 
-def _layers(found: FairseqCheckpoint, side: str) -> list[Layer]:
-    """Layers of a side: sizes by its weights, and what is added by its options."""
-    text = str(found.options.get(f"{side}_layers"))
-    try:
-        named = _evaluate(ast.parse(text, mode="eval").body)
-        shapes = [(*layer, 1)[:3] for layer in named]
-    except (SyntaxError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{found.path}: --{side}-layers {text!r:.60}: {one_line(error, 100)}") from error
-    kernels = [found.weights.get(f"{side}.convolutions.{index}.weight_v") for index in range(len(shapes))]
-    sizes = [None if kernel is None else (kernel.shape[2] // 2, kernel.shape[0]) for kernel in kernels]
-    if not shapes or sizes != [shape[:2] for shape in shapes]:
-        raise InputError(f"{found.path}: --{side}-layers {text!r:.60} is not what the weights have: {sizes}")
-    return [(int(channels), int(kernel), int(residual)) for channels, kernel, residual in shapes]
+def convert_fconv_lm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: Sequence[str | Path]) -> Converted:
+    """Convert a language model, `fconv_lm`.
+
+    Args:
+        found: The checkpoint.
+        dict_dir: Folder of the dictionary, or the dictionary; None for no tokenizer.
+        codes: File of BPE codes, or none.
+
+    Raises:
+        InputError: If it has an option that hfseq does not have, or the dictionary or the codes do not fit.
+    """
+    weights, path = found.weights, found.path
+    layers = _layers(found, "decoder")
+    if any(name.startswith("decoder.attention.") for name in weights):
+        raise InputError(f"{path}: --decoder-attention: hfseq's language models do not attend")
+    size, width = weights["decoder.embed_tokens.weight"].shape
+    tokenizer, more = make_tokenizer(dict_dir, codes[0] if codes else None, None, size, start=["</s>"])
+    adaptive = "decoder.adaptive_softmax.head.weight" in weights
+    if adaptive and more:
+        raise InputError(f"{path}: --bpe_codes: an adaptive softmax has no room for the pieces that they add")
+    dropout, ignored = found.dropout("dropout")
+    fields: dict[str, Any]
+    fields, output = adaptive_table(found) if adaptive else ({}, _output(found))
+    if not adaptive:
+        fields = {
+            "output_size": len(weights["decoder.fc2.bias"]),
+            "tie_word_embeddings": "decoder.fc3.weight_v" not in weights,
+            "lm_head_bias": True,
+        }
+    config_class: Any = CnnConfig
+    config = config_class(
+        architecture="convs2s",
+        vocab_size=size + len(more),
+        embedding_size=width,
+        hidden_size=layers[-1][0],
+        num_hidden_layers=len(layers),
+        conv_layers=layers,
+        input_projection=True,
+        bidirectional=False,
+        max_position_embeddings=1,
+        decoder_start_token_id=IDS["eos_token_id"],
+        **(fields | IDS | dropout),
+    )
+    model: Any = CnnForCausalLM(config)
+    table = _table(found, "decoder", "model.") | output
+    # It has no positions: all steps share one of zeros.
+    embeddings = "decoder.embed_tokens.weight"
+    table["model.positions.table.weight"] = Made([embeddings], lambda rows: rows.new_zeros(1, rows.shape[1]))
+    translated = translate(path, weights, table, UNUSED)
+    add_pieces(translated, {"model.embed_tokens.weight": len(more)}, len(more), config.tie_word_embeddings, UNKNOWN)
+    fill(model, translated, path)
+    notes = [] if tokenizer is None else ["The tokenizer begins a text with `</s>`, as fairseq does."]
+
+    def reference(ids: Tensor) -> Tensor:
+        return _run_output(weights, _run_decoder(weights, ids, layers, None))
+
+    return Converted(
+        model,
+        tokenizer,
+        reference,
+        f"fairseq ({found.arch})",
+        [*found.parts, *ignored],
+        notes + piece_note(more),
+    )
+
+
+def read_layers(text: str) -> list[list[int]]:
+    """Layers of an option such as `[(512, 3)] * 9 + [(1024, 3, 2)] * 4`: channels, kernel size and residual.
+
+    Raises:
+        ValueError: If the text is no such expression; nothing else in it is evaluated.
+    """
+    layers = _evaluate(ast.parse(text, mode="eval").body)
+    if not isinstance(layers, list):
+        raise ValueError("not a list of layers")
+    complete = [[*layer, 1][:3] if isinstance(layer, tuple) else [] for layer in layers]
+    if not all(len(layer) == 3 and all(isinstance(number, int) for number in layer) for layer in complete):
+        raise ValueError("a layer is not of two or three numbers")
+    return complete
 
 
 def _evaluate(node: ast.expr) -> Any:
-    """Value of an expression of lists, tuples, integers, `+` and `*`, such as `[(512, 3)] * 20`."""
-    if isinstance(node, ast.List | ast.Tuple):
-        values = [_evaluate(one) for one in node.elts]
-        return values if isinstance(node, ast.List) else tuple(values)
+    """Value of an expression of numbers, lists, tuples, `+` and `*`."""
     if isinstance(node, ast.Constant) and isinstance(node.value, int):
         return node.value
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult):
+    if isinstance(node, ast.Tuple):
+        return tuple(map(_evaluate, node.elts))
+    if isinstance(node, ast.List):
+        return [*map(_evaluate, node.elts)]
+    if isinstance(node, ast.BinOp):
         left, right = _evaluate(node.left), _evaluate(node.right)
-        if isinstance(node.op, ast.Mult) and isinstance(right, int) and 0 <= right <= 1000 and isinstance(left, list):
-            return left * right
         if isinstance(node.op, ast.Add) and isinstance(left, list) and isinstance(right, list):
             return left + right
-    raise ValueError("not a list of layers, such as [(512, 3)] * 20")
+        if isinstance(node.op, ast.Mult) and isinstance(left, list) and isinstance(right, int):
+            if len(left) * right <= _MOST_LAYERS:
+                return left * right
+    raise ValueError("not a list of layers")
 
 
-def _without_norms(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices and filters in place of their directions and lengths, whichever dimensions these have."""
-    folded = dict(weights)
-    for name in [name for name in weights if name.endswith(".weight_v")]:
-        stem = name.removesuffix("_v")
-        direction, length = folded.pop(name), folded.pop(f"{stem}_g")
-        dims = [dim for dim, size in enumerate(length.shape) if size == 1]
-        folded[stem] = direction * length / direction.norm(dim=dims, keepdim=True)
-    return folded
+def _layers(found: FairseqCheckpoint, side: str) -> list[list[int]]:
+    """Channels, kernel size and residual of each layer; the option tells only the residuals."""
+    weights, path, option = found.weights, found.path, f"--{side}-layers"
+    shapes: list[list[int]] = []
+    while (filters := weights.get(f"{side}.convolutions.{len(shapes)}.weight_v")) is not None:
+        shapes.append([filters.shape[2] // 2, filters.shape[0]])
+    text = found.options.get(f"{side}_layers")
+    if text is None:
+        return [[*shape, 1] for shape in shapes]
+    try:
+        layers = read_layers(str(text))
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise InputError(f"{path}: {option} {text!r:.60} is not a list of layers") from error
+    if [layer[:2] for layer in layers] != shapes:
+        raise InputError(f"{path}: {option} {text!r:.60} does not describe its weights")
+    return layers
 
 
-def _table(weights: dict[str, Tensor], side: str, ours: str, layers: int) -> dict[str, str | Made]:
-    table: dict[str, str | Made] = {f"{ours}.embed_tokens.weight": f"{side}.embed_tokens.weight"}
-    table |= {f"{ours}.stack.project.{name}": f"{side}.fc1.{name}" for name in ("weight", "bias")}
-    positions, rows = f"{side}.embed_positions.weight", f"{ours}.positions.table.weight"
-    if positions in weights:
-        # The first position is behind the row of padding.
-        table[rows] = Made([positions], lambda one: one[2:])
-    else:
-        table[rows] = Made([f"{side}.embed_tokens.weight"], lambda one: one.new_zeros(1, one.shape[1]))
-    for index in range(layers):
-        own, theirs = f"{ours}.stack.layers.{index}", f"{side}.convolutions.{index}"
-        # Our norm is over the inputs of each filter, so that a filter is its own direction.
-        table[f"{own}.convolutions.0.direction"] = Made([f"{theirs}.weight"], lambda one: one.permute(2, 1, 0))
-        table[f"{own}.convolutions.0.magnitude"] = Made([f"{theirs}.weight"], lambda one: one.norm(dim=(0, 1)))
-        table[f"{own}.convolutions.0.bias"] = f"{theirs}.bias"
-        parts = {"shortcut": f"{side}.projections.{index}"}
-        parts |= {"attention.query": f"{side}.attention.{index}.in_projection"}
-        parts |= {"attention.output": f"{side}.attention.{index}.out_projection"}
-        for part, name in parts.items():
-            if f"{name}.weight" in weights:
-                table |= {f"{own}.{part}.{kind}": f"{name}.{kind}" for kind in ("weight", "bias")}
+def _normalized(direction: Tensor, length: Tensor) -> Tensor:
+    """Weight of a direction and a length along the dimensions that the length has."""
+    over = [dim for dim, size in enumerate(length.shape) if size == 1]
+    return direction * (length / torch.linalg.vector_norm(direction, dim=over, keepdim=True))
+
+
+def _linear(theirs: str, ours: str) -> dict[str, str | Made]:
+    """Names of a linear layer with weight normalisation, which ours has not."""
+    return {
+        f"{ours}.weight": Made([f"{theirs}.weight_v", f"{theirs}.weight_g"], _normalized),
+        f"{ours}.bias": f"{theirs}.bias",
+    }
+
+
+def _table(found: FairseqCheckpoint, side: str, ours: str) -> dict[str, str | Made]:
+    """Our names of the embeddings and the layers of a side, with theirs."""
+    weights = found.weights
+    table: dict[str, str | Made] = {f"{ours}embed_tokens.weight": f"{side}.embed_tokens.weight"}
+    table |= _linear(f"{side}.fc1", f"{ours}stack.project")
+    index = 0
+    while f"{side}.convolutions.{index}.bias" in weights:
+        layer, theirs = f"{ours}stack.layers.{index}.", f"{side}.convolutions.{index}."
+        names = [f"{theirs}weight_v", f"{theirs}weight_g"]
+        if weights[names[1]].shape[-1] > 1:
+            table[f"{layer}convolutions.0.direction"] = Made(names[:1], lambda filters: filters.permute(2, 1, 0))
+            table[f"{layer}convolutions.0.magnitude"] = Made(names[1:], torch.flatten)
+        else:
+            # Before version 2 of the decoder the norms were those of taps.
+            table[f"{layer}convolutions.0.direction"] = Made(
+                names, lambda filters, length: _normalized(filters, length).permute(2, 1, 0)
+            )
+            table[f"{layer}convolutions.0.magnitude"] = Made(
+                names, lambda filters, length: torch.linalg.vector_norm(_normalized(filters, length), dim=(0, 1))
+            )
+        table[f"{layer}convolutions.0.bias"] = f"{theirs}bias"
+        if f"{side}.projections.{index}.bias" in weights:
+            table |= _linear(f"{side}.projections.{index}", f"{layer}shortcut")
+        index += 1
     return table
 
 
+def _output(found: FairseqCheckpoint) -> dict[str, str | Made]:
+    """Our names of the two maps to words, of which the second may have the target embeddings."""
+    table = _linear("decoder.fc2", "output.project") | _linear("decoder.fc3", "lm_head")
+    if "decoder.fc3.weight_v" not in found.weights:
+        table["lm_head.weight"] = "decoder.fc3.weight"
+    return table
+
+
+def _matrix(weights: dict[str, Tensor], name: str) -> Tensor:
+    """Weight of a layer, with or without weight normalisation."""
+    plain = weights.get(f"{name}.weight")
+    return _normalized(weights[f"{name}.weight_v"], weights[f"{name}.weight_g"]) if plain is None else plain
+
+
 def _map(weights: dict[str, Tensor], name: str, values: Tensor) -> Tensor:
-    return linear(values, weights[f"{name}.weight"], weights[f"{name}.bias"])
+    return linear(values, _matrix(weights, name), weights[f"{name}.bias"])
 
 
-def _enter(weights: dict[str, Tensor], side: str, ids: Tensor) -> Tensor:
-    """Embeddings `[T, E]`, with positions, which fairseq counts from 2."""
-    rows = weights[f"{side}.embed_tokens.weight"]
-    values = rows[ids[0].where(ids[0] < len(rows), _UNKNOWN)]
-    positions = weights.get(f"{side}.embed_positions.weight")
-    return values if positions is None else values + positions[2 : 2 + len(values)]
+def _embed(weights: dict[str, Tensor], side: str, ids: Tensor) -> Tensor:
+    """Embeddings `[T, E]` of `[T]`, with positions if there are any; pieces beyond the dictionary are `<unk>`."""
+    table, positions = (weights.get(f"{side}.embed_{kind}.weight") for kind in ("tokens", "positions"))
+    assert table is not None
+    embedded = table[ids.where(ids < len(table), UNKNOWN)]
+    return embedded if positions is None else embedded + positions[_FIRST_POSITION:][: len(ids)]
 
 
 def _convolve(weights: dict[str, Tensor], name: str, values: Tensor, before: int, after: int) -> Tensor:
-    filters = weights[f"{name}.weight"].permute(2, 1, 0)
-    padded = pad(values.t().unsqueeze(0), (before, after))
-    return glu(conv1d(padded, filters, weights[f"{name}.bias"]), dim=1)[0].t()
+    """Gated output `[T, H]` of a convolution of `[T, I]`."""
+    filters = _matrix(weights, name).permute(2, 1, 0)
+    convolved = conv1d(pad(values.T, (before, after)).unsqueeze(0), filters, weights[f"{name}.bias"])
+    return glu(convolved[0].T, dim=-1)
 
 
-def _add(weights: dict[str, Tensor], side: str, index: int, values: Tensor, inputs: list[Tensor], back: int) -> Tensor:
-    """Scaled sum of a layer's output and an earlier input, through a map where widths differ."""
-    if not back:
-        return values
-    residual, name = inputs[-back], f"{side}.projections.{index}"
-    residual = _map(weights, name, residual) if f"{name}.weight" in weights else residual
-    return (values + residual) * _HALF
+def _shortcut(weights: dict[str, Tensor], name: str, entered: list[Tensor], residual: int) -> Tensor | None:
+    """Earlier output that a layer adds to its own, perhaps projected; None for none."""
+    if residual == 0:
+        return None
+    return _map(weights, name, entered[-residual]) if f"{name}.bias" in weights else entered[-residual]
 
 
-def _encode(weights: dict[str, Tensor], ids: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, Tensor]:
-    """Keys and values `[S, E]`."""
-    embedded = _enter(weights, "encoder", ids)
-    inputs = [_map(weights, "encoder.fc1", embedded)]
-    for index, (_, kernel, back) in enumerate(layers):
-        values = _convolve(weights, f"encoder.convolutions.{index}", inputs[-1], kernel // 2, kernel // 2)
-        inputs.append(_add(weights, "encoder", index, values, inputs, back))
-    keys = _map(weights, "encoder.fc2", inputs[-1])
-    return keys, (keys + embedded) * _HALF
+def _run_encoder(weights: dict[str, Tensor], ids: Tensor, layers: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Keys and values `[S, E]` of `[1, S]`."""
+    embedded = _embed(weights, "encoder", ids[0])
+    values = _map(weights, "encoder.fc1", embedded)
+    entered = [values]
+    for index, (_, kernel, residual) in enumerate(layers):
+        added = _shortcut(weights, f"encoder.projections.{index}", entered, residual)
+        values = _convolve(weights, f"encoder.convolutions.{index}", values, kernel // 2, kernel // 2)
+        values = values if added is None else (values + added) * math.sqrt(0.5)
+        entered.append(values)
+    keys = _map(weights, "encoder.fc2", values)
+    return keys, (keys + embedded) * math.sqrt(0.5)
 
 
-def _decode(
-    weights: dict[str, Tensor], ids: Tensor, layers: Sequence[Layer], encoded: tuple[Tensor, Tensor] | None
+def _run_decoder(
+    weights: dict[str, Tensor], ids: Tensor, layers: list[list[int]], encoded: tuple[Tensor, Tensor] | None
 ) -> Tensor:
-    """Logits `[1, T, V]`."""
-    embedded = _enter(weights, "decoder", ids)
-    inputs = [_map(weights, "decoder.fc1", embedded)]
-    for index, (_, kernel, back) in enumerate(layers):
-        values = _convolve(weights, f"decoder.convolutions.{index}", inputs[-1], kernel - 1, 0)
+    """Hidden states `[1, T, H]` of `[1, T]`; the attention comes before the sum."""
+    embedded = _embed(weights, "decoder", ids[0])
+    values = _map(weights, "decoder.fc1", embedded)
+    entered = [values]
+    for index, (_, kernel, residual) in enumerate(layers):
+        added = _shortcut(weights, f"decoder.projections.{index}", entered, residual)
+        values = _convolve(weights, f"decoder.convolutions.{index}", values, kernel - 1, 0)
         if encoded is not None:
-            keys, memory = encoded
-            query = (_map(weights, f"decoder.attention.{index}.in_projection", values) + embedded) * _HALF
-            context = (query @ keys.t()).softmax(dim=-1) @ memory * math.sqrt(len(keys))
-            values = (_map(weights, f"decoder.attention.{index}.out_projection", context) + values) * _HALF
-        inputs.append(_add(weights, "decoder", index, values, inputs, back))
-    return _map(weights, "decoder.fc3", _map(weights, "decoder.fc2", inputs[-1])).unsqueeze(0)
+            name = f"decoder.attention.{index}"
+            query = (_map(weights, f"{name}.in_projection", values) + embedded) * math.sqrt(0.5)
+            context = (query @ encoded[0].T).softmax(dim=-1) @ encoded[1] * math.sqrt(len(encoded[1]))
+            values = (_map(weights, f"{name}.out_projection", context) + values) * math.sqrt(0.5)
+        values = values if added is None else (values + added) * math.sqrt(0.5)
+        entered.append(values)
+    return values.unsqueeze(0)
+
+
+def _run_output(weights: dict[str, Tensor], values: Tensor) -> Tensor:
+    """Logits, or log-probabilities of an adaptive softmax."""
+    if "decoder.adaptive_softmax.head.weight" in weights:
+        return run_adaptive(weights, values)
+    return _map(weights, "decoder.fc3", _map(weights, "decoder.fc2", values))
+
+
+def _reference(weights: dict[str, Tensor], layers: dict[str, list[list[int]]]) -> Reference:
+    """The translator, layer by layer."""
+
+    def reference(source: Tensor, ids: Tensor) -> Tensor:
+        encoded = _run_encoder(weights, source, layers["encoder"])
+        return _run_output(weights, _run_decoder(weights, ids, layers["decoder"], encoded))
+
+    return reference

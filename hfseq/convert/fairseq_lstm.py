@@ -12,18 +12,19 @@ from transformers import PreTrainedTokenizerFast
 from hfseq.convert.base import Converted, Reference
 from hfseq.convert.fairseq_files import IDS, FairseqCheckpoint, language_pair, make_tokenizer
 from hfseq.convert.names import Made, add_pieces, fill, recurrent_table, same_weight, translate
-from hfseq.convert.vocabularies import pair_tokenizer
+from hfseq.convert.translators import piece_note
 from hfseq.errors import InputError
 from hfseq.models import LstmConfig
 from hfseq.models.modeling_lstm import LstmForCausalLM, LstmForConditionalGeneration
+from hfseq.tokenization import pair_tokenizers
 
-_UNUSED = ("*.version", "*._float_tensor")
+UNUSED = ("*.version", "*._float_tensor")
 """Weights that only say how a checkpoint is to be read."""
 _FACTOR = 4
 """Factor by which each cluster of fairseq's adaptive softmax is narrower than the one before it."""
 _CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 """Weights of an `nn.LSTMCell`."""
-_UNKNOWN = 3
+UNKNOWN = 3
 """Id of `<unk>`."""
 _EMBEDDINGS = "decoder.embed_tokens.weight"
 
@@ -59,17 +60,17 @@ def convert_lstm_lm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes
     )
     model: Any = LstmForCausalLM(config)
     table |= {"model.embed_tokens.weight": _EMBEDDINGS} | head
-    ours = translate(path, weights, table, [*_UNUSED, *unused])
-    add_pieces(ours, {"model.embed_tokens.weight": len(more)}, len(more), config.tie_word_embeddings, _UNKNOWN)
+    ours = translate(path, weights, table, [*UNUSED, *unused])
+    add_pieces(ours, {"model.embed_tokens.weight": len(more)}, len(more), config.tie_word_embeddings, UNKNOWN)
     fill(model, ours, path)
-    notes = [] if tokenizer is None else ["The tokenizer begins a text with </s>, as fairseq does."]
+    notes = [] if tokenizer is None else ["The tokenizer begins a text with `</s>`, as fairseq does."]
 
     def reference(ids: Tensor) -> Tensor:
         values = _run_decoder(weights, ids, layers, None)
         return _run_output(weights, values)
 
     ignored = [*found.parts, *ignored]
-    return Converted(model, tokenizer, reference, f"fairseq ({found.arch})", ignored, notes + piece_notes(more))
+    return Converted(model, tokenizer, reference, f"fairseq ({found.arch})", ignored, notes + piece_note(more))
 
 
 def convert_lstm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: Sequence[str | Path]) -> Converted:
@@ -101,7 +102,7 @@ def convert_lstm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: S
     if "decoder.adaptive_softmax.head.weight" in weights:
         raise InputError(f"{path}: --criterion adaptive_loss: hfseq's translators have no adaptive softmax")
     shared = same_weight(weights["encoder.embed_tokens.weight"], weights[_EMBEDDINGS])
-    tokenizer, more, more_targets = make_pair(found, dict_dir, codes, shared, source, target)
+    tokenizer, more, more_targets = language_tokenizers(found, dict_dir, codes, shared, source, target)
     fields, head, unused = _output(found, biased=bool(more_targets))
     dropouts = [f"{side}_dropout_{place}" for side in ("encoder", "decoder") for place in ("in", "out")]
     dropout, ignored = found.dropout(*dropouts)
@@ -135,18 +136,18 @@ def convert_lstm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: S
     if linear_bridge:
         for ours, theirs in (("hidden", "encoder_hidden_proj"), ("cell", "encoder_cell_proj")):
             table |= {f"decoder.bridge.{ours}.{name}": f"decoder.{theirs}.{name}" for name in ("weight", "bias")}
-    translated = translate(path, weights, table, [*_UNUSED, *unused])
+    translated = translate(path, weights, table, [*UNUSED, *unused])
     inputs = {"model.embed_tokens.weight": len(more), "decoder.embed_tokens.weight": len(more_targets)}
-    add_pieces(translated, inputs, len(more_targets), config.tie_word_embeddings, _UNKNOWN)
+    add_pieces(translated, inputs, len(more_targets), config.tie_word_embeddings, UNKNOWN)
     fill(model, translated, path)
     ignored = [*found.parts, *ignored]
-    notes = ["A target begins with </s>; fairseq-generate searches with 5 beams and divides by lengths (--lenpen 1)."]
+    notes = set_search(model)
     reference = _reference(weights, depth, bidirectional)
-    notes += piece_notes([*more, *more_targets])
+    notes += piece_note([*more, *more_targets])
     return Converted(model, tokenizer, reference, f"fairseq ({found.arch})", ignored, notes)
 
 
-def make_pair(
+def language_tokenizers(
     found: FairseqCheckpoint,
     dict_dir: str | Path | None,
     codes: Sequence[str | Path],
@@ -154,21 +155,18 @@ def make_pair(
     source: int,
     target: int,
 ) -> tuple[PreTrainedTokenizerFast | None, list[str], list[str]]:
-    """Make the tokenizer of a translator.
+    """Tokenizer of both languages, and the pieces that each side has beyond its dictionary.
 
     Args:
         found: The checkpoint, whose options name the languages.
         dict_dir: Folder of the dictionaries; None for no tokenizer.
         codes: File of BPE codes for both languages, one for each, or none.
-        shared: Whether both languages have one vocabulary.
+        shared: Whether both have one dictionary.
         source: Number of tokens of the source.
         target: Number of tokens of the target.
 
-    Returns:
-        The tokenizer, and the pieces that each side has beyond its dictionary.
-
     Raises:
-        InputError: If the options name no languages, or dictionaries or codes do not fit.
+        InputError: If there is no dictionary, or one does not fit.
     """
     languages = language_pair(found.options)
     if dict_dir is not None and None in languages:
@@ -179,12 +177,7 @@ def make_pair(
         return ours, more, more
     theirs, more_targets = make_tokenizer(dict_dir, last, languages[1], target, end=["</s>"])
     assert theirs is not None
-    return pair_tokenizer(ours, theirs), more, more_targets
-
-
-def piece_notes(more: Sequence[str]) -> list[str]:
-    """Sentence on pieces that a tokenizer has beyond a dictionary, if there are any."""
-    return [f"{len(more):,} pieces of the BPE codes that no dictionary has are read as <unk>."] if more else []
+    return pair_tokenizers(ours, theirs), more, more_targets
 
 
 def _cells(found: FairseqCheckpoint, ours: str) -> tuple[int, dict[str, str | Made]]:
@@ -217,7 +210,7 @@ def _output(found: FairseqCheckpoint, biased: bool) -> tuple[dict[str, Any], dic
             raise InputError(
                 f"{found.path}: --bpe_codes: an adaptive softmax has no room for the pieces that they add"
             )
-        return *_adaptive(found), extra
+        return *adaptive_table(found), extra
     further = extra[0] in weights
     if output in weights:
         table: dict[str, str | Made] = {"lm_head.weight": output, "lm_head.bias": "decoder.fc_out.bias"}
@@ -234,7 +227,7 @@ def _output(found: FairseqCheckpoint, biased: bool) -> tuple[dict[str, Any], dic
     return {"tie_word_embeddings": True, "lm_head_bias": further or biased}, table, []
 
 
-def _adaptive(found: FairseqCheckpoint) -> tuple[dict[str, Any], dict[str, str | Made]]:
+def adaptive_table(found: FairseqCheckpoint) -> tuple[dict[str, Any], dict[str, str | Made]]:
     """Config fields and names of an adaptive softmax (Grave et al. 2017)."""
     weights, prefix = found.weights, "decoder.adaptive_softmax."
     head = weights[f"{prefix}head.weight"]
@@ -296,7 +289,7 @@ def _run_decoder(weights: dict[str, Tensor], ids: Tensor, layers: int, encoded: 
 
 def _embed(rows: Tensor, ids: Tensor) -> Tensor:
     """Embeddings of ids `[T]`; pieces beyond the dictionary are unknown."""
-    return rows[ids.where(ids < len(rows), _UNKNOWN)]
+    return rows[ids.where(ids < len(rows), UNKNOWN)]
 
 
 def _reference(weights: dict[str, Tensor], layers: int, bidirectional: bool) -> Reference:
@@ -320,23 +313,37 @@ def _run_output(weights: dict[str, Tensor], values: Tensor) -> Tensor:
     def weight(name: str) -> Tensor | None:
         return weights.get(f"decoder.{name}")
 
-    head = weight("adaptive_softmax.head.weight")
-    if head is not None:
-        tails = 0
-        while weight(f"adaptive_softmax.tail.{tails}.0.weight") is not None:
-            tails += 1
-        scores = linear(values, head).log_softmax(dim=-1)
-        words, clusters = scores.split([len(head) - tails, tails], dim=-1)
-        parts = [words]
-        for index in range(tails):
-            narrow, rows = (weight(f"adaptive_softmax.tail.{index}.{layer}.weight") for layer in (0, 2))
-            assert narrow is not None and rows is not None
-            inside = linear(linear(values, narrow), rows).log_softmax(dim=-1)
-            parts.append(inside + clusters[..., index : index + 1])
-        return torch.cat(parts, dim=-1)
+    if weight("adaptive_softmax.head.weight") is not None:
+        return run_adaptive(weights, values)
     further, output = weight("additional_fc.weight"), weight("fc_out.weight")
     if further is not None:
         values = linear(values, further, weight("additional_fc.bias"))
     if output is not None:
         return linear(values, output, weight("fc_out.bias"))
     return linear(values, weights[_EMBEDDINGS])
+
+
+def run_adaptive(weights: dict[str, Tensor], values: Tensor) -> Tensor:
+    """Log-probabilities `[1, T, V]` of fairseq's adaptive softmax of `[1, T, H]`, cluster by cluster."""
+    prefix, tails = "decoder.adaptive_softmax.", 0
+    head = weights[f"{prefix}head.weight"]
+    while f"{prefix}tail.{tails}.0.weight" in weights:
+        tails += 1
+    scores = linear(values, head).log_softmax(dim=-1)
+    words, clusters = scores.split([len(head) - tails, tails], dim=-1)
+    parts = [words]
+    for index in range(tails):
+        narrow, rows = (weights[f"{prefix}tail.{index}.{layer}.weight"] for layer in (0, 2))
+        inside = linear(linear(values, narrow), rows).log_softmax(dim=-1)
+        parts.append(inside + clusters[..., index : index + 1])
+    return torch.cat(parts, dim=-1)
+
+
+def set_search(model: Any) -> list[str]:
+    """Give a translator the search of `fairseq-generate` by default, and say it in a sentence."""
+    generation = model.generation_config
+    generation.num_beams, generation.length_penalty, generation.max_new_tokens = 5, 1.0, 200
+    return [
+        "A target begins with `</s>`; `fairseq-generate` searches with 5 beams and divides by lengths (`--lenpen 1`), "
+        "as set here."
+    ]

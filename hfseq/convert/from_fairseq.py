@@ -3,12 +3,19 @@
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hfseq.convert.base import Converted, Format
-from hfseq.convert.fairseq_conv import convert_fconv
+from hfseq.convert.fairseq_conv import convert_fconv, convert_fconv_lm
 from hfseq.convert.fairseq_files import read_fairseq
 from hfseq.convert.fairseq_lstm import convert_lstm, convert_lstm_lm
 from hfseq.errors import InputError
+
+_KINDS: tuple[tuple[str, str, Any, Any], ...] = (
+    ("decoder.layers.0.weight_ih", "encoder.lstm.weight_ih_l0", convert_lstm, convert_lstm_lm),
+    ("decoder.convolutions.0.weight_v", "encoder.convolutions.0.weight_v", convert_fconv, convert_fconv_lm),
+)
+"""A weight of each kind of decoder and encoder, and what converts a model of both, and of the decoder alone."""
 
 
 def convert_fairseq(
@@ -32,14 +39,15 @@ def convert_fairseq(
     found = read_fairseq(checkpoint)
     if len(bpe_codes) > 2:
         raise InputError("--bpe_codes: one file for both languages, or one for each")
-    if "decoder.layers.0.weight_ih" in found.weights:
-        translates = "encoder.lstm.weight_ih_l0" in found.weights
-        if translates or not any(name.startswith("encoder.") for name in found.weights):
-            return (convert_lstm if translates else convert_lstm_lm)(found, dict_dir, bpe_codes)
-    if "decoder.convolutions.0.weight_v" in found.weights:
-        return convert_fconv(found, dict_dir, bpe_codes)
-    known = "lstm, lstm_lm, fconv, fconv_lm"
-    raise InputError(f"{found.path}: --arch {found.arch} is none of those that hfseq converts: {known}")
+    for decoder, encoder, translator, language_model in _KINDS:
+        if decoder in found.weights:
+            if encoder in found.weights:
+                return translator(found, dict_dir, bpe_codes)
+            if not any(name.startswith("encoder.") for name in found.weights):
+                return language_model(found, dict_dir, bpe_codes)
+    raise InputError(
+        f"{found.path}: --arch {found.arch} is none of those that hfseq converts: lstm, lstm_lm, fconv, fconv_lm"
+    )
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -156,7 +156,7 @@ def _convert_salesforce(path: Path, modules: Sequence[StandIn], vocab: str | Pat
             tokenizer = word_tokenizer(tokens, start=[tokenizer.eos_token])
     shown = ", ".join(f"{name} {settings[name]}" for name in ("dropout", "dropouth", "dropouti") if name in settings)
     ignored = [f"{shown}: hfseq has one dropout, left at its default"] if shown else []
-    notes = [] if tokenizer is None else ["A text begins with <eos>, after which one began in training."]
+    notes = [] if tokenizer is None else ["A text begins with `<eos>`, after which one began in training."]
     toolkit = f"awd-lstm-lm ({settings.get('rnn_type', 'LSTM')})"
     return _convert(path, state, toolkit, tokenizer, fields | dropouts, ignored, notes)
 

@@ -2,12 +2,13 @@
 
 import math
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from tokenizers import Regex, normalizers
+from torch import Tensor
 from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerFast
 
@@ -22,309 +23,365 @@ from hfseq.convert.names import (
     same_weight,
     translate,
 )
-from hfseq.convert.reading import read_checkpoint, read_lines, read_yaml
-from hfseq.convert.vocabularies import bpe_tokenizer, check_tokens, pair_tokenizer, reads_pieces, word_tokenizer
+from hfseq.convert.parts import Recurrent, recurrent_modules
+from hfseq.convert.reading import COMMON, existing_file, read_checkpoint, read_lines, read_yaml
+from hfseq.convert.sentencepiece import sentencepiece_tokenizer
+from hfseq.convert.translators import (
+    attend,
+    cell_names,
+    dropout_fields,
+    mlp_scores,
+    piece_note,
+    run_cells,
+    translator_tokenizer,
+    vocabulary_fields,
+    zeros_like_rows,
+)
+from hfseq.convert.vocabularies import bpe_tokenizer, check_tokens, word_tokenizer
 from hfseq.errors import InputError
 from hfseq.models import GruConfig, LstmConfig
 from hfseq.models.modeling_gru import GruForConditionalGeneration
 from hfseq.models.modeling_lstm import LstmForConditionalGeneration
 
-_SYMBOLS = {"unk": "<unk>", "pad": "<pad>", "bos": "<s>", "eos": "</s>"}
-"""Special tokens by their roles, unless the configuration has others."""
-_BRIDGES = {"bridge": "project", "last": "last", "zero": "zeros"}
-"""Initial states by JoeyNMT's names, and by ours."""
+_SPECIAL = {"unk": ("<unk>", 0), "pad": ("<pad>", 1), "bos": ("<s>", 2), "eos": ("</s>", 3)}
+"""Special tokens and their ids, unless the configuration has others."""
+_SLOPE = 0.8
+"""Exponent of a length whose logarithm grows at 20 tokens as that of GNMT's (5 + length) / 6 does: 20 / (5 + 20)."""
 
 
-def convert_joeynmt(checkpoint: str | Path, *, bpe_codes: Sequence[str | Path] = ()) -> Converted:
-    """Convert a recurrent translator.
+def convert_joeynmt(checkpoint: str | Path) -> Converted:
+    """Convert a recurrent translator with its vocabularies and its tokenizers.
 
     Args:
-        checkpoint: Folder of a model, with `config.yaml`, `src_vocab.txt`, `trg_vocab.txt` and `best.ckpt`; or one of
-            its checkpoints.
-        bpe_codes: File of BPE codes, or one for each language; none for those that the configuration names, if they
-            are in the folder, else a tokenizer of texts that are split already.
+        checkpoint: Folder of the model: `best.ckpt` or another checkpoint, `config.yaml`, `src_vocab.txt`,
+            `trg_vocab.txt`, and the BPE codes or models of SentencePiece that the configuration names; or a checkpoint
+            in such a folder.
 
     Raises:
-        InputError: If a file is missing, cannot be read safely, or has a setting that hfseq does not have.
+        InputError: If a file is missing, cannot be read safely or does not fit the others; or if the model or its
+            tokenizers cannot be expressed here.
     """
-    path = _checkpoint(Path(checkpoint))
-    folder = path.parent
-    found = read_checkpoint(path)
-    config = read_yaml(folder / "config.yaml")
+    path = _find_checkpoint(Path(checkpoint))
+    found = read_checkpoint(path, COMMON)
     state = found.get("model_state") if isinstance(found, dict) else None
-    if not isinstance(state, dict) or not isinstance(config, dict):
+    if not isinstance(state, dict) or not all(isinstance(weight, Tensor) for weight in state.values()):
         raise InputError(f"{path}: not a checkpoint of JoeyNMT, which has its weights under 'model_state'")
     weights = {name: as_float32(weight) for name, weight in state.items()}
-    settings = _Settings(folder / "config.yaml", config)
-    fields = settings.fields(weights)
-    source, target = (len(weights[f"{side}_embed.lut.weight"]) for side in ("src", "trg"))
-    tokenizer, more, notes = _tokenizer(folder, settings, bpe_codes, (source, target), settings.shared)
-    tied = fields["tie_word_embeddings"]
-    rnn_config, model_class = _CLASSES[settings.cell]
-    model_config = rnn_config(
-        vocab_size=source + len(more[0]),
-        decoder_vocab_size=None if settings.shared else target + len(more[1]),
-        lm_head_bias=bool(more[1]),
+    config_path = path.parent / "config.yaml"
+    settings = _Settings(config_path, read_yaml(config_path))
+    encoder, decoder = _recurrent(path, weights, settings)
+    tokens, special = _vocabularies(path.parent, weights, settings)
+    sides = [_tokenizer(path.parent, settings, side, tokens[side], special) for side in ("src", "trg")]
+    (_, added), (_, added_targets) = sides
+    source, target = weights["src_embed.lut.weight"], weights["trg_embed.lut.weight"]
+    if source.shape[1] != target.shape[1]:
+        raise InputError(
+            f"{config_path}: embedding_dim {source.shape[1]} of the encoder and {target.shape[1]} of the decoder: "
+            "hfseq's embeddings have one width"
+        )
+    scales = [settings.flag("model", side, "embeddings", "scale") for side in ("encoder", "decoder")]
+    same = tokens["src"] == tokens["trg"] and added == added_targets
+    shared = same and same_weight(source, target) and scales[0] == scales[1]
+    tied = same_weight(target, weights["decoder.output_layer.weight"]) and not scales[1]
+    feeds = decoder.input_size == target.shape[1] + decoder.hidden_size
+    attention = "additive" if "decoder.attention.query_layer.weight" in weights else "general"
+    bridge = settings.bridge(weights)
+    dropout, ignored = dropout_fields(settings.dropouts())
+    config_class: Any = LstmConfig if encoder.cell == "LSTM" else GruConfig
+    fields = vocabulary_fields((len(source) + len(added), len(target) + len(added_targets)), same, shared)
+    model_config = config_class(
+        embedding_size=source.shape[1],
+        hidden_size=encoder.width,
+        decoder_hidden_size=decoder.hidden_size,
+        encoder_layers=encoder.layers,
+        decoder_layers=decoder.layers,
+        bidirectional=True,
+        attention_type=attention,
+        attention_bias=True,
+        input_feeding=feeds,
+        bridge=bridge,
+        tie_word_embeddings=tied,
+        lm_head_bias=bool(added_targets),
         is_encoder_decoder=True,
-        **settings.ids(folder),
+        decoder_start_token_id=special["bos"][1],
+        **{f"{role}_token_id": special[role][1] for role in ("pad", "bos", "eos")},
         **fields,
+        **dropout,
     )
-    model: Any = model_class(model_config)
-    table = settings.table(weights, tied)
-    if more[1]:
-        table["lm_head.bias"] = Made(["decoder.output_layer.weight"], lambda rows: rows.new_zeros(len(rows)))
-    ours = translate(path, weights, table)
-    counts = {"model.embed_tokens.weight": len(more[0]), "decoder.embed_tokens.weight": len(more[1])}
-    add_pieces(ours, counts, len(more[1]), tied, settings.ids(folder)["unk_token_id"])
+    model: Any = LstmForConditionalGeneration if encoder.cell == "LSTM" else GruForConditionalGeneration
+    model = model(model_config)
+    ours = translate(path, weights, _table(weights, encoder, decoder, attention, scales, bool(added_targets)))
+    inputs = {"model.embed_tokens.weight": len(added), "decoder.embed_tokens.weight": len(added_targets)}
+    add_pieces(ours, inputs, len(added_targets), tied, special["unk"][1])
     fill(model, ours, path)
-    ids, testing = settings.ids(folder), config.get("testing") or {}
-    # As in JoeyNMT's own searches.
-    model.generation_config.suppress_tokens = [ids["pad_token_id"], ids["bos_token_id"]]
-    model.generation_config.min_new_tokens = int(testing.get("min_output_length", 1))
-    beam, alpha = testing.get("beam_size", 1), testing.get("beam_alpha", -1)
-    notes.append(
-        f"JoeyNMT searched with beam_size {beam} and beam_alpha {alpha}: scores divided by ((5 + length) / 6)^alpha, "
-        "which generate() does not have; length_penalty divides by a power of the length itself."
+    notes = settings.decode(model, special)
+    pieces = [*added, *(piece for piece in added_targets if piece not in added)]
+    kind = "Luong" if attention == "general" else "Bahdanau"
+    ignored = [*other_parts(found, "model_state"), *ignored]
+    return Converted(
+        model,
+        translator_tokenizer(*sides),
+        _reference(weights, encoder, decoder, bridge, scales, special["unk"][1]),
+        f"JoeyNMT ({encoder.cell}, {kind} attention)",
+        ignored,
+        notes + piece_note(pieces),
     )
-    ignored = other_parts(found, "model_state")
-    reference = _reference(weights, settings, settings.ids(folder)["unk_token_id"])
-    toolkit = f"JoeyNMT {config.get('joeynmt_version', 2)} ({settings.cell.upper()})"
-    return Converted(model, tokenizer, reference, toolkit, [*ignored, *settings.dropouts()], notes)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the flags of this format."""
-    parser.add_argument(
-        "--bpe_codes", nargs="+", default=[], help="BPE codes, perhaps for each language, if not in the folder"
-    )
+    """Add the flags of this format, which needs none: the folder tells all."""
 
 
-FORMAT = Format(convert_joeynmt, add_arguments, "recurrent translators of JoeyNMT 2")
-_CLASSES: dict[str, tuple[Any, Any]] = {
-    "lstm": (LstmConfig, LstmForConditionalGeneration),
-    "gru": (GruConfig, GruForConditionalGeneration),
-}
+FORMAT = Format(convert_joeynmt, add_arguments, "recurrent translators of JoeyNMT 2, given by their folders")
 
 
 class _Settings:
-    """Settings of a model, which hfseq has, too.
+    """Configuration of a model, `config.yaml`."""
 
-    Args:
-        path: The configuration, for messages.
-        config: Its contents.
-    """
+    def __init__(self, path: Path, config: Any) -> None:
+        self.path, self.config = path, config
+        if not all(isinstance(self.section(name), dict) and self.section(name) for name in ("model", "data")):
+            raise InputError(f"{path}: not a configuration of JoeyNMT, which has the sections model and data")
 
-    def __init__(self, path: Path, config: Mapping[str, Any]) -> None:
-        model, self.data, self.path = config.get("model") or {}, config.get("data") or {}, path
-        self.encoder, self.decoder = model.get("encoder") or {}, model.get("decoder") or {}
-        self.tied, self.shared = bool(model.get("tied_softmax")), bool(model.get("tied_embeddings"))
-        for side, part in (("encoder", self.encoder), ("decoder", self.decoder)):
-            self._require(f"model.{side}.type", part.get("type", "recurrent"), ["recurrent"])
-            self._require(f"model.{side}.rnn_type", part.get("rnn_type", "gru"), ["gru", "lstm"])
-        self.cell = str(self.encoder.get("rnn_type", "gru"))
-        self._require("model.decoder.rnn_type", self.decoder.get("rnn_type", "gru"), [self.cell])
-        self._require("model.encoder.bidirectional", self.encoder.get("bidirectional", True), [True])
-        self.attention = str(self.decoder.get("attention", "bahdanau"))
-        self._require("model.decoder.attention", self.attention, ["bahdanau", "luong"])
-        self.start = str(self.decoder.get("init_hidden", "bridge"))
-        self._require("model.decoder.init_hidden", self.start, [*_BRIDGES])
-        for side, part in (("encoder", self.encoder), ("decoder", self.decoder)):
-            self._require(f"model.{side}.activation", part.get("activation", "tanh"), ["tanh"])
-        self.feeds = bool(self.decoder.get("input_feeding", True))
-        self.layers = int(self.encoder.get("num_layers", 1)), int(self.decoder.get("num_layers", 1))
+    def section(self, *names: str) -> dict[str, Any]:
+        """The dictionary at the end of a path of names; empty if there is none."""
+        found = self.config
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
 
-    def _require(self, name: str, value: Any, known: Sequence[Any]) -> None:
-        if value not in known:
-            raise InputError(f"{self.path}: {name}: {value}; hfseq has {' or '.join(map(str, known))}")
+    def flag(self, *names: str) -> bool:
+        """A setting that is true or false."""
+        return self.section(*names[:-1]).get(names[-1]) is True
 
-    def fields(self, weights: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Config fields."""
-        (_, size), (_, target_size) = (weights[f"{side}_embed.lut.weight"].shape for side in ("src", "trg"))
-        if size != target_size:
-            raise InputError(f"{self.path}: embeddings of the widths {size} and {target_size}; hfseq's have one width")
-        rates = {float(part.get(name, 0.0)) for part in (self.encoder, self.decoder) for name in ("dropout",)}
-        output = weights["decoder.output_layer.weight"]
-        same = same_weight(output, weights["trg_embed.lut.weight"])
-        return {
-            "embedding_size": size,
-            "hidden_size": 2 * weights["encoder.rnn.weight_hh_l0"].shape[1],
-            "decoder_hidden_size": weights["decoder.rnn.weight_hh_l0"].shape[1],
-            "encoder_layers": self.layers[0],
-            "decoder_layers": self.layers[1],
-            "bidirectional": True,
-            "attention_type": "additive" if self.attention == "bahdanau" else "general",
-            "attention_bias": True,
-            "bridge": _BRIDGES[self.start],
-            "input_feeding": self.feeds,
-            "share_encoder_decoder_embeddings": self.shared,
-            # Scaled embeddings are not the rows of the output layer any more.
-            "tie_word_embeddings": self.tied and same and self.scale("decoder") == 1,
-            **({"dropout": rates.pop()} if len(rates) == 1 else {}),
-        }
+    def bridge(self, weights: Mapping[str, Tensor]) -> str:
+        """Initial states of the decoder, as `bridge` of hfseq names them."""
+        if "decoder.bridge_layer.weight" in weights:
+            return "project"
+        return "last" if self.section("model", "decoder").get("init_hidden", "bridge") == "last" else "zeros"
 
-    def dropouts(self) -> list[str]:
-        """Clause on the dropouts."""
-        names = ("dropout", "hidden_dropout")
-        shown = [
-            f"{side}.{name} {part[name]}"
-            for side, part in (("encoder", self.encoder), ("decoder", self.decoder))
-            for name in names
-            if name in part
-        ]
-        return [f"{', '.join(shown)}: hfseq has one dropout"] if shown else []
+    def dropouts(self) -> dict[str, Any]:
+        """All dropouts of the model, by their names."""
+        decoder = self.section("model", "decoder")
+        found = {"decoder.hidden_dropout": decoder.get("hidden_dropout")}
+        for side in ("encoder", "decoder"):
+            own = self.section("model", side)
+            found[f"{side}.embeddings.dropout"] = self.section("model", side, "embeddings").get(
+                "dropout", own.get("dropout")
+            )
+            if own.get("num_layers", 1) != 1:
+                found[f"{side}.dropout"] = own.get("dropout")
+        return found
 
-    def scale(self, side: str) -> float:
-        """Factor of the embeddings of `encoder` or `decoder`."""
-        embeddings = getattr(self, side).get("embeddings") or {}
-        return math.sqrt(embeddings["embedding_dim"]) if embeddings.get("scale") else 1.0
-
-    def symbol(self, role: str) -> str:
-        """Special token of a role."""
-        symbols = self.data.get("special_symbols") or {}
-        return str(symbols.get(f"{role}_token", _SYMBOLS[role]))
-
-    def ids(self, folder: Path) -> dict[str, int]:
-        """Config fields for the ids of special tokens."""
-        tokens = read_lines(folder / "trg_vocab.txt")
-        lost = [role for role in _SYMBOLS if self.symbol(role) not in tokens]
-        if lost:
-            raise InputError(f"{folder / 'trg_vocab.txt'}: no {self.symbol(lost[0])}")
-        ids = {f"{role}_token_id": tokens.index(self.symbol(role)) for role in _SYMBOLS}
-        return ids | {"decoder_start_token_id": ids["bos_token_id"]}
-
-    def table(self, weights: Mapping[str, Tensor], tied: bool) -> dict[str, str | Made]:
-        """Our names and JoeyNMT's."""
-        width = weights["decoder.rnn.weight_hh_l0"].shape[1]
-        table = recurrent_table("encoder.rnn.", "model.stack.", self.layers[0], bidirectional=True)
-        table |= recurrent_table("decoder.rnn.", "decoder.stack.", self.layers[1])
-        for ours, theirs, side in (("model", "src", "encoder"), ("decoder", "trg", "decoder")):
-            factor = self.scale(side)
-            table[f"{ours}.embed_tokens.weight"] = Made([f"{theirs}_embed.lut.weight"], _times(factor))
-        table["lm_head.weight"] = "decoder.output_layer.weight"
-        # JoeyNMT has the state before the context.
-        table["decoder.attention.combine.weight"] = Made(
-            ["decoder.att_vector_layer.weight"], lambda one: torch.cat([one[:, width:], one[:, :width]], dim=1)
-        )
-        table["decoder.attention.combine.bias"] = "decoder.att_vector_layer.bias"
-        keys = "decoder.attention.key_layer.weight"
-        if self.attention == "luong":
-            table["decoder.attention.query.weight"] = Made([keys], lambda one: one.t().contiguous())
+    def decode(self, model: Any, special: Mapping[str, tuple[str, int]]) -> list[str]:
+        """Give a model the search of `testing`, as far as `generate()` has it, and say in sentences what differs."""
+        testing, generation = self.section("testing"), model.generation_config
+        unwritten = [special[role][1] for role in ("bos", "pad", "sep") if role in special]
+        beams, alpha, longest = (testing.get(name) for name in ("beam_size", "beam_alpha", "max_output_length"))
+        alpha = alpha if isinstance(alpha, int | float) else testing.get("alpha")
+        notes = [f"A source ends with `{special['eos'][0]}`, and a target begins with `{special['bos'][0]}`."]
+        if any(
+            self.section("data", side, "tokenizer_cfg").get("pretokenizer", "none") != "none"
+            for side in ("src", "trg")
+        ):
+            notes.append("Texts have to go through Moses before, and its detokenizer afterwards: sacremoses has both.")
+        if testing.get("generate_unk") is False:
+            unwritten.append(special["unk"][1])
         else:
-            query = "decoder.attention.query_layer.weight"
-            table |= {"decoder.attention.key.weight": keys, "decoder.attention.query.weight": query}
-            table["decoder.attention.query.bias"] = Made([query], lambda one: one.new_zeros(len(one)))
-            table["decoder.attention.energy.weight"] = "decoder.attention.energy_layer.weight"
-        if self.start == "bridge":
-            copies = self.layers[1] * (2 if self.cell == "lstm" else 1)
-            table["decoder.bridge.project.weight"] = Made(["decoder.bridge_layer.weight"], _bridge(copies))
-            table["decoder.bridge.project.bias"] = Made(["decoder.bridge_layer.bias"], lambda one: one.repeat(copies))
-        return table
+            notes.append(f"`{special['unk'][0]}` may be written; texts are decoded without it.")
+        generation.suppress_tokens = sorted(unwritten)
+        generation.min_new_tokens = max(1, int(testing.get("min_output_length") or 1))
+        if isinstance(longest, int) and longest > 0:
+            generation.max_new_tokens = longest
+        if isinstance(beams, int) and beams > 1:
+            generation.num_beams = beams
+            generation.length_penalty = 0.0
+            if isinstance(alpha, int | float) and alpha > 0:
+                generation.length_penalty = _SLOPE * alpha
+                notes.append(
+                    f"JoeyNMT divides the score of a hypothesis by ((5 + length) / 6)^{alpha:g}; here it is divided "
+                    f"by length^{_SLOPE * alpha:g}, which weighs lengths around 20 alike."
+                )
+        return notes
 
 
-def _times(factor: float) -> Any:
-    return lambda one: one * factor
-
-
-def _bridge(copies: int) -> Any:
-    """Map of the first and last output from that of the final states of both directions, for all states alike."""
-
-    def make(weight: Tensor) -> Tensor:
-        forward, backward = weight.chunk(2, dim=1)
-        nothing = torch.zeros_like(forward)
-        return torch.cat([nothing, backward, forward, nothing], dim=1).repeat(copies, 1)
-
-    return make
-
-
-def _checkpoint(path: Path) -> Path:
-    """The checkpoint of a folder: the best, else the latest one."""
+def _find_checkpoint(path: Path) -> Path:
+    """The checkpoint of a folder: the best one, or the last."""
     if not path.is_dir():
-        return path
-    for name in ("best.ckpt", "latest.ckpt"):
-        if (path / name).is_file():
-            return path / name
-    raise InputError(f"{path}: no best.ckpt and no latest.ckpt; name the checkpoint itself")
+        return existing_file(path)
+    if (path / "best.ckpt").is_file():
+        return path / "best.ckpt"
+    numbered = [one for one in path.glob("*.ckpt") if one.stem.isdigit()]
+    if not numbered:
+        raise InputError(f"{path}: neither best.ckpt nor the numbered checkpoints of JoeyNMT in it")
+    return max(numbered, key=lambda one: int(one.stem))
+
+
+def _recurrent(path: Path, weights: Mapping[str, Tensor], settings: _Settings) -> tuple[Recurrent, Recurrent]:
+    """Encoder and decoder, or an error that names the setting that hfseq lacks."""
+    found = recurrent_modules(path, weights)
+    for side in ("encoder", "decoder"):
+        if f"{side}.rnn" not in found:
+            raise InputError(f"{path}: model.{side}.type is not recurrent; transformers convert Transformers")
+    encoder, decoder = found["encoder.rnn"], found["decoder.rnn"]
+    if encoder.cell != decoder.cell or encoder.cell not in ("LSTM", "GRU"):
+        raise InputError(f"{path}: rnn_type {encoder.cell} and {decoder.cell}: hfseq has one cell on both sides")
+    if not encoder.bidirectional:
+        raise InputError(f"{path}: model.encoder.bidirectional: JoeyNMT cannot run an encoder of one direction")
+    activation = settings.section("model", "decoder").get("activation", "tanh")
+    if activation != "tanh":
+        raise InputError(f"{settings.path}: model.decoder.activation {activation}: hfseq has tanh")
+    return encoder, decoder
+
+
+def _vocabularies(
+    folder: Path, weights: Mapping[str, Tensor], settings: _Settings
+) -> tuple[dict[str, list[str]], dict[str, tuple[str, int]]]:
+    """Tokens of both sides by ids, and special tokens by their roles."""
+    own = settings.section("data", "special_symbols")
+    special = {
+        role: (str(own.get(f"{role}_token", token)), int(own.get(f"{role}_id", number)))
+        for role, (token, number) in _SPECIAL.items()
+    }
+    if own.get("sep_token") is not None:
+        special["sep"] = (str(own["sep_token"]), int(own.get("sep_id", len(special))))
+    tokens = {}
+    for side in ("src", "trg"):
+        path = folder / f"{side}_vocab.txt"
+        tokens[side] = read_lines(path)
+        check_tokens(path, tokens[side], len(weights[f"{side}_embed.lut.weight"]))
+        for token, number in special.values():
+            if tokens[side][number : number + 1] != [token]:
+                raise InputError(f"{path}, line {number + 1}: not {token!r}, as special_symbols of config.yaml say")
+    return tokens, special
 
 
 def _tokenizer(
-    folder: Path, settings: _Settings, codes: Sequence[str | Path], sizes: tuple[int, int], shared: bool
-) -> tuple[PreTrainedTokenizerFast, tuple[list[str], list[str]], list[str]]:
-    """Tokenizer of both languages, the pieces that each has beyond its vocabulary, and notes."""
-    roles = {f"{role}_token": settings.symbol(role) for role in _SYMBOLS}
-    sides: list[PreTrainedTokenizerFast] = []
-    more: list[list[str]] = []
-    notes: list[str] = []
-    for number, (side, size) in enumerate(zip(("src", "trg"), sizes, strict=True)):
-        path = folder / f"{side}_vocab.txt"
-        tokens = read_lines(path)
-        check_tokens(path, tokens, size)
-        own = settings.data.get(side) or {}
-        options = own.get("tokenizer_cfg") or {}
-        named = folder / Path(str(options.get("codes", "codes"))).name
-        file = codes[min(number, len(codes) - 1)] if codes else named if named.is_file() else None
-        end = [roles["eos_token"]]
-        if file is not None:
-            tokenizer, pieces = bpe_tokenizer(tokens, file, end=end, roles=roles)
-        else:
-            tokenizer = word_tokenizer(tokens, end=end, lowercase=bool(own.get("lowercase")), roles=roles)
-            pieces = []
-            if reads_pieces(tokens):
-                notes.append(f"{side}: texts must be split into pieces already; their model is not in the folder.")
-        sides.append(tokenizer)
-        more.append(pieces)
-    pair = sides[0] if shared else pair_tokenizer(*sides)
-    return pair, (more[0], more[0] if shared else more[1]), notes
+    folder: Path, settings: _Settings, side: str, tokens: list[str], special: Mapping[str, tuple[str, int]]
+) -> tuple[PreTrainedTokenizerFast, list[str]]:
+    """Tokenizer of a side, and the pieces that it has beyond its vocabulary."""
+    own = settings.section("data", side)
+    options = settings.section("data", side, "tokenizer_cfg")
+    end, roles = [special["eos"][0]], {f"{role}_token": special[role][0] for role in _SPECIAL}
+    normalizer = _normalizer(settings.flag("data", side, "lowercase"), settings.flag("data", side, "normalize"))
+    level = own.get("level", "word")
+    if level != "bpe":
+        return word_tokenizer(tokens, end=end, normalizer=normalizer, roles=roles), []
+    kind = own.get("tokenizer_type", own.get("bpe_type", "sentencepiece"))
+    name = options.get("codes" if kind == "subword-nmt" else "model_file")
+    if kind not in ("subword-nmt", "sentencepiece") or not isinstance(name, str):
+        raise InputError(f"{settings.path}: data.{side}.tokenizer_type {kind}: neither with codes nor a model_file")
+    file = folder / Path(name).name
+    if kind == "sentencepiece":
+        return sentencepiece_tokenizer(file, tokens, roles, end=end, normalizer=normalizer, splits_unknown=True)
+    if options.get("separator", "@@") != "@@":
+        raise InputError(f"{settings.path}: data.{side}.tokenizer_cfg.separator: pieces are read that end in @@")
+    return bpe_tokenizer(tokens, file, end=end, normalizer=normalizer, roles=roles, splits_unknown=True)
 
 
-def _reference(weights: Mapping[str, Tensor], settings: _Settings, unknown: int) -> Reference:
-    """JoeyNMT's decoder by loops, around torch's recurrent modules."""
-    modules = {}
-    for side, layers in zip(("encoder", "decoder"), settings.layers, strict=True):
-        width, entering = (weights[f"{side}.rnn.weight_{one}_l0"].shape[1] for one in ("hh", "ih"))
-        kind = nn.LSTM if settings.cell == "lstm" else nn.GRU
-        module = kind(entering, width, layers, batch_first=True, bidirectional=side == "encoder")
-        module.load_state_dict({name: weights[f"{side}.rnn.{name}"] for name in module.state_dict()})
-        modules[side] = module
+def _normalizer(lowercase: bool, normalize: bool) -> normalizers.Normalizer | None:
+    """Normalisation of texts as JoeyNMT's: quotation marks, and spaces before punctuation."""
+    steps: list[normalizers.Normalizer] = []
+    if normalize:
+        spaces: Any = Regex("[ \u3000]+")
+        steps.append(normalizers.NFKC())
+        steps += [normalizers.Replace(*pair) for pair in (("’", "'"), ("“", '"'), ("”", '"'), ("\u200b", ""))]
+        steps.append(normalizers.Replace(spaces, " "))
+        steps += [normalizers.Replace(f" {mark}", mark) for mark in "?!,.:"]
+        steps.append(normalizers.Strip())
+    steps += [normalizers.Lowercase()] if lowercase else []
+    return normalizers.Sequence(steps) if steps else None
 
-    def embed(side: str, ids: Tensor) -> Tensor:
-        rows = weights[f"{'src' if side == 'encoder' else 'trg'}_embed.lut.weight"]
-        return rows[ids.where(ids < len(rows), unknown)] * settings.scale(side)
 
-    def start(states: Any) -> Any:
-        final = states[0] if settings.cell == "lstm" else states
-        final = torch.cat([final[-2], final[-1]], dim=-1)  # [1, M]
-        width = weights["decoder.rnn.weight_hh_l0"].shape[1]
-        if settings.start == "bridge":
-            final = linear(final, *(weights[f"decoder.bridge_layer.{one}"] for one in ("weight", "bias"))).tanh()
-        elif settings.start == "last":
-            final = final[:, :width]
-        else:
-            final = torch.zeros(1, width)
-        hidden = final.repeat(settings.layers[1], 1, 1)
-        return (hidden, hidden) if settings.cell == "lstm" else hidden
+def _table(
+    weights: Mapping[str, Tensor],
+    encoder: Recurrent,
+    decoder: Recurrent,
+    attention: str,
+    scales: list[bool],
+    biased: bool,
+) -> dict[str, str | Made]:
+    """Our names, with those of JoeyNMT."""
+    table = recurrent_table("encoder.rnn.", "model.stack.", encoder.layers, bidirectional=True)
+    table |= recurrent_table("decoder.rnn.", "decoder.stack.", decoder.layers)
+    for ours, theirs, scaled in (("model", "src_embed", scales[0]), ("decoder", "trg_embed", scales[1])):
+        name = f"{theirs}.lut.weight"
+        table[f"{ours}.embed_tokens.weight"] = Made([name], _scaled) if scaled else name
+    width, half, theirs = decoder.hidden_size, encoder.hidden_size, "decoder.attention."
+    if attention == "additive":
+        for ours in ("query", "key", "energy"):
+            table[f"{theirs}{ours}.weight"] = f"{theirs}{ours}_layer.weight"
+        table[f"{theirs}query.bias"] = Made([f"{theirs}query_layer.weight"], zeros_like_rows)
+    else:
+        table[f"{theirs}query.weight"] = Made([f"{theirs}key_layer.weight"], lambda key: key.T)
+    # JoeyNMT's vector is of the state and the context, in this order.
+    table[f"{theirs}combine.weight"] = Made(
+        ["decoder.att_vector_layer.weight"], lambda both: both.roll(-width, dims=1)
+    )
+    table[f"{theirs}combine.bias"] = "decoder.att_vector_layer.bias"
+    table["lm_head.weight"] = "decoder.output_layer.weight"
+    if biased:
+        table["lm_head.bias"] = Made(["decoder.output_layer.weight"], zeros_like_rows)
+    if "decoder.bridge_layer.weight" in weights:
+        # It reads the final states of both directions: the last output of one and the first of the other.
+        def project(both: Tensor) -> Tensor:
+            forward, backward = both.split(half, dim=1)
+            empty = torch.zeros_like(forward)
+            return torch.cat([empty, backward, forward, empty], dim=1).repeat(states, 1)
 
-    def scores(query: Tensor, values: Tensor) -> Tensor:
-        keys = linear(values, weights["decoder.attention.key_layer.weight"])  # [S, A]
-        if settings.attention == "luong":
-            return keys @ query
-        both = (keys + linear(query, weights["decoder.attention.query_layer.weight"])).tanh()
-        return linear(both, weights["decoder.attention.energy_layer.weight"]).squeeze(-1)
+        states = decoder.layers * (2 if decoder.cell == "LSTM" else 1)
+        table["decoder.bridge.project.weight"] = Made(["decoder.bridge_layer.weight"], project)
+        table["decoder.bridge.project.bias"] = Made(["decoder.bridge_layer.bias"], lambda bias: bias.repeat(states))
+    return table
+
+
+def _scaled(rows: Tensor) -> Tensor:
+    return rows * math.sqrt(rows.shape[1])
+
+
+def _reference(
+    weights: Mapping[str, Tensor],
+    encoder: Recurrent,
+    decoder: Recurrent,
+    bridge: str,
+    scales: list[bool],
+    unknown: int,
+) -> Reference:
+    """JoeyNMT's encoder, and its decoder step by step."""
+    module = encoder.module(weights, None)
+    names = cell_names("decoder.rnn.", decoder.layers)
+    width = decoder.hidden_size
+
+    def embed(side: str, ids: Tensor, scaled: bool) -> Tensor:
+        rows = weights[f"{side}_embed.lut.weight"]
+        known = ids.where(ids < len(rows), unknown)
+        return rows[known] * (math.sqrt(rows.shape[1]) if scaled else 1.0)
 
     def reference(source: Tensor, ids: Tensor) -> Tensor:
-        encoded, states = modules["encoder"](embed("encoder", source))
-        states = start(states)
-        vector = torch.zeros(1, weights["decoder.rnn.weight_hh_l0"].shape[1])
-        vectors = []
-        for step in range(ids.shape[1]):
-            values = embed("decoder", ids[:, step])
-            values = torch.cat([values, vector], dim=1) if settings.feeds else values
-            output, states = modules["decoder"](values.unsqueeze(1), states)
-            query = output[0, 0]
-            context = scores(query, encoded[0]).softmax(dim=0) @ encoded[0]
-            combined = torch.cat([query, context])
-            layer = (weights[f"decoder.att_vector_layer.{one}"] for one in ("weight", "bias"))
-            vector = linear(combined, *layer).tanh().unsqueeze(0)
-            vectors.append(vector)
-        return linear(torch.stack(vectors, dim=1), weights["decoder.output_layer.weight"])
+        outputs, final = module(embed("src", source, scales[0]))
+        hidden = final[0] if encoder.cell == "LSTM" else final
+        encoded, last = outputs[0], torch.cat([hidden[-2], hidden[-1]], dim=1)
+        if bridge == "project":
+            last = linear(last, weights["decoder.bridge_layer.weight"], weights["decoder.bridge_layer.bias"]).tanh()
+        elif bridge == "last":
+            last = last[:, :width]
+        else:
+            last = last.new_zeros(1, width)
+        states: list[tuple[Tensor, ...]] = [(last,) * (2 if decoder.cell == "LSTM" else 1)] * decoder.layers
+        keys = linear(encoded, weights["decoder.attention.key_layer.weight"])
+        embedded, feed, steps = embed("trg", ids, scales[1])[0], last.new_zeros(1, width), []
+        for one in embedded.split(1):
+            feeds = decoder.input_size > one.shape[1]
+            query = run_cells(weights, names, torch.cat([one, feed], dim=1) if feeds else one, states)
+            if "decoder.attention.query_layer.weight" in weights:
+                projected = linear(query, weights["decoder.attention.query_layer.weight"])
+                scores = mlp_scores(projected, keys, weights["decoder.attention.energy_layer.weight"])
+            else:
+                scores = keys @ query[0]
+            both = torch.cat([query, attend(scores, encoded)], dim=1)
+            vector = [weights[f"decoder.att_vector_layer.{name}"] for name in ("weight", "bias")]
+            feed = linear(both, *vector).tanh()
+            steps.append(feed)
+        return linear(torch.stack(steps, dim=1), weights["decoder.output_layer.weight"])
 
     return reference

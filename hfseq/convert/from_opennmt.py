@@ -1,14 +1,15 @@
-"""Recurrent translators of OpenNMT-py 3 and of Eole."""
+"""Recurrent translators of OpenNMT-py 3 (Klein et al. 2017) and of Eole, which followed it."""
 
-import re
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
+from transformers import PreTrainedTokenizerFast
 
 from hfseq.convert.base import Converted, Format, Reference
 from hfseq.convert.names import (
@@ -21,297 +22,411 @@ from hfseq.convert.names import (
     same_weight,
     translate,
 )
-from hfseq.convert.reading import COMMON, PickledNames, StandIn, read_checkpoint, read_folder, read_json
-from hfseq.convert.vocabularies import bpe_tokenizer, check_tokens, pair_tokenizer, reads_pieces, word_tokenizer
+from hfseq.convert.parts import Recurrent, recurrent_modules
+from hfseq.convert.reading import COMMON, StandIn, read_checkpoint, read_folder, read_json
+from hfseq.convert.sentencepiece import sentencepiece_tokenizer
+from hfseq.convert.translators import (
+    attend,
+    cell_names,
+    cell_table,
+    dropout_fields,
+    mlp_scores,
+    piece_note,
+    run_cells,
+    translator_tokenizer,
+    vocabulary_fields,
+)
+from hfseq.convert.vocabularies import bpe_tokenizer, check_tokens, reads_pieces, token_list, word_tokenizer
 from hfseq.errors import InputError
 from hfseq.models import GruConfig, LstmConfig
 from hfseq.models.modeling_gru import GruForConditionalGeneration
 from hfseq.models.modeling_lstm import LstmForConditionalGeneration
 
-NAMES = COMMON | PickledNames(classes=("torchtext.*", "onmt.*"), functions=("functools.partial",))
-"""Names in checkpoints: options, and the vocabularies of versions before 3, which are not read."""
 _ROLES = {"unk_token": "<unk>", "pad_token": "<blank>", "bos_token": "<s>", "eos_token": "</s>"}
-_CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-_CLASSES: dict[str, tuple[Any, Any]] = {
-    "LSTM": (LstmConfig, LstmForConditionalGeneration),
-    "GRU": (GruConfig, GruForConditionalGeneration),
+"""Special tokens, unless the checkpoint has others."""
+_REFUSED = {
+    "encoder_type": ({"rnn", "brnn"}, "hfseq's encoder has layers of nn.LSTM or nn.GRU"),
+    "decoder_type": ({"rnn"}, "hfseq's decoder has layers of nn.LSTM or nn.GRU"),
+    "rnn_type": ({"LSTM", "GRU"}, "hfseq has LSTM and GRU"),
+    "global_attention": ({"general", "dot", "mlp", "none"}, "hfseq has general, dot, mlp and none"),
+    "global_attention_function": ({"softmax"}, "hfseq's attention has a softmax"),
+    "generator_function": ({"softmax"}, "hfseq's output layer has a softmax"),
+    "context_gate": ({"none"}, "hfseq's decoder has no gate of its context"),
+    "coverage_attn": ({"none"}, "it is not the coverage of See et al. (2017) that hfseq has"),
+    "copy_attn": ({"none"}, "hfseq's pointer-generator has another gate"),
+    "position_encoding": ({"none"}, "hfseq's recurrent models have no positions"),
+    "n_src_feats": ({"none"}, "hfseq's embeddings are of words alone"),
+    "model_task": ({"seq2seq", "none"}, "hfseq converts translators"),
 }
-_LACKING = {
-    "coverage_attn": "hfseq's coverage is that of See et al. (2017), on the attention's scores",
-    "copy_attn": "hfseq's pointer-generator is that of See et al. (2017), with one attention",
-    "context_gate": "hfseq has no context gate",
-}
-"""Options that hfseq does not have, with the reason."""
+"""Options to the values that can be expressed here, and what is said of others."""
+_SETTING = dict(num_beams=5, length_penalty=1.0, max_new_tokens=250)
+"""Search of `onmt_translate` and `eole predict` by default: scores are divided by lengths."""
 
 
-def convert_opennmt(checkpoint: str | Path, *, bpe_codes: Sequence[str | Path] = ()) -> Converted:
-    """Convert a recurrent translator of OpenNMT-py 3 or Eole.
+def convert_opennmt(checkpoint: str | Path, *, subwords: Sequence[str | Path] = ()) -> Converted:
+    """Convert a recurrent translator with its vocabularies.
 
     Args:
-        checkpoint: `model_step_N.pt` of OpenNMT-py, with a `.safetensors` beside it if the weights are there; or a
-            folder of Eole with `config.json`, `vocab.json` and safetensors.
-        bpe_codes: File of BPE codes, or one for each language; none for a tokenizer of texts that are split already.
+        checkpoint: `model_step_1000.pt` of OpenNMT-py, whose weights may be beside it in a safetensors file of the
+            same name; or a folder of Eole, with `config.json`, `vocab.json` and safetensors files.
+        subwords: Files that split words as in training, one for both languages or one for each: models of
+            SentencePiece, whose names end in `.model`, or BPE codes of subword-nmt; none for a tokenizer of texts that
+            are split already.
 
     Raises:
-        InputError: If a file is missing, cannot be read safely, or has an option that hfseq does not have.
+        InputError: If the checkpoint cannot be read safely, or has an option that hfseq does not have; or if the files
+            for subwords do not fit.
     """
+    if len(subwords) > 2:
+        raise InputError("--subwords: one file for both languages, or one for each")
     path = Path(checkpoint)
-    options, vocabularies, weights, ignored = _read_eole(path) if path.is_dir() else _read_opennmt(path)
-    _check(path, options)
-    cell = str(options.get("rnn_type", "LSTM"))
-    source, target = (len(weights[f"{side}.embeddings.weight"]) for side in ("encoder", "decoder"))
-    (_, size), (_, target_size) = (weights[f"{side}.embeddings.weight"].shape for side in ("encoder", "decoder"))
-    if size != target_size:
-        raise InputError(f"{path}: embeddings of the widths {size} and {target_size}; hfseq's have one width")
-    depth = sum(re.fullmatch(r"encoder\.rnn\.weight_hh_l\d+", name) is not None for name in weights)
-    layers = sum(name.startswith("decoder.rnn.") and name.endswith("weight_hh") for name in weights)
-    if depth != layers:
-        raise InputError(f"{path}: {depth} layers of the encoder, {layers} of the decoder; hfseq has equally many")
-    both = "encoder.rnn.weight_hh_l0_reverse" in weights
-    width = weights["encoder.rnn.weight_hh_l0"].shape[1] * (2 if both else 1)
-    shared = vocabularies[0] == vocabularies[1] and same_weight(
-        weights["encoder.embeddings.weight"], weights["decoder.embeddings.weight"]
-    )
-    attention = _attention(weights)
-    for name, tokens, count in zip(("source", "target"), vocabularies, (source, target), strict=True):
-        check_tokens(f"{path}, {name} vocabulary", tokens, count)
-    tokenizer, more = _tokenizer(vocabularies, bpe_codes)
-    ids = {f"{role}_id": vocabularies[1].index(token) for role, token in _ROLES.items()}
-    start = str(options.get("decoder_start_token") or "<s>")
-    tied = same_weight(weights["generator.weight"], weights["decoder.embeddings.weight"])
-    rates = options.get("dropout", 0.0)
-    dropout = rates[-1] if isinstance(rates, list) and rates else rates
-    config_class, model_class = _CLASSES[cell]
+    found = _read_eole(path) if path.is_dir() else _read_opennmt(path)
+    found.check()
+    weights = found.weights
+    encoder, decoder = found.encoder(), found.decoder()
+    sides = found.tokenizers(subwords)
+    (_, added), (_, added_targets) = sides
+    source, target = weights[found.source], weights[found.target]
+    same = found.vocabularies[0] == found.vocabularies[1] and added == added_targets
+    shared = same and same_weight(source, target)
+    tied = same_weight(target, weights[found.output])
+    attention = found.attention()
+    roles = sides[0][0]
+    dropout, ignored = dropout_fields({"dropout": found.dropout()})
+    unknown = found.vocabularies[0].index(found.special["unk_token"])
+    config_class: Any = LstmConfig if decoder.cell == "LSTM" else GruConfig
+    fields = vocabulary_fields((len(source) + len(added), len(target) + len(added_targets)), same, shared)
     config = config_class(
-        vocab_size=source + len(more[0]),
-        decoder_vocab_size=None if shared else target + len(more[1]),
-        share_encoder_decoder_embeddings=shared,
+        embedding_size=source.shape[1],
+        hidden_size=encoder.width,
+        encoder_layers=encoder.layers,
+        decoder_layers=decoder.layers,
+        bidirectional=encoder.bidirectional,
+        attention_type=attention,
+        attention_bias=attention == "additive",
+        attention_activation="none" if attention == "additive" else "tanh",
+        input_feeding=decoder.feeds,
+        bridge="relu" if found.has("encoder.bridge.0.weight") else "copy",
         tie_word_embeddings=tied,
         lm_head_bias=True,
-        embedding_size=size,
-        hidden_size=width,
-        encoder_layers=depth,
-        decoder_layers=layers,
-        bidirectional=both,
-        attention_type={"mlp": "additive"}.get(attention, attention),
-        attention_bias=attention == "mlp",
-        attention_activation="none" if attention == "mlp" else "tanh",
-        input_feeding=weights["decoder.rnn.layers.0.weight_ih"].shape[1] > size,
-        bridge="relu" if "encoder.bridge.0.weight" in weights else "copy",
         is_encoder_decoder=True,
-        decoder_start_token_id=vocabularies[1].index(start) if start in vocabularies[1] else ids["bos_token_id"],
-        dropout=float(dropout),
-        **ids,
+        decoder_start_token_id=sides[1][0].convert_tokens_to_ids(found.start),
+        **{f"{role}_id": roles.convert_tokens_to_ids(getattr(roles, role)) for role in _ROLES if role != "unk_token"},
+        **fields,
+        **dropout,
     )
-    model: Any = model_class(config)
-    ours = translate(path, weights, _table(weights, attention, depth, both))
-    counts = {"model.embed_tokens.weight": len(more[0]), "decoder.embed_tokens.weight": len(more[1])}
-    add_pieces(ours, counts, len(more[1]), tied, ids["unk_token_id"])
+    model_class: Any = LstmForConditionalGeneration if decoder.cell == "LSTM" else GruForConditionalGeneration
+    model = model_class(config)
+    ours = translate(path, weights, found.table(encoder, decoder, attention))
+    inputs = {"model.embed_tokens.weight": len(added), "decoder.embed_tokens.weight": len(added_targets)}
+    add_pieces(ours, inputs, len(added_targets), tied, unknown)
     fill(model, ours, path)
+    for name, value in _SETTING.items():
+        setattr(model.generation_config, name, value)
+    pieces = [*added, *(piece for piece in added_targets if piece not in added)]
     notes = [
-        "A source has no </s>, and a target begins with <s>. OpenNMT searches with 5 beams, without "
-        "dividing scores by lengths (length_penalty=0.0)."
+        f"A source has no end token; a target begins with `{found.start}` and ends with `{roles.eos_token}`.",
+        f"{found.name} searches with 5 beams and divides by lengths (`length_penalty: avg`, `alpha: 1`), as set here.",
     ]
-    if not bpe_codes and any(map(reads_pieces, vocabularies)):
-        notes.append("The vocabulary is of pieces of words, and does not tell how to split words: split the texts.")
-    reference = _reference(weights, attention, depth, both, config.input_feeding, cell, ids["unk_token_id"])
-    toolkit = f"{'Eole' if path.is_dir() else 'OpenNMT-py'} ({cell})"
-    return Converted(model, tokenizer, reference, toolkit, ignored, notes)
+    if not subwords and any(map(reads_pieces, found.vocabularies)):
+        notes.append(
+            "The tokenizer reads texts that are split into pieces already; --subwords takes what splits them."
+        )
+    return Converted(
+        model,
+        translator_tokenizer(*sides),
+        _reference(found, encoder, decoder, attention, unknown),
+        f"{found.name} ({decoder.cell}, {found.options.get('global_attention', 'general')} attention)",
+        [*found.parts, *ignored],
+        notes + piece_note(pieces),
+    )
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the flags of this format."""
-    parser.add_argument("--bpe_codes", nargs="+", default=[], help="BPE codes, perhaps for each language")
+    parser.add_argument(
+        "--subwords",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="models of SentencePiece (*.model), or BPE codes of subword-nmt, perhaps for each language",
+    )
 
 
-FORMAT = Format(convert_opennmt, add_arguments, "recurrent translators of OpenNMT-py 3 and Eole")
-Read = tuple[dict[str, Any], tuple[list[str], list[str]], dict[str, Tensor], list[str]]
-"""Options, vocabularies of source and target, weights, and clauses on what is ignored."""
+FORMAT = Format(convert_opennmt, add_arguments, "recurrent translators of OpenNMT-py 3, or folders of Eole")
 
 
-def _read_opennmt(path: Path) -> Read:
-    found = read_checkpoint(path, NAMES)
-    if not isinstance(found, dict) or not isinstance(found.get("opt"), StandIn):
-        raise InputError(f"{path}: not a checkpoint of OpenNMT-py, which has its options under 'opt'")
-    state, generator = found.get("model"), found.get("generator")
-    if isinstance(state, dict):
-        own = generator if isinstance(generator, dict) else {}
-        state = state | {f"generator.{name}": weight for name, weight in own.items()}
-    else:
-        state = read_checkpoint(path.with_suffix(".safetensors"))
-    vocabularies = _vocabularies(path, found.get("vocab"))
-    ignored = other_parts(found, "model", "generator", "vocab", "opt")
-    return dict(vars(found["opt"])), vocabularies, _renamed(path, state), ignored
+@dataclass(frozen=True)
+class _Decoder:
+    """Layers of a decoder.
+
+    Attributes:
+        cell: `LSTM` or `GRU`.
+        names: Names of each layer's weights.
+        hidden_size: Its width.
+        feeds: Whether it has input feeding.
+    """
+
+    cell: str
+    names: list[list[str]]
+    hidden_size: int
+    feeds: bool
+
+    @property
+    def layers(self) -> int:
+        return len(self.names)
 
 
-def _read_eole(folder: Path) -> Read:
-    config, vocabulary = read_json(folder / "config.json"), read_json(folder / "vocab.json")
-    model = config.get("model") if isinstance(config, dict) else None
-    if not isinstance(model, dict):
-        raise InputError(f"{folder / 'config.json'}: no settings of a model of Eole")
-    options = dict(model)
-    for side in ("encoder", "decoder"):
-        own = model.get(side)
-        options |= own if isinstance(own, dict) else {}
-    training = config.get("training")
-    options["dropout"] = training.get("dropout", 0.0) if isinstance(training, dict) else 0.0
-    options["decoder_start_token"] = vocabulary.get("decoder_start_token", config.get("decoder_start_token"))
-    return options, _vocabularies(folder / "vocab.json", vocabulary), _renamed(folder, read_folder(folder)), []
+@dataclass
+class _Checkpoint:
+    """Checkpoint of either toolkit.
 
+    Attributes:
+        path: The file or folder.
+        name: Name of the toolkit.
+        options: Options of the model.
+        weights: Weights by the toolkit's names, those of the output layer as `generator.weight` and `generator.bias`.
+        vocabularies: Tokens of source and target by ids.
+        start: First token of a target.
+        special: Special tokens by their roles.
+        source: Name of the source embeddings.
+        target: Name of the target embeddings.
+        parts: Clauses on its other parts.
+    """
 
-def _vocabularies(path: Path, found: Any) -> tuple[list[str], list[str]]:
-    sides: list[Any] = [found.get(side) if isinstance(found, dict) else None for side in ("src", "tgt")]
-    for side in sides:
-        if not isinstance(side, list) or not all(isinstance(token, str) for token in side):
-            raise InputError(f"{path}: no lists of tokens; of OpenNMT-py 2, tools/convertv2_v3.py makes some")
-    for token in _ROLES.values():
-        if token not in sides[1]:
-            raise InputError(f"{path}: the target vocabulary has no {token}")
-    return sides[0], sides[1]
+    path: Path
+    name: str
+    options: dict[str, Any]
+    weights: dict[str, Tensor]
+    vocabularies: tuple[list[str], list[str]]
+    start: str
+    special: dict[str, str]
+    source: str
+    target: str
+    parts: list[str]
 
+    output = "generator.weight"
 
-def _renamed(path: Path, state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Weights by one set of names for both toolkits, and for decoders with and without input feeding."""
-    weights = {}
-    for name, weight in state.items():
-        if not isinstance(weight, Tensor):
-            raise InputError(f"{path}: {name} is no weight")
-        name = name.replace("generator.0.", "generator.")
-        for theirs, ours in (("encoder", "src"), ("decoder", "tgt")):
-            name = name.replace(f"{theirs}.embeddings.make_embedding.emb_luts.0.", f"{theirs}.embeddings.")
-            name = name.replace(f"{ours}_emb.embeddings.", f"{theirs}.embeddings.")
-        name = re.sub(r"^decoder\.rnn\.((?:weight|bias)_[ih]h)_l(\d+)$", r"decoder.rnn.layers.\2.\1", name)
-        weights[name] = as_float32(weight)
-    wanted = ("encoder.embeddings.weight", "encoder.rnn.weight_hh_l0", "decoder.rnn.layers.0.weight_hh")
-    if lost := [name for name in (*wanted, "decoder.embeddings.weight", "generator.weight") if name not in weights]:
-        raise InputError(f"{path}: no recurrent translator: it has no {lost[0]}")
-    return weights
+    def has(self, name: str) -> bool:
+        """Return True if there is a weight of this name."""
+        return name in self.weights
 
+    def check(self) -> None:
+        """Raise an `InputError` that names an option that hfseq does not have, or weights that are missing."""
+        for option, (values, reason) in _REFUSED.items():
+            value = self.options.get(option)
+            value = "none" if value in (None, False, 0, "") else str(value)
+            if value not in values and option in self.options:
+                raise InputError(f"{self.path}: {option} {value}: {reason}")
+        for option, name, other in (
+            ("share_embeddings", self.target, self.source),
+            ("share_decoder_embeddings", self.output, self.target),
+        ):
+            # Safetensors files have a shared weight once.
+            if self.options.get(option) is True and not self.has(name) and self.has(other):
+                self.weights[name] = self.weights[other]
+        for name in (self.source, self.target, self.output):
+            if not self.has(name):
+                raise InputError(f"{self.path}: it lacks {name}")
+        for name, tokens in zip((self.source, self.target), self.vocabularies, strict=True):
+            check_tokens(self.path, tokens, len(self.weights[name]))
+        widths = [self.weights[name].shape[1] for name in (self.source, self.target)]
+        if widths[0] != widths[1]:
+            raise InputError(
+                f"{self.path}: src_word_vec_size {widths[0]}, tgt_word_vec_size {widths[1]}: hfseq's embeddings have "
+                "one width"
+            )
+        layers = self.encoder().layers, self.decoder().layers
+        if layers[0] != layers[1]:
+            raise InputError(
+                f"{self.path}: enc_layers {layers[0]}, dec_layers {layers[1]}: a decoder that starts from the states "
+                "of the encoder's layers has as many"
+            )
 
-def _check(path: Path, options: Mapping[str, Any]) -> None:
-    """Raise an `InputError` for an option that hfseq does not have."""
-    for name, reason in _LACKING.items():
-        if options.get(name):
-            raise InputError(f"{path}: --{name}: {reason}")
-    known = {
-        "rnn_type": ("LSTM", "GRU"),
-        "encoder_type": ("rnn", "brnn"),
-        "decoder_type": ("rnn",),
-        "global_attention": ("general", "dot", "mlp"),
-        "global_attention_function": ("softmax",),
-        "generator_function": ("softmax",),
-    }
-    for name, values in known.items():
-        if options.get(name, values[0]) not in values:
-            raise InputError(f"{path}: --{name} {options[name]}; hfseq has {' or '.join(values)}")
+    def encoder(self) -> Recurrent:
+        """The encoder's module."""
+        found = recurrent_modules(self.path, {n: one for n, one in self.weights.items() if n.startswith("encoder.")})
+        if "encoder.rnn" not in found:
+            raise InputError(f"{self.path}: no encoder of nn.LSTM or nn.GRU in it")
+        return found["encoder.rnn"]
 
+    def decoder(self) -> _Decoder:
+        """The decoder's layers, an `nn.LSTM` or `nn.GRU`, or cells with input feeding."""
+        feeds = self.has("decoder.rnn.layers.0.weight_hh")
+        first = "decoder.rnn.layers.0.weight_hh" if feeds else "decoder.rnn.weight_hh_l0"
+        if not self.has(first):
+            raise InputError(f"{self.path}: no decoder of nn.LSTM or nn.GRU in it")
+        rows, width = self.weights[first].shape
+        count = sum(".weight_hh" in name and name.startswith("decoder.rnn.") for name in self.weights)
+        names = cell_names("decoder.rnn.layers.", count, "") if feeds else cell_names("decoder.rnn.", count)
+        return _Decoder("LSTM" if rows == 4 * width else "GRU", names, width, feeds)
 
-def _attention(weights: Mapping[str, Tensor]) -> str:
-    if "decoder.attn.v.weight" in weights:
-        return "mlp"
-    return "general" if "decoder.attn.linear_in.weight" in weights else "dot"
+    def attention(self) -> str:
+        """Score of the attention, as `attention_type` of hfseq names it."""
+        if self.has("decoder.attn.linear_query.weight"):
+            return "additive"
+        if self.has("decoder.attn.linear_in.weight"):
+            return "general"
+        return "dot" if self.has("decoder.attn.linear_out.weight") else "none"
 
+    def dropout(self) -> Any:
+        """Dropout at the end of the training, which may have changed it."""
+        found = self.options.get("dropout")
+        return found[-1] if isinstance(found, list) and found else found
 
-def _tokenizer(
-    vocabularies: tuple[list[str], list[str]], codes: Sequence[str | Path]
-) -> tuple[Any, tuple[list[str], list[str]]]:
-    """Tokenizer of both languages, and the pieces that each has beyond its vocabulary."""
-    sides, more = [], []
-    for number, tokens in enumerate(vocabularies):
-        end = ["</s>"] * number
-        pieces: list[str] = []
-        if codes:
-            side, pieces = bpe_tokenizer(tokens, codes[min(number, len(codes) - 1)], end=end, roles=_ROLES)
-        else:
-            side = word_tokenizer(tokens, end=end, roles=_ROLES)
-        sides.append(side)
-        more.append(pieces)
-    # Of one vocabulary there are two tokenizers, too: a source has no end.
-    return pair_tokenizer(*sides), (more[0], more[1])
+    def tokenizers(self, subwords: Sequence[str | Path]) -> list[tuple[PreTrainedTokenizerFast, list[str]]]:
+        """Tokenizers of both sides, and the pieces that each has beyond its vocabulary."""
+        made: list[tuple[PreTrainedTokenizerFast, list[str]]] = []
+        files = [subwords[0], subwords[-1]] if subwords else [None, None]
+        for tokens, file, end in zip(self.vocabularies, files, ([], [self.special["eos_token"]]), strict=True):
+            for token in {*self.special.values(), self.start} - {*tokens}:
+                raise InputError(f"{self.path}: the special token {token!r:.60} is not in both vocabularies")
+            if file is None:
+                made.append((word_tokenizer(tokens, end=end, roles=self.special), []))
+            elif Path(file).suffix == ".model":
+                made.append(sentencepiece_tokenizer(file, tokens, self.special, end=end, splits_unknown=False))
+            else:
+                made.append(bpe_tokenizer(tokens, file, end=end, roles=self.special))
+        return made
 
-
-def _table(weights: Mapping[str, Tensor], attention: str, layers: int, both: bool) -> dict[str, str | Made]:
-    table = recurrent_table("encoder.rnn.", "model.stack.", layers, bidirectional=both)
-    table |= {f"{ours}.embed_tokens.weight": f"{theirs}.embeddings.weight" for ours, theirs in _SIDES}
-    table |= {f"lm_head.{name}": f"generator.{name}" for name in ("weight", "bias")}
-    for layer in range(layers):
-        for name in _CELL:
-            table[f"decoder.stack.forward_layers.{layer}.{name}_l0"] = f"decoder.rnn.layers.{layer}.{name}"
-    table["decoder.attention.combine.weight"] = "decoder.attn.linear_out.weight"
-    if attention == "general":
-        table["decoder.attention.query.weight"] = "decoder.attn.linear_in.weight"
-    elif attention == "mlp":
-        table["decoder.attention.combine.bias"] = "decoder.attn.linear_out.bias"
-        table |= {
-            f"decoder.attention.query.{name}": f"decoder.attn.linear_query.{name}" for name in ("weight", "bias")
-        }
-        table["decoder.attention.key.weight"] = "decoder.attn.linear_context.weight"
-        table["decoder.attention.energy.weight"] = "decoder.attn.v.weight"
-    # Both halves of the states, which OpenNMT takes one after the other, go through the same map.
-    copies = 2 if both else 1
-    for index, ours in enumerate(("hidden", "cell")):
-        theirs = f"encoder.bridge.{index}"
-        if f"{theirs}.weight" in weights:
-            blocks = Made([f"{theirs}.weight"], lambda one: torch.block_diag(*[one] * copies))
-            table[f"decoder.bridge.{ours}.weight"] = blocks
-            table[f"decoder.bridge.{ours}.bias"] = Made([f"{theirs}.bias"], lambda one: one.repeat(copies))
-    return table
-
-
-_SIDES = (("model", "encoder"), ("decoder", "decoder"))
-
-
-def _reference(
-    weights: Mapping[str, Tensor], attention: str, layers: int, both: bool, feeds: bool, cell: str, unknown: int
-) -> Reference:
-    """OpenNMT's decoder by loops over cells, behind torch's recurrent module."""
-    width, entering = (weights[f"encoder.rnn.weight_{one}_l0"].shape[1] for one in ("hh", "ih"))
-    module = (nn.LSTM if cell == "LSTM" else nn.GRU)(entering, width, layers, bidirectional=both)
-    module.load_state_dict({name: weights[f"encoder.rnn.{name}"] for name in module.state_dict()})
-
-    def embed(side: str, ids: Tensor) -> Tensor:
-        rows = weights[f"{side}.embeddings.weight"]
-        return rows[ids.where(ids < len(rows), unknown)]
-
-    def start(states: Tensor, index: int) -> Tensor:
-        """States of the decoder's layers, `[layers, H]`, of those of the encoder `[layers * directions, H / d]`."""
-        name = f"encoder.bridge.{index}"
-        if f"{name}.weight" in weights:
-            rows = states.reshape(-1, weights[f"{name}.weight"].shape[1])
-            states = linear(rows, weights[f"{name}.weight"], weights[f"{name}.bias"]).relu()
-        return states.reshape(layers, -1)
-
-    def attend(query: Tensor, values: Tensor) -> Tensor:
-        if attention == "mlp":
-            keys = linear(values, weights["decoder.attn.linear_context.weight"])
-            asked = linear(query, *(weights[f"decoder.attn.linear_query.{one}"] for one in ("weight", "bias")))
-            scores = linear((keys + asked).tanh(), weights["decoder.attn.v.weight"]).squeeze(-1)
-        else:
-            general = attention == "general"
-            scores = values @ (linear(query, weights["decoder.attn.linear_in.weight"]) if general else query)
-        both_parts = torch.cat([scores.softmax(dim=0) @ values, query])
-        vector = linear(
-            both_parts, weights["decoder.attn.linear_out.weight"], weights.get("decoder.attn.linear_out.bias")
+    def table(self, encoder: Recurrent, decoder: _Decoder, attention: str) -> dict[str, str | Made]:
+        """Our names, with theirs."""
+        table = recurrent_table(
+            "encoder.rnn.", "model.stack.", encoder.layers, bidirectional=encoder.bidirectional, bias=encoder.bias
         )
-        return vector if attention == "mlp" else vector.tanh()
+        table |= cell_table(decoder.names, "decoder.stack.")
+        table |= {"model.embed_tokens.weight": self.source, "decoder.embed_tokens.weight": self.target}
+        table |= {"lm_head.weight": self.output, "lm_head.bias": "generator.bias"}
+        names = {"general": {"query.weight": "linear_in.weight"}, "dot": {}, "none": {}}
+        names["additive"] = {
+            "query.weight": "linear_query.weight",
+            "query.bias": "linear_query.bias",
+            "key.weight": "linear_context.weight",
+            "energy.weight": "v.weight",
+            "combine.bias": "linear_out.bias",
+        }
+        own = names[attention] | ({} if attention == "none" else {"combine.weight": "linear_out.weight"})
+        table |= {f"decoder.attention.{ours}": f"decoder.attn.{theirs}" for ours, theirs in own.items()}
+        if self.has("encoder.bridge.0.weight"):
+            # One map for the states of each direction.
+            blocks = 2 if encoder.bidirectional else 1
+            for number, ours in enumerate(["hidden", "cell"][: 2 if decoder.cell == "LSTM" else 1]):
+                theirs = f"encoder.bridge.{number}."
+                table[f"decoder.bridge.{ours}.weight"] = Made(
+                    [f"{theirs}weight"], lambda weight: torch.block_diag(*[weight] * blocks)
+                )
+                table[f"decoder.bridge.{ours}.bias"] = Made([f"{theirs}bias"], lambda bias: bias.repeat(blocks))
+        return table
+
+
+def _read_opennmt(path: Path) -> _Checkpoint:
+    try:
+        found = read_checkpoint(path, COMMON)
+    except InputError as error:
+        if "torchtext" not in str(error):
+            raise
+        raise InputError(
+            f"{path}: it has vocabularies of torchtext, as OpenNMT-py wrote them before version 3, whose "
+            "tools/convertv2_v3.py renews them"
+        ) from error
+    vocabularies = found.get("vocab") if isinstance(found, dict) else None
+    options = found.get("opt") if isinstance(found, dict) else None
+    if not isinstance(vocabularies, dict) or not isinstance(options, StandIn):
+        raise InputError(f"{path}: not a checkpoint of OpenNMT-py 3, which has a 'vocab' and the options 'opt'")
+    beside = path.with_suffix(".safetensors")
+    weights = dict(found["model"]) if isinstance(found.get("model"), dict) else {}
+    if not weights and beside.is_file():
+        weights = read_checkpoint(beside)
+    generator = found.get("generator")
+    weights |= {f"generator.{name}": one for name, one in generator.items()} if isinstance(generator, dict) else {}
+    if not weights or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise InputError(f"{path}: no weights in it, nor in {beside.name} beside it")
+    prefix = "make_embedding.emb_luts.0.weight"
+    parts = other_parts(found, "model", "generator", "vocab", "opt")
+    return _Checkpoint(
+        path,
+        "OpenNMT-py",
+        vars(options),
+        {name: as_float32(weight) for name, weight in weights.items()},
+        _tokens(path, vocabularies),
+        vocabularies.get("decoder_start_token") or _ROLES["bos_token"],
+        dict(_ROLES),
+        f"encoder.embeddings.{prefix}",
+        f"decoder.embeddings.{prefix}",
+        parts,
+    )
+
+
+def _read_eole(path: Path) -> _Checkpoint:
+    config, vocabularies = (read_json(path / name) for name in ("config.json", "vocab.json"))
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict) or not isinstance(vocabularies, dict):
+        raise InputError(f"{path}: not a folder of Eole, whose config.json has the section model")
+    options = {name: value for name, value in model.items() if not isinstance(value, dict)}
+    training = config.get("training")
+    for section in (model.get("encoder"), model.get("decoder"), model.get("embeddings"), training):
+        options |= section if isinstance(section, dict) else {}
+    if options.get("position_encoding_type") is not None:
+        options["position_encoding"] = options["position_encoding_type"]
+    special = vocabularies.get("specials")
+    return _Checkpoint(
+        path,
+        "Eole",
+        options,
+        {name: as_float32(weight) for name, weight in read_folder(path).items()},
+        _tokens(path / "vocab.json", vocabularies),
+        vocabularies.get("decoder_start_token") or _ROLES["bos_token"],
+        _ROLES | ({role: str(token) for role, token in special.items() if role in _ROLES} if special else {}),
+        "src_emb.embeddings.weight",
+        "tgt_emb.embeddings.weight",
+        [],
+    )
+
+
+def _tokens(path: Path, vocabularies: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Tokens of source and target by ids."""
+    source, target = (token_list(vocabularies.get(side)) for side in ("src", "tgt"))
+    if source is None or target is None:
+        raise InputError(f"{path}: its vocabularies, src and tgt, are not lists of tokens")
+    return source, target
+
+
+def _reference(found: _Checkpoint, encoder: Recurrent, decoder: _Decoder, attention: str, unknown: int) -> Reference:
+    """The encoder, its bridge, and the decoder step by step."""
+    weights, module = found.weights, encoder.module(found.weights, None)
+
+    def embed(name: str, ids: Tensor) -> Tensor:
+        return weights[name][ids[0].where(ids[0] < len(weights[name]), unknown)]
+
+    def part(name: str) -> Tensor:
+        return weights[f"decoder.attn.{name}"]
 
     def reference(source: Tensor, ids: Tensor) -> Tensor:
-        values, states = module(embed("encoder", source[0]))
-        parts = [start(one, index) for index, one in enumerate(states if isinstance(states, tuple) else (states,))]
-        hidden = [tuple(part[layer, None] for part in parts) for layer in range(layers)]
-        feed, vectors = torch.zeros(1, parts[0].shape[1]), []
-        for step in range(ids.shape[1]):
-            inputs = embed("decoder", ids[:, step])
-            inputs = torch.cat([inputs, feed], dim=1) if feeds else inputs
-            for layer in range(layers):
-                own = [weights[f"decoder.rnn.layers.{layer}.{name}"] for name in _CELL]
-                if cell == "LSTM":
-                    hidden[layer] = torch.lstm_cell(inputs, hidden[layer], *own)
+        outputs, final = module(embed(found.source, source).unsqueeze(0))
+        encoded = outputs[0]
+        parts = []
+        for number, state in enumerate(final if encoder.cell == "LSTM" else (final,)):
+            # [layers times directions, 1, H] -> [layers, directions times H]
+            if found.has(f"encoder.bridge.{number}.weight"):
+                bridge = [weights[f"encoder.bridge.{number}.{name}"] for name in ("weight", "bias")]
+                state = linear(state.reshape(-1, bridge[1].shape[0]), *bridge).relu()
+            parts.append(state.reshape(encoder.layers, -1))
+        states = [tuple(state[layer, None] for state in parts) for layer in range(decoder.layers)]
+        feed, steps = encoded.new_zeros(1, decoder.hidden_size), []
+        for one in embed(found.target, ids).split(1):
+            query = run_cells(weights, decoder.names, torch.cat([one, feed], dim=1) if decoder.feeds else one, states)
+            feed = query
+            if attention != "none":
+                if attention == "additive":
+                    projected = linear(query, part("linear_query.weight"), part("linear_query.bias"))
+                    keys = linear(encoded, part("linear_context.weight"))
+                    scores = mlp_scores(projected, keys, part("v.weight"))
                 else:
-                    hidden[layer] = (torch.gru_cell(inputs, hidden[layer][0], *own),)
-                inputs = hidden[layer][0]
-            feed = attend(inputs[0], values).unsqueeze(0)
-            vectors.append(feed)
-        return linear(torch.stack(vectors, dim=1), weights["generator.weight"], weights["generator.bias"])
+                    scores = encoded @ (query if attention == "dot" else linear(query, part("linear_in.weight")))[0]
+                both = torch.cat([attend(scores, encoded), query], dim=1)
+                feed = linear(both, part("linear_out.weight"))
+                feed = feed + part("linear_out.bias") if attention == "additive" else feed.tanh()
+            steps.append(feed)
+        return linear(torch.stack(steps, dim=1), weights[found.output], weights["generator.bias"])
 
     return reference

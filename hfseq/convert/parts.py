@@ -168,8 +168,12 @@ def find_parts(
     )
 
 
-def _recurrent(path: Path, state: Mapping[str, Tensor], wanted: Sequence[str] | None) -> list[Recurrent]:
-    """Recurrent modules from the bottom up."""
+def recurrent_modules(path: Path, state: Mapping[str, Tensor]) -> dict[str, Recurrent]:
+    """All modules of `nn.LSTM`, `nn.GRU` and `nn.RNN` in a state dict, by their names.
+
+    Raises:
+        InputError: If one is of another kind.
+    """
     found: dict[str, Recurrent] = {}
     for name, weight in state.items():
         owner, _, last = name.rpartition(".")
@@ -192,6 +196,12 @@ def _recurrent(path: Path, state: Mapping[str, Tensor], wanted: Sequence[str] | 
             f"{prefix}weight_hh_l0_reverse" in state,
             f"{prefix}bias_hh_l0" in state,
         )
+    return found
+
+
+def _recurrent(path: Path, state: Mapping[str, Tensor], wanted: Sequence[str] | None) -> list[Recurrent]:
+    """Recurrent modules from the bottom up."""
+    found = recurrent_modules(path, state)
     if wanted is None:
         if len(found) > 1:
             shown = "; ".join(map(str, found.values()))

@@ -8,7 +8,7 @@ A vocabulary is a list of tokens by ids. It is read from
 - a `tokenizer.json` of the tokenizers library, which is a tokenizer already.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +18,6 @@ from transformers import PreTrainedTokenizerFast
 
 from hfseq.convert.reading import existing_file, read_json, read_lines, read_pickle, read_yaml
 from hfseq.errors import InputError, one_line
-from hfseq.models.tokenization_pairs import SourceTargetTokenizer
 
 ROLES = {
     "pad_token": ("<pad>", "[PAD]", "<PAD>", "<blank>", "<blk>", "xxpad", "PAD"),
@@ -151,7 +150,7 @@ def word_tokenizer(
         forms = [*([normalizers.Lowercase()] if lowercase else []), normalizer, tokenizer.normalizer]
         if any(forms):
             tokenizer.normalizer = normalizers.Sequence([form for form in forms if form is not None])
-    return _finished(tokenizer, known, start, end, roles)
+    return finished_tokenizer(tokenizer, known, start, end, roles)
 
 
 def bpe_tokenizer(
@@ -160,7 +159,9 @@ def bpe_tokenizer(
     *,
     start: Sequence[str] = (),
     end: Sequence[str] = (),
+    normalizer: normalizers.Normalizer | None = None,
     roles: Mapping[str, str | None] = MappingProxyType({}),
+    splits_unknown: bool = False,
 ) -> tuple[PreTrainedTokenizerFast, list[str]]:
     """Make a tokenizer that applies the BPE codes of subword-nmt or fastBPE to words, split at spaces.
 
@@ -172,7 +173,10 @@ def bpe_tokenizer(
             count after them.
         start: Special tokens that are put before each text.
         end: Those that are put after it.
+        normalizer: Normalisation of texts before they are split; None for none.
         roles: As for `word_tokenizer`.
+        splits_unknown: Whether pieces without an id are left unmerged, as `apply-bpe --vocabulary` does, unless pieces
+            with an id are made of them.
 
     Returns:
         The tokenizer, and pieces that merges make on the way to others but that no id of the vocabulary stands for.
@@ -193,16 +197,36 @@ def bpe_tokenizer(
         for token, number in known.items()
     }
     merges = _read_merges(existing_file(codes))
-    more = [piece for pair in merges for piece in (*pair, "".join(pair)) if piece not in vocabulary]
-    # Characters too: one that no word of the training texts ended with has no id.
-    added = list(dict.fromkeys(more))
-    vocabulary |= {piece: len(known) + number for number, piece in enumerate(added)}
+    if splits_unknown:
+        merges = useful_merges(merges, vocabulary)
+    vocabulary, added = with_merged(vocabulary, merges)
     tokenizer = Tokenizer(
         models.BPE(vocabulary, merges, unk_token=roles["unk_token"], end_of_word_suffix=_ENDS, fuse_unk=False)
     )
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.decoder = decoders.BPEDecoder(suffix=_ENDS)
-    return _finished(tokenizer, known, start, end, roles), added
+    return finished_tokenizer(tokenizer, known, start, end, roles), added
+
+
+def useful_merges(merges: Sequence[tuple[str, str]], known: Container[str]) -> list[tuple[str, str]]:
+    """Merges, most frequent first, without those that lead to no known piece."""
+    needed: set[str] = set()
+    useful = []
+    for pair in reversed(merges):
+        if "".join(pair) in needed or "".join(pair) in known:
+            needed.update(pair)
+            useful.append(pair)
+    return useful[::-1]
+
+
+def with_merged(known: Mapping[str, int], merges: Iterable[tuple[str, str]]) -> tuple[dict[str, int], list[str]]:
+    """A vocabulary with all pieces of merges, those without an id after the others, and a list of these."""
+    # Characters too: one that no word of the training texts ended with has no id.
+    pieces = (piece for pair in merges for piece in (*pair, "".join(pair)))
+    added = list(dict.fromkeys(piece for piece in pieces if piece not in known))
+    return dict(known) | {piece: len(known) + number for number, piece in enumerate(added)}, added
 
 
 def read_fairseq_dictionary(path: str | Path) -> list[str]:
@@ -230,16 +254,36 @@ def read_fairseq_dictionary(path: str | Path) -> list[str]:
     return list(tokens)
 
 
-def pair_tokenizer(source: PreTrainedTokenizerFast, target: PreTrainedTokenizerFast) -> SourceTargetTokenizer:
-    """Make one tokenizer of that of sources and that of targets, with the same special tokens."""
-    return SourceTargetTokenizer(
-        tokenizer_object=source.backend_tokenizer,
-        target_tokenizer=target,
+def finished_tokenizer(
+    tokenizer: Tokenizer,
+    known: Mapping[str, int],
+    start: Sequence[str],
+    end: Sequence[str],
+    roles: Mapping[str, str | None],
+) -> PreTrainedTokenizerFast:
+    """Make a tokenizer for transformers, with special tokens around each text.
+
+    Args:
+        tokenizer: Tokenizer of the tokenizers library.
+        known: Tokens to ids.
+        start: Special tokens before a text.
+        end: Those after it.
+        roles: As for `word_tokenizer`.
+    """
+    if start or end:
+        before, after = " ".join([*start, ""]), " ".join(["", *end])
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{before}$A{after}",
+            pair=f"{before}$A{after} $B{after}",
+            special_tokens=[(token, known[token]) for token in {*start, *end}],
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
         padding_side="right",
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
         split_special_tokens=True,
-        **source.special_tokens_map,
+        **{role: token for role, token in roles.items() if token is not None},
     )
 
 
@@ -285,30 +329,6 @@ def _joining_decoder() -> decoders.Decoder:
     end: Any = Regex(r"\z")
     steps = [decoders.Replace(end, " "), decoders.Replace(f"{_CONTINUES} ", ""), decoders.Fuse()]
     return decoders.Sequence([*steps, decoders.Strip(" ", 0, 1)])
-
-
-def _finished(
-    tokenizer: Tokenizer,
-    known: Mapping[str, int],
-    start: Sequence[str],
-    end: Sequence[str],
-    roles: Mapping[str, str | None],
-) -> PreTrainedTokenizerFast:
-    if start or end:
-        before, after = " ".join([*start, ""]), " ".join(["", *end])
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{before}$A{after}",
-            pair=f"{before}$A{after} $B{after}",
-            special_tokens=[(token, known[token]) for token in {*start, *end}],
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        padding_side="right",
-        model_input_names=["input_ids", "attention_mask"],
-        clean_up_tokenization_spaces=False,
-        split_special_tokens=True,
-        **{role: token for role, token in roles.items() if token is not None},
-    )
 
 
 def _numbered(lines: list[str]) -> list[str] | dict[str, int]:
