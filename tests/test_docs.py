@@ -1,5 +1,6 @@
 """The code of the tutorials and of README runs, in order, as a reader would paste it; links lead somewhere."""
 
+import dataclasses
 import importlib.util
 import re
 import shlex
@@ -7,9 +8,13 @@ from pathlib import Path
 
 import processes
 import pytest
+import yaml
 
 import hfseq
+from hfseq.tasks.arguments import RunningTextArguments, TranslationArguments
 from hfseq.tokenization import train_tokenizer
+from hfseq.training.arguments import ModelArguments
+from hfseq.training.finetuning import FinetuningArguments, TaskArguments
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("[0-9]-*.md"))
@@ -129,6 +134,26 @@ def test_the_commands_of_the_readme_exist():
     assert {name for page in pages for name in re.findall(r"\bmake ([a-z]+)\b`", page.read_text("utf-8"))} <= targets
     for module in set(re.findall(r"python -m (hfseq[\w.]*)", text)):
         assert importlib.util.find_spec(module)
+
+
+def test_what_stands_beside_the_options_of_other_toolkits_exists():
+    kinds = (FinetuningArguments, ModelArguments, TranslationArguments, RunningTextArguments, TaskArguments)
+    flags = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    fields = set(hfseq.LstmConfig().to_dict())
+    page = (ROOT / "docs" / "coming-from.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[2] for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 60
+    for row in rows:
+        name, value = None, ""
+        for span in re.findall("`(.*?)`", row):
+            if span.startswith("--"):
+                assert span.split()[0].removeprefix("--") in flags, row
+            elif span.partition(":")[0] in fields:
+                name, _, value = span.partition(": ")
+            elif name is not None:
+                value = span
+            if name is not None and value:
+                hfseq.LstmConfig(**{name: yaml.safe_load(value)})
 
 
 @pytest.mark.parametrize(
