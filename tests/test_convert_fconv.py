@@ -167,4 +167,6 @@ def test_what_hfseq_lacks_is_refused_by_its_option(tmp_path):
         "fconv",
         lambda s: s.update({"encoder.selfattention": s["decoder.version"]}),
     )
+    refused("it lacks encoder.embed_positions.weight$", "fconv", lambda s: s.pop("encoder.embed_positions.weight"))
+    refused("it lacks decoder.fc2.weight_v$", "fconv_lm", lambda state: state.pop("decoder.fc2.weight_v"))
     refused("it lacks decoder.fc3.bias", "fconv_lm", lambda state: state.pop("decoder.fc3.bias"))

@@ -11,6 +11,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, pipeline
 from hfseq.convert import check_conversion, convert_joeynmt
 from hfseq.convert.command import main
 from hfseq.convert.reading import read_checkpoint, read_lines
+from hfseq.convert.vocabularies import bpe_tokenizer
 from hfseq.errors import InputError
 
 JOEYNMT = PEERS / "joeynmt"
@@ -99,6 +100,21 @@ def test_texts_are_split_as_joeynmt_does(tmp_path):
     assert split(letter).input_ids == [pieces.index("\u2581"), split.convert_tokens_to_ids(letter), 3]
 
 
+def test_codes_make_no_pieces_that_a_vocabulary_lacks(tmp_path):
+    """As subword-nmt with a vocabulary, which undoes merges; those on the way to other pieces are made all the same."""
+    tokens = ["<unk>", "<pad>", "<s>", "</s>", "l@@", "o@@", "w@@", "e@@", "n@@", "low@@", "er", "e"]
+    (tmp_path / "codes").write_text("#version: 0.2\nl o\nlo w\ne r</w>\nn e\nne w\n")
+
+    def pieces(text, **options):
+        tokenizer, more = bpe_tokenizer(tokens, tmp_path / "codes", **options)
+        return [tokens[number] if number < len(tokens) else "" for number in tokenizer(text).input_ids], more
+
+    found, more = pieces("lower newer loe", splits_unknown=True)
+    assert found == ["low@@", "er", "n@@", "e@@", "w@@", "er", "", "e"] and "lo" in more and "new" not in more
+    found, more = pieces("lower newer loe")
+    assert found == ["low@@", "er", "", "er", "", "e"] and {"lo", "ne", "new"} <= {*more}
+
+
 def test_the_last_checkpoint_and_other_normal_settings(tmp_path):
     path = folder(tmp_path / "model", "gru_luong_zero")
     (path / "best.ckpt").rename(path / "20.ckpt")
@@ -171,6 +187,7 @@ def test_what_hfseq_lacks_is_refused_by_its_setting(tmp_path):
     refused("it lacks decoder.att_vector_layer.bias", state=lambda state: state.pop("decoder.att_vector_layer.bias"))
     wide = {"src_embed.lut.weight": torch.ones(24, 9)}
     refused("embedding_dim 9 of the encoder and 6 of the decoder", state=lambda state: state.update(wide))
+    refused("it lacks trg_embed.lut.weight$", state=lambda state: state.pop("trg_embed.lut.weight"))
     lstm = {name: torch.ones(24, 6) for name in ("encoder.rnn.weight_ih_l0", "encoder.rnn.weight_hh_l0")}
     refused("rnn_type LSTM and GRU", state=lambda state: state.update(lstm))
     refused("has the sections model and data", lambda config: config.pop("data"))

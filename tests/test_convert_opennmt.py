@@ -151,6 +151,8 @@ def test_what_hfseq_lacks_is_refused_by_its_option(tmp_path):
     refused("n_src_feats 1", n_src_feats=1)
     refused("model_task lm: hfseq converts translators", model_task="lm")
     refused(r"no place for decoder.norm \[2\]", lambda state: state.update({"decoder.norm": torch.ones(2)}))
+    embeddings = "encoder.embeddings.make_embedding.emb_luts.0.weight"
+    refused(f"it lacks {embeddings}$", lambda state: state.pop(embeddings))
     refused("it lacks encoder.rnn.bias_ih_l1", lambda state: state.pop("encoder.rnn.bias_ih_l1"))
     wide = {"decoder.embeddings.make_embedding.emb_luts.0.weight": torch.ones(24, 9)}
     refused("src_word_vec_size 6, tgt_word_vec_size 9", lambda state: state.update(wide))

@@ -21,7 +21,7 @@ from hfseq.convert.fairseq_lstm import (
     set_search,
 )
 from hfseq.convert.names import Made, add_pieces, fill, same_weight, translate
-from hfseq.convert.translators import piece_note
+from hfseq.convert.translators import check_weights, piece_note
 from hfseq.errors import InputError
 from hfseq.models import CnnConfig
 from hfseq.models.modeling_cnn import CnnForCausalLM, CnnForConditionalGeneration
@@ -43,6 +43,8 @@ def convert_fconv(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: 
         InputError: If it has an option that hfseq does not have, or the dictionaries or the codes do not fit.
     """
     weights, path = found.weights, found.path
+    names = [f"{side}.embed_{kind}.weight" for side in ("encoder", "decoder") for kind in ("tokens", "positions")]
+    check_weights(path, weights, *names, "decoder.fc2.weight_v")
     layers = {side: _layers(found, side) for side in ("encoder", "decoder")}
     if any(kernel % 2 == 0 for _, kernel, _ in layers["encoder"]):
         raise InputError(f"{path}: --encoder-layers: hfseq's encoders have kernels of odd widths")
@@ -73,7 +75,7 @@ def convert_fconv(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: 
         input_projection=True,
         attention_position="before_residual",
         max_position_embeddings=longest,
-        output_size=len(weights["decoder.fc2.bias"]),
+        output_size=len(weights["decoder.fc2.weight_v"]),
         tie_word_embeddings="decoder.fc3.weight_v" not in weights,
         lm_head_bias=True,
         is_encoder_decoder=True,
@@ -120,12 +122,13 @@ def convert_fconv_lm(found: FairseqCheckpoint, dict_dir: str | Path | None, code
         InputError: If it has an option that hfseq does not have, or the dictionary or the codes do not fit.
     """
     weights, path = found.weights, found.path
+    adaptive = "decoder.adaptive_softmax.head.weight" in weights
+    check_weights(path, weights, "decoder.embed_tokens.weight", *([] if adaptive else ["decoder.fc2.weight_v"]))
     layers = _layers(found, "decoder")
     if any(name.startswith("decoder.attention.") for name in weights):
         raise InputError(f"{path}: --decoder-attention: hfseq's language models do not attend")
     size, width = weights["decoder.embed_tokens.weight"].shape
     tokenizer, more = make_tokenizer(dict_dir, codes[0] if codes else None, None, size, start=["</s>"])
-    adaptive = "decoder.adaptive_softmax.head.weight" in weights
     if adaptive and more:
         raise InputError(f"{path}: --bpe_codes: an adaptive softmax has no room for the pieces that they add")
     dropout, ignored = found.dropout("dropout")
@@ -133,7 +136,7 @@ def convert_fconv_lm(found: FairseqCheckpoint, dict_dir: str | Path | None, code
     fields, output = adaptive_table(found) if adaptive else ({}, _output(found))
     if not adaptive:
         fields = {
-            "output_size": len(weights["decoder.fc2.bias"]),
+            "output_size": len(weights["decoder.fc2.weight_v"]),
             "tie_word_embeddings": "decoder.fc3.weight_v" not in weights,
             "lm_head_bias": True,
         }

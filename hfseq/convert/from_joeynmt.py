@@ -29,6 +29,7 @@ from hfseq.convert.sentencepiece import sentencepiece_tokenizer
 from hfseq.convert.translators import (
     attend,
     cell_names,
+    check_weights,
     dropout_fields,
     mlp_scores,
     piece_note,
@@ -190,7 +191,7 @@ class _Settings:
         else:
             notes.append(f"`{special['unk'][0]}` may be written; texts are decoded without it.")
         generation.suppress_tokens = sorted(unwritten)
-        generation.min_new_tokens = max(1, int(testing.get("min_output_length") or 1))
+        generation.min_new_tokens = max(1, _integer(testing.get("min_output_length"), 1))
         if isinstance(longest, int) and longest > 0:
             generation.max_new_tokens = longest
         if isinstance(beams, int) and beams > 1:
@@ -203,6 +204,11 @@ class _Settings:
                     f"by length^{_SLOPE * alpha:g}, which weighs lengths around 20 alike."
                 )
         return notes
+
+
+def _integer(value: Any, default: int) -> int:
+    """An integer setting, or the default."""
+    return value if isinstance(value, int) else default
 
 
 def _find_checkpoint(path: Path) -> Path:
@@ -219,6 +225,7 @@ def _find_checkpoint(path: Path) -> Path:
 
 def _recurrent(path: Path, weights: Mapping[str, Tensor], settings: _Settings) -> tuple[Recurrent, Recurrent]:
     """Encoder and decoder, or an error that names the setting that hfseq lacks."""
+    check_weights(path, weights, "src_embed.lut.weight", "trg_embed.lut.weight", "decoder.output_layer.weight")
     found = recurrent_modules(path, weights)
     for side in ("encoder", "decoder"):
         if f"{side}.rnn" not in found:
@@ -240,11 +247,11 @@ def _vocabularies(
     """Tokens of both sides by ids, and special tokens by their roles."""
     own = settings.section("data", "special_symbols")
     special = {
-        role: (str(own.get(f"{role}_token", token)), int(own.get(f"{role}_id", number)))
+        role: (str(own.get(f"{role}_token", token)), _integer(own.get(f"{role}_id"), number))
         for role, (token, number) in _SPECIAL.items()
     }
     if own.get("sep_token") is not None:
-        special["sep"] = (str(own["sep_token"]), int(own.get("sep_id", len(special))))
+        special["sep"] = (str(own["sep_token"]), _integer(own.get("sep_id"), len(special)))
     tokens = {}
     for side in ("src", "trg"):
         path = folder / f"{side}_vocab.txt"

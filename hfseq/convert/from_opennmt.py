@@ -29,6 +29,7 @@ from hfseq.convert.translators import (
     attend,
     cell_names,
     cell_table,
+    check_weights,
     dropout_fields,
     mlp_scores,
     piece_note,
@@ -225,9 +226,7 @@ class _Checkpoint:
             # Safetensors files have a shared weight once.
             if self.options.get(option) is True and not self.has(name) and self.has(other):
                 self.weights[name] = self.weights[other]
-        for name in (self.source, self.target, self.output):
-            if not self.has(name):
-                raise InputError(f"{self.path}: it lacks {name}")
+        check_weights(self.path, self.weights, self.source, self.target, self.output)
         for name, tokens in zip((self.source, self.target), self.vocabularies, strict=True):
             check_tokens(self.path, tokens, len(self.weights[name]))
         widths = [self.weights[name].shape[1] for name in (self.source, self.target)]

@@ -1,6 +1,7 @@
 """Common parts of the converters of recurrent translators."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedTokenizerFast
 
 from hfseq.convert.names import Made
+from hfseq.errors import InputError
 from hfseq.tokenization import pair_tokenizers
 
 _CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -53,6 +55,12 @@ def run_cells(
             states[layer] = (torch.gru_cell(values, states[layer][0], *cell),)
         values = states[layer][0]
     return values
+
+
+def check_weights(path: Path, weights: Mapping[str, Tensor], *names: str) -> None:
+    """Raise an `InputError` for a matrix that is missing, or of another shape than a matrix has."""
+    if missing := [name for name in names if name not in weights or weights[name].dim() != 2]:
+        raise InputError(f"{path}: it lacks {', '.join(missing)}")
 
 
 def attend(scores: Tensor, encoded: Tensor) -> Tensor:
@@ -110,7 +118,10 @@ def dropout_fields(rates: Mapping[str, Any], default: float = 0.0) -> tuple[dict
         rates: Dropouts by the names of their options; None for one that is missing.
         default: Value of a missing one.
     """
-    found = {name: default if rate is None else rate for name, rate in rates.items()}
+    found = {
+        name: default if rate is None else rate if isinstance(rate, int | float) else str(rate)
+        for name, rate in rates.items()
+    }
     valid = {rate for rate in found.values() if isinstance(rate, int | float) and 0 <= rate < 1}
     if len(valid) == len({*found.values()}) == 1:
         return {"dropout": float(valid.pop())}, []
