@@ -15,7 +15,7 @@ LAYERS, BATCH, SHORTEST, LONGEST = 2, 64, 8, 40
 
 def plain_lstm(stack: RecurrentStack, width: int) -> nn.LSTM:
     """An `nn.LSTM` with the weights of a stack."""
-    lstm = nn.LSTM(width, stack.hidden_size, LAYERS, bidirectional=True, batch_first=True)
+    lstm = nn.LSTM(width, stack.forward_layers[0].hidden_size, LAYERS, bidirectional=True, batch_first=True)
     sides = (("", stack.forward_layers), ("_reverse", stack.backward_layers))
     weights = {
         f"{name.removesuffix('0')}{layer}{suffix}": weight

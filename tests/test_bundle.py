@@ -127,10 +127,14 @@ def test_the_auto_map_is_complete(saved):
 
 def test_all_checkpoints_of_a_family_carry_the_same_code(saved):
     """So it is enough to load one of them through all Auto classes."""
+    from token_classes import LIKE_QRNN
+
     for config_class in {config for config, _, _ in model_classes()}:
         names = [model.__name__ for config, _, model in model_classes() if config is config_class]
         code = [{path.name: path.read_bytes() for path in (saved[0] / name).glob("*.py")} for name in names]
-        assert len(names) > 1 and len(code[0]) > 10 and all(files == code[0] for files in code)
+        # Of families whose heads are those of QRNN one class is saved.
+        assert len(names) > 1 or config_class.family in LIKE_QRNN
+        assert len(code[0]) > 10 and all(files == code[0] for files in code)
 
 
 def test_loads_with_hfseq_without_trust(saved, loaded_with_hfseq):

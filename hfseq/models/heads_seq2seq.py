@@ -46,9 +46,10 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             raise ValueError("adaptive_softmax_cutoffs are those of a causal language model; leave them out")
         if config.num_negatives is not None:
             raise ValueError("num_negatives is that of a causal language model; leave it out")
+        size = config.target_vocab_size()
         for name in ("decoder_start_token_id", "pad_token_id"):
             token = getattr(config, name)
-            if token is not None and not 0 <= token < (size := config.target_vocab_size()):
+            if token is not None and not 0 <= token < size:
                 field = "vocab_size" if config.decoder_vocab_size is None else "decoder_vocab_size"
                 config.raise_invalid(name, f"targets are made of it, and {field} is {size}")
         config = config.resolved("ForConditionalGeneration", is_encoder_decoder=True, add_cross_attention=False)
