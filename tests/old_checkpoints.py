@@ -122,12 +122,21 @@ CELLS = {
     "Ssru": {MODEL: BLOCKS, CAUSAL: BLOCKS | {"wide": {"residual_blocks": True, "conv_kernel": None, "expand": 3}}},
 }
 MAPS = FRAMES | {"recurrent_kernel_size": 3, "hidden_size": 16}
+NARROW = {"adaptive_softmax_cutoffs": [5, 11], "adaptive_softmax_div_value": 2, "tie_word_embeddings": False}
+TAPERED = {"layer_sizes": [12, 10, 6], "hidden_size": 6, "num_hidden_layers": 3}
+SHAPED = {"conv_layers": [[6, 3, 1], [6, 1, 1], [8, 3, 2]], "num_hidden_layers": 3, "input_projection": True}
+SHAPED |= {"output_size": 5, "tie_word_embeddings": False, "lm_head_bias": True, "architecture": "convs2s"}
+BEFORE = {"attention_position": "before_residual"}
 ONE_FAMILY = {
-    "Gru": {SEQ2SEQ: {"lm_head_bias": {"lm_head_bias": True}}},
+    "Gru": {CAUSAL: {"narrow_clusters": NARROW}, SEQ2SEQ: {"lm_head_bias": {"lm_head_bias": True}}},
+    "Cnn": {
+        CAUSAL: {"conv_layers": SHAPED},
+        SEQ2SEQ: {"conv_layers": SHAPED | {"attention_position": "before_residual"}},
+    },
     "Rnn": {MODEL: {"relu": {"hidden_act": "relu"}}, CAUSAL: {"relu": {"hidden_act": "relu"}}},
     "Lstm": {
         MODEL: {"maps": MAPS},
-        CAUSAL: {"lm_head_bias": {"lm_head_bias": True, "adaptive_softmax_cutoffs": [5, 11]}},
+        CAUSAL: {"lm_head_bias": {"lm_head_bias": True, "adaptive_softmax_cutoffs": [5, 11]}, "layer_sizes": TAPERED},
         PREDICTION: {"maps": MAPS | {"loss": "mse", "scaling": None, "teacher_forcing": False}},
     },
 }

@@ -46,8 +46,11 @@ def attend_step(attention, state, target, keys, values):
     return (state + projected) * math.sqrt(0.5), torch.stack(weights)
 
 
-def layer_row(architecture, layer, inputs, windows, target, source):
-    """One layer over one row: outputs [T, H], attention weights [T, S] or None, the inputs of each convolution."""
+def layer_row(architecture, layer, inputs, windows, target, source, shortcut=None):
+    """One layer over one row: outputs [T, H], attention weights [T, S] or None, the inputs of each convolution.
+
+    A gated layer adds `shortcut` [T, H'], if there is one.
+    """
     read = []
 
     def convolve(index, values):
@@ -60,16 +63,19 @@ def layer_row(architecture, layer, inputs, windows, target, source):
     if architecture == "residual":
         hidden = convolve(1, convolve(0, inputs).clamp(min=0)).clamp(min=0)
         return (inputs + hidden).clamp(min=0), None, read
-    width = inputs.shape[1]
-    both = convolve(0, inputs)
-    outputs = inputs + both[:, :width] * torch.sigmoid(both[:, width:])
-    if architecture == "convs2s":
-        outputs = outputs * math.sqrt(0.5)
-    if layer.attention is None:
-        return outputs, None, read
-    steps = [attend_step(layer.attention, *step, *source) for step in zip(outputs, target, strict=True)]
-    states, weights = zip(*steps, strict=True)
-    return torch.stack(states), torch.stack(weights), read
+    both, weights = convolve(0, inputs), None
+    width = both.shape[1] // 2
+    outputs = both[:, :width] * torch.sigmoid(both[:, width:])
+    order = ["attend", "add"] if layer.attends_first else ["add", "attend"]
+    for operation in order:
+        if operation == "add" and shortcut is not None:
+            if shortcut.shape[1] != width:
+                shortcut = shortcut @ layer.shortcut.weight.T + layer.shortcut.bias
+            outputs = (shortcut + outputs) * (math.sqrt(0.5) if architecture == "convs2s" else 1)
+        if operation == "attend" and layer.attention is not None:
+            steps = [attend_step(layer.attention, *step, *source) for step in zip(outputs, target, strict=True)]
+            outputs, weights = (torch.stack(part) for part in zip(*steps, strict=True))
+    return outputs, weights, read
 
 
 def stack_row(architecture, stack, inputs, windows=None, source=None):
@@ -78,13 +84,17 @@ def stack_row(architecture, stack, inputs, windows=None, source=None):
     Returns the outputs [T, H] and attention weights of each layer, and its windows after the last step.
     """
     values = inputs
-    if architecture != "parallel" and inputs.shape[1] != stack.layers[0].convolutions[0].in_size:
+    if hasattr(stack.project, "weight"):
         values = inputs @ stack.project.weight.T + stack.project.bias
     outputs, alignments, after = [], [], []
+    entered = [values]
     for index, layer in enumerate(stack.layers):
         begin = windows[index] if windows else None
-        values, weights, read = layer_row(architecture, layer, values, begin, inputs, source)
+        back = stack.residuals[index]
+        shortcut = entered[len(entered) - back] if back else None
+        values, weights, read = layer_row(architecture, layer, values, begin, inputs, source, shortcut)
         outputs.append(values)
+        entered.append(values)
         alignments.append(weights)
         ends = []
         for number, convolution in enumerate(layer.convolutions):

@@ -31,7 +31,8 @@ def naive(hidden, layer, weight):
 
 def test_probabilities_are_those_of_the_paper_and_the_loss_is_theirs():
     torch.manual_seed(0)
-    layer, weight = AdaptiveSoftmax(6, CUTOFFS).double(), torch.randn(20, 6, dtype=torch.float64, requires_grad=True)
+    layer = AdaptiveSoftmax(6, 20, CUTOFFS).double()
+    weight = torch.randn(20, 6, dtype=torch.float64, requires_grad=True)
     hidden = torch.randn(2, 7, 6, dtype=torch.float64, requires_grad=True)
     found = layer(hidden, weight)
     expected = torch.stack([torch.stack([naive(step, layer, weight) for step in row]) for row in hidden])
@@ -101,6 +102,71 @@ def test_a_language_model_learns_by_it_what_it_says_without_labels(config, tied,
 def test_impossible_cutoffs(cutoffs):
     with pytest.raises(ValueError, match="adaptive_softmax_cutoffs"):
         LstmConfig(**SIZES | {"adaptive_softmax_cutoffs": cutoffs})
+
+
+NARROW = SIZES | {"hidden_size": 32, "tie_word_embeddings": False, "adaptive_softmax_div_value": 2.5}
+
+
+@pytest.mark.parametrize(("config", "bias"), [(LstmConfig, True), (CnnConfig, False)])
+def test_narrower_clusters_are_those_of_torch(config, bias, tmp_path):
+    """With no bias in the clusters, which torch does not have."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config(**NARROW, lm_head_bias=bias)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.uniform_(-0.5, 0.5)
+    layer, tails = model.adaptive_softmax, model.adaptive_softmax.tails
+    assert [tail[0].out_features for tail in tails] == [12, 5, 2]
+    state = {"head.weight": torch.cat([model.lm_head.weight, layer.clusters.weight])}
+    if bias:
+        state["head.bias"] = torch.cat([model.lm_head.bias, layer.clusters.bias])
+    for place, tail in enumerate(tails):
+        state |= {f"tail.{place}.{part}.weight": tail[part].weight for part in (0, 1)}
+        if bias:
+            torch.nn.init.zeros_(tail[1].bias)
+    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(32, 20, CUTOFFS, div_value=2.5, head_bias=bias).double()
+    theirs.load_state_dict(state)
+    ids = torch.randint(4, 20, (3, 9))
+    hidden = model.eval().model(ids).last_hidden_state.flatten(0, 1)
+    found = model(input_ids=ids, labels=ids)
+    torch.testing.assert_close(found.logits.flatten(0, 1), theirs.log_prob(hidden).float())
+    loss = model.train()(input_ids=ids, labels=ids).loss
+    torch.testing.assert_close(loss, found.loss)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+    model.eval().save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    assert torch.equal(loaded(ids).logits, found.logits)
+    options = {"max_new_tokens": 4, "do_sample": False}
+    assert torch.equal(loaded.generate(ids, **options), loaded.generate(ids, **options, use_cache=False))
+    # The last cluster takes the words of a larger vocabulary.
+    loaded.resize_token_embeddings(23)
+    torch.testing.assert_close(loaded(ids).logits[..., :10], found.logits[..., :10])
+    assert loaded(ids).logits.shape[-1] == 23
+    assert torch.equal(loaded.adaptive_softmax.tails[2][1].weight[:10], tails[2][1].weight)
+    loaded.resize_token_embeddings(20)
+    assert torch.equal(loaded(ids).logits, found.logits)
+    with pytest.raises(ValueError, match="new_num_tokens=10 is impossible, the last of the adaptive_softmax_cutoffs"):
+        loaded.resize_token_embeddings(10)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"tie_word_embeddings": True}, "set tie_word_embeddings=False"),
+        ({"adaptive_softmax_cutoffs": None}, "set adaptive_softmax_cutoffs"),
+        ({"adaptive_softmax_div_value": 0.5}, "it must be finite and at least 1"),
+        ({"adaptive_softmax_div_value": 4}, "the last of 3 clusters would have no width, from one of 32"),
+    ],
+)
+def test_impossible_narrower_clusters(fields, reason):
+    with pytest.raises(ValueError, match=f"adaptive_softmax_div_value=.* is impossible, .*{reason}"):
+        LstmConfig(**NARROW | fields)
+    config = LstmConfig(**NARROW)
+    config.tie_word_embeddings = True
+    with pytest.raises(ValueError, match="set tie_word_embeddings=False"):
+        AutoModelForCausalLM.from_config(config)
 
 
 def test_a_translator_has_none():

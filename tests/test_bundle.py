@@ -82,7 +82,8 @@ def saved(tmp_path_factory):
     originals = {}
     for config_class, auto_class, model_class in model_classes():
         torch.manual_seed(1)
-        config = config_class(vocab_size=40, hidden_size=16, embedding_size=12, num_hidden_layers=2, num_labels=3)
+        sizes = {"hidden_size": 16, "embedding_size": 12, "num_hidden_layers": 2, "num_labels": 3}
+        config = config_class(vocab_size=40, lm_head_bias=True, **sizes)
         model = model_class(config)
         model.save_pretrained(checkpoints / model_class.__name__)
         originals[f"{model_class.__name__} as {auto_class}: {model_class.__name__}"] = compute(model)

@@ -42,11 +42,21 @@ VARIANTS = [
     (hfseq.GruForSequenceClassification, {"pooling": "attention", "layer_norm": True}),
     (hfseq.LstmForSequenceClassification, {"pooling": "mean", "bidirectional": False}),
     (hfseq.LstmForCausalLM, {"adaptive_softmax_cutoffs": [5, 8], "lm_head_bias": True}),
-    (hfseq.GruForCausalLM, {"num_negatives": 4}),
+    (hfseq.GruForCausalLM, {"num_negatives": 4, "layer_sizes": [40, 32]}),
+    (
+        hfseq.GruForCausalLM,
+        {"adaptive_softmax_cutoffs": [5, 8], "adaptive_softmax_div_value": 2, "tie_word_embeddings": False},
+    ),
     (hfseq.CnnForCausalLM, {"architecture": "residual"}),
-    (hfseq.CnnForCausalLM, {"architecture": "convs2s"}),
+    (
+        hfseq.CnnForCausalLM,
+        {"architecture": "convs2s", "conv_layers": [[24, 3], [32, 4]], "output_size": 7, "tie_word_embeddings": False},
+    ),
     (hfseq.CnnForCausalLM, {"architecture": "parallel"}),
-    (hfseq.CnnForConditionalGeneration, {"architecture": "gated"}),
+    (
+        hfseq.CnnForConditionalGeneration,
+        {"architecture": "gated", "attention_position": "before_residual", "decoder_conv_layers": [[24, 2], [32, 3]]},
+    ),
     (hfseq.LstmForConditionalGeneration, {"attention_type": "additive", "input_feeding": True, "coverage": True}),
     (hfseq.GruForConditionalGeneration, {"attention_type": "dot", "encoder_layers": 1, "decoder_layers": 3}),
     (

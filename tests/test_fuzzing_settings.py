@@ -32,6 +32,9 @@ SMALL = st.integers(1, 12)
 SHARE = st.sampled_from([0, 0.0, 0.3, 0.99])
 FLAG = st.booleans()
 TOKEN = st.none() | st.integers(0, 12)
+CONV_LAYERS = st.lists(
+    st.tuples(st.sampled_from([3, 4, 6]), st.integers(1, 3), st.integers(0, 2)).map(list), min_size=1, max_size=3
+)
 FIELDS = {
     **dict.fromkeys(
         ["vocab_size", "hidden_size", "char_vocab_size", "char_embedding_size", "char_hidden_size"], SMALL
@@ -46,6 +49,10 @@ FIELDS = {
     "coverage_loss_weight": st.sampled_from([0, 1.0]),
     **dict.fromkeys(["variational_dropout", "crf", "add_cross_attention", "tie_word_embeddings", "use_cache"], FLAG),
     **dict.fromkeys(["share_encoder_decoder_embeddings", "input_feeding", "layer_norm", "pointer_generator"], FLAG),
+    **dict.fromkeys(["conv_layers", "decoder_conv_layers"], st.none() | CONV_LAYERS),
+    "output_size": st.none() | SMALL,
+    "input_projection": FLAG,
+    "attention_position": st.sampled_from(["after_residual", "before_residual"]),
     **dict.fromkeys(["coverage", "lm_head_bias", "is_encoder_decoder", "output_hidden_states"], FLAG),
     "bidirectional": st.none() | FLAG,
     "pooling": st.sampled_from(["last", "middle", "mean", "max", "concat", "attention"]),
@@ -55,11 +62,13 @@ FIELDS = {
     "architecture": st.sampled_from([None, "parallel", "residual", "gated", "convs2s"]),
     "kernel_sizes": st.lists(st.integers(1, 5), min_size=1, max_size=3),
     "adaptive_softmax_cutoffs": st.none() | st.lists(st.integers(1, 11), min_size=1, max_size=3),
+    "adaptive_softmax_div_value": st.sampled_from([1, 2, 3.5]),
     "num_negatives": st.none() | st.integers(0, 5),
     "in_batch_negatives": FLAG,
     "negative_sampling_alpha": st.sampled_from([0, 0.75, 1]),
     "sampled_loss": st.sampled_from(["sampled_softmax", "cross_entropy", "bpr_max"]),
     "score_regularization": st.sampled_from([0, 1.0]),
+    "layer_sizes": st.none() | st.lists(st.sampled_from([3, 4, 6, 12]), min_size=1, max_size=2),
     "max_position_embeddings": SMALL,
     "max_norm": st.sampled_from([None, 3, 0.5]),
     "initializer_range": st.sampled_from([0.0, 0.05, 1.0]),

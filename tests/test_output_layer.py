@@ -6,6 +6,7 @@ from token_classes import MODEL_CLASSES
 from torch.nn.functional import cross_entropy
 
 from hfseq import GruForCausalLM, LstmConfig, LstmForCausalLM, LstmForConditionalGeneration
+from hfseq.errors import InputError
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.loading import replace_vocabulary
 
@@ -84,6 +85,13 @@ def test_a_replaced_vocabulary_starts_without_one():
     model = make(LstmForCausalLM, lm_head_bias=True, vocab_size=len(tokenizer))
     assert replace_vocabulary(model, tokenizer) == {"model.embed_tokens.weight", "lm_head.bias"}
     assert not model.lm_head.bias.any()
+    fields = {"adaptive_softmax_cutoffs": [4], "adaptive_softmax_div_value": 2, "tie_word_embeddings": False}
+    model = make(LstmForCausalLM, lm_head_bias=True, **fields)
+    rows = [f"{name}.{kind}" for name in ("lm_head", "adaptive_softmax.tails.0.1") for kind in ("weight", "bias")]
+    assert replace_vocabulary(model, tokenizer) == {"model.embed_tokens.weight", *rows}
+    assert not model.adaptive_softmax.tails[0][1].bias.any()
+    with pytest.raises(InputError, match="the last of the adaptive_softmax_cutoffs is 11"):
+        replace_vocabulary(make(LstmForCausalLM, adaptive_softmax_cutoffs=[11]), tokenizer)
 
 
 def test_an_adaptive_softmax_splits_it_by_cluster():

@@ -210,7 +210,8 @@ def vocabulary_sizes(model: PreTrainedModel) -> dict[str, Any]:
         sizes["char_vocab_size"] = config.char_vocab_size
     if output is not None:
         return sizes | {"decoder_vocab_size": output.weight.shape[0]}
-    if type(model).__name__.endswith("ForCTC"):
+    # A causal model without an output layer has clusters of different widths in its place.
+    if type(model).__name__.endswith(("ForCTC", "ForCausalLM")):
         return sizes | {"decoder_vocab_size": config.vocab_size}
     return sizes | {"num_labels": config.num_labels}
 

@@ -2,10 +2,11 @@
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NoReturn, Self
 
 from transformers.configuration_utils import strict
 
+from .adaptive_softmax import tail_width
 from .configuration_frames import FrameFields, check_frame_fields, map_shape
 from .configuration_prediction import PredictionFields, become_forecaster, check_prediction_fields
 from .configuration_sampling import SamplingFields, check_sampling_fields
@@ -80,6 +81,8 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
         add_cross_attention: Whether a causal language model attends over `encoder_hidden_states`.
         cross_attention_hidden_size: Width of `encoder_hidden_states`; None means `hidden_size`.
         tie_word_embeddings: Whether the output layer shares the weights of the (target) embeddings.
+        output_size: Width to which the last hidden states are projected, with a bias, before the output layer of a
+            generating model; None for no projection but the one, without a bias, to tied embeddings of another width.
         lm_head_bias: Whether the output layer of a generating model has a bias, its own also where its weights are
             those of the embeddings.
         share_encoder_decoder_embeddings: Whether source and target share one embedding matrix.
@@ -93,6 +96,8 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
         adaptive_softmax_cutoffs: First word of each cluster after the first, for a causal language model whose
             vocabulary is sorted by frequency; see `AdaptiveSoftmax`. Its logits are then log-probabilities, and it
             returns none in training with labels. None for an ordinary output layer.
+        adaptive_softmax_div_value: Factor by which the rows of each cluster are narrower than those of the one before
+            it (Grave et al. 2017, section 4.3). With 1 all rows are in one matrix, and can be tied to the embeddings.
         initializer_range: Standard deviation of the initial embeddings.
         use_cache: Whether a decoder returns its state for the next step.
         pad_token_id: Padding token id.
@@ -142,9 +147,11 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
     add_cross_attention: bool = False
     cross_attention_hidden_size: int | None = None
     tie_word_embeddings: bool = True
+    output_size: int | None = None
     lm_head_bias: bool = False
     share_encoder_decoder_embeddings: bool = True
     adaptive_softmax_cutoffs: list[int] | None = None
+    adaptive_softmax_div_value: float | int = 1
     initializer_range: float = 0.05
     use_cache: bool = True
     pad_token_id: int | None = 0
@@ -176,11 +183,7 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
         self.check_numbers(shares, lambda value: 0 <= value <= 1, "it must lie in [0, 1]")
         least = ("mask_time_min_masks", "mask_feature_min_masks")
         self.check_numbers(least, lambda value: value >= 0, "it must not be negative")
-        cutoffs = self.adaptive_softmax_cutoffs
-        if cutoffs is not None and not (cutoffs and 0 < cutoffs[0] and cutoffs[-1] < self.vocab_size):
-            self.raise_invalid("adaptive_softmax_cutoffs", f"they must lie between 0 and vocab_size={self.vocab_size}")
-        if cutoffs is not None and cutoffs != sorted(set(cutoffs)):
-            self.raise_invalid("adaptive_softmax_cutoffs", "they must increase")
+        self.check_output_layer()
         if self.char_encoder == "lstm" and self.char_hidden_size % 2:
             self.raise_invalid("char_hidden_size", "it must be even: char_encoder='lstm' gives half to each direction")
         check_prediction_fields(self)
@@ -198,7 +201,38 @@ class SequenceConfig(PredictionFields, FrameFields, SamplingFields):
             if isinstance(value, int | float) and not isinstance(value, bool) and not is_valid(value):
                 self.raise_invalid(name, reason)
 
-    def raise_invalid(self, name: str, reason: str) -> None:
+    def check_output_layer(self) -> None:
+        """Raise a `ValueError` for tied embeddings of another width, or for impossible clusters."""
+        size, embedding_size = self.output_size, self.embedding_size
+        if self.tie_word_embeddings and None not in (size, embedding_size) and size != embedding_size:
+            self.raise_invalid(
+                "output_size",
+                f"the output layer is tied to embeddings of embedding_size={embedding_size}; set "
+                "tie_word_embeddings=False or the same size",
+            )
+        cutoffs, factor = self.adaptive_softmax_cutoffs, self.adaptive_softmax_div_value
+        if cutoffs is not None and not (cutoffs and 0 < cutoffs[0] and cutoffs[-1] < self.vocab_size):
+            self.raise_invalid("adaptive_softmax_cutoffs", f"they must lie between 0 and vocab_size={self.vocab_size}")
+        if cutoffs is not None and cutoffs != sorted(set(cutoffs)):
+            self.raise_invalid("adaptive_softmax_cutoffs", "they must increase")
+        if not 1 <= factor < float("inf"):
+            self.raise_invalid("adaptive_softmax_div_value", "it must be finite and at least 1")
+        if factor == 1:
+            return
+        if cutoffs is None:
+            self.raise_invalid("adaptive_softmax_div_value", "set adaptive_softmax_cutoffs, whose clusters it narrows")
+        if self.tie_word_embeddings:
+            self.raise_invalid(
+                "adaptive_softmax_div_value",
+                "the narrower rows of the clusters cannot be those of the embeddings; set tie_word_embeddings=False",
+            )
+        if not tail_width(size or self.hidden_size, factor, len(cutoffs) - 1):
+            self.raise_invalid(
+                "adaptive_softmax_div_value",
+                f"the last of {len(cutoffs)} clusters would have no width, from one of {size or self.hidden_size}",
+            )
+
+    def raise_invalid(self, name: str, reason: str) -> NoReturn:
         """Raise a `ValueError` that names a field and its value."""
         raise ValueError(f"{type(self).__name__}: {name}={getattr(self, name)} is impossible, {reason}")
 

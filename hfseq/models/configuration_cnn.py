@@ -1,5 +1,6 @@
 """Configuration of the convolutional family."""
 
+import copy
 from typing import Any, Literal, Self
 
 from transformers.configuration_utils import strict
@@ -22,6 +23,15 @@ class CnnConfig(SequenceConfig):
             decoders with cross-attention, otherwise `residual`); models save it resolved.
         kernel_size: Kernel size of the convolutions; odd if they are centred.
         kernel_sizes: Kernel sizes of the parallel architecture, all in one layer.
+        conv_layers: Layers of `gated` and `convs2s`, in place of `kernel_size` and of one width for all, the first one
+            first: `[channels, kernel size, residual]` each, where `residual` says how many layers before its output
+            lies what the layer adds to its own: 1, which may be left out, for its input, 0 for nothing. What has
+            another width is projected, and the channels of the last layer are `hidden_size`. None for layers that are
+            all alike.
+        decoder_conv_layers: The same for the decoder of a sequence-to-sequence model; None means `conv_layers`.
+        input_projection: Whether embeddings are projected before the first layer even if they are as wide.
+        attention_position: Where the layers of a decoder attend: `after_residual`, over the sum of output and input
+            (Gehring et al. 2017, section 3.3), or `before_residual`, over the output alone, as fairseq does.
         dilation_base: Base of the dilation in the residual architecture, `dilation_base ** l` in layer l (from 0).
         max_position_embeddings: Number of positions of `convs2s`; all later ones share the last.
         max_norm: Bound on the Euclidean norm of each row of a sequence classifier's output weights, in the parallel
@@ -40,6 +50,10 @@ class CnnConfig(SequenceConfig):
     architecture: Literal["parallel", "residual", "gated", "convs2s"] | None = None
     kernel_size: int = 3
     kernel_sizes: list[int] | tuple[int, ...] = (3, 4, 5)
+    conv_layers: list[list[int] | tuple[int, ...]] | None = None
+    decoder_conv_layers: list[list[int] | tuple[int, ...]] | None = None
+    input_projection: bool = False
+    attention_position: Literal["after_residual", "before_residual"] = "after_residual"
     dilation_base: int = 1
     max_position_embeddings: int = 1024
     max_norm: float | int | None = 3.0
@@ -54,13 +68,55 @@ class CnnConfig(SequenceConfig):
                 self.raise_invalid(
                     "kernel_sizes", f"each needs one of hidden_size={self.hidden_size} filters at least"
                 )
+        for name in ("conv_layers", "decoder_conv_layers"):
+            self._read_conv_layers(name)
+        if self.architecture is not None:
+            self.check_layers()
         counts = ("dilation_base", "max_position_embeddings")
         self.check_numbers(counts, lambda value: value >= 1, "it must be at least 1")
         self.check_numbers(["max_norm"], lambda value: value > 0, "it must be positive, or None for no bound")
         super().__post_init__(**kwargs)
 
+    def _read_conv_layers(self, name: str) -> None:
+        """Complete the layers of a field, or raise a `ValueError`."""
+        layers = getattr(self, name)
+        if layers is None:
+            return
+        complete = []
+        for index, layer in enumerate(layers):
+            if len(layer) not in (2, 3) or min(layer[:2]) < 1 or min(layer) < 0:
+                self.raise_invalid(name, f"layer {index} must be [channels, kernel size, residual]")
+            channels, kernel_size, residual = (*layer, 1)[:3]
+            if residual > index + 1:
+                self.raise_invalid(
+                    name, f"layer {index} can add what lies at most {index + 1} layers before its output"
+                )
+            complete.append([channels, kernel_size, residual])
+        setattr(self, name, complete)
+
+    def check_layers(self) -> None:
+        """Raise a `ValueError` if the layers are impossible in this architecture, or with these sizes."""
+        if self.input_projection and self.architecture == "parallel":
+            self.raise_invalid("input_projection", "architecture='parallel' reads the embeddings; leave it out")
+        if self.conv_layers is None:
+            return
+        if self.architecture not in ("gated", "convs2s"):
+            self.raise_invalid("conv_layers", f"architecture={self.architecture!r} is not 'gated' or 'convs2s'")
+        if len(self.conv_layers) != self.num_hidden_layers:
+            self.raise_invalid("conv_layers", f"there must be num_hidden_layers={self.num_hidden_layers} of them")
+        if self.conv_layers[-1][0] != self.hidden_size:
+            self.raise_invalid("conv_layers", f"the last layer must have hidden_size={self.hidden_size} channels")
+
     def check_directions(self) -> None:
         """Raise a `ValueError` if a convolution cannot be centred."""
+        if any(layer[1] % 2 == 0 for layer in self.conv_layers or ()):
+            self.raise_invalid(
+                "conv_layers",
+                "kernel sizes must be odd for centred convolutions (bidirectional=True), which pad both sides "
+                "equally; set bidirectional=False or odd sizes",
+            )
+        if self.conv_layers is not None:
+            return
         # The parallel architecture has its own sizes, and pads even ones by one more at the end.
         if self.architecture not in (None, "parallel") and self.kernel_size % 2 == 0:
             raise ValueError(
@@ -77,13 +133,21 @@ class CnnConfig(SequenceConfig):
         """Copy of the config for a head; see `SequenceConfig.resolved`."""
         attends = fields.get("add_cross_attention", self.add_cross_attention)
         default = "convs2s" if attends else ARCHITECTURES.get(head, "residual")
-        return super().resolved(head, **{"architecture": self.architecture or default} | fields)
+        config = super().resolved(head, **{"architecture": self.architecture or default} | fields)
+        config.check_layers()
+        return config
 
     def decoder_config(self) -> Self:
         """Config of the decoder of a sequence-to-sequence model."""
-        config = super().decoder_config()
+        config = copy.copy(self)
         config.architecture = "convs2s"
-        return config
+        if self.decoder_conv_layers is not None:
+            if len(self.decoder_conv_layers) != self.decoder_layers:
+                self.raise_invalid(
+                    "decoder_conv_layers", f"there must be decoder_layers={self.decoder_layers} of them"
+                )
+            config.conv_layers = self.decoder_conv_layers
+        return super(CnnConfig, config).decoder_config()
 
 
 ARCHITECTURES = {

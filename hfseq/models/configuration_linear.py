@@ -47,6 +47,8 @@ class LinearRecurrentConfig(RecurrentConfig):
             self.raise_invalid("weight_dropout", "a linear recurrence has no hidden-to-hidden matrix; leave it out")
         if self.residual_blocks and self.layer_norm:
             self.raise_invalid("layer_norm", "residual_blocks are normalised already; leave it out")
+        if self.residual_blocks and self.layer_sizes is not None:
+            self.raise_invalid("layer_sizes", "residual_blocks add each block's output to its input; leave it out")
 
 
 @strict

@@ -32,6 +32,10 @@ class RecurrentConfig(SequenceConfig):
         temporal_activation_regularization: Weight of TAR (Merity et al. 2018, section 4.3): the mean square of the
             difference between the last layer's outputs, before dropout, at successive steps with a label.
         layer_norm: Whether to normalise each layer's output over its features (Ba et al. 2016, eq. 4).
+        layer_sizes: Width of each layer's output, both directions together, the last of which is `hidden_size`; None
+            means `hidden_size` for all. A language model whose top layer is as wide as its tied embeddings needs no
+            projection between them (AWD-LSTM, Merity et al. 2018: 1150, 1150, 400). A sequence-to-sequence model has
+            such layers on both sides.
         pointer_generator: Whether the sequence-to-sequence model can copy source words (See et al. 2017, section 2.2).
             Its logits are then log-probabilities.
         coverage: Whether the decoder's attention depends on the coverage so far (See et al. 2017, eq. 10-11). It
@@ -42,8 +46,9 @@ class RecurrentConfig(SequenceConfig):
             out-of-vocabulary word; None if only words of the vocabulary are copied.
 
     Raises:
-        ValueError: If a size, a depth, a weight or a probability is out of range, if `coverage` is combined with an
-            attention that is not additive, or `input_filters` with a stack that reads forward.
+        ValueError: If a size, a depth, a weight or a probability is out of range, if `layer_sizes` do not fit the
+            depth or `hidden_size`, if `coverage` is combined with an attention that is not additive, or
+            `input_filters` with a stack that reads forward.
     """
 
     input_filters: int | None = None
@@ -54,6 +59,7 @@ class RecurrentConfig(SequenceConfig):
     activation_regularization: float | int = 0.0
     temporal_activation_regularization: float | int = 0.0
     layer_norm: bool = False
+    layer_sizes: list[int] | None = None
     pointer_generator: bool = False
     coverage: bool = False
     coverage_loss_weight: float | int = 1.0
@@ -65,6 +71,7 @@ class RecurrentConfig(SequenceConfig):
         self.check_numbers(weights, lambda value: value >= 0, "it must not be negative")
         self.check_numbers(["input_filters"], lambda value: value >= 1, "it must be at least 1, or None")
         self._check_convolution()
+        self._check_layer_sizes()
         if self.coverage and self.attention_type != "additive":
             self.raise_invalid("coverage", f"it needs attention_type='additive', not {self.attention_type!r}")
         if self.pointer_generator and self.input_size is not None:
@@ -78,10 +85,25 @@ class RecurrentConfig(SequenceConfig):
                 "input_filters", "the convolution sees later steps, and a stack with bidirectional=False must not"
             )
 
+    def _check_layer_sizes(self) -> None:
+        """Raise a `ValueError` if the layers cannot have their widths."""
+        if self.layer_sizes is None:
+            return
+        if any(size < 1 for size in self.layer_sizes):
+            self.raise_invalid("layer_sizes", "every width must be at least 1")
+        if len(self.layer_sizes) != self.num_hidden_layers:
+            self.raise_invalid(
+                "layer_sizes", f"there must be a width for each of the num_hidden_layers={self.num_hidden_layers}"
+            )
+        if self.layer_sizes[-1] != self.hidden_size:
+            self.raise_invalid("layer_sizes", f"the last width must be hidden_size={self.hidden_size}")
+
     def resolved(self, head: str, **fields: Any) -> Self:
         """Copy of the config for a head; see `SequenceConfig.resolved`."""
         config = super().resolved(head, **fields)
         config._check_convolution()
+        # A sequence-to-sequence model may have another depth.
+        config._check_layer_sizes()
         return config
 
     def decoder_config(self) -> Self:
@@ -91,7 +113,13 @@ class RecurrentConfig(SequenceConfig):
         return super(RecurrentConfig, config).decoder_config()
 
     def check_directions(self) -> None:
-        """Raise a `ValueError` if `hidden_size` cannot be split between two directions."""
+        """Raise a `ValueError` if a width cannot be split between two directions."""
+        if any(size % 2 for size in self.layer_sizes or ()):
+            self.raise_invalid(
+                "layer_sizes",
+                "every width must be even for a bidirectional encoder, which gives half of it to each direction; set "
+                "bidirectional=False or even widths",
+            )
         if self.hidden_size % 2:
             raise ValueError(
                 f"{type(self).__name__}: hidden_size={self.hidden_size} must be even for a bidirectional encoder, "
@@ -155,7 +183,7 @@ class LstmConfig(RecurrentConfig):
             )
 
     def check_directions(self) -> None:
-        """Raise a `ValueError` if `hidden_size` cannot be split between two directions."""
+        """Raise a `ValueError` if a width cannot be split between two directions."""
         super().check_directions()
         self._check_maps(directions=2)
 
@@ -168,9 +196,12 @@ class LstmConfig(RecurrentConfig):
         if self.embedding_size is not None:
             self.raise_invalid("embedding_size", "a ConvLSTM reads maps, which a projection would lose; leave it out")
         _, height, width = map_shape(self)
+        both = "2 directions of " if directions == 2 else ""
+        reason = f"it must be a multiple of that of {both}one map, {height} x {width}"
         if self.hidden_size % (directions * height * width):
-            both = "2 directions of " if directions == 2 else ""
-            self.raise_invalid("hidden_size", f"it must be a multiple of that of {both}one map, {height} x {width}")
+            self.raise_invalid("hidden_size", reason)
+        if any(size % (directions * height * width) for size in self.layer_sizes or ()):
+            self.raise_invalid("layer_sizes", f"each is a width; {reason}")
 
     def full_auto_map(self) -> dict[str, str]:
         """Auto class to the module and class in a published checkpoint; see `SequenceConfig.full_auto_map`."""

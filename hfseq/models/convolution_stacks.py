@@ -26,7 +26,12 @@ class ConvolutionLayer(GradientCheckpointingLayer):
     convolutions: nn.ModuleList
 
     def forward(
-        self, values: Tensor, valid: Tensor | None, windows: State | None, *attended: Tensor | None
+        self,
+        values: Tensor,
+        valid: Tensor | None,
+        windows: State | None,
+        shortcut: Tensor | None = None,
+        *attended: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
         """Run the layer; each row's valid steps come first.
 
@@ -35,6 +40,7 @@ class ConvolutionLayer(GradientCheckpointingLayer):
             valid: True at valid steps, `[B, T]`; None if all are.
             windows: State before the first step, for a causal layer: the windows of its convolutions, each
                 `[B, (k - 1) d, width]`. None for zeros, if the new state is not needed.
+            shortcut: Output of an earlier layer that a gated one adds, `[B, T, width]`; None for none.
             attended: Target embeddings, source mask, keys and values, for a layer with attention.
 
         Returns:
@@ -49,14 +55,17 @@ class ConvolutionLayer(GradientCheckpointingLayer):
                 after.append(window)
             return output
 
-        return *self.compute(values, convolve, *attended), *after
+        return *self.compute(values, convolve, shortcut, *attended), *after
 
-    def compute(self, values: Tensor, convolve: Convolve, *attended: Any) -> tuple[Tensor, Tensor | None]:
+    def compute(
+        self, values: Tensor, convolve: Convolve, shortcut: Tensor | None, *attended: Any
+    ) -> tuple[Tensor, Tensor | None]:
         """Output and attention weights; see `forward`.
 
         Args:
             values: `[B, T, width]`.
             convolve: Runs a convolution of the layer; called once for each, in their order.
+            shortcut: As in `forward`.
             attended: As in `forward`.
         """
         raise NotImplementedError
@@ -83,7 +92,9 @@ class ParallelLayer(ConvolutionLayer):
             for index, width in enumerate(kernel_sizes)
         )
 
-    def compute(self, values: Tensor, convolve: Convolve, *attended: Any) -> tuple[Tensor, Tensor | None]:
+    def compute(
+        self, values: Tensor, convolve: Convolve, shortcut: Tensor | None, *attended: Any
+    ) -> tuple[Tensor, Tensor | None]:
         """Run the layer; see `ConvolutionLayer.compute`."""
         features = [torch.relu(convolve(convolution, values)) for convolution in self.convolutions]
         return torch.cat(features, dim=-1), None
@@ -110,7 +121,9 @@ class ResidualLayer(ConvolutionLayer):
         )
         self.dropout = dropout
 
-    def compute(self, values: Tensor, convolve: Convolve, *attended: Any) -> tuple[Tensor, Tensor | None]:
+    def compute(
+        self, values: Tensor, convolve: Convolve, shortcut: Tensor | None, *attended: Any
+    ) -> tuple[Tensor, Tensor | None]:
         """Run the layer; see `ConvolutionLayer.compute`."""
         hidden = values
         for convolution in self.convolutions:
@@ -122,41 +135,59 @@ class GatedLayer(ConvolutionLayer):
     r"""A gated linear unit $(X * W + b) \otimes \sigma(X * V + c)$ added to its input (Dauphin et al. 2017, eq. 1).
 
     In ConvS2S the sum is multiplied by $\sqrt{0.5}$ (Gehring et al. 2017, section 3.4), and in its decoder the layer's
-    output attends over the source.
+    output attends over the source: after the sum, as section 3.3 has it, or before it, as fairseq does.
 
     Args:
-        hidden_size: Width of inputs and outputs.
+        input_size: Width of the inputs.
+        hidden_size: Width of the outputs.
         kernel_size: Number of taps.
         causal: Whether a step depends only on itself and earlier ones.
         dropout: Dropout before the convolution.
         scaled: Whether the sum is scaled.
         gain: Variance of the initial weights times the fan-in.
+        shortcut_size: Width of what is added, the inputs or the output of an earlier layer, which is projected if it
+            is not that of the outputs; None for no sum.
         attention: Attention of the layer, or None.
+        attends_first: Whether the attention comes before the sum.
     """
 
     def __init__(
         self,
+        input_size: int,
         hidden_size: int,
         kernel_size: int,
         causal: bool,
         dropout: Dropout,
         scaled: bool,
         gain: float,
+        shortcut_size: int | None,
         attention: StepAttention | None = None,
+        attends_first: bool = False,
     ) -> None:
         super().__init__()
         self.convolutions = nn.ModuleList(
-            [Convolution(hidden_size, 2 * hidden_size, kernel_size, causal=causal, gain=gain)]
+            [Convolution(input_size, 2 * hidden_size, kernel_size, causal=causal, gain=gain)]
         )
         self.dropout = dropout
         self.scale = ROOT_HALF if scaled else 1.0
-        self.attention = attention
+        self.shortcut = (
+            nn.Identity() if shortcut_size in (None, hidden_size) else nn.Linear(shortcut_size, hidden_size)
+        )
+        self.attention, self.attends_first = attention, attends_first
 
-    def compute(self, values: Tensor, convolve: Convolve, *attended: Any) -> tuple[Tensor, Tensor | None]:
+    def compute(
+        self, values: Tensor, convolve: Convolve, shortcut: Tensor | None, *attended: Any
+    ) -> tuple[Tensor, Tensor | None]:
         """Run the layer; see `ConvolutionLayer.compute`."""
-        hidden = convolve(self.convolutions[0], self.dropout(values))
-        values = (values + nn.functional.glu(hidden, dim=-1)) * self.scale
-        return (values, None) if self.attention is None else self.attention(values, *attended)
+        weights = None
+        hidden = nn.functional.glu(convolve(self.convolutions[0], self.dropout(values)), dim=-1)
+        if self.attention is not None and self.attends_first:
+            hidden, weights = self.attention(hidden, *attended)
+        if shortcut is not None:
+            hidden = (self.shortcut(shortcut) + hidden) * self.scale
+        if self.attention is not None and not self.attends_first:
+            hidden, weights = self.attention(hidden, *attended)
+        return hidden, weights
 
 
 class ConvolutionStack(Stack):
@@ -164,12 +195,12 @@ class ConvolutionStack(Stack):
 
     Padding is exact: each row's valid steps are gathered to its left and followed by zeros before each convolution, so
     that a step sees its valid neighbours as in the row alone, never a gap. No shape depends on the data. Inputs of
-    another width than the layers' are projected to it, except in the parallel architecture.
+    another width than that of the first layer are projected to it, except in the parallel architecture.
 
     Args:
         architecture: `parallel` (one layer, whatever `num_layers`), `residual`, `gated` or `convs2s`.
         input_size: Width of the inputs.
-        hidden_size: Width of a layer's output.
+        hidden_size: Width of the last layer's output, and of the others' without `conv_layers`.
         num_layers: Number of layers.
         causal: Whether a step depends only on itself and earlier ones.
         kernel_size: Number of taps of a convolution.
@@ -178,6 +209,13 @@ class ConvolutionStack(Stack):
         dropout: Dropout of the layers.
         variational: Whether all steps of a row share its mask.
         attends: Whether each layer attends over a source (`convs2s` and `gated`).
+        conv_layers: Width and number of taps of each layer of `convs2s` and `gated`, and how many layers before its
+            output lies what it adds: 1 for its own input, 0 for nothing. None for layers that are all alike.
+        input_projection: Whether inputs are projected even if they are as wide as the first layer.
+        attention_position: `after_residual` or `before_residual`; see `GatedLayer`.
+
+    Attributes:
+        residuals: For each layer what `conv_layers` say of what it adds.
     """
 
     def __init__(
@@ -193,10 +231,18 @@ class ConvolutionStack(Stack):
         dropout: float = 0.0,
         variational: bool = False,
         attends: bool = False,
+        conv_layers: Sequence[Sequence[int]] | None = None,
+        input_projection: bool = False,
+        attention_position: str = "after_residual",
     ) -> None:
         super().__init__()
-        projects = architecture != "parallel" and input_size != hidden_size
-        self.project = nn.Linear(input_size, hidden_size) if projects else nn.Identity()
+        self.num_layers = 1 if architecture == "parallel" else num_layers
+        shapes = [(hidden_size, kernel_size, 1)] * self.num_layers if conv_layers is None else conv_layers
+        sizes, kernels, self.residuals = zip(*shapes, strict=True)
+        # Width of the inputs of each layer, and of the last one's outputs.
+        widths = [sizes[0], *sizes]
+        projects = architecture != "parallel" and (input_projection or input_size != widths[0])
+        self.project = nn.Linear(input_size, widths[0]) if projects else nn.Identity()
 
         def layer(index: int) -> ConvolutionLayer:
             if architecture == "parallel":
@@ -205,15 +251,18 @@ class ConvolutionStack(Stack):
                 return ResidualLayer(
                     hidden_size, kernel_size, dilation_base**index, causal, Dropout(dropout, variational)
                 )
-            attention = StepAttention(hidden_size, input_size) if attends else None
+            attention = StepAttention(sizes[index], input_size) if attends else None
+            residual = self.residuals[index]
+            shortcut = widths[index + 1 - residual] if residual else None
             # Dropout was applied to the embeddings already, which is enough unless they are projected.
             drop = Dropout(dropout if index or projects else 0.0, variational)
             # He et al. (2015), as Dauphin et al. initialise; with scaled sums Gehring et al. (2017), section 3.5.
             scaled = architecture == "convs2s"
             gain = 4.0 * (1.0 - dropout) if scaled else 2.0
-            return GatedLayer(hidden_size, kernel_size, causal, drop, scaled, gain, attention)
+            first = attention_position == "before_residual"
+            width, size, taps = widths[index], sizes[index], kernels[index]
+            return GatedLayer(width, size, taps, causal, drop, scaled, gain, shortcut, attention, first)
 
-        self.num_layers = 1 if architecture == "parallel" else num_layers
         self.layers = nn.ModuleList(layer(index) for index in range(self.num_layers))
 
     def state_shapes(self, batch: int) -> list[list[Size]]:
@@ -241,7 +290,7 @@ class ConvolutionStack(Stack):
             source: Mask `[B, S]` or None, keys and values `[B, S, I]` to attend over.
 
         Returns:
-            The output of each layer, `[B, T, hidden_size]` and zero at padding, the states or None, and the attention
+            The output of each layer, `[B, T, H]` and zero at padding, the states or None, and the attention
             weights `[B, T, S]` of each layer that attends.
         """
         if return_states and states is None:
@@ -252,10 +301,16 @@ class ConvolutionStack(Stack):
         gathered = inputs if permutation is None else take_steps(inputs, permutation.order)
         attended = () if source is None else (gathered, *source)
         values = self.project(gathered)
+        # Inputs of each layer so far.
+        entered = [values]
         outputs, new_states, attentions = [], [], []
         for index, layer in enumerate(self.layers):
             windows = None if states is None else states[index]
-            values, weights, *moved = layer(values, valid, windows, *attended)
+            residual = self.residuals[index]
+            values, weights, *moved = layer(
+                values, valid, windows, entered[-residual] if residual else None, *attended
+            )
+            entered.append(values)
             new_states.append(tuple(moved))
             output = values if permutation is None else take_steps(values, permutation.restore)
             outputs.append(output if mask is None else output.masked_fill(~mask.unsqueeze(-1), 0.0))

@@ -25,7 +25,7 @@ class ForCausalLM(Head, SequenceGenerationMixin):
         config: The configuration; it is copied and stays unchanged.
 
     Raises:
-        ValueError: If `bidirectional=True`.
+        ValueError: If `bidirectional=True`, or if the clusters of an adaptive softmax are impossible.
     """
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
@@ -34,14 +34,20 @@ class ForCausalLM(Head, SequenceGenerationMixin):
         if config.bidirectional:
             raise ValueError("bidirectional=True is impossible for a causal language model: it would see the future")
         config = config.for_one_stack("ForCausalLM")
+        # A field may have been set since the config was made.
+        config.check_output_layer()
         super().__init__(config)
         self.model = self.backbone_class(config)
         self.output = OutputLayer(config)
-        self.lm_head = nn.Linear(self.output.width, config.vocab_size, bias=config.lm_head_bias)
-        cutoffs = config.adaptive_softmax_cutoffs
+        cutoffs, factor = config.adaptive_softmax_cutoffs, config.adaptive_softmax_div_value
+        # The rows of narrower clusters are in the adaptive softmax.
+        rows = config.vocab_size if cutoffs is None or factor == 1 else cutoffs[0]
+        self.lm_head = nn.Linear(self.output.width, rows, bias=config.lm_head_bias)
         self.adaptive_softmax = None
         if cutoffs is not None:
-            self.adaptive_softmax = AdaptiveSoftmax(self.output.width, cutoffs, config.lm_head_bias)
+            self.adaptive_softmax = AdaptiveSoftmax(
+                self.output.width, config.vocab_size, cutoffs, factor, config.lm_head_bias
+            )
         self.sampled_softmax = None if config.num_negatives is None else SampledSoftmax(config)
         self.post_init()
 
@@ -59,11 +65,32 @@ class ForCausalLM(Head, SequenceGenerationMixin):
             raise ValueError("the model samples no negatives: set num_negatives in its config")
         self.sampled_softmax.set_counts(counts)
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Resize as `PreTrainedModel.resize_token_embeddings` does, the counts of items, too."""
-        embeddings = super().resize_token_embeddings(*args, **kwargs)
+    def get_output_embeddings(self) -> nn.Module | None:
+        """Return the output layer; None where the clusters of an adaptive softmax are narrower than it."""
+        adaptive = self.adaptive_softmax
+        return None if adaptive is not None and adaptive.tails else self.lm_head
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Embedding:
+        """Resize as `PreTrainedModel.resize_token_embeddings` does, the last cluster and the counts of items, too.
+
+        Raises:
+            ValueError: If no words would be left for the last cluster of an adaptive softmax.
+        """
+        adaptive = self.adaptive_softmax
+        if adaptive is not None and new_num_tokens is not None and new_num_tokens <= adaptive.cutoffs[-1]:
+            raise ValueError(
+                f"new_num_tokens={new_num_tokens} is impossible, the last of the adaptive_softmax_cutoffs is "
+                f"{adaptive.cutoffs[-1]}; it must be larger"
+            )
+        embeddings = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
         if self.sampled_softmax is not None:
             self.sampled_softmax.resize(embeddings.num_embeddings)
+        if adaptive is not None and adaptive.tails:
+            tail = adaptive.tails[-1]
+            size = embeddings.num_embeddings - adaptive.cutoffs[-1]
+            tail[1] = self._get_resized_lm_head(tail[1], size, mean_resizing=mean_resizing)
         return embeddings
 
     @takes_past_key_values

@@ -49,6 +49,7 @@ class ForConditionalGeneration(Head, SequenceGenerationMixin):
             if token is not None and not 0 <= token < config.vocab_size:
                 config.raise_invalid(name, f"targets are made of it, and vocab_size is {config.vocab_size}")
         config = config.resolved("ForConditionalGeneration", is_encoder_decoder=True, add_cross_attention=False)
+        config.check_output_layer()
         super().__init__(config)
         self.model = self.backbone_class(config.encoder_config())
         self.decoder = self.decoder_class(config.decoder_config())

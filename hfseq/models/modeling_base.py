@@ -241,7 +241,8 @@ class Backbone(StackInputs, SequencePreTrainedModel):
 
         Returns:
             `output_class`: `last_hidden_state` `[B, T, H]`, zero at padding; `cross_attentions`, tensors
-            `[B, 1, T, S]`; `hidden_states`, `num_hidden_layers + 1` tensors; and fields of the family's own.
+            `[B, 1, T, S]`; `hidden_states`, `num_hidden_layers + 1` tensors, as wide as their layers; and fields of
+            the family's own.
 
         Raises:
             ValueError: If shapes do not match, or not exactly one kind of inputs is given.

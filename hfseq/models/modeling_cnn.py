@@ -67,6 +67,9 @@ class CnnModel(Backbone):
             dropout=config.dropout,
             variational=config.variational_dropout,
             attends=self.attends,
+            conv_layers=config.conv_layers,
+            input_projection=config.input_projection,
+            attention_position=config.attention_position,
         )
 
     def make_cross_attention(self, config: CnnConfig) -> None:  # type: ignore[override]

@@ -28,7 +28,7 @@ class RecurrentModel(Backbone):
         config: The configuration. `bidirectional=None` means True for an encoder, False for a decoder.
 
     Raises:
-        ValueError: If a decoder is bidirectional, or an odd `hidden_size` is split between directions.
+        ValueError: If a decoder is bidirectional, or an odd width is split between directions.
     """
 
     config_class = RecurrentConfig
@@ -68,6 +68,7 @@ class RecurrentModel(Backbone):
             variational=config.variational_dropout,
             weight_dropout=config.weight_dropout,
             layer_norm=config.layer_norm,
+            layer_sizes=config.layer_sizes,
         )
 
     def make_cross_attention(self, config: RecurrentConfig) -> None:  # type: ignore[override]

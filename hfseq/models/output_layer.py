@@ -9,14 +9,16 @@ from .shapes import check_shape
 
 
 class OutputLayer(nn.Module):
-    """Dropout before `lm_head`, and a projection to the width of tied embeddings if it differs."""
+    """Dropout before `lm_head`, and a projection to `output_size` or to tied embeddings of another width."""
 
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__()
         self.dropout = Dropout(config.dropout, config.variational_dropout)
-        projects = config.tie_word_embeddings and config.embedding_size != config.hidden_size
-        self.width = config.embedding_size if projects else config.hidden_size
-        self.project = nn.Linear(config.hidden_size, self.width, bias=False) if projects else None
+        biased = config.output_size is not None
+        projects = biased or (config.tie_word_embeddings and config.embedding_size != config.hidden_size)
+        tied = config.embedding_size if projects else config.hidden_size
+        self.width = tied if config.output_size is None else config.output_size
+        self.project = nn.Linear(config.hidden_size, self.width, bias=biased) if projects else None
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Map `[B, T, hidden_size]` to the inputs of `lm_head`, and to the hidden states after dropout."""

@@ -1,7 +1,8 @@
 """Recurrent layers and stacks of them that padding cannot change."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -257,6 +258,7 @@ class RecurrentStack(Stack):
         variational: Whether all steps of a row share one mask of that dropout (Gal & Ghahramani 2016).
         weight_dropout: DropConnect on the hidden-to-hidden matrices (Merity et al. 2018, section 2).
         layer_norm: Whether each layer's output is normalised over its features.
+        layer_sizes: Width of each layer's output, both directions together; None means `hidden_size` for all.
 
     Raises:
         ValueError: If `weight_dropout` is set for a cell without a hidden-to-hidden matrix.
@@ -273,23 +275,25 @@ class RecurrentStack(Stack):
         variational: bool = False,
         weight_dropout: float = 0.0,
         layer_norm: bool = False,
+        layer_sizes: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.num_layers, self.bidirectional, self.layer_norm = num_layers, bidirectional, layer_norm
-        self.hidden_size = hidden_size // (2 if bidirectional else 1)
+        self.layer_sizes = [hidden_size] * num_layers if layer_sizes is None else list(layer_sizes)
         self.dropout = Dropout(dropout, variational)
         self.weight_dropout = weight_dropout
-        widths = [input_size] + [hidden_size] * (num_layers - 1)
-        self.forward_layers = nn.ModuleList(layer(width, self.hidden_size) for width in widths)
-        self.backward_layers = nn.ModuleList(layer(width, self.hidden_size) for width in widths if bidirectional)
+        directions = 2 if bidirectional else 1
+        widths = [(width, size // directions) for width, size in pairwise((input_size, *self.layer_sizes))]
+        self.forward_layers = nn.ModuleList(layer(*pair) for pair in widths)
+        self.backward_layers = nn.ModuleList(layer(*pair) for pair in widths if bidirectional)
         if weight_dropout and self.forward_layers[0].recurrent_weight is None:
             raise ValueError(f"weight_dropout={weight_dropout}: this cell has no hidden-to-hidden matrix")
         self.needs_gather = self.forward_layers[0].needs_gather
         # Asked once: adapters replace layers by wrappers, which only forward calls.
         self._shapes = [[shape[1:] for shape in one.state_shapes(1)] for one in self.forward_layers]
         # Made once: building lists would be noticeable in a step of generation.
-        self.no_dropout = DropoutMasks([None] * (num_layers - 1), [None] * num_layers * (2 if bidirectional else 1))
-        self.norms = nn.ModuleList(nn.LayerNorm(hidden_size) for _ in range(num_layers if layer_norm else 0))
+        self.no_dropout = DropoutMasks([None] * (num_layers - 1), [None] * num_layers * directions)
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for size in self.layer_sizes if layer_norm)
 
     def state_shapes(self, batch: int) -> list[list[Size]]:
         """Shapes of the state of each left-to-right layer."""
@@ -299,11 +303,10 @@ class RecurrentStack(Stack):
         """Draw the dropout masks for a batch of inputs `[B, T, I]`."""
         if not self.training:
             return self.no_dropout
-        size = self.hidden_size * (2 if self.bidirectional else 1)
-        like = inputs.new_empty(inputs.shape[0], 1, size)
+        outputs = [inputs.new_empty(inputs.shape[0], 1, size) for size in self.layer_sizes[:-1]]
         layers = [*self.forward_layers, *self.backward_layers]
         return DropoutMasks(
-            [self.dropout.mask(like) for _ in self.forward_layers[1:]],
+            [self.dropout.mask(like) for like in outputs],
             [drop(layer.recurrent_weight, self.weight_dropout) if self.weight_dropout else None for layer in layers],
         )
 
@@ -325,7 +328,7 @@ class RecurrentStack(Stack):
             dropout_masks: Masks drawn for earlier steps of the same batch; None draws new ones.
 
         Returns:
-            The output of each layer, `[B, T, hidden_size]` and zero at padding, and the states or None.
+            The output of each layer, `[B, T, H]` and zero at padding, and the states or None.
         """
         if states is None:
             states = self.zero_states(inputs)
@@ -354,7 +357,7 @@ class RecurrentStack(Stack):
     def _run_layer(
         self, index: int, values: Tensor, masks: DropoutMasks, directions: Directions
     ) -> tuple[Tensor, State]:
-        """Output `[B, T, hidden_size]` of a layer, with what stands around its cells, and its new state."""
+        """Output `[B, T, H]` of a layer, with what stands around its cells, and its new state."""
         if index:
             values = self.dropout(values, masks.between[index - 1])
         values, new_state = directions(values)

@@ -237,7 +237,8 @@ class Recommendation(Task):
         special = set(tokenizer.all_special_ids)
         ids = {item: number for item, number in tokenizer.get_vocab().items() if number not in special}
         limit = min(self.data.max_length, position_limit(model) or self.data.max_length)
-        size = model.get_output_embeddings().weight.shape[0]
+        embeddings: Any = model.get_input_embeddings()
+        size = embeddings.weight.shape[0]
         self.vocabulary, self.begin = (
             tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))),
             tokenizer.bos_token_id,

@@ -125,15 +125,21 @@ def replace_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBas
     Returns:
         Names of the new parameters.
     """
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    embeddings = [model.get_input_embeddings(), model.get_output_embeddings()]
-    new = {id(one.weight): one.weight for one in embeddings if one is not None}
+    try:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    except ValueError as error:
+        raise InputError(f"{type(model).__name__}: {error}") from error
+    modules: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    adaptive: Any = getattr(model, "adaptive_softmax", None)
+    if adaptive is not None and adaptive.tails:
+        modules = [modules[0], model.lm_head, *(tail[1] for tail in adaptive.tails)]
+    new = {id(one.weight): one.weight for one in modules if one is not None}
     for weight in new.values():
         torch.nn.init.normal_(weight, std=getattr(model.config, "initializer_range", 0.02))
-    bias = getattr(model.get_output_embeddings(), "bias", None)
-    if bias is not None:
+    biases = [bias for one in modules if (bias := getattr(one, "bias", None)) is not None]
+    for bias in biases:
         torch.nn.init.zeros_(bias)
-        new[id(bias)] = bias
+    new |= {id(bias): bias for bias in biases}
     for config in filter(None, (model.config, model.generation_config)):
         for name in _TOKEN_IDS:
             setattr(config, name, getattr(tokenizer, name))
