@@ -4,7 +4,9 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from hfseq import CnnConfig, GruConfig, LstmConfig, RnnConfig
+from hfseq.data.running_text import TokenWindows
 from hfseq.models.adaptive_softmax import AdaptiveSoftmax
+from hfseq.tasks.language_modeling import text_loss
 
 CUTOFFS = [5, 9, 10]
 SIZES = {"vocab_size": 20, "hidden_size": 8, "embedding_size": 6, "dropout": 0.0, "adaptive_softmax_cutoffs": CUTOFFS}
@@ -65,6 +67,22 @@ def test_a_language_model_learns_by_it_what_it_says_without_labels(config, tied,
     evaluated = model.eval()(input_ids=ids, attention_mask=mask, labels=labels)
     torch.testing.assert_close(training.loss, evaluated.loss)
     torch.testing.assert_close(evaluated.logits.exp().sum(-1), torch.ones(3, 9))
+    alone = model(input_ids=ids, attention_mask=mask, labels=labels, skip_logits=True)
+    assert alone.logits is None
+    torch.testing.assert_close(alone.loss, evaluated.loss)
+    assert torch.equal(model(input_ids=ids, attention_mask=mask, skip_logits=True).logits, evaluated.logits)
+    # As running text is evaluated, without the logits.
+    seen = []
+    hook = model.register_forward_hook(lambda module, inputs, outputs: seen.append(outputs.logits))
+    windows = TokenWindows(ids.flatten(), 5, 2)
+    total, count = text_loss(model, windows, carry=False)
+    hook.remove()
+    assert seen == [None] * len(windows)
+    by_words = [
+        cross_entropy(model(one["input_ids"]).logits.flatten(0, 1), one["labels"].flatten(), reduction="sum")
+        for one in windows
+    ]
+    assert (total, count) == (pytest.approx(sum(by_words).item(), rel=1e-5), ids.numel() - 1)
     training.loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     # With a divisor, as a Trainer gives it.

@@ -108,6 +108,7 @@ class ForCausalLM(Head, SequenceGenerationMixin):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        skip_logits: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithCrossAttentions:
         """Predict the next token at every step.
@@ -124,12 +125,14 @@ class ForCausalLM(Head, SequenceGenerationMixin):
             output_attentions: Whether to return the weights of the cross-attention.
             output_hidden_states: Whether to return the embeddings and each layer's output.
             logits_to_keep: Number of last steps to compute logits for, 0 for all, or their indices.
+            skip_logits: Whether to evaluate an adaptive softmax as in training, where it computes the same loss
+                without the logits of all tokens. Other models compute them.
             kwargs: `num_items_in_batch` and `shift_labels` are passed to the loss.
 
         Returns:
-            `logits` `[B, T, vocab_size]`, or None in training with labels for an adaptive softmax or sampled
-            negatives; `loss` if there are labels (in training with `penalty`, and over sampled negatives if the config
-            says so), and the outputs of the backbone.
+            `logits` `[B, T, vocab_size]`, or None in training, or with `skip_logits`, with labels for an adaptive
+            softmax, and in training for sampled negatives; `loss` if there are labels (in training with `penalty`, and
+            over sampled negatives if the config says so), and the outputs of the backbone.
 
         Raises:
             ValueError: If shapes do not match.
@@ -148,11 +151,11 @@ class ForCausalLM(Head, SequenceGenerationMixin):
         )
         raw = steps_to_keep(outputs.last_hidden_state, logits_to_keep)
         hidden, dropped = self.output(raw)
-        # In training these compute less than all logits.
-        partial = self.adaptive_softmax or self.sampled_softmax
-        logits = None
-        if partial is None or not self.training or labels is None:
-            logits = self._logits(hidden)
+        # Losses that take less than all logits; sampled negatives only estimate it, and are for training.
+        partial = None
+        if labels is not None and (self.training or skip_logits):
+            partial = self.adaptive_softmax or (self.sampled_softmax if self.training else None)
+        logits = self._logits(hidden) if partial is None else None
         loss = None
         if labels is not None:
             check_shape("labels", labels.shape, raw.shape[:2])
@@ -163,16 +166,16 @@ class ForCausalLM(Head, SequenceGenerationMixin):
             targets = kwargs.pop("shift_labels", None)
             if targets is None:
                 targets = next_labels(labels, mask)
-            if logits is not None:
+            predicts = targets != -100
+            count = kwargs.get("num_items_in_batch")
+            count = predicts.sum() if count is None else count
+            if partial is None:
                 loss = self.loss_function(
                     logits=logits, labels=labels, shift_labels=targets, vocab_size=self.config.vocab_size, **kwargs
                 )
+            else:
+                loss = partial.loss(hidden, self.lm_head.weight, targets, self.lm_head.bias) / count
             if self.training:
-                predicts = targets != -100
-                count = kwargs.get("num_items_in_batch")
-                count = predicts.sum() if count is None else count
-                if partial is not None:
-                    loss = partial.loss(hidden, self.lm_head.weight, targets, self.lm_head.bias) / count
                 penalty = self.penalty(raw, dropped, predicts, mask)
                 if penalty is not None:
                     # Divided like the loss, so that it sums up correctly over accumulated and distributed batches.

@@ -299,9 +299,12 @@ def text_loss(model: PreTrainedModel, windows: TokenWindows, *, carry: bool) -> 
     """
     model.eval()
     total, count, state = 0.0, 0, None
+    # Other models do not know this argument.
+    adaptive = getattr(model.config, "adaptive_softmax_cutoffs", None) is not None
+    options: dict[str, Any] = {"skip_logits": True} if adaptive else {}
     for batch in windows:
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        options = {"cache": state, "use_cache": True} if carry else {"use_cache": False}
+        options |= {"cache": state, "use_cache": True} if carry else {"use_cache": False}
         outputs = model(**inputs, **options, num_items_in_batch=1)
         state = outputs.cache if carry else None
         total += outputs.loss.item()
