@@ -36,8 +36,8 @@ _PRODUCED = re.compile(
 )
 # Parameters of glibc's mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT = 2**29
-"""Bytes of freed memory that a process keeps."""
+_KEPT = (2**29, 2**25)
+"""Bytes of freed memory that a process keeps; the second number where a glibc refuses the first."""
 
 
 def parse_config(dataclass_types: Sequence[type], args: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -117,7 +117,7 @@ def keep_freed_memory() -> None:
     ):
         libc = ctypes.CDLL(None)
         for parameter in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
-            libc.mallopt(parameter, _KEPT)
+            any(libc.mallopt(parameter, size) for size in _KEPT)  # 0 if it refuses
 
 
 def check_output_dir(output_dir: str, *, overwrite: bool, resume: bool) -> None:
