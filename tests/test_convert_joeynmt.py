@@ -101,7 +101,7 @@ def test_texts_are_split_as_joeynmt_does(tmp_path):
 
 
 def test_codes_make_no_pieces_that_a_vocabulary_lacks(tmp_path):
-    """As subword-nmt with a vocabulary, which undoes merges; those on the way to other pieces are made anyway."""
+    """As by subword-nmt with a vocabulary, which undoes merges; those on the way to other pieces remain."""
     tokens = ["<unk>", "<pad>", "<s>", "</s>", "l@@", "o@@", "w@@", "e@@", "n@@", "low@@", "er", "e"]
     (tmp_path / "codes").write_text("#version: 0.2\nl o\nlo w\ne r</w>\nn e\nne w\n")
 

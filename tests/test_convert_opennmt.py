@@ -128,7 +128,9 @@ def test_words_are_split_by_codes_and_by_sentencepiece(tmp_path):
     pieces = PEERS / "joeynmt" / "gru_bahdanau_last" / "spm.model"
     found = convert_opennmt(path, subwords=[pieces, pieces])
     ids = found.tokenizer("bird a green").input_ids
-    assert ids[:2] == [6, 7] and ids[2] >= 24 and check_conversion(found.model, found.reference).passed
+    assert (
+        len(ids) == 3 and ids[:2] == [6, 7] and ids[2] >= 24 and check_conversion(found.model, found.reference).passed
+    )
     with pytest.raises(InputError, match="--subwords: one file for both languages, or one for each"):
         convert_opennmt(path, subwords=[pieces] * 3)
 
