@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from hfseq.convert import check_conversion, convert_fairseq
 from hfseq.convert.command import main
 from hfseq.convert.fairseq_files import read_fairseq
+from hfseq.convert.translators import piece_note
 from hfseq.convert.vocabularies import bpe_tokenizer, read_fairseq_dictionary
 from hfseq.errors import InputError
 
@@ -38,6 +39,13 @@ def edited(name, path, options=None, weights=None, **parts):
         weights(found["model"])
     torch.save(found | parts, path)
     return path
+
+
+def test_a_piece_that_both_sides_add_counts_once():
+    assert piece_note(["lo", "low</w>"], ["low</w>"]) == [
+        "2 pieces of words that no vocabulary has are read as `<unk>`."
+    ]
+    assert piece_note([], []) == []
 
 
 @pytest.mark.parametrize("name", ["lstm_lm", "lstm_uni", "lstm_bi"])

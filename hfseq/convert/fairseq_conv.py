@@ -21,7 +21,7 @@ from hfseq.convert.fairseq_lstm import (
     set_search,
 )
 from hfseq.convert.names import Made, add_pieces, fill, same_weight, translate
-from hfseq.convert.translators import check_weights, piece_note
+from hfseq.convert.translators import check_weights, piece_note, vocabulary_fields
 from hfseq.errors import InputError
 from hfseq.models import CnnConfig
 from hfseq.models.modeling_cnn import CnnForCausalLM, CnnForConditionalGeneration
@@ -61,9 +61,6 @@ def convert_fconv(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: 
     config_class: Any = CnnConfig
     config = config_class(
         architecture="convs2s",
-        vocab_size=source + len(more),
-        decoder_vocab_size=None if shared else target + len(more_targets),
-        share_encoder_decoder_embeddings=shared,
         embedding_size=tables[0].shape[1],
         hidden_size=layers["encoder"][-1][0],
         decoder_hidden_size=layers["decoder"][-1][0],
@@ -81,6 +78,7 @@ def convert_fconv(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: 
         is_encoder_decoder=True,
         decoder_start_token_id=IDS["eos_token_id"],
         **(fields | IDS),
+        **vocabulary_fields((source + len(more), target + len(more_targets)), shared, shared),
     )
     model: Any = CnnForConditionalGeneration(config)
     table = _table(found, "encoder", "model.") | _table(found, "decoder", "decoder.") | _output(found)
@@ -106,7 +104,7 @@ def convert_fconv(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: 
         _reference(weights, layers),
         f"fairseq ({found.arch})",
         [*found.parts, *ignored],
-        [*set_search(model), *piece_note([*more, *more_targets])],
+        [*set_search(model), *piece_note(more, more_targets)],
     )
 
 

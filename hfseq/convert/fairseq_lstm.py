@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from hfseq.convert.base import Converted, Reference
 from hfseq.convert.fairseq_files import IDS, FairseqCheckpoint, language_pair, make_tokenizer
 from hfseq.convert.names import Made, add_pieces, fill, recurrent_table, same_weight, translate
-from hfseq.convert.translators import piece_note
+from hfseq.convert.translators import attend, cell_names, cell_table, piece_note, run_cells, vocabulary_fields
 from hfseq.errors import InputError
 from hfseq.models import LstmConfig
 from hfseq.models.modeling_lstm import LstmForCausalLM, LstmForConditionalGeneration
@@ -22,8 +22,6 @@ UNUSED = ("*.version", "*._float_tensor")
 """Weights that only say how a checkpoint is to be read."""
 _FACTOR = 4
 """Factor by which each cluster of fairseq's adaptive softmax is narrower than the one before it."""
-_CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-"""Weights of an `nn.LSTMCell`."""
 UNKNOWN = 3
 """Id of `<unk>`."""
 _EMBEDDINGS = "decoder.embed_tokens.weight"
@@ -106,14 +104,11 @@ def convert_lstm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: S
     fields, head, unused = _output(found, biased=bool(more_targets))
     dropouts = [f"{side}_dropout_{place}" for side in ("encoder", "decoder") for place in ("in", "out")]
     dropout, ignored = found.dropout(*dropouts)
-    fields |= IDS | dropout
+    fields |= IDS | dropout | vocabulary_fields((source + len(more), target + len(more_targets)), shared, shared)
     width = weights["encoder.lstm.weight_hh_l0"].shape[1]
     attends = "decoder.attention.input_proj.weight" in weights
     linear_bridge = "decoder.encoder_hidden_proj.weight" in weights
     config = LstmConfig(
-        vocab_size=source + len(more),
-        decoder_vocab_size=None if shared else target + len(more_targets),
-        share_encoder_decoder_embeddings=shared,
         embedding_size=embedding_size,
         hidden_size=width * (2 if bidirectional else 1),
         decoder_hidden_size=weights["decoder.layers.0.weight_hh"].shape[1],
@@ -143,7 +138,7 @@ def convert_lstm(found: FairseqCheckpoint, dict_dir: str | Path | None, codes: S
     ignored = [*found.parts, *ignored]
     notes = set_search(model)
     reference = _reference(weights, depth, bidirectional)
-    notes += piece_note([*more, *more_targets])
+    notes += piece_note(more, more_targets)
     return Converted(model, tokenizer, reference, f"fairseq ({found.arch})", ignored, notes)
 
 
@@ -184,12 +179,12 @@ def _cells(found: FairseqCheckpoint, ours: str) -> tuple[int, dict[str, str | Ma
     """Number of the decoder's layers, and names of their weights."""
     names = [name for name in found.weights if name.startswith("decoder.layers.")]
     layers = sum(name.endswith(".weight_hh") for name in names)
-    table: dict[str, str | Made] = {
-        f"{ours}stack.forward_layers.{layer}.{name}_l0": f"decoder.layers.{layer}.{name}"
-        for layer in range(layers)
-        for name in _CELL
-    }
-    return layers, table
+    return layers, cell_table(_names(layers), f"{ours}stack.")
+
+
+def _names(layers: int) -> list[list[str]]:
+    """Names of the weights of each layer of the decoder, `LSTMCell`s."""
+    return cell_names("decoder.layers.", layers, separator="")
 
 
 def _output(found: FairseqCheckpoint, biased: bool) -> tuple[dict[str, Any], dict[str, str | Made], list[str]]:
@@ -267,21 +262,18 @@ def _run_decoder(weights: dict[str, Tensor], ids: Tensor, layers: int, encoded: 
                 linear(one, *(weights[f"decoder.encoder_{name}_proj.{part}"] for part in ("weight", "bias")))
                 for one, name in ((hidden, "hidden"), (cells, "cell"))
             )
-    states = [(hidden[layer, None], cells[layer, None]) for layer in range(layers)]
+    names = _names(layers)
+    states: list[tuple[Tensor, ...]] = [(hidden[layer, None], cells[layer, None]) for layer in range(layers)]
     feed, outputs = torch.zeros(1, width), []
     for token in ids[0]:
         values = _embed(weights[_EMBEDDINGS], token.view(1))
         if encoded is not None:
             values = torch.cat([values, feed], dim=1)
-        for layer in range(layers):
-            cell = [weights[f"decoder.layers.{layer}.{name}"] for name in _CELL]
-            states[layer] = torch.lstm_cell(values, states[layer], *cell)
-            values = states[layer][0]
+        values = run_cells(weights, names, values, states)
         if encoded is not None and "decoder.attention.input_proj.weight" in weights:
             scores = encoded[0] @ linear(values[0], weights["decoder.attention.input_proj.weight"])
-            context = scores.softmax(dim=0) @ encoded[0]
-            both = torch.cat([context, values[0]])
-            values = linear(both, weights["decoder.attention.output_proj.weight"]).tanh().unsqueeze(0)
+            both = torch.cat([attend(scores, encoded[0]), values], dim=1)
+            values = linear(both, weights["decoder.attention.output_proj.weight"]).tanh()
         feed = values
         outputs.append(values)
     return torch.stack(outputs, dim=1)

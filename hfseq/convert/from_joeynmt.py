@@ -116,7 +116,6 @@ def convert_joeynmt(checkpoint: str | Path) -> Converted:
     add_pieces(ours, inputs, len(added_targets), tied, special["unk"][1])
     fill(model, ours, path)
     notes = settings.decode(model, special)
-    pieces = [*added, *(piece for piece in added_targets if piece not in added)]
     kind = "Luong" if attention == "general" else "Bahdanau"
     ignored = [*other_parts(found, "model_state"), *ignored]
     return Converted(
@@ -125,7 +124,7 @@ def convert_joeynmt(checkpoint: str | Path) -> Converted:
         _reference(weights, encoder, decoder, bridge, scales, special["unk"][1]),
         f"JoeyNMT ({encoder.cell}, {kind} attention)",
         ignored,
-        notes + piece_note(pieces),
+        notes + piece_note(added, added_targets),
     )
 
 

@@ -124,7 +124,6 @@ def convert_opennmt(checkpoint: str | Path, *, subwords: Sequence[str | Path] = 
     fill(model, ours, path)
     for name, value in _SETTING.items():
         setattr(model.generation_config, name, value)
-    pieces = [*added, *(piece for piece in added_targets if piece not in added)]
     notes = [
         f"A source has no end token; a target begins with `{found.start}` and ends with `{roles.eos_token}`.",
         f"{found.name} searches with 5 beams and divides by lengths (`length_penalty: avg`, `alpha: 1`), as set here.",
@@ -139,7 +138,7 @@ def convert_opennmt(checkpoint: str | Path, *, subwords: Sequence[str | Path] = 
         _reference(found, encoder, decoder, attention, unknown),
         f"{found.name} ({decoder.cell}, {found.options.get('global_attention', 'general')} attention)",
         [*found.parts, *ignored],
-        notes + piece_note(pieces),
+        notes + piece_note(added, added_targets),
     )
 
 

@@ -106,9 +106,13 @@ def vocabulary_fields(sizes: tuple[int, int], same: bool, shared: bool) -> dict[
     }
 
 
-def piece_note(added: Sequence[str]) -> list[str]:
-    """Sentence about pieces of words that no vocabulary has, if there are any."""
-    return [f"{len(added):,} pieces of words that no vocabulary has are read as `<unk>`."] if added else []
+def piece_note(*added: Sequence[str]) -> list[str]:
+    """Sentence about pieces of words that no vocabulary has, which the tokenizers of both sides add, if there are any.
+
+    One that both add counts once.
+    """
+    pieces = set().union(*added)
+    return [f"{len(pieces):,} pieces of words that no vocabulary has are read as `<unk>`."] if pieces else []
 
 
 def dropout_fields(rates: Mapping[str, Any], default: float = 0.0) -> tuple[dict[str, float], list[str]]:
