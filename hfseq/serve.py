@@ -1,127 +1,123 @@
-"""Serve a language model over HTTP, with the API of transformers' server.
+"""Serve models over HTTP: every task of the recipes, several models by name.
 
-    python -m hfseq.serve outputs/wikitext2 --port 8000
+    python -m hfseq.serve outputs/translation --port 8000
 
-    curl localhost:8000/v1/completions -H 'Content-Type: application/json' \
-        -d '{"model": "outputs/wikitext2", "prompt": "The history of", "max_tokens": 20}'
+    curl localhost:8000/predict -H 'Content-Type: application/json' \
+        -d '{"inputs": ["Guten Morgen", "Danke"], "parameters": {"num_beams": 5}}'
 
-The endpoints are those of OpenAI's API, `/v1/completions`, `/v1/chat/completions` and `/v1/models`, and `/health`.
-`"stream": true` streams the answer. Concurrent requests, up to `--max_batch_size`, are generated together with
-continuous batching; each gets the answer it would get alone.
+`/predict` takes requests in the form of Hugging Face's Inference Endpoints, for translation, summarization,
+classification, tagging, generation, recognition, forecasting and recommendation, and answers as the pipeline of the
+task. Language models also have OpenAI's endpoints, `/v1/completions` and `/v1/chat/completions`. `/v1/models` lists
+the models; `/health`, `/ready` and `/metrics` (Prometheus) are for whoever runs the server, `/openapi.json` describes
+it.
 
-The model is named by the command-line argument, or by the last part of an absolute path, as listed at `/v1/models`.
-Requests for any other model are rejected, and no request makes the server load, download or read anything.
+Inputs that arrive together are processed as one batch, up to `--max_batch_size`; each gets the answer it would get
+alone. A model is a directory or a name on the Hub, of hfseq or of transformers, or an ONNX export, float32 or int8.
+Requests name it as typed, by the last part of an absolute path, or by the NAME of NAME=DIRECTORY. No request makes the
+server load, download or read anything.
 
-There is no authentication and no encryption: anyone who can reach the address can use the model. By default the server
-is reachable from this machine only; put a proxy with authentication in front of it before you expose it with `--host`.
-Requests are limited to `--max_prompt_tokens` and `--max_new_tokens` (and to the positions of a Transformer); those
-beyond a limit are rejected with status 400. `max_tokens` defaults to the maximum.
+By default the server is reachable from this machine only, and without authentication; `--api_key`, or the environment
+variable HFSEQ_API_KEY, which other users of the machine cannot see, demands a key. There is no encryption: put a proxy
+with TLS in front of it before you expose it with `--host`. Requests beyond a limit are rejected with status 400, those
+that find the queue full with 503. SIGTERM lets running requests finish.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub import snapshot_download
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
-from transformers.utils.import_utils import is_serve_available
 
-from hfseq.errors import InputError, one_line
-from hfseq.heads import require_text
-from hfseq.hub.publish import load_published
+from hfseq.errors import InputError, require
 
-_NEEDED = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
+BACKENDS = ("torch", "onnx")
 
 
 def make_server(
-    model_dir: str,
+    model_dirs: str | Path | Sequence[str | Path],
     *,
     host: str = "localhost",
     port: int = 8000,
+    task: str | None = None,
+    backend: str | None = None,
     device: str = "auto",
     max_batch_size: int = 32,
-    max_prompt_tokens: int = 2048,
+    max_queue: int = 1024,
+    max_input_tokens: int = 2048,
     max_new_tokens: int = 1024,
+    max_body_mib: int = 16,
+    timeout: float = 60.0,
+    api_key: str | Sequence[str] | None = None,
 ) -> Any:
-    """Create the server for a model of hfseq, whose requests are batched, or of transformers.
+    """Create the server for models of hfseq or of transformers.
 
     Args:
-        model_dir: A language model with its tokenizer: a directory, or a name on the Hub.
+        model_dirs: One or several models with their tokenizers or feature extractors: directories, names on the Hub,
+            or ONNX exports; `NAME=DIRECTORY` to name one.
         host: Address to listen on.
         port: Port to listen on.
+        task: Name of a pipeline's task; by default it follows from the model.
+        backend: `torch` or `onnx`; by default it follows from the directory.
         device: `cpu`, `cuda`, or `auto` for a GPU if there is one; a number selects a GPU.
-        max_batch_size: Maximum number of requests generated concurrently; further ones are queued.
-        max_prompt_tokens: Maximum length of a prompt in tokens.
+        max_batch_size: Maximum number of inputs processed together.
+        max_queue: Maximum number of waiting inputs of a model.
+        max_input_tokens: Maximum length of an input in tokens, of a series in values, of a history in items.
         max_new_tokens: Maximum number of generated tokens, and the default of requests that set none.
+        max_body_mib: Maximum size of a request in MiB.
+        timeout: Seconds after which a request is given up.
+        api_key: A key, or several, one of which requests must have; None for no authentication.
 
     Returns:
         A `uvicorn.Server`; `run()` serves until it is interrupted.
 
     Raises:
-        InputError: If the model cannot be loaded or is not a language model, a number is not positive, the device is
-            not available, or the packages of the server are not installed.
+        InputError: If a model cannot be loaded or its task is not served, a number is not positive, the device is not
+            available, or the packages of the server are not installed.
     """
-    limits = dict(max_batch_size=max_batch_size, max_prompt_tokens=max_prompt_tokens, max_new_tokens=max_new_tokens)
-    for name, value in limits.items():
-        if value < 1:
-            raise InputError(f"--{name} {value}: must be at least 1")
-    place = _device(device)
-    if not is_serve_available():
-        raise InputError("serving needs optional packages: pip install 'hfseq[serve]'")
-    model, tokenizer = _load(model_dir)
+    numbers = dict(
+        max_batch_size=max_batch_size,
+        max_queue=max_queue,
+        max_input_tokens=max_input_tokens,
+        max_new_tokens=max_new_tokens,
+        max_body_mib=max_body_mib,
+        timeout=timeout,
+    )
+    for name, value in numbers.items():
+        if value <= 0:
+            raise InputError(f"--{name} {value}: must be positive")
+    keys = (api_key,) if isinstance(api_key, str) else tuple(api_key or ())
+    if not all(keys):
+        raise InputError("--api_key: the key is empty")
+    require("fastapi", "prometheus_client", "uvicorn", extra="serve", use="the server")
     import uvicorn
 
-    from hfseq.serving.server import Limits, make_app, positions_of
+    from hfseq.serving.app import Settings, make_app
+    from hfseq.serving.limits import Limits
+    from hfseq.serving.metrics import Metrics
+    from hfseq.serving.served import check_names, load_served, public_name
 
-    model.to(place).eval()  # type: ignore[arg-type]
-    app = make_app(model, tokenizer, public_name(model_dir), Limits(**limits, positions=positions_of(model)))
-    return uvicorn.Server(uvicorn.Config(app, host=host, port=port))
-
-
-def public_name(model_dir: str) -> str:
-    """The name under which a model is served: the argument as typed, or the last part of an absolute path."""
-    path = Path(model_dir)
-    return path.name if path.is_absolute() else path.as_posix()
-
-
-def _load(model_dir: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a language model and its tokenizer."""
-    directory = Path(model_dir)
-    if not directory.is_dir():
-        name, _, revision = model_dir.partition("@")
-        try:
-            directory = Path(snapshot_download(name, revision=revision or None, allow_patterns=_NEEDED))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{model_dir}: {one_line(error)}") from error
-    model, tokenizer = load_published(directory)
-    require_text(model, f"{model_dir}: completions need a language model")
-    config: Any = model.config
-    kind = f"{model_dir}: {type(model).__name__}"
-    if not model.can_generate() or config.is_encoder_decoder:
-        raise InputError(f"{kind} is not a language model, as completions need")
-    if getattr(config, "add_cross_attention", False):
-        raise InputError(f"{kind} needs encoder states (add_cross_attention), which requests do not have")
-    if not tokenizer.is_fast:
-        raise InputError(f"{model_dir}: streaming needs a fast tokenizer, not {type(tokenizer).__name__}")
-    return model, tokenizer
+    limits = Limits(max_batch_size, max_queue, max_input_tokens, max_new_tokens, timeout)
+    given = [model_dirs] if isinstance(model_dirs, str | Path) else list(model_dirs)
+    named = [split_name(str(one)) for one in given]
+    check_names([name or public_name(directory) for name, directory in named])
+    metrics = Metrics()
+    options: dict[str, Any] = {"task": task, "backend": backend, "device": device, "limits": limits}
+    models = [load_served(directory, name=name, observe=metrics.observe_batch, **options) for name, directory in named]
+    app = make_app(models, metrics, Settings(keys, timeout, max_body_mib * 2**20))
+    # Running requests end by their own time-out; the log is ours.
+    drain = int(timeout) + 1
+    config = uvicorn.Config(
+        app, host=host, port=port, access_log=False, log_config=None, timeout_graceful_shutdown=drain
+    )
+    return uvicorn.Server(config)
 
 
-def _device(device: str) -> torch.device:
-    """Resolve the name of a device.
-
-    Raises:
-        InputError: If it is unknown or not available.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=int(device) if device.isdigit() else device).device
-    except (AssertionError, RuntimeError) as error:
-        # The other lines are advice on debugging kernels.
-        raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
+def split_name(model: str) -> tuple[str | None, str]:
+    """Split `NAME=DIRECTORY` into name, or None, and directory."""
+    name, equals, directory = model.partition("=")
+    return (name, directory) if equals and name and not Path(model).exists() else (None, model)
 
 
 def server_parser(module: str, what: str, port: int) -> argparse.ArgumentParser:
@@ -144,24 +140,37 @@ def server_parser(module: str, what: str, port: int) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the server until it is interrupted."""
-    parser = server_parser("hfseq.serve", "a language model over HTTP", 8000)
-    parser.add_argument(
-        "model_dir",
-        help="directory or Hub name of a language model with its tokenizer; requests name the model as typed here, or "
-        "by the last part of an absolute path",
+    parser = server_parser("hfseq.serve", "models over HTTP", 8000)
+    add = parser.add_argument
+    add(
+        "model_dirs",
+        nargs="+",
+        metavar="MODEL_DIR",
+        help="directory or Hub name of a model with its tokenizer, or an ONNX export; NAME=MODEL_DIR to name it",
     )
-    parser.add_argument("--device", default="auto", help="cpu, cuda, a GPU number, or auto")
-    parser.add_argument("--max_batch_size", type=int, default=32, help="maximum number of concurrent requests")
-    parser.add_argument("--max_prompt_tokens", type=int, default=2048, help="maximum prompt length in tokens")
-    parser.add_argument("--max_new_tokens", type=int, default=1024, help="maximum number of generated tokens")
+    add("--task", help="name of the pipeline's task of the models, where it does not follow from them")
+    add("--backend", choices=BACKENDS, help="PyTorch or onnxruntime; by default as the directory is")
+    add("--device", default="auto", help="cpu, cuda, a GPU number, or auto")
+    add("--max_batch_size", type=int, default=32, help="maximum number of inputs processed together")
+    add("--max_queue", type=int, default=1024, help="maximum number of waiting inputs of a model")
+    add("--max_input_tokens", type=int, default=2048, help="maximum length of an input in tokens")
+    add("--max_new_tokens", type=int, default=1024, help="maximum number of generated tokens")
+    add("--max_body_mib", type=int, default=16, help="maximum size of a request in MiB")
+    add("--timeout", type=float, default=60.0, help="seconds after which a request is given up")
+    add("--api_key", action="append", help="key that requests must have; may be repeated; HFSEQ_API_KEY is one, too")
     args = parser.parse_args(argv)
+    if key := os.environ.get("HFSEQ_API_KEY"):
+        args.api_key = [*(args.api_key or ()), key]
     logging.disable_progress_bar()  # of loading
     try:
         server = make_server(**vars(args))
     except InputError as error:
         parser.exit(1, f"error: {error}\n")
-    name = public_name(args.model_dir)
-    print(f"serving {name} at http://{args.host}:{args.port}/v1/completions, without authentication", flush=True)
+    from hfseq.serving.observing import start_logging
+
+    start_logging()
+    protection = "with an API key" if args.api_key else "without authentication"
+    print(f"serving {', '.join(args.model_dirs)} at http://{args.host}:{args.port}/predict, {protection}", flush=True)
     server.run()
 
 

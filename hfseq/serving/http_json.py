@@ -27,6 +27,24 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+async def read_bytes(request: Request, longest: int) -> bytes:
+    """Read the body of a request.
+
+    Args:
+        request: The request.
+        longest: Maximum size of the body in bytes; no more is buffered.
+
+    Raises:
+        Refusal: If the body is too long (413).
+    """
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > longest:
+            raise Refusal(413, f"the request body exceeds {longest} bytes")
+    return bytes(body)
+
+
 async def read_object(request: Request, longest: int) -> dict[str, Any]:
     """Read the body of a request, a JSON object, with unpaired surrogates replaced by "?".
 
@@ -40,11 +58,7 @@ async def read_object(request: Request, longest: int) -> dict[str, Any]:
     # A cross-site request from a browser can have plain text as its body, but not JSON.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, "the Content-Type must be application/json")
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > longest:
-            raise Refusal(413, f"the request body exceeds {longest} bytes")
+    body = await read_bytes(request, longest)
     try:
         # Writing it again replaces unpaired surrogates.
         found = json.loads(body, parse_constant=_refuse_constant)

@@ -1,0 +1,338 @@
+"""The HTTP application: every pipeline task at `/predict`, OpenAI's endpoints for language models, health, metrics.
+
+All errors have OpenAI's format, `{"error": {"message", "type", "param", "code"}}`. Clients get the errors in their
+requests but no details of internal failures, which are logged.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel, ValidationError
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from hfseq.errors import InputError
+from hfseq.serving.dynamic import Closed, Item, QueueFull
+from hfseq.serving.http_json import Refusal, read_bytes, read_object
+from hfseq.serving.metrics import Metrics
+from hfseq.serving.observing import LOGGER, Observer
+from hfseq.serving.predictors import PredictRequest
+from hfseq.serving.served import Served
+from hfseq.version import __version__
+
+DISCONNECTED = 499
+"""Status, in the log and the metrics alone, of requests whose client disconnected."""
+_FAILED = "internal server error; see the server's log"
+_log = logging.getLogger(LOGGER)
+
+
+class Settings(NamedTuple):
+    """Settings of an application.
+
+    Attributes:
+        api_keys: Keys that requests must have one of, as `Authorization: Bearer KEY`; empty for no authentication.
+        timeout: Seconds after which a request is given up with status 504.
+        max_body: Maximum size of a request body in bytes.
+        drain: Seconds to finish requests in when the server is stopped.
+    """
+
+    api_keys: tuple[str, ...] = ()
+    timeout: float = 60.0
+    max_body: int = 2**24
+    drain: float = 30.0
+
+
+class ErrorDetails(BaseModel):
+    """Details of an error."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(BaseModel):
+    """Response to a rejected or failed request."""
+
+    error: ErrorDetails
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorResponse, "description": description}
+    for status, description in {
+        400: "The request is invalid",
+        401: "The API key is missing or wrong",
+        404: "There is no such model",
+        408: "The request was not sent in time",
+        413: "The request body is too large",
+        415: "The body has another content type",
+        500: "Internal error",
+        503: "The queue is full, or the server is shutting down",
+        504: "The request took too long",
+    }.items()
+}
+"""Error responses of the endpoints."""
+
+
+def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> FastAPI:
+    """Create the application.
+
+    Args:
+        models: Models to serve, with different names.
+        metrics: Metrics, to which the models report.
+        settings: Settings of the application.
+    """
+    by_name = {served.name: served for served in models}
+    created = int(time.time())
+    for served in models:
+        metrics.watch_queue(served.name, partial(getattr, served, "waiting"))
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.gather(*(asyncio.to_thread(served.close, settings.drain) for served in models))
+
+    app = FastAPI(
+        title="hfseq",
+        version=__version__,
+        description="Models of hfseq and of transformers, served over HTTP.",
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+        exception_handlers={
+            HTTPException: report,
+            RequestValidationError: report,
+            ClientDisconnect: report,
+            Exception: report,
+        },
+    )
+    app.router.redirect_slashes = False
+    app.add_middleware(Observer, metrics=metrics)
+    guarded = [Depends(key_checker(settings.api_keys))]
+
+    async def predict(request: Request) -> Response:
+        try:
+            asked = await read_predict(request, settings)
+            served = choose_model(by_name, asked.model)
+            request.state.model = served.name
+            read = partial(served.predictor.items, asked.inputs, asked.parameters or {})
+            items, single = await asyncio.to_thread(read) if served.predictor.slow_to_read else read()
+            metrics.tokens.labels(served.name, "input").inc(sum(item.length for item in items))
+            served.batcher.submit(items)
+            results = await unless_disconnected(request, answers(items, settings.timeout))
+            return JSONResponse(served.predictor.respond(results, single))
+        except (ClientDisconnect, HTTPException):
+            raise
+        except Exception as error:
+            raise refusal_of(error) from error
+
+    describe = {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}},
+                **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in _AUDIO},
+            },
+        }
+    }
+    app.add_api_route(
+        "/predict",
+        predict,
+        methods=["POST"],
+        dependencies=guarded,
+        openapi_extra=describe,
+        responses={**ERRORS, 200: {"description": "As the pipeline of the task answers", "content": _ANY}},
+        summary="Answer inputs of any task, in the form of Hugging Face's Inference Endpoints",
+    )
+
+    @app.get("/v1/models", dependencies=guarded, responses={401: ERRORS[401]})
+    async def list_models() -> dict[str, Any]:
+        """Models that are served."""
+        cards = [
+            {
+                "id": served.name,
+                "object": "model",
+                "created": created,
+                "owned_by": "local",
+                "task": served.task,
+                "backend": served.backend,
+            }
+            for served in models
+        ]
+        return {"object": "list", "data": cards}
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Return 200 while the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/ready", responses={503: ERRORS[503]})
+    async def ready() -> dict[str, str]:
+        """Return 200 while all models answer, else 503."""
+        if down := [served.name for served in models if not served.ready]:
+            raise Refusal(503, f"not ready: {', '.join(down)}")
+        return {"status": "ready"}
+
+    @app.get("/metrics", dependencies=guarded, response_class=PlainTextResponse, responses={401: ERRORS[401]})
+    async def show_metrics() -> Response:
+        """Metrics in Prometheus' format."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    add_schemas(app, [PredictRequest])
+    return app
+
+
+_AUDIO = ("audio/wav", "audio/flac", "audio/mpeg", "audio/ogg", "application/octet-stream")
+_ANY: dict[str, Any] = {"application/json": {"schema": {}}}
+
+
+def add_schemas(app: FastAPI, schemas: Sequence[type[BaseModel]]) -> None:
+    """Add the schemas of bodies that the endpoints read themselves to the OpenAPI description of an application."""
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            found = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            _, bodies = models_json_schema(
+                [(schema, "validation") for schema in schemas], ref_template="#/components/schemas/{model}"
+            )
+            found.setdefault("components", {}).setdefault("schemas", {}).update(bodies["$defs"])
+            app.openapi_schema = found
+        return app.openapi_schema
+
+    app.openapi = describe  # type: ignore[method-assign]
+
+
+def key_checker(api_keys: Sequence[str]) -> Any:
+    """A dependency that rejects requests without one of the keys; it takes as long for any wrong key."""
+    # Digests have one length, so that the comparison does not tell that of the key.
+    known = [hashlib.sha256(key.encode()).digest() for key in api_keys]
+    scheme = HTTPBearer(auto_error=False, description="The key of --api_key, if the server has one")
+
+    async def check(credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(scheme)]) -> None:
+        if not known:
+            return
+        asked = hashlib.sha256((credentials.credentials if credentials else "").encode()).digest()
+        # All are compared, not the first alone.
+        if not sum(hmac.compare_digest(asked, key) for key in known):
+            raise Refusal(401, "the API key is missing or wrong", code="invalid_api_key")
+
+    return check
+
+
+async def read_predict(request: Request, settings: Settings) -> PredictRequest:
+    """Read a request to `/predict`: JSON, or one recording as it is.
+
+    Raises:
+        Refusal: If the body is invalid, too large, or does not come in time.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    name = request.query_params.get("model")
+    try:
+        async with asyncio.timeout(settings.timeout):
+            if kind.startswith("audio/") or kind == "application/octet-stream":
+                recording = await read_bytes(request, settings.max_body)
+                return PredictRequest.model_construct(inputs=recording, parameters=None, model=name)
+            body = await read_object(request, settings.max_body)
+    except TimeoutError:
+        raise Refusal(408, f"the request body did not arrive within {settings.timeout:g} s") from None
+    if name is not None:
+        body.setdefault("model", name)
+    return PredictRequest.model_validate(body)
+
+
+def choose_model(models: Mapping[str, Any], name: str | None) -> Any:
+    """The model that a request names; it may name none where there is one only.
+
+    Raises:
+        Refusal: If there is no such model, or the request names none of several.
+    """
+    known = ", ".join(map(repr, models))
+    if name is None:
+        if len(models) == 1:
+            return next(iter(models.values()))
+        raise Refusal(400, f"name the model; there are {known}", param="model")
+    if name not in models:
+        message = f"the model {name[:100]!r} does not exist; there is {known}"
+        raise Refusal(404, message, param="model", code="model_not_found")
+    return models[name]
+
+
+async def answers(items: Sequence[Item], timeout: float) -> list[Any]:
+    """Results of queued inputs; those that still wait are cancelled when the request is, or is given up.
+
+    Raises:
+        Refusal: If they take too long.
+        Exception: That of the first input that failed.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            return [await asyncio.wrap_future(item.future) for item in items]
+    except TimeoutError:
+        raise Refusal(504, f"the request took more than {timeout:g} s") from None
+    finally:
+        for item in items:
+            item.future.cancel()
+
+
+async def unless_disconnected(request: Request, answering: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine, which is cancelled once the client of a request, whose body was read, disconnects.
+
+    Raises:
+        ClientDisconnect: If it does.
+    """
+    tasks = asyncio.ensure_future(answering), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise ClientDisconnect
+        return await tasks[0]
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def report(request: Request, error: Any) -> Response:
+    """The response to a rejected or failed request, in OpenAI's format."""
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=DISCONNECTED)
+    refusal = refusal_of(error)
+    kind = "invalid_request_error" if refusal.status_code < 500 else "server_error"
+    details = {"message": refusal.detail, "type": kind, "param": refusal.param, "code": refusal.code}
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(refusal.status_code)
+    return JSONResponse({"error": details}, refusal.status_code, headers)
+
+
+def refusal_of(error: BaseException) -> Refusal:
+    """The response to an error; errors that the client did not cause are logged."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, HTTPException):
+        return Refusal(error.status_code, str(error.detail))
+    if isinstance(error, InputError):
+        return Refusal(400, str(error), param=str(error).partition(":")[0][:100])
+    if isinstance(error, ValidationError | RequestValidationError):
+        first = error.errors()[0]
+        param = ".".join(map(str, first["loc"]))[:100]
+        shown = param if param.isprintable() else repr(param)
+        return Refusal(400, f"{shown}: {first['msg'].removeprefix('Value error, ')[:200]}", param=param)
+    if isinstance(error, QueueFull | Closed):
+        return Refusal(503, str(error))
+    _log.error("a request failed", exc_info=error)
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return Refusal(500, "out of memory; send fewer or shorter inputs")
+    return Refusal(500, _FAILED)

@@ -1,0 +1,540 @@
+"""Inputs, settings and results of each pipeline task behind `/predict`.
+
+A predictor checks a request before it is queued, so that most errors are found without the model, and runs batches of
+inputs through the pipeline of its task. It answers as that pipeline does, in JSON.
+"""
+
+import base64
+import binascii
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
+from typing import Annotated, Any, ClassVar, Literal, cast
+
+import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from transformers import PreTrainedModel, pipeline
+
+from hfseq.errors import InputError, one_line
+from hfseq.models.audio import read_audio
+from hfseq.processing import extractor_of, tokenizer_of
+from hfseq.serving.dynamic import Item
+from hfseq.serving.limits import Limits
+
+MAX_INPUTS = 256
+"""Maximum number of inputs in a request."""
+MAX_BEAMS = 20
+"""Maximum number of beams."""
+MAX_SECONDS = 600
+"""Maximum length of a recording in seconds."""
+# Sampling draws from torch's global generator, which requests with a seed have to themselves.
+_SAMPLING = Lock()
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[int, Field(ge=1, le=1000)]
+
+
+def _as_tuple(value: Any) -> Any:
+    """A list as a tuple, which has a hash."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+class Parameters(BaseModel):
+    """Settings of a request: no unknown ones, no conversion of types, no infinite numbers."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    def given(self) -> dict[str, Any]:
+        """The settings that the request has."""
+        return self.model_dump(exclude_none=True)
+
+
+class ClassificationParameters(Parameters):
+    """Settings of classification; by default all classes are returned."""
+
+    top_k: Number | None = None
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+    truncation: bool | None = None
+
+
+class AudioClassificationParameters(Parameters):
+    """Settings of the classification of audio; by default all classes are returned."""
+
+    top_k: Number | None = None
+
+
+class TaggingParameters(Parameters):
+    """Settings of tagging."""
+
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = None
+    ignore_labels: Annotated[
+        tuple[Annotated[str, Field(max_length=100)], ...] | None, Field(max_length=1000), BeforeValidator(_as_tuple)
+    ] = None
+
+
+class GenerationParameters(Parameters):
+    """Settings of generation with an encoder-decoder model, named as in `GenerationConfig`."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    min_new_tokens: Annotated[int, Field(ge=0)] | None = None
+    num_beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] | None = None
+    num_return_sequences: Annotated[int, Field(ge=1, le=MAX_BEAMS)] | None = None
+    length_penalty: Annotated[float, Field(ge=-10, le=10)] | None = None
+    early_stopping: bool | Literal["never"] | None = None
+    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=100)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
+    do_sample: bool | None = None
+    temperature: Annotated[float, Field(ge=1e-3, le=100)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+
+class TextToTextParameters(GenerationParameters):
+    """Settings of translation and summarization."""
+
+    truncation: bool | None = None
+    src_lang: Annotated[str, Field(max_length=100)] | None = None
+    tgt_lang: Annotated[str, Field(max_length=100)] | None = None
+
+
+class ForecastingParameters(Parameters):
+    """Settings of forecasting."""
+
+    prediction_length: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    num_samples: Number | None = None
+    quantile_levels: Annotated[
+        tuple[float, ...] | None,
+        Field(min_length=1, max_length=100),
+        BeforeValidator(_as_tuple),
+    ] = None
+    return_samples: bool | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+
+class RecommendationParameters(Parameters):
+    """Settings of recommendation."""
+
+    top_k: Number | None = None
+    filter_seen: bool | None = None
+    max_length: Annotated[int, Field(ge=1)] | None = None
+
+
+class RecognitionParameters(GenerationParameters):
+    """Settings of speech recognition; those of generation are for encoder-decoder models."""
+
+
+class PredictRequest(BaseModel):
+    """Body of `/predict`, in the form of Hugging Face's Inference Endpoints.
+
+    Attributes:
+        inputs: One input of the model's task, or a list of them.
+        parameters: Settings of the task's pipeline.
+        model: Name of the model; needed where several are served.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    inputs: JsonValue
+    parameters: dict[str, JsonValue] | None = None
+    model: str | None = None
+
+
+class Predictor:
+    """A task's inputs, settings and results; see the subclasses.
+
+    Args:
+        model: The model, or the runner of its ONNX export.
+        processing_class: Its tokenizer, feature extractor or processor.
+        task: Name of the pipeline's task.
+        limits: Limits of a request.
+        options: Arguments of the pipeline, such as `prefix`.
+    """
+
+    parameters: ClassVar[type[Parameters]] = Parameters
+    slow_to_read: ClassVar[bool] = False
+    """Whether inputs take long to check, and without the tokenizer, so that another thread may do it."""
+
+    def __init__(
+        self, model: PreTrainedModel, processing_class: Any, task: str, limits: Limits, **options: Any
+    ) -> None:
+        self.task = task
+        self.limits = limits
+        # Copies: tokenizers change while they encode, and the pipeline runs in a thread of its own.
+        tokenizer, extractor = tokenizer_of(processing_class), extractor_of(processing_class)
+        if tokenizer is not None:
+            tokenizer.model_max_length = min(tokenizer.model_max_length, limits.max_input_tokens, limits.positions)
+            options["tokenizer"] = copy.deepcopy(tokenizer)
+        if extractor is not None:
+            options["feature_extractor"] = extractor
+        self.tokenizer, self.extractor = tokenizer, extractor
+        self.pipe: Any = pipeline(cast(Any, task), model=model, device=model.device, **options)
+
+    def items(self, inputs: Any, parameters: Mapping[str, Any]) -> tuple[list[Item], bool]:
+        """Check a request.
+
+        Args:
+            inputs: One input, or a list of them.
+            parameters: Settings of the request.
+
+        Returns:
+            The inputs to queue, and whether the request has one input that is not in a list.
+
+        Raises:
+            pydantic.ValidationError: If a setting is unknown or invalid.
+            InputError: If an input is invalid.
+        """
+        options = self.check(self.parameters.model_validate(dict(parameters)))
+        single = self.is_single(inputs)
+        values = [inputs] if single else inputs
+        if len(values) > MAX_INPUTS:
+            raise InputError(f"inputs: {len(values)} of them; the maximum is {MAX_INPUTS}")
+        found = []
+        for number, value in enumerate(values):
+            value, length = self.read(value, "inputs" if single else f"inputs[{number}]", options)
+            found.append(Item(value, options, length))
+        return found, single
+
+    def check(self, options: Any) -> Any:
+        """Settings as they are used, once checked against the limits."""
+        return options
+
+    def is_single(self, inputs: Any) -> bool:
+        """Return True for one input, False for a list of inputs."""
+        return not isinstance(inputs, list)
+
+    def read(self, value: Any, place: str, options: Any) -> tuple[Any, int]:
+        """Check an input of the request at `place`; return it as the pipeline takes it, and its length."""
+        raise NotImplementedError
+
+    def run(self, items: Sequence[Item]) -> list[Any]:
+        """Results of inputs with equal settings."""
+        options = cast(Parameters, items[0].options).given()
+        seed = options.pop("seed", None)
+        values = [item.value for item in items]
+        if seed is None:
+            return self.call(values, options)
+        results = []
+        with _SAMPLING, torch.random.fork_rng():
+            for value in values:
+                # One by one: what is drawn for an input must not depend on the others of its batch.
+                torch.manual_seed(seed)
+                results += self.call([value], options)
+        return results
+
+    def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
+        """Results of the pipeline for inputs."""
+        return jsonable(list(self.pipe(values, batch_size=len(values), **options)))
+
+    def respond(self, results: list[Any], single: bool) -> Any:
+        """The response to a request, from the results of its inputs."""
+        return results[0] if single else results
+
+    def summarize(self, value: Any) -> Any:
+        """An input as it is written to the log of the traffic."""
+        return value
+
+
+class _OfTexts(Predictor):
+    """Base of predictors of texts."""
+
+    def read(self, value: Any, place: str, options: Any) -> tuple[str, int]:
+        """Check a text and count its tokens."""
+        if not isinstance(value, str):
+            raise InputError(f"{place}: {type_name(value)} in place of a text")
+        length = len(self.tokenizer(value, verbose=False)["input_ids"])  # type: ignore[misc]
+        longest = self.tokenizer.model_max_length  # type: ignore[union-attr]
+        if length > longest and not getattr(options, "truncation", None):
+            cut = ', or set "truncation": true' if "truncation" in type(options).model_fields else ""
+            raise InputError(f"{place}: {length} tokens; the maximum is {longest}: shorten it{cut}")
+        return value, min(length, longest)
+
+
+class TextClassification(_OfTexts):
+    """Classification of texts: for each a list of classes with scores, best first."""
+
+    parameters = ClassificationParameters
+
+    def read(self, value: Any, place: str, options: Any) -> tuple[Any, int]:
+        """Check a text, or a pair `{"text": …, "text_pair": …}`."""
+        if isinstance(value, dict):
+            if {*value} != {"text", "text_pair"} or not all(isinstance(part, str) for part in value.values()):
+                raise InputError(f'{place}: a pair of texts has the form {{"text": "…", "text_pair": "…"}}')
+            found: Any = value
+            length = len(self.tokenizer(**value, verbose=False)["input_ids"])  # type: ignore[misc]
+            if length > (longest := self.tokenizer.model_max_length):  # type: ignore[union-attr]
+                raise InputError(f"{place}: {length} tokens; the maximum is {longest}")
+        else:
+            found, length = super().read(value, place, options)
+        if not length:
+            raise InputError(f"{place}: the text has no tokens")
+        return found, length
+
+    def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
+        """All classes unless `top_k` limits them."""
+        return super().call(values, {"top_k": None} | options)
+
+    def respond(self, results: list[Any], single: bool) -> Any:
+        """A list for each input, also for a single one, as the Hub's API does."""
+        return results
+
+
+class TokenClassification(_OfTexts):
+    """Tagging of texts: for each a list of tokens or, with `aggregation_strategy`, of entities."""
+
+    parameters = TaggingParameters
+
+    def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
+        """Texts without a token have no tags."""
+        rows = [row for row, text in enumerate(values) if text.strip()]
+        results: list[Any] = [[] for _ in values]
+        if rows:
+            for row, found in zip(rows, super().call([values[row] for row in rows], options), strict=True):
+                results[row] = found
+        return results
+
+
+class _Generates(Predictor):
+    """Base of predictors that generate."""
+
+    def check(self, options: Any) -> Any:
+        """Check the number of tokens and of sequences."""
+        longest = self.limits.max_new_tokens
+        if (options.max_new_tokens or 0) > longest:
+            raise InputError(f"max_new_tokens: {options.max_new_tokens}; the maximum is {longest}")
+        if (options.min_new_tokens or 0) > (options.max_new_tokens or longest):
+            raise InputError(f"min_new_tokens: {options.min_new_tokens} is more than the maximum of new tokens")
+        own = int(self.pipe.model.generation_config.num_beams or 1)
+        wanted, beams = options.num_return_sequences or 1, options.num_beams or own
+        if wanted > 1 and not options.do_sample and wanted > beams:
+            raise InputError(f"num_return_sequences: {wanted}, but there are {beams} beams")
+        names = [name for name in ("temperature", "top_k", "top_p", "seed") if getattr(options, name) is not None]
+        if names and not options.do_sample:
+            raise InputError(f'{names[0]} is for sampling: set "do_sample": true')
+        if options.do_sample and options.seed is None:
+            options = options.model_copy(update={"seed": int(torch.randint(2**62, ()))})
+        return options
+
+    def bounded(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Settings with a maximum of new tokens."""
+        if "num_beams" not in options and options.get("do_sample"):
+            options["num_beams"] = 1
+        own = self.pipe.model.generation_config.max_length
+        longest = self.limits.max_new_tokens
+        return {"max_new_tokens": longest if own is None else min(own, longest)} | options
+
+
+class TextToText(_Generates, _OfTexts):
+    """Translation and summarization: for each text a list of one dict or, of several sequences, of several."""
+
+    parameters = TextToTextParameters
+
+    def check(self, options: Any) -> Any:
+        """Languages are for translation."""
+        if self.task != "translation" and (options.src_lang or options.tgt_lang):
+            raise InputError("src_lang and tgt_lang are for translation")
+        return super().check(options)
+
+    def read(self, value: Any, place: str, options: Any) -> tuple[str, int]:
+        """Check a text; the prefix counts."""
+        if not isinstance(value, str):
+            raise InputError(f"{place}: {type_name(value)} in place of a text")
+        _, length = super().read(self.pipe.source_prefix + value, place, options)
+        return value, length
+
+    def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
+        """A list for each text."""
+        found = self.pipe(values, batch_size=len(values), **self.bounded(options))
+        return jsonable([one if isinstance(one, list) else [one] for one in found])
+
+    def respond(self, results: list[Any], single: bool) -> Any:
+        """As the pipeline: a list of dicts where each input has one, else a list for each input."""
+        if single:
+            return results[0]
+        return [one[0] for one in results] if all(len(one) == 1 for one in results) else results
+
+
+class _OfAudio(Predictor):
+    """Base of predictors of recordings."""
+
+    slow_to_read = True
+
+    def read(self, value: Any, place: str, options: Any) -> tuple[Any, int]:
+        """Decode a recording: a file, as bytes or in base64, or an array with its sampling rate."""
+        rate: Any
+        if isinstance(value, dict):
+            if {*value} != {"array", "sampling_rate"}:
+                raise InputError(f'{place}: give {{"array": […], "sampling_rate": …}}, or a file in base64')
+            rate = value["sampling_rate"]
+            if type(rate) is not int or not 1000 <= rate <= 200_000:
+                raise InputError(f"{place}: sampling_rate is not a whole number of Hz from 1000 to 200000")
+            samples = numbers(value["array"], f"{place}.array")
+        else:
+            if isinstance(value, str):
+                try:
+                    value = base64.b64decode(value, validate=True)
+                except (binascii.Error, ValueError):
+                    raise InputError(f"{place}: not base64") from None
+            if not isinstance(value, bytes):
+                raise InputError(f"{place}: {type_name(value)} in place of a recording in base64")
+            try:
+                samples, rate = read_audio(value, place, mono=True)
+            except ValueError as error:
+                raise InputError(one_line(error)) from None
+        seconds = len(samples) / rate
+        if not len(samples) or seconds > MAX_SECONDS:
+            raise InputError(f"{place}: {seconds:.1f} s; a recording has up to {MAX_SECONDS} s, and not 0")
+        return {"raw": samples, "sampling_rate": rate}, len(samples)
+
+    def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
+        """The pipelines take their inputs apart, so each is given a copy."""
+        return super().call([dict(value) for value in values], options)
+
+    def summarize(self, value: Any) -> Any:
+        """Length and rate of a recording."""
+        return {"seconds": len(value["raw"]) / value["sampling_rate"], "sampling_rate": value["sampling_rate"]}
+
+
+class AudioClassification(_OfAudio):
+    """Classification of recordings: for each a list of classes with scores, best first."""
+
+    parameters = AudioClassificationParameters
+
+    def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
+        """All classes unless `top_k` limits them."""
+        return super().call(values, {"top_k": int(self.pipe.model.config.num_labels or 1)} | options)
+
+
+class SpeechRecognition(_Generates, _OfAudio):
+    """Speech recognition: for each recording a dict with its `text`."""
+
+    parameters = RecognitionParameters
+
+    def check(self, options: Any) -> Any:
+        """A CTC model has no settings of generation."""
+        if not self.pipe.model.can_generate():
+            if given := options.given():
+                raise InputError(f"{next(iter(given))} is for models that generate, which a CTC model does not")
+            return options
+        if (options.num_return_sequences or 1) > 1:
+            raise InputError("num_return_sequences: a recording has one transcript")
+        return super().check(options)
+
+    def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
+        """A transcript for each recording."""
+        if not self.pipe.model.can_generate():
+            return super().call(values, {})
+        return super().call(values, {"generate_kwargs": self.bounded(options)})
+
+
+class Forecasting(Predictor):
+    """Forecasts of series, given as lists of numbers or in GluonTS' format."""
+
+    parameters = ForecastingParameters
+
+    def check(self, options: Any) -> Any:
+        """Draw a seed if paths are sampled."""
+        if not all(0 < level < 1 for level in options.quantile_levels or ()):
+            raise InputError("quantile_levels: each must be above 0 and below 1")
+        if getattr(self.pipe.model.config, "loss", "nll") == "mse":
+            return options.model_copy(update={"seed": None})
+        if options.seed is None:
+            options = options.model_copy(update={"seed": int(torch.randint(2**62, ()))})
+        return options
+
+    def is_single(self, inputs: Any) -> bool:
+        """Return True for one series."""
+        return not (isinstance(inputs, list) and any(isinstance(one, list | dict) for one in inputs))
+
+    def read(self, value: Any, place: str, options: Any) -> tuple[Any, int]:
+        """Check a series."""
+        from hfseq.data.series import series_input
+
+        if isinstance(value, list):
+            value = [math.nan if one is None else one for one in value]
+            if not all(type(one) in (int, float) for one in value):
+                raise InputError(f"{place}: a series is a list of numbers; a missing one is null")
+        elif not isinstance(value, dict):
+            raise InputError(f"{place}: {type_name(value)} in place of a series")
+        length = len(series_input(value, place).target)
+        if length > self.limits.max_input_tokens:
+            raise InputError(f"{place}: {length} values; the maximum is {self.limits.max_input_tokens}")
+        return value, length
+
+    def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
+        """A forecast for each series."""
+        return jsonable(self.pipe(values, batch_size=len(values), **options))
+
+
+class Recommendation(Predictor):
+    """Recommendation of items after histories, lists of the names of items."""
+
+    parameters = RecommendationParameters
+
+    def is_single(self, inputs: Any) -> bool:
+        """Return True for one history."""
+        return not (isinstance(inputs, list) and any(isinstance(one, list) for one in inputs))
+
+    def read(self, value: Any, place: str, options: Any) -> tuple[Any, int]:
+        """Check a history."""
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise InputError(f"{place}: a history is a list of the names of items, oldest first")
+        if len(value) > self.limits.max_input_tokens:
+            raise InputError(f"{place}: {len(value)} items; the maximum is {self.limits.max_input_tokens}")
+        return value, len(value)
+
+
+PREDICTORS: dict[str, type[Predictor]] = {
+    "audio-classification": AudioClassification,
+    "automatic-speech-recognition": SpeechRecognition,
+    "next-item-recommendation": Recommendation,
+    "summarization": TextToText,
+    "text-classification": TextClassification,
+    "time-series-forecasting": Forecasting,
+    "token-classification": TokenClassification,
+    "translation": TextToText,
+}
+"""The predictor of each task of a pipeline but `text-generation`, which `LanguageModel` answers."""
+
+
+def numbers(value: Any, place: str) -> Any:
+    """Finite numbers of a JSON array, as an array `[N]` in float32.
+
+    Raises:
+        InputError: If it is not an array of finite numbers.
+    """
+    import numpy as np
+
+    if not isinstance(value, list) or not all(type(one) in (int, float) for one in value):
+        raise InputError(f"{place}: not a list of numbers")
+    found = np.asarray(value, dtype=np.float32)
+    if not np.isfinite(found).all():
+        raise InputError(f"{place}: NaN, infinite or too large")
+    return found
+
+
+def type_name(value: Any) -> str:
+    """Name of a JSON value's type, for messages."""
+    names: Mapping[type, str] = {
+        bool: "a truth value",
+        int: "a number",
+        float: "a number",
+        str: "a text",
+        list: "a list",
+        dict: "an object",
+        bytes: "a file",
+    }
+    return names.get(type(value), "null")
+
+
+def jsonable(value: Any) -> Any:
+    """A result in JSON's types; numbers of numpy and torch become Python's, NaN and infinite ones None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(one) for one in value]
+    convert: Callable[[], Any] | None = getattr(value, "tolist", None)
+    return value if convert is None else jsonable(convert())

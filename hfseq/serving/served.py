@@ -1,0 +1,200 @@
+"""Models as they are served: loading, their task, and the thread that runs them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import PreTrainedModel
+
+from hfseq.data.collation import position_limit
+from hfseq.errors import InputError, one_line
+from hfseq.heads import HUB_TASKS, RECOMMENDATION, head_of, reads_text
+from hfseq.hub.model_card import read_run
+from hfseq.hub.publish import load_published
+from hfseq.models import is_hfseq
+from hfseq.onnx.export import GRAPHS_FILE
+from hfseq.onnx.runtime import OnnxRunner, load_onnx
+from hfseq.serving.dynamic import DynamicBatcher
+from hfseq.serving.limits import Limits
+from hfseq.serving.predictors import PREDICTORS, Predictor
+from hfseq.tokenization import is_item_tokenizer
+
+BACKENDS = ("torch", "onnx")
+"""Backends of a model: its weights, or an ONNX export, float32 or int8."""
+DEFAULTS = Limits()
+"""Default limits."""
+_NEEDED = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt", "*.onnx"]
+
+
+@dataclass
+class Served:
+    """A model that is ready to answer.
+
+    Attributes:
+        name: Public name of the model.
+        task: Name of the pipeline's task.
+        backend: One of `BACKENDS`.
+        model: The model, or the runner of its ONNX export.
+        processing_class: Its tokenizer, feature extractor or processor; None for series.
+        predictor: Checks and runs the inputs of `/predict`.
+        batcher: Batches these inputs.
+    """
+
+    name: str
+    task: str
+    backend: str
+    model: PreTrainedModel
+    processing_class: Any
+    predictor: Predictor
+    batcher: DynamicBatcher
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are being answered."""
+        return self.batcher.alive
+
+    @property
+    def waiting(self) -> int:
+        """Number of waiting inputs."""
+        return self.batcher.waiting
+
+    def close(self, timeout: float | None = None) -> None:
+        """Answer what is waiting, for so many seconds at most, then stop."""
+        self.batcher.close(timeout)
+
+
+def load_served(
+    model_dir: str,
+    *,
+    name: str | None = None,
+    task: str | None = None,
+    backend: str | None = None,
+    device: str = "auto",
+    limits: Limits = DEFAULTS,
+    observe: Callable[[str, int, float], None] | None = None,
+) -> Served:
+    """Load a model of hfseq or of transformers.
+
+    Args:
+        model_dir: Directory, or name on the Hub, of a model with its tokenizer or feature extractor, or of its ONNX
+            export.
+        name: Public name; by default the argument as typed, or the last part of an absolute path.
+        task: Name of a pipeline's task; by default it follows from the model's class and the record of its run.
+        backend: One of `BACKENDS`; by default it follows from the directory.
+        device: `cpu`, `cuda`, or `auto` for a GPU if there is one; a number selects a GPU.
+        limits: Limits of a request.
+        observe: Called with the name of the model, the size of each batch, and the seconds that its oldest input has
+            waited.
+
+    Raises:
+        InputError: If the model cannot be loaded, or its task is unknown or not served.
+    """
+    public, directory = name or public_name(model_dir), _directory(model_dir)
+    exported = (directory / GRAPHS_FILE).is_file()
+    backend = backend or ("onnx" if exported else "torch")
+    if exported != (backend == "onnx"):
+        has = "an ONNX export" if exported else "no ONNX export; hfseq.export_onnx makes one"
+        raise InputError(f"--backend {backend}: {model_dir} holds {has}")
+    model: Any
+    if exported:
+        model, processing_class = load_onnx(directory, threads=torch.get_num_threads())
+    else:
+        model, processing_class = load_published(directory)
+        model.to(choose_device(device)).eval()
+    task = task or task_of(model, processing_class, directory)
+    if task not in PREDICTORS:
+        raise InputError(f"{model_dir}: the task {task!r} is not served; known are {', '.join(PREDICTORS)}")
+    limits = limits._replace(positions=min(limits.positions, positions_of(model)))
+    options = {}
+    if task in ("translation", "summarization"):
+        prefix = read_run(directory)[0].get("arguments", {}).get("source_prefix")
+        options = {} if prefix is None else {"prefix": prefix}
+    try:
+        predictor = PREDICTORS[task](model, processing_class, task, limits, **options)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{model_dir}: {one_line(error)}") from error
+    batcher = DynamicBatcher(
+        predictor.run,
+        name=public,
+        max_batch_size=limits.max_batch_size,
+        max_queue=limits.max_queue,
+        observe=None if observe is None else lambda size, seconds: observe(public, size, seconds),
+    )
+    return Served(public, task, backend, model, processing_class, predictor, batcher)
+
+
+def public_name(model_dir: str) -> str:
+    """The name under which a model is served: the argument as typed, or the last part of an absolute path."""
+    path = Path(model_dir)
+    return path.name if path.is_absolute() else path.as_posix()
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Check that the names of models are different.
+
+    Raises:
+        InputError: If two are the same.
+    """
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two models have the name {twice[0]!r}; give them others: NAME=DIRECTORY")
+
+
+def choose_device(device: str) -> torch.device:
+    """Resolve the name of a device.
+
+    Raises:
+        InputError: If it is unknown or not available.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=int(device) if device.isdigit() else device).device
+    except (AssertionError, RuntimeError) as error:
+        # The other lines are advice on debugging kernels.
+        raise InputError(f"--device {device}: {str(error).splitlines()[0]}") from error
+
+
+def task_of(model: PreTrainedModel, processing_class: Any, directory: Path) -> str:
+    """The pipeline's task of a model, from the record of its run, its class and its inputs.
+
+    Raises:
+        InputError: If it has none.
+    """
+    recorded = read_run(directory)[0].get("task")
+    if recorded in HUB_TASKS and HUB_TASKS[recorded].pipeline:
+        return str(recorded)
+    kind = type(model).__name__
+    if isinstance(model, OnnxRunner):
+        kind = (model.config.architectures or [kind])[0]
+    head = head_of(kind)
+    if head.auto_class == "AutoModelForSeq2SeqLM" and reads_text(model):
+        specific = {*(getattr(model.config, "task_specific_params", None) or {})}
+        return "summarization" if specific == {"summarization"} else "translation"
+    if head.hub_task == "text-generation" and is_item_tokenizer(processing_class):
+        return RECOMMENDATION.name
+    of_series = head.hub_task == "time-series-forecasting"
+    known = head.hub_task if reads_text(model) or of_series else head.audio_task
+    if known is None:
+        raise InputError(f"{directory}: the task of {kind} is unknown; name it with --task")
+    return known
+
+
+def positions_of(model: PreTrainedModel) -> int:
+    """Number of positions that a model supports; `sys.maxsize` if it is unlimited."""
+    own = None if is_hfseq(model.config) else getattr(model.config, "max_position_embeddings", None)
+    known = [one for one in (position_limit(model), own) if one is not None and one > 0]
+    return min(known, default=DEFAULTS.positions)
+
+
+def _directory(model_dir: str) -> Path:
+    """The directory of a model, downloaded from the Hub if it is none."""
+    if (directory := Path(model_dir)).is_dir():
+        return directory
+    name, _, revision = model_dir.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_NEEDED))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{model_dir}: {one_line(error)}") from error
