@@ -298,6 +298,16 @@ class TokenClassification(_OfTexts):
 class _Generates(Predictor):
     """Base of predictors that generate."""
 
+    def __init__(self, model: PreTrainedModel, *args: Any, **kwargs: Any) -> None:
+        if model.can_generate():
+            config: Any = model.generation_config
+            # The first of the sequence's tokens is the start token. Both limits together would be warned of.
+            own = config.max_new_tokens or (None if config.max_length is None else config.max_length - 1)
+            config.max_length = config.max_new_tokens = None
+        super().__init__(model, *args, **kwargs)
+        longest = self.limits.max_new_tokens
+        self.own_length = min(own, longest) if model.can_generate() and own else longest
+
     def check(self, options: Any) -> Any:
         """Check the number of tokens and of sequences."""
         longest = self.limits.max_new_tokens
@@ -318,11 +328,9 @@ class _Generates(Predictor):
 
     def bounded(self, options: dict[str, Any]) -> dict[str, Any]:
         """Settings with a maximum of new tokens."""
-        if "num_beams" not in options and options.get("do_sample"):
-            options["num_beams"] = 1
-        own = self.pipe.model.generation_config.max_length
-        longest = self.limits.max_new_tokens
-        return {"max_new_tokens": longest if own is None else min(own, longest)} | options
+        if options.get("do_sample"):
+            options.setdefault("num_beams", 1)
+        return {"max_new_tokens": self.own_length} | options
 
 
 class TextToText(_Generates, _OfTexts):
