@@ -50,6 +50,7 @@ def make_server(
     max_body_mib: int = 16,
     timeout: float = 60.0,
     api_key: str | Sequence[str] | None = None,
+    traffic_dir: str | Path | None = None,
 ) -> Any:
     """Create the server for models of hfseq or of transformers.
 
@@ -68,6 +69,7 @@ def make_server(
         max_body_mib: Maximum size of a request in MiB.
         timeout: Seconds after which a request is given up.
         api_key: A key, or several, one of which requests must have; None for no authentication.
+        traffic_dir: Directory to log inputs and outputs in, for `recipes/monitoring.py`; None for no such log.
 
     Returns:
         A `uvicorn.Server`; `run()` serves until it is interrupted.
@@ -97,6 +99,7 @@ def make_server(
     from hfseq.serving.limits import Limits
     from hfseq.serving.metrics import Metrics
     from hfseq.serving.served import check_names, load_served, public_name
+    from hfseq.serving.traffic import TrafficLog
 
     limits = Limits(max_batch_size, max_queue, max_input_tokens, max_new_tokens, timeout)
     given = [model_dirs] if isinstance(model_dirs, str | Path) else list(model_dirs)
@@ -105,7 +108,8 @@ def make_server(
     metrics = Metrics()
     options: dict[str, Any] = {"task": task, "backend": backend, "device": device, "limits": limits}
     models = [load_served(directory, name=name, observe=metrics.observe_batch, **options) for name, directory in named]
-    app = make_app(models, metrics, Settings(keys, timeout, max_body_mib * 2**20))
+    traffic = None if traffic_dir is None else TrafficLog(traffic_dir)
+    app = make_app(models, metrics, Settings(keys, timeout, max_body_mib * 2**20, traffic=traffic))
     # Running requests end by their own time-out; the log is ours.
     drain = int(timeout) + 1
     config = uvicorn.Config(
@@ -158,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--max_body_mib", type=int, default=16, help="maximum size of a request in MiB")
     add("--timeout", type=float, default=60.0, help="seconds after which a request is given up")
     add("--api_key", action="append", help="key that requests must have; may be repeated; HFSEQ_API_KEY is one, too")
+    add("--traffic_dir", help="directory to log inputs and outputs in, for recipes/monitoring.py; by default none")
     args = parser.parse_args(argv)
     if key := os.environ.get("HFSEQ_API_KEY"):
         args.api_key = [*(args.api_key or ()), key]

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
@@ -33,6 +34,7 @@ from hfseq.serving.metrics import Metrics
 from hfseq.serving.observing import LOGGER, Observer
 from hfseq.serving.predictors import PredictRequest
 from hfseq.serving.served import Served
+from hfseq.serving.traffic import TrafficLog
 from hfseq.version import __version__
 
 DISCONNECTED = 499
@@ -49,12 +51,14 @@ class Settings(NamedTuple):
         timeout: Seconds after which a request is given up with status 504.
         max_body: Maximum size of a request body in bytes.
         drain: Seconds to finish requests in when the server is stopped.
+        traffic: Log of inputs and outputs; None for none.
     """
 
     api_keys: tuple[str, ...] = ()
     timeout: float = 60.0
     max_body: int = 2**24
     drain: float = 30.0
+    traffic: TrafficLog | None = None
 
 
 class ErrorDetails(BaseModel):
@@ -101,11 +105,15 @@ def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> 
     created = int(time.time())
     for served in models:
         metrics.watch_queue(served.name, partial(getattr, served, "waiting"))
+    if settings.traffic is not None:
+        metrics.dropped.set_function(partial(getattr, settings.traffic, "dropped"))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.gather(*(asyncio.to_thread(served.close, settings.drain) for served in models))
+        if settings.traffic is not None:
+            await asyncio.to_thread(settings.traffic.close)
 
     app = FastAPI(
         title="hfseq",
@@ -135,6 +143,9 @@ def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> 
             metrics.tokens.labels(served.name, "input").inc(sum(item.length for item in items))
             served.batcher.submit(items)
             results = await unless_disconnected(request, answers(items, settings.timeout))
+            if settings.traffic is not None:
+                outputs = list(zip((served.predictor.summarize(item.value) for item in items), results, strict=True))
+                write_traffic(settings.traffic, request, served, outputs, asked.parameters or {}, single)
             return JSONResponse(served.predictor.respond(results, single))
         except (ClientDisconnect, HTTPException):
             raise
@@ -304,6 +315,39 @@ async def unless_disconnected(request: Request, answering: Coroutine[Any, Any, A
     finally:
         for task in tasks:
             task.cancel()
+
+
+def write_traffic(
+    traffic: TrafficLog,
+    request: Request,
+    served: Served,
+    answered: Sequence[tuple[Any, Any]],
+    parameters: Mapping[str, Any],
+    single: bool,
+) -> None:
+    """Log the inputs of a request with their outputs.
+
+    Args:
+        traffic: The log.
+        request: The request.
+        served: The model.
+        answered: Inputs and outputs.
+        parameters: Settings of the request.
+        single: Whether the request has one input that is not in a list; the id of such an input is the request's.
+    """
+    time_of_answer = datetime.now(UTC).isoformat()
+    for number, (value, output) in enumerate(answered):
+        traffic.write(
+            {
+                "id": request.state.request_id + ("" if single else f"-{number}"),
+                "time": time_of_answer,
+                "model": served.name,
+                "task": served.task,
+                "inputs": value,
+                "parameters": parameters,
+                "output": output,
+            }
+        )
 
 
 async def report(request: Request, error: Any) -> Response:

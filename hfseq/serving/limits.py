@@ -3,6 +3,11 @@
 import sys
 from typing import NamedTuple
 
+from hfseq.serving.http_json import Refusal
+
+_MIN_BODY = 2**20
+_BYTES_PER_TOKEN = 64
+
 
 class Limits(NamedTuple):
     """Limits of a model's requests.
@@ -22,3 +27,30 @@ class Limits(NamedTuple):
     max_new_tokens: int = 1024
     timeout: float = 60.0
     positions: int = sys.maxsize
+
+    @property
+    def body(self) -> int:
+        """Maximum size of a request body in bytes."""
+        return max(_MIN_BODY, _BYTES_PER_TOKEN * self.max_input_tokens)
+
+    def new_tokens(self, prompt: int, asked: int | None) -> int:
+        """Number of tokens to generate after a prompt, by default all that there is room for.
+
+        Args:
+            prompt: Number of tokens of the prompt.
+            asked: Number that the request asks for, or None.
+
+        Raises:
+            Refusal: If the prompt is empty, or prompt or answer exceed the limits.
+        """
+        code = "context_length_exceeded"
+        if prompt == 0:
+            raise Refusal(400, "the prompt has no tokens")
+        longest = min(self.max_input_tokens, self.positions - (asked != 0))
+        if prompt > longest:
+            raise Refusal(400, f"the prompt has {prompt} tokens; the maximum is {longest}", code=code)
+        room = min(self.max_new_tokens, self.positions - prompt)
+        if asked is not None and asked > room:
+            message = f"{asked} new tokens were requested; the maximum after this prompt is {room}"
+            raise Refusal(400, message, param="max_tokens", code=code)
+        return room if asked is None else asked
