@@ -539,6 +539,8 @@ def series_input(value: Any, place: str) -> Series:
         values = np.asarray(value, dtype=float)
     except (TypeError, ValueError):
         raise InputError(f"{place}: its values are not numbers; a missing one is NaN") from None
+    except OverflowError:
+        raise InputError(f"{place}: a value is too large") from None
     if values.ndim != 1 or not len(values):
         raise InputError(f"{place}: it has shape {values.shape}; give one value for each step, [T]")
     if np.isinf(values).any():

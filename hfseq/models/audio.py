@@ -16,7 +16,11 @@ _BLOCK = 2**20
 
 
 def read_audio(
-    source: str | os.PathLike[str] | bytes, name: object = None, *, mono: bool = False
+    source: str | os.PathLike[str] | bytes,
+    name: object = None,
+    *,
+    mono: bool = False,
+    max_samples: int | None = None,
 ) -> tuple[np.ndarray, int]:
     """Decode a recording of one channel.
 
@@ -24,14 +28,16 @@ def read_audio(
         source: Path of a file, or contents of one, in any format of libsndfile: WAV, FLAC, Ogg, MP3 …
         name: Name of the recording in errors; by default its path.
         mono: Average the channels of a recording that has several, in place of refusing it.
+        max_samples: Maximum number of samples, of all channels together; None for no limit. A compressed file of a
+            few kilobytes may hold hours of silence.
 
     Returns:
         Samples `[N]` in float32, and their rate in Hz. Full scale is 1.0, which the samples of floating-point files
         may exceed.
 
     Raises:
-        ValueError: The file does not exist, is not audio, is truncated, or has no samples, several channels, or NaN or
-            infinite samples. The message begins with its name and is one line.
+        ValueError: The file does not exist, is not audio, is truncated, or has no samples, several channels, too many
+            samples, or NaN or infinite ones. The message begins with its name and is one line.
         ImportError: soundfile is not installed.
     """
     soundfile = _import("soundfile", "reading recordings")
@@ -48,7 +54,11 @@ def read_audio(
         with soundfile.SoundFile(io.BytesIO(contents)) as file:
             rate, channels, promised = file.samplerate, file.channels, file.frames
             blocks = [np.zeros((0, channels), dtype=np.float32)]
+            read = 0
             while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+                read += block.size
+                if max_samples is not None and read > max_samples:
+                    raise ValueError(f"{name}: more than {max_samples} samples")
                 blocks.append(block)
     except soundfile.LibsndfileError as error:
         reason = error.error_string.strip().rstrip(".")

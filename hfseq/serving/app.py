@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -119,6 +120,7 @@ def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> 
         title="hfseq",
         version=__version__,
         description="Models of hfseq and of transformers, served over HTTP.",
+        openapi_url=None,  # below, since it needs a key, too
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
@@ -138,19 +140,25 @@ def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> 
             asked = await read_predict(request, settings)
             served = choose_model(by_name, asked.model)
             request.state.model = served.name
-            read = partial(served.predictor.items, asked.inputs, asked.parameters or {})
-            items, single = await asyncio.to_thread(read) if served.predictor.slow_to_read else read()
-            metrics.tokens.labels(served.name, "input").inc(sum(item.length for item in items))
-            served.batcher.submit(items)
-            results = await unless_disconnected(request, answers(items, settings.timeout))
-            if settings.traffic is not None:
-                outputs = list(zip((served.predictor.summarize(item.value) for item in items), results, strict=True))
-                write_traffic(settings.traffic, request, served, outputs, asked.parameters or {}, single)
-            return JSONResponse(served.predictor.respond(results, single))
+            return await unless_disconnected(request, answer(request, served, asked))
         except (ClientDisconnect, HTTPException):
             raise
         except Exception as error:
             raise refusal_of(error) from error
+
+    async def answer(request: Request, served: Served, asked: PredictRequest) -> Response:
+        try:
+            async with asyncio.timeout(settings.timeout):
+                items, single = await served.read(asked.inputs, asked.parameters or {})
+                served.batcher.submit(items)
+                metrics.tokens.labels(served.name, "input").inc(sum(item.length for item in items))
+                results = await answers(items)
+        except TimeoutError:
+            raise Refusal(504, f"the request took more than {settings.timeout:g} s") from None
+        if settings.traffic is not None:
+            outputs = list(zip((served.predictor.summarize(item.value) for item in items), results, strict=True))
+            write_traffic(settings.traffic, request, served, outputs, asked.parameters or {}, single)
+        return JSONResponse(served.predictor.respond(results, single))
 
     describe = {
         "requestBody": {
@@ -203,6 +211,10 @@ def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> 
     async def show_metrics() -> Response:
         """Metrics in Prometheus' format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/openapi.json", dependencies=guarded, include_in_schema=False)
+    async def show_schema() -> dict[str, Any]:
+        return app.openapi()
 
     add_schemas(app, [PredictRequest])
     return app
@@ -283,18 +295,14 @@ def choose_model(models: Mapping[str, Any], name: str | None) -> Any:
     return models[name]
 
 
-async def answers(items: Sequence[Item], timeout: float) -> list[Any]:
-    """Results of queued inputs; those that still wait are cancelled when the request is, or is given up.
+async def answers(items: Sequence[Item]) -> list[Any]:
+    """Results of queued inputs; once one has failed, or the request is cancelled, the others are cancelled.
 
     Raises:
-        Refusal: If they take too long.
-        Exception: That of the first input that failed.
+        Exception: That of the first input that fails.
     """
     try:
-        async with asyncio.timeout(timeout):
-            return [await asyncio.wrap_future(item.future) for item in items]
-    except TimeoutError:
-        raise Refusal(504, f"the request took more than {timeout:g} s") from None
+        return await asyncio.gather(*(asyncio.wrap_future(item.future) for item in items))
     finally:
         for item in items:
             item.future.cancel()
@@ -358,7 +366,7 @@ async def report(request: Request, error: Any) -> Response:
     kind = "invalid_request_error" if refusal.status_code < 500 else "server_error"
     details = {"message": refusal.detail, "type": kind, "param": refusal.param, "code": refusal.code}
     headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(refusal.status_code)
-    return JSONResponse({"error": details}, refusal.status_code, headers)
+    return JSONResponse({"error": details}, refusal.status_code, refusal.headers or headers)
 
 
 def refusal_of(error: BaseException) -> Refusal:
@@ -366,9 +374,13 @@ def refusal_of(error: BaseException) -> Refusal:
     if isinstance(error, Refusal):
         return error
     if isinstance(error, HTTPException):
-        return Refusal(error.status_code, str(error.detail))
+        refusal = Refusal(error.status_code, str(error.detail))
+        refusal.headers = error.headers  # the methods that are allowed
+        return refusal
     if isinstance(error, InputError):
-        return Refusal(400, str(error), param=str(error).partition(":")[0][:100])
+        # Messages begin with the name of the setting, or the place of the input.
+        named = re.match(r"([\w.\[\]]{1,100}):", str(error))
+        return Refusal(400, str(error), param=named and named[1])
     if isinstance(error, ValidationError | RequestValidationError):
         first = error.errors()[0]
         param = ".".join(map(str, first["loc"]))[:100]

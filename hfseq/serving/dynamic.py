@@ -34,7 +34,8 @@ class Item:
         value: The input, as the function of the batcher takes it.
         options: Settings of the request; a batch has inputs with equal ones only.
         length: Length of the input in tokens.
-        future: Future of its result. Cancelling it takes the input out of the queue.
+        future: Future of its result. Cancelling it takes the input out of the queue, or out of the batch that is being
+            processed before its next run.
         arrival: Time of arrival, of `time.monotonic`.
     """
 
@@ -73,6 +74,7 @@ class DynamicBatcher:
         self._max_delay = max_delay
         self._observe = observe
         self._waiting: deque[Item] = deque()
+        self._running: list[Item] = []
         self._closed = False
         self._last_size = 1
         self._changed = threading.Condition()
@@ -82,7 +84,8 @@ class DynamicBatcher:
     @property
     def waiting(self) -> int:
         """Number of waiting inputs."""
-        return len(self._waiting)
+        with self._changed:
+            return sum(not one.future.cancelled() for one in self._waiting)
 
     @property
     def alive(self) -> bool:
@@ -100,8 +103,7 @@ class DynamicBatcher:
             if self._closed:
                 raise Closed("the server is shutting down")
             if len(self._waiting) + len(items) > self._max_queue:
-                # Cancelled inputs do not count.
-                self._waiting = deque(one for one in self._waiting if not one.future.cancelled())
+                self._forget_cancelled()
             if len(self._waiting) + len(items) > self._max_queue:
                 raise QueueFull(f"{len(self._waiting)} inputs are waiting already; try again later")
             self._waiting.extend(items)
@@ -117,58 +119,77 @@ class DynamicBatcher:
             self._closed = True
             self._changed.notify()
         self._thread.join(timeout)
+        self._fail_all()
+
+    def _fail_all(self) -> None:
         with self._changed:
-            left, self._waiting = self._waiting, deque()
+            self._closed = True
+            left = [*self._running, *self._waiting]
+            self._waiting.clear()
         for item in left:
             _fail(item, Closed("the server is shutting down"))
 
+    def _forget_cancelled(self) -> None:
+        self._waiting = deque(one for one in self._waiting if not one.future.cancelled())
+
     def _work(self) -> None:
-        while batch := self._next_batch():
-            if self._observe is not None:
-                self._observe(len(batch), time.monotonic() - batch[0].arrival)
-            self._last_size = len(batch)
-            self._process(batch)
+        try:
+            while batch := self._next_batch():
+                if self._observe is not None:
+                    self._observe(len(batch), time.monotonic() - batch[0].arrival)
+                self._last_size = len(batch)
+                self._process(batch)
+                self._running = []
+        finally:
+            # No request must wait for a thread that has ended, whatever ended it.
+            self._fail_all()
 
     def _next_batch(self) -> list[Item]:
         """The inputs of the next batch, the oldest first; empty once the batcher is closed and nothing waits."""
-        while True:
-            with self._changed:
+        with self._changed:
+            while True:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if self._last_size > 1:
                     self._changed.wait_for(
                         lambda: len(self._waiting) >= self._last_size or self._closed, self._max_delay
                     )
-                if not self._waiting:
+                self._forget_cancelled()
+                if self._waiting:
+                    break
+                if self._closed:
                     return []
-                oldest = self._waiting[0]
-                fitting = [one for one in self._waiting if one.options == oldest.options]
-                fitting.sort(key=lambda one: (abs(one.length - oldest.length), one.arrival))
-                chosen = fitting[: self._max_batch_size]
-                taken = set(map(id, chosen))
-                self._waiting = deque(one for one in self._waiting if id(one) not in taken)
-            # From here on an input can no longer be cancelled.
-            if batch := [one for one in chosen if one.future.set_running_or_notify_cancel()]:
-                return batch
+            oldest = self._waiting[0]
+            fitting = [one for one in self._waiting if one.options == oldest.options]
+            fitting.sort(key=lambda one: (abs(one.length - oldest.length), one.arrival))
+            self._running = fitting[: self._max_batch_size]
+            taken = set(map(id, self._running))
+            self._waiting = deque(one for one in self._waiting if id(one) not in taken)
+            return self._running
 
     def _process(self, batch: Sequence[Item]) -> None:
         """Run a batch; on an error run its halves, so that only the inputs at fault fail."""
+        # Nobody waits for the others any more.
+        batch = [one for one in batch if not one.future.done()]
+        if not batch:
+            return
         try:
             results = self._run(batch)
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for {len(batch)} inputs")
         except Exception as error:
-            if isinstance(error, torch.OutOfMemoryError) and torch.cuda.is_available():
-                torch.cuda.empty_cache()
             if len(batch) == 1:
                 _fail(batch[0], error)
                 return
-            middle = len(batch) // 2
+            out_of_memory = isinstance(error, torch.OutOfMemoryError)
         else:
             for item, result in zip(batch, results, strict=True):
                 with suppress(InvalidStateError):
                     item.future.set_result(result)
             return
         # Outside the handler: the traceback would keep the tensors of the failed batch.
+        if out_of_memory and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        middle = len(batch) // 2
         self._process(batch[:middle])
         self._process(batch[middle:])
 

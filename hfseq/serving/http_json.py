@@ -27,6 +27,33 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, unless a key occurs twice: which of the values counts would depend on the reader."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
+
+
+def parse_json(body: bytes) -> Any:
+    """Parse JSON strictly, with unpaired surrogates replaced by "?".
+
+    Raises:
+        Refusal: If it is not JSON, a key occurs twice, or a number is too large (400).
+    """
+    try:
+        found = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        # Writing it again finds numbers such as 1e999, which are read as infinite, and unpaired surrogates.
+        text = json.dumps(found, ensure_ascii=False, allow_nan=False)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return json.loads(text.encode(errors="replace"))
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "the body is not valid JSON") from error
+    return found
+
+
 async def read_bytes(request: Request, longest: int) -> bytes:
     """Read the body of a request.
 
@@ -37,11 +64,15 @@ async def read_bytes(request: Request, longest: int) -> bytes:
     Raises:
         Refusal: If the body is too long (413).
     """
+    refusal = Refusal(413, f"the request body exceeds {longest} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and (len(declared) > 20 or int(declared) > longest):
+        raise refusal
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > longest:
-            raise Refusal(413, f"the request body exceeds {longest} bytes")
+            raise refusal
     return bytes(body)
 
 
@@ -58,13 +89,7 @@ async def read_object(request: Request, longest: int) -> dict[str, Any]:
     # A cross-site request from a browser can have plain text as its body, but not JSON.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, "the Content-Type must be application/json")
-    body = await read_bytes(request, longest)
-    try:
-        # Writing it again replaces unpaired surrogates.
-        found = json.loads(body, parse_constant=_refuse_constant)
-        fields = json.loads(json.dumps(found, ensure_ascii=False).encode(errors="replace"))
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, "the body is not valid JSON") from error
+    fields = parse_json(await read_bytes(request, longest))
     if not isinstance(fields, dict):
         raise Refusal(400, "the body is not a JSON object")
     return fields

@@ -8,13 +8,14 @@ import base64
 import binascii
 import copy
 import math
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
-from transformers import PreTrainedModel, pipeline
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, pipeline
 
 from hfseq.errors import InputError, one_line
 from hfseq.models.audio import read_audio
@@ -28,6 +29,8 @@ MAX_BEAMS = 20
 """Maximum number of beams."""
 MAX_SECONDS = 600
 """Maximum length of a recording in seconds."""
+MAX_SAMPLES = MAX_SECONDS * 48_000
+"""Maximum number of samples of a recording, all channels together: some formats compress silence to nothing."""
 # Sampling draws from torch's global generator, which requests with a seed have to themselves.
 _SAMPLING = Lock()
 
@@ -102,7 +105,7 @@ class TextToTextParameters(GenerationParameters):
 class ForecastingParameters(Parameters):
     """Settings of forecasting."""
 
-    prediction_length: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    prediction_length: Annotated[int, Field(ge=1)] | None = None
     num_samples: Number | None = None
     quantile_levels: Annotated[
         tuple[float, ...] | None,
@@ -153,8 +156,6 @@ class Predictor:
     """
 
     parameters: ClassVar[type[Parameters]] = Parameters
-    slow_to_read: ClassVar[bool] = False
-    """Whether inputs take long to check, and without the tokenizer, so that another thread may do it."""
 
     def __init__(
         self, model: PreTrainedModel, processing_class: Any, task: str, limits: Limits, **options: Any
@@ -188,8 +189,9 @@ class Predictor:
         options = self.check(self.parameters.model_validate(dict(parameters)))
         single = self.is_single(inputs)
         values = [inputs] if single else inputs
-        if len(values) > MAX_INPUTS:
-            raise InputError(f"inputs: {len(values)} of them; the maximum is {MAX_INPUTS}")
+        most = min(MAX_INPUTS, self.limits.max_queue)
+        if len(values) > most:
+            raise InputError(f"inputs: {len(values)} of them; the maximum is {most}")
         found = []
         for number, value in enumerate(values):
             value, length = self.read(value, "inputs" if single else f"inputs[{number}]", options)
@@ -212,16 +214,20 @@ class Predictor:
         """Results of inputs with equal settings."""
         options = cast(Parameters, items[0].options).given()
         seed = options.pop("seed", None)
-        values = [item.value for item in items]
         if seed is None:
-            return self.call(values, options)
+            return self.call([item.value for item in items], options | self.stops(items))
         results = []
         with _SAMPLING, torch.random.fork_rng():
-            for value in values:
+            for item in items:
                 # One by one: what is drawn for an input must not depend on the others of its batch.
                 torch.manual_seed(seed)
-                results += self.call([value], options)
+                given_up = item.future.cancelled()
+                results += [None] if given_up else self.call([item.value], options | self.stops([item]))
         return results
+
+    def stops(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Options that end a call once nobody waits for any of its inputs."""
+        return {}
 
     def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
         """Results of the pipeline for inputs."""
@@ -243,12 +249,16 @@ class _OfTexts(Predictor):
         """Check a text and count its tokens."""
         if not isinstance(value, str):
             raise InputError(f"{place}: {type_name(value)} in place of a text")
-        length = len(self.tokenizer(value, verbose=False)["input_ids"])  # type: ignore[misc]
+        return value, self.count({"text": value}, place, options)
+
+    def count(self, texts: Mapping[str, str], place: str, options: Any) -> int:
+        """Number of tokens of a text, or a pair of texts, checked against the maximum."""
+        length = len(self.tokenizer(**texts, verbose=False)["input_ids"])  # type: ignore[misc,arg-type]
         longest = self.tokenizer.model_max_length  # type: ignore[union-attr]
         if length > longest and not getattr(options, "truncation", None):
             cut = ', or set "truncation": true' if "truncation" in type(options).model_fields else ""
             raise InputError(f"{place}: {length} tokens; the maximum is {longest}: shorten it{cut}")
-        return value, min(length, longest)
+        return min(length, longest)
 
 
 class TextClassification(_OfTexts):
@@ -261,15 +271,12 @@ class TextClassification(_OfTexts):
         if isinstance(value, dict):
             if {*value} != {"text", "text_pair"} or not all(isinstance(part, str) for part in value.values()):
                 raise InputError(f'{place}: a pair of texts has the form {{"text": "…", "text_pair": "…"}}')
-            found: Any = value
-            length = len(self.tokenizer(**value, verbose=False)["input_ids"])  # type: ignore[misc]
-            if length > (longest := self.tokenizer.model_max_length):  # type: ignore[union-attr]
-                raise InputError(f"{place}: {length} tokens; the maximum is {longest}")
+            length = self.count(value, place, options)
         else:
-            found, length = super().read(value, place, options)
+            _, length = super().read(value, place, options)
         if not length:
             raise InputError(f"{place}: the text has no tokens")
-        return found, length
+        return value, length
 
     def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
         """All classes unless `top_k` limits them."""
@@ -305,15 +312,15 @@ class _Generates(Predictor):
             own = config.max_new_tokens or (None if config.max_length is None else config.max_length - 1)
             config.max_length = config.max_new_tokens = None
         super().__init__(model, *args, **kwargs)
-        longest = self.limits.max_new_tokens
-        self.own_length = min(own, longest) if model.can_generate() and own else longest
+        # The start token has the first of the positions.
+        self.longest = min(self.limits.max_new_tokens, self.limits.positions - 1)
+        self.own_length = min(own, self.longest) if model.can_generate() and own else self.longest
 
     def check(self, options: Any) -> Any:
         """Check the number of tokens and of sequences."""
-        longest = self.limits.max_new_tokens
-        if (options.max_new_tokens or 0) > longest:
-            raise InputError(f"max_new_tokens: {options.max_new_tokens}; the maximum is {longest}")
-        if (options.min_new_tokens or 0) > (options.max_new_tokens or longest):
+        if (options.max_new_tokens or 0) > self.longest:
+            raise InputError(f"max_new_tokens: {options.max_new_tokens}; the maximum is {self.longest}")
+        if (options.min_new_tokens or 0) > (options.max_new_tokens or self.own_length):
             raise InputError(f"min_new_tokens: {options.min_new_tokens} is more than the maximum of new tokens")
         own = int(self.pipe.model.generation_config.num_beams or 1)
         wanted, beams = options.num_return_sequences or 1, options.num_beams or own
@@ -321,16 +328,35 @@ class _Generates(Predictor):
             raise InputError(f"num_return_sequences: {wanted}, but there are {beams} beams")
         names = [name for name in ("temperature", "top_k", "top_p", "seed") if getattr(options, name) is not None]
         if names and not options.do_sample:
-            raise InputError(f'{names[0]} is for sampling: set "do_sample": true')
+            raise InputError(f'{names[0]}: for sampling only; set "do_sample": true')
         if options.do_sample and options.seed is None:
-            options = options.model_copy(update={"seed": int(torch.randint(2**62, ()))})
+            options = options.model_copy(update={"seed": secrets.randbits(62)})
         return options
 
     def bounded(self, options: dict[str, Any]) -> dict[str, Any]:
         """Settings with a maximum of new tokens."""
-        if options.get("do_sample"):
-            options.setdefault("num_beams", 1)
-        return {"max_new_tokens": self.own_length} | options
+        beams = {"num_beams": 1} if options.get("do_sample") else {}
+        return {"max_new_tokens": self.own_length} | beams | options
+
+    def stops(self, items: Sequence[Item]) -> dict[str, Any]:
+        """A stopping criterion."""
+        return {"stopping_criteria": StoppingCriteriaList([GivenUp(items)])}
+
+
+class GivenUp(StoppingCriteria):
+    """Ends all sequences once the requests of all inputs of a batch are cancelled.
+
+    Args:
+        items: Inputs of the batch.
+    """
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = items
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        """Return `[B]`, True where a sequence ends."""
+        over = all(item.future.cancelled() for item in self._items)
+        return torch.full(input_ids.shape[:1], over, dtype=torch.bool, device=input_ids.device)
 
 
 class TextToText(_Generates, _OfTexts):
@@ -338,11 +364,35 @@ class TextToText(_Generates, _OfTexts):
 
     parameters = TextToTextParameters
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.source_language: str | None = getattr(self.pipe.tokenizer, "src_lang", None)
+
     def check(self, options: Any) -> Any:
         """Languages are for translation."""
         if self.task != "translation" and (options.src_lang or options.tgt_lang):
-            raise InputError("src_lang and tgt_lang are for translation")
+            raise InputError(f"{'src_lang' if options.src_lang else 'tgt_lang'}: for translation only")
+        self.check_languages({"src_lang": options.src_lang, "tgt_lang": options.tgt_lang})
         return super().check(options)
+
+    def check_languages(self, languages: Mapping[str, str | None]) -> None:
+        """Check that a multilingual model is given languages that it knows, and any other model none."""
+        given = {name: code for name, code in languages.items() if code is not None}
+        build = getattr(self.tokenizer, "_build_translation_inputs", None)  # as the pipeline does
+        if build is None:
+            for name in given:
+                raise InputError(f"{name}: the model is not multilingual")
+            return
+        if len(given) == 1 or (not given and self.pipe.model.generation_config.forced_bos_token_id is None):
+            missing = next(name for name in languages if name not in given)
+            raise InputError(f"{missing}: missing; a multilingual model needs both src_lang and tgt_lang")
+        for name, code in given.items():
+            try:
+                token = build("", "pt", code, code)["forced_bos_token_id"]
+            except (KeyError, ValueError):
+                token = None
+            if token in (None, self.tokenizer.unk_token_id):  # type: ignore[union-attr]
+                raise InputError(f"{name}: the model does not know the language {code!r}")
 
     def read(self, value: Any, place: str, options: Any) -> tuple[str, int]:
         """Check a text; the prefix counts."""
@@ -353,6 +403,9 @@ class TextToText(_Generates, _OfTexts):
 
     def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
         """A list for each text."""
+        if self.source_language is not None and "src_lang" not in options:
+            # The tokenizer keeps the language of the last request.
+            self.pipe.tokenizer.src_lang = self.source_language
         found = self.pipe(values, batch_size=len(values), **self.bounded(options))
         return jsonable([one if isinstance(one, list) else [one] for one in found])
 
@@ -365,8 +418,6 @@ class TextToText(_Generates, _OfTexts):
 
 class _OfAudio(Predictor):
     """Base of predictors of recordings."""
-
-    slow_to_read = True
 
     def read(self, value: Any, place: str, options: Any) -> tuple[Any, int]:
         """Decode a recording: a file, as bytes or in base64, or an array with its sampling rate."""
@@ -387,7 +438,7 @@ class _OfAudio(Predictor):
             if not isinstance(value, bytes):
                 raise InputError(f"{place}: {type_name(value)} in place of a recording in base64")
             try:
-                samples, rate = read_audio(value, place, mono=True)
+                samples, rate = read_audio(value, place, mono=True, max_samples=MAX_SAMPLES)
             except ValueError as error:
                 raise InputError(one_line(error)) from None
         seconds = len(samples) / rate
@@ -423,7 +474,7 @@ class SpeechRecognition(_Generates, _OfAudio):
         """A CTC model has no settings of generation."""
         if not self.pipe.model.can_generate():
             if given := options.given():
-                raise InputError(f"{next(iter(given))} is for models that generate, which a CTC model does not")
+                raise InputError(f"{next(iter(given))}: for models that generate, which a CTC model does not")
             return options
         if (options.num_return_sequences or 1) > 1:
             raise InputError("num_return_sequences: a recording has one transcript")
@@ -443,12 +494,15 @@ class Forecasting(Predictor):
 
     def check(self, options: Any) -> Any:
         """Draw a seed if paths are sampled."""
+        longest = self.limits.max_new_tokens
+        if (options.prediction_length or 0) > longest:
+            raise InputError(f"prediction_length: {options.prediction_length}; the maximum is {longest}")
         if not all(0 < level < 1 for level in options.quantile_levels or ()):
             raise InputError("quantile_levels: each must be above 0 and below 1")
         if getattr(self.pipe.model.config, "loss", "nll") == "mse":
             return options.model_copy(update={"seed": None})
         if options.seed is None:
-            options = options.model_copy(update={"seed": int(torch.randint(2**62, ()))})
+            options = options.model_copy(update={"seed": secrets.randbits(62)})
         return options
 
     def is_single(self, inputs: Any) -> bool:
@@ -516,7 +570,11 @@ def numbers(value: Any, place: str) -> Any:
 
     if not isinstance(value, list) or not all(type(one) in (int, float) for one in value):
         raise InputError(f"{place}: not a list of numbers")
-    found = np.asarray(value, dtype=np.float32)
+    try:
+        with np.errstate(over="ignore"):
+            found = np.asarray(value, dtype=np.float32)
+    except OverflowError:  # a whole number of hundreds of digits
+        found = np.full(1, math.inf)
     if not np.isfinite(found).all():
         raise InputError(f"{place}: NaN, infinite or too large")
     return found

@@ -1,6 +1,8 @@
 """Models as they are served: loading, their task, and the thread that runs them."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from hfseq.hub.publish import load_published
 from hfseq.models import is_hfseq
 from hfseq.onnx.export import GRAPHS_FILE
 from hfseq.onnx.runtime import OnnxRunner, load_onnx
-from hfseq.serving.dynamic import DynamicBatcher
+from hfseq.serving.dynamic import DynamicBatcher, Item
 from hfseq.serving.limits import Limits
 from hfseq.serving.predictors import PREDICTORS, Predictor
 from hfseq.tokenization import is_item_tokenizer
@@ -51,6 +53,10 @@ class Served:
     predictor: Predictor
     batcher: DynamicBatcher
 
+    def __post_init__(self) -> None:
+        """Create the thread that checks requests."""
+        self._reader = ThreadPoolExecutor(1, f"hfseq-read-{self.name}")
+
     @property
     def ready(self) -> bool:
         """Whether requests are being answered."""
@@ -61,9 +67,19 @@ class Served:
         """Number of waiting inputs."""
         return self.batcher.waiting
 
+    async def read(self, inputs: Any, parameters: Mapping[str, Any]) -> tuple[list[Item], bool]:
+        """Check a request to `/predict`, in a thread of its own, since long texts and recordings take long.
+
+        One thread: tokenizers cannot be used by several at a time. See `Predictor.items`.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._reader, self.predictor.items, inputs, parameters
+        )
+
     def close(self, timeout: float | None = None) -> None:
         """Answer what is waiting, for so many seconds at most, then stop."""
         self.batcher.close(timeout)
+        self._reader.shutdown(wait=False)
 
 
 def load_served(
