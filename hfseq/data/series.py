@@ -620,10 +620,10 @@ def _offset(frequency: str, flag: str) -> Any:
     """Offset of a frequency by name."""
     try:
         offset = to_offset(anchored(frequency, pd.Timestamp("2024-01-01")))
-        if offset.n < 1:
+        if offset.n < 1 or pd.Timestamp("2024-01-01") + offset is pd.NaT:
             raise ValueError
         return offset
-    except ValueError:
+    except (ValueError, OverflowError):
         raise InputError(
             f"{flag}: {frequency!r} is not a frequency of pandas; write h, 30min, D, B, W, M, Q or Y, or one of "
             "its names"

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, pipeline
 
 from hfseq.errors import InputError, one_line
-from hfseq.models.audio import read_audio
+from hfseq.models.audio import read_audio, resample
 from hfseq.processing import extractor_of, tokenizer_of
 from hfseq.serving.dynamic import Item
 from hfseq.serving.limits import Limits
@@ -444,7 +444,11 @@ class _OfAudio(Predictor):
         seconds = len(samples) / rate
         if not len(samples) or seconds > MAX_SECONDS:
             raise InputError(f"{place}: {seconds:.1f} s; a recording has up to {MAX_SECONDS} s, and not 0")
-        return {"raw": samples, "sampling_rate": rate}, len(samples)
+        wanted = int(self.extractor.sampling_rate)  # type: ignore[union-attr]
+        samples = resample(samples, rate, wanted)
+        if not len(samples):
+            raise InputError(f"{place}: too short: no sample is left at {wanted} Hz")
+        return {"raw": samples, "sampling_rate": wanted}, len(samples)
 
     def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
         """The pipelines take their inputs apart, so each is given a copy."""
@@ -497,6 +501,11 @@ class Forecasting(Predictor):
         longest = self.limits.max_new_tokens
         if (options.prediction_length or 0) > longest:
             raise InputError(f"prediction_length: {options.prediction_length}; the maximum is {longest}")
+        known = self.pipe.needs.prediction_length
+        if options.prediction_length is None and known is None:
+            raise InputError("prediction_length: missing; the model has none of its own")
+        if self.pipe.needs.fixed_horizon and options.prediction_length not in (None, known):
+            raise InputError(f"prediction_length: {options.prediction_length}; the model forecasts {known} steps")
         if not all(0 < level < 1 for level in options.quantile_levels or ()):
             raise InputError("quantile_levels: each must be above 0 and below 1")
         if getattr(self.pipe.model.config, "loss", "nll") == "mse":
@@ -511,7 +520,7 @@ class Forecasting(Predictor):
 
     def read(self, value: Any, place: str, options: Any) -> tuple[Any, int]:
         """Check a series."""
-        from hfseq.data.series import series_input
+        from hfseq.data.series import extended_stamps, regular_series, series_input
 
         if isinstance(value, list):
             value = [math.nan if one is None else one for one in value]
@@ -519,9 +528,19 @@ class Forecasting(Predictor):
                 raise InputError(f"{place}: a series is a list of numbers; a missing one is null")
         elif not isinstance(value, dict):
             raise InputError(f"{place}: {type_name(value)} in place of a series")
-        length = len(series_input(value, place).target)
+        series = series_input(value, place)
+        length = len(series.target)
         if length > self.limits.max_input_tokens:
             raise InputError(f"{place}: {length} values; the maximum is {self.limits.max_input_tokens}")
+        if series.stamps is not None:
+            # As the pipeline does, to find what is wrong with the time stamps.
+            default = getattr(self.pipe.model.config, "frequency", None)
+            regular = regular_series([series], series.frequency or default)[0][0]
+            horizon = options.prediction_length or self.pipe.needs.prediction_length
+            try:
+                extended_stamps(regular.stamps, regular.frequency, horizon)  # type: ignore[arg-type]
+            except (ValueError, OverflowError) as error:
+                raise InputError(f"{place}: {one_line(error)}") from None
         return value, length
 
     def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
