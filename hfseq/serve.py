@@ -23,6 +23,7 @@ that find the queue full with 503. SIGTERM lets running requests finish.
 """
 
 import argparse
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,8 +88,8 @@ def make_server(
         timeout=timeout,
     )
     for name, value in numbers.items():
-        if value <= 0:
-            raise InputError(f"--{name} {value}: must be positive")
+        if not 0 < value < math.inf:
+            raise InputError(f"--{name} {value}: must be positive and finite")
     keys = (api_key,) if isinstance(api_key, str) else tuple(api_key or ())
     if not all(keys):
         raise InputError("--api_key: the key is empty")

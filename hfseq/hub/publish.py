@@ -200,7 +200,8 @@ def load_published(directory: Path) -> tuple[PreTrainedModel, Any]:
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise InputError(f"{directory}: {one_line(error)}") from error
     known = extractor_of(processing_class) or image_processor_of(processing_class)
-    if features and not is_hfseq(config) and known is None:
+    needs_one = features and not is_hfseq(config) and found.main_input_name != "past_values"  # of forecasters
+    if needs_one and known is None:
         kind = "image processor" if found.main_input_name == "pixel_values" else "feature extractor"
         raise InputError(f"{directory}: {found.__name__} reads {found.main_input_name}, but there is no {kind}")
     if (tokenizer := tokenizer_of(processing_class)) is not None:

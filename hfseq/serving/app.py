@@ -273,9 +273,10 @@ async def read_predict(request: Request, settings: Settings) -> PredictRequest:
             body = await read_object(request, settings.max_body)
     except TimeoutError:
         raise Refusal(408, f"the request body did not arrive within {settings.timeout:g} s") from None
-    if name is not None:
-        body.setdefault("model", name)
-    return PredictRequest.model_validate(body)
+    asked = PredictRequest.model_validate(body)
+    if name is not None and asked.model not in (None, name):
+        raise Refusal(400, "the address and the body name two models", param="model")
+    return asked.model_copy(update={"model": asked.model or name})
 
 
 def choose_model(models: Mapping[str, Any], name: str | None) -> Any:

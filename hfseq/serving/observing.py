@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import time
+import traceback
 import uuid
 from datetime import UTC, datetime
 from typing import Any
@@ -21,7 +22,10 @@ _FIELDS = ("request_id", "method", "path", "status", "milliseconds", "model")
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line. Requests are logged without their texts."""
+    """One JSON object a line. Requests are logged without their texts.
+
+    Messages of exceptions may quote an input. They are left out, but for those of torch and of the operating system.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as JSON."""
@@ -32,8 +36,18 @@ class JsonFormatter(logging.Formatter):
         }
         fields |= {name: getattr(record, name) for name in _FIELDS if name in vars(record)}
         if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
+            fields["traceback"] = _traceback(record.exc_info[1])
         return json.dumps(fields)
+
+
+def _traceback(error: BaseException | None) -> str:
+    """Traceback of an exception and of those it comes from, the latest first."""
+    parts: list[str] = []
+    while error is not None:
+        message = f": {error}" if isinstance(error, RuntimeError | OSError) else ""
+        parts += [f"{type(error).__name__}{message}\n", *traceback.format_tb(error.__traceback__)]
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "".join(parts)
 
 
 class SafeHandler(logging.StreamHandler):

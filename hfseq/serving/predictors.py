@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, pipeline
 
 from hfseq.errors import InputError, one_line
+from hfseq.models import is_hfseq
 from hfseq.models.audio import read_audio, resample
 from hfseq.processing import extractor_of, tokenizer_of
 from hfseq.serving.dynamic import Item
@@ -451,7 +452,24 @@ class _OfAudio(Predictor):
         return {"raw": samples, "sampling_rate": wanted}, len(samples)
 
     def call(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
-        """The pipelines take their inputs apart, so each is given a copy."""
+        """Results of recordings of all lengths at once, or of one length at a time.
+
+        hfseq's models ignore padding. Some of transformers have no mask, and its pipeline also decodes what a CTC
+        model makes of padding.
+        """
+        if is_hfseq(self.pipe.model.config):
+            return self.call_alike(values, options)
+        lengths = [len(value["raw"]) for value in values]
+        results: list[Any] = [None] * len(values)
+        for length in set(lengths):
+            rows = [row for row, one in enumerate(lengths) if one == length]
+            for row, found in zip(rows, self.call_alike([values[row] for row in rows], options), strict=True):
+                results[row] = found
+        return results
+
+    def call_alike(self, values: list[Any], options: dict[str, Any]) -> list[Any]:
+        """Results of recordings of one length, or of a model that ignores padding."""
+        # The pipelines take their inputs apart.
         return super().call([dict(value) for value in values], options)
 
     def summarize(self, value: Any) -> Any:

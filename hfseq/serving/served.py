@@ -79,7 +79,6 @@ class Served:
     def close(self, timeout: float | None = None) -> None:
         """Answer what is waiting, for so many seconds at most, then stop."""
         self.batcher.close(timeout)
-        self._reader.shutdown(wait=False)
 
 
 def load_served(
