@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import logging
-import math
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import soundfile
 import torch
 from huggingface_hub import InferenceClient
 from served_apps import JSON, ask, client_of, load, refused, same, sharing
-from served_models import MAKERS, RATE, WORDS, classifier, save, translator, words
+from served_models import MAKERS, RATE, WORDS, save, words
 from starlette.testclient import TestClient
 from transformers import (
     BartConfig,
@@ -49,7 +48,14 @@ from hfseq.tokenization import item_tokenizer
 LIMITS = Limits(max_input_tokens=20, max_new_tokens=12)
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 HEADS = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
-SIZES = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, **HEADS}
+SIZES = {
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_ffn_dim": 16,
+    "decoder_ffn_dim": 16,
+    **HEADS,
+}
 
 
 def stirred(model):
@@ -554,7 +560,9 @@ def test_inference_client_of_the_hub(client, monkeypatch):
         return hub
 
     classes = request_of("text-classification").text_classification("a b")
-    assert [one.label for one in classes] == [one["label"] for one in ask(client, "a b", "text-classification").json()[0]]
+    assert [one.label for one in classes] == [
+        one["label"] for one in ask(client, "a b", "text-classification").json()[0]
+    ]
     tags = request_of("token-classification").token_classification("a b", aggregation_strategy="none")
     assert len(tags) == len(ask(client, "a b", "token-classification").json())
     translation = request_of("translation").translation("a b")

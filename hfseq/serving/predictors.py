@@ -217,7 +217,7 @@ class Predictor:
         seed = options.pop("seed", None)
         if seed is None:
             return self.call([item.value for item in items], options | self.stops(items))
-        results = []
+        results: list[Any] = []
         with _SAMPLING, torch.random.fork_rng():
             for item in items:
                 # One by one: what is drawn for an input must not depend on the others of its batch.
@@ -254,7 +254,7 @@ class _OfTexts(Predictor):
 
     def count(self, texts: Mapping[str, str], place: str, options: Any) -> int:
         """Number of tokens of a text, or a pair of texts, checked against the maximum."""
-        length = len(self.tokenizer(**texts, verbose=False)["input_ids"])  # type: ignore[misc,arg-type]
+        length = len(self.tokenizer(**texts, verbose=False)["input_ids"])  # type: ignore[misc]
         longest = self.tokenizer.model_max_length  # type: ignore[union-attr]
         if length > longest and not getattr(options, "truncation", None):
             cut = ', or set "truncation": true' if "truncation" in type(options).model_fields else ""

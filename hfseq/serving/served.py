@@ -72,9 +72,7 @@ class Served:
 
         One thread: tokenizers cannot be used by several at a time. See `Predictor.items`.
         """
-        return await asyncio.get_running_loop().run_in_executor(
-            self._reader, self.predictor.items, inputs, parameters
-        )
+        return await asyncio.get_running_loop().run_in_executor(self._reader, self.predictor.items, inputs, parameters)
 
     def close(self, timeout: float | None = None) -> None:
         """Answer what is waiting, for so many seconds at most, then stop."""
