@@ -8,15 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import GenerationConfig
-from transformers.generation.streamers import BaseStreamer
 
 from hfseq import CnnConfig, GruConfig, LstmConfig, RnnConfig
 from hfseq.models import MODEL_CLASSES
-from hfseq.serving.batcher import Batcher, BatcherClosed, BatcherFull
-from hfseq.serving.requests import NotBatched
-from hfseq.tokenization import start_texts, train_tokenizer
+from hfseq.serving.batcher import Batcher
+from hfseq.serving.dynamic import Closed, QueueFull
+from hfseq.serving.generation import GenerationRequest
+from hfseq.serving.plans import Planner
+from hfseq.serving.rows import Row
+from hfseq.tokenization import train_tokenizer
 
+TOKENIZER = train_tokenizer(["a b c d e f g h"], model="word", vocab_size=20)
 SIZES = {"vocab_size": 40, "hidden_size": 12, "embedding_size": 10, "num_hidden_layers": 2}
 MODELS = {
     "rnn": (RnnConfig, {}),
@@ -53,8 +55,28 @@ def lstm():
 
 @pytest.fixture
 def batcher(lstm):
-    with closing(Batcher(lstm, max_batch_size=4)) as one:
+    with closing(Rows(lstm, max_batch_size=4)) as one:
         yield one
+
+
+class Rows(Batcher):
+    """Takes prompts, and gives the tokens of their continuations."""
+
+    def __init__(self, model, **options):
+        super().__init__(model, **options)
+        self._plan = Planner(model)
+
+    def submit(self, prompt, options, *, gate=None, seed=None, **more):
+        options = dict(options)
+        new = options.pop("max_new_tokens", 20)
+        piece = None if gate is None else gate.put
+        request = GenerationRequest(prompt, new, options, seed=seed, on_piece=piece, **more)
+        row = Row(request, self._plan(request, 40), TOKENIZER, 0, self.model.device)
+        super().submit([row])
+        return row.future
+
+    def close(self, timeout=0):
+        super().close(timeout)
 
 
 def alone(model, prompt, **options):
@@ -64,23 +86,19 @@ def alone(model, prompt, **options):
 
 
 def wait(future):
-    return future.result(timeout=60)
+    return future.result(timeout=60).tokens
 
 
-class Gate(BaseStreamer):
+class Gate:
     """Holds the batcher's thread at its first token until it is opened; `reached` says that it has come so far."""
 
     def __init__(self):
-        self.reached, self.opened, self.tokens = threading.Event(), threading.Event(), []
+        self.reached, self.opened, self.pieces = threading.Event(), threading.Event(), []
 
-    def put(self, value):
-        if value.dim() == 1:
-            self.reached.set()
-            assert self.opened.wait(60)
-            self.tokens += value.tolist()
-
-    def end(self):
-        self.tokens.append("end")
+    def put(self, number, piece):
+        self.reached.set()
+        assert self.opened.wait(60)
+        self.pieces.append(piece)
 
 
 requests = st.lists(
@@ -103,15 +121,15 @@ def test_requests_that_overlap_get_what_they_get_alone(model, requests, max_batc
         for length, new, options in requests
     ]
     gate = Gate()
-    with closing(Batcher(model, max_batch_size=max_batch_size)) as batcher:
-        first = batcher.submit([3, 4], GenerationConfig(max_new_tokens=3, eos_token_id=2), streamer=gate)
+    with closing(Rows(model, max_batch_size=max_batch_size)) as batcher:
+        first = batcher.submit([3, 4], dict(max_new_tokens=3, eos_token_id=2), gate=gate)
         gate.reached.wait(60)
         futures = []
         for number, (prompt, options) in enumerate(asked):
             if number == len(asked) // 2:
                 # So that the second half meets rows under way.
                 gate.opened.set()
-            futures.append(batcher.submit(prompt, GenerationConfig(**options, eos_token_id=2)))
+            futures.append(batcher.submit(prompt, dict(**options, eos_token_id=2)))
         found = [wait(future) for future in futures]
         wait(first)
     assert found == [alone(model, prompt, do_sample=False, eos_token_id=2, **options) for prompt, options in asked]
@@ -122,8 +140,8 @@ def test_rows_are_run_together(lstm, batcher, monkeypatch):
     sizes, forward = [], lstm.forward
     monkeypatch.setattr(lstm, "forward", lambda **inputs: sizes.append(len(inputs["input_ids"])) or forward(**inputs))
     gate = Gate()
-    config = GenerationConfig(max_new_tokens=5, min_new_tokens=5)
-    futures = [batcher.submit([3], config, streamer=gate)]
+    config = dict(max_new_tokens=5, min_new_tokens=5)
+    futures = [batcher.submit([3], config, gate=gate)]
     gate.reached.wait(60)
     futures += [batcher.submit([4] * length, config) for length in (3, 9, 2, 5)]
     gate.opened.set()
@@ -145,12 +163,12 @@ SAMPLING = [
 
 
 def test_what_is_sampled_depends_on_the_seed_alone(lstm):
-    configs = [GenerationConfig(do_sample=True, max_new_tokens=8, **options) for options in SAMPLING]
-    with closing(Batcher(lstm, max_batch_size=1)) as batcher:
+    configs = [dict(do_sample=True, max_new_tokens=8, **options) for options in SAMPLING]
+    with closing(Rows(lstm, max_batch_size=1)) as batcher:
         expected = [wait(batcher.submit([3, 4], config, seed=seed)) for seed in range(4) for config in configs]
-    with closing(Batcher(lstm, max_batch_size=7)) as batcher:
+    with closing(Rows(lstm, max_batch_size=7)) as batcher:
         futures = [batcher.submit([3, 4], config, seed=seed) for seed in range(4) for config in configs]
-        others = [batcher.submit([5], GenerationConfig(do_sample=True, max_new_tokens=3)) for _ in range(5)]
+        others = [batcher.submit([5], dict(do_sample=True, max_new_tokens=3)) for _ in range(5)]
         assert [wait(future) for future in futures] == expected
         assert all(wait(other) for other in others)
         torch.manual_seed(7)
@@ -162,46 +180,25 @@ def test_what_is_sampled_depends_on_the_seed_alone(lstm):
 
 def test_samples_follow_the_distribution(lstm):
     """Exact shares within five standard deviations; tokens that are ruled out never come."""
-    config = GenerationConfig(do_sample=True, max_new_tokens=1, temperature=4.0, top_k=6)
+    config = dict(do_sample=True, max_new_tokens=1, temperature=4.0, top_k=6)
     with torch.no_grad():
         best = (lstm(torch.tensor([[3, 4]])).logits[0, -1].float() / 4.0).topk(6)
     shares = dict(zip(best.indices.tolist(), best.values.softmax(dim=-1).tolist(), strict=True))
-    with closing(Batcher(lstm, max_batch_size=50)) as batcher:
+    with closing(Rows(lstm, max_batch_size=50)) as batcher:
         found = [wait(one)[0] for one in [batcher.submit([3, 4], config, seed=seed) for seed in range(300)]]
     assert set(found) <= set(shares)
     for token, share in shares.items():
         assert abs(found.count(token) / 300 - share) < 5 * (share * (1 - share) / 300) ** 0.5
 
 
-def test_stop_strings_and_streams(lstm, batcher):
-    texts = ["".join(chr(97 + (one * two) % 26) for two in range(1, 12)) for one in range(1, 26)]
-    tokenizer = train_tokenizer(texts, model="bpe", vocab_size=40)
-    start_texts(tokenizer)
-    prompt = tokenizer("dab")["input_ids"]
-    unstopped = alone(lstm, prompt, max_new_tokens=30, min_new_tokens=30)
-    word = tokenizer.decode(unstopped[12:14])
-    options = {"max_new_tokens": 30, "min_new_tokens": 30, "stop_strings": [word, "never"]}
-    expected = alone(lstm, prompt, tokenizer=tokenizer, **options)
-    assert 0 < len(expected) < 30
-    stream = Gate()
-    stream.opened.set()
-    config = GenerationConfig(**options)
-    future = batcher.submit(prompt, config, tokenizer=tokenizer, streamer=stream)
-    assert wait(future) == expected and stream.tokens == [*expected, "end"]
-    assert config.stop_strings == [word, "never"]
-    with pytest.raises(ValueError, match="need the tokenizer"):
-        batcher.submit(prompt, config)
-    assert wait(batcher.submit(prompt, GenerationConfig(**options | {"stop_strings": []}))) == unstopped
-
-
-LONG = GenerationConfig(max_new_tokens=10**9, eos_token_id=2, suppress_tokens=[2])
-SHORT = GenerationConfig(max_new_tokens=3, suppress_tokens=[2])
+LONG = {"max_new_tokens": 10**9, "eos_token_id": 2, "suppress_tokens": [2]}
+SHORT = {"max_new_tokens": 3, "suppress_tokens": [2]}
 
 
 def test_a_cancelled_request_frees_its_place(lstm):
-    with closing(Batcher(lstm, max_batch_size=1)) as batcher:
+    with closing(Rows(lstm, max_batch_size=1)) as batcher:
         gate = Gate()
-        running, waiting = batcher.submit([3], LONG, streamer=gate), batcher.submit([4], LONG)
+        running, waiting = batcher.submit([3], LONG, gate=gate), batcher.submit([4], LONG)
         last = batcher.submit([5], SHORT)
         gate.reached.wait(60)
         assert waiting.cancel() and running.cancel()
@@ -209,25 +206,22 @@ def test_a_cancelled_request_frees_its_place(lstm):
         assert wait(last) == alone(lstm, [5], max_new_tokens=3, suppress_tokens=[2])
 
 
-class Breaks(BaseStreamer):
+class Breaks:
     def __init__(self, after):
         self.left = after
 
-    def put(self, value):
+    def put(self, number, piece):
         self.left -= 1
         if self.left < 0:
             raise KeyError("the client is gone")
 
-    def end(self):
-        pass
-
 
 def test_an_error_ends_its_own_request_alone(lstm, batcher, monkeypatch):
     gate = Gate()
-    good = batcher.submit([3, 4], GenerationConfig(max_new_tokens=6, suppress_tokens=[2]), streamer=gate)
+    good = batcher.submit([3, 4], dict(max_new_tokens=6, suppress_tokens=[2]), gate=gate)
     gate.reached.wait(60)
-    broken = batcher.submit([5], LONG, streamer=Breaks(after=3))
-    hot = GenerationConfig(do_sample=True, temperature=1e-44, suppress_tokens=[2])
+    broken = batcher.submit([5], LONG, gate=Breaks(after=3))
+    hot = dict(do_sample=True, temperature=1e-44, suppress_tokens=[2])
     cold = batcher.submit([6], hot)
     third = batcher.submit([7], SHORT)
     gate.opened.set()
@@ -249,7 +243,7 @@ def test_what_cannot_be_read_together_is_read_alone(lstm, batcher, monkeypatch):
 
     monkeypatch.setattr(lstm, "forward", small)
     gate = Gate()
-    first = batcher.submit([3], GenerationConfig(max_new_tokens=1), streamer=gate)
+    first = batcher.submit([3], dict(max_new_tokens=1), gate=gate)
     gate.reached.wait(60)
     futures = [batcher.submit([token] * 3, SHORT) for token in (4, 9, 5)]
     gate.opened.set()
@@ -262,7 +256,7 @@ def test_what_cannot_be_read_together_is_read_alone(lstm, batcher, monkeypatch):
 
 def test_a_step_that_fails_ends_those_in_it_and_no_later_one(lstm, batcher, monkeypatch):
     gate = Gate()
-    running = batcher.submit([3], LONG, streamer=gate)
+    running = batcher.submit([3], LONG, gate=gate)
     gate.reached.wait(60)
     forward = lstm.forward
 
@@ -279,12 +273,12 @@ def test_a_step_that_fails_ends_those_in_it_and_no_later_one(lstm, batcher, monk
 
 
 def test_no_more_than_so_many_wait(lstm):
-    with closing(Batcher(lstm, max_batch_size=1, max_waiting=2)) as batcher:
+    with closing(Rows(lstm, max_batch_size=1, max_queue=2)) as batcher:
         gate = Gate()
-        futures = [batcher.submit([3], SHORT, streamer=gate)]
+        futures = [batcher.submit([3], SHORT, gate=gate)]
         gate.reached.wait(60)
         futures += [batcher.submit([4], SHORT) for _ in range(2)]
-        with pytest.raises(BatcherFull, match="2 requests are waiting already"):
+        with pytest.raises(QueueFull, match="2 inputs are waiting already"):
             batcher.submit([5], SHORT)
         gate.opened.set()
         assert all(len(wait(future)) == 3 for future in futures)
@@ -292,32 +286,32 @@ def test_no_more_than_so_many_wait(lstm):
 
 
 def test_what_is_cancelled_does_not_wait(lstm):
-    with closing(Batcher(lstm, max_batch_size=1, max_waiting=2)) as batcher:
+    with closing(Rows(lstm, max_batch_size=1, max_queue=2)) as batcher:
         gate = Gate()
-        first = batcher.submit([3], SHORT, streamer=gate)
+        first = batcher.submit([3], SHORT, gate=gate)
         gate.reached.wait(60)
         left, stays = (batcher.submit([4], SHORT) for _ in range(2))
         left.cancel()
         last = batcher.submit([5], SHORT)
-        with pytest.raises(BatcherFull, match="2 requests are waiting already"):
+        with pytest.raises(QueueFull, match="2 inputs are waiting already"):
             batcher.submit([6], SHORT)
         gate.opened.set()
         assert [len(wait(future)) for future in (first, stays, last)] == [3, 3, 3]
 
 
 def test_closing_ends_everything(lstm):
-    batcher = Batcher(lstm, max_batch_size=1)
+    batcher = Rows(lstm, max_batch_size=1)
     gate = Gate()
-    futures = [batcher.submit([3], LONG, streamer=gate), batcher.submit([4], LONG)]
+    futures = [batcher.submit([3], LONG, gate=gate), batcher.submit([4], LONG)]
     gate.reached.wait(60)
     closer = threading.Thread(target=batcher.close)
     closer.start()
     gate.opened.set()
     closer.join(60)
     for future in futures:
-        with pytest.raises(BatcherClosed, match="closed before"):
+        with pytest.raises(Closed, match="shut down before"):
             wait(future)
-    with pytest.raises(BatcherClosed, match="the batcher is closed"):
+    with pytest.raises(Closed, match="the server is shutting down"):
         batcher.submit([3], SHORT)
     assert not [thread for thread in threading.enumerate() if thread.name == "hfseq-batcher"]
 
@@ -325,23 +319,21 @@ def test_closing_ends_everything(lstm):
 @pytest.mark.parametrize(
     ("prompt", "options", "kind", "message"),
     [
-        ([], {}, ValueError, "with T at least 1"),
+        ([], {}, ValueError, "the prompt has no tokens"),
         ([3, 40], {}, ValueError, "outside the vocabulary of 40"),
         ([-1], {}, ValueError, "outside the vocabulary of 40"),
-        ([3], {"max_new_tokens": 0}, ValueError, "max_new_tokens"),
         ([3], {"do_sample": True, "temperature": -1.0}, ValueError, "temperature"),
-        ([3], {"num_beams": 2}, NotBatched, "beam_search"),
-        ([3], {"do_sample": True, "num_return_sequences": 2}, NotBatched, "num_return_sequences=2"),
+        ([3], {"num_beams": 2, "do_sample": True}, ValueError, "beam_sample is not served"),
     ],
 )
 def test_impossible_requests(batcher, prompt, options, kind, message):
     with pytest.raises(kind, match=message):
-        batcher.submit(prompt, GenerationConfig(**options))
+        batcher.submit(prompt, dict(**options))
 
 
 def test_impossible_batchers(lstm):
     with pytest.raises(ValueError, match="must be positive"):
-        Batcher(lstm, max_batch_size=0)
+        Rows(lstm, max_batch_size=0)
     decoder = MODEL_CLASSES[LstmConfig]["AutoModelForCausalLM"](LstmConfig(**SIZES, add_cross_attention=True))
     with pytest.raises(ValueError, match="training mode"):
         Batcher(decoder.train())

@@ -26,7 +26,7 @@ from hfseq.inference.generate import generation_options
 from hfseq.inference.importance import Importance, word_importance
 from hfseq.inference.loading import problem_of
 from hfseq.plots import plot_alignment
-from hfseq.serving.requests import Cancelled
+from hfseq.serving.whole import Cancelled
 
 Spans = list[tuple[str, Any]]
 """Spans of a text with their tag or importance, or None."""

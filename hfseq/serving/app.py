@@ -7,8 +7,6 @@ requests but no details of internal failures, which are logged.
 import asyncio
 import hashlib
 import hmac
-import logging
-import re
 import time
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -16,32 +14,30 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
-import torch
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from hfseq.errors import InputError
-from hfseq.serving.dynamic import Closed, Item, QueueFull
+from hfseq.serving.dynamic import Item
 from hfseq.serving.http_json import Refusal, read_bytes, read_object
 from hfseq.serving.metrics import Metrics
-from hfseq.serving.observing import LOGGER, Observer
+from hfseq.serving.observing import Observer
+from hfseq.serving.openai_routes import Answered, openai_router
 from hfseq.serving.predictors import PredictRequest
+from hfseq.serving.refusals import details_of, refusal_of
 from hfseq.serving.served import Served
 from hfseq.serving.traffic import TrafficLog
 from hfseq.version import __version__
 
 DISCONNECTED = 499
 """Status, in the log and the metrics alone, of requests whose client disconnected."""
-_FAILED = "internal server error; see the server's log"
-_log = logging.getLogger(LOGGER)
 
 
 class Settings(NamedTuple):
@@ -178,6 +174,20 @@ def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> 
         responses={**ERRORS, 200: {"description": "As the pipeline of the task answers", "content": _ANY}},
         summary="Answer inputs of any task, in the form of Hugging Face's Inference Endpoints",
     )
+
+    def note(answered: Answered) -> None:
+        metrics.tokens.labels(answered.model, "input").inc(answered.prompt_tokens)
+        metrics.tokens.labels(answered.model, "output").inc(sum(one.generated for one in answered.generations))
+        if settings.traffic is not None:
+            texts = [[completion.text for completion in one.completions] for one in answered.generations]
+            outputs = list(zip(answered.inputs, texts, strict=True))
+            single = len(outputs) == 1
+            write_traffic(
+                settings.traffic, answered.request, by_name[answered.model], outputs, answered.parameters, single
+            )
+
+    language_models = {one.name: one.language_model for one in models if one.language_model is not None}
+    app.include_router(openai_router(language_models, settings, note), dependencies=guarded, responses=ERRORS)
 
     @app.get("/v1/models", dependencies=guarded, responses={401: ERRORS[401]})
     async def list_models() -> dict[str, Any]:
@@ -364,32 +374,5 @@ async def report(request: Request, error: Any) -> Response:
     if isinstance(error, ClientDisconnect):
         return Response(status_code=DISCONNECTED)
     refusal = refusal_of(error)
-    kind = "invalid_request_error" if refusal.status_code < 500 else "server_error"
-    details = {"message": refusal.detail, "type": kind, "param": refusal.param, "code": refusal.code}
     headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(refusal.status_code)
-    return JSONResponse({"error": details}, refusal.status_code, refusal.headers or headers)
-
-
-def refusal_of(error: BaseException) -> Refusal:
-    """The response to an error; errors that the client did not cause are logged."""
-    if isinstance(error, Refusal):
-        return error
-    if isinstance(error, HTTPException):
-        refusal = Refusal(error.status_code, str(error.detail))
-        refusal.headers = error.headers  # the methods that are allowed
-        return refusal
-    if isinstance(error, InputError):
-        # Messages begin with the name of the setting, or the place of the input.
-        named = re.match(r"([\w.\[\]]{1,100}):", str(error))
-        return Refusal(400, str(error), param=named and named[1])
-    if isinstance(error, ValidationError | RequestValidationError):
-        first = error.errors()[0]
-        param = ".".join(map(str, first["loc"]))[:100]
-        shown = param if param.isprintable() else repr(param)
-        return Refusal(400, f"{shown}: {first['msg'].removeprefix('Value error, ')[:200]}", param=param)
-    if isinstance(error, QueueFull | Closed):
-        return Refusal(503, str(error))
-    _log.error("a request failed", exc_info=error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return Refusal(500, "out of memory; send fewer or shorter inputs")
-    return Refusal(500, _FAILED)
+    return JSONResponse({"error": details_of(refusal)}, refusal.status_code, refusal.headers or headers)

@@ -5,110 +5,115 @@ batched by concatenating their states. Outputs do not depend on the other rows, 
 may change with the batch size.
 """
 
+import copy
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
+from transformers import DynamicCache
 
 from hfseq.models.cache import RecurrentCacheLayer
-from hfseq.models.heads_causal import ForCausalLM
-from hfseq.serving.requests import Row, Streamer, choose, deliver
+from hfseq.serving.dynamic import Closed, QueueFull
+from hfseq.serving.rows import Row, choose, deliver, prompt_logprobs
 
-
-class BatcherFull(RuntimeError):
-    """The queue of waiting requests is full."""
-
-
-class BatcherClosed(RuntimeError):
-    """The batcher was closed before the request was submitted or finished."""
+# Logits that are held at a time while prompts are scored: 64 MiB in float32.
+_MAX_LOGITS = 2**24
 
 
 class Batcher:
     """Serves concurrent requests with one forward pass per token for the whole batch.
 
     The model runs in a separate thread. Prompts of new requests are prefilled together, left-padded, and join the
-    running batch. A request that is finished, cancelled or failed leaves it without affecting the others.
+    running batch. A row that is finished, cancelled or failed leaves it without affecting the others. If a step fails,
+    its halves are run by themselves, so that only the row at fault fails; after running out of memory, steps stay as
+    small until all rows are done.
 
     Args:
-        model: A causal language model of hfseq, in evaluation mode.
+        model: A causal language model of hfseq, in evaluation mode, or the runner of its export.
         max_batch_size: Maximum number of rows in the running batch.
-        max_waiting: Maximum number of requests in the queue.
+        max_queue: Maximum number of waiting rows.
+        observe: Called whenever rows join, with the size of the batch and the seconds that the oldest has waited.
 
     Raises:
         ValueError: If the model is in training mode or needs encoder states, or a number is not positive.
     """
 
-    def __init__(self, model: ForCausalLM, *, max_batch_size: int = 32, max_waiting: int = 1024) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        max_batch_size: int = 32,
+        max_queue: int = 1024,
+        observe: Callable[[int, float], None] | None = None,
+    ) -> None:
         if model.training:
             raise ValueError("the model is in training mode; call model.eval() first")
         if model.config.add_cross_attention:
             raise ValueError("a model with add_cross_attention=True needs encoder states, which requests do not have")
-        if max_batch_size < 1 or max_waiting < 1:
-            raise ValueError(f"max_batch_size={max_batch_size}, max_waiting={max_waiting}: both must be positive")
+        if max_batch_size < 1 or max_queue < 1:
+            raise ValueError(f"max_batch_size={max_batch_size}, max_queue={max_queue}: both must be positive")
         self.model = model
         self._max_batch_size = max_batch_size
-        self._max_waiting = max_waiting
-        self._waiting: deque[Row] = deque()
-        self._closed = False
+        self._max_queue = max_queue
+        self._observe = observe
+        self._waiting: deque[tuple[Row, float]] = deque()
+        self._running = 0
+        self._closed = self._stopped = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="hfseq-batcher", daemon=True)
         self._thread.start()
 
-    def submit(
-        self,
-        input_ids: Tensor | Sequence[int],
-        generation_config: GenerationConfig | None = None,
-        *,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        streamer: Streamer | None = None,
-        seed: int | None = None,
-    ) -> Future[list[int]]:
-        """Request the continuation of a prompt.
+    @property
+    def running(self) -> int:
+        """Number of rows in the batch."""
+        return self._running
 
-        Args:
-            input_ids: The prompt, `[T]`.
-            generation_config: Settings as for `model.generate`; None for those of the model.
-            tokenizer: Tokenizer of the model, needed for stop strings.
-            streamer: Receives the prompt `[1, T]` immediately and each token `[1]` once it is generated, from the
-                batcher's thread. An exception it raises ends the request.
-            seed: Seed for sampling; None to draw one from torch's global generator.
+    @property
+    def waiting(self) -> int:
+        """Number of waiting rows."""
+        return len(self._waiting)
 
-        Returns:
-            Future of the new tokens, with the final EOS if there is one. Cancelling it ends the request.
+    @property
+    def alive(self) -> bool:
+        """Whether requests are being answered."""
+        return self._thread.is_alive() and not self._closed
+
+    def submit(self, rows: Sequence[Row]) -> None:
+        """Queue the rows of a request, all or none.
 
         Raises:
-            BatcherClosed: If the batcher is closed.
-            BatcherFull: If the queue is full.
-            NotBatched: If the settings ask for beam search, several sequences, or another decoding method.
-            ValueError: If a setting or the prompt is invalid.
+            Closed: If the batcher is closed.
+            QueueFull: If the queue has no room for all of them.
         """
-        row = Row(self.model, input_ids, generation_config, tokenizer, streamer, seed)
         with self._changed:
             if self._closed:
-                raise BatcherClosed("the batcher is closed")
-            if len(self._waiting) >= self._max_waiting:
+                raise Closed("the server is shutting down")
+            if len(self._waiting) + len(rows) > self._max_queue:
                 # Cancelled requests do not count.
-                self._waiting = deque(row for row in self._waiting if not row.future.done())
-            if len(self._waiting) >= self._max_waiting:
-                raise BatcherFull(f"{len(self._waiting)} requests are waiting already; try again later")
-            if streamer is not None:
-                streamer.put(row.prompt.unsqueeze(0).cpu())
-            self._waiting.append(row)
-            self._changed.notify()
-        return row.future
+                self._waiting = deque(one for one in self._waiting if not one[0].future.done())
+            if len(self._waiting) + len(rows) > self._max_queue:
+                raise QueueFull(f"{len(self._waiting)} inputs are waiting already; try again later")
+            self._waiting.extend((row, time.monotonic()) for row in rows)
+            self._changed.notify_all()
 
-    def close(self) -> None:
-        """Stop the thread; unfinished requests fail with `BatcherClosed`."""
+    def close(self, timeout: float | None = None) -> None:
+        """Refuse further requests, answer those that there are, then stop the thread.
+
+        Args:
+            timeout: Seconds to wait for that; requests that are not done by then fail with `Closed`.
+        """
         with self._changed:
             self._closed = True
-            self._changed.notify()
+            self._changed.notify_all()
+        self._thread.join(timeout)
+        with self._changed:
+            self._stopped = True
         self._thread.join()
 
     @torch.inference_mode()
@@ -119,31 +124,38 @@ class Batcher:
                 batch.admit(rows)
                 batch.step()
             except Exception as error:
-                # The states may be partially updated, so all of these rows are lost.
+                # Not in the model, or there would be less to lose; the states cannot be relied on.
                 for row in [*batch.rows, *rows]:
                     row.fail(error)
                 batch = _Batch(self.model)
-        for row in [*batch.rows, *self._waiting]:
-            row.fail(BatcherClosed("the batcher was closed before the request was finished"))
+            self._running = len(batch.rows)
+        for row in [*batch.rows, *(row for row, _ in self._waiting)]:
+            row.fail(Closed("the server was shut down before the request was finished"))
         self._waiting.clear()
+        self._running = 0
 
     def _next_rows(self, running: int) -> list[Row] | None:
-        """Requests to admit, after waiting for work if there is none; None once the batcher is closed."""
+        """Rows to admit, after waiting for work if there is none; None once the batcher is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._waiting or running)
-            if self._closed:
+            if self._stopped or (self._closed and not self._waiting and not running):
                 return None
             free = self._max_batch_size - running
-            return [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+            admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
+        if admitted and self._observe is not None:
+            self._observe(running + len(admitted), time.monotonic() - admitted[0][1])
+        return [row for row, _ in admitted]
 
 
 class _Batch:
     """The running rows, and their states before the last token of each."""
 
-    def __init__(self, model: ForCausalLM) -> None:
-        self._model: Any = model
+    def __init__(self, model: Any) -> None:
+        self._model = model
         self.rows: list[Row] = []
         self._cache = DynamicCache()
+        # Maximum number of rows in a step; reduced when memory runs out.
+        self._most: int | None = None
 
     def admit(self, rows: list[Row]) -> None:
         """Prefill the prompts of new rows, which get their first token and join the batch."""
@@ -154,39 +166,100 @@ class _Batch:
     def step(self) -> None:
         """Generate one token for each row."""
         if not self.rows:
+            self._most = None
             return
-        last = torch.tensor([[row.tokens[-1]] for row in self.rows], device=self._model.device)
-        deliver(self.rows, choose(self.rows, self._forward(last, None, self._cache)))
+        self.rows, self._cache = self._advance(self.rows, self._cache)
         self._drop_finished()
 
+    def _advance(self, rows: list[Row], cache: DynamicCache) -> tuple[list[Row], DynamicCache]:
+        """Append a token to each row; return the rows that have not failed, and their states."""
+        if self._most is None or len(rows) <= self._most:
+            # The layers replace their states and do not change them, so that a failed step can be taken back.
+            before = _part(cache, slice(None))
+            last = torch.tensor([[row.tokens[-1]] for row in rows], device=self._model.device)
+            try:
+                chosen = choose(rows, self._forward(last, None, cache))
+            except Exception as error:
+                if len(rows) == 1:
+                    rows[0].fail(error)
+                    return [], DynamicCache()
+                if is_out_of_memory(error):
+                    self._most = len(rows) // 2
+            else:
+                deliver(rows, chosen)
+                return rows, cache
+            cache = before
+        # Outside the handler: the traceback would keep the tensors of the failed step.
+        middle = len(rows) // 2
+        parts = [_part(cache, slice(middle)), _part(cache, slice(middle, None))]
+        first, states = self._advance(rows[:middle], parts[0])
+        second, more = self._advance(rows[middle:], parts[1])
+        return first + second, _joined(states, more)
+
     def _prefill(self, rows: list[Row]) -> None:
-        prompts = [row.prompt for row in rows]
-        ids = pad_sequence(prompts, batch_first=True, padding_side="left")
-        mask = pad_sequence([torch.ones_like(prompt) for prompt in prompts], batch_first=True, padding_side="left")
-        cache = DynamicCache()
+        # Rows with the same prompt, such as the samples of one request, are read once.
+        keys = [tuple(row.request.prompt) for row in rows]
+        prompts = {key: row.prompt for key, row in zip(keys, rows, strict=True)}
+        places = {key: place for place, key in enumerate(prompts)}
+        index = torch.tensor([places[key] for key in keys], device=self._model.device)
         try:
-            tokens = choose(rows, self._forward(ids, mask, cache))
+            if rows[0].scores_prompt:
+                logits, cache = self._score(rows)
+            else:
+                logits, cache = self._read(list(prompts.values()))
+                if len(prompts) < len(rows):
+                    logits = logits[index]
+                    cache.batch_select_indices(index)
+            going_on = [row for row in rows if row.request.max_new_tokens]
+            chosen = choose(rows, logits) if going_on else []
         except Exception as error:
             if len(rows) == 1:
                 rows[0].fail(error)
                 return
-            # One row may be the cause, or all together ran out of memory.
-            for row in rows:
-                self._prefill([row])
+        else:
+            if going_on:
+                deliver(rows, chosen)
+            else:
+                for row in rows:
+                    with row.failing():
+                        row.finish("length")
+            self.rows += rows
+            self._cache = _joined(self._cache, cache)
+            self._drop_finished()
             return
-        deliver(rows, tokens)
-        self.rows += rows
-        self._join(cache)
-        self._drop_finished()
+        # Outside the handler: the traceback would keep the tensors of the failed step.
+        middle = len(rows) // 2
+        self._prefill(rows[:middle])
+        self._prefill(rows[middle:])
 
-    def _join(self, cache: DynamicCache) -> None:
-        """Append the states of new rows to those of the batch."""
-        if not self._cache.layers:
-            self._cache = cache
-            return
-        for layer, new in zip(self._cache.layers, cache.layers, strict=True):
-            assert isinstance(layer, RecurrentCacheLayer) and isinstance(new, RecurrentCacheLayer)
-            layer.states = tuple(torch.cat(pair) for pair in zip(layer.states or (), new.states or (), strict=True))
+    def _read(self, prompts: Sequence[Tensor]) -> tuple[Tensor, DynamicCache]:
+        """Logits `[B, V]` after each prompt, and the states."""
+        cache = DynamicCache()
+        ids, mask = _left_padded(prompts)
+        return self._forward(ids, mask, cache), cache
+
+    def _score(self, rows: Sequence[Row]) -> tuple[Tensor, DynamicCache]:
+        """As `_read`, and set the rows' log-probabilities of their prompts."""
+        cache = DynamicCache()
+        ids, mask = _left_padded([row.prompt for row in rows])
+        steps = max(1, _MAX_LOGITS // (len(rows) * self._model.config.vocab_size))
+        last: list[Tensor] = []
+
+        def pieces() -> Iterator[tuple[int, Tensor]]:
+            for start in range(0, ids.shape[1], steps):
+                stop = start + steps
+                outputs = self._model(
+                    input_ids=ids[:, start:stop], attention_mask=mask[:, :stop], cache=cache, use_cache=True
+                )
+                logits = outputs.logits.float()
+                last[:] = [logits[:, -1]]
+                yield start, logits
+
+        counts = [row.request.logprobs or 0 for row in rows]
+        found = prompt_logprobs([row.prompt for row in rows], counts, pieces())
+        for row, logprobs in zip(rows, found, strict=True):
+            row.prompt_logprobs = logprobs
+        return last[0], cache
 
     def _forward(self, ids: Tensor, mask: Tensor | None, cache: DynamicCache) -> Tensor:
         """Logits `[B, V]` of the last step of `[B, T]`, in float32 as in `generate`."""
@@ -200,6 +273,48 @@ class _Batch:
             self._cache.batch_select_indices(torch.tensor(staying, dtype=torch.long, device=self._model.device))
 
 
-def _bucket(row: Row) -> int:
-    """Length bucket of a prompt: up to 63 tokens, then one bucket per power of two."""
-    return max(len(row.prompt), 32).bit_length()
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if an error says that there is not enough memory on the CPU or an accelerator."""
+    # The CPU's allocator raises a plain RuntimeError.
+    full = isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    return full or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def _left_padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Ids and mask `[B, T]` of prompts."""
+    ids = pad_sequence(list(prompts), batch_first=True, padding_side="left")
+    mask = pad_sequence([torch.ones_like(prompt) for prompt in prompts], batch_first=True, padding_side="left")
+    return ids, mask
+
+
+def _layers(cache: DynamicCache) -> list[RecurrentCacheLayer]:
+    for layer in cache.layers:
+        assert isinstance(layer, RecurrentCacheLayer)
+    return cache.layers  # type: ignore[return-value]
+
+
+def _part(cache: DynamicCache, rows: slice) -> DynamicCache:
+    """Some rows of a cache, in a cache of their own."""
+    part = DynamicCache()
+    for layer in _layers(cache):
+        own = copy.copy(layer)
+        own.states = tuple(state[rows] for state in layer.states or ())
+        part.layers.append(own)
+    return part
+
+
+def _joined(cache: DynamicCache, new: DynamicCache) -> DynamicCache:
+    """The rows of two caches in one."""
+    if not cache.layers or not new.layers:
+        return cache if cache.layers else new
+    for layer, other in zip(_layers(cache), _layers(new), strict=True):
+        layer.states = tuple(torch.cat(pair) for pair in zip(layer.states or (), other.states or (), strict=True))
+    return cache
+
+
+def _bucket(row: Row) -> tuple[bool, bool, int]:
+    """Rows that are prefilled together: up to 63 tokens, then one bucket per power of two.
+
+    Rows that need the logits of all steps, and those that generate nothing, are apart.
+    """
+    return row.scores_prompt, row.request.max_new_tokens == 0, max(len(row.prompt), 32).bit_length()

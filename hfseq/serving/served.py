@@ -1,9 +1,11 @@
 """Models as they are served: loading, their task, and the thread that runs them."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from hfseq.models import is_hfseq
 from hfseq.onnx.export import GRAPHS_FILE
 from hfseq.onnx.runtime import OnnxRunner, load_onnx
 from hfseq.serving.dynamic import DynamicBatcher, Item
+from hfseq.serving.language_model import LanguageModel
 from hfseq.serving.limits import Limits
 from hfseq.serving.predictors import PREDICTORS, Predictor
 from hfseq.tokenization import is_item_tokenizer
@@ -43,6 +46,7 @@ class Served:
         processing_class: Its tokenizer, feature extractor or processor; None for series.
         predictor: Checks and runs the inputs of `/predict`.
         batcher: Batches these inputs.
+        language_model: Answers OpenAI's requests, if this is a language model.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Served:
     processing_class: Any
     predictor: Predictor
     batcher: DynamicBatcher
+    language_model: LanguageModel | None = None
 
     def __post_init__(self) -> None:
         """Create the thread that checks requests."""
@@ -60,12 +65,12 @@ class Served:
     @property
     def ready(self) -> bool:
         """Whether requests are being answered."""
-        return self.batcher.alive
+        return self.batcher.alive and (self.language_model is None or self.language_model.alive)
 
     @property
     def waiting(self) -> int:
         """Number of waiting inputs."""
-        return self.batcher.waiting
+        return self.batcher.waiting + (0 if self.language_model is None else self.language_model.statistics().waiting)
 
     async def read(self, inputs: Any, parameters: Mapping[str, Any]) -> tuple[list[Item], bool]:
         """Check a request to `/predict`, in a thread of its own, since long texts and recordings take long.
@@ -76,7 +81,11 @@ class Served:
 
     def close(self, timeout: float | None = None) -> None:
         """Answer what is waiting, for so many seconds at most, then stop."""
+        begin = time.monotonic()
         self.batcher.close(timeout)
+        if self.language_model is not None:
+            left = None if timeout is None else max(0.0, timeout - (time.monotonic() - begin))
+            self.language_model.close(left)
 
 
 def load_served(
@@ -125,8 +134,12 @@ def load_served(
     if task in ("translation", "summarization"):
         prefix = read_run(directory)[0].get("arguments", {}).get("source_prefix")
         options = {} if prefix is None else {"prefix": prefix}
+    reported = None if observe is None else partial(observe, public)
+    language_model = None
     try:
         predictor = PREDICTORS[task](model, processing_class, task, limits, **options)
+        if task == "text-generation":
+            language_model = LanguageModel(model, processing_class, limits, reported)
     except (ValueError, TypeError) as error:
         raise InputError(f"{model_dir}: {one_line(error)}") from error
     batcher = DynamicBatcher(
@@ -134,9 +147,9 @@ def load_served(
         name=public,
         max_batch_size=limits.max_batch_size,
         max_queue=limits.max_queue,
-        observe=None if observe is None else lambda size, seconds: observe(public, size, seconds),
+        observe=reported,
     )
-    return Served(public, task, backend, model, processing_class, predictor, batcher)
+    return Served(public, task, backend, model, processing_class, predictor, batcher, language_model)
 
 
 def public_name(model_dir: str) -> str:
