@@ -1,7 +1,6 @@
 """Models as they are served: loading, their task, and the thread that runs them."""
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,10 +24,13 @@ from hfseq.serving.dynamic import DynamicBatcher, Item
 from hfseq.serving.language_model import LanguageModel
 from hfseq.serving.limits import Limits
 from hfseq.serving.predictors import PREDICTORS, Predictor
+from hfseq.serving.text_generation import TextGeneration, TextGenerationQueue
 from hfseq.tokenization import is_item_tokenizer
 
 BACKENDS = ("torch", "onnx")
 """Backends of a model: its weights, or an ONNX export, float32 or int8."""
+TEXT_GENERATION = "text-generation"
+"""The task of language models, which answer OpenAI's requests, too."""
 DEFAULTS = Limits()
 """Default limits."""
 _NEEDED = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt", "*.onnx"]
@@ -55,7 +57,7 @@ class Served:
     model: PreTrainedModel
     processing_class: Any
     predictor: Predictor
-    batcher: DynamicBatcher
+    batcher: DynamicBatcher | TextGenerationQueue
     language_model: LanguageModel | None = None
 
     def __post_init__(self) -> None:
@@ -65,12 +67,12 @@ class Served:
     @property
     def ready(self) -> bool:
         """Whether requests are being answered."""
-        return self.batcher.alive and (self.language_model is None or self.language_model.alive)
+        return self.batcher.alive
 
     @property
     def waiting(self) -> int:
         """Number of waiting inputs."""
-        return self.batcher.waiting + (0 if self.language_model is None else self.language_model.statistics().waiting)
+        return self.batcher.waiting
 
     async def read(self, inputs: Any, parameters: Mapping[str, Any]) -> tuple[list[Item], bool]:
         """Check a request to `/predict`, in a thread of its own, since long texts and recordings take long.
@@ -81,11 +83,7 @@ class Served:
 
     def close(self, timeout: float | None = None) -> None:
         """Answer what is waiting, for so many seconds at most, then stop."""
-        begin = time.monotonic()
         self.batcher.close(timeout)
-        if self.language_model is not None:
-            left = None if timeout is None else max(0.0, timeout - (time.monotonic() - begin))
-            self.language_model.close(left)
 
 
 def load_served(
@@ -127,19 +125,21 @@ def load_served(
         model, processing_class = load_published(directory)
         model.to(choose_device(device)).eval()
     task = task or task_of(model, processing_class, directory)
-    if task not in PREDICTORS:
-        raise InputError(f"{model_dir}: the task {task!r} is not served; known are {', '.join(PREDICTORS)}")
+    tasks = sorted((TEXT_GENERATION, *PREDICTORS))
+    if task not in tasks:
+        raise InputError(f"{model_dir}: the task {task!r} is not served; known are {', '.join(tasks)}")
     limits = limits._replace(positions=min(limits.positions, positions_of(model)))
     options = {}
     if task in ("translation", "summarization"):
         prefix = read_run(directory)[0].get("arguments", {}).get("source_prefix")
         options = {} if prefix is None else {"prefix": prefix}
     reported = None if observe is None else partial(observe, public)
-    language_model = None
     try:
+        if task == TEXT_GENERATION:
+            written = LanguageModel(model, processing_class, limits, reported)
+            parts = TextGeneration(written), TextGenerationQueue(written)
+            return Served(public, task, backend, model, processing_class, *parts, written)
         predictor = PREDICTORS[task](model, processing_class, task, limits, **options)
-        if task == "text-generation":
-            language_model = LanguageModel(model, processing_class, limits, reported)
     except (ValueError, TypeError) as error:
         raise InputError(f"{model_dir}: {one_line(error)}") from error
     batcher = DynamicBatcher(
@@ -149,7 +149,7 @@ def load_served(
         max_queue=limits.max_queue,
         observe=reported,
     )
-    return Served(public, task, backend, model, processing_class, predictor, batcher, language_model)
+    return Served(public, task, backend, model, processing_class, predictor, batcher)
 
 
 def public_name(model_dir: str) -> str:
