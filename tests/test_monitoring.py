@@ -14,15 +14,20 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig,
 import hfseq
 from hfseq.errors import InputError
 from hfseq.training.drift import (
+    CHI_SQUARE,
+    KS,
+    MANN_WHITNEY,
+    Sample,
     bootstrap_drop,
     chrf_of_texts,
     drift_tests,
     holm,
+    pairs_of,
     permuted_chi_square,
     unknown_shares,
     verdict,
 )
-from hfseq.training.monitoring import Monitored
+from hfseq.training.monitoring_texts import MonitoredTexts
 
 RECIPE = load("monitoring")
 
@@ -62,26 +67,44 @@ def test_the_interval_of_a_drop_is_that_of_resampled_rows():
 def sides(seed, longer=0.0, unknown=0.0, classes=0.0):
     """Lengths, unknown shares and classes of 300 reference and 200 fresh texts."""
     rng = np.random.default_rng(seed)
-    lengths = tuple(rng.poisson(12 + more, count) for more, count in ((0, 300), (longer, 200)))
-    shares = tuple(rng.binomial(20, 0.05 + more, count) / 20 for more, count in ((0, 300), (unknown, 200)))
-    names = tuple(
+    lengths = [rng.poisson(12 + more, count) for more, count in ((0, 300), (longer, 200))]
+    shares = [rng.binomial(20, 0.05 + more, count) / 20 for more, count in ((0, 300), (unknown, 200))]
+    names = [
         ["no" if rng.random() < 0.5 + more else "yes" for _ in range(count)]
         for more, count in ((0, 300), (classes, 200))
-    )
-    return lengths, shares, names
+    ]
+    values = {"longer": (lengths, KS), "unknown": (shares, MANN_WHITNEY), "classes": (names, CHI_SQUARE)}
+    return pairs_of(*({name: Sample(pair[side], test) for name, (pair, test) in values.items()} for side in (0, 1)))
 
 
 def test_what_has_changed_is_found_and_nothing_else():
     for change in ("longer", "unknown", "classes"):
         size = {"longer": 3.0, "unknown": 0.08, "classes": 0.25}[change]
-        found = [drift.p_value < 0.01 for drift in drift_tests(*sides(1, **{change: size}))]
-        assert found == [change == name for name in ("longer", "unknown", "classes")]
+        found = [drift.what for drift in drift_tests(sides(1, **{change: size})) if drift.p_value < 0.01]
+        assert found == [change]
 
 
 def test_false_alarms_are_as_rare_as_is_said():
-    alarms = sum(bool(verdict(None, drift_tests(*sides(seed)), max_drop=1, alpha=0.05)) for seed in range(200))
+    alarms = sum(bool(verdict(None, drift_tests(sides(seed)), max_drop=1, alpha=0.05)) for seed in range(200))
     # 200 trials at 5 %: more than 20 has a probability of 0.1 %.
     assert alarms <= 20
+
+
+def items(rng, count, weights):
+    """Items of which most are rare."""
+    return Sample([f"item {number}" for number in rng.choice(200, count, p=weights)], CHI_SQUARE, binned=True)
+
+
+def test_items_in_bins_raise_no_false_alarms_and_true_ones():
+    rng = np.random.default_rng(0)
+    weights = 1 / np.arange(1, 201)
+    weights /= weights.sum()
+    pairs = (pairs_of({"x": items(rng, 400, weights)}, {"x": items(rng, 60, weights)}) for _ in range(80))
+    # 80 trials at 5 %: more than 10 has a probability of 0.2 %. Bins by the counts of one side would raise more.
+    assert sum(drift_tests(pair)[0].p_value < 0.05 for pair in pairs) <= 10
+    other = pairs_of({"x": items(rng, 400, weights)}, {"x": items(rng, 60, weights[::-1])})
+    (found,) = drift_tests(other)
+    assert found.p_value < 0.001 and len(found.reference) == 20 and "(other)" in found.fresh
 
 
 @pytest.mark.parametrize("shares", [(0.97, 0.01, 0.01, 0.01), tuple(np.arange(1, 31) / 465)])
@@ -126,9 +149,24 @@ def test_few_rows_raise_no_alarm_by_their_score():
 
 
 def test_degenerate_sides():
-    lengths, none = (np.array([3, 3]), np.array([3, 3])), (np.zeros(2), np.zeros(2))
-    assert [drift.p_value for drift in drift_tests(lengths, none, (["a", "a"], ["a", "a"]))] == [1.0, 1.0, 1.0]
-    assert drift_tests(lengths, none, ([4, 5], [4, 5]))[2].what == "output length"
+    same = {"a": Sample([3, 3]), "b": Sample([0.0, 0.0], MANN_WHITNEY), "c": Sample(["a", "a"], CHI_SQUARE)}
+    assert [drift.p_value for drift in drift_tests(pairs_of(same, same))] == [1.0, 1.0, 1.0]
+
+
+def test_values_that_are_missing_are_left_out():
+    old = {"some": Sample([1.0, np.nan, 2.0]), "none": Sample([1.0]), "old": Sample([1.0])}
+    new = {"some": Sample([np.nan, 3.0]), "none": Sample([np.nan]), "new": Sample([1.0])}
+    pairs = pairs_of(old, new)
+    assert [[list(side.values) for side in pair] for pair in pairs.values()] == [[[1.0, 2.0], [3.0]]]
+    assert [(drift.what, drift.reference, drift.fresh) for drift in drift_tests(pairs)] == [("some", 1.5, 3.0)]
+
+
+def test_an_error_that_rises_is_an_alarm():
+    drop = bootstrap_drop("MASE", np.full(50, 80.0), np.full(50, 90.0), lower_is_better=True)
+    assert drop.points == 10.0 and drop.low == 10.0
+    assert "MASE has risen by 10.00 points" in verdict(drop, [], max_drop=2.0, alpha=0.01, rows=50)[0]
+    better = bootstrap_drop("MASE", np.full(50, 90.0), np.full(50, 80.0), lower_is_better=True)
+    assert not verdict(better, [], max_drop=2.0, alpha=0.01, rows=50)
 
 
 def test_a_small_or_uncertain_drop_is_no_alarm():
@@ -307,6 +345,9 @@ def test_a_translator_that_trains_on_generates_as_before(translator, tmp_path):
         ({"model_name_or_path": None}, "--model_name_or_path is missing"),
         ({"model_name_or_path": "nowhere"}, "--model_name_or_path nowhere"),
         ({"test_file": None}, "--test_file is missing"),
+        ({"served": "log"}, "give either --fresh_file, a file of fresh rows, or --served"),
+        ({"labels_file": "labels.csv"}, "--labels_file goes with --served"),
+        ({"task": "speech"}, "unknown --task 'speech'"),
         ({"retrain": "true"}, "--retrain needs --train_file"),
         ({"holdout": 1}, "--holdout must lie between 0 and 1"),
         ({"max_drop": -1}, "--max_drop -1.0: give 0 or more"),
@@ -339,8 +380,8 @@ def test_names_that_are_numbers_are_not_taken_for_places(tmp_path):
     given = {"names": names, "places": ["0", "1", "2", "3", "4"]}
     for name, labels in given.items():
         write(tmp_path / f"{name}.csv", [(f"text {label}", label) for label in labels])
-        monitored = object.__new__(Monitored)
-        monitored.data = load("monitoring").MonitoringArguments(model_name_or_path="x", test_file="x", fresh_file="x")
+        monitored = object.__new__(MonitoredTexts)
+        monitored.data = RECIPE.ARGUMENTS["text"][0](model_name_or_path="x", test_file="x", fresh_file="x")
         monitored.generates, monitored.classes = False, names
         rows = monitored.read_rows(str(tmp_path / f"{name}.csv"), "--test_file")
         assert list(rows["label"]) == names
