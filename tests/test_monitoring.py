@@ -13,6 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig,
 
 import hfseq
 from hfseq.errors import InputError
+from hfseq.serving.traffic import TrafficLog
 from hfseq.training.drift import (
     CHI_SQUARE,
     KS,
@@ -227,7 +228,8 @@ def data(tmp_path_factory):
 
 
 def watch(data, output_dir, fresh, **flags):
-    given = {"model_name_or_path": data / "model", "test_file": data / "test.csv", "fresh_file": data / f"{fresh}.csv"}
+    given = {"model_name_or_path": data / "model", "test_file": data / "test.csv"}
+    given["fresh_file"] = None if fresh is None else data / f"{fresh}.csv"
     given |= {"output_dir": output_dir, "use_cpu": "true", "disable_tqdm": "true"} | flags
     argv = [str(part) for name, value in given.items() if value is not None for part in (f"--{name}", value)]
     recipe_runs.AcceleratorState._reset_state(reset_partial_state=True)
@@ -337,6 +339,73 @@ def test_a_translator_that_trains_on_generates_as_before(translator, tmp_path):
     watch(copy, tmp_path / "out", "same", **flags)
     kept = GenerationConfig.from_pretrained(tmp_path / "out" / "retrained")
     assert (kept.num_beams, kept.max_length, kept.length_penalty) == (2, 30, 0.7)
+
+
+def log_of(directory, task, results, **fields):
+    """Log texts and the pipeline's results for them."""
+    log = TrafficLog(directory)
+    for number, (text, result) in enumerate(results):
+        names = {"id": f"r-{number}", "time": f"2026-01-01T00:{number // 60:02d}:{number % 60:02d}Z", "task": task}
+        log.write({**names, "model": "model", "inputs": text, "parameters": {}, "output": result} | fields)
+    log.close()
+
+
+def label_file(path, labels):
+    path.write_text("id,label\n" + "".join(f"r-{number},{label}\n" for number, label in enumerate(labels)))
+    return path
+
+
+@pytest.mark.parametrize("name", ["same", "other"])
+def test_a_log_gives_the_report_of_its_texts(name, data, tmp_path):
+    texts, labels = zip(
+        *(line.split(",") for line in (data / f"{name}.csv").read_text().splitlines()[1:]), strict=True
+    )
+    classify = pipeline("text-classification", model=str(data / "model"), device="cpu", top_k=None)
+    log_of(tmp_path / "log", "text-classification", zip(texts, classify(list(texts)), strict=True))
+    flags = {"served": tmp_path / "log", "labels_file": label_file(tmp_path / "labels.csv", labels)}
+    code, found = watch(data, tmp_path / "log_out", None, **flags)
+    expected = watch(data, tmp_path / "out", name)
+    assert code == expected[0] == {"same": 0, "other": 3}[name]
+    assert found["drop"] == expected[1]["drop"] and found["drift"] == expected[1]["drift"]
+    assert f"80 of 80 rows with a label of {tmp_path / 'labels.csv'}" in found["notes"]
+
+
+def test_the_outputs_of_a_log_are_those_that_were_served(data, tmp_path):
+    texts = [line.split(",")[0] for line in (data / "same.csv").read_text().splitlines()[1:]]
+    results = [(text, [{"label": "bad", "score": 0.2}, {"label": "good", "score": 0.8}]) for text in texts]
+    results += [("text", None), ({"text": "a", "text_pair": "b"}, results[0][1]), ("text", {"label": "of another"})]
+    log_of(tmp_path / "log", "text-classification", results)
+    code, found = watch(data, tmp_path / "out", None, served=tmp_path / "log")
+    (classes,) = (drift["fresh"] for drift in found["drift"] if drift["what"] == "output classes")
+    assert code == 3 and classes == {"bad": 0.0, "good": 1.0}
+    assert "3 rows without a text or with no class of the model as output left out" in found["notes"]
+
+
+def test_a_model_that_was_served_under_another_name(data, tmp_path):
+    log_of(tmp_path / "log", "text-classification", [("the plot is fine", {"label": "good"})] * 20, model="sentiment")
+    with pytest.raises(InputError, match="name one of 'sentiment' by --served_name"):
+        watch(data, tmp_path / "out", None, served=tmp_path / "log")
+    _, found = watch(data, tmp_path / "out", None, served=tmp_path / "log", served_name="sentiment")
+    assert found["drop"] is None and len(found["drift"]) == 3
+
+
+def test_a_log_of_translations(translator, tmp_path):
+    texts = [line.split(",") for line in (translator / "same.csv").read_text().splitlines()[1:]]
+    log_of(tmp_path / "log", "translation", [(source, [{"translation_text": target}]) for source, target in texts])
+    labels = label_file(tmp_path / "labels.csv", [target for _, target in texts])
+    flags = {"text_column": "de", "label_column": "en", "max_target_length": 12, "labels_file": labels}
+    code, found = watch(translator, tmp_path / "out", None, served=tmp_path / "log", **flags)
+    assert code == 0 and found["drop"]["fresh"] == 100.0 and found["drift"][2]["what"] == "output length"
+
+
+def test_training_on_with_what_was_served(data, tmp_path):
+    texts, labels = zip(*(line.split(",") for line in (data / "other.csv").read_text().splitlines()[1:]), strict=True)
+    log_of(tmp_path / "log", "text-classification", [(text, {"label": "bad"}) for text in texts])
+    flags = {"served": tmp_path / "log", "labels_file": label_file(tmp_path / "labels.csv", labels)}
+    flags |= {"retrain": "true", "train_file": data / "train.csv", "learning_rate": "1e-2", "num_train_epochs": 6}
+    watch(data, tmp_path / "out", None, **flags)
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "The new model is better and is kept" in report, report
 
 
 @pytest.mark.parametrize(
