@@ -373,7 +373,11 @@ def test_a_log_gives_the_report_of_its_texts(name, data, tmp_path):
 def test_the_outputs_of_a_log_are_those_that_were_served(data, tmp_path):
     texts = [line.split(",")[0] for line in (data / "same.csv").read_text().splitlines()[1:]]
     results = [(text, [{"label": "bad", "score": 0.2}, {"label": "good", "score": 0.8}]) for text in texts]
-    results += [("text", None), ({"text": "a", "text_pair": "b"}, results[0][1]), ("text", {"label": "of another"})]
+    results += [
+        ("text", None),
+        ({"text": "a", "text_pair": "b"}, results[0][1]),
+        ("text", {"label": "other", "score": 1.0}),
+    ]
     log_of(tmp_path / "log", "text-classification", results)
     code, found = watch(data, tmp_path / "out", None, served=tmp_path / "log")
     (classes,) = (drift["fresh"] for drift in found["drift"] if drift["what"] == "output classes")
@@ -382,7 +386,12 @@ def test_the_outputs_of_a_log_are_those_that_were_served(data, tmp_path):
 
 
 def test_a_model_that_was_served_under_another_name(data, tmp_path):
-    log_of(tmp_path / "log", "text-classification", [("the plot is fine", {"label": "good"})] * 20, model="sentiment")
+    log_of(
+        tmp_path / "log",
+        "text-classification",
+        [("the plot is fine", {"label": "good", "score": 0.9})] * 20,
+        model="sentiment",
+    )
     with pytest.raises(InputError, match="name one of 'sentiment' by --served_name"):
         watch(data, tmp_path / "out", None, served=tmp_path / "log")
     _, found = watch(data, tmp_path / "out", None, served=tmp_path / "log", served_name="sentiment")
@@ -400,7 +409,7 @@ def test_a_log_of_translations(translator, tmp_path):
 
 def test_training_on_with_what_was_served(data, tmp_path):
     texts, labels = zip(*(line.split(",") for line in (data / "other.csv").read_text().splitlines()[1:]), strict=True)
-    log_of(tmp_path / "log", "text-classification", [(text, {"label": "bad"}) for text in texts])
+    log_of(tmp_path / "log", "text-classification", [(text, {"label": "bad", "score": 0.9}) for text in texts])
     flags = {"served": tmp_path / "log", "labels_file": label_file(tmp_path / "labels.csv", labels)}
     flags |= {"retrain": "true", "train_file": data / "train.csv", "learning_rate": "1e-2", "num_train_epochs": 6}
     watch(data, tmp_path / "out", None, **flags)

@@ -152,8 +152,9 @@ class MonitoredTexts(Monitored):
         if self.generates:
             texts = [value for part in parts for name, value in part.items() if name.endswith("_text")]
             return texts[0] if texts and isinstance(texts[0], str) else None
-        scored = [part for part in parts if part.get("label") in self.classes]
-        return max(scored, key=lambda part: float(part.get("score", 0.0)))["label"] if scored else None
+        named = [part for part in parts if part.get("label") in self.classes]
+        scored = [part for part in named if isinstance(part.get("score"), int | float)]
+        return max(scored, key=lambda part: part["score"])["label"] if scored else None
 
     def predict(self, texts: list[str]) -> list[str]:
         """Predict the class name, or generate the output, for each text."""
