@@ -8,7 +8,7 @@ lengths, shares of unknown tokens and the model's predictions, with a test each,
 report.md, report.json and report.png, and ends with exit code 3 if a bound is exceeded (--max_drop, --alpha),
 otherwise with 0. Classifiers are scored by accuracy; translators and summarizers by the mean chrF of a text, for which
 --label_column names the column of the references. --task forecasting compares features, forecasts and residuals of
-series, and MASE; --task recommendation items, recommendations and HR@10.
+series, and MASE; --task recommendation items, recommendations and HR@10; --task audio recordings and their classes.
 
     python recipes/monitoring.py … --served traffic --labels_file labels.csv
 
@@ -35,13 +35,19 @@ from hfseq.training import cli, drift
 from hfseq.training.finetuning import FinetuningArguments
 from hfseq.training.monitoring import MonitoringFields
 from hfseq.training.monitoring_items import MonitoredItems
+from hfseq.training.monitoring_recordings import MonitoredRecordings
 from hfseq.training.monitoring_series import MonitoredSeries
 from hfseq.training.monitoring_texts import MonitoredTexts
 from hfseq.training.run import Run
 
 ALARM = 3
 """Exit code when a bound is exceeded."""
-TASKS = {"text": MonitoredTexts, "forecasting": MonitoredSeries, "recommendation": MonitoredItems}
+TASKS = {
+    "text": MonitoredTexts,
+    "audio": MonitoredRecordings,
+    "forecasting": MonitoredSeries,
+    "recommendation": MonitoredItems,
+}
 ARGUMENTS = {
     name: (make_dataclass("MonitoringArguments", (), bases=(MonitoringFields, task.arguments)), FinetuningArguments)
     for name, task in TASKS.items()

@@ -2,7 +2,7 @@
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
+from hfseq.data.reading import shorten_list
 from hfseq.errors import InputError
 from hfseq.tasks.base import Task
 from hfseq.training.drift import Drop, Samples, bootstrap_drop
@@ -28,9 +29,7 @@ class MonitoringFields:
 
     task: str = field(
         default="text",
-        metadata={
-            "help": "Kind of the model: text (classifiers, translators, summarizers), forecasting or recommendation."
-        },
+        metadata={"help": "Kind: text (classifiers, translators, summarizers), audio, forecasting or recommendation."},
     )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Classifier, translator, summarizer, ...: a directory or Hub name."}
@@ -231,3 +230,40 @@ class Monitored(ABC):
     def _means(self, judges: Mapping[str, datasets.Dataset]) -> dict[str, float]:
         """Return the mean score on each set of rows."""
         return {name: float(self.score(rows).mean()) for name, rows in judges.items()}
+
+
+def names_of_labels(labels: Sequence[Any], classes: Sequence[str], source: str) -> list[str]:
+    """Class names of a column of names or ids.
+
+    Args:
+        labels: The column.
+        classes: Class names of the model in the order of their ids.
+        source: Flag and file, for errors.
+
+    Raises:
+        InputError: A class is unknown to the model.
+    """
+    # Models trained without class names have classes such as LABEL_1.
+    numbers = {str(number): name for number, name in enumerate(classes)}
+    found = [str(value).strip() for value in labels]
+    # Decided for the whole column: a single value is ambiguous if class names are digits.
+    if not {*found} <= {*classes} and {*found} <= {*numbers}:
+        found = [numbers[value] for value in found]
+    if unknown := sorted({*found} - {*classes}):
+        known = shorten_list(classes)
+        raise InputError(f"{source}: class {unknown[0]!r} is not one of the model's: {known}")
+    return found
+
+
+def parts_of(output: Any) -> list[dict[str, Any]]:
+    """Dicts of a pipeline's result for one input."""
+    while isinstance(output, list) and output and isinstance(output[0], list):
+        output = output[0]
+    return [part for part in (output if isinstance(output, list) else [output]) if isinstance(part, dict)]
+
+
+def best_class(output: Any, classes: Sequence[str]) -> str | None:
+    """Class with the highest score in the result of a classifier's pipeline; None if there is none of the model."""
+    named = [part for part in parts_of(output) if part.get("label") in classes]
+    scored = [part for part in named if isinstance(part.get("score"), int | float)]
+    return max(scored, key=lambda part: part["score"])["label"] if scored else None

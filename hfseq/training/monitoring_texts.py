@@ -1,27 +1,27 @@
 """Monitoring of models of text: classifiers, translators and summarizers."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
 from accelerate import PartialState
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
-from hfseq.data.reading import Columns, check_sources, read_file, shorten_list
+from hfseq.data.reading import Columns, check_sources, read_file
 from hfseq.errors import InputError, MissingColumn
 from hfseq.inference.classify import classify_texts
 from hfseq.inference.generate import decode_texts
-from hfseq.inference.loading import load_config, load_trained, problem_of
+from hfseq.inference.loading import class_names, load_config, load_trained, problem_of
 from hfseq.tasks.arguments import SingleLabelArguments, TranslationArguments
 from hfseq.tasks.base import Task
 from hfseq.tasks.classification import Classification
 from hfseq.tasks.seq2seq import Translation
 from hfseq.training.drift import CHI_SQUARE, MANN_WHITNEY, Sample, chrf_of_texts, unknown_shares
-from hfseq.training.monitoring import Monitored, Side
+from hfseq.training.monitoring import Monitored, Side, best_class, names_of_labels, parts_of
 
 
 @dataclass
@@ -56,8 +56,7 @@ class MonitoredTexts(Monitored):
         if not self.generates and problem_of(self.model.config) != "single_label_classification":
             raise InputError("monitoring supports single-label classifiers, translators and summarizers")
         self.model.to(args.device)
-        names = cast(dict[int, str], self.model.config.id2label)
-        self.classes = [] if self.generates else [name for _, name in sorted(names.items())]
+        self.classes = [] if self.generates else class_names(self.model.config)
         self.metric = "chrF of a text" if self.generates else "accuracy"
         of_classes = frozenset(("text-classification", "sentiment-analysis"))
         self.pipelines = frozenset(("translation", "summarization")) if self.generates else of_classes
@@ -84,20 +83,9 @@ class MonitoredTexts(Monitored):
         rows = self._read(path, flag, text, label)
         if self.generates:
             return rows
-        return datasets.Dataset.from_dict({text: rows[text], label: self._names(rows[label], f"{flag} {path}")})
-
-    def _names(self, labels: Sequence[Any], source: str) -> list[str]:
-        """Class names of a column of names or ids."""
-        # Models trained without class names have classes such as LABEL_1.
-        numbers = {str(number): name for number, name in enumerate(self.classes)}
-        found = [str(value).strip() for value in labels]
-        # Decided for the whole column: a single value is ambiguous if class names are digits.
-        if not {*found} <= {*self.classes} and {*found} <= {*numbers}:
-            found = [numbers[value] for value in found]
-        if unknown := sorted({*found} - {*self.classes}):
-            known = shorten_list(self.classes)
-            raise InputError(f"{source}: class {unknown[0]!r} is not one of the model's: {known}")
-        return found
+        return datasets.Dataset.from_dict(
+            {text: rows[text], label: names_of_labels(rows[label], self.classes, f"{flag} {path}")}
+        )
 
     def read_fresh(self) -> tuple[list[str], datasets.Dataset | None]:
         """Read all fresh texts, labelled or not, and the labelled rows; None if the file has no labels.
@@ -134,7 +122,7 @@ class MonitoredTexts(Monitored):
             labels = [kept[number][2].label for number in self.labelled]
             source = f"--labels_file {self.data.labels_file}"
             if not self.generates:
-                labels = self._names(labels, source)
+                labels = names_of_labels(labels, self.classes, source)
             elif any(not isinstance(label, str) for label in labels):
                 raise InputError(f"{source}: the label of a {self.metric} must be a text")
             self.judged = datasets.Dataset.from_dict({self.data.text_column: texts, self.data.label_column: labels})
@@ -146,15 +134,10 @@ class MonitoredTexts(Monitored):
 
     def _output_of(self, output: Any) -> str | None:
         """Generated text, or the class with the highest score, of a pipeline's result for one input."""
-        while isinstance(output, list) and output and isinstance(output[0], list):
-            output = output[0]
-        parts = [part for part in (output if isinstance(output, list) else [output]) if isinstance(part, dict)]
-        if self.generates:
-            texts = [value for part in parts for name, value in part.items() if name.endswith("_text")]
-            return texts[0] if texts and isinstance(texts[0], str) else None
-        named = [part for part in parts if part.get("label") in self.classes]
-        scored = [part for part in named if isinstance(part.get("score"), int | float)]
-        return max(scored, key=lambda part: part["score"])["label"] if scored else None
+        if not self.generates:
+            return best_class(output, self.classes)
+        texts = [value for part in parts_of(output) for name, value in part.items() if name.endswith("_text")]
+        return texts[0] if texts and isinstance(texts[0], str) else None
 
     def predict(self, texts: list[str]) -> list[str]:
         """Predict the class name, or generate the output, for each text."""
