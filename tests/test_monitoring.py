@@ -13,16 +13,22 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig,
 
 import hfseq
 from hfseq.errors import InputError
+from hfseq.serving.traffic import TrafficLog
 from hfseq.training.drift import (
+    CHI_SQUARE,
+    KS,
+    MANN_WHITNEY,
+    Sample,
     bootstrap_drop,
     chrf_of_texts,
     drift_tests,
     holm,
+    pairs_of,
     permuted_chi_square,
     unknown_shares,
     verdict,
 )
-from hfseq.training.monitoring import Monitored
+from hfseq.training.monitoring_texts import MonitoredTexts
 
 RECIPE = load("monitoring")
 
@@ -62,26 +68,41 @@ def test_the_interval_of_a_drop_is_that_of_resampled_rows():
 def sides(seed, longer=0.0, unknown=0.0, classes=0.0):
     """Lengths, unknown shares and classes of 300 reference and 200 fresh texts."""
     rng = np.random.default_rng(seed)
-    lengths = tuple(rng.poisson(12 + more, count) for more, count in ((0, 300), (longer, 200)))
-    shares = tuple(rng.binomial(20, 0.05 + more, count) / 20 for more, count in ((0, 300), (unknown, 200)))
-    names = tuple(
+    lengths = [rng.poisson(12 + more, count) for more, count in ((0, 300), (longer, 200))]
+    shares = [rng.binomial(20, 0.05 + more, count) / 20 for more, count in ((0, 300), (unknown, 200))]
+    names = [
         ["no" if rng.random() < 0.5 + more else "yes" for _ in range(count)]
         for more, count in ((0, 300), (classes, 200))
-    )
-    return lengths, shares, names
+    ]
+    values = {"longer": (lengths, KS), "unknown": (shares, MANN_WHITNEY), "classes": (names, CHI_SQUARE)}
+    return pairs_of(*({name: Sample(pair[side], test) for name, (pair, test) in values.items()} for side in (0, 1)))
 
 
 def test_what_has_changed_is_found_and_nothing_else():
     for change in ("longer", "unknown", "classes"):
         size = {"longer": 3.0, "unknown": 0.08, "classes": 0.25}[change]
-        found = [drift.p_value < 0.01 for drift in drift_tests(*sides(1, **{change: size}))]
-        assert found == [change == name for name in ("longer", "unknown", "classes")]
+        found = [drift.what for drift in drift_tests(sides(1, **{change: size})) if drift.p_value < 0.01]
+        assert found == [change]
 
 
 def test_false_alarms_are_as_rare_as_is_said():
-    alarms = sum(bool(verdict(None, drift_tests(*sides(seed)), max_drop=1, alpha=0.05)) for seed in range(200))
+    alarms = sum(bool(verdict(None, drift_tests(sides(seed)), max_drop=1, alpha=0.05)) for seed in range(200))
     # 200 trials at 5 %: more than 20 has a probability of 0.1 %.
     assert alarms <= 20
+
+
+def items(rng, count, size=200):
+    """Items of which none is frequent."""
+    return Sample([f"item {number}" for number in rng.integers(size, size=count)], CHI_SQUARE, binned=True)
+
+
+def test_items_in_bins_raise_no_false_alarms_and_true_ones():
+    rng = np.random.default_rng(0)
+    pairs = (pairs_of({"x": items(rng, 150)}, {"x": items(rng, 100)}) for _ in range(60))
+    # 60 trials at 5 %: more than 9 has a probability of 0.1 %. Bins by the counts of one side raise some 50.
+    assert sum(drift_tests(pair)[0].p_value < 0.05 for pair in pairs) <= 9
+    (found,) = drift_tests(pairs_of({"x": items(rng, 150)}, {"x": items(rng, 100, 20)}))
+    assert found.p_value < 0.001 and len(found.reference) == 20 and "(other)" in found.fresh
 
 
 @pytest.mark.parametrize("shares", [(0.97, 0.01, 0.01, 0.01), tuple(np.arange(1, 31) / 465)])
@@ -126,9 +147,24 @@ def test_few_rows_raise_no_alarm_by_their_score():
 
 
 def test_degenerate_sides():
-    lengths, none = (np.array([3, 3]), np.array([3, 3])), (np.zeros(2), np.zeros(2))
-    assert [drift.p_value for drift in drift_tests(lengths, none, (["a", "a"], ["a", "a"]))] == [1.0, 1.0, 1.0]
-    assert drift_tests(lengths, none, ([4, 5], [4, 5]))[2].what == "output length"
+    same = {"a": Sample([3, 3]), "b": Sample([0.0, 0.0], MANN_WHITNEY), "c": Sample(["a", "a"], CHI_SQUARE)}
+    assert [drift.p_value for drift in drift_tests(pairs_of(same, same))] == [1.0, 1.0, 1.0]
+
+
+def test_values_that_are_missing_are_left_out():
+    old = {"some": Sample([1.0, np.nan, 2.0]), "none": Sample([1.0]), "old": Sample([1.0])}
+    new = {"some": Sample([np.nan, 3.0]), "none": Sample([np.nan]), "new": Sample([1.0])}
+    pairs = pairs_of(old, new)
+    assert [[list(side.values) for side in pair] for pair in pairs.values()] == [[[1.0, 2.0], [3.0]]]
+    assert [(drift.what, drift.reference, drift.fresh) for drift in drift_tests(pairs)] == [("some", 1.5, 3.0)]
+
+
+def test_an_error_that_rises_is_an_alarm():
+    drop = bootstrap_drop("MASE", np.full(50, 80.0), np.full(50, 90.0), lower_is_better=True)
+    assert drop.points == 10.0 and drop.low == 10.0
+    assert "MASE has risen by 10.00 points" in verdict(drop, [], max_drop=2.0, alpha=0.01, rows=50)[0]
+    better = bootstrap_drop("MASE", np.full(50, 90.0), np.full(50, 80.0), lower_is_better=True)
+    assert not verdict(better, [], max_drop=2.0, alpha=0.01, rows=50)
 
 
 def test_a_small_or_uncertain_drop_is_no_alarm():
@@ -189,7 +225,8 @@ def data(tmp_path_factory):
 
 
 def watch(data, output_dir, fresh, **flags):
-    given = {"model_name_or_path": data / "model", "test_file": data / "test.csv", "fresh_file": data / f"{fresh}.csv"}
+    given = {"model_name_or_path": data / "model", "test_file": data / "test.csv"}
+    given["fresh_file"] = None if fresh is None else data / f"{fresh}.csv"
     given |= {"output_dir": output_dir, "use_cpu": "true", "disable_tqdm": "true"} | flags
     argv = [str(part) for name, value in given.items() if value is not None for part in (f"--{name}", value)]
     recipe_runs.AcceleratorState._reset_state(reset_partial_state=True)
@@ -301,12 +338,91 @@ def test_a_translator_that_trains_on_generates_as_before(translator, tmp_path):
     assert (kept.num_beams, kept.max_length, kept.length_penalty) == (2, 30, 0.7)
 
 
+def log_of(directory, task, results, **fields):
+    """Log texts and the pipeline's results for them."""
+    log = TrafficLog(directory)
+    for number, (text, result) in enumerate(results):
+        names = {"id": f"r-{number}", "time": f"2026-01-01T00:{number // 60:02d}:{number % 60:02d}Z", "task": task}
+        log.write({**names, "model": "model", "inputs": text, "parameters": {}, "output": result} | fields)
+    log.close()
+
+
+def label_file(path, labels):
+    path.write_text("id,label\n" + "".join(f"r-{number},{label}\n" for number, label in enumerate(labels)))
+    return path
+
+
+@pytest.mark.parametrize("name", ["same", "other"])
+def test_a_log_gives_the_report_of_its_texts(name, data, tmp_path):
+    texts, labels = zip(
+        *(line.split(",") for line in (data / f"{name}.csv").read_text().splitlines()[1:]), strict=True
+    )
+    classify = pipeline("text-classification", model=str(data / "model"), device="cpu", top_k=None)
+    log_of(tmp_path / "log", "text-classification", zip(texts, classify(list(texts)), strict=True))
+    flags = {"served": tmp_path / "log", "labels_file": label_file(tmp_path / "labels.csv", labels)}
+    code, found = watch(data, tmp_path / "log_out", None, **flags)
+    expected = watch(data, tmp_path / "out", name)
+    assert code == expected[0] == {"same": 0, "other": 3}[name]
+    assert found["drop"] == expected[1]["drop"] and found["drift"] == expected[1]["drift"]
+    assert f"80 of 80 rows with a label of {tmp_path / 'labels.csv'}" in found["notes"]
+
+
+def test_the_outputs_of_a_log_are_those_that_were_served(data, tmp_path):
+    texts = [line.split(",")[0] for line in (data / "same.csv").read_text().splitlines()[1:]]
+    results = [(text, [{"label": "bad", "score": 0.2}, {"label": "good", "score": 0.8}]) for text in texts]
+    results += [
+        ("text", None),
+        ({"text": "a", "text_pair": "b"}, results[0][1]),
+        ("text", {"label": "other", "score": 1.0}),
+    ]
+    log_of(tmp_path / "log", "text-classification", results)
+    code, found = watch(data, tmp_path / "out", None, served=tmp_path / "log")
+    (classes,) = (drift["fresh"] for drift in found["drift"] if drift["what"] == "output classes")
+    assert code == 3 and classes == {"bad": 0.0, "good": 1.0}
+    assert "3 rows without a text or with no class of the model as output left out" in found["notes"]
+
+
+def test_a_model_that_was_served_under_another_name(data, tmp_path):
+    log_of(
+        tmp_path / "log",
+        "text-classification",
+        [("the plot is fine", {"label": "good", "score": 0.9})] * 20,
+        model="sentiment",
+    )
+    with pytest.raises(InputError, match="name one of 'sentiment' by --served_name"):
+        watch(data, tmp_path / "out", None, served=tmp_path / "log")
+    _, found = watch(data, tmp_path / "out", None, served=tmp_path / "log", served_name="sentiment")
+    assert found["drop"] is None and len(found["drift"]) == 3
+
+
+def test_a_log_of_translations(translator, tmp_path):
+    texts = [line.split(",") for line in (translator / "same.csv").read_text().splitlines()[1:]]
+    log_of(tmp_path / "log", "translation", [(source, [{"translation_text": target}]) for source, target in texts])
+    labels = label_file(tmp_path / "labels.csv", [target for _, target in texts])
+    flags = {"text_column": "de", "label_column": "en", "max_target_length": 12, "labels_file": labels}
+    code, found = watch(translator, tmp_path / "out", None, served=tmp_path / "log", **flags)
+    assert code == 0 and found["drop"]["fresh"] == 100.0 and found["drift"][2]["what"] == "output length"
+
+
+def test_training_on_with_what_was_served(data, tmp_path):
+    texts, labels = zip(*(line.split(",") for line in (data / "other.csv").read_text().splitlines()[1:]), strict=True)
+    log_of(tmp_path / "log", "text-classification", [(text, {"label": "bad", "score": 0.9}) for text in texts])
+    flags = {"served": tmp_path / "log", "labels_file": label_file(tmp_path / "labels.csv", labels)}
+    flags |= {"retrain": "true", "train_file": data / "train.csv", "learning_rate": "1e-2", "num_train_epochs": 6}
+    watch(data, tmp_path / "out", None, **flags)
+    report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "The new model is better and is kept" in report, report
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ({"model_name_or_path": None}, "--model_name_or_path is missing"),
         ({"model_name_or_path": "nowhere"}, "--model_name_or_path nowhere"),
         ({"test_file": None}, "--test_file is missing"),
+        ({"served": "log"}, "give either --fresh_file, a file of fresh rows, or --served"),
+        ({"labels_file": "labels.csv"}, "--labels_file goes with --served"),
+        ({"task": "speech"}, "unknown --task 'speech'"),
         ({"retrain": "true"}, "--retrain needs --train_file"),
         ({"holdout": 1}, "--holdout must lie between 0 and 1"),
         ({"max_drop": -1}, "--max_drop -1.0: give 0 or more"),
@@ -339,8 +455,8 @@ def test_names_that_are_numbers_are_not_taken_for_places(tmp_path):
     given = {"names": names, "places": ["0", "1", "2", "3", "4"]}
     for name, labels in given.items():
         write(tmp_path / f"{name}.csv", [(f"text {label}", label) for label in labels])
-        monitored = object.__new__(Monitored)
-        monitored.data = load("monitoring").MonitoringArguments(model_name_or_path="x", test_file="x", fresh_file="x")
+        monitored = object.__new__(MonitoredTexts)
+        monitored.data = RECIPE.ARGUMENTS["text"][0](model_name_or_path="x", test_file="x", fresh_file="x")
         monitored.generates, monitored.classes = False, names
         rows = monitored.read_rows(str(tmp_path / f"{name}.csv"), "--test_file")
         assert list(rows["label"]) == names

@@ -82,12 +82,12 @@ def read_audio_splits(
     if dataset_name:
         folders = _split_folders(dataset_name)
         for split, folder in folders.items():
-            splits[split] = _read_file(folder, "--dataset_name", audio_column, texts, column_names)
+            splits[split] = read_audio_file(folder, "--dataset_name", audio_column, texts, column_names)
         if not folders:
             splits = _read_hub(dataset_name, dataset_config_name, audio_column or AUDIO, texts)
     for split, name in (("train", train_file), ("validation", validation_file), ("test", test_file)):
         if name is not None:
-            splits[split] = _read_file(Path(name), f"--{split}_file", audio_column, texts, column_names)
+            splits[split] = read_audio_file(Path(name), f"--{split}_file", audio_column, texts, column_names)
     if not splits:
         raise InputError(f"no data: give --train_file or --dataset_name{' with labels' if dataset_name else ''}")
     return datasets.DatasetDict(splits)
@@ -158,10 +158,18 @@ def _metadata_file(folder: Path) -> Path | None:
     return next((folder / name for name in _METADATA if (folder / name).is_file()), None)
 
 
-def _read_file(
+def read_audio_file(
     path: Path, flag: str, audio_column: str | None, texts: Columns, column_names: Sequence[str] | None
 ) -> datasets.Dataset:
-    """Read a metadata file, or that of a folder."""
+    """Read a metadata file, or that of a folder; formats, result and errors as for `read_audio_splits`.
+
+    Args:
+        path: Path of the file or the folder.
+        flag: Flag that gave it, for errors.
+        audio_column: Column of the recordings.
+        texts: Columns of texts and classes.
+        column_names: Column names of a CSV or TSV file without a header.
+    """
     audio_column = audio_column or "file_name"
     if path.is_dir():
         metadata = _metadata_file(path)

@@ -45,6 +45,10 @@ MOST_INTERVALS = 2000
 """Number of windows up to which the naive forecasts have intervals; those of many more would fill the memory."""
 
 
+Window = tuple[int, int]
+"""Number of a series, and the number of its values before the horizon."""
+
+
 class Reference(NamedTuple):
     """True values of a window, with their scale.
 
@@ -118,7 +122,7 @@ class Forecasting(Task):
             if not any(files.values()):
                 raise InputError("--do_predict without --do_train needs --test_file")
             files = {"test": data.test_file or data.train_file}
-        numbers = {split: self._read_file(name, f"--{split}_file") for split, name in files.items() if name}
+        numbers = {split: self.read_file(name, f"--{split}_file") for split, name in files.items() if name}
         if train and "train" not in numbers:
             if any(files.values()):
                 raise InputError("no training data; give --train_file")
@@ -128,8 +132,16 @@ class Forecasting(Task):
         splits = self._windows(numbers, train)
         return self.use(splits, train=train)
 
-    def _read_file(self, name: str, flag: str) -> list[int]:
-        """Read a file, and return the numbers of its series in `series`."""
+    def read_file(self, name: str, flag: str) -> list[int]:
+        """Read the series of a file, and return their numbers in `series`.
+
+        Args:
+            name: Path of the file.
+            flag: Flag that gave it, for errors.
+
+        Raises:
+            InputError: As for `read_series` and `regular_series`, or the frequency is not that of the other series.
+        """
         data = self.data
         found = read_series(
             name,
@@ -179,15 +191,9 @@ class Forecasting(Task):
         limits: dict[int, int] = {}
 
         def backtest(split: str, own: Sequence[int], end: Mapping[int, int]) -> None:
-            for number in own:
-                one = self.series[number]
-                start = self._start(one, getattr(data, f"{split}_start"), f"{split}_start")
-                count = getattr(data, f"num_{split}_windows")
-                options = {"count": count, "stride": data.backtest_stride, "end": end.get(number)}
-                found = origins(one, self.horizon, start=start, **options)
-                rows[split] += [(number, at) for at in found]
-                if found:
-                    limits[number] = min(found[0], limits.get(number, found[0]))
+            rows[split] = self.backtest(split, own, end)
+            for number, at in rows[split]:
+                limits[number] = min(at, limits.get(number, at))
 
         tested = numbers.get("test", numbers.get("train", []))
         backtest("test", tested, {})
@@ -207,14 +213,27 @@ class Forecasting(Task):
             for number in {number for own in rows.values() for number, _ in own}:
                 self._standardize(number, limits.get(number))
         self._training = sorted({number for number, _ in rows["train"]})
-        features = datasets.Features({"series": datasets.Value("int64"), "origin": datasets.Value("int64")})
-        return {
-            split: datasets.Dataset.from_dict(
-                {"series": [number for number, _ in own], "origin": [at for _, at in own]}, features=features
-            )
-            for split, own in rows.items()
-            if own
-        }
+        return {split: window_rows(own) for split, own in rows.items() if own}
+
+    def backtest(self, split: str, numbers: Sequence[int], end: Mapping[int, int] | None = None) -> list[Window]:
+        """Windows at the rolling origins that the flags of a split give.
+
+        Args:
+            split: Name in the flags: `test` of `--test_start` and `--num_test_windows`.
+            numbers: Numbers of the series.
+            end: End of the last horizon by the number of a series; by default that of the series.
+
+        Raises:
+            InputError: A flag does not give an origin.
+        """
+        found: list[Window] = []
+        for number in numbers:
+            one = self.series[number]
+            start = self._start(one, getattr(self.data, f"{split}_start"), f"{split}_start")
+            count = getattr(self.data, f"num_{split}_windows")
+            options = {"count": count, "stride": self.data.backtest_stride, "end": (end or {}).get(number)}
+            found += [(number, at) for at in origins(one, self.horizon, start=start, **options)]
+        return found
 
     def _training_origins(self, one: Series, end: int | None) -> list[int]:
         """Origins of training windows: all from a full context on, or the last one of a series too short for that."""
@@ -544,6 +563,13 @@ class Forecasting(Task):
             times: Any = range(start, start + len(values)) if one.stamps is None else one.stamps[start:][: len(values)]
             panels.append((one.item_id, times, values, origin - start, np.asarray(predictions[window])))
         plot_forecasts(panels, f"{self.args.output_dir}/forecast.png")
+
+
+def window_rows(windows: Sequence[Window]) -> datasets.Dataset:
+    """Rows of windows: `series` and `origin`."""
+    features = datasets.Features({"series": datasets.Value("int64"), "origin": datasets.Value("int64")})
+    columns = {"series": [number for number, _ in windows], "origin": [at for _, at in windows]}
+    return datasets.Dataset.from_dict(columns, features=features)
 
 
 def _flag(value: Any) -> str:

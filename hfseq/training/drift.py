@@ -1,27 +1,55 @@
 """Monitoring of a deployed model: drop of its score, and drift of its inputs and outputs."""
 
+import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-Pair = tuple[np.ndarray, np.ndarray]
-"""Values of the reference texts and of the fresh texts."""
-Outputs = tuple[Sequence[Any], Sequence[Any]]
-"""Outputs of the model for reference and fresh texts: a class name or a number for each text."""
+KS, MANN_WHITNEY, CHI_SQUARE = "Kolmogorov-Smirnov", "Mann-Whitney", "chi-square"
+"""Names of the tests: of numbers, of shares, many of which are 0, and of classes."""
+FEW = 30
+"""Minimum number of fresh rows for an alarm by score: percentile intervals of smaller samples are too narrow."""
+MOST_BINS = 20
+"""Number of bins of classes that are items, of which most are rare."""
+OTHER = "(other)"
+"""Bin of all classes but the most frequent ones."""
+
+
+class Sample(NamedTuple):
+    """Values of a quantity, one for each row of a side.
+
+    Attributes:
+        values: Numbers, or names of classes; NaN for rows without a value.
+        test: Name of the test by which two samples are compared.
+        binned: Whether only the most frequent classes have bins of their own.
+    """
+
+    values: Sequence[Any] | np.ndarray
+    test: str = KS
+    binned: bool = False
+
+
+Samples = Mapping[str, Sample]
+"""Quantity to its sample."""
+Pair = tuple[Sample, Sample]
+"""Samples of the reference rows and of the fresh rows."""
 
 
 class Drop(NamedTuple):
-    """Drop of a score from reference to fresh texts.
+    """Worsening of a score from reference to fresh rows.
 
     Attributes:
         metric: Name of the score.
-        reference: Score on the reference texts.
-        fresh: Score on the fresh texts.
-        low: Lower bound of the confidence interval of the difference, reference minus fresh.
+        reference: Score on the reference rows.
+        fresh: Score on the fresh rows.
+        low: Lower bound of the confidence interval of the worsening.
         high: Upper bound.
+        lower_is_better: Whether the score is an error.
     """
 
     metric: str
@@ -29,20 +57,21 @@ class Drop(NamedTuple):
     fresh: float
     low: float
     high: float
+    lower_is_better: bool = False
 
     @property
     def points(self) -> float:
-        """Reference minus fresh."""
-        return self.reference - self.fresh
+        """Reference minus fresh, or fresh minus reference if lower is better."""
+        return (self.reference - self.fresh) * (-1 if self.lower_is_better else 1)
 
 
 class Drift(NamedTuple):
-    """Test for a difference in distribution between reference and fresh texts.
+    """Test for a difference in distribution between reference and fresh rows.
 
     Attributes:
         what: The quantity tested.
-        reference: Its mean over the reference texts, or the share of each class.
-        fresh: The same over the fresh texts.
+        reference: Its mean over the reference rows, or the share of each class.
+        fresh: The same over the fresh rows.
         test: Name of the test.
         p_value: P-value, corrected for multiple testing.
     """
@@ -55,31 +84,41 @@ class Drift(NamedTuple):
 
 
 def bootstrap_drop(
-    metric: str, reference: np.ndarray, fresh: np.ndarray, *, count: int = 1000, level: float = 0.95, seed: int = 42
+    metric: str,
+    reference: np.ndarray,
+    fresh: np.ndarray,
+    *,
+    lower_is_better: bool = False,
+    count: int = 1000,
+    level: float = 0.95,
+    seed: int = 42,
 ) -> Drop:
-    """Drop of a mean score, with a percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13).
+    """Worsening of a mean score, with a percentile bootstrap interval (Efron & Tibshirani 1993, chapter 13).
 
     Args:
         metric: Name of the score.
         reference: Score of each reference row, for accuracy 100 or 0.
         fresh: Score of each fresh row.
+        lower_is_better: Whether the score is an error.
         count: Number of bootstrap samples.
         level: Confidence level.
         seed: Random seed.
     """
     from scipy.stats import bootstrap
 
+    sign = -1 if lower_is_better else 1
     interval = bootstrap(
         # SciPy refuses a sample of one; a second copy of the same row leaves the distribution of the mean as it is.
         [np.repeat(side, 2) if len(side) == 1 else side for side in (reference, fresh)],
-        lambda old, new, axis: old.mean(axis) - new.mean(axis),
+        lambda old, new, axis: sign * (old.mean(axis) - new.mean(axis)),
         n_resamples=count,
         batch=100,
         confidence_level=level,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Drop(metric, float(reference.mean()), float(fresh.mean()), float(interval.low), float(interval.high))
+    means = float(reference.mean()), float(fresh.mean())
+    return Drop(metric, *means, float(interval.low), float(interval.high), lower_is_better)
 
 
 def chrf_of_texts(outputs: Sequence[str], references: Sequence[Any]) -> np.ndarray:
@@ -98,45 +137,73 @@ def unknown_shares(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
     return lengths, unknown / np.maximum(lengths, 1)
 
 
-def drift_tests(lengths: Pair, unknown: Pair, outputs: Outputs) -> list[Drift]:
-    """Test input lengths, shares of unknown tokens and outputs for drift.
+def pairs_of(reference: Samples, fresh: Samples) -> dict[str, Pair]:
+    """Samples of each quantity that has values on both sides, classes in bins where wanted."""
+    found = {}
+    for what, old in reference.items():
+        if what in fresh:
+            pair = _valued(old), _valued(fresh[what])
+            if all(len(side.values) for side in pair):
+                found[what] = _binned(pair) if old.binned else pair
+    return found
 
-    Lengths (and other numbers) are compared by the two-sample Kolmogorov-Smirnov test, shares of unknown tokens by
-    the Mann-Whitney test, class counts by Pearson's chi-square statistic with a permutation p-value, as some classes
-    may be rare. The p-values are corrected for multiple testing (Holm 1979).
+
+def _valued(sample: Sample) -> Sample:
+    """Sample without missing values."""
+    if sample.test == CHI_SQUARE:
+        return sample
+    values = np.asarray(sample.values, dtype=float)
+    return sample._replace(values=values[~np.isnan(values)])
+
+
+def _binned(pair: Pair) -> Pair:
+    """Samples in which the classes that are rare in both together are one bin.
+
+    Bins by the counts of both sides are the same however the rows are permuted, which the permutation test supposes;
+    those by the counts of one side would not be.
+    """
+    counts = Counter(name for side in pair for name in side.values)
+    # In alphabetical order where frequencies are equal.
+    kept = {name for name, _ in sorted(counts.items(), key=lambda one: (-one[1], one[0]))[: MOST_BINS - 1]}
+    old, new = (side._replace(values=[name if name in kept else OTHER for name in side.values]) for side in pair)
+    return old, new
+
+
+def drift_tests(pairs: Mapping[str, Pair]) -> list[Drift]:
+    """Test quantities for drift.
+
+    Numbers are compared by the two-sample Kolmogorov-Smirnov test, shares by the Mann-Whitney test, class counts by
+    Pearson's chi-square statistic with a permutation p-value, as some classes may be rare. The p-values are corrected
+    for multiple testing (Holm 1979).
 
     Args:
-        lengths: Number of tokens of each text.
-        unknown: Share of unknown tokens in each text.
-        outputs: Output of the model for each text.
+        pairs: Quantity to its samples, as `pairs_of` returns them.
     """
     from scipy.stats import ks_2samp, mannwhitneyu
 
-    found = [
-        ("input length", _means(lengths), "Kolmogorov-Smirnov", ks_2samp(*lengths).pvalue),
-        ("share of unknown tokens", _means(unknown), "Mann-Whitney", mannwhitneyu(*unknown).pvalue),
-    ]
-    if isinstance(outputs[0][0], str):
-        names, counts = class_counts(outputs)
-        shares = [dict(zip(names, (row / row.sum()).tolist(), strict=True)) for row in counts]
-        found.append(("output classes", shares, "chi-square", permuted_chi_square(counts)))
-    else:
-        found.append(("output length", _means(outputs), "Kolmogorov-Smirnov", ks_2samp(*outputs).pvalue))
-    corrected = holm([p_value for *_, p_value in found])
+    raw: list[float] = []
+    means: list[list[Any]] = []
+    for pair in pairs.values():
+        test, sides = pair[0].test, [side.values for side in pair]
+        if test == CHI_SQUARE:
+            names, counts = class_counts(pair)
+            means.append([dict(zip(names, (row / row.sum()).tolist(), strict=True)) for row in counts])
+            raw.append(permuted_chi_square(counts))
+        else:
+            means.append([float(np.mean(side)) for side in sides])
+            raw.append(float((ks_2samp if test == KS else mannwhitneyu)(*sides).pvalue))
+    corrected = holm(raw)
     return [
-        Drift(what, old, new, test, p_value)
-        for (what, (old, new), test, _), p_value in zip(found, corrected, strict=True)
+        Drift(what, old, new, pair[0].test, p_value)
+        for (what, pair), (old, new), p_value in zip(pairs.items(), means, corrected, strict=True)
     ]
 
 
-def _means(sides: Pair | Outputs) -> list[Any]:
-    return [float(np.mean(side)) for side in sides]
-
-
-def class_counts(outputs: Outputs) -> tuple[list[str], np.ndarray]:
-    """Return the predicted classes in alphabetical order, and their counts `[2, K]` among both sides' outputs."""
-    names = sorted({*outputs[0], *outputs[1]})
-    return names, np.array([[list(side).count(name) for name in names] for side in outputs])
+def class_counts(pair: Pair) -> tuple[list[str], np.ndarray]:
+    """Return the classes in alphabetical order, and their counts `[2, K]` on both sides."""
+    counts = [Counter(side.values) for side in pair]
+    names = sorted(counts[0].keys() | counts[1].keys())
+    return names, np.array([[side[name] for name in names] for side in counts])
 
 
 def permuted_chi_square(counts: np.ndarray, permutations: int = 9999, seed: int = 42) -> float:
@@ -160,8 +227,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 _SIDES = ("reference", "fresh")
-FEW = 30
-"""Minimum number of fresh rows for an alarm by score: percentile intervals of smaller samples are too narrow."""
 
 
 def verdict(
@@ -170,7 +235,7 @@ def verdict(
     """Return a line for each threshold that is exceeded.
 
     Args:
-        drop: Drop of the score; None for unlabeled texts.
+        drop: Drop of the score; None for rows without labels.
         drifts: Drift tests.
         max_drop: Largest acceptable drop in points; a larger one is an alarm if its interval excludes 0.
         alpha: Significance level; a test with a smaller p-value is an alarm.
@@ -178,8 +243,9 @@ def verdict(
     """
     alarms = []
     if drop is not None and rows >= FEW and drop.points > max_drop and drop.low > 0:
+        verb = "risen" if drop.lower_is_better else "dropped"
         alarms.append(
-            f"{drop.metric} has dropped by {drop.points:.2f} points ({drop.low:.2f} to {drop.high:.2f}), from "
+            f"{drop.metric} has {verb} by {drop.points:.2f} points ({drop.low:.2f} to {drop.high:.2f}), from "
             f"{drop.reference:.2f} to {drop.fresh:.2f}; the threshold is {max_drop:g}"
         )
     return alarms + [
@@ -199,49 +265,62 @@ def show(value: Any) -> str:
 
 
 def report_lines(
-    model: PreTrainedModel, counts: tuple[int, int], drop: Drop | None, drifts: Sequence[Drift], alarms: Sequence[str]
+    title: str, drop: Drop | None, drifts: Sequence[Drift], alarms: Sequence[str], notes: Sequence[str]
 ) -> list[str]:
     """Return the report as lines of Markdown."""
-    lines = [f"# {type(model).__name__}: {counts[1]:,} fresh texts beside {counts[0]:,} reference texts", ""]
+    lines = [f"# {title}", ""]
     lines += [f"- **{alarm}**" for alarm in alarms] or ["No threshold is exceeded."]
     lines += ["", "| | reference | fresh | |", "|---|---|---|---|"]
     if drop is not None:
-        interval = f"drop {drop.points:.2f}, 95 % interval {drop.low:.2f} to {drop.high:.2f}"
+        verb = "rise" if drop.lower_is_better else "drop"
+        interval = f"{verb} {drop.points:.2f}, 95 % interval {drop.low:.2f} to {drop.high:.2f}"
         lines.append(f"| {drop.metric} | {drop.reference:.2f} | {drop.fresh:.2f} | {interval} |")
     for drift in drifts:
         told = f"{drift.test}, p = {drift.p_value:.3g} (Holm)"
         lines.append(f"| {drift.what} | {show(drift.reference)} | {show(drift.fresh)} | {told} |")
-    return lines
+    return [*lines, "", *(f"- {note}" for note in notes)] if notes else lines
 
 
-def plot_monitoring(lengths: Pair, unknown: Pair, outputs: Outputs, path: str | os.PathLike) -> None:
-    """Plot lengths, shares of unknown tokens and outputs of reference and fresh texts, as a PNG."""
+def write_report(
+    root: Path,
+    lines: Sequence[str],
+    drop: Drop | None,
+    drifts: Sequence[Drift],
+    alarms: Sequence[str],
+    notes: Sequence[str],
+) -> None:
+    """Write `report.md`, of the given lines, and `report.json`."""
+    points = None if drop is None else drop._asdict() | {"points": drop.points}
+    found = {"alarms": alarms, "drop": points, "drift": [one._asdict() for one in drifts], "notes": notes}
+    (root / "report.json").write_text(json.dumps(found, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+    (root / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def plot_drift(pairs: Mapping[str, Pair], path: str | os.PathLike) -> None:
+    """Plot the distribution of each quantity on both sides, as a PNG."""
     from matplotlib.figure import Figure
 
     from hfseq.plots import save_figure, shorten_label
 
-    figure = Figure(figsize=(10, 3.2))
-    panels: Any = figure.subplots(1, 3)
-    _histogram(panels[0], lengths, "tokens of a text")
-    _histogram(panels[1], (100 * unknown[0], 100 * unknown[1]), "unknown tokens, %")
-    if isinstance(outputs[0][0], str):
-        names, counts = class_counts(outputs)
-        places = np.arange(len(names))
-        for side, row, shift in zip(_SIDES, counts, (-0.2, 0.2), strict=True):
-            panels[2].bar(places + shift, 100 * row / row.sum(), 0.4, label=side)
-        panels[2].set_xticks(places, [shorten_label(name) for name in names], rotation=30, ha="right")
-        panels[2].set_xlabel("classes predicted, %")
-    else:
-        _histogram(panels[2], outputs, "tokens of an output")
-    panels[0].legend(frameon=False)
-    for axes in panels:
+    columns, rows = 3, -(-len(pairs) // 3)
+    figure = Figure(figsize=(10, 3.2 * rows), layout="constrained")
+    panels: Any = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(pairs) :]:
+        axes.set_visible(False)
+    for axes, (what, pair) in zip(panels, pairs.items(), strict=False):
+        if pair[0].test == CHI_SQUARE:
+            names, counts = class_counts(pair)
+            places = np.arange(len(names))
+            for name, row, shift in zip(_SIDES, counts, (-0.2, 0.2), strict=True):
+                axes.bar(places + shift, 100 * row / row.sum(), 0.4, label=name)
+            axes.set_xticks(places, [shorten_label(name) for name in names], rotation=30, ha="right")
+        else:
+            sides = [np.asarray(side.values, dtype=float) for side in pair]
+            edges = np.histogram_bin_edges(np.concatenate(sides), bins=20).tolist()
+            for name, side in zip(_SIDES, sides, strict=True):
+                axes.hist(side, bins=edges, weights=np.full(len(side), 100 / len(side)), alpha=0.6, label=name)
+        axes.set_xlabel(shorten_label(what, 60))
+        axes.set_ylabel("% of the rows")
         axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False)
     save_figure(figure, path)
-
-
-def _histogram(axes: Any, sides: Any, title: str) -> None:
-    edges = np.histogram_bin_edges(np.concatenate(sides), bins=20)
-    for name, side in zip(_SIDES, sides, strict=True):
-        axes.hist(side, bins=edges.tolist(), weights=np.full(len(side), 100 / len(side)), alpha=0.6, label=name)
-    axes.set_xlabel(title)
-    axes.set_ylabel("% of the texts")
