@@ -193,6 +193,20 @@ def test_beams_that_wait_together_run_together(lstm, monkeypatch):
     assert {3, 12, 2} == set(sizes) - {1, 4}
 
 
+def test_beams_whose_settings_read_the_ids_are_not_padded(lstm, monkeypatch):
+    """The padding would count as tokens that are not to be repeated."""
+    options = {"num_beams": 2, "no_repeat_ngram_size": 1, "sequence_bias": [[[0], 50.0]]}
+    prompts = [[4], [5, 6], [7, 8, 9, 10]]
+    with serve(lstm) as served:
+        alone = [plain(wait(ask(served, prompt, 6, options))) for prompt in prompts]
+        faulty = Faulty(monkeypatch)
+        first = ask(served, [4], 6, options)
+        assert faulty.entered.wait(60)
+        futures = [ask(served, prompt, 6, options) for prompt in prompts]
+        faulty.gate.set()
+        assert wait(first) and [plain(wait(future)) for future in futures] == alone
+
+
 # --- log-probabilities ---------------------------------------------------------------------------------------------
 
 
