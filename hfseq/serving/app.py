@@ -374,5 +374,12 @@ async def report(request: Request, error: Any) -> Response:
     if isinstance(error, ClientDisconnect):
         return Response(status_code=DISCONNECTED)
     refusal = refusal_of(error)
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(refusal.status_code)
-    return JSONResponse({"error": details_of(refusal)}, refusal.status_code, refusal.headers or headers)
+    headers = refusal.headers or _HEADERS.get(refusal.status_code)
+    return JSONResponse({"error": details_of(refusal)}, refusal.status_code, headers)
+
+
+_HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    408: {"Connection": "close"},  # or the server would read on
+    503: {"Retry-After": "1"},
+}
