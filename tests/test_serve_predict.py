@@ -415,6 +415,8 @@ def test_models_by_name(client, models):
     body = {"inputs": "a", "model": "translation"}
     assert client.post("/predict?model=translation", json=body).status_code == 200
     refused(client.post("/predict?model=bart", json=body), 400, "two models", "model")
+    for query in ("model=bart&model=bart", "model=bart&top_k=1", "top_k"):
+        refused(client.post(f"/predict?{query}", json={"inputs": "a"}), 400, "the address")
     alone = sharing(models[:1])
     assert ask(alone, "a").status_code == ask(alone, "a", models[0].name).status_code == 200
 
