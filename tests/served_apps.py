@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from hfseq.serving.app import Settings, make_app
 from hfseq.serving.dynamic import DynamicBatcher, Item
 from hfseq.serving.metrics import Metrics
+from hfseq.serving.parameters import ClassificationParameters
 from hfseq.serving.served import Served, load_served
 
 JSON = {"Content-Type": "application/json"}
@@ -83,7 +84,10 @@ class Script:
         cancelled: Released once for each input that is cancelled.
         go: Set where batches need not wait.
         fails: Called with each batch, to raise an error.
+        reads: Called with the inputs of each request before they are queued.
     """
+
+    parameters = ClassificationParameters
 
     def __init__(self):
         self.calls = []
@@ -91,10 +95,12 @@ class Script:
         self.cancelled = threading.Semaphore(0)
         self.go = threading.Event()
         self.go.set()
+        self.reads = lambda texts: None
         self.fails = lambda texts: None
 
     def items(self, inputs, parameters):
         single = not isinstance(inputs, list)
+        self.reads(inputs)
         items = [Item(text, str(parameters), len(text)) for text in ([inputs] if single else inputs)]
         for item in items:
             item.future.add_done_callback(lambda future: self.cancelled.release() if future.cancelled() else None)

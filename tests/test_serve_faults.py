@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -130,6 +131,25 @@ def test_what_is_timed_out_never_runs(script):
         script.go.set()
         assert ask(client, "e").json() == "E"
     assert script.calls == [["running"], ["e"]]
+
+
+def test_inputs_that_take_long_to_check_hold_up_no_other_model(script, pool):
+    other, reading, go = Script(), threading.Event(), threading.Event()
+
+    def read(texts):
+        reading.set()
+        assert go.wait(60)
+
+    script.reads = read
+    with client_of([scripted(script), scripted(other, "other")], timeout=0.5) as client:
+        slow = pool.submit(ask, client, "a" * 1000, "script")
+        assert reading.wait(60)
+        assert client.get("/health").status_code == 200
+        assert ask(client, "a", "other").json() == "A"
+        refused(slow.result(), 504)
+        go.set()
+        assert ask(client, "b", "script").json() == "B"
+    assert script.calls == [["b"]]
 
 
 def test_endless_requests_do_not_hold_up_others(script, pool):

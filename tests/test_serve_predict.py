@@ -365,6 +365,12 @@ def test_what_is_wrong_is_named(client, name, inputs, settings, param, said):
     refused(ask(client, inputs, name, **settings), 400, said, param)
 
 
+def test_forecasts_have_a_maximum_size(client):
+    name, large = "time-series-forecasting", {"prediction_length": 12, "num_samples": 1000, "return_samples": True}
+    assert ask(client, [SERIES[0]] * 2, name, **large).status_code == 200
+    refused(ask(client, [SERIES[0]] * 83, name, **large), 400, "1005960 numbers", "inputs")
+
+
 DATED = {"target": [1, 2], "start": "2020-01-01"}
 
 

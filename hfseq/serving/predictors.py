@@ -35,6 +35,8 @@ from hfseq.serving.parameters import (
 )
 from hfseq.serving.schemas import MAX_INPUTS
 
+MAX_NUMBERS = 10**6
+"""Maximum number of numbers in a response of forecasts."""
 MAX_SECONDS = 600
 """Maximum length of a recording in seconds."""
 MAX_SAMPLES = MAX_SECONDS * 48_000
@@ -61,8 +63,8 @@ class Predictor:
     ) -> None:
         self.task = task
         self.limits = limits
-        # Copies: tokenizers change while they encode, and the pipeline runs in a thread of its own.
-        tokenizer, extractor = tokenizer_of(processing_class), extractor_of(processing_class)
+        # Copies: tokenizers change while they encode. One counts tokens, another is the pipeline's, in its thread.
+        tokenizer, extractor = copy.deepcopy(tokenizer_of(processing_class)), extractor_of(processing_class)
         if tokenizer is not None:
             tokenizer.model_max_length = min(tokenizer.model_max_length, limits.max_input_tokens, limits.positions)
             options["tokenizer"] = copy.deepcopy(tokenizer)
@@ -429,6 +431,18 @@ class Forecasting(Predictor):
         if options.seed is None:
             options = options.model_copy(update={"seed": secrets.randbits(62)})
         return options
+
+    def items(self, inputs: Any, parameters: Mapping[str, Any]) -> tuple[list[Item], bool]:
+        """Check a request, and the size of its response."""
+        found, single = super().items(inputs, parameters)
+        options: Any = found[0].options
+        config: Any = self.pipe.model.config
+        horizon = options.prediction_length or self.pipe.needs.prediction_length
+        paths = (options.num_samples or getattr(config, "num_parallel_samples", 1)) if options.return_samples else 0
+        size = len(found) * horizon * (1 + len(options.quantile_levels or range(9)) + paths)
+        if size > MAX_NUMBERS:
+            raise InputError(f"inputs: the forecasts would have {size} numbers; the maximum is {MAX_NUMBERS}")
+        return found, single
 
     def is_single(self, inputs: Any) -> bool:
         """Return True for one series."""
