@@ -5,6 +5,7 @@ import json
 import random
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 import schemathesis
@@ -21,7 +22,7 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 from served_apps import JSON, listening, load, refused, same, sharing
-from served_models import MAKERS, RATE, WORDS, translator
+from served_models import MAKERS, RATE, WORDS, language_model, translator
 
 from hfseq.serving.app import Settings, make_app
 from hfseq.serving.limits import Limits
@@ -30,13 +31,16 @@ from hfseq.serving.served import load_served
 
 pytestmark = pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
 pytestmark = pytest.mark.filterwarnings("ignore:Tokenizer does not support real words")
+SIZES: list[int] = []  # of all batches
 LIMITS = Limits(max_input_tokens=24, max_new_tokens=8)
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     root = tmp_path_factory.mktemp("served")
-    found = load({task: make(root / task) for task, make in MAKERS.items()}, limits=LIMITS)
+    makers = MAKERS | {"text-generation": language_model}
+    observed = SimpleNamespace(observe_batch=lambda name, size, seconds: SIZES.append(size))
+    found = load({task: make(root / task) for task, make in makers.items()}, observed, limits=LIMITS)
     folder = translator(root / "summarization")
     found.append(load_served(str(folder), name="summarization", task="summarization", device="cpu", limits=LIMITS))
     yield found
@@ -81,7 +85,9 @@ CHECKS = [
 ]
 
 
-OPERATIONS = [("POST", "/predict"), *(("GET", path) for path in ("/v1/models", "/health", "/ready", "/metrics"))]
+POSTED = ("/predict", "/v1/completions", "/v1/chat/completions")
+READ = ("/v1/models", "/health", "/ready", "/metrics")
+OPERATIONS = [*(("POST", path) for path in POSTED), *(("GET", path) for path in READ)]
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.value)
@@ -89,9 +95,9 @@ OPERATIONS = [("POST", "/predict"), *(("GET", path) for path in ("/v1/models", "
 def test_the_application_is_as_its_schema_says(described, method, path, mode):
     operation = described[path][method]
     valid = mode is schemathesis.GenerationMode.POSITIVE
-    if valid or path == "/predict":
+    if valid or path in POSTED:
 
-        @fuzz(80 if path == "/predict" else 3)
+        @fuzz({"/predict": 80}.get(path, 30 if path in POSTED else 3))
         @given(case=operation.as_strategy(generation_mode=mode))
         def check(case):
             # Valid requests may be refused, too: a schema does not know the models' tokens.
@@ -150,6 +156,7 @@ INPUTS = {
     "token-classification": TEXT,
     "translation": TEXT,
     "summarization": TEXT,
+    "text-generation": TEXT,
     "automatic-speech-recognition": HEARD | SAMPLES | TEXT | st.binary(max_size=40).map(lambda part: part.hex()),
     "time-series-forecasting": USUAL | st.lists(st.none() | NUMBER, max_size=8) | ENTRY,
     "next-item-recommendation": st.lists(st.sampled_from(WORDS.split()) | TEXT, max_size=5),
@@ -183,6 +190,7 @@ SETTINGS = {
     },
     "translation": GENERATION,
     "summarization": GENERATION,
+    "text-generation": GENERATION | {"return_full_text": st.booleans(), "stop": st.lists(TEXT, max_size=3)},
     "automatic-speech-recognition": {},
     "time-series-forecasting": {
         "prediction_length": NATURAL,
@@ -251,6 +259,7 @@ def drawn(chance):
             ),
             ("translation", text, [{}, {"num_beams": 3}, sampled, {"truncation": True}]),
             ("summarization", text, [{}, {"num_beams": 2, "truncation": True}]),
+            ("text-generation", text, [{"do_sample": False}, {"num_beams": 2}, sampled]),
             ("automatic-speech-recognition", recording, [{}]),
             ("time-series-forecasting", series, [{"seed": 1}, {"seed": 2, "num_samples": 3}]),
             ("next-item-recommendation", history, [{}, {"top_k": 2, "filter_seen": True}]),
@@ -262,12 +271,10 @@ def drawn(chance):
     return json.dumps({"model": task, "inputs": inputs, "parameters": chance.choice(settings)})
 
 
-def test_answers_under_load_are_those_alone(models, monkeypatch):
+def test_answers_under_load_are_those_alone(models):
     chance = random.Random(0)
     bodies = [drawn(chance) for _ in range(250)]
-    sizes = []
-    for served in models:
-        monkeypatch.setattr(served.batcher, "_observe", lambda size, seconds: sizes.append(size))
+    SIZES.clear()
 
     async def without_end(scope, receive, send):
         if scope["type"] == "http":
@@ -297,4 +304,4 @@ def test_answers_under_load_are_those_alone(models, monkeypatch):
                     for row, (status, answer) in zip(share, found, strict=True):
                         assert status == alone[row][0], (bodies[row], answer)
                         same(answer, alone[row][1])
-    assert max(sizes) > 4
+    assert max(SIZES) > 4

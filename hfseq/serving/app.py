@@ -245,7 +245,7 @@ async def read_predict(request: Request, settings: Settings) -> PredictRequest:
         Refusal: If the body is invalid, too large, or does not come in time.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    names = []
+    names: list[str] = []
     for key, value in request.query_params.multi_items():
         if key != "model" or names:
             shown = repr(key[:100])

@@ -207,7 +207,7 @@ def request_schemas(served: Sequence[tuple[str, str, type[Parameters]]]) -> list
     Args:
         served: Name, task and settings of each model.
     """
-    found = []
+    found: list[type[BaseModel]] = []
     for task, parameters in {task: parameters for _, task, parameters in served}.items():
         names = tuple(name for name, own, _ in served if own == task)
         one = TYPES[task].input
