@@ -25,7 +25,10 @@ that find the queue full with 503. SIGTERM lets running requests finish.
 import argparse
 import math
 import os
+import signal
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +179,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     start_logging()
     protection = "with an API key" if args.api_key else "without authentication"
+    # uvicorn raises the signal again once it has shut down; whoever stops a service expects status 0.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     print(f"serving {', '.join(args.model_dirs)} at http://{args.host}:{args.port}/predict, {protection}", flush=True)
-    server.run()
+    with suppress(KeyboardInterrupt):
+        server.run()
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """The application around small or scripted models, for the tests of the server."""
 
 import json
+import socket
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from hfseq.serving.app import Settings, make_app
 from hfseq.serving.dynamic import DynamicBatcher, Item
 from hfseq.serving.metrics import Metrics
+from hfseq.serving.parameters import ClassificationParameters
 from hfseq.serving.served import Served, load_served
 
 JSON = {"Content-Type": "application/json"}
@@ -78,20 +81,30 @@ class Script:
     Attributes:
         calls: The batches so far.
         started: Released once for each batch.
+        cancelled: Released once for each input that is cancelled.
         go: Set where batches need not wait.
         fails: Called with each batch, to raise an error.
+        reads: Called with the inputs of each request before they are queued.
     """
+
+    parameters = ClassificationParameters
 
     def __init__(self):
         self.calls = []
         self.started = threading.Semaphore(0)
+        self.cancelled = threading.Semaphore(0)
         self.go = threading.Event()
         self.go.set()
+        self.reads = lambda texts: None
         self.fails = lambda texts: None
 
     def items(self, inputs, parameters):
         single = not isinstance(inputs, list)
-        return [Item(text, str(parameters), len(text)) for text in ([inputs] if single else inputs)], single
+        self.reads(inputs)
+        items = [Item(text, str(parameters), len(text)) for text in ([inputs] if single else inputs)]
+        for item in items:
+            item.future.add_done_callback(lambda future: self.cancelled.release() if future.cancelled() else None)
+        return items, single
 
     def run(self, items):
         texts = [item.value for item in items]
@@ -107,6 +120,25 @@ class Script:
     def begun(self):
         """Wait until the next batch has begun."""
         assert self.started.acquire(timeout=60)
+
+    def given_up(self):
+        """Wait until an input is cancelled."""
+        assert self.cancelled.acquire(timeout=60)
+
+
+@contextmanager
+def listening(app):
+    """A server of an application in a thread of this process; its port."""
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    # Whoever connects before the server is ready waits in line.
+    with closing(socket.create_server(("127.0.0.1", 0))) as one:
+        # A daemon, so that a test that fails while a request goes on forever does not hang.
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [one]}, daemon=True)
+        thread.start()
+        yield one.getsockname()[1]
+        server.should_exit = True
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def scripted(script, name="script", **options):

@@ -11,9 +11,10 @@ import soundfile
 import torch
 from huggingface_hub import InferenceClient
 from served_apps import JSON, ask, client_of, load, refused, same, sharing
-from served_models import MAKERS, RATE, WORDS, save, words
+from served_models import MAKERS, RATE, TINY, WORDS, recognizer, save, words
 from starlette.testclient import TestClient
 from transformers import (
+    AutoProcessor,
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
@@ -120,6 +121,27 @@ def wav2vec2(folder):
     return save(folder, stirred(Wav2Vec2ForCTC(config)), processor)
 
 
+def speech(folder, model_class, **fields):
+    """A model of hfseq that reads recordings."""
+    recognizer(folder)
+    processor = AutoProcessor.from_pretrained(folder)
+    names = {"vocab_size": len(processor.tokenizer)} | TINY | fields
+    torch.manual_seed(0)
+    model = model_class(hfseq.GruConfig(input_size=8, subsampling_factor=2, inputs_to_logits_ratio=160, **names))
+    model.base_model.set_feature_statistics(torch.full((8,), -8.0), torch.full((8,), 2.0))
+    if model.can_generate():
+        model.generation_config.suppress_tokens = [0, 1, 2, 3, 4]  # letters alone
+    return save(folder, model, processor)
+
+
+def seq2seq_recognizer(folder):
+    return speech(folder, hfseq.GruForConditionalGeneration, is_encoder_decoder=True, initializer_range=2.0)
+
+
+def audio_classifier(folder):
+    return speech(folder, hfseq.GruForSequenceClassification, id2label=dict(enumerate(("no", "yes", "maybe"))))
+
+
 def series_transformer(folder):
     sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1}
     config = TimeSeriesTransformerConfig(prediction_length=3, context_length=6, lags_sequence=[1, 2], **sizes)
@@ -143,6 +165,8 @@ TRANSFORMERS = {
     "wav2vec2": wav2vec2,
     "series_transformer": series_transformer,
     "gpt2": gpt2,
+    "seq2seq_recognizer": seq2seq_recognizer,
+    "audio_classifier": audio_classifier,
 }
 
 
@@ -190,6 +214,7 @@ INPUTS = {
     "translation": TEXTS,
     "summarization": TEXTS,
     "automatic-speech-recognition": AUDIO,
+    "audio-classification": AUDIO,
     "time-series-forecasting": SERIES,
     "next-item-recommendation": HISTORIES,
 }
@@ -199,6 +224,7 @@ SETTINGS = {
     "translation": [{}, {"num_beams": 3, "max_new_tokens": 5}, {"num_beams": 3, "num_return_sequences": 2}],
     "summarization": [{}, {"num_beams": 3, "length_penalty": 2.0}],
     "automatic-speech-recognition": [{}],
+    "audio-classification": [{}, {"top_k": 2}],
     "time-series-forecasting": [{"seed": 3}, {"seed": 4, "num_samples": 7, "quantile_levels": [0.5]}],
     "next-item-recommendation": [{}, {"top_k": 3, "filter_seen": True}, {"max_length": 2}],
 }
@@ -214,9 +240,13 @@ def pipeline_answers(served, bare, inputs, settings):
     if served.task in ("translation", "summarization"):
         # Saved models end where their configurations say; a server has a limit besides.
         options = {"max_new_tokens": served.predictor.own_length, **options}
+    if served.task == "automatic-speech-recognition" and served.model.can_generate():
+        options = {"generate_kwargs": {"max_new_tokens": served.predictor.own_length, **options}}
+    if served.task == "audio-classification":
+        options = {"top_k": 3, **options}
     answers = []
     for one in inputs:
-        if served.task == "automatic-speech-recognition":
+        if "array" in one:
             one = {"raw": np.asarray(one["array"], dtype=np.float32), "sampling_rate": one["sampling_rate"]}
         if seed is not None:
             torch.manual_seed(seed)
@@ -230,7 +260,7 @@ def test_answers_are_those_of_the_pipeline(client, models, folders, name):
     served = next(one for one in models if one.name == name)
     inputs = INPUTS[served.task]
     bare = pipeline(served.task, str(folders[name]), device="cpu")
-    for settings in SETTINGS[served.task]:
+    for settings in SETTINGS[served.task] + ([{"num_beams": 2}] if name == "seq2seq_recognizer" else []):
         expected = pipeline_answers(served, bare, inputs, settings)
         distinct = {json.dumps(one) for one in expected}
         assert len(distinct) > 1, "the model says the same to everything, the test would show nothing"
@@ -365,6 +395,12 @@ def test_what_is_wrong_is_named(client, name, inputs, settings, param, said):
     refused(ask(client, inputs, name, **settings), 400, said, param)
 
 
+def test_forecasts_have_a_maximum_size(client):
+    name, large = "time-series-forecasting", {"prediction_length": 12, "num_samples": 1000, "return_samples": True}
+    assert ask(client, [SERIES[0]] * 2, name, **large).status_code == 200
+    refused(ask(client, [SERIES[0]] * 83, name, **large), 400, "1005960 numbers", "inputs")
+
+
 DATED = {"target": [1, 2], "start": "2020-01-01"}
 
 
@@ -415,6 +451,8 @@ def test_models_by_name(client, models):
     body = {"inputs": "a", "model": "translation"}
     assert client.post("/predict?model=translation", json=body).status_code == 200
     refused(client.post("/predict?model=bart", json=body), 400, "two models", "model")
+    for query in ("model=bart&model=bart", "model=bart&top_k=1", "top_k"):
+        refused(client.post(f"/predict?{query}", json={"inputs": "a"}), 400, "the address")
     alone = sharing(models[:1])
     assert ask(alone, "a").status_code == ask(alone, "a", models[0].name).status_code == 200
 

@@ -30,8 +30,8 @@ from hfseq.serving.http_json import Refusal, read_bytes, read_object
 from hfseq.serving.metrics import Metrics
 from hfseq.serving.observing import Observer
 from hfseq.serving.openai_routes import Answered, openai_router
-from hfseq.serving.predictors import PredictRequest
 from hfseq.serving.refusals import details_of, refusal_of
+from hfseq.serving.schemas import ERRORS, ModelCard, ModelList, PredictRequest, request_schemas, response_schema
 from hfseq.serving.served import Served
 from hfseq.serving.traffic import TrafficLog
 from hfseq.version import __version__
@@ -56,38 +56,6 @@ class Settings(NamedTuple):
     max_body: int = 2**24
     drain: float = 30.0
     traffic: TrafficLog | None = None
-
-
-class ErrorDetails(BaseModel):
-    """Details of an error."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorResponse(BaseModel):
-    """Response to a rejected or failed request."""
-
-    error: ErrorDetails
-
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorResponse, "description": description}
-    for status, description in {
-        400: "The request is invalid",
-        401: "The API key is missing or wrong",
-        404: "There is no such model",
-        408: "The request was not sent in time",
-        413: "The request body is too large",
-        415: "The body has another content type",
-        500: "Internal error",
-        503: "The queue is full, or the server is shutting down",
-        504: "The request took too long",
-    }.items()
-}
-"""Error responses of the endpoints."""
 
 
 def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> FastAPI:
@@ -129,7 +97,7 @@ def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> 
     )
     app.router.redirect_slashes = False
     app.add_middleware(Observer, metrics=metrics)
-    guarded = [Depends(key_checker(settings.api_keys))]
+    guarded = [Depends(key_checker(settings.api_keys))] if settings.api_keys else []
 
     async def predict(request: Request) -> Response:
         try:
@@ -156,22 +124,15 @@ def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> 
             write_traffic(settings.traffic, request, served, outputs, asked.parameters or {}, single)
         return JSONResponse(served.predictor.respond(results, single))
 
-    describe = {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/PredictRequest"}},
-                **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in _AUDIO},
-            },
-        }
-    }
+    bodies = request_schemas([(served.name, served.task, served.predictor.parameters) for served in models])
     app.add_api_route(
         "/predict",
         predict,
         methods=["POST"],
         dependencies=guarded,
-        openapi_extra=describe,
-        responses={**ERRORS, 200: {"description": "As the pipeline of the task answers", "content": _ANY}},
+        openapi_extra=describe_request(list(by_name), bodies),
+        responses={**ERRORS, 200: {"model": response_schema([served.task for served in models])}},
+        response_model=None,
         summary="Answer inputs of any task, in the form of Hugging Face's Inference Endpoints",
     )
 
@@ -190,20 +151,12 @@ def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> 
     app.include_router(openai_router(language_models, settings, note), dependencies=guarded, responses=ERRORS)
 
     @app.get("/v1/models", dependencies=guarded, responses={401: ERRORS[401]})
-    async def list_models() -> dict[str, Any]:
+    async def list_models() -> ModelList:
         """Models that are served."""
         cards = [
-            {
-                "id": served.name,
-                "object": "model",
-                "created": created,
-                "owned_by": "local",
-                "task": served.task,
-                "backend": served.backend,
-            }
-            for served in models
+            ModelCard(id=served.name, created=created, task=served.task, backend=served.backend) for served in models
         ]
-        return {"object": "list", "data": cards}
+        return ModelList(data=cards)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -226,12 +179,30 @@ def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> 
     async def show_schema() -> dict[str, Any]:
         return app.openapi()
 
-    add_schemas(app, [PredictRequest])
+    add_schemas(app, bodies)
     return app
 
 
 _AUDIO = ("audio/wav", "audio/flac", "audio/mpeg", "audio/ogg", "application/octet-stream")
-_ANY: dict[str, Any] = {"application/json": {"schema": {}}}
+
+
+def describe_request(names: Sequence[str], bodies: Sequence[type[BaseModel]]) -> dict[str, Any]:
+    """Describe requests to `/predict` in OpenAPI's format.
+
+    Args:
+        names: Names of the models.
+        bodies: Schemas of the bodies.
+    """
+    schema = {"anyOf": [{"$ref": f"#/components/schemas/{body.__name__}"} for body in bodies]}
+    kinds = {kind: {"schema": {"type": "string", "format": "binary"}} for kind in _AUDIO}
+    model = {
+        "name": "model",
+        "in": "query",
+        "description": "Name of the model, where the body does not name it",
+        "schema": {"type": "string", "enum": list(names)},
+    }
+    content = {"application/json": {"schema": schema}, **kinds}
+    return {"parameters": [model], "requestBody": {"required": True, "content": content}}
 
 
 def add_schemas(app: FastAPI, schemas: Sequence[type[BaseModel]]) -> None:
@@ -274,7 +245,13 @@ async def read_predict(request: Request, settings: Settings) -> PredictRequest:
         Refusal: If the body is invalid, too large, or does not come in time.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    name = request.query_params.get("model")
+    names: list[str] = []
+    for key, value in request.query_params.multi_items():
+        if key != "model" or names:
+            shown = repr(key[:100])
+            raise Refusal(400, f"{shown}: unknown in the address, or there twice; it may have `model`", param=shown)
+        names.append(value)
+    name = names[0] if names else None
     try:
         async with asyncio.timeout(settings.timeout):
             if kind.startswith("audio/") or kind == "application/octet-stream":
@@ -374,5 +351,12 @@ async def report(request: Request, error: Any) -> Response:
     if isinstance(error, ClientDisconnect):
         return Response(status_code=DISCONNECTED)
     refusal = refusal_of(error)
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(refusal.status_code)
-    return JSONResponse({"error": details_of(refusal)}, refusal.status_code, refusal.headers or headers)
+    headers = refusal.headers or _HEADERS.get(refusal.status_code)
+    return JSONResponse({"error": details_of(refusal)}, refusal.status_code, headers)
+
+
+_HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    408: {"Connection": "close"},  # or the server would read on
+    503: {"Retry-After": "1"},
+}

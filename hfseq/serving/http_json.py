@@ -35,23 +35,25 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def parse_json(body: bytes) -> Any:
-    """Parse JSON strictly, with unpaired surrogates replaced by "?".
+def parse_object(body: bytes) -> dict[str, Any]:
+    """Parse a body strictly, a JSON object; unpaired surrogates are replaced by "?".
 
     Raises:
-        Refusal: If it is not JSON, a key occurs twice, or a number is too large (400).
+        Refusal: If it is not a JSON object, a key occurs twice, or a number is too large (400).
     """
     try:
-        found = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        fields = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_unique)
         # Writing it again finds numbers such as 1e999, which are read as infinite, and unpaired surrogates.
-        text = json.dumps(found, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(fields, ensure_ascii=False, allow_nan=False)
         try:
             text.encode()
         except UnicodeEncodeError:
-            return json.loads(text.encode(errors="replace"))
+            fields = json.loads(text.encode(errors="replace"))
     except (ValueError, RecursionError) as error:
         raise Refusal(400, "the body is not valid JSON") from error
-    return found
+    if not isinstance(fields, dict):
+        raise Refusal(400, "the body is not a JSON object")
+    return fields
 
 
 async def read_bytes(request: Request, longest: int) -> bytes:
@@ -89,7 +91,4 @@ async def read_object(request: Request, longest: int) -> dict[str, Any]:
     # A cross-site request from a browser can have plain text as its body, but not JSON.
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Refusal(415, "the Content-Type must be application/json")
-    fields = parse_json(await read_bytes(request, longest))
-    if not isinstance(fields, dict):
-        raise Refusal(400, "the body is not a JSON object")
-    return fields
+    return parse_object(await read_bytes(request, longest))

@@ -11,138 +11,38 @@ import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, pipeline
 
 from hfseq.errors import InputError, one_line
 from hfseq.models import is_hfseq
 from hfseq.models.audio import read_audio, resample
 from hfseq.processing import extractor_of, tokenizer_of
+from hfseq.serving.direct import without_loader
 from hfseq.serving.dynamic import Item
 from hfseq.serving.limits import Limits
+from hfseq.serving.parameters import (
+    AudioClassificationParameters,
+    ClassificationParameters,
+    ForecastingParameters,
+    Parameters,
+    RecognitionParameters,
+    RecommendationParameters,
+    TaggingParameters,
+    TextToTextParameters,
+)
+from hfseq.serving.schemas import MAX_INPUTS
 
-MAX_INPUTS = 256
-"""Maximum number of inputs in a request."""
-MAX_BEAMS = 20
-"""Maximum number of beams."""
+MAX_NUMBERS = 10**6
+"""Maximum number of numbers in a response of forecasts."""
 MAX_SECONDS = 600
 """Maximum length of a recording in seconds."""
 MAX_SAMPLES = MAX_SECONDS * 48_000
 """Maximum number of samples of a recording, all channels together: some formats compress silence to nothing."""
 # Sampling draws from torch's global generator, which requests with a seed have to themselves.
 _SAMPLING = Lock()
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Number = Annotated[int, Field(ge=1, le=1000)]
-
-
-def _as_tuple(value: Any) -> Any:
-    """A list as a tuple, which has a hash."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-class Parameters(BaseModel):
-    """Settings of a request: no unknown ones, no conversion of types, no infinite numbers."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    def given(self) -> dict[str, Any]:
-        """The settings that the request has."""
-        return self.model_dump(exclude_none=True)
-
-
-class ClassificationParameters(Parameters):
-    """Settings of classification; by default all classes are returned."""
-
-    top_k: Number | None = None
-    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
-    truncation: bool | None = None
-
-
-class AudioClassificationParameters(Parameters):
-    """Settings of the classification of audio; by default all classes are returned."""
-
-    top_k: Number | None = None
-
-
-class TaggingParameters(Parameters):
-    """Settings of tagging."""
-
-    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] | None = None
-    ignore_labels: Annotated[
-        tuple[Annotated[str, Field(max_length=100)], ...] | None, Field(max_length=1000), BeforeValidator(_as_tuple)
-    ] = None
-
-
-class GenerationParameters(Parameters):
-    """Settings of generation with an encoder-decoder model, named as in `GenerationConfig`."""
-
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
-    min_new_tokens: Annotated[int, Field(ge=0)] | None = None
-    num_beams: Annotated[int, Field(ge=1, le=MAX_BEAMS)] | None = None
-    num_return_sequences: Annotated[int, Field(ge=1, le=MAX_BEAMS)] | None = None
-    length_penalty: Annotated[float, Field(ge=-10, le=10)] | None = None
-    early_stopping: bool | Literal["never"] | None = None
-    no_repeat_ngram_size: Annotated[int, Field(ge=0, le=100)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
-    do_sample: bool | None = None
-    temperature: Annotated[float, Field(ge=1e-3, le=100)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**31)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-
-
-class TextToTextParameters(GenerationParameters):
-    """Settings of translation and summarization."""
-
-    truncation: bool | None = None
-    src_lang: Annotated[str, Field(max_length=100)] | None = None
-    tgt_lang: Annotated[str, Field(max_length=100)] | None = None
-
-
-class ForecastingParameters(Parameters):
-    """Settings of forecasting."""
-
-    prediction_length: Annotated[int, Field(ge=1)] | None = None
-    num_samples: Number | None = None
-    quantile_levels: Annotated[
-        tuple[float, ...] | None,
-        Field(min_length=1, max_length=100),
-        BeforeValidator(_as_tuple),
-    ] = None
-    return_samples: bool | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-
-
-class RecommendationParameters(Parameters):
-    """Settings of recommendation."""
-
-    top_k: Number | None = None
-    filter_seen: bool | None = None
-    max_length: Annotated[int, Field(ge=1)] | None = None
-
-
-class RecognitionParameters(GenerationParameters):
-    """Settings of speech recognition; those of generation are for encoder-decoder models."""
-
-
-class PredictRequest(BaseModel):
-    """Body of `/predict`, in the form of Hugging Face's Inference Endpoints.
-
-    Attributes:
-        inputs: One input of the model's task, or a list of them.
-        parameters: Settings of the task's pipeline.
-        model: Name of the model; needed where several are served.
-    """
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    inputs: JsonValue
-    parameters: dict[str, JsonValue] | None = None
-    model: str | None = None
 
 
 class Predictor:
@@ -163,15 +63,15 @@ class Predictor:
     ) -> None:
         self.task = task
         self.limits = limits
-        # Copies: tokenizers change while they encode, and the pipeline runs in a thread of its own.
-        tokenizer, extractor = tokenizer_of(processing_class), extractor_of(processing_class)
+        # Copies: tokenizers change while they encode. One counts tokens, another is the pipeline's, in its thread.
+        tokenizer, extractor = copy.deepcopy(tokenizer_of(processing_class)), extractor_of(processing_class)
         if tokenizer is not None:
             tokenizer.model_max_length = min(tokenizer.model_max_length, limits.max_input_tokens, limits.positions)
             options["tokenizer"] = copy.deepcopy(tokenizer)
         if extractor is not None:
             options["feature_extractor"] = extractor
         self.tokenizer, self.extractor = tokenizer, extractor
-        self.pipe: Any = pipeline(cast(Any, task), model=model, device=model.device, **options)
+        self.pipe: Any = without_loader(pipeline(cast(Any, task), model=model, device=model.device, **options))
 
     def items(self, inputs: Any, parameters: Mapping[str, Any]) -> tuple[list[Item], bool]:
         """Check a request.
@@ -531,6 +431,18 @@ class Forecasting(Predictor):
         if options.seed is None:
             options = options.model_copy(update={"seed": secrets.randbits(62)})
         return options
+
+    def items(self, inputs: Any, parameters: Mapping[str, Any]) -> tuple[list[Item], bool]:
+        """Check a request, and the size of its response."""
+        found, single = super().items(inputs, parameters)
+        options: Any = found[0].options
+        config: Any = self.pipe.model.config
+        horizon = options.prediction_length or self.pipe.needs.prediction_length
+        paths = (options.num_samples or getattr(config, "num_parallel_samples", 1)) if options.return_samples else 0
+        size = len(found) * horizon * (1 + len(options.quantile_levels or range(9)) + paths)
+        if size > MAX_NUMBERS:
+            raise InputError(f"inputs: the forecasts would have {size} numbers; the maximum is {MAX_NUMBERS}")
+        return found, single
 
     def is_single(self, inputs: Any) -> bool:
         """Return True for one series."""

@@ -12,7 +12,8 @@ from hfseq.serving.dynamic import Item
 from hfseq.serving.generation import Generation, GenerationRequest
 from hfseq.serving.http_json import Refusal
 from hfseq.serving.language_model import LanguageModel
-from hfseq.serving.predictors import GenerationParameters, Predictor, type_name
+from hfseq.serving.parameters import GenerationParameters
+from hfseq.serving.predictors import Predictor, type_name
 
 MAX_STOPS = 4
 """Maximum number of stop strings."""
