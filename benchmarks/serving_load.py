@@ -47,7 +47,9 @@ def main() -> None:
     """Measure what the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_dir", help="a classifier, a translator or a language model, with its tokenizer")
-    parser.add_argument("--inputs", type=Path, required=True, help="text file, an input a line; of a TSV the last column")
+    parser.add_argument(
+        "--inputs", type=Path, required=True, help="text file, an input a line; of a TSV the last column"
+    )
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--requests", type=int, default=128, help="requests of a measurement, at least 4 a client")
     parser.add_argument("--num_beams", type=int, default=5, help="beams of a translator")

@@ -21,6 +21,7 @@ from hfseq.errors import InputError, one_line
 from hfseq.models import is_hfseq
 from hfseq.models.audio import read_audio, resample
 from hfseq.processing import extractor_of, tokenizer_of
+from hfseq.serving.direct import without_loader
 from hfseq.serving.dynamic import Item
 from hfseq.serving.limits import Limits
 
@@ -171,7 +172,7 @@ class Predictor:
         if extractor is not None:
             options["feature_extractor"] = extractor
         self.tokenizer, self.extractor = tokenizer, extractor
-        self.pipe: Any = pipeline(cast(Any, task), model=model, device=model.device, **options)
+        self.pipe: Any = without_loader(pipeline(cast(Any, task), model=model, device=model.device, **options))
 
     def items(self, inputs: Any, parameters: Mapping[str, Any]) -> tuple[list[Item], bool]:
         """Check a request.
