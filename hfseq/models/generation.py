@@ -22,6 +22,8 @@ from transformers.generation import (
     StoppingCriteriaList,
 )
 
+from .beam_search import beam_search
+
 Step = Callable[[Tensor], Tensor]
 """From the newest ids `[B, 1]` to the logits of the next token `[B, V]`, or to hidden states `[B, 1, H]`."""
 
@@ -41,6 +43,8 @@ _HONOURED = frozenset(
     decoder_input_ids decoder_attention_mask encoder_outputs encoder_hidden_states encoder_attention_mask
     """.split()
 )
+# Options that `beam_search` does not honour.
+_NOT_BY_BEAMS = frozenset({"max_time", "stopping_criteria", "streamer"})
 # "hybrid" is what transformers itself assumes by default.
 _CACHES = (None, "dynamic", "offloaded", "hybrid")
 
@@ -87,8 +91,11 @@ class SequenceGenerationMixin(GenerationMixin):
         settings |= {name: value for name, value in kwargs.items() if value is not None}
         if settings.get("use_cache", True):
             check_cache(settings.get("cache_implementation"), kwargs)
-            if not more and _honours(settings) and self.supports_decode_step():
-                kwargs["custom_generate"] = partial(decode, streamer=kwargs.get("streamer"))
+            if not more and self.supports_decode_step():
+                if _honours_beams(settings):
+                    kwargs["custom_generate"] = beam_search
+                elif _honours(settings):
+                    kwargs["custom_generate"] = partial(decode, streamer=kwargs.get("streamer"))
         return super().generate(inputs, generation_config, *more, **kwargs)
 
     def supports_decode_step(self) -> bool:
@@ -144,6 +151,13 @@ def _honours(settings: Mapping[str, Any]) -> bool:
     # Private fields of a configuration are not options.
     others = {name for name in others if not name.startswith("_")}
     return not others or (others == {"num_beams"} and settings["num_beams"] == 1)
+
+
+def _honours_beams(settings: Mapping[str, Any]) -> bool:
+    """Return True if `beam_search` honours all options that are set, and one of them asks for beams."""
+    given = {name for name, value in settings.items() if value is not None and value is not False}
+    beams = (settings.get("num_beams") or 1) > 1 and not settings.get("do_sample")
+    return beams and given.isdisjoint(_NOT_BY_BEAMS) and _honours(settings | {"num_beams": 1})
 
 
 def is_bare(module: nn.Module, forward: Callable[..., Any]) -> bool:

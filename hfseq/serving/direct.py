@@ -1,7 +1,7 @@
 """Batches of a pipeline without a `DataLoader`.
 
-A `DataLoader` takes longer to set up than some models to run. It also draws a seed from torch's global generator, which
-would change what a model in another thread samples.
+A `DataLoader` takes longer to set up than some models to run. It also draws a seed from torch's global generator,
+which would change what a model in another thread samples.
 """
 
 from collections.abc import Iterator, Sequence
