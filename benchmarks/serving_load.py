@@ -168,7 +168,7 @@ def summarize(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def measure_overhead(
     server: Server, model_dir: str, task: str, texts: Sequence[str], settings: Mapping[str, Any], requests: int
 ) -> dict[str, float]:
-    """Median times in ms of the bare pipeline and of the server with the same inputs, in turns, and their difference."""
+    """Median ms of the bare pipeline and of the server with the same inputs, in turns, and of their difference."""
     pipe: Any = pipeline(task, model=model_dir, device="cpu")  # type: ignore[call-overload]
     options = dict(settings)
     if task == GENERATION:

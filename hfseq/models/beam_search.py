@@ -1,4 +1,4 @@
-"""Low-overhead beam search: finished sentences leave the batch, and no tensor of a step is as long as the longest output.
+"""Low-overhead beam search: finished sentences leave the batch, no tensor of a step is as long as the longest output.
 
 Results are those of the loop of transformers, which carries finished sentences to the end of the batch, and several
 times in each step passes over the scores of the whole vocabulary and over all sequences, filled up to `max_length`.
@@ -175,7 +175,7 @@ def _best_tokens(
     """Log-probabilities and ids of the best tokens after each sequence, `[B * beams, count]` each."""
     count = min(count, logits.shape[-1])
     if logits_processor:
-        scores = logits_processor(sequences.flatten(0, 1), logits.log_softmax(dim=-1))  # type: ignore[arg-type]
+        scores = logits_processor(sequences.flatten(0, 1), logits.log_softmax(dim=-1))
         top, ids = scores.topk(count)
         return top, ids
     top, ids = top_tokens(logits, count)
