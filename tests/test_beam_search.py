@@ -1,8 +1,9 @@
 """Beam search: what the loop of transformers finds, with finished sentences out of the batch."""
 
 import pytest
+import served_models
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, pipeline
 from transformers.generation import GenerationMixin
 
 import hfseq
@@ -88,3 +89,15 @@ def test_what_it_does_not_honour_is_left_to_transformers(sizes):
     for options in ({"max_time": 100.0}, {"do_sample": True}, {"return_dict_in_generate": True}, {"use_cache": False}):
         model.generate(**inputs, **options)
     assert not sizes
+
+
+@pytest.mark.parametrize("task", ["text-generation", "translation"])
+@pytest.mark.parametrize(("beams", "name"), [(1, "decode"), (3, "beam_search")])
+def test_pipelines_use_the_loops_of_the_models(task, beams, name, tmp_path, monkeypatch):
+    """They fill the generation config with values that do nothing."""
+    makers = {"text-generation": served_models.language_model} | served_models.MAKERS
+    pipe = pipeline(task, model=str(makers[task](tmp_path / "model")), device="cpu")
+    calls, loop = [], getattr(generation, name)
+    monkeypatch.setattr(generation, name, lambda *args, **kwargs: (calls.append(1), loop(*args, **kwargs))[1])
+    pipe(["a b", "c"], num_beams=beams, max_new_tokens=3, do_sample=False, batch_size=2)
+    assert len(calls) == 1

@@ -28,8 +28,8 @@ Step = Callable[[Tensor], Tensor]
 """From the newest ids `[B, 1]` to the logits of the next token `[B, V]`, or to hidden states `[B, 1, H]`."""
 
 # Options of `generate()` that `decode` honours: `generate()` turns them into logits processors, stopping criteria, or
-# inputs of the model; some matter only to beam search, or to a returned dictionary. With any other option that is set,
-# transformers' own loop runs.
+# inputs of the model; some matter only to beam search, assisted generation or a returned dictionary. With any other
+# option that is set, transformers' own loop runs.
 _HONOURED = frozenset(
     """
     max_length max_new_tokens min_length min_new_tokens max_time num_return_sequences
@@ -41,8 +41,12 @@ _HONOURED = frozenset(
     output_attentions output_hidden_states output_scores output_logits
     streamer logits_processor stopping_criteria input_ids input_features attention_mask
     decoder_input_ids decoder_attention_mask encoder_outputs encoder_hidden_states encoder_attention_mask
+    num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold assistant_lookbehind
+    target_lookbehind transformers_version
     """.split()
 )
+# Values with which other options do nothing; pipelines set them.
+_NEUTRAL = {"num_beams": 1, "num_beam_groups": 1, "diversity_penalty": 0.0}
 # Options that `beam_search` does not honour.
 _NOT_BY_BEAMS = frozenset({"max_time", "stopping_criteria", "streamer"})
 # "hybrid" is what transformers itself assumes by default.
@@ -147,10 +151,9 @@ class SequenceGenerationMixin(GenerationMixin):
 
 def _honours(settings: Mapping[str, Any]) -> bool:
     """Return True if `decode` honours all options that are set."""
-    others = {name for name, value in settings.items() if value is not False} - _HONOURED - {"transformers_version"}
+    others = {name for name, value in settings.items() if value is not False and value != _NEUTRAL.get(name)}
     # Private fields of a configuration are not options.
-    others = {name for name in others if not name.startswith("_")}
-    return not others or (others == {"num_beams"} and settings["num_beams"] == 1)
+    return all(name in _HONOURED or name.startswith("_") for name in others)
 
 
 def _honours_beams(settings: Mapping[str, Any]) -> bool:
