@@ -122,12 +122,13 @@ class Load:
     server_cpu: float
 
     def figures(self) -> dict[str, float]:
-        """Requests/s, median and 95th percentile of the latency in ms, and the clients' share of the CPU time."""
+        """Requests/s, latency and CPU time of the server in ms a request, and the clients' share of the CPU time."""
         p95 = statistics.quantiles(self.latencies, n=20, method="inclusive")[-1]
         return {
             "requests/s": len(self.latencies) / self.seconds,
             "p50, ms": 1000 * statistics.median(self.latencies),
             "p95, ms": 1000 * p95,
+            "server CPU, ms": 1000 * self.server_cpu / len(self.latencies),
             "client CPU": self.client_cpu / (self.client_cpu + self.server_cpu),
         }
 

@@ -154,7 +154,7 @@ def summarize(cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for size in (single, batched)
     }
     ratios = {
-        name: [case["figures"][batched][name] / case["figures"][single][name] for case in cases] for name in names[:3]
+        name: [case["figures"][batched][name] / case["figures"][single][name] for case in cases] for name in names[:4]
     }
     other = max(case["other answers"] for case in cases)
     first = cases[0]
