@@ -10,6 +10,7 @@ FOLDER = Path(__file__).parent
 PADDING, CACHE = FOLDER / "padding_and_beams.json", FOLDER / "cache_memory.json"
 CATALOGUE = FOLDER / "large_catalogue.json"
 CONVERTED = FOLDER / "joeynmt_converted.json"
+SERVING = FOLDER / "serving.json"
 
 
 def padding_table(path: Path = PADDING) -> list[str]:
@@ -64,6 +65,27 @@ def converted_table(path: Path = CONVERTED) -> list[str]:
     (lines,) = {row["lines"] for row in values["searches"].values()}
     titles = ["search", "BLEU of JoeyNMT", "BLEU after conversion", f"translations that differ, of {lines:,}"]
     return [*_table(titles, rows), "", f"The check: {values['check']}. {_measured(values['about'])}"]
+
+
+def load_table(loads: Mapping[str, Any]) -> list[str]:
+    """Lines of the tables of `serving_load.py`: load by model and number of clients, then the overhead."""
+    rows, overheads, measured = [], [], []
+    for name, values in loads.items():
+        for row in values["rows"]:
+            single, batched = row["one at a time"], row["batched"]
+            pairs = [
+                f"{single[figure]:.3g} → {batched[figure]:.3g}" for figure in ("requests/s", "p50, ms", "p95, ms")
+            ]
+            ratios = [f"{statistics.median(row['ratios'][figure]):.2f}" for figure in ("requests/s", "p50, ms")]
+            share = f"{batched['client CPU']:.0%}"
+            rows.append([name, str(row["clients"]), *pairs, *ratios, str(row["other answers"]), share])
+        times = values["overhead"]
+        overheads.append([name, *(f"{times[side]:.2f}" for side in ("pipeline", "server", "difference"))])
+        measured += [f"{name}: {_measured(values['about'])}", ""]
+    titles = ["model", "clients", "requests/s", "p50, ms", "p95, ms", "ratio of requests/s", "ratio of p50"]
+    lines = _table([*titles, "other answers", "clients' share of the CPU time"], rows)
+    beside = _table(["model", "pipeline, ms", "server, ms", "overhead, ms"], overheads)
+    return [*lines, "", *beside, "", *measured[:-1]]
 
 
 def write(path: Path, values: Mapping[str, Any]) -> None:

@@ -22,12 +22,14 @@ from transformers.generation import (
     StoppingCriteriaList,
 )
 
+from .beam_search import beam_search
+
 Step = Callable[[Tensor], Tensor]
 """From the newest ids `[B, 1]` to the logits of the next token `[B, V]`, or to hidden states `[B, 1, H]`."""
 
 # Options of `generate()` that `decode` honours: `generate()` turns them into logits processors, stopping criteria, or
-# inputs of the model; some matter only to beam search, or to a returned dictionary. With any other option that is set,
-# transformers' own loop runs.
+# inputs of the model; some matter only to beam search, assisted generation or a returned dictionary. With any other
+# option that is set, transformers' own loop runs.
 _HONOURED = frozenset(
     """
     max_length max_new_tokens min_length min_new_tokens max_time num_return_sequences
@@ -39,8 +41,14 @@ _HONOURED = frozenset(
     output_attentions output_hidden_states output_scores output_logits
     streamer logits_processor stopping_criteria input_ids input_features attention_mask
     decoder_input_ids decoder_attention_mask encoder_outputs encoder_hidden_states encoder_attention_mask
+    num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold assistant_lookbehind
+    target_lookbehind transformers_version
     """.split()
 )
+# Values with which other options do nothing; pipelines set them.
+_NEUTRAL = {"num_beams": 1, "num_beam_groups": 1, "diversity_penalty": 0.0}
+# Options that `beam_search` does not honour.
+_NOT_BY_BEAMS = frozenset({"max_time", "stopping_criteria", "streamer"})
 # "hybrid" is what transformers itself assumes by default.
 _CACHES = (None, "dynamic", "offloaded", "hybrid")
 
@@ -87,8 +95,11 @@ class SequenceGenerationMixin(GenerationMixin):
         settings |= {name: value for name, value in kwargs.items() if value is not None}
         if settings.get("use_cache", True):
             check_cache(settings.get("cache_implementation"), kwargs)
-            if not more and _honours(settings) and self.supports_decode_step():
-                kwargs["custom_generate"] = partial(decode, streamer=kwargs.get("streamer"))
+            if not more and self.supports_decode_step():
+                if _honours_beams(settings):
+                    kwargs["custom_generate"] = beam_search
+                elif _honours(settings):
+                    kwargs["custom_generate"] = partial(decode, streamer=kwargs.get("streamer"))
         return super().generate(inputs, generation_config, *more, **kwargs)
 
     def supports_decode_step(self) -> bool:
@@ -140,10 +151,16 @@ class SequenceGenerationMixin(GenerationMixin):
 
 def _honours(settings: Mapping[str, Any]) -> bool:
     """Return True if `decode` honours all options that are set."""
-    others = {name for name, value in settings.items() if value is not False} - _HONOURED - {"transformers_version"}
+    others = {name for name, value in settings.items() if value is not False and value != _NEUTRAL.get(name)}
     # Private fields of a configuration are not options.
-    others = {name for name in others if not name.startswith("_")}
-    return not others or (others == {"num_beams"} and settings["num_beams"] == 1)
+    return all(name in _HONOURED or name.startswith("_") for name in others)
+
+
+def _honours_beams(settings: Mapping[str, Any]) -> bool:
+    """Return True if `beam_search` honours all options that are set, and one of them asks for beams."""
+    given = {name for name, value in settings.items() if value is not None and value is not False}
+    beams = (settings.get("num_beams") or 1) > 1 and not settings.get("do_sample")
+    return beams and given.isdisjoint(_NOT_BY_BEAMS) and _honours(settings | {"num_beams": 1})
 
 
 def is_bare(module: nn.Module, forward: Callable[..., Any]) -> bool:

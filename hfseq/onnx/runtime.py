@@ -24,7 +24,7 @@ from transformers.modeling_outputs import (
 from hfseq.errors import blaming, require
 from hfseq.models.cache import RecurrentCacheLayer, cache_layers, takes_past_key_values
 from hfseq.models.forecasting import ForecastingMixin, Params, Past, Row
-from hfseq.models.generation import SequenceGenerationMixin
+from hfseq.models.generation import SequenceGenerationMixin, Step
 from hfseq.models.inputs import flat_frames, mask_of_steps
 from hfseq.models.output_layer import steps_to_keep
 from hfseq.models.padding import valid_steps
@@ -310,9 +310,20 @@ class _Generates(OnnxRunner, SequenceGenerationMixin):
     _is_stateful = True
     prepare_inputs_for_generation = GenerationMixin.prepare_inputs_for_generation
 
+    def supports_decode_step(self) -> bool:
+        """Return True: a step is a run of the graph."""
+        return True
+
 
 class OnnxForCausalLM(_Generates):
     """An exported language model."""
+
+    def make_decode_step(self, cache: Cache, **kwargs: Any) -> Step:
+        """Step from the newest ids `[B, 1]` to logits `[B, V]`; see `SequenceGenerationMixin`."""
+        layer = self._layer(cache)
+        return lambda ids: self._decode(layer, {"input_ids": ids, "attention_mask": torch.ones_like(ids)}, 1)[
+            "logits"
+        ][:, -1]
 
     @takes_past_key_values
     def forward(
@@ -386,6 +397,18 @@ class OnnxForConditionalGeneration(_Generates):
         """The encoder."""
         return OnnxEncoder(self)
 
+    def make_decode_step(self, cache: Cache, **kwargs: Any) -> Step:
+        """Step from the newest ids `[B, 1]` to logits `[B, V]`; see `SequenceGenerationMixin`."""
+        layer = self._layer(cache)
+        given = self._source(kwargs["encoder_outputs"]["last_hidden_state"], kwargs.get("attention_mask"))
+        given |= dict(zip(self.about["memories"], layer.memory or (), strict=True))
+        return lambda ids: self._decode(layer, given | {"decoder_input_ids": ids}, 1)["logits"][:, -1]
+
+    def _source(self, hidden: Tensor, attention_mask: Tensor | None) -> dict[str, Tensor]:
+        """Encoder states `[B, S, M]` and their mask, as the decoder's graphs take them."""
+        mask = mask_of_steps(attention_mask, hidden.shape[1], self.config.subsampling_factor)
+        return {"encoder_hidden_states": hidden, "attention_mask": _steps(hidden, mask)}
+
     @takes_past_key_values
     def forward(
         self,
@@ -434,9 +457,7 @@ class OnnxForConditionalGeneration(_Generates):
             encoder_outputs = ModelOutput(zip(names, encoder_outputs or (), strict=False))
         hidden = encoder_outputs["last_hidden_state"]
         tokens, _ = self.check_inputs(decoder_input_ids, None, kwargs, "decoder_input_ids")
-        factor = self.config.subsampling_factor
-        mask = mask_of_steps(attention_mask, hidden.shape[1], factor)
-        given = {"encoder_hidden_states": hidden, "attention_mask": _steps(hidden, mask)}
+        given = self._source(hidden, attention_mask)
         returns = cache is not None or use_cache
         if cache is None:
             cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
