@@ -492,8 +492,9 @@ def browser():
     if program is None:
         pytest.skip("there is no browser: neither Chromium nor Chrome is on the PATH")
     with playwright.sync_playwright() as driver:
-        # In a container its sandbox would need more rights than the tests have.
-        started = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        # In a container its sandbox would need more rights than the tests have. The microphone gives beeps.
+        microphone = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+        started = driver.chromium.launch(executable_path=program, args=["--no-sandbox", *microphone])
         yield started
         started.close()
 

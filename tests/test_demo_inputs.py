@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import urllib.error
 import urllib.request
 from functools import cache
@@ -44,9 +45,16 @@ def monthly(folder):
     """A forecaster of monthly series, which reads time features, and what its run left."""
     torch.manual_seed(0)
     config = LstmConfig(
-        input_size=1, prediction_length=3, num_parallel_samples=5, frequency="MS", num_time_features=2,
+        input_size=1,
+        prediction_length=3,
+        num_parallel_samples=5,
+        frequency="MS",
+        num_time_features=1,
+        num_static_categorical_features=1,
+        cardinality=[2],
+        static_categories=[["wet", "dry"]],
         **served_models.TINY,
-    )  # fmt: skip
+    )
     served_models.save(folder, LstmForPrediction(config))
     (folder / "run.json").write_text('{"task": "time-series-forecasting"}')
     # Two windows of the first series, which overlap, and another series.
@@ -159,13 +167,15 @@ def test_a_forecast_is_that_of_the_pipeline(directories, subjects):
 
 def test_tables_have_time_stamps(subjects):
     subject = subjects("monthly")
-    _, rows, said = forecast(subject, TABLE, 2)
+    _, rows, said = forecast(subject, TABLE, 2, ["wet"])
     assert [row[0] for row in rows] == ["2021-01-01", "2021-02-01"] and said == "12 values."
     # As from GluonTS' format, with a gap, and with names of the columns.
-    entry = {"start": "2020-01-01", "target": VALUES[:5] + [None] + VALUES[6:]}
+    entry = {"start": "2020-01-01", "target": VALUES[:5] + [None] + VALUES[6:], "feat_static_cat": ["wet"]}
     gap = "\n".join(["date\tlevel", *(line.replace(",", "\t") for line in TABLE.splitlines() if "-06-" not in line)])
-    found = forecast(subject, json.dumps(entry), 2)
-    assert found[1:] == forecast(subject, gap, 2)[1:] and "1 of them missing" in found[2] and found[1] != rows
+    # What the text says of its class counts.
+    found = forecast(subject, json.dumps(entry), 2, ["dry"])
+    assert found[1:] == forecast(subject, gap, 2, ["wet"])[1:] != forecast(subject, gap, 2, ["dry"])[1:]
+    assert "1 of them missing" in found[2] and found[1] != rows
 
 
 def test_what_is_no_series_is_refused(subjects):
@@ -186,7 +196,7 @@ def test_what_is_no_series_is_refused(subjects):
     with pytest.raises(InputError, match="maximum is 2048"):
         forecast(subjects("series"), "1 " * 2049, 3)
     with pytest.raises(InputError, match="time"):
-        forecast(subjects("monthly"), "1 2 3", 3)
+        forecast(subjects("monthly"), "1 2 3", 3, ["wet"])
 
 
 def test_values_at_the_ends_may_be_missing():
@@ -218,8 +228,10 @@ def test_the_first_items_are_offered(subjects, monkeypatch):
 def test_examples_are_those_of_the_run(subjects):
     assert subjects("items").example == "a\nb" and subjects("series").example is None
     first = [f"{month} 00:00:00,{value}" for month, value in zip(MONTHS[:6], VALUES, strict=False)]
-    assert subjects("monthly").example == "\n".join(["ds,y", *first])
-    assert [row[0] for row in forecast(subjects("monthly"), subjects("monthly").example, 1)[1]] == ["2020-07-01"]
+    assert subjects("monthly").example == "\n".join(first)
+    assert [row[0] for row in forecast(subjects("monthly"), subjects("monthly").example, 1, ["wet"])[1]] == [
+        "2020-07-01"
+    ]
 
 
 # --- requests ------------------------------------------------------------------------------------------------------
@@ -295,6 +307,10 @@ def test_errors_of_a_series_are_told(directories):
     with served(directories / "series") as (url, _):
         assert outcome(url, "series", ["ds,y\n2020-01-01,x", 3])["output"]["error"].startswith("Table:2: column 'y'")
         assert outcome(url, "long", ["1 2", 13])["output"]["error"] == "Steps must be a number from 1 to 12."
+    with served(directories / "monthly") as (url, _):
+        for number, name in enumerate(("damp", None, 1)):
+            error = outcome(url, f"class{number}", [TABLE, 3, name])["output"]["error"]
+            assert error == "Class must be one of the list."
 
 
 # --- in a browser --------------------------------------------------------------------------------------------------
@@ -321,14 +337,29 @@ def test_a_file_is_transcribed_in_a_browser(subjects, show):  # noqa: F811
         expect(page.locator("#note")).to_have_text(said)
 
 
+def test_the_microphone_is_classified_in_a_browser(show):  # noqa: F811
+    expect = sync_api().expect
+    with show("sounds") as page:
+        page.get_by_role("button", name="Record", exact=True).click()
+        expect(page.locator("#recording time").last).to_have_text(re.compile("0:0[1-9]"))
+        page.get_by_role("button", name="Stop").first.click()
+        expect(page.locator("#name textarea")).to_have_value(re.compile(".{20}"))
+        page.click("#go")
+        expect(page.locator("#note")).to_have_text(re.compile(r"^\d+\.\d s\.$"))
+        for name in ("low", "high"):
+            expect(page.locator("#answer")).to_contain_text(name)
+
+
 def test_a_forecast_in_a_browser(subjects, show):  # noqa: F811
     expect = sync_api().expect
-    _, rows, _ = forecast(subjects("monthly"), subjects("monthly").example, 2)
+    _, rows, _ = forecast(subjects("monthly"), subjects("monthly").example, 2, ["dry"])
     with show("monthly") as page:
-        page.get_by_text("ds,y 2020-01-01").click()
+        page.get_by_text("2020-01-01 00:00:00,1.0 2020-02-01").click()
         expect(page.locator("#text textarea")).to_have_value(subjects("monthly").example)
         page.fill("#steps input[type=number]", "2")
         page.press("#steps input[type=number]", "Tab")
+        page.click("#class1 input")
+        page.get_by_role("option", name="dry").click()
         page.click("#go")
         expect(page.locator("#answer").get_by_role("gridcell")).to_have_text(cells(rows))
         picture = page.locator("#plot img")

@@ -10,7 +10,7 @@ from hfseq.demo.audio import Recordings, classify_audio, transcribe
 from hfseq.demo.handlers import classify, continue_text, tag, translate, write_text
 from hfseq.demo.items import choices, recommend
 from hfseq.demo.loading import GENERATION, TEXT_TO_TEXT, DemoModel
-from hfseq.demo.series import LEVELS, forecast
+from hfseq.demo.series import LEVELS, forecast, kinds
 from hfseq.heads import HUB_TASKS
 from hfseq.inference.loading import problem_of
 
@@ -215,14 +215,17 @@ class Forecasting(Layout):
     """A series and its forecast."""
 
     def inputs(self) -> list[Any]:
-        """A series and, unless the model has but one, the number of steps."""
+        """A series, the number of steps unless the model has but one, and the static classes of the series."""
         gr, needs = self.gr, self.demo.predictor.pipe.needs
         hint = "Numbers, or lines of time and value: 2024-01-31, 5.5"
-        series = gr.Textbox(label="Series", lines=8, max_lines=12, placeholder=hint, elem_id="text")
-        if needs.fixed_horizon:
-            return [series]
-        own = needs.prediction_length or 12
-        return [series, gr.Slider(1, own * MAX_HORIZONS, own, step=1, label="Steps", elem_id="steps")]
+        found = [gr.Textbox(label="Series", lines=8, max_lines=12, placeholder=hint, elem_id="text")]
+        if not needs.fixed_horizon:
+            own = needs.prediction_length or 12
+            found.append(gr.Slider(1, own * MAX_HORIZONS, own, step=1, label="Steps", elem_id="steps"))
+        for number, names in enumerate(kinds(self.demo), 1):
+            label = f"Class {number}" if number > 1 else "Class"
+            found.append(gr.Dropdown(names, value=names[0], label=label, elem_id=f"class{number}"))
+        return found
 
     def outputs(self) -> list[Any]:
         """A plot and a table."""
@@ -237,7 +240,9 @@ class Forecasting(Layout):
 
     def answer(self, *values: Any) -> Any:
         """Plot and table."""
-        return forecast(self.demo, *values)
+        text, *settings = values
+        horizon = None if self.demo.predictor.pipe.needs.fixed_horizon else settings.pop(0)
+        return forecast(self.demo, text, horizon, settings)
 
 
 class Recommendation(Layout):

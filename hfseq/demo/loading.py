@@ -2,7 +2,6 @@
 
 import copy
 import csv
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
@@ -81,8 +80,7 @@ class DemoModel:
             InputError: If the input is invalid.
         """
         assert self.served is not None
-        # Reading a recording does without the tokenizer.
-        with nullcontext() if self.predictor.slow_to_read else self._reading:
+        with self._reading:
             (item,), _ = self.predictor.items(value, parameters)
         self.served.batcher.submit([item])
         return item.future.result()
@@ -121,7 +119,11 @@ def load_demo_model(model_dir: str | Path, task: str | None = None) -> DemoModel
             # Of a Transformer's attention implementations only this one returns weights; set while nothing runs.
             model.set_attn_implementation("eager")
     kind, split = type(model).__name__, run.get("split", "test")
-    scores = [f"{METRICS[name][0]} {value:.2f}" for name, value in measured(results, split).items()]
+    # Losses may be small.
+    shown = {
+        name: f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}" for name, value in measured(results, split).items()
+    }
+    scores = [f"{METRICS[name][0]} {value}" for name, value in shown.items()]
     size = f" of {model.num_parameters():,} parameters" if isinstance(model, PreTrainedModel) else ""
     about = f"A `{kind}`{size} {what_it_does(known, run.get('languages', []))}."
     about += f" On the {split} set: {', '.join(scores)}." if scores else ""
@@ -167,4 +169,4 @@ def _series_example(directory: Path) -> str | None:
         return None
     if parse_stamp(last[0][0]) is None or last[0][0].isdigit():
         return ", ".join(value for _, value in last)
-    return "\n".join(["ds,y", *(f"{time},{value}" for time, value in last)])
+    return "\n".join(f"{time},{value}" for time, value in last)

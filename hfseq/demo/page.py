@@ -60,7 +60,7 @@ def make_page(demo: DemoModel, recordings: Recordings) -> "gr.Blocks":
                     stop = gr.Button("Stop", elem_id="stop") if layout.streams else None
                 if demo.example is not None:
                     label = " ".join(demo.example.split())
-                    label = label if len(label) <= 80 else f"{label[:79]}…"
+                    label = label if len(label) <= 60 else f"{label[:59]}…"
                     gr.Examples([[demo.example]], inputs[:1], cache_examples=False, example_labels=[label])
             with gr.Column():
                 outputs = [*layout.outputs(), gr.Markdown(elem_id="note")]
@@ -109,6 +109,10 @@ def _validated(gr: Any, components: Sequence[Any], values: Sequence[Any]) -> Ite
             message = "" if value is None or isinstance(value, str) else "The text must be a string."
         elif isinstance(component, gr.Checkbox):
             message = "" if isinstance(value, bool) else f"{component.label} must be true or false."
+        elif isinstance(component, gr.Dropdown):
+            message = (
+                "" if value in [one for _, one in component.choices] else f"{component.label} must be one of the list."
+            )
         # True and False are no numbers here.
         elif type(value) not in (int, float) or not component.minimum <= value <= component.maximum:
             message = f"{component.label} must be a number from {component.minimum} to {component.maximum}."
@@ -160,7 +164,7 @@ def open_page(model_dir: str | Path, host: str, port: int, *, task: str | None =
 
     demo, recordings = load_demo_model(model_dir, task), Recordings()
     if demo.task in AUDIO_TASKS:
-        require("soundfile", extra="audio", use="the page of a model that reads audio")
+        require("soundfile", "soxr", extra="audio", use="the page of a model that reads audio")
     page = make_page(demo, recordings)
     gate = Middleware(Gate, recordings=recordings if demo.task in AUDIO_TASKS else None)
     # System fonts, no history of requests, no external links.

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -30,13 +31,23 @@ _EMPTY = "Enter a series first."
 _SHOWN_HORIZONS, _SHOWN_VALUES = 4, 48
 
 
-def forecast(demo: DemoModel, text: str, horizon: float | None = None) -> tuple[str, list[list[Any]], str]:
+def kinds(demo: DemoModel) -> list[list[str]]:
+    """Names of the classes of each static feature of a forecaster."""
+    config: Any = demo.model.config
+    named = getattr(config, "static_categories", None)
+    return named or [[str(number) for number in range(size)] for size in demo.predictor.pipe.needs.cardinality]
+
+
+def forecast(
+    demo: DemoModel, text: str, horizon: float | None = None, classes: Sequence[str] = ()
+) -> tuple[str, list[list[Any]], str]:
     """Forecast a series.
 
     Args:
         demo: A forecaster.
         text: The series; see `read_text`.
         horizon: Number of steps; None for that of the model.
+        classes: Static classes of the series, unless the text has them.
 
     Returns:
         A plot as an HTML image, the rows of the table (step or time stamp, mean, quantiles of `LEVELS`, if the model
@@ -48,6 +59,9 @@ def forecast(demo: DemoModel, text: str, horizon: float | None = None) -> tuple[
     if not text.strip():
         return "", [], _EMPTY
     value, series = read_text(text, getattr(demo.model.config, "frequency", None))
+    if classes:
+        entry = value if isinstance(value, dict) else {"target": value}
+        value = {"feat_static_cat": list(classes)} | entry
     points = getattr(demo.model.config, "loss", "nll") == "mse"
     # A seed, so that the same series has the same forecast.
     settings: dict[str, Any] = {} if points else {"seed": 0, "quantile_levels": LEVELS}
