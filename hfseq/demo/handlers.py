@@ -34,10 +34,7 @@ LONGEST_IMPORTANCE = 256
 """Maximum length of a text, in tokens, for word importance, whose cost is quadratic in the length."""
 EMPTY = "Enter a text first."
 """Note on an empty text."""
-_PICTURE = (
-    '<div style="overflow-x: auto"><img alt="{}" style="zoom: 0.5; max-width: none" '
-    'src="data:image/png;base64,{}"></div>'
-)
+_PICTURE = '<div style="overflow-x: auto"><img alt="{}" style="{}" src="data:image/png;base64,{}"></div>'
 
 
 def write_text(demo: DemoModel, text: str, beams: float) -> tuple[str, str]:
@@ -74,9 +71,9 @@ def translate(demo: DemoModel, text: str, beams: float) -> tuple[str, str, str]:
     return written, show_picture(picture, "heat map of attention weights"), remarks
 
 
-def show_picture(picture: BytesIO, description: str) -> str:
-    """An HTML image of a PNG of 150 dpi, at half size; a wide one scrolls."""
-    return _PICTURE.format(description, b64encode(picture.getvalue()).decode())
+def show_picture(picture: BytesIO, description: str, style: str = "zoom: 0.5; max-width: none") -> str:
+    """An HTML image of a PNG, by default of 150 dpi at half size; a wide one scrolls."""
+    return _PICTURE.format(description, style, b64encode(picture.getvalue()).decode())
 
 
 def classify(demo: DemoModel, text: str) -> tuple[dict[str, float] | str | None, Spans, str]:

@@ -144,7 +144,8 @@ def _plot(name: str, series: Series, samples: np.ndarray) -> str:
     values = np.concatenate([series.target[known - shown :], np.full(horizon, np.nan)])
     picture = BytesIO()
     plot_forecasts([(name, times[known - shown :], values, shown, samples)], picture)
-    return show_picture(picture, "plot of the series and its forecast")
+    # Below the title of its box.
+    return show_picture(picture, "plot of the series and its forecast", "width: 100%; padding-top: 1.5em")
 
 
 def _shorten(time: Any) -> Any:
