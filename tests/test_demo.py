@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_serve import free_port
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -135,6 +134,12 @@ MODELS = {
         None,
     ),
 }
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -311,46 +316,48 @@ def test_words_of_an_entity_are_one_piece(directories, monkeypatch):
 
 @pytest.mark.parametrize("name", ["generation", "gpt2"])
 @pytest.mark.parametrize("prompt", [ASKED, "", "🙂"])
-def test_generated_text_comes_piece_by_piece_and_is_that_of_generate(directories, name, prompt):
+def test_generated_text_comes_piece_by_piece_and_is_that_of_generate(directories, subjects, name, prompt):
     model, tokenizer = loaded(directories, name)
-    parts = [text for text, _ in continue_text(model, tokenizer, prompt, 0, 0, 1, 12)]
+    parts = [text for text, _ in continue_text(subjects(name), prompt, 0, 0, 1, 12)]
     inputs = tokenizer(prompt, return_tensors="pt")
     ids = model.generate(**inputs, do_sample=False, max_new_tokens=12)[0, inputs["input_ids"].shape[1] :]
     assert parts[-1] == tokenizer.decode(ids, skip_special_tokens=True).lstrip() and len(ids) == 12
     assert len(parts) > 5 and all(new.startswith(old) for old, new in zip(parts, parts[1:], strict=False))
 
 
-def test_drawn_texts_are_those_of_the_settings(directories):
-    model, tokenizer = loaded(directories, "generation")
-
+def test_drawn_texts_are_those_of_the_settings(subjects):
     def last(*settings):
-        torch.manual_seed(3)
-        return list(continue_text(model, tokenizer, ASKED, *settings, 12))[-1][0]
+        return list(continue_text(subjects("generation"), ASKED, *settings, 12))[-1][0]
 
     greedy = last(0, 0, 1)
     assert last(2, 1, 1) == last(2, 0, 1e-4) == greedy != last(2, 0, 1)
 
 
 def test_generation_ends_when_nobody_reads_on_and_its_errors_arrive(directories, monkeypatch):
-    model, tokenizer = loaded(directories, "generation")
-    steps, forward = [], model.forward
-    monkeypatch.setattr(model, "forward", lambda *args, **kwargs: steps.append(1) or forward(*args, **kwargs))
-    reader = continue_text(model, tokenizer, ASKED, 0, 0, 1, 2000)
+    subject = load_demo_model(directories / "generation")
+    language_model, futures = subject.served.language_model, []
+    submit = language_model.submit
+
+    def remembered(request):
+        futures.append(submit(request))
+        return futures[-1]
+
+    monkeypatch.setattr(language_model, "submit", remembered)
+    reader = continue_text(subject, ASKED, 0, 0, 1, 1000)
     next(reader)
     reader.close()
-    assert len(steps) < 2000
+    assert futures[0].cancelled()
 
     def fail(*args, **kwargs):
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(model, "forward", fail)
+    monkeypatch.setattr(subject.model, "forward", fail)
     with pytest.raises(RuntimeError, match="out of order"):
-        list(continue_text(model, tokenizer, ASKED, 0, 0, 1, 5))
+        list(continue_text(subject, ASKED, 0, 0, 1, 5))
 
 
 def test_a_long_prompt_keeps_its_end(subjects):
-    model, tokenizer = subjects("gpt2").model, subjects("gpt2").tokenizer
-    *_, (text, said) = continue_text(model, tokenizer, "the cat " * 40, 0, 0, 1, 12)
+    *_, (text, said) = continue_text(subjects("gpt2"), "the cat " * 40, 0, 0, 1, 12)
     assert text and said == "The prompt has 81 tokens and was truncated to the last 20."
 
 
@@ -632,11 +639,10 @@ def test_tags_in_a_browser(subjects, show):
 
 
 @pytest.mark.parametrize("name", ["generation", "gpt2"])
-def test_generation_in_a_browser(directories, show, name):
-    model, tokenizer = loaded(directories, name)
+def test_generation_in_a_browser(subjects, show, name):
     with show(name) as page:
         for text in (ASKED, ""):
-            *_, (written, _) = continue_text(model, tokenizer, text, 0, 0, 1, 9)
+            *_, (written, _) = continue_text(subjects(name), text, 0, 0, 1, 9)
             ask(page, text, temperature=0, tokens=9)
             sync_api().expect(page.locator("#answer textarea")).to_have_value(written)
 

@@ -8,14 +8,12 @@ import re
 from base64 import b64encode
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from queue import SimpleQueue
 from typing import Any, cast
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList, TextIteratorStreamer
+from transformers import PreTrainedTokenizerBase
 
-from hfseq.data.collation import check_batch, vocabulary_sizes
 from hfseq.data.tag_schemes import check_tags, to_iob2
 from hfseq.demo.loading import DemoModel
 from hfseq.errors import InputError
@@ -24,7 +22,8 @@ from hfseq.inference.generate import generation_options
 from hfseq.inference.importance import Importance, word_importance
 from hfseq.inference.loading import class_names, problem_of
 from hfseq.plots import plot_alignment
-from hfseq.serving.whole import Cancelled
+from hfseq.serving.generation import GenerationRequest
+from hfseq.serving.language_model import LanguageModel
 
 Spans = list[tuple[str, Any]]
 """Spans of a text with their tag or importance, or None."""
@@ -183,19 +182,12 @@ def _entities(pieces: Spans) -> Spans:
 
 
 def continue_text(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    max_new_tokens: int,
+    demo: DemoModel, prompt: str, temperature: float, top_k: float, top_p: float, max_new_tokens: float
 ) -> Iterator[tuple[str, str]]:
     """Stream the continuation of a prompt.
 
     Args:
-        model: The language model.
-        tokenizer: Tokenizer of the model.
+        demo: A language model.
         prompt: The prompt; an empty one is replaced by the BOS (or EOS) token.
         temperature: Sampling temperature; 0 for greedy decoding.
         top_k: Sample from the k most likely tokens; 0 for all.
@@ -205,39 +197,33 @@ def continue_text(
     Yields:
         The text so far, without the prompt, and a note.
     """
-    begin = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    ids = tokenizer(prompt, verbose=False)["input_ids"] or [begin]
+    model, tokenizer = cast(LanguageModel, demo.served.language_model), cast(PreTrainedTokenizerBase, demo.tokenizer)
+    begin: Any = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     room = max(1, tokenizer.model_max_length - int(max_new_tokens))
+    with demo.adding:
+        ids = tokenizer(prompt, verbose=False)["input_ids"] or [begin]
+        unknown = unknown_words(tokenizer, prompt)
     cut = f"The prompt has {len(ids):,} tokens and was truncated to the last {room:,}." if len(ids) > room else ""
-    remarks = paragraphs(cut, unknown_words(tokenizer, prompt))
-    inputs = torch.tensor([ids[-room:]])
-    check_batch({"input_ids": inputs}, **vocabulary_sizes(model))
-    options: dict[str, Any] = {"do_sample": False}
+    remarks = paragraphs(cut, unknown)
+    options: dict[str, Any] = {"num_beams": 1, "do_sample": temperature > 0}
     if temperature > 0:
-        options = {"do_sample": True, "temperature": float(temperature), "top_k": int(top_k), "top_p": float(top_p)}
-    streamer: Any = TextIteratorStreamer(cast(Any, tokenizer), skip_prompt=True, skip_special_tokens=True)
-    cancelled = Cancelled()
+        options |= {"temperature": float(temperature), "top_k": int(top_k), "top_p": float(top_p)}
+    # None ends them.
+    pieces: SimpleQueue[str | None] = SimpleQueue()
+    request = GenerationRequest(
+        ids[-room:], int(max_new_tokens), options, on_piece=lambda _, piece: pieces.put(piece.text)
+    )
+    future = model.submit(request)
+    future.add_done_callback(lambda _: pieces.put(None))
     text = ""
-    with ThreadPoolExecutor(1) as pool:
-        job = pool.submit(
-            cast(Any, model).generate,
-            inputs.to(model.device),
-            attention_mask=torch.ones_like(inputs).to(model.device),
-            streamer=streamer,
-            stopping_criteria=StoppingCriteriaList([cancelled]),
-            max_new_tokens=int(max_new_tokens),
-            num_beams=1,
-            **options,
-        )
-        # The loop waits for the end, even after an error.
-        job.add_done_callback(lambda _: streamer.end())
-        try:
-            for part in streamer:
-                text += part
-                yield text.lstrip(), remarks
-        finally:
-            cancelled.event.set()
-        job.result()
+    try:
+        for piece in iter(pieces.get, None):
+            text += piece
+            yield text.lstrip(), remarks
+    finally:
+        # If nobody reads on; else it has an answer already.
+        future.cancel()
+    future.result()
     if not text.strip():
         yield "", paragraphs(remarks, "The model generated an empty text.")
 

@@ -9,10 +9,11 @@ from transformers import PreTrainedTokenizerBase
 from hfseq.demo.audio import Recordings, classify_audio, transcribe
 from hfseq.demo.handlers import classify, continue_text, tag, translate, write_text
 from hfseq.demo.items import choices, recommend
-from hfseq.demo.loading import GENERATION, TEXT_TO_TEXT, DemoModel
+from hfseq.demo.loading import TEXT_TO_TEXT, DemoModel
 from hfseq.demo.series import LEVELS, forecast, kinds
 from hfseq.heads import HUB_TASKS
 from hfseq.inference.loading import problem_of
+from hfseq.serving.served import TEXT_GENERATION
 
 MAX_BEAMS = 10
 """Maximum number of beams."""
@@ -162,8 +163,7 @@ class Generation(Layout):
 
     def answer(self, *values: Any) -> Iterator[tuple[str, str]]:
         """The text so far."""
-        tokenizer = cast(PreTrainedTokenizerBase, self.demo.tokenizer)
-        return continue_text(self.demo.model, tokenizer, *values)
+        return continue_text(self.demo, *values)
 
 
 class _OfAudio(Layout):
@@ -280,7 +280,7 @@ LAYOUTS: dict[str, type[Layout]] = {
     "next-item-recommendation": Recommendation,
     "summarization": Summarization,
     "text-classification": Classification,
-    GENERATION: Generation,
+    TEXT_GENERATION: Generation,
     TEXT_TO_TEXT: TextToText,
     "time-series-forecasting": Forecasting,
     "token-classification": Tagging,

@@ -10,17 +10,12 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hfseq.data.series import parse_stamp
-from hfseq.heads import HUB_TASKS, RECOMMENDATION, head_of, require_text
+from hfseq.heads import HUB_TASKS, RECOMMENDATION
 from hfseq.hub.model_card import METRICS, measured, read_run, what_it_does
-from hfseq.hub.publish import load_published
-from hfseq.json_files import read_object
-from hfseq.processing import load_processing_class
+from hfseq.processing import tokenizer_of
 from hfseq.serving.limits import Limits
 from hfseq.serving.served import Served, load_served, positions_of
-from hfseq.tokenization import is_item_tokenizer
 
-GENERATION = "text-generation"
-"""Task of language models."""
 TEXT_TO_TEXT = "text2text"
 """Task of a sequence-to-sequence model whose run does not tell it."""
 MAX_BATCH = 16
@@ -42,7 +37,7 @@ class DemoModel:
         task: Task name of the Hub; `TEXT_TO_TEXT` for a sequence-to-sequence model whose task is unknown.
         model: The model, in evaluation mode, or the runner of its ONNX export.
         tokenizer: Tokenizer for notes and pictures, of the predictor's limit; None if the model has none.
-        served: The model as the server has it; None for a language model.
+        served: The model as the server has it.
         example: An example from the run, as typed into the page, if there is one.
         about: Description of the model and its scores, one line of Markdown.
         adding: Lock of what the page adds to an answer: tokenizers change while they encode.
@@ -52,7 +47,7 @@ class DemoModel:
     task: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
-    served: Served | None
+    served: Served
     example: str | None
     about: str
     adding: Lock = field(default_factory=Lock)
@@ -60,14 +55,13 @@ class DemoModel:
 
     @property
     def predictor(self) -> Any:
-        """The predictor of the server; not for language models."""
-        assert self.served is not None
+        """The predictor of the server."""
         return self.served.predictor
 
     @property
     def explained(self) -> bool:
         """Whether the page shows weights and importance, for which graphs of ONNX have no outputs."""
-        return self.served is None or self.served.backend == "torch"
+        return self.served.backend == "torch"
 
     def ask(self, value: Any, **parameters: Any) -> Any:
         """Answer one input, as `/predict` of the server does, in a batch with others that wait.
@@ -79,7 +73,6 @@ class DemoModel:
         Raises:
             InputError: If the input is invalid.
         """
-        assert self.served is not None
         with self._reading:
             (item,), _ = self.predictor.items(value, parameters)
         self.served.batcher.submit([item])
@@ -99,25 +92,17 @@ def load_demo_model(model_dir: str | Path, task: str | None = None) -> DemoModel
     """
     directory = Path(model_dir)
     run, results = read_run(directory)
-    model: Any
-    tokenizer: Any
-    served = None
-    if task == GENERATION or (task is None and _writes_on(directory, run)):
-        model, tokenizer = load_published(directory)
-        require_text(model, f"{model_dir}: the page of a language model")
-        model.eval()
-        tokenizer.model_max_length = min(_longest(run), tokenizer.model_max_length, positions_of(model))
-        known = GENERATION
-    else:
-        limits = Limits(max_batch_size=MAX_BATCH, max_queue=MAX_WAITING, max_input_tokens=_longest(run))
-        served = load_served(str(model_dir), task=task, device="cpu", limits=limits)
-        model, known = served.model, served.task
-        tokenizer = copy.deepcopy(served.predictor.tokenizer)
-        if known == "translation" and task is None and run.get("task") != known:
-            known = TEXT_TO_TEXT
-        if known in ("translation", TEXT_TO_TEXT) and served.backend == "torch":
-            # Of a Transformer's attention implementations only this one returns weights; set while nothing runs.
-            model.set_attn_implementation("eager")
+    limits = Limits(max_batch_size=MAX_BATCH, max_queue=MAX_WAITING, max_input_tokens=_longest(run))
+    served = load_served(str(model_dir), task=task, device="cpu", limits=limits)
+    model, known = served.model, served.task
+    tokenizer = copy.deepcopy(tokenizer_of(served.processing_class))
+    if tokenizer is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, limits.max_input_tokens, positions_of(model))
+    if known == "translation" and task is None and run.get("task") != known:
+        known = TEXT_TO_TEXT
+    if known in ("translation", TEXT_TO_TEXT) and served.backend == "torch":
+        # Of a Transformer's attention implementations only this one returns weights; set while nothing runs.
+        model.set_attn_implementation("eager")
     kind, split = type(model).__name__, run.get("split", "test")
     # Losses may be small.
     shown = {
@@ -140,14 +125,6 @@ def _longest(run: dict[str, Any]) -> int:
     of_texts = run.get("task") in HUB_TASKS and HUB_TASKS[run["task"]].reads == "text"
     trained = run.get("max_length") if of_texts and run["task"] != RECOMMENDATION.name else None
     return min(LONGEST_TEXT, trained or LONGEST_TEXT)
-
-
-def _writes_on(directory: Path, run: dict[str, Any]) -> bool:
-    """Return True for the directory of a language model."""
-    kind = (read_object(directory / "config.json").get("architectures") or [""])[0]
-    if head_of(kind).hub_task != GENERATION or run.get("task") == RECOMMENDATION.name:
-        return False
-    return not is_item_tokenizer(load_processing_class(directory))
 
 
 def _series_example(directory: Path) -> str | None:

@@ -5,7 +5,7 @@
 There are pages for translation, summarization, classification, tagging, generation, speech recognition, classification
 of audio, forecasting and recommendation. The task follows from the model's class and the record of the recipe's run
 (`run.json`). Answers are those of `python -m hfseq.serve`, by the same code: concurrent requests are answered in
-batches, except for text generation, which is streamed to each user.
+batches; generated text is streamed.
 
 There is no authentication and no encryption: anyone who can reach the address can use the model. By default the page
 is reachable from this machine only; see `--host`. Requests are limited (`LONGEST_TEXT`, `MAX_BEAMS`), files are
@@ -31,9 +31,6 @@ from hfseq.serving.dynamic import QueueFull
 
 if TYPE_CHECKING:
     import gradio as gr
-
-MAX_STREAMS = 4
-"""Maximum number of concurrent generations."""
 
 
 def make_page(demo: DemoModel, recordings: Recordings) -> "gr.Blocks":
@@ -69,7 +66,7 @@ def make_page(demo: DemoModel, recordings: Recordings) -> "gr.Blocks":
             inputs=inputs,
             outputs=outputs,
             api_name="answer",
-            concurrency_limit=MAX_STREAMS if layout.streams else MAX_BATCH,
+            concurrency_limit=MAX_BATCH,
             # Inputs are validated by `_validated`: gradio's own validation fails on non-numeric values.
             preprocess=False,
         )
