@@ -5,15 +5,14 @@ import re
 import threading
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from test_demo import directories, free_port, join  # noqa: F401
 
+from hfseq.demo import layouts
 from hfseq.demo import page as demo
-from hfseq.demo.handlers import DynamicBatcher
 
 gradio = pytest.importorskip("gradio")
 
@@ -200,7 +199,7 @@ def test_errors_inside_are_for_the_terminal_alone(directories, name, function, m
         raise OSError(f"no such file: {SECRET}")
 
     # A generator's body, run at once.
-    monkeypatch.setattr(demo, function, fail if name == "generation" else lambda *args: next(fail()))
+    monkeypatch.setattr(layouts, function, fail if name == "generation" else lambda *args: next(fail()))
     with served(directories / name) as (url, _):
         settings = [1] if name == "translation" else list(GOOD.values())
         message = outcome(url, "fails", ["a", *settings])
@@ -211,12 +210,12 @@ def test_errors_inside_are_for_the_terminal_alone(directories, name, function, m
 def test_no_more_than_so_many_wait(directories, monkeypatch):  # noqa: F811
     go_on, begun = threading.Event(), threading.Event()
 
-    def held_up(pipe, texts, beams):
+    def held_up(*args):
         begun.set()
         assert go_on.wait(60)
-        return [[""] * len(texts)] * 3
+        return [""] * 3
 
-    monkeypatch.setattr(demo, "translate", held_up)
+    monkeypatch.setattr(layouts, "translate", held_up)
     monkeypatch.setattr(demo, "MAX_BATCH", 1)
     monkeypatch.setattr(demo, "MAX_WAITING", 1)
     with served(directories / "translation") as (url, _):
@@ -234,47 +233,3 @@ def test_the_help_says_that_anybody_can_come_in(capsys):
     with pytest.raises(SystemExit):
         demo.main(["--help"])
     assert "no authentication" in " ".join(capsys.readouterr().out.split())
-
-
-# --- batches -------------------------------------------------------------------------------------------------------
-
-
-class Watched(DynamicBatcher):
-    """Says when so many wait."""
-
-    def __init__(self, function, max_batch_size, number):
-        super().__init__(function, max_batch_size)
-        self.number, self.full = number, threading.Event()
-
-    def enter(self, arguments):
-        future = super().enter(arguments)
-        if len(self._waiting) == self.number:
-            self.full.set()
-        return future
-
-
-def test_calls_at_one_time_are_batches_in_turn_and_an_error_is_that_of_its_own_call():
-    batches, begun, go_on = [], threading.Event(), threading.Event()
-
-    def double(numbers, letters):
-        batches.append(numbers)
-        begun.set()
-        assert go_on.wait(60)
-        if 3 in numbers:
-            raise ValueError(f"not {numbers}")
-        return [number * 2 for number in numbers], [letter.upper() for letter in letters]
-
-    together = Watched(double, 4, 6)
-    with ThreadPoolExecutor(7) as pool:
-        first = pool.submit(together, 0, "a")
-        try:
-            assert begun.wait(60)
-            calls = {number: pool.submit(together, number, "b") for number in range(1, 7)}
-            assert together.full.wait(60)
-        finally:
-            go_on.set()
-        assert first.result(60) == (0, "A")
-        with pytest.raises(ValueError, match=r"not \[3\]"):
-            calls.pop(3).result(60)
-        assert {number: one.result(60) for number, one in calls.items()} == {n: (2 * n, "B") for n in (1, 2, 4, 5, 6)}
-    assert batches[0] == [0] and len(batches[1]) == 4 and sorted(sum(batches[-1:], []) + batches[1])[-1] == 6

@@ -12,7 +12,12 @@ from transformers.pipelines.token_classification import TokenClassificationPipel
 
 from hfseq import LstmConfig, LstmForTokenClassification, WordCharacterTokenizer
 from hfseq.demo.handlers import tag
+from hfseq.demo.loading import DemoModel
 from hfseq.pipelines import TokenClassificationPipeline
+from hfseq.serving.dynamic import DynamicBatcher
+from hfseq.serving.limits import Limits
+from hfseq.serving.predictors import TokenClassification
+from hfseq.serving.served import Served
 from hfseq.tokenization import train_tokenizer
 
 TEXT = "we met Ann Lee Bob Eve in New Rome ."
@@ -257,7 +262,10 @@ def test_the_demo_shows_whole_entities(scheme, monkeypatch):
     tokenizer, tags = TOKENIZERS["whitespace"](), TAGS[scheme].split()
     model = tagger(tokenizer, tags)
     have_say(monkeypatch, model, tags)
-    monkeypatch.setattr(model, "forward", lambda found=model.forward, **kwargs: type("Output", (), found(**kwargs)))
-    (pieces,), _ = tag(model, tokenizer, [TEXT])
+    predictor = TokenClassification(model, tokenizer, "token-classification", Limits())
+    batcher = DynamicBatcher(predictor.run)
+    served = Served("tagger", predictor.task, "torch", model, tokenizer, predictor, batcher)
+    pieces, _ = tag(DemoModel("tagger", predictor.task, model, tokenizer, served, None, ""), TEXT)
+    batcher.close()
     assert "".join(piece for piece, _ in pieces) == TEXT
     assert [(kind, piece) for piece, kind in pieces if kind is not None] == PEOPLE

@@ -134,11 +134,31 @@ def read_series(
         found = _read_table(path, rows, id_column, time_column, target_column, covariate_columns, static_columns)
     if not found:
         raise InputError(f"{path}: empty; there is no series ({flag})")
+    _check_values(path, found)
+    return found
+
+
+def parse_table(rows: Iterable[tuple[int, list[str]]], name: str) -> list[Series]:
+    """Series of a wide or long table in memory, with the default names of the columns; see `read_series`.
+
+    Args:
+        rows: Line number and fields of each row.
+        name: Name of the table, for errors.
+
+    Raises:
+        InputError: As of `read_series`.
+    """
+    found = _read_table(Path(name), iter(rows), "unique_id", "ds", "y", (), ())
+    _check_values(Path(name), found)
+    return found
+
+
+def _check_values(path: Path, found: Sequence[Series]) -> None:
+    """Refuse series without a value, and series of different kinds."""
     for one in found:
         if np.isnan(one.target).all():
             raise InputError(f"{one.source}: series {one.item_id!r} has no value")
     _check_alike(path, found)
-    return found
 
 
 def regular_series(found: Sequence[Series], frequency: str | None = None) -> tuple[list[Series], int]:
