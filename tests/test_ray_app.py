@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -17,9 +16,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-import ray
 import yaml
 from click.testing import CliRunner
+from local_ray import local_ray
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 from ray import serve
@@ -32,7 +31,9 @@ from starlette.testclient import TestClient
 from hfseq.errors import InputError
 from hfseq.serving.app import Settings, make_app
 from hfseq.serving.metrics import Metrics
-from hfseq.serving.ray_app import RETRIES, Arguments, Ingress, Started, app, merge_metrics
+from hfseq.serving.ray_app import app
+from hfseq.serving.ray_arguments import Arguments, Started
+from hfseq.serving.ray_ingress import RETRIES, Ingress, merge_metrics
 from hfseq.serving.served import load_served
 
 DOCS = Path(__file__).parents[1] / "docs" / "scaling.md"
@@ -58,7 +59,7 @@ def expected(models):
 
 
 @pytest.fixture(scope="module")
-def address(models):
+def address(models, tmp_path_factory):
     """Address of the application, deployed on a local Ray from the config file of the documentation."""
     block = re.search(r"```yaml\n(proxy_location.*?)```", DOCS.read_text("utf-8"), re.DOTALL)[1]
     config = yaml.safe_load(block)
@@ -66,23 +67,16 @@ def address(models):
     arguments["model_dirs"] = [f"{name}={folder}" for name, folder in models.items()]
     with socket.create_server(("127.0.0.1", 0)) as one:
         config["http_options"]["port"] = one.getsockname()[1]
-    # Its sockets must have short paths.
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")
-        path = Path(folder, "config.yaml")
-        path.write_text(yaml.safe_dump(config))
-        options = {"include_dashboard": False, "object_store_memory": 100 * 2**20, "log_to_driver": False}
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with local_ray(num_cpus=2, namespace="serve"):
         try:
-            ray.init("local", num_cpus=2, namespace="serve", _temp_dir=folder, **options)
             done = CliRunner().invoke(cli, ["run", "--non-blocking", str(path)], catch_exceptions=False)
             assert not done.exit_code, done.output
-            url = f"http://127.0.0.1:{config['http_options']['port']}"
             wait_for(lambda: serve.status().applications["hfseq"].status == "RUNNING")
-            yield url
+            yield f"http://127.0.0.1:{config['http_options']['port']}"
         finally:
             serve.shutdown()
-            ray.shutdown()
 
 
 def wait_for(reached, seconds=120):
@@ -135,7 +129,7 @@ def test_killed_replica(address, models, expected):
 
 
 def test_application(address, expected):
-    """Every path of the server is there; a model that was unloaded is loaded again; metrics tell the replicas apart."""
+    """Every path of the server is there; a model that was unloaded is loaded again; metrics name the replicas."""
     with httpx.Client(base_url=address, timeout=60) as client:
         for name, text in expected:
             answer = client.post("/predict", json={"model": name, "inputs": text}, headers={"X-Request-Id": "one"})
@@ -233,7 +227,7 @@ def test_retry(started):
 )
 def test_failures(script, status, message, monkeypatch):
     """Failures have the server's statuses and format, and tell no details."""
-    monkeypatch.setattr("hfseq.serving.ray_app._GRACE", 0.0)
+    monkeypatch.setattr("hfseq.serving.ray_ingress.GRACE", 0.0)
     handle = Handle(*script)
     with client_of(handle, timeout=0.01) as client:
         answer = client.post("/predict")
