@@ -1,6 +1,7 @@
 """The application on Ray Serve: a local Ray with two replicas, one of which is killed under load; and its ingress."""
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -8,10 +9,12 @@ import signal
 import socket
 import threading
 import time
+import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
@@ -32,8 +35,9 @@ from hfseq.errors import InputError
 from hfseq.serving.app import Settings, make_app
 from hfseq.serving.metrics import Metrics
 from hfseq.serving.ray_app import app
-from hfseq.serving.ray_arguments import Arguments, Started
+from hfseq.serving.ray_arguments import Arguments, Forwarded, Started
 from hfseq.serving.ray_ingress import RETRIES, Ingress, merge_metrics
+from hfseq.serving.ray_models import Loaded, Models
 from hfseq.serving.served import load_served
 
 DOCS = Path(__file__).parents[1] / "docs" / "scaling.md"
@@ -265,6 +269,78 @@ def test_ingress(monkeypatch):
             handle.script.append([JSON, b"{}"])
             assert client.post("/predict", **ask).status_code == 200
             assert handle.calls.pop()[0] == "b" and handle.chosen == {"stream": True, "multiplexed_model_id": "b"}
+
+
+def replica(asgi):
+    """A replica with one application, outside of Ray."""
+    found = object.__new__(Models)
+
+    async def load(name):
+        if name != "a":
+            raise OSError("secret")
+        return SimpleNamespace(app=asgi)
+
+    found._load = load
+    return found
+
+
+REQUEST = Forwarded("POST", "/v1/completions", b"x=1", [(b"x-one", b"1")], b"body")
+
+
+def test_replica_streams():
+    """Parts of a response leave a replica as they are sent; a client that leaves cancels the application."""
+    asyncio.run(stream_and_leave())
+
+
+async def stream_and_leave():
+    ended, sent = asyncio.Event(), []
+
+    async def asgi(scope, receive, send):
+        sent.append((scope["method"], scope["path"], scope["query_string"], scope["headers"], await receive()))
+        await send({"type": "http.response.start", "status": 201, "headers": [(b"a", b"b")]})
+        try:
+            for number in range(3):
+                await send({"type": "http.response.body", "body": b"%d" % number, "more_body": True})
+                if number == 1:
+                    await receive()
+        finally:
+            ended.set()
+
+    stream = replica(asgi).answer("a", REQUEST)
+    assert [await anext(stream) for _ in range(3)] == [Started(201, [(b"a", b"b")]), b"0", b"1"]
+    message = {"type": "http.request", "body": b"body", "more_body": False}
+    assert sent == [("POST", "/v1/completions", b"x=1", [(b"x-one", b"1")], message)] and not ended.is_set()
+    await stream.aclose()
+    await asyncio.wait_for(ended.wait(), 10)
+
+
+def test_replica_without_its_model():
+    """A model that cannot be loaded is an error of the server, told without details."""
+
+    async def answer():
+        return [part async for part in replica(None).answer("b", REQUEST)]
+
+    started, body = asyncio.run(answer())
+    assert started.status == 503 and b"'b' cannot be loaded" in body and b"secret" not in body
+
+
+def test_unloading(models):
+    """A model is closed when the replica and all requests have let go of it, and no metric keeps it."""
+    metrics = Metrics()
+    served = load_served(models["mood"], name="mood", device="cpu")
+    kept = Loaded(served, make_app([served], metrics, Settings()), metrics)
+    used = kept
+    del kept
+    model, batcher = weakref.ref(served.model), served.batcher
+    assert batcher.alive
+    del used
+    for thread in threading.enumerate():
+        if thread.name == "hfseq-close-mood":
+            thread.join(10)
+    assert not batcher.alive
+    del batcher
+    gc.collect()
+    assert model() is None and b'hfseq_queue_size{model="mood"} 0.0' in metrics.text()
 
 
 def test_arguments():

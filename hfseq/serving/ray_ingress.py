@@ -20,7 +20,7 @@ from starlette.responses import Response, StreamingResponse
 
 from hfseq.errors import one_line
 from hfseq.serving.app import choose_model, key_checker, report
-from hfseq.serving.http_json import Refusal, parse_object, read_bytes
+from hfseq.serving.http_json import Refusal, parse_json, read_bytes
 from hfseq.serving.observing import LOGGER
 from hfseq.serving.ray_arguments import GRACE, Arguments, Forwarded
 from hfseq.version import __version__
@@ -90,7 +90,7 @@ class Ingress:
             text = merge_metrics([one for one in found if not isinstance(one, BaseException)])
             return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-        @app.get("/openapi.json")
+        @app.get("/openapi.json", dependencies=guarded)
         async def describe(request: Request) -> Response:
             return await self._forward(request, b"", next(iter(self._names)))
 
@@ -111,7 +111,10 @@ class Ingress:
             return next(iter(self._names))
         name = request.query_params.get("model")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
-            name = parse_object(body).get("model", name)
+            fields = parse_json(body)
+            if not isinstance(fields, dict):
+                raise Refusal(400, "the body is not a JSON object")
+            name = fields.get("model", name)
         if not isinstance(name, str | None):
             raise Refusal(400, "model: not a text", param="model")
         return name

@@ -5,6 +5,7 @@ import logging
 import threading
 import weakref
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from ray import serve
 from starlette.requests import Request
@@ -29,13 +30,18 @@ class Loaded:
     def __init__(self, served: Served, app: ASGIApp, metrics: Metrics) -> None:
         self.served = served
         self.app = app
-        weakref.finalize(self, _unload, served, metrics)
+        weakref.finalize(self, _unload, served, metrics).atexit = False
 
 
 def _unload(served: Served, metrics: Metrics) -> None:
+    def close() -> None:
+        served.close()
+        # Caches of FastAPI keep the endpoints of an application, and what those refer to.
+        vars(served).clear()
+
     metrics.watch_queue(served.name, int)  # 0; the gauge held the model
     # Not here: the event loop runs this, and a batch that nobody waits for any more may be running.
-    threading.Thread(target=served.close, daemon=True).start()
+    threading.Thread(target=close, name=f"hfseq-close-{served.name}", daemon=True).start()
 
 
 class Models:
@@ -56,7 +62,8 @@ class Models:
 
         @serve.multiplexed(max_num_models_per_replica=most)
         async def load(name: str) -> Loaded:
-            return await asyncio.to_thread(self._load_model, name)
+            loaded = self._loaded[name] = await asyncio.to_thread(self._load_model, name)
+            return loaded
 
         self._load = load
         if not arguments.multiplexed:
@@ -78,8 +85,7 @@ class Models:
         )
         # The ingress has checked the key.
         settings = Settings(timeout=given.timeout, max_body=given.max_body_mib * 2**20, traffic=self._traffic)
-        loaded = self._loaded[name] = Loaded(served, make_app([served], metrics, settings), metrics)
-        return loaded
+        return Loaded(served, make_app([served], metrics, settings), metrics)
 
     async def answer(self, name: str, request: Forwarded) -> AsyncIterator[Started | bytes]:
         """Answer a request.
@@ -94,8 +100,8 @@ class Models:
         try:
             loaded = await self._load(name)  # kept until the response has ended
             app: ASGIApp = loaded.app
-        except Exception:
-            _log.exception("the model %r cannot be loaded", name)
+        except Exception as error:
+            _log.error("the model %r cannot be loaded: %s", name, one_line(error), exc_info=error)
             refusal = Refusal(503, f"the model {name!r} cannot be loaded; see the server's log")
             app = await report(Request({"type": "http"}), refusal)
         scope = {
@@ -119,10 +125,9 @@ class Models:
 
         async def run() -> None:
             try:
-                await app(scope, receive, messages.put)
-            except Exception as error:
-                # The application has sent status 500, and logged the cause.
-                _log.debug("request failed: %s", one_line(error))
+                # Before it raises, the application has sent status 500 and logged the cause.
+                with suppress(Exception):
+                    await app(scope, receive, messages.put)
             finally:
                 messages.put_nowait(None)
 
