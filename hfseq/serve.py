@@ -102,7 +102,7 @@ def make_server(
     from hfseq.serving.app import Settings, make_app
     from hfseq.serving.limits import Limits
     from hfseq.serving.metrics import Metrics
-    from hfseq.serving.served import check_names, load_served, public_name
+    from hfseq.serving.served import check_names, load_served, public_name, split_name
     from hfseq.serving.traffic import TrafficLog
 
     limits = Limits(max_batch_size, max_queue, max_input_tokens, max_new_tokens, timeout)
@@ -120,12 +120,6 @@ def make_server(
         app, host=host, port=port, access_log=False, log_config=None, timeout_graceful_shutdown=drain
     )
     return uvicorn.Server(config)
-
-
-def split_name(model: str) -> tuple[str | None, str]:
-    """Split `NAME=DIRECTORY` into name, or None, and directory."""
-    name, equals, directory = model.partition("=")
-    return (name, directory) if equals and name and not Path(model).exists() else (None, model)
 
 
 def server_parser(module: str, what: str, port: int) -> argparse.ArgumentParser:

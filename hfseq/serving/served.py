@@ -152,6 +152,12 @@ def load_served(
     return Served(public, task, backend, model, processing_class, predictor, batcher)
 
 
+def split_name(model: str) -> tuple[str | None, str]:
+    """Split `NAME=DIRECTORY` into name, or None, and directory."""
+    name, equals, directory = model.partition("=")
+    return (name, directory) if equals and name and not Path(model).exists() else (None, model)
+
+
 def public_name(model_dir: str) -> str:
     """The name under which a model is served: the argument as typed, or the last part of an absolute path."""
     path = Path(model_dir)

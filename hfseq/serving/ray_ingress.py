@@ -1,0 +1,199 @@
+"""The HTTP side on Ray Serve: hands requests to replicas, and to others if those die."""
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import BackPressureError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+
+from hfseq.errors import one_line
+from hfseq.serving.app import choose_model, key_checker, report
+from hfseq.serving.http_json import Refusal, parse_json, read_bytes
+from hfseq.serving.observing import LOGGER
+from hfseq.serving.ray_arguments import GRACE, Arguments, Forwarded
+from hfseq.version import __version__
+
+RETRIES = 2
+"""Number of times that a request whose replica died is given to another; it may be what the replica died of."""
+_READY_TIMEOUT = 5.0  # seconds
+_log = logging.getLogger(LOGGER)
+
+
+class Ingress:
+    """The HTTP side: checks a request, hands it to a replica, and to another if that one dies.
+
+    Args:
+        arguments: Arguments of the application.
+        models: Handle of the deployment of `Models`.
+    """
+
+    def __init__(self, arguments: Arguments, models: Any) -> None:
+        self._arguments = arguments
+        self._models = models
+        self._names = {name: name for name in arguments.directories()}
+
+    def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: N807
+        """The application; Ray calls this once."""
+        created = int(time.time())
+        key = os.environ.get("HFSEQ_API_KEY")
+        guarded = [Depends(key_checker((key,) if key else ()))]
+        app = FastAPI(
+            title="hfseq",
+            version=__version__,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,  # that of the replicas is forwarded
+            exception_handlers={
+                HTTPException: report,
+                RequestValidationError: report,
+                ClientDisconnect: report,
+                Exception: report,
+            },
+        )
+        app.router.redirect_slashes = False
+
+        @app.get("/v1/models", dependencies=guarded)
+        async def list_models() -> dict[str, Any]:
+            cards = [{"id": name, "object": "model", "created": created, "owned_by": "local"} for name in self._names]
+            return {"object": "list", "data": cards}
+
+        @app.get("/health")
+        async def health() -> dict[str, str]:
+            return {"status": "ok"}
+
+        @app.get("/ready")
+        async def ready() -> dict[str, str]:
+            try:
+                async with asyncio.timeout(_READY_TIMEOUT):
+                    await self._models.check_health.remote()
+            except Exception as error:
+                raise Refusal(503, f"not ready: {one_line(error)}") from error
+            return {"status": "ready"}
+
+        @app.get("/metrics", dependencies=guarded)
+        async def show_metrics() -> Response:
+            found = await self._models.broadcast("metrics").results_async(
+                timeout_s=_READY_TIMEOUT, return_exceptions=True
+            )
+            text = merge_metrics([one for one in found if not isinstance(one, BaseException)])
+            return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+        @app.get("/openapi.json", dependencies=guarded)
+        async def describe(request: Request) -> Response:
+            return await self._forward(request, b"", next(iter(self._names)))
+
+        @app.post("/{path:path}", dependencies=guarded)
+        async def answer(request: Request) -> Response:
+            try:
+                async with asyncio.timeout(self._arguments.timeout):
+                    body = await read_bytes(request, self._arguments.max_body_mib * 2**20)
+            except TimeoutError:
+                raise Refusal(408, f"the request body did not arrive within {self._arguments.timeout:g} s") from None
+            return await self._forward(request, body, choose_model(self._names, self._named(request, body)))
+
+        return app
+
+    def _named(self, request: Request, body: bytes) -> str | None:
+        """The name of the model in a request; with one model its application checks it."""
+        if len(self._names) == 1:
+            return next(iter(self._names))
+        name = request.query_params.get("model")
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
+            fields = parse_json(body)
+            if not isinstance(fields, dict):
+                raise Refusal(400, "the body is not a JSON object")
+            name = fields.get("model", name)
+        if not isinstance(name, str | None):
+            raise Refusal(400, "model: not a text", param="model")
+        return name
+
+    async def _forward(self, request: Request, body: bytes, name: str) -> Response:
+        """The response of a replica to a request.
+
+        Raises:
+            Refusal: If the queue is full, there is no answer in time, or every replica that was asked died.
+        """
+        scope = request.scope
+        forwarded = Forwarded(scope["method"], scope["path"], scope["query_string"], list(scope["headers"]), body)
+        options: dict[str, Any] = {"multiplexed_model_id": name} if self._arguments.multiplexed else {}
+        handle = self._models.options(stream=True, **options)
+        deadline = asyncio.get_running_loop().time() + self._arguments.timeout + GRACE
+        for _ in range(RETRIES + 1):
+            stream = handle.answer.remote(name, forwarded)
+            streaming = False
+            try:
+                async with asyncio.timeout_at(deadline):
+                    status, headers = await anext(stream)
+                    streaming = (b"content-type", b"text/event-stream") in [
+                        (key.lower(), value.partition(b";")[0]) for key, value in headers
+                    ]
+                    response = (
+                        StreamingResponse(_stream_events(stream), status)
+                        if streaming
+                        else Response(b"".join([part async for part in stream]), status)
+                    )
+                    # Ray sets the same id.
+                    response.raw_headers = [one for one in headers if one[0].lower() != b"x-request-id"]
+                    return response
+            except RayActorError as error:
+                _log.warning("a replica died; its request goes to another: %s", one_line(error, 200))
+            except BackPressureError as error:
+                raise Refusal(503, "too many requests are waiting already; try again later") from error
+            except TimeoutError as error:
+                raise Refusal(504, f"the request took more than {self._arguments.timeout:g} s") from error
+            finally:
+                if not streaming:
+                    stream.cancel()
+        raise Refusal(503, f"{RETRIES + 1} replicas died of or during this request; try again later")
+
+
+async def _stream_events(stream: Any) -> AsyncIterator[bytes]:
+    """The parts of a stream of events, with an error as the last if the replica dies: the client has the others."""
+    try:
+        async for part in stream:
+            yield part
+    except RayActorError:
+        details = {"message": "the replica died", "type": "server_error", "param": None, "code": None}
+        yield f"data: {json.dumps({'error': details})}\n\n".encode()
+    finally:
+        stream.cancel()
+
+
+class _Families:
+    """A collector of metrics that were collected elsewhere."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        """The metrics."""
+        return self._families
+
+
+def merge_metrics(found: Sequence[tuple[str, str]]) -> bytes:
+    """Metrics of replicas as one text, with the label `replica`.
+
+    Args:
+        found: Id of each replica and its metrics, in Prometheus' text format.
+    """
+    families: dict[str, Metric] = {}
+    for replica, text in found:
+        for family in text_string_to_metric_families(text):
+            merged = families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            for sample in family.samples:
+                merged.add_sample(sample.name, {**sample.labels, "replica": replica}, sample.value)
+    registry = CollectorRegistry()
+    registry.register(_Families(families.values()))
+    return generate_latest(registry)
