@@ -29,7 +29,7 @@ from transformers import (
     pipeline,
 )
 
-from hfseq import CnnConfig, GruConfig, LstmConfig
+from hfseq import CnnConfig, GruConfig, LstmConfig, export_onnx
 from hfseq.demo import layouts
 from hfseq.demo import page as demo
 from hfseq.demo.handlers import EMPTY, classify, continue_text, note, tag, translate, write_text
@@ -399,6 +399,15 @@ def test_what_a_page_is_for_follows_from_class_and_run(directories, subjects):
     assert subjects("several").tokenizer.model_max_length == 32
     assert subjects("value").tokenizer.model_max_length == 2048
     assert load_demo_model(directories / "t5", "summarization").task == "summarization"
+
+
+def test_exports_have_a_page_without_importance(directories, subjects, tmp_path):
+    export_onnx(directories / "sentiment", tmp_path / "export")
+    subject = load_demo_model(tmp_path / "export")
+    assert subject.about == "A `OnnxForSequenceClassification` that classifies texts."
+    answer, spans, said = classify(subject, TEXTS[4])
+    assert answer == pytest.approx(classify(subjects("sentiment"), TEXTS[4])[0], abs=1e-5)
+    assert spans == [] and "Zoë" in said
 
 
 def test_what_has_no_page(directories, tmp_path, monkeypatch, capsys):

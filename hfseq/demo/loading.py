@@ -109,7 +109,7 @@ def load_demo_model(model_dir: str | Path, task: str | None = None) -> DemoModel
         name: f"{value:.2f}" if abs(value) >= 1 else f"{value:.3g}" for name, value in measured(results, split).items()
     }
     scores = [f"{METRICS[name][0]} {value}" for name, value in shown.items()]
-    size = f" of {model.num_parameters():,} parameters" if isinstance(model, PreTrainedModel) else ""
+    size = f" of {model.num_parameters():,} parameters" if served.backend == "torch" else ""
     about = f"A `{kind}`{size} {what_it_does(known, run.get('languages', []))}."
     about += f" On the {split} set: {', '.join(scores)}." if scores else ""
     example = run.get("example")
