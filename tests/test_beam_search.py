@@ -4,7 +4,7 @@ import pytest
 import served_models
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, pipeline
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationMixin, MaxLengthCriteria, StoppingCriteriaList
 
 import hfseq
 from hfseq.models import MODEL_CLASSES, beam_search, generation
@@ -101,3 +101,20 @@ def test_pipelines_use_the_loops_of_the_models(task, beams, name, tmp_path, monk
     monkeypatch.setattr(generation, name, lambda *args, **kwargs: (calls.append(1), loop(*args, **kwargs))[1])
     pipe(["a b", "c"], num_beams=beams, max_new_tokens=3, do_sample=False, batch_size=2)
     assert len(calls) == 1
+
+
+class AfterThree(beam_search.EndsAll):
+    """Ends everything after three steps."""
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return torch.full(input_ids.shape[:1], input_ids.shape[1] >= 4, dtype=torch.bool)
+
+
+def test_a_criterion_may_end_all_sentences(sizes):
+    model, inputs = make(hfseq.GruConfig, AutoModelForSeq2SeqLM)
+    inputs |= {"max_new_tokens": 1000, "eos_token_id": None}
+    model.generate(**inputs, stopping_criteria=StoppingCriteriaList([AfterThree()]))
+    assert sizes == [18] * 2
+    # Any other may end some, as it may in transformers.
+    model.generate(**inputs | {"max_new_tokens": 5}, stopping_criteria=StoppingCriteriaList([MaxLengthCriteria(4)]))
+    assert sizes == [18] * 2

@@ -7,6 +7,7 @@ import torch
 from served_apps import Script
 from served_models import translator
 
+from hfseq.models import generation
 from hfseq.serving.dynamic import Closed, DynamicBatcher, Item, QueueFull
 from hfseq.serving.limits import Limits
 from hfseq.serving.served import load_served
@@ -231,4 +232,15 @@ def test_generation_ends_when_nobody_waits(tmp_path, settings):
     short, _ = served.predictor.items("a b", {"max_new_tokens": 2})
     served.batcher.submit(short)
     assert len(short[0].future.result(60)[0]["translation_text"].split()) == 2
+    served.close(60)
+
+
+@pytest.mark.parametrize(("beams", "name"), [(1, "decode"), (3, "beam_search")])
+def test_generation_uses_the_loops_of_the_models(tmp_path, beams, name, monkeypatch):
+    served = load_served(str(translator(tmp_path / "model")), device="cpu")
+    calls, loop = [], getattr(generation, name)
+    monkeypatch.setattr(generation, name, lambda *args, **kwargs: (calls.append(1), loop(*args, **kwargs))[1])
+    items, _ = served.predictor.items(["a b", "c"], {"num_beams": beams})
+    served.batcher.submit(items)
+    assert all(results(items)) and calls == [1]
     served.close(60)

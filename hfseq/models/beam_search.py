@@ -21,6 +21,7 @@ from transformers.generation import (
     MinNewTokensLengthLogitsProcessor,
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
+    StoppingCriteria,
     StoppingCriteriaList,
     SuppressTokensLogitsProcessor,
 )
@@ -80,6 +81,10 @@ class Finished:
         self.closed = self.closed or (self.is_full and (early or best <= -self.scores[-1]))
 
 
+class EndsAll(StoppingCriteria):
+    """A criterion that ends all sequences of a batch at once, or none; the only kind that `beam_search` honours."""
+
+
 def beam_search(
     model: Any,
     input_ids: Tensor,
@@ -94,7 +99,7 @@ def beam_search(
         model: Model whose `supports_decode_step` is True.
         input_ids: Prompt of the decoder, `[B * beams, T]`.
         logits_processor: Processors of the scores; with unknown ones finished sentences stay in the batch.
-        stopping_criteria: Ends of sequences; others than EOS and `max_length` are ignored.
+        stopping_criteria: Ends of sequences: EOS, `max_length` and `EndsAll`; others are ignored.
         generation_config: The prepared configuration.
         model_kwargs: Other arguments of `forward`, `B * beams` rows each.
 
@@ -104,6 +109,7 @@ def beam_search(
     config: Any = generation_config
     beams, longest, prompt = config.num_beams, config.max_length, input_ids.shape[1]
     found = [one.eos_token_id.to(input_ids.device) for one in stopping_criteria if isinstance(one, EosTokenCriteria)]
+    over = [one for one in stopping_criteria if isinstance(one, EndsAll)]
     ends = torch.cat([one.view(-1) for one in found]) if found else input_ids.new_empty(0)
     # So many that at least `beams` of them go on: each beam ends at most once with each EOS.
     candidates = max(2, 1 + len(ends)) * beams
@@ -144,7 +150,7 @@ def beam_search(
         parents, tokens = parents.gather(1, chosen), tokens.gather(1, chosen)  # [B, beams]
         before = sequences.gather(1, parents.unsqueeze(-1).expand(-1, -1, sequences.shape[-1]))
         sequences = torch.cat([before, tokens.unsqueeze(-1)], dim=-1)
-        if prompt + length >= longest or ended.all():
+        if prompt + length >= longest or ended.all() or any(one(sequences.flatten(0, 1), None).all() for one in over):
             break
         if any(one.is_full for one in running):
             reachable = (scores[:, 0] / (far or length) ** config.length_penalty).tolist()

@@ -22,7 +22,7 @@ from transformers.generation import (
     StoppingCriteriaList,
 )
 
-from .beam_search import beam_search
+from .beam_search import EndsAll, beam_search
 
 Step = Callable[[Tensor], Tensor]
 """From the newest ids `[B, 1]` to the logits of the next token `[B, V]`, or to hidden states `[B, 1, H]`."""
@@ -160,6 +160,8 @@ def _honours_beams(settings: Mapping[str, Any]) -> bool:
     """Return True if `beam_search` honours all options that are set, and one of them asks for beams."""
     given = {name for name, value in settings.items() if value is not None and value is not False}
     beams = (settings.get("num_beams") or 1) > 1 and not settings.get("do_sample")
+    if all(isinstance(one, EndsAll) for one in settings.get("stopping_criteria") or ()):
+        given.discard("stopping_criteria")
     return beams and given.isdisjoint(_NOT_BY_BEAMS) and _honours(settings | {"num_beams": 1})
 
 

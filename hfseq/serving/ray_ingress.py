@@ -20,7 +20,7 @@ from starlette.responses import Response, StreamingResponse
 
 from hfseq.errors import one_line
 from hfseq.serving.app import choose_model, key_checker, report
-from hfseq.serving.http_json import Refusal, parse_json, read_bytes
+from hfseq.serving.http_json import Refusal, parse_object, read_bytes
 from hfseq.serving.observing import LOGGER
 from hfseq.serving.ray_arguments import GRACE, Arguments, Forwarded
 from hfseq.version import __version__
@@ -111,10 +111,7 @@ class Ingress:
             return next(iter(self._names))
         name = request.query_params.get("model")
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
-            fields = parse_json(body)
-            if not isinstance(fields, dict):
-                raise Refusal(400, "the body is not a JSON object")
-            name = fields.get("model", name)
+            name = parse_object(body).get("model") or name
         if not isinstance(name, str | None):
             raise Refusal(400, "model: not a text", param="model")
         return name

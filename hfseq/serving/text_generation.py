@@ -62,6 +62,9 @@ class TextGeneration(Predictor):
         beams, wanted = given.get("num_beams", 1), given.get("num_return_sequences", 1)
         if beams > 1 and options.do_sample:
             raise InputError("num_beams: beam search does not sample")
+        longest = options.max_new_tokens or self.limits.max_new_tokens
+        if (options.min_new_tokens or 0) > longest:
+            raise InputError(f"min_new_tokens: {options.min_new_tokens} is more than the maximum of new tokens")
         if beams > 1 and wanted > beams:
             raise InputError(f"num_return_sequences: {wanted}, but there are {beams} beams")
         return options
