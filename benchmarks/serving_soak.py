@@ -127,7 +127,7 @@ def main() -> None:
         "seconds": round(seconds, 1),
         "memory, MiB": [round(found.samples[at][1], 1) for at in (0, len(found.samples) // 2, -1)],
         "slope, MiB per 10 000 requests": round(10_000 * slope, 3),
-        "file descriptors before and after": files,
+        "file descriptors": files,
     }
     print(json.dumps(values, indent=1))
     for error in found.errors:
