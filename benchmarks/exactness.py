@@ -88,6 +88,35 @@ def load_table(loads: Mapping[str, Any]) -> list[str]:
     return [*lines, "", *beside, "", *measured[:-1]]
 
 
+def serving_table(path: Path = SERVING) -> list[str]:
+    """Lines of the tables of `serving_load.py`, `serving_int8.py` and `serving_soak.py`, as far as they have run."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    lines = load_table(values["load"]) if values["load"] else []
+    if int8 := values["int8"]:
+        names = ("PyTorch float32", "ONNX int8")
+        columns = ("requests/s", "p50, ms", "p95, ms", "BLEU")
+        ratio = f"{statistics.median(int8['ratios of requests/s']):.2f}"
+        rows = [
+            [name, *(f"{int8[name][column]:.4g}" for column in columns), ratio if name == names[1] else "1"]
+            for name in names
+        ]
+        title = f"translator, {int8['clients']} clients, beam {int8['num_beams']}"
+        lines += ["", *_table([title, *columns, "ratio of requests/s"], rows), "", _measured(int8["about"])]
+    if soak := values["soak"]:
+        before, middle, after = soak["memory, MiB"]
+        row = [
+            f"{soak['requests']:,}",
+            f"{soak['left']:,}",
+            str(soak["errors"]),
+            f"{before:.0f}, {middle:.0f}, {after:.0f}",
+        ]
+        row += [f"{soak['slope, MiB per 10 000 requests']:.2f}", " → ".join(map(str, soak["file descriptors"]))]
+        titles = ["requests", "left half-way", "errors", "memory at first, at half, at last, MiB"]
+        titles += ["its slope in the second half, MiB per 10,000 requests", "file descriptors"]
+        lines += ["", *_table(titles, [row]), "", _measured(soak["about"])]
+    return lines
+
+
 def write(path: Path, values: Mapping[str, Any]) -> None:
     """Write what a benchmark measured."""
     path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import scores
-from exactness import cache_table, catalogue_table, converted_table, padding_table
+from exactness import cache_table, catalogue_table, converted_table, padding_table, serving_table
 from results import results_page
 
 ROOT = Path(__file__).parents[1]
-_DOCS = [f"docs/{name}.md" for name in ("converting", "exactness", "fields", "instead", "models")]
+_DOCS = [f"docs/{name}.md" for name in ("converting", "exactness", "fields", "instead", "models", "serving")]
 PAGES = ("README.md", "recipes/README.md", *_DOCS)
 _BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
@@ -30,6 +30,7 @@ def blocks() -> dict[str, list[str]]:
         "cache": cache_table(),
         "catalogue": catalogue_table(),
         "converted": converted_table(),
+        "serving": serving_table(),
     }
 
 
