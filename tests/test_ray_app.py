@@ -28,7 +28,7 @@ from ray import serve
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 from ray.serve.scripts import cli
-from served_models import classifier, tagger, translator
+from served_models import classifier, language_model, translator
 from starlette.testclient import TestClient
 
 from hfseq.errors import InputError
@@ -47,14 +47,17 @@ TEXTS = [" ".join(text) for text in ("abc", "j", "aabbccdd", "hgfedcba", "ij")]
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    makers = {"translate": translator, "mood": classifier, "tags": tagger}
+    makers = {"translate": translator, "mood": classifier, "write": language_model}
     return {name: str(make(folder / name)) for name, make in makers.items()}
 
 
 def body(name, text):
     """A request to `/predict`; those to the translator take a while."""
-    more = {"parameters": {"max_new_tokens": 300, "min_new_tokens": 300}} if name == "translate" else {}
-    return {"model": name, "inputs": text, **more}
+    settings = {
+        "translate": {"max_new_tokens": 300, "min_new_tokens": 300},
+        "write": {"max_new_tokens": 9, "do_sample": False},
+    }
+    return {"model": name, "inputs": text, "parameters": settings.get(name)}
 
 
 @pytest.fixture(scope="module")
@@ -149,17 +152,23 @@ def test_application(address, expected):
         for name, text in expected:
             answer = client.post("/predict", json=body(name, text), headers={"X-Request-Id": "one"})
             assert same(answer.json(), expected[name, text]) and answer.headers["x-request-id"] == "one"
+        prompt = {"model": "write", "prompt": "a b", "max_tokens": 9, "temperature": 0}
+        whole = client.post("/v1/completions", json=prompt).json()["choices"][0]["text"]
+        with client.stream("POST", "/v1/completions", json={**prompt, "stream": True}) as stream:
+            events = [line.removeprefix("data: ") for line in stream.iter_lines() if line]
+        assert len(events) > 9 and events.pop() == "[DONE]"
+        assert "".join(json.loads(event)["choices"][0]["text"] for event in events) == whole
         unknown = client.post("/predict", json={"model": "/etc", "inputs": "a"})
         assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
         invalid = client.post("/predict", json={"model": "mood", "inputs": 1})
         assert (invalid.status_code, invalid.json()["error"]["param"]) == (400, "inputs")
-        assert [one["id"] for one in client.get("/v1/models").json()["data"]] == ["translate", "mood", "tags"]
+        assert [one["id"] for one in client.get("/v1/models").json()["data"]] == ["translate", "mood", "write"]
         assert client.get("/ready").json() == {"status": "ready"}
         assert client.get("/health").json() == {"status": "ok"}
         assert "/predict" in client.get("/openapi.json").json()["paths"]
         found = {family.name: family for family in text_string_to_metric_families(client.get("/metrics").text)}
     counted = [sample.labels for sample in found["hfseq_requests"].samples if sample.name.endswith("_total")]
-    assert {one["model"] for one in counted} >= {"translate", "mood", "tags"}
+    assert {one["model"] for one in counted} >= {"translate", "mood", "write"}
     assert len({one["replica"] for one in counted}) in (1, 2)
     assert len({sample.labels["replica"] for sample in found["hfseq_traffic_dropped"].samples}) == 2
 
@@ -335,23 +344,22 @@ def test_replica_without_its_model():
     assert started.status == 503 and b"'b' cannot be loaded" in body and b"secret" not in body
 
 
-def test_unloading(models):
-    """A model is closed when the replica and all requests have let go of it, and no metric keeps it."""
+@pytest.mark.parametrize("name", ["mood", "write"])
+def test_unloading(name, models):
+    """A model is closed when the replica and all requests have let go of it, and nothing keeps it in memory."""
     metrics = Metrics()
-    served = load_served(models["mood"], name="mood", device="cpu")
+    served = load_served(models[name], name=name, device="cpu")
     kept = Loaded(served, make_app([served], metrics, Settings()), metrics)
     used = kept
     del kept
-    model, batcher = weakref.ref(served.model), served.batcher
-    assert batcher.alive
+    model = weakref.ref(served.model)
+    assert served.ready
     del used
     for thread in threading.enumerate():
-        if thread.name == "hfseq-close-mood":
+        if thread.name == f"hfseq-close-{name}":
             thread.join(10)
-    assert not batcher.alive
-    del batcher
     gc.collect()
-    assert model() is None and b'hfseq_queue_size{model="mood"} 0.0' in metrics.text()
+    assert model() is None and f'hfseq_queue_size{{model="{name}"}} 0.0' in metrics.text().decode()
 
 
 def test_arguments():

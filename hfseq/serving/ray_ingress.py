@@ -23,6 +23,7 @@ from hfseq.serving.app import choose_model, key_checker, report
 from hfseq.serving.http_json import Refusal, parse_object, read_bytes
 from hfseq.serving.observing import LOGGER
 from hfseq.serving.ray_arguments import GRACE, Arguments, Forwarded
+from hfseq.serving.refusals import details_of
 from hfseq.version import __version__
 
 RETRIES = 2
@@ -162,8 +163,7 @@ async def _stream_events(stream: Any) -> AsyncIterator[bytes]:
         async for part in stream:
             yield part
     except RayActorError:
-        details = {"message": "the replica died", "type": "server_error", "param": None, "code": None}
-        yield f"data: {json.dumps({'error': details})}\n\n".encode()
+        yield f"data: {json.dumps({'error': details_of(Refusal(503, 'the replica died'))})}\n\n".encode()
     finally:
         stream.cancel()
 

@@ -36,8 +36,10 @@ class Loaded:
 def _unload(served: Served, metrics: Metrics) -> None:
     def close() -> None:
         served.close()
-        # Caches of FastAPI keep the endpoints of an application, and what those refer to.
-        vars(served).clear()
+        # Caches of FastAPI keep the endpoints of an application, and what those refer to: these, not what they hold.
+        for part in (served.predictor, served.batcher, served.language_model, served):
+            if part is not None:
+                vars(part).clear()
 
     metrics.watch_queue(served.name, int)  # 0; the gauge held the model
     # Not here: the event loop runs this, and a batch that nobody waits for any more may be running.
