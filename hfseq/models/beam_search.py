@@ -139,7 +139,7 @@ def beam_search(
             ended = torch.isin(tokens, ends)
         if others:
             longer = torch.cat([_gather(sequences, parents), tokens.unsqueeze(-1)], dim=-1)  # [B, candidates, T + 1]
-            ended |= others(longer.flatten(0, 1), None).view_as(ended)  # type: ignore[arg-type]
+            ended |= others(longer.flatten(0, 1), None).view_as(ended)
         hits = ended[:, :beams].nonzero().tolist()
         if hits:
             final = (best / length**config.length_penalty).tolist()
