@@ -3,8 +3,14 @@
 import pytest
 import served_models
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, pipeline
-from transformers.generation import GenerationMixin, MaxLengthCriteria, StoppingCriteriaList
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    pipeline,
+)
+from transformers.generation import GenerationMixin
 
 import hfseq
 from hfseq.models import MODEL_CLASSES, beam_search, generation
@@ -74,6 +80,21 @@ def test_finished_sentences_leave(auto_class, sizes):
     assert {*sizes} == {18}
 
 
+@pytest.mark.parametrize("auto_class", [AutoModelForCausalLM, AutoModelForSeq2SeqLM])
+def test_stopping_criteria_see_the_candidates(auto_class, sizes):
+    class Twice(StoppingCriteria):
+        def __call__(self, input_ids, scores, **kwargs):
+            return input_ids[:, -1] == input_ids[:, -2]
+
+    model, inputs = make(hfseq.GruConfig, auto_class)
+    inputs |= {"max_time": 100.0}
+    plain = model.generate(**inputs).tolist()
+    expected = GenerationMixin.generate(model, **inputs, stopping_criteria=StoppingCriteriaList([Twice()]))
+    found = model.generate(**inputs, stopping_criteria=StoppingCriteriaList([Twice()]))
+    assert found.tolist() == expected.tolist() != plain
+    assert sizes
+
+
 @pytest.mark.parametrize("size", [10, 63, 64, 1280, 1999])
 def test_top_tokens(size):
     logits = torch.randn(5, size, generator=torch.Generator().manual_seed(0))
@@ -86,7 +107,7 @@ def test_top_tokens(size):
 
 def test_what_it_does_not_honour_is_left_to_transformers(sizes):
     model, inputs = make(hfseq.LstmConfig, AutoModelForCausalLM)
-    for options in ({"max_time": 100.0}, {"do_sample": True}, {"return_dict_in_generate": True}, {"use_cache": False}):
+    for options in ({"do_sample": True}, {"return_dict_in_generate": True}, {"use_cache": False}):
         model.generate(**inputs, **options)
     assert not sizes
 
@@ -101,20 +122,3 @@ def test_pipelines_use_the_loops_of_the_models(task, beams, name, tmp_path, monk
     monkeypatch.setattr(generation, name, lambda *args, **kwargs: (calls.append(1), loop(*args, **kwargs))[1])
     pipe(["a b", "c"], num_beams=beams, max_new_tokens=3, do_sample=False, batch_size=2)
     assert len(calls) == 1
-
-
-class AfterThree(beam_search.EndsAll):
-    """Ends everything after three steps."""
-
-    def __call__(self, input_ids, scores, **kwargs):
-        return torch.full(input_ids.shape[:1], input_ids.shape[1] >= 4, dtype=torch.bool)
-
-
-def test_a_criterion_may_end_all_sentences(sizes):
-    model, inputs = make(hfseq.GruConfig, AutoModelForSeq2SeqLM)
-    inputs |= {"max_new_tokens": 1000, "eos_token_id": None}
-    model.generate(**inputs, stopping_criteria=StoppingCriteriaList([AfterThree()]))
-    assert sizes == [18] * 2
-    # Any other may end some, as it may in transformers.
-    model.generate(**inputs | {"max_new_tokens": 5}, stopping_criteria=StoppingCriteriaList([MaxLengthCriteria(4)]))
-    assert sizes == [18] * 2

@@ -17,11 +17,11 @@ from transformers.generation import (
     ForcedEOSTokenLogitsProcessor,
     InfNanRemoveLogitsProcessor,
     LogitsProcessorList,
+    MaxLengthCriteria,
     MinLengthLogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
-    StoppingCriteria,
     StoppingCriteriaList,
     SuppressTokensLogitsProcessor,
 )
@@ -81,10 +81,6 @@ class Finished:
         self.closed = self.closed or (self.is_full and (early or best <= -self.scores[-1]))
 
 
-class EndsAll(StoppingCriteria):
-    """A criterion that ends all sequences of a batch at once, or none; the only kind that `beam_search` honours."""
-
-
 def beam_search(
     model: Any,
     input_ids: Tensor,
@@ -99,7 +95,8 @@ def beam_search(
         model: Model whose `supports_decode_step` is True.
         input_ids: Prompt of the decoder, `[B * beams, T]`.
         logits_processor: Processors of the scores; with unknown ones finished sentences stay in the batch.
-        stopping_criteria: Ends of sequences: EOS, `max_length` and `EndsAll`; others are ignored.
+        stopping_criteria: Ends of sequences; others than EOS and `max_length` are given all candidates of a step,
+            those of sentences that are not finished.
         generation_config: The prepared configuration.
         model_kwargs: Other arguments of `forward`, `B * beams` rows each.
 
@@ -109,7 +106,8 @@ def beam_search(
     config: Any = generation_config
     beams, longest, prompt = config.num_beams, config.max_length, input_ids.shape[1]
     found = [one.eos_token_id.to(input_ids.device) for one in stopping_criteria if isinstance(one, EosTokenCriteria)]
-    over = [one for one in stopping_criteria if isinstance(one, EndsAll)]
+    known = (EosTokenCriteria, MaxLengthCriteria)
+    others = StoppingCriteriaList([one for one in stopping_criteria if not isinstance(one, known)])
     ends = torch.cat([one.view(-1) for one in found]) if found else input_ids.new_empty(0)
     # So many that at least `beams` of them go on: each beam ends at most once with each EOS.
     candidates = max(2, 1 + len(ends)) * beams
@@ -139,6 +137,9 @@ def beam_search(
             ended = torch.ones_like(tokens, dtype=torch.bool)
         else:
             ended = torch.isin(tokens, ends)
+        if others:
+            longer = torch.cat([_gather(sequences, parents), tokens.unsqueeze(-1)], dim=-1)  # [B, candidates, T + 1]
+            ended |= others(longer.flatten(0, 1), None).view_as(ended)
         hits = ended[:, :beams].nonzero().tolist()
         if hits:
             final = (best / length**config.length_penalty).tolist()
@@ -148,9 +149,8 @@ def beam_search(
                     running[row].add(final[row][column], sequence)
         scores, chosen = (best + ended * _LEAST).topk(beams)
         parents, tokens = parents.gather(1, chosen), tokens.gather(1, chosen)  # [B, beams]
-        before = sequences.gather(1, parents.unsqueeze(-1).expand(-1, -1, sequences.shape[-1]))
-        sequences = torch.cat([before, tokens.unsqueeze(-1)], dim=-1)
-        if prompt + length >= longest or ended.all() or any(one(sequences.flatten(0, 1), None).all() for one in over):
+        sequences = torch.cat([_gather(sequences, parents), tokens.unsqueeze(-1)], dim=-1)
+        if prompt + length >= longest or ended.all():
             break
         if any(one.is_full for one in running):
             reachable = (scores[:, 0] / (far or length) ** config.length_penalty).tolist()
@@ -204,6 +204,11 @@ def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     behind = at - inside.shape[1] + whole  # where they are not in a block
     ids = chosen.gather(1, (at // _WIDTH).clamp(max=count - 1)) * _WIDTH + at % _WIDTH
     return top, torch.where(behind < whole, ids, behind)
+
+
+def _gather(sequences: Tensor, parents: Tensor) -> Tensor:
+    """Sequences `[B, N, T]` of the beams `parents` `[B, N]`."""
+    return sequences.gather(1, parents.unsqueeze(-1).expand(-1, -1, sequences.shape[-1]))
 
 
 def _select(value: Any, rows: Tensor) -> Any:

@@ -22,7 +22,7 @@ from transformers.generation import (
     StoppingCriteriaList,
 )
 
-from .beam_search import EndsAll, beam_search
+from .beam_search import beam_search
 
 Step = Callable[[Tensor], Tensor]
 """From the newest ids `[B, 1]` to the logits of the next token `[B, V]`, or to hidden states `[B, 1, H]`."""
@@ -47,8 +47,6 @@ _HONOURED = frozenset(
 )
 # Values with which other options do nothing; pipelines set them.
 _NEUTRAL = {"num_beams": 1, "num_beam_groups": 1, "diversity_penalty": 0.0}
-# Options that `beam_search` does not honour.
-_NOT_BY_BEAMS = frozenset({"max_time", "stopping_criteria", "streamer"})
 # "hybrid" is what transformers itself assumes by default.
 _CACHES = (None, "dynamic", "offloaded", "hybrid")
 
@@ -158,11 +156,8 @@ def _honours(settings: Mapping[str, Any]) -> bool:
 
 def _honours_beams(settings: Mapping[str, Any]) -> bool:
     """Return True if `beam_search` honours all options that are set, and one of them asks for beams."""
-    given = {name for name, value in settings.items() if value is not None and value is not False}
     beams = (settings.get("num_beams") or 1) > 1 and not settings.get("do_sample")
-    if all(isinstance(one, EndsAll) for one in settings.get("stopping_criteria") or ()):
-        given.discard("stopping_criteria")
-    return beams and given.isdisjoint(_NOT_BY_BEAMS) and _honours(settings | {"num_beams": 1})
+    return beams and settings.get("streamer") is None and _honours(settings | {"num_beams": 1})
 
 
 def is_bare(module: nn.Module, forward: Callable[..., Any]) -> bool:
