@@ -23,6 +23,8 @@ that find the queue full with 503. SIGTERM lets running requests finish.
 """
 
 import argparse
+import asyncio
+import errno
 import math
 import os
 import signal
@@ -34,7 +36,7 @@ from typing import Any
 
 from transformers.utils import logging
 
-from hfseq.errors import InputError, require
+from hfseq.errors import InputError, one_line, require
 
 BACKENDS = ("torch", "onnx")
 
@@ -80,7 +82,7 @@ def make_server(
 
     Raises:
         InputError: If a model cannot be loaded or its task is not served, a number is not positive, the device is not
-            available, or the packages of the server are not installed.
+            available, the directory of the log cannot be written, or the packages of the server are not installed.
     """
     numbers = dict(
         max_batch_size=max_batch_size,
@@ -103,8 +105,10 @@ def make_server(
     from hfseq.serving.limits import Limits
     from hfseq.serving.metrics import Metrics
     from hfseq.serving.served import check_names, load_served, public_name, split_name
-    from hfseq.serving.traffic import TrafficLog
+    from hfseq.serving.traffic import TrafficLog, check_directory
 
+    if traffic_dir is not None:
+        check_directory(traffic_dir)
     limits = Limits(max_batch_size, max_queue, max_input_tokens, max_new_tokens, timeout)
     given = [model_dirs] if isinstance(model_dirs, str | Path) else list(model_dirs)
     named = [split_name(str(one)) for one in given]
@@ -122,27 +126,55 @@ def make_server(
     return uvicorn.Server(config)
 
 
-def server_parser(module: str, what: str, port: int) -> argparse.ArgumentParser:
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help with the default of each flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def server_parser(module: str, what: str, port: int, warning: str) -> argparse.ArgumentParser:
     """Create the parser of a server's command line, with its address.
 
     Args:
         module: Module that runs as `python -m`.
         what: Noun phrase for the help, about what is served.
         port: Default port.
+        warning: Sentence for the help, about authentication.
     """
     parser = argparse.ArgumentParser(
-        prog=f"python -m {module}",
-        description=f"Serve {what}. There is no authentication: anyone who can reach the address can use the model.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        prog=f"python -m {module}", description=f"Serve {what}. {warning}", formatter_class=_Formatter
     )
     parser.add_argument("--host", default="localhost", help="address to listen on; 0.0.0.0 for all interfaces")
     parser.add_argument("--port", type=int, default=port, help="port to listen on")
     return parser
 
 
+def check_address(host: str, port: int) -> None:
+    """Check that a server can listen at an address, before it loads its models.
+
+    Raises:
+        InputError: If it cannot.
+    """
+
+    async def listen() -> None:
+        server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+        server.close()
+
+    if not 0 < port < 2**16:  # the resolver would take the remainder
+        raise InputError(f"--port {port}: must be between 1 and {2**16 - 1}")
+    try:
+        asyncio.run(listen())
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError(f"--port {port}: in use on {host}; choose another") from error
+        raise InputError(f"--host {host} --port {port}: {one_line(error)}") from error
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the server until it is interrupted."""
-    parser = server_parser("hfseq.serve", "models over HTTP", 8000)
+    warning = "Without --api_key anyone who can reach the address can use the models."
+    parser = server_parser("hfseq.serve", "models over HTTP", 8000, warning)
     add = parser.add_argument
     add(
         "model_dirs",
@@ -166,6 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args.api_key = [*(args.api_key or ()), key]
     logging.disable_progress_bar()  # of loading
     try:
+        check_address(args.host, args.port)
         server = make_server(**vars(args))
     except InputError as error:
         parser.exit(1, f"error: {error}\n")

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import logging
+import socket
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ from hfseq.serve import main, make_server
 from hfseq.serving.limits import Limits
 from hfseq.serving.metrics import Metrics
 from hfseq.serving.predictors import jsonable
+from hfseq.serving.served import load_served
 from hfseq.tokenization import item_tokenizer
 
 LIMITS = Limits(max_input_tokens=20, max_new_tokens=12)
@@ -290,6 +292,16 @@ def test_exports_answer_as_the_model(client, models, task, settings):
     assert [by_name[f"{task}{end}"].backend for end in ("", "_onnx", "_int8")] == ["torch", "onnx", "onnx"]
 
 
+def test_exports_are_loaded_without_a_warning(folders, caplog):
+    logger = logging.getLogger("transformers.pipelines.base")
+    logger.addHandler(caplog.handler)  # it does not propagate
+    try:
+        load_served(str(folders["text-classification_onnx"]), device="cpu").close()
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert not caplog.records
+
+
 def test_sampling_is_repeatable_whatever_the_batch(client):
     settings = {"do_sample": True, "temperature": 3.0}
     alone = [ask(client, text, "translation", seed=5, **settings).json()[0] for text in TEXTS]
@@ -354,7 +366,7 @@ def test_compressed_silence_is_not_unpacked(client, monkeypatch):
 @pytest.mark.parametrize(
     "name,inputs,settings,param,said",
     [
-        ("translation", "a", {"beams": 2}, "beams", "not permitted"),
+        ("translation", "a", {"beams": 2}, "beams", "unknown setting; did you mean num_beams?"),
         ("translation", "a", {"num_beams": 21}, "num_beams", "20"),
         ("translation", "a", {"num_beams": "2"}, "num_beams", "integer"),
         ("translation", "a", {"num_beams": 1.0}, "num_beams", "integer"),
@@ -372,7 +384,7 @@ def test_compressed_silence_is_not_unpacked(client, monkeypatch):
         ("text-classification", {"text": "a"}, {}, "inputs", "text_pair"),
         ("text-classification", {"text": "a", "text_pair": 1}, {}, "inputs", "text_pair"),
         ("text-classification", "a", {"top_k": 0}, "top_k", "greater"),
-        ("text-classification", "a", {"aggregation_strategy": "simple"}, "aggregation_strategy", "not permitted"),
+        ("text-classification", "a", {"aggregation_strategy": "simple"}, "aggregation_strategy", "unknown setting"),
         ("token-classification", "a", {"aggregation_strategy": "best"}, "aggregation_strategy", "'none'"),
         ("automatic-speech-recognition", "a b", {}, "inputs", "base64"),
         ("automatic-speech-recognition", "AAAA", {}, "inputs", "not audio"),
@@ -470,9 +482,9 @@ def test_bodies(client, models):
         ("[]", "not a JSON object"),
         ('"a"', "not a JSON object"),
         ('{"input": "a"}', "inputs"),
-        ('{"inputs": "a", "more": 1}', "more"),
+        ('{"inputs": "a", "more": 1}', "more: is not supported"),
         ('{"inputs": "a", "parameters": []}', "parameters"),
-        ('{"inputs": "a", "model": "translation", "parameters": {"\\n": 1}}', "not permitted"),
+        ('{"inputs": "a", "model": "translation", "parameters": {"\\n": 1}}', "unknown setting"),
     ]:
         refused(client.post("/predict", content=content, headers=JSON), 400, said)
     deep = "[" * 400 + "]" * 400
@@ -618,24 +630,48 @@ def test_inference_client_of_the_hub(client, monkeypatch):
     [
         (["{folder}", "--backend", "onnx"], "no ONNX export"),
         (["{folder}", "--task", "poetry"], "'poetry' is not served"),
-        (["{folder}", "--task", "translation"], "TranslationPipeline"),
+        (["{folder}", "--task", "translation"], "not for translation, but for text-classification"),
+        (["{folder}", "--task", "token-classification"], "not for token-classification, but for text-classification"),
+        (["{series}", "--task", "text-classification"], "but for time-series-forecasting"),
         (["{folder}", "{folder}"], "two models have the name"),
         (["{folder}", "--max_queue", "0"], "--max_queue 0: must be positive"),
         (["{folder}", "--timeout", "nan"], "--timeout"),
         (["{folder}", "--device", "cuda:99"], "--device cuda:99"),
         (["{folder}", "--api_key", ""], "--api_key: the key is empty"),
-        (["{folder}/nothing"], "nothing"),
+        (["{folder}/nothing"], "no such directory"),
         (["{empty}"], "empty"),
+        (["{folder}", "--traffic_dir", "{folder}/config.json"], "--traffic_dir"),
+        (["{folder}", "--host", "no host"], "--host no host"),
+        (["{folder}", "--port", "70000"], "--port 70000"),
     ],
 )
 def test_command_line_errors_are_one_line(folders, tmp_path, capsys, arguments, said):
     (tmp_path / "empty").mkdir()
-    places = {"folder": folders["text-classification"], "empty": tmp_path / "empty"}
+    places = {
+        "folder": folders["text-classification"],
+        "series": folders["time-series-forecasting"],
+        "empty": tmp_path / "empty",
+    }
     with pytest.raises(SystemExit) as end:
         main([one.format(**places) for one in arguments])
     assert end.value.code == 1
     error = capsys.readouterr().err
     assert said in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_port_in_use_is_one_line_before_any_model_is_loaded(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as end:
+        port = taken.getsockname()[1]
+        main(["nothing", "--host", "127.0.0.1", "--port", str(port)])
+    assert end.value.code == 1
+    assert capsys.readouterr().err == f"error: --port {port}: in use on 127.0.0.1; choose another\n"
+
+
+def test_the_help_has_no_defaults_that_are_none(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert "(default: localhost)" in shown and "None" not in shown
 
 
 def test_names_and_limits_of_the_command_line(folders):

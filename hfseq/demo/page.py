@@ -128,7 +128,8 @@ def _validated(gr: Any, components: Sequence[Any], values: Sequence[Any]) -> Ite
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until it is interrupted."""
-    parser = server_parser("hfseq.demo", "an interactive demo page for a model", 7860)
+    warning = "There is no authentication: anyone who can reach the address can use the model."
+    parser = server_parser("hfseq.demo", "an interactive demo page for a model", 7860, warning)
     parser.add_argument("model_dir", help="directory of a trained model with its tokenizer or feature extractor")
     parser.add_argument("--task", help="name of the pipeline's task of the model, where it does not follow from it")
     args = parser.parse_args(argv)

@@ -248,8 +248,8 @@ async def read_predict(request: Request, settings: Settings) -> PredictRequest:
     names: list[str] = []
     for key, value in request.query_params.multi_items():
         if key != "model" or names:
-            shown = repr(key[:100])
-            raise Refusal(400, f"{shown}: unknown in the address, or there twice; it may have `model`", param=shown)
+            message = f"{key[:100]!r}: unknown in the address, or there twice; it may have `model`"
+            raise Refusal(400, message, param=key[:100])
         names.append(value)
     name = names[0] if names else None
     try:
@@ -257,6 +257,8 @@ async def read_predict(request: Request, settings: Settings) -> PredictRequest:
             if kind.startswith("audio/") or kind == "application/octet-stream":
                 recording = await read_bytes(request, settings.max_body)
                 return PredictRequest.model_construct(inputs=recording, parameters=None, model=name)
+            if kind != "application/json":
+                raise Refusal(415, "the Content-Type must be application/json, or that of a recording: audio/wav …")
             body = await read_object(request, settings.max_body)
     except TimeoutError:
         raise Refusal(408, f"the request body did not arrive within {settings.timeout:g} s") from None
@@ -278,7 +280,7 @@ def choose_model(models: Mapping[str, Any], name: str | None) -> Any:
             return next(iter(models.values()))
         raise Refusal(400, f"name the model; there are {known}", param="model")
     if name not in models:
-        message = f"the model {name[:100]!r} does not exist; there is {known}"
+        message = f"the model {name[:100]!r} does not exist; there {'is' if len(models) == 1 else 'are'} {known}"
         raise Refusal(404, message, param="model", code="model_not_found")
     return models[name]
 

@@ -1,8 +1,11 @@
 """Settings that requests to `/predict` may have, by task."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from hfseq.errors import InputError, did_you_mean
 
 MAX_BEAMS = 20
 """Maximum number of beams."""
@@ -19,6 +22,21 @@ class Parameters(BaseModel):
     """Settings of a request: no unknown ones, no conversion of types, no infinite numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any]) -> Self:
+        """Check the settings of a request.
+
+        Raises:
+            InputError: If one is unknown.
+            pydantic.ValidationError: If one is invalid.
+        """
+        for name in given:
+            if name not in cls.model_fields:
+                known = name[:100]  # a client may send any name, of any length
+                shown = known if known.isprintable() else repr(known)
+                raise InputError(f"{shown}: unknown setting{did_you_mean(known, cls.model_fields)}")
+        return cls.model_validate(dict(given))
 
     def given(self) -> dict[str, Any]:
         """The settings that the request has."""

@@ -7,9 +7,11 @@ inputs through the pipeline of its task. It answers as that pipeline does, in JS
 import base64
 import binascii
 import copy
+import logging
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any, ClassVar, cast
 
@@ -45,6 +47,18 @@ MAX_SAMPLES = MAX_SECONDS * 48_000
 _SAMPLING = Lock()
 
 
+@contextmanager
+def _unwarned() -> Iterator[None]:
+    """Create a pipeline without the list of all classes that it supports, which ONNX exports are not in."""
+    logger = logging.getLogger("transformers.pipelines.base")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 class Predictor:
     """A task's inputs, settings and results; see the subclasses.
 
@@ -71,7 +85,9 @@ class Predictor:
         if extractor is not None:
             options["feature_extractor"] = extractor
         self.tokenizer, self.extractor = tokenizer, extractor
-        self.pipe: Any = without_loader(pipeline(cast(Any, task), model=model, device=model.device, **options))
+        with _unwarned():
+            pipe = pipeline(cast(Any, task), model=model, device=model.device, **options)
+        self.pipe: Any = without_loader(pipe)
 
     def items(self, inputs: Any, parameters: Mapping[str, Any]) -> tuple[list[Item], bool]:
         """Check a request.
@@ -84,10 +100,10 @@ class Predictor:
             The inputs to queue, and whether the request has one input that is not in a list.
 
         Raises:
-            pydantic.ValidationError: If a setting is unknown or invalid.
-            InputError: If an input is invalid.
+            pydantic.ValidationError: If a setting is invalid.
+            InputError: If a setting is unknown, or an input is invalid.
         """
-        options = self.check(self.parameters.model_validate(dict(parameters)))
+        options = self.check(self.parameters.read(parameters))
         single = self.is_single(inputs)
         values = [inputs] if single else inputs
         most = min(MAX_INPUTS, self.limits.max_queue)

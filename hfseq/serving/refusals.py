@@ -34,7 +34,10 @@ def refusal_of(error: BaseException) -> Refusal:
         first = error.errors()[0]
         param = ".".join(map(str, first["loc"]))[:100]
         shown = param if param.isprintable() else repr(param)
-        return Refusal(400, f"{shown}: {first['msg'].removeprefix('Value error, ')[:200]}", param=param)
+        message = first["msg"].removeprefix("Value error, ")[:200]
+        if first["type"] == "extra_forbidden":
+            message = "is not supported by this server"
+        return Refusal(400, f"{shown}: {message}", param=param)
     if isinstance(error, QueueFull | Closed):
         return Refusal(503, str(error))
     _log.error("a request failed", exc_info=error)

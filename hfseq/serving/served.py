@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError
 from transformers import PreTrainedModel
 
 from hfseq.data.collation import position_limit
@@ -128,6 +129,8 @@ def load_served(
     tasks = sorted((TEXT_GENERATION, *PREDICTORS))
     if task not in tasks:
         raise InputError(f"{model_dir}: the task {task!r} is not served; known are {', '.join(tasks)}")
+    if (possible := tasks_of(model)) and task not in possible:
+        raise InputError(f"{model_dir}: {class_of(model)} is not for {task}, but for {' or '.join(possible)}")
     limits = limits._replace(positions=min(limits.positions, positions_of(model)))
     options = {}
     if task in ("translation", "summarization"):
@@ -198,9 +201,7 @@ def task_of(model: PreTrainedModel, processing_class: Any, directory: Path) -> s
     recorded = read_run(directory)[0].get("task")
     if recorded in HUB_TASKS and HUB_TASKS[recorded].pipeline:
         return str(recorded)
-    kind = type(model).__name__
-    if isinstance(model, OnnxRunner):
-        kind = (model.config.architectures or [kind])[0]
+    kind = class_of(model)
     head = head_of(kind)
     if head.auto_class == "AutoModelForSeq2SeqLM" and reads_text(model):
         specific = {*(getattr(model.config, "task_specific_params", None) or {})}
@@ -212,6 +213,20 @@ def task_of(model: PreTrainedModel, processing_class: Any, directory: Path) -> s
     if known is None:
         raise InputError(f"{directory}: the task of {kind} is unknown; name it with --task")
     return known
+
+
+def class_of(model: PreTrainedModel) -> str:
+    """Name of the class of a model; of an ONNX export, of the one that was exported."""
+    kind = type(model).__name__
+    return (model.config.architectures or [kind])[0] if isinstance(model, OnnxRunner) else kind
+
+
+def tasks_of(model: PreTrainedModel) -> list[str]:
+    """Names of the pipelines' tasks that a model may have; none if its class has no known head."""
+    found = [task for task in head_of(class_of(model)).hub_tasks if task.pipeline]
+    if "text-generation" in [task.name for task in found]:
+        found.append(RECOMMENDATION)
+    return [task.name for task in found if (task.reads == "text") == reads_text(model)]
 
 
 def positions_of(model: PreTrainedModel) -> int:
@@ -228,5 +243,8 @@ def _directory(model_dir: str) -> Path:
     name, _, revision = model_dir.partition("@")
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=_NEEDED))
+    except HFValidationError as error:
+        raise InputError(f"{model_dir}: no such directory") from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{model_dir}: {one_line(error)}") from error
+        message = f"{model_dir}: no such directory, and not found on the Hub or in its cache: {one_line(error)}"
+        raise InputError(message) from error

@@ -8,7 +8,10 @@ from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TypedDict
+
+from hfseq.errors import blaming
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +41,18 @@ class Record(TypedDict):
     inputs: Any
     parameters: dict[str, Any]
     output: Any
+
+
+def check_directory(directory: str | os.PathLike) -> None:
+    """Create the directory of a log, and check that files can be created in it, before any request comes.
+
+    Raises:
+        InputError: If they cannot.
+    """
+    with blaming(f"--traffic_dir {os.fspath(directory)}"):
+        Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryFile(dir=directory):
+            pass
 
 
 class TrafficLog:
