@@ -50,8 +50,9 @@ def check_directory(directory: str | os.PathLike) -> None:
         InputError: If they cannot.
     """
     with blaming(f"--traffic_dir {os.fspath(directory)}"):
-        Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
-        with TemporaryFile(dir=directory):
+        folder = Path(directory)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
             pass
 
 
