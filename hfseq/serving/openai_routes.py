@@ -90,7 +90,7 @@ def openai_router(
 
             try:
                 # Long texts take long to tokenize.
-                job = await asyncio.get_running_loop().run_in_executor(model.reader, plan, asked, name, model)
+                job = await model.reader.run(plan, asked, name, model)
                 running = Running(model, job, bool(asked.stream), settings.timeout, finish)
                 return await (running.stream() if asked.stream else running.answer(request))
             except (ClientDisconnect, Refusal):

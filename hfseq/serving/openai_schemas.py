@@ -11,13 +11,8 @@ from starlette.requests import Request
 from transformers import GenerationConfig
 
 from hfseq.serving.http_json import Refusal, read_object
+from hfseq.serving.limits import LONGEST_STOP, MAX_BEAMS, MAX_STOPS
 
-MAX_BEAMS = 10
-"""Maximum number of beams, as on the demo page."""
-MAX_STOPS = 4
-"""Maximum number of stop strings, as in OpenAI's API."""
-LONGEST_STOP = 100
-"""Maximum length of a stop string in characters."""
 MAX_BIASES = 300
 """Maximum number of tokens in a `logit_bias`."""
 MAX_MESSAGES = 1000

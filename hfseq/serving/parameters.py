@@ -4,8 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-MAX_BEAMS = 20
-"""Maximum number of beams."""
+from hfseq.serving.limits import MAX_BEAMS
 
 Number = Annotated[int, Field(ge=1, le=1000)]
 
