@@ -354,7 +354,7 @@ def test_compressed_silence_is_not_unpacked(client, monkeypatch):
 @pytest.mark.parametrize(
     "name,inputs,settings,param,said",
     [
-        ("translation", "a", {"beams": 2}, "beams", "not permitted"),
+        ("translation", "a", {"beams": 2}, "beams", "not supported"),
         ("translation", "a", {"num_beams": 21}, "num_beams", "20"),
         ("translation", "a", {"num_beams": "2"}, "num_beams", "integer"),
         ("translation", "a", {"num_beams": 1.0}, "num_beams", "integer"),
@@ -372,7 +372,7 @@ def test_compressed_silence_is_not_unpacked(client, monkeypatch):
         ("text-classification", {"text": "a"}, {}, "inputs", "text_pair"),
         ("text-classification", {"text": "a", "text_pair": 1}, {}, "inputs", "text_pair"),
         ("text-classification", "a", {"top_k": 0}, "top_k", "greater"),
-        ("text-classification", "a", {"aggregation_strategy": "simple"}, "aggregation_strategy", "not permitted"),
+        ("text-classification", "a", {"aggregation_strategy": "simple"}, "aggregation_strategy", "not supported"),
         ("token-classification", "a", {"aggregation_strategy": "best"}, "aggregation_strategy", "'none'"),
         ("automatic-speech-recognition", "a b", {}, "inputs", "base64"),
         ("automatic-speech-recognition", "AAAA", {}, "inputs", "not audio"),
@@ -472,7 +472,7 @@ def test_bodies(client, models):
         ('{"input": "a"}', "inputs"),
         ('{"inputs": "a", "more": 1}', "more"),
         ('{"inputs": "a", "parameters": []}', "parameters"),
-        ('{"inputs": "a", "model": "translation", "parameters": {"\\n": 1}}', "not permitted"),
+        ('{"inputs": "a", "model": "translation", "parameters": {"\\n": 1}}', "not supported"),
     ]:
         refused(client.post("/predict", content=content, headers=JSON), 400, said)
     deep = "[" * 400 + "]" * 400

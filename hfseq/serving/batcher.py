@@ -118,7 +118,8 @@ class Batcher:
 
     @torch.inference_mode()
     def _work(self) -> None:
-        batch, rows = _Batch(self.model), []
+        batch = _Batch(self.model)
+        rows: list[Row] = []
         try:
             while (found := self._next_rows(len(batch.rows))) is not None:
                 rows = found
