@@ -109,7 +109,7 @@ def make_server(
 
     if traffic_dir is not None:
         check_directory(traffic_dir)
-    limits = Limits(max_batch_size, max_queue, max_input_tokens, max_new_tokens, timeout)
+    limits = Limits(max_batch_size, max_queue, max_input_tokens, max_new_tokens)
     given = [model_dirs] if isinstance(model_dirs, str | Path) else list(model_dirs)
     named = [split_name(str(one)) for one in given]
     check_names([name or public_name(directory) for name, directory in named])

@@ -10,7 +10,7 @@ from transformers import (
     StoppingCriteriaList,
     pipeline,
 )
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationMixin, MaxLengthCriteria
 
 import hfseq
 from hfseq.models import MODEL_CLASSES, beam_search, generation
@@ -122,3 +122,20 @@ def test_pipelines_use_the_loops_of_the_models(task, beams, name, tmp_path, monk
     monkeypatch.setattr(generation, name, lambda *args, **kwargs: (calls.append(1), loop(*args, **kwargs))[1])
     pipe(["a b", "c"], num_beams=beams, max_new_tokens=3, do_sample=False, batch_size=2)
     assert len(calls) == 1
+
+
+class OfTheRow(StoppingCriteria):
+    """Ends the candidates of each sentence at a length of its own."""
+
+    def __call__(self, input_ids, scores, **kwargs):
+        candidates = len(input_ids) // 18
+        assert len(input_ids) == 18 * candidates
+        return input_ids.shape[1] >= 3 + torch.arange(18).repeat_interleave(candidates) % 6
+
+
+@pytest.mark.parametrize("criterion", [OfTheRow(), MaxLengthCriteria(4)])
+def test_criteria_of_rows_and_of_the_length(criterion, sizes):
+    model, inputs = make(hfseq.GruConfig, AutoModelForSeq2SeqLM)
+    inputs |= {"stopping_criteria": StoppingCriteriaList([criterion])}
+    expected = GenerationMixin.generate(model, **inputs)
+    assert model.generate(**inputs).tolist() == expected.tolist() and sizes

@@ -252,7 +252,7 @@ BAD = [
     *({"logit_bias": bad} for bad in ({"a": 1}, {"-1": 1}, {"9" * 5000: 1}, {"34": 1}, {"5": 101}, {"5": "1"}, [])),
     {"logit_bias": {str(number): 1 for number in range(301)}},
     *({"n": bad} for bad in (0, 129, 10**6, "1", True)),
-    *({"num_beams": bad} for bad in (0, 11, 10**6, "2")),
+    *({"num_beams": bad} for bad in (0, 21, 10**6, "2")),
     *({"num_beams": 2, "n": 3}, {"num_beams": 2, "temperature": 1.0}, {"num_beams": 2, "stream": True}),
     *({"top_k": bad} for bad in (-1, 1.5)),
     *({"min_p": 2}, {"repetition_penalty": 0}, {"no_repeat_ngram_size": -1}, {"min_tokens": -1}),

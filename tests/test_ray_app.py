@@ -272,6 +272,24 @@ def test_streams():
     assert handle.cancelled == 2
 
 
+def test_a_client_that_leaves_before_the_first_event():
+    """The replica does not go on for it."""
+    handle = Handle([EVENTS, b"data: 1\n\n"])
+    app = Ingress(Arguments(model_dirs="a=x"), handle).__serve_build_asgi_app__()
+    asgi = {"version": "3.0", "spec_version": "2.4"}
+    address = {"path": "/v1/completions", "query_string": b"", "headers": []}
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        raise OSError
+
+    with suppress(Exception):
+        asyncio.run(app({"type": "http", "asgi": asgi, "method": "POST"} | address, receive, send))
+    assert len(handle.calls) == handle.cancelled == 1
+
+
 def test_ingress(monkeypatch):
     """Key, size and the model's name are checked before a replica is asked."""
     monkeypatch.setenv("HFSEQ_API_KEY", "secret")

@@ -1,11 +1,12 @@
 """Dynamic batching: what happens to inputs that fail, are cancelled, or find the queue full or closed."""
 
+import asyncio
 import threading
 
 import pytest
 import torch
 from served_apps import Script
-from served_models import translator
+from served_models import language_model, translator
 
 from hfseq.models import generation
 from hfseq.serving.dynamic import Closed, DynamicBatcher, Item, QueueFull
@@ -244,3 +245,20 @@ def test_generation_uses_the_loops_of_the_models(tmp_path, beams, name, monkeypa
     served.batcher.submit(items)
     assert all(results(items)) and calls == [1]
     served.close(60)
+
+
+@pytest.mark.parametrize("make_one", [translator, language_model])
+def test_one_thread_reads_the_requests_to_a_model(make_one, tmp_path, monkeypatch):
+    served = load_served(str(make_one(tmp_path / "model")), device="cpu")
+    seen = []
+    monkeypatch.setattr(served.predictor, "items", lambda *_: seen.append(threading.current_thread()))
+    asyncio.run(served.read("a", {}))
+    if served.language_model is not None:
+        # OpenAI's requests are tokenized by the same tokenizer.
+        asyncio.run(served.language_model.reader.run(served.predictor.items))
+    assert len({*seen}) == 1
+    served.close(60)
+    seen[0].join(60)
+    assert not seen[0].is_alive()
+    with pytest.raises(Closed):
+        asyncio.run(served.read("a", {}))

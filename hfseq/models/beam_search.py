@@ -18,10 +18,12 @@ from transformers.generation import (
     InfNanRemoveLogitsProcessor,
     LogitsProcessorList,
     MaxLengthCriteria,
+    MaxTimeCriteria,
     MinLengthLogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
     NoBadWordsLogitsProcessor,
     NoRepeatNGramLogitsProcessor,
+    StoppingCriteria,
     StoppingCriteriaList,
     SuppressTokensLogitsProcessor,
 )
@@ -81,6 +83,10 @@ class Finished:
         self.closed = self.closed or (self.is_full and (early or best <= -self.scores[-1]))
 
 
+class EndsAll(StoppingCriteria):
+    """A criterion that ends all sequences of a batch at once, or none, so that sentences may leave the batch."""
+
+
 def beam_search(
     model: Any,
     input_ids: Tensor,
@@ -95,8 +101,8 @@ def beam_search(
         model: Model whose `supports_decode_step` is True.
         input_ids: Prompt of the decoder, `[B * beams, T]`.
         logits_processor: Processors of the scores; with unknown ones finished sentences stay in the batch.
-        stopping_criteria: Ends of sequences; others than EOS and `max_length` are given all candidates of a step,
-            those of sentences that are not finished.
+        stopping_criteria: Ends of sequences; others than EOS and `max_length` are given all candidates of a step;
+            with those that may know the rows finished sentences stay in the batch.
         generation_config: The prepared configuration.
         model_kwargs: Other arguments of `forward`, `B * beams` rows each.
 
@@ -106,8 +112,11 @@ def beam_search(
     config: Any = generation_config
     beams, longest, prompt = config.num_beams, config.max_length, input_ids.shape[1]
     found = [one.eos_token_id.to(input_ids.device) for one in stopping_criteria if isinstance(one, EosTokenCriteria)]
-    known = (EosTokenCriteria, MaxLengthCriteria)
-    others = StoppingCriteriaList([one for one in stopping_criteria if not isinstance(one, known)])
+    others = StoppingCriteriaList(
+        one
+        for one in stopping_criteria
+        if not isinstance(one, EosTokenCriteria) and getattr(one, "max_length", None) != longest
+    )
     ends = torch.cat([one.view(-1) for one in found]) if found else input_ids.new_empty(0)
     # So many that at least `beams` of them go on: each beam ends at most once with each EOS.
     candidates = max(2, 1 + len(ends)) * beams
@@ -120,6 +129,8 @@ def beam_search(
     running = list(sentences)
 
     may_leave = all(type(one) in _OF_IDS for one in logits_processor)
+    # Others may know the rows by their numbers.
+    may_leave = may_leave and all(isinstance(one, EndsAll | MaxLengthCriteria | MaxTimeCriteria) for one in others)
     inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
     outputs = model(**inputs, return_dict=True)
     logits, cache = outputs.logits[:, -1], outputs.cache

@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from hfseq.serving.dynamic import Item
-from hfseq.serving.http_json import Refusal, read_bytes, read_object
+from hfseq.serving.http_json import Refusal, arriving, content_type, read_bytes, read_object
 from hfseq.serving.metrics import Metrics
 from hfseq.serving.observing import Observer
 from hfseq.serving.openai_routes import Answered, openai_router
@@ -88,12 +88,7 @@ def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> 
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
-        exception_handlers={
-            HTTPException: report,
-            RequestValidationError: report,
-            ClientDisconnect: report,
-            Exception: report,
-        },
+        exception_handlers=HANDLERS,
     )
     app.router.redirect_slashes = False
     app.add_middleware(Observer, metrics=metrics)
@@ -244,7 +239,7 @@ async def read_predict(request: Request, settings: Settings) -> PredictRequest:
     Raises:
         Refusal: If the body is invalid, too large, or does not come in time.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = content_type(request)
     names: list[str] = []
     for key, value in request.query_params.multi_items():
         if key != "model" or names:
@@ -252,16 +247,13 @@ async def read_predict(request: Request, settings: Settings) -> PredictRequest:
             raise Refusal(400, message, param=key[:100])
         names.append(value)
     name = names[0] if names else None
-    try:
-        async with asyncio.timeout(settings.timeout):
-            if kind.startswith("audio/") or kind == "application/octet-stream":
-                recording = await read_bytes(request, settings.max_body)
-                return PredictRequest.model_construct(inputs=recording, parameters=None, model=name)
-            if kind != "application/json":
-                raise Refusal(415, "the Content-Type must be application/json, or that of a recording: audio/wav …")
-            body = await read_object(request, settings.max_body)
-    except TimeoutError:
-        raise Refusal(408, f"the request body did not arrive within {settings.timeout:g} s") from None
+    async with arriving(settings.timeout):
+        if kind.startswith("audio/") or kind == "application/octet-stream":
+            recording = await read_bytes(request, settings.max_body)
+            return PredictRequest.model_construct(inputs=recording, parameters=None, model=name)
+        if kind != "application/json":
+            raise Refusal(415, "the Content-Type must be application/json, or that of a recording: audio/wav …")
+        body = await read_object(request, settings.max_body)
     asked = PredictRequest.model_validate(body)
     if name is not None and asked.model not in (None, name):
         raise Refusal(400, "the address and the body name two models", param="model")
@@ -357,6 +349,8 @@ async def report(request: Request, error: Any) -> Response:
     return JSONResponse({"error": details_of(refusal)}, refusal.status_code, headers)
 
 
+HANDLERS: dict[Any, Any] = dict.fromkeys((HTTPException, RequestValidationError, ClientDisconnect, Exception), report)
+"""Handlers of the exceptions of an application."""
 _HEADERS = {
     401: {"WWW-Authenticate": "Bearer"},
     408: {"Connection": "close"},  # or the server would read on

@@ -119,20 +119,28 @@ class Batcher:
     @torch.inference_mode()
     def _work(self) -> None:
         batch = _Batch(self.model)
-        while (rows := self._next_rows(len(batch.rows))) is not None:
-            try:
-                batch.admit(rows)
-                batch.step()
-            except Exception as error:
-                # Not in the model, or there would be less to lose; the states cannot be relied on.
-                for row in [*batch.rows, *rows]:
-                    row.fail(error)
-                batch = _Batch(self.model)
-            self._running = len(batch.rows)
-        for row in [*batch.rows, *(row for row, _ in self._waiting)]:
-            row.fail(Closed("the server was shut down before the request was finished"))
-        self._waiting.clear()
-        self._running = 0
+        rows: list[Row] = []
+        try:
+            while (found := self._next_rows(len(batch.rows))) is not None:
+                rows = found
+                try:
+                    batch.admit(rows)
+                    batch.step()
+                except Exception as error:
+                    # Not in the model, or there would be less to lose; the states cannot be relied on.
+                    for row in [*batch.rows, *rows]:
+                        row.fail(error)
+                    batch = _Batch(self.model)
+                self._running = len(batch.rows)
+        finally:
+            # No request must wait for a thread that has ended, whatever ended it.
+            with self._changed:
+                self._closed = True
+                left = [*batch.rows, *rows, *(row for row, _ in self._waiting)]
+                self._waiting.clear()
+            for row in left:
+                row.fail(Closed("the server was shut down before the request was finished"))
+            self._running = 0
 
     def _next_rows(self, running: int) -> list[Row] | None:
         """Rows to admit, after waiting for work if there is none; None once the batcher is closed."""
@@ -140,11 +148,10 @@ class Batcher:
             self._changed.wait_for(lambda: self._closed or self._waiting or running)
             if self._stopped or (self._closed and not self._waiting and not running):
                 return None
-            free = self._max_batch_size - running
-            admitted = [self._waiting.popleft() for _ in range(min(free, len(self._waiting)))]
-        if admitted and self._observe is not None:
-            self._observe(running + len(admitted), time.monotonic() - admitted[0][1])
-        return [row for row, _ in admitted]
+            count = min(self._max_batch_size - running, len(self._waiting))
+            if count and self._observe is not None:
+                self._observe(running + count, time.monotonic() - self._waiting[0][1])
+            return [self._waiting.popleft()[0] for _ in range(count)]
 
 
 class _Batch:

@@ -1,6 +1,9 @@
 """Reading JSON bodies of HTTP requests, with a size limit."""
 
+import asyncio
 import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -21,6 +24,16 @@ class Refusal(HTTPException):
         super().__init__(status_code, detail)
         self.param = param
         self.code = code
+
+
+def invalid_field(found: Mapping[str, Any]) -> Refusal:
+    """The response to an invalid field, from one of the errors of a `ValidationError`; it does not quote the value."""
+    param = ".".join(map(str, found["loc"]))[:100]
+    shown = param if param.isprintable() else repr(param)
+    message = found["msg"].removeprefix("Value error, ")[:200]
+    if found["type"] == "extra_forbidden":
+        message = "is not supported by this server"
+    return Refusal(400, f"{shown}: {message}", param=param)
 
 
 def _refuse_constant(name: str) -> None:
@@ -56,6 +69,25 @@ def parse_object(body: bytes) -> dict[str, Any]:
     return fields
 
 
+def content_type(request: Request) -> str:
+    """Media type of a request in lower case, without its parameters; empty if it has none."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@asynccontextmanager
+async def arriving(timeout: float) -> AsyncIterator[None]:
+    """Limit the time in seconds to read the body of a request in.
+
+    Raises:
+        Refusal: If it is over (408).
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError:
+        raise Refusal(408, f"the request body did not arrive within {timeout:g} s") from None
+
+
 async def read_bytes(request: Request, longest: int) -> bytes:
     """Read the body of a request.
 
@@ -89,6 +121,6 @@ async def read_object(request: Request, longest: int) -> dict[str, Any]:
         Refusal: If the body is too long (413), not declared as JSON (415), or not a JSON object (400).
     """
     # A cross-site request from a browser can have plain text as its body, but not JSON.
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if content_type(request) != "application/json":
         raise Refusal(415, "the Content-Type must be application/json")
     return parse_object(await read_bytes(request, longest))

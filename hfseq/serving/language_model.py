@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from hfseq.serving.dynamic import Closed, DynamicBatcher, Item
 from hfseq.serving.generation import Completion, Generation, GenerationRequest, RequestError, TokenLogprob
 from hfseq.serving.limits import Limits
 from hfseq.serving.plans import Plan, Planner
+from hfseq.serving.reader import Reader
 from hfseq.serving.rows import Row
 from hfseq.serving.texts import TokenTexts
 from hfseq.serving.whole import BeamJob, run_alone, run_beams
@@ -60,7 +61,7 @@ class LanguageModel:
         self.model, self.tokenizer, self.limits = model, copy.deepcopy(tokenizer), limits
         self.token_texts = TokenTexts(self.tokenizer)
         self.vocab_size: int = vocabulary_sizes(model)["vocab_size"]
-        self.reader = ThreadPoolExecutor(1, "hfseq-tokenize")
+        self.reader = Reader("language-model")
         self._plan = Planner(model)
         # It shares the weights. Settings that the plan has applied already must not be applied again.
         self._plain = copy.copy(model)
@@ -116,7 +117,7 @@ class LanguageModel:
 
     def close(self, timeout: float | None = None) -> None:
         """Answer the requests that there are, for so many seconds at most, then stop."""
-        self.reader.shutdown(wait=False)
+        self.reader.close()
         threads = [threading.Thread(target=one.close, args=(timeout,)) for one in (self._batcher, self._whole) if one]
         for thread in threads:
             thread.start()

@@ -5,8 +5,12 @@ from typing import NamedTuple
 
 from hfseq.serving.http_json import Refusal
 
-_MIN_BODY = 2**20
-_BYTES_PER_TOKEN = 64
+MAX_BEAMS = 20
+"""Maximum number of beams."""
+MAX_STOPS = 4
+"""Maximum number of stop strings, as in OpenAI's API."""
+LONGEST_STOP = 100
+"""Maximum length of a stop string in characters."""
 
 
 class Limits(NamedTuple):
@@ -17,7 +21,6 @@ class Limits(NamedTuple):
         max_queue: Maximum number of waiting inputs; further ones are rejected with status 503.
         max_input_tokens: Maximum length of an input in tokens (of a series in values, of a history in items).
         max_new_tokens: Maximum number of generated tokens, and the default of requests that set none.
-        timeout: Seconds after which a request is given up with status 504.
         positions: Maximum length of prompt and answer together, for models with position embeddings.
     """
 
@@ -25,13 +28,7 @@ class Limits(NamedTuple):
     max_queue: int = 1024
     max_input_tokens: int = 2048
     max_new_tokens: int = 1024
-    timeout: float = 60.0
     positions: int = sys.maxsize
-
-    @property
-    def body(self) -> int:
-        """Maximum size of a request body in bytes."""
-        return max(_MIN_BODY, _BYTES_PER_TOKEN * self.max_input_tokens)
 
     def new_tokens(self, prompt: int, asked: int | None) -> int:
         """Number of tokens to generate after a prompt, by default all that there is room for.

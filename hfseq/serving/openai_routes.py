@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from hfseq.serving.generation import Generation, GenerationRequest, Piece
-from hfseq.serving.http_json import Refusal
+from hfseq.serving.http_json import Refusal, arriving
 from hfseq.serving.language_model import LanguageModel
 from hfseq.serving.openai_answers import Answers, ChatAnswers, CompletionAnswers, Prompt, read_prompt, usage_of
 from hfseq.serving.openai_schemas import ChatRequest, CompletionRequest, body_schema, read_request
@@ -74,11 +74,8 @@ def openai_router(
 
     def route(path: str, schema: Any, plan: Callable[[Any, str, LanguageModel], "Job"], summary: str) -> None:
         async def endpoint(request: Request) -> Response:
-            try:
-                async with asyncio.timeout(settings.timeout):
-                    asked = await read_request(request, schema, settings.max_body)
-            except TimeoutError:
-                raise Refusal(408, f"the request body did not arrive within {settings.timeout:g} s") from None
+            async with arriving(settings.timeout):
+                asked = await read_request(request, schema, settings.max_body)
             name, model = _find(models, asked.model)
             request.state.model = name
 
@@ -90,7 +87,7 @@ def openai_router(
 
             try:
                 # Long texts take long to tokenize.
-                job = await asyncio.get_running_loop().run_in_executor(model.reader, plan, asked, name, model)
+                job = await model.reader.run(plan, asked, name, model)
                 running = Running(model, job, bool(asked.stream), settings.timeout, finish)
                 return await (running.stream() if asked.stream else running.answer(request))
             except (ClientDisconnect, Refusal):

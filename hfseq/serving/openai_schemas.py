@@ -10,14 +10,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from starlette.requests import Request
 from transformers import GenerationConfig
 
-from hfseq.serving.http_json import Refusal, read_object
+from hfseq.serving.http_json import Refusal, invalid_field, read_object
+from hfseq.serving.limits import LONGEST_STOP, MAX_BEAMS, MAX_STOPS
 
-MAX_BEAMS = 10
-"""Maximum number of beams, as on the demo page."""
-MAX_STOPS = 4
-"""Maximum number of stop strings, as in OpenAI's API."""
-LONGEST_STOP = 100
-"""Maximum length of a stop string in characters."""
 MAX_BIASES = 300
 """Maximum number of tokens in a `logit_bias`."""
 MAX_MESSAGES = 1000
@@ -304,13 +299,7 @@ async def read_request(request: Request, kind: type[Body], longest: int) -> Body
     try:
         asked = kind.model_validate(await read_object(request, longest))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        param = ".".join(map(str, first["loc"]))[:100]
-        shown = param if param.isprintable() else repr(param)
-        message = first["msg"].removeprefix("Value error, ")[:200]
-        if first["type"] == "extra_forbidden":
-            message = "is not supported by this server"
-        raise Refusal(400, f"{shown}: {message}", param=param) from error
+        raise invalid_field(error.errors(include_url=False, include_context=False, include_input=False)[0]) from error
     asked.check()
     return asked
 

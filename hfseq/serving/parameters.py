@@ -6,9 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from hfseq.errors import InputError, did_you_mean
-
-MAX_BEAMS = 20
-"""Maximum number of beams."""
+from hfseq.serving.limits import MAX_BEAMS
 
 Number = Annotated[int, Field(ge=1, le=1000)]
 

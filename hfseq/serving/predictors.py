@@ -16,11 +16,12 @@ from threading import Lock
 from typing import Any, ClassVar, cast
 
 import torch
-from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList, pipeline
+from transformers import PreTrainedModel, StoppingCriteriaList, pipeline
 
 from hfseq.errors import InputError, one_line
 from hfseq.models import is_hfseq
 from hfseq.models.audio import read_audio, resample
+from hfseq.models.beam_search import EndsAll
 from hfseq.processing import extractor_of, tokenizer_of
 from hfseq.serving.direct import without_loader
 from hfseq.serving.dynamic import Item
@@ -260,7 +261,7 @@ class _Generates(Predictor):
         return {"stopping_criteria": StoppingCriteriaList([GivenUp(items)])}
 
 
-class GivenUp(StoppingCriteria):
+class GivenUp(EndsAll):
     """Ends all sequences once the requests of all inputs of a batch are cancelled.
 
     Args:

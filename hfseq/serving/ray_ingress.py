@@ -9,19 +9,18 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 from fastapi import Depends, FastAPI
-from fastapi.exceptions import RequestValidationError
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from ray.exceptions import RayActorError
 from ray.serve.exceptions import BackPressureError
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.requests import Request
+from starlette.responses import Response
 
 from hfseq.errors import one_line
-from hfseq.serving.app import choose_model, key_checker, report
-from hfseq.serving.http_json import Refusal, parse_object, read_bytes
+from hfseq.serving.app import HANDLERS, choose_model, key_checker
+from hfseq.serving.http_json import Refusal, arriving, content_type, parse_object, read_bytes
 from hfseq.serving.observing import LOGGER
+from hfseq.serving.openai_routes import EventStream
 from hfseq.serving.ray_arguments import GRACE, Arguments, Forwarded
 from hfseq.serving.refusals import details_of
 from hfseq.version import __version__
@@ -56,12 +55,7 @@ class Ingress:
             docs_url=None,
             redoc_url=None,
             openapi_url=None,  # that of the replicas is forwarded
-            exception_handlers={
-                HTTPException: report,
-                RequestValidationError: report,
-                ClientDisconnect: report,
-                Exception: report,
-            },
+            exception_handlers=HANDLERS,
         )
         app.router.redirect_slashes = False
 
@@ -97,11 +91,8 @@ class Ingress:
 
         @app.post("/{path:path}", dependencies=guarded)
         async def answer(request: Request) -> Response:
-            try:
-                async with asyncio.timeout(self._arguments.timeout):
-                    body = await read_bytes(request, self._arguments.max_body_mib * 2**20)
-            except TimeoutError:
-                raise Refusal(408, f"the request body did not arrive within {self._arguments.timeout:g} s") from None
+            async with arriving(self._arguments.timeout):
+                body = await read_bytes(request, self._arguments.max_body_mib * 2**20)
             return await self._forward(request, body, choose_model(self._names, self._named(request, body)))
 
         return app
@@ -111,7 +102,7 @@ class Ingress:
         if len(self._names) == 1:
             return next(iter(self._names))
         name = request.query_params.get("model")
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
+        if content_type(request) == "application/json":
             name = parse_object(body).get("model") or name
         if not isinstance(name, str | None):
             raise Refusal(400, "model: not a text", param="model")
@@ -138,7 +129,7 @@ class Ingress:
                         (key.lower(), value.partition(b";")[0]) for key, value in headers
                     ]
                     response = (
-                        StreamingResponse(_stream_events(stream), status)
+                        EventStream(_stream_events(stream), stream.cancel)
                         if streaming
                         else Response(b"".join([part async for part in stream]), status)
                     )
@@ -164,8 +155,6 @@ async def _stream_events(stream: Any) -> AsyncIterator[bytes]:
             yield part
     except RayActorError:
         yield f"data: {json.dumps({'error': details_of(Refusal(503, 'the replica died'))})}\n\n".encode()
-    finally:
-        stream.cancel()
 
 
 class _Families:

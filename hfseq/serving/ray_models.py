@@ -74,9 +74,7 @@ class Models:
 
     def _load_model(self, name: str) -> Loaded:
         given, metrics = self._arguments, self._metrics
-        limits = Limits(
-            given.max_batch_size, given.max_queue, given.max_input_tokens, given.max_new_tokens, given.timeout
-        )
+        limits = Limits(given.max_batch_size, given.max_queue, given.max_input_tokens, given.max_new_tokens)
         served = load_served(
             self._directories[name],
             name=name,

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from hfseq.errors import InputError
 from hfseq.serving.batcher import is_out_of_memory
 from hfseq.serving.dynamic import Closed, QueueFull
-from hfseq.serving.http_json import Refusal
+from hfseq.serving.http_json import Refusal, invalid_field
 from hfseq.serving.observing import LOGGER
 
 _FAILED = "internal server error; see the server's log"
@@ -31,13 +31,7 @@ def refusal_of(error: BaseException) -> Refusal:
         named = re.match(r"([\w.\[\]]{1,100}):", str(error))
         return Refusal(400, str(error), param=named and named[1])
     if isinstance(error, ValidationError | RequestValidationError):
-        first = error.errors()[0]
-        param = ".".join(map(str, first["loc"]))[:100]
-        shown = param if param.isprintable() else repr(param)
-        message = first["msg"].removeprefix("Value error, ")[:200]
-        if first["type"] == "extra_forbidden":
-            message = "is not supported by this server"
-        return Refusal(400, f"{shown}: {message}", param=param)
+        return invalid_field(error.errors()[0])
     if isinstance(error, QueueFull | Closed):
         return Refusal(503, str(error))
     _log.error("a request failed", exc_info=error)

@@ -1,6 +1,7 @@
 """Rows of a batch: the state of a sequence being generated, and the selection of its next token."""
 
 import random
+import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
@@ -178,7 +179,8 @@ class RowText:
 def _seed(seed: int | None, number: int) -> int:
     """Seed of a sequence of a request: its own seed for the first, unrelated ones for the others."""
     if seed is None:
-        return int(torch.randint(2**63 - 1, ()))
+        # Not from torch's global generator, from which another model may be sampling with a seed.
+        return secrets.randbits(63)
     return seed if number == 0 else random.Random(f"{seed} {number}").getrandbits(63)
 
 

@@ -1,8 +1,6 @@
 """Models as they are served: loading, their task, and the thread that runs them."""
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +23,7 @@ from hfseq.serving.dynamic import DynamicBatcher, Item
 from hfseq.serving.language_model import LanguageModel
 from hfseq.serving.limits import Limits
 from hfseq.serving.predictors import PREDICTORS, Predictor
+from hfseq.serving.reader import Reader
 from hfseq.serving.text_generation import TextGeneration, TextGenerationQueue
 from hfseq.tokenization import is_item_tokenizer
 
@@ -62,8 +61,8 @@ class Served:
     language_model: LanguageModel | None = None
 
     def __post_init__(self) -> None:
-        """Create the thread that checks requests."""
-        self._reader = ThreadPoolExecutor(1, f"hfseq-read-{self.name}")
+        """Create the thread that checks requests, unless the language model has one for its tokenizer."""
+        self._reader = Reader(self.name) if self.language_model is None else self.language_model.reader
 
     @property
     def ready(self) -> bool:
@@ -76,15 +75,17 @@ class Served:
         return self.batcher.waiting
 
     async def read(self, inputs: Any, parameters: Mapping[str, Any]) -> tuple[list[Item], bool]:
-        """Check a request to `/predict`, in a thread of its own, since long texts and recordings take long.
+        """Check a request to `/predict` in the thread that does so; see `Predictor.items`.
 
-        One thread: tokenizers cannot be used by several at a time. See `Predictor.items`.
+        Raises:
+            Closed: If the model is closed.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._reader, self.predictor.items, inputs, parameters)
+        return await self._reader.run(self.predictor.items, inputs, parameters)
 
     def close(self, timeout: float | None = None) -> None:
         """Answer what is waiting, for so many seconds at most, then stop."""
         self.batcher.close(timeout)
+        self._reader.close()
 
 
 def load_served(
@@ -116,6 +117,8 @@ def load_served(
     public, directory = name or public_name(model_dir), _directory(model_dir)
     exported = (directory / GRAPHS_FILE).is_file()
     backend = backend or ("onnx" if exported else "torch")
+    if backend not in BACKENDS:
+        raise InputError(f"--backend {backend}: known are {' and '.join(BACKENDS)}")
     if exported != (backend == "onnx"):
         has = "an ONNX export" if exported else "no ONNX export; hfseq.export_onnx makes one"
         raise InputError(f"--backend {backend}: {model_dir} holds {has}")

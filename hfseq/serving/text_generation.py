@@ -12,11 +12,10 @@ from hfseq.serving.dynamic import Item
 from hfseq.serving.generation import Generation, GenerationRequest
 from hfseq.serving.http_json import Refusal
 from hfseq.serving.language_model import LanguageModel
+from hfseq.serving.limits import LONGEST_STOP, MAX_STOPS
 from hfseq.serving.parameters import GenerationParameters
 from hfseq.serving.predictors import Predictor, type_name
 
-MAX_STOPS = 4
-"""Maximum number of stop strings."""
 # The pipeline samples unless the request or the model's settings say otherwise.
 _DEFAULTS = {"do_sample": True, "temperature": 0.7}
 # Settings of the request that are not fields of a `GenerationConfig`.
@@ -27,9 +26,9 @@ class TextGenerationParameters(GenerationParameters):
     """Settings of text generation."""
 
     return_full_text: bool | None = None
-    stop: Annotated[list[Annotated[str, Field(min_length=1, max_length=100)]] | None, Field(max_length=MAX_STOPS)] = (
-        None
-    )
+    stop: Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]] | None, Field(max_length=MAX_STOPS)
+    ] = None
 
 
 class Prompted(NamedTuple):

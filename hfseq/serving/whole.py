@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
-from threading import Event
 from typing import Any
 
 import torch
@@ -15,17 +14,6 @@ from hfseq.serving.generation import Completion, GenerationRequest, TokenLogprob
 from hfseq.serving.plans import Plan, PresenceFrequencyPenalty
 from hfseq.serving.rows import Row, RowText, choose, deliver, prompt_logprobs
 from hfseq.serving.texts import continuation
-
-
-class Cancelled(StoppingCriteria):
-    """Stops `model.generate` once `event` is set, for example because the client has disconnected."""
-
-    def __init__(self) -> None:
-        self.event = Event()
-
-    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
-        """Return the state of the event for all rows."""
-        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
 
 
 class _Chooses(LogitsProcessor):
