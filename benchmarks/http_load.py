@@ -103,7 +103,7 @@ def _is_ready(port: int) -> bool:
 
 @dataclass(frozen=True)
 class Load:
-    """What a load has found.
+    """Findings of a load.
 
     Attributes:
         latencies: Seconds of each request, in the order of the requests.

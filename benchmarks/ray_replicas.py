@@ -126,7 +126,7 @@ def plain_server(model_dir: str, args: argparse.Namespace) -> Iterator[tuple[str
 
 
 def answers(url: str) -> bool:
-    """Whether a server answers."""
+    """Return True if a server answers."""
     try:
         with urllib.request.urlopen(url, timeout=5):
             return True

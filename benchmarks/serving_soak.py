@@ -72,7 +72,7 @@ class Case:
 
 @dataclass
 class Found:
-    """What the load has found.
+    """Findings of the load.
 
     Attributes:
         statuses: Number of responses by status.

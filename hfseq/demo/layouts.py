@@ -33,7 +33,7 @@ class Layout(ABC):
     """
 
     streams: ClassVar[bool] = False
-    """Whether the handler yields its outputs as they grow."""
+    """True if the handler yields its outputs as they grow."""
 
     def __init__(self, gr: Any, demo: DemoModel, recordings: Recordings) -> None:
         self.gr, self.demo, self.recordings = gr, demo, recordings
@@ -72,7 +72,7 @@ class Summarization(Layout):
         return [self.text(), self.beams()]
 
     def outputs(self) -> list[Any]:
-        """What the model writes."""
+        """Components for the written text."""
         return [self.gr.Textbox(label=self.label, lines=4, max_lines=20, elem_id="answer")]
 
     def answer(self, *values: Any) -> Any:
@@ -96,7 +96,7 @@ class Translation(Summarization):
 
 
 class TextToText(Translation):
-    """What a sequence-to-sequence model makes of a text."""
+    """Output of a sequence-to-sequence model for a text."""
 
     label = "Answer"
 

@@ -60,7 +60,7 @@ class DemoModel:
 
     @property
     def explained(self) -> bool:
-        """Whether the page shows weights and importance, for which graphs of ONNX have no outputs."""
+        """True if the page shows weights and importance, for which graphs of ONNX have no outputs."""
         return self.served.backend == "torch"
 
     def ask(self, value: Any, **parameters: Any) -> Any:

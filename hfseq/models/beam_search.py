@@ -75,7 +75,7 @@ class Finished:
 
     @property
     def is_full(self) -> bool:
-        """Whether there are as many as there may be."""
+        """True if there are as many as there may be."""
         return len(self.scores) == self.size
 
     def close(self, best: float, early: bool) -> None:

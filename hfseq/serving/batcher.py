@@ -81,7 +81,7 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether requests are being answered."""
+        """True if requests are being answered."""
         return self._thread.is_alive() and not self._closed
 
     def submit(self, rows: Sequence[Row]) -> None:

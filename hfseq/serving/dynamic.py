@@ -89,7 +89,7 @@ class DynamicBatcher:
 
     @property
     def alive(self) -> bool:
-        """Whether inputs are being processed."""
+        """True if inputs are being processed."""
         return self._thread.is_alive() and not self._closed
 
     def submit(self, items: Sequence[Item]) -> None:

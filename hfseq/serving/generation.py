@@ -113,5 +113,5 @@ class GenerationRequest:
 
     @property
     def scored(self) -> bool:
-        """Whether log-probabilities of the new tokens are needed."""
+        """True if log-probabilities of the new tokens are needed."""
         return self.logprobs is not None or self.samples > self.n

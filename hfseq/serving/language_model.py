@@ -112,7 +112,7 @@ class LanguageModel:
 
     @property
     def alive(self) -> bool:
-        """Whether requests are being answered."""
+        """True if requests are being answered."""
         return self._whole.alive and (self._batcher is None or self._batcher.alive)
 
     def close(self, timeout: float | None = None) -> None:

@@ -137,7 +137,7 @@ class _Request(_Fields):
 
     @property
     def include_usage(self) -> bool:
-        """Whether the last part of a stream has the usage."""
+        """True if the last part of a stream has the usage."""
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def check(self) -> None:

@@ -72,7 +72,7 @@ class Arguments(BaseModel):
 
     @property
     def multiplexed(self) -> bool:
-        """Whether a replica has some of the models only."""
+        """True if a replica has some of the models only."""
         return self.max_models is not None and self.max_models < len(self.model_dirs)
 
 

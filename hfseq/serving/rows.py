@@ -126,7 +126,7 @@ class RowText:
 
     @property
     def stopped(self) -> bool:
-        """Whether there is a stop string."""
+        """True if there is a stop string."""
         return self._stop.found
 
     def put(self, token: int, logprob: TokenLogprob | None, ends: bool) -> Piece:

@@ -19,6 +19,7 @@ from hfseq.hub.publish import load_published
 from hfseq.models import is_hfseq
 from hfseq.onnx.export import GRAPHS_FILE
 from hfseq.onnx.runtime import OnnxRunner, load_onnx
+from hfseq.processing import extractor_of
 from hfseq.serving.dynamic import DynamicBatcher, Item
 from hfseq.serving.language_model import LanguageModel
 from hfseq.serving.limits import Limits
@@ -31,6 +32,8 @@ BACKENDS = ("torch", "onnx")
 """Backends of a model: its weights, or an ONNX export, float32 or int8."""
 TEXT_GENERATION = "text-generation"
 """The task of language models, which answer OpenAI's requests, too."""
+AUDIO_TASKS = ("audio-classification", "automatic-speech-recognition")
+"""Tasks whose inputs are recordings."""
 DEFAULTS = Limits()
 """Default limits."""
 _NEEDED = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt", "*.onnx"]
@@ -66,7 +69,7 @@ class Served:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are being answered."""
+        """True if requests are being answered."""
         return self.batcher.alive
 
     @property
@@ -134,6 +137,9 @@ def load_served(
         raise InputError(f"{model_dir}: the task {task!r} is not served; known are {', '.join(tasks)}")
     if (possible := tasks_of(model)) and task not in possible:
         raise InputError(f"{model_dir}: {class_of(model)} is not for {task}, but for {' or '.join(possible)}")
+    if task in AUDIO_TASKS and extractor_of(processing_class) is None:
+        reads = f"{class_of(model)} reads {model.main_input_name}, but there is no feature extractor"
+        raise InputError(f"{model_dir}: {reads} to make them of recordings; save it there, too")
     limits = limits._replace(positions=min(limits.positions, positions_of(model)))
     options = {}
     if task in ("translation", "summarization"):

@@ -113,7 +113,7 @@ class TextGenerationQueue:
 
     @property
     def alive(self) -> bool:
-        """Whether inputs are being processed."""
+        """True if inputs are being processed."""
         return self._model.alive
 
     def submit(self, items: Sequence[Item]) -> None:
