@@ -36,13 +36,19 @@ logger = logging.getLogger(__name__)
 
 
 def load_onnx(
-    directory: str | Path, *, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)
+    directory: str | Path,
+    *,
+    threads: int | None = None,
+    spinning: bool = True,
+    providers: Sequence[str] = ("CPUExecutionProvider",),
 ) -> tuple["OnnxRunner", Any]:
     """Load a model that `export_onnx` or `quantize_onnx` wrote, and its tokenizer or other processing class.
 
     Args:
         directory: Folder of the export.
         threads: Number of threads per operator; None for one per core.
+        spinning: Whether threads wait for work in a loop, which is quicker where nothing else runs, and takes the cores
+            away from whatever does.
         providers: Execution providers of onnxruntime in order of preference.
 
     Returns:
@@ -61,6 +67,8 @@ def load_onnx(
     options = onnxruntime.SessionOptions()
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     sessions = {}
     for name in about["graphs"]:
         path = folder / f"{name}.onnx"

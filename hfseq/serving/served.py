@@ -127,7 +127,7 @@ def load_served(
         raise InputError(f"--backend {backend}: {model_dir} holds {has}")
     model: Any
     if exported:
-        model, processing_class = load_onnx(directory, threads=torch.get_num_threads())
+        model, processing_class = load_onnx(directory, threads=torch.get_num_threads(), spinning=False)
     else:
         model, processing_class = load_published(directory)
         model.to(choose_device(device)).eval()
