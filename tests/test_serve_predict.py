@@ -290,6 +290,9 @@ def test_exports_answer_as_the_model(client, models, task, settings):
     else:
         assert [row[0]["label"] for row in int8] == [row[0]["label"] for row in expected]
     assert [by_name[f"{task}{end}"].backend for end in ("", "_onnx", "_int8")] == ["torch", "onnx", "onnx"]
+    for session in by_name[f"{task}_int8"].model.sessions.values():
+        # Threads that spin would take the cores from torch's.
+        assert session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def test_exports_are_loaded_without_a_warning(folders, caplog):

@@ -47,8 +47,8 @@ def load_onnx(
     Args:
         directory: Folder of the export.
         threads: Number of threads per operator; None for one per core.
-        spinning: Whether threads wait for work in a loop, which is quicker where nothing else runs, and takes the cores
-            away from whatever does.
+        spinning: Whether threads wait for work in a loop, which is quicker where nothing else runs, and takes the
+            cores away from whatever does.
         providers: Execution providers of onnxruntime in order of preference.
 
     Returns:
