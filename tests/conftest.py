@@ -16,6 +16,17 @@ torch.set_num_threads(1)
 dynamic_module_utils.get_relative_import_files = cache(dynamic_module_utils.get_relative_import_files)
 
 
+@pytest.fixture
+def script():
+    """A predictor that answers by a script, for the tests of the server; nothing waits for it at the end."""
+    # Here, since few tests need a server.
+    from served_apps import Script
+
+    one = Script()
+    yield one
+    one.go.set()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def frozen():
     """Each training collects garbage, which takes longer than the rest of it while all modules are gone through."""

@@ -1,13 +1,10 @@
 """Small language models behind OpenAI's routes."""
 
 import asyncio
-import socket
-import threading
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import torch
-import uvicorn
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
@@ -65,19 +62,3 @@ def app_of(models, *, timeout=60.0, answered=None, tokenizer=TOKENIZER, **limits
     app.include_router(openai_router(served, settings, answered))
     app.state.served = served
     return app
-
-
-@contextmanager
-def running(app):
-    """A server in a thread of this process; its address and port."""
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    # Whoever connects before the server is ready waits in line.
-    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
-        # A daemon, so that a test that fails while a request goes on does not hang.
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        try:
-            yield listening.getsockname()
-        finally:
-            server.should_exit = True
-            thread.join(30)

@@ -135,9 +135,11 @@ def listening(app):
         # A daemon, so that a test that fails while a request goes on forever does not hang.
         thread = threading.Thread(target=server.run, kwargs={"sockets": [one]}, daemon=True)
         thread.start()
-        yield one.getsockname()[1]
-        server.should_exit = True
-        thread.join(60)
+        try:
+            yield one.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(60)
         assert not thread.is_alive()
 
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from openai_served import TOKENIZER, app_of, make_model, running
+from openai_served import TOKENIZER, app_of, make_model
+from served_apps import listening
 from starlette.testclient import TestClient
 from transformers import GPT2LMHeadModel
 
@@ -439,9 +440,9 @@ def test_settings_that_leave_no_token(client):
     refused(answer, 400, said="the sampling settings leave no token with nonzero probability")
 
 
-def send(address, **body):
+def send(port, **body):
     """A connection on which an answer is to come."""
-    connection = http.client.HTTPConnection(*address, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     data = json.dumps({"prompt": "a", "temperature": 0} | body)
     connection.request("POST", COMPLETIONS, data, {"Content-Type": "application/json"})
     return connection
@@ -455,12 +456,12 @@ def test_a_client_that_goes_makes_room(kind, stream, models, monkeypatch, caplog
     monkeypatch.setattr(models["gpt2"].config, "n_positions", 10**6)
     app = app_of({kind: models[kind]}, max_batch_size=1, max_new_tokens=10**8)
     more = ENDLESS if kind == "lstm" else {"max_tokens": 50, "n": 40}
-    with running(app) as address:
-        with closing(send(address, **more, stream=stream)) as endless:
+    with listening(app) as port:
+        with closing(send(port, **more, stream=stream)) as endless:
             assert begun.wait(60)
             if stream:
                 endless.getresponse().readline()
-        answer = json.load(send(address, max_tokens=3).getresponse())
+        answer = json.load(send(port, max_tokens=3).getresponse())
         assert answer["usage"]["completion_tokens"] == 3
         assert app.state.served[kind].statistics().waiting == 0
     assert "Traceback" not in caplog.text
@@ -468,9 +469,9 @@ def test_a_client_that_goes_makes_room(kind, stream, models, monkeypatch, caplog
 
 def test_endless_requests_block_nobody_beyond_the_time_out(models):
     app = app_of({"lstm": models["lstm"]}, max_batch_size=4, max_new_tokens=10**8, timeout=1.0)
-    with running(app) as address:
-        connections = [send(address, **ENDLESS) for _ in range(4)] + [send(address, **ENDLESS, stream=True)]
-        last = send(address, max_tokens=2)
+    with listening(app) as port:
+        connections = [send(port, **ENDLESS) for _ in range(4)] + [send(port, **ENDLESS, stream=True)]
+        last = send(port, max_tokens=2)
         with ThreadPoolExecutor(6) as clients:
             answers = list(clients.map(lambda one: one.getresponse(), [*connections, last]))
             bodies = list(clients.map(lambda one: one.read().decode(), answers))
@@ -480,7 +481,7 @@ def test_endless_requests_block_nobody_beyond_the_time_out(models):
         found, _ = events(bodies[4])
         assert found[-1]["error"]["message"] == said and answers[5].status in (200, 504)
         # All of them have left.
-        assert json.load(send(address, max_tokens=2).getresponse())["usage"]["completion_tokens"] == 2
+        assert json.load(send(port, max_tokens=2).getresponse())["usage"]["completion_tokens"] == 2
 
 
 def test_no_more_than_so_many_wait(models, monkeypatch):
@@ -493,13 +494,13 @@ def test_no_more_than_so_many_wait(models, monkeypatch):
 
     monkeypatch.setattr(hfseq.LstmForCausalLM, "forward", held_up)
     app = app_of({"lstm": models["lstm"]}, max_batch_size=1, max_queue=1)
-    with running(app) as address:
-        connections = [send(address, max_tokens=2)]
+    with listening(app) as port:
+        connections = [send(port, max_tokens=2)]
         assert begun.wait(60)
         for more in ({"n": 3}, {"prompt": ["a", "b"]}, {"n": 2, "stream": True}):
-            refusal = send(address, max_tokens=2, **more).getresponse()
+            refusal = send(port, max_tokens=2, **more).getresponse()
             assert refusal.status == 503 and "are waiting already" in refusal.read().decode()
-        connections += [send(address, max_tokens=2) for _ in range(3)]
+        connections += [send(port, max_tokens=2) for _ in range(3)]
         with ThreadPoolExecutor(4) as clients:
             # One waits, for which there is room.
             answers = as_completed([clients.submit(one.getresponse) for one in connections])

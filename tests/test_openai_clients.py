@@ -9,7 +9,8 @@ import torch
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 from lm_eval.tasks import TaskManager
 from openai import BadRequestError, NotFoundError, OpenAI
-from openai_served import TOKENIZER, app_of, make_model, running
+from openai_served import TOKENIZER, app_of, make_model
+from served_apps import listening
 
 ROWS = [
     {"context": "abc def", "endings": ["ghi", "jk", "pq r"], "label": 0},
@@ -39,8 +40,8 @@ def model():
 
 @pytest.fixture(scope="module")
 def url(model):
-    with running(app_of({"lm": model}, max_input_tokens=64, max_new_tokens=32)) as (host, port):
-        yield f"http://{host}:{port}/v1"
+    with listening(app_of({"lm": model}, max_input_tokens=64, max_new_tokens=32)) as port:
+        yield f"http://127.0.0.1:{port}/v1"
 
 
 @pytest.fixture(scope="module")

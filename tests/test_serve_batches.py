@@ -5,20 +5,12 @@ import threading
 
 import pytest
 import torch
-from served_apps import Script
 from served_models import language_model, translator
 
 from hfseq.models import generation
 from hfseq.serving.dynamic import Closed, DynamicBatcher, Item, QueueFull
 from hfseq.serving.limits import Limits
 from hfseq.serving.served import load_served
-
-
-@pytest.fixture
-def script():
-    one = Script()
-    yield one
-    one.go.set()
 
 
 @pytest.fixture

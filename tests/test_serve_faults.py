@@ -23,13 +23,6 @@ from hfseq.serving.observing import LOGGER, SafeHandler
 
 
 @pytest.fixture
-def script():
-    one = Script()
-    yield one
-    one.go.set()
-
-
-@pytest.fixture
 def pool():
     with ThreadPoolExecutor(40) as one:
         yield one

@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from hfseq.serving.dynamic import Item
-from hfseq.serving.http_json import Refusal, arriving, content_type, read_bytes, read_object
+from hfseq.serving.http_json import Refusal, arriving, content_type, read_bytes, read_object, timed_out
 from hfseq.serving.metrics import Metrics
 from hfseq.serving.observing import Observer
 from hfseq.serving.openai_routes import Answered, openai_router
@@ -113,7 +113,7 @@ def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> 
                 metrics.tokens.labels(served.name, "input").inc(sum(item.length for item in items))
                 results = await answers(items)
         except TimeoutError:
-            raise Refusal(504, f"the request took more than {settings.timeout:g} s") from None
+            raise timed_out(settings.timeout) from None
         if settings.traffic is not None:
             outputs = list(zip((served.predictor.summarize(item.value) for item in items), results, strict=True))
             write_traffic(settings.traffic, request, served, outputs, asked.parameters or {}, single)

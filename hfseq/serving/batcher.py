@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from hfseq.models.cache import RecurrentCacheLayer
-from hfseq.serving.dynamic import Closed, QueueFull
+from hfseq.serving.dynamic import Closed, enqueue
 from hfseq.serving.rows import Row, choose, deliver, prompt_logprobs
 
 # Logits that are held at a time while prompts are scored: 64 MiB in float32.
@@ -91,15 +91,11 @@ class Batcher:
             Closed: If the batcher is closed.
             QueueFull: If the queue has no room for all of them.
         """
+        now = time.monotonic()
         with self._changed:
             if self._closed:
                 raise Closed("the server is shutting down")
-            if len(self._waiting) + len(rows) > self._max_queue:
-                # Cancelled requests do not count.
-                self._waiting = deque(one for one in self._waiting if not one[0].future.done())
-            if len(self._waiting) + len(rows) > self._max_queue:
-                raise QueueFull(f"{len(self._waiting)} inputs are waiting already; try again later")
-            self._waiting.extend((row, time.monotonic()) for row in rows)
+            enqueue(self._waiting, [(row, now) for row in rows], self._max_queue, lambda one: one[0].future.done())
             self._changed.notify_all()
 
     def close(self, timeout: float | None = None) -> None:

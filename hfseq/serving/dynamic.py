@@ -46,6 +46,36 @@ class Item:
     arrival: float = field(default_factory=time.monotonic)
 
 
+def enqueue(waiting: deque[Any], new: Sequence[Any], longest: int, given_up: Callable[[Any], bool]) -> None:
+    """Append the inputs of a request to a queue, all or none.
+
+    Args:
+        waiting: The queue.
+        new: The inputs.
+        longest: Maximum length of the queue.
+        given_up: Function that returns True for an input that nobody waits for any more; such inputs do not count.
+
+    Raises:
+        QueueFull: If the queue has no room for all of them.
+    """
+    if len(waiting) + len(new) > longest:
+        forget(waiting, given_up)
+    if len(waiting) + len(new) > longest:
+        raise QueueFull(f"{len(waiting)} inputs are waiting already; try again later")
+    waiting.extend(new)
+
+
+def forget(waiting: deque[Any], given_up: Callable[[Any], bool]) -> None:
+    """Take the inputs that nobody waits for any more out of a queue."""
+    left = [one for one in waiting if not given_up(one)]
+    waiting.clear()
+    waiting.extend(left)
+
+
+def _is_cancelled(item: Item) -> bool:
+    return item.future.cancelled()
+
+
 class DynamicBatcher:
     """Runs a function on batches of inputs, in a thread of its own.
 
@@ -102,11 +132,7 @@ class DynamicBatcher:
         with self._changed:
             if self._closed:
                 raise Closed("the server is shutting down")
-            if len(self._waiting) + len(items) > self._max_queue:
-                self._forget_cancelled()
-            if len(self._waiting) + len(items) > self._max_queue:
-                raise QueueFull(f"{len(self._waiting)} inputs are waiting already; try again later")
-            self._waiting.extend(items)
+            enqueue(self._waiting, items, self._max_queue, _is_cancelled)
             self._changed.notify()
 
     def close(self, timeout: float | None = None) -> None:
@@ -129,9 +155,6 @@ class DynamicBatcher:
         for item in left:
             _fail(item, Closed("the server is shutting down"))
 
-    def _forget_cancelled(self) -> None:
-        self._waiting = deque(one for one in self._waiting if not one.future.cancelled())
-
     def _work(self) -> None:
         try:
             while batch := self._next_batch():
@@ -153,7 +176,7 @@ class DynamicBatcher:
                     self._changed.wait_for(
                         lambda: len(self._waiting) >= self._last_size or self._closed, self._max_delay
                     )
-                self._forget_cancelled()
+                forget(self._waiting, _is_cancelled)
                 if self._waiting:
                     break
                 if self._closed:

@@ -36,6 +36,11 @@ def invalid_field(found: Mapping[str, Any]) -> Refusal:
     return Refusal(400, f"{shown}: {message}", param=param)
 
 
+def timed_out(timeout: float) -> Refusal:
+    """The response to a request that took more than so many seconds."""
+    return Refusal(504, f"the request took more than {timeout:g} s")
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from hfseq.serving.generation import Generation, GenerationRequest, Piece
-from hfseq.serving.http_json import Refusal, arriving
+from hfseq.serving.http_json import Refusal, arriving, timed_out
 from hfseq.serving.language_model import LanguageModel
 from hfseq.serving.openai_answers import Answers, ChatAnswers, CompletionAnswers, Prompt, read_prompt, usage_of
 from hfseq.serving.openai_schemas import ChatRequest, CompletionRequest, body_schema, read_request
@@ -256,7 +256,7 @@ class Running:
                 return JSONResponse(self._job.answers.whole(self._job.prompts, generations))
             if leaving.done():
                 raise ClientDisconnect
-            raise _timed_out(self._timeout)
+            raise timed_out(self._timeout)
         finally:
             leaving.cancel()
             answering.cancel()
@@ -266,7 +266,7 @@ class Running:
         """Return the answer as a stream of events."""
         for future in self._futures:
             future.add_done_callback(self._note_end)
-        timer = self._loop.call_later(self._timeout, self._queue.put_nowait, _timed_out(self._timeout))
+        timer = self._loop.call_later(self._timeout, self._queue.put_nowait, timed_out(self._timeout))
 
         def end() -> None:
             timer.cancel()
@@ -335,10 +335,6 @@ class EventStream(StreamingResponse):
 
 def _event(body: Mapping[str, Any]) -> bytes:
     return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-def _timed_out(timeout: float) -> Refusal:
-    return Refusal(504, f"the request took more than {timeout:g} s")
 
 
 def _find(models: Mapping[str, LanguageModel], name: str | None) -> tuple[str, LanguageModel]:

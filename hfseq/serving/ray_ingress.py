@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from hfseq.errors import one_line
 from hfseq.serving.app import HANDLERS, choose_model, key_checker
-from hfseq.serving.http_json import Refusal, arriving, content_type, parse_object, read_bytes
+from hfseq.serving.http_json import Refusal, arriving, content_type, parse_object, read_bytes, timed_out
 from hfseq.serving.observing import LOGGER
 from hfseq.serving.openai_routes import EventStream
 from hfseq.serving.ray_arguments import GRACE, Arguments, Forwarded
@@ -141,7 +141,7 @@ class Ingress:
             except BackPressureError as error:
                 raise Refusal(503, "too many requests are waiting already; try again later") from error
             except TimeoutError as error:
-                raise Refusal(504, f"the request took more than {self._arguments.timeout:g} s") from error
+                raise timed_out(self._arguments.timeout) from error
             finally:
                 if not streaming:
                     stream.cancel()
