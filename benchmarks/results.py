@@ -8,6 +8,8 @@ from string import ascii_uppercase
 from typing import Any
 
 import scores
+from growth import FILE as GROWTH
+from growth import growth_table
 from limits import Limit, Product
 from matplotlib.figure import Figure
 from timing import Row
@@ -82,6 +84,26 @@ def speed(
         "",
         *describe(about["limits"]),
         *(line for limit in limits for line in ("", *describe_limit(limit))),
+        "",
+        *growth(),
+    ]
+
+
+def growth() -> list[str]:
+    """Lines on the growth of a training step, as `growth.py` finds it."""
+    values = json.loads(GROWTH.read_text(encoding="utf-8"))
+    base = ", ".join(f"{name} {value}" for name, value in values["base"].items())
+    return [
+        "### Growth with the work",
+        "",
+        "![milliseconds of a training step by length, vocabulary, batch and width](growth.png)",
+        "",
+        f"One size is doubled four times while the others stay ({base}). Slopes of the last three points, in",
+        "logarithms:",
+        "",
+        *growth_table(values),
+        "",
+        *describe(values["about"]),
         "",
     ]
 

@@ -150,7 +150,8 @@ def load_word_vectors(
     if added:
         rows |= dict(enumerate(added.values(), next_id))
         if next_id + len(added) > embeddings.num_embeddings:
-            model.resize_token_embeddings(next_id + len(added))
+            # The new rows are overwritten; to draw them from the old ones' distribution would only be announced.
+            model.resize_token_embeddings(next_id + len(added), mean_resizing=False)
         _extend(tokenizer, {token: index for index, token in enumerate(added, next_id)})
     weight: torch.Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
     with torch.no_grad():

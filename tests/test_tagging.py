@@ -192,6 +192,35 @@ def test_what_the_tags_are_is_said(rows, said, data, tmp_path, capsys):
     assert ("test_entity_f1" in results(tmp_path / "run")) is ("entities in" in out)
 
 
+@pytest.fixture
+def vectors(tmp_path):
+    """Word vectors, in which names that no training row has are near those that one has."""
+    rng = random.Random(0)
+    kinds = {
+        **dict.fromkeys(("ann", "lee", "bob", "eve", "ray", "fox", "zoe"), 1),
+        **dict.fromkeys(("acme", "max", "co", "umbra"), -1),
+        **dict.fromkeys(("we", "met", "sold", "."), 0),
+    }
+    rows = (f"{word} {' '.join(str(kind + rng.gauss(0, 0.1)) for _ in range(100))}\n" for word, kind in kinds.items())
+    path = tmp_path / "vectors.txt"
+    path.write_text("".join(rows), encoding="utf-8")
+    return path
+
+
+def test_named_entities_by_word_vectors(vectors, data, tmp_path, capsys):
+    config = recipe_runs.ROOT / "recipes" / "configs" / "tagging_named_entities.yaml"
+    test = write(tmp_path / "test.conll", [[("saw", "O"), ("Zoe", "B-PER")], [("saw", "O"), ("Umbra", "B-ORG")]] * 8)
+    files = {"train_file": data / "long.conll", "validation_file": data / "val.conll", "test_file": test}
+    flags = {"num_train_epochs": 1, "warmup_steps": 1, "max_tokens": 200, "use_cpu": True, "disable_tqdm": True}
+    flags |= {"word_vectors": vectors, "add_words": 100, "output_dir": tmp_path / "o"}
+    recipe_runs.start(RECIPE, recipe_runs.arguments(config, **files, **flags))
+    shown = capsys.readouterr()
+    assert "13 of 13 words of the tokenizer (100.0%) have a vector; 2 more words added" in shown.out
+    assert "initialized" not in shown.err
+    assert results(tmp_path / "o")["test_entity_f1"] == 100
+    assert AutoTokenizer.from_pretrained(tmp_path / "o").get_vocab().keys() >= {"▁zoe", "▁umbra"}
+
+
 @pytest.mark.parametrize("tokenizer", ["character", "whitespace"])
 @pytest.mark.parametrize("suffix", ["conll", "tsv"])
 def test_every_word_has_a_tag(tokenizer, suffix, data, tmp_path):
@@ -281,6 +310,8 @@ def test_a_trained_tagger_is_scored(data, trained, tmp_path):
         ({"label_column": "upos", "column_names": "form,xpos"}, "no column 'tokens'"),
         ({"metric_for_best_model": "bleu"}, "bleu"),
         ({"streaming": True}, "unknown flag --streaming"),
+        ({"word_vectors": "absent.txt"}, "--word_vectors: there is no file absent.txt"),
+        ({"add_words": 10}, "--add_words is a number of words of --word_vectors"),
         (
             {"label_smoothing_factor": 0.1},
             "--label_smoothing_factor is not supported for a CRF, which is trained on whole",

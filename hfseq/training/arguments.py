@@ -45,14 +45,18 @@ class ModelArguments:
     vocab_size: int = flag(8000, "Vocabulary size of a new tokenizer, including special tokens.")
     normalization: str = flag("nfc", f"Unicode normalization of a new tokenizer: {', '.join(NORMALIZATIONS)}.")
     lowercase: bool = flag(False, "Lowercase the input of a new tokenizer.")
+    word_vectors: str | None = flag(None, "Word vectors (GloVe, word2vec or fastText text) to start a new model with.")
+    add_words: int = flag(0, "Number of words, the first of --word_vectors, to add to a vocabulary of words.")
     ensemble: list[str] | None = flag(
         None, "Further checkpoints to ensemble with --model_name_or_path by averaging probabilities."
     )
 
     def __post_init__(self) -> None:
-        """Reject an ensemble without its first member."""
+        """Reject an ensemble without its first member, and words to add without their vectors."""
         if self.ensemble and self.model_name_or_path is None:
             raise ValueError("--ensemble names further members; --model_name_or_path names the first")
+        if self.add_words < 0 or self.add_words and self.word_vectors is None:
+            raise ValueError("--add_words is a number of words of --word_vectors, which names their file")
 
 
 @dataclass
@@ -81,6 +85,8 @@ class RecommendationModelArguments(ModelArguments):
     vocab_size: int = field(init=False, default=8000)
     normalization: str = field(init=False, default="none")
     lowercase: bool = field(init=False, default=False)
+    word_vectors: None = field(init=False, default=None)
+    add_words: int = field(init=False, default=0)
     ensemble: None = field(init=False, default=None)
 
 
@@ -101,6 +107,8 @@ class ForecastModelArguments(ModelArguments):
     vocab_size: int = field(init=False, default=8000)
     normalization: str = field(init=False, default="nfc")
     lowercase: bool = field(init=False, default=False)
+    word_vectors: None = field(init=False, default=None)
+    add_words: int = field(init=False, default=0)
     ensemble: None = field(init=False, default=None)
 
 

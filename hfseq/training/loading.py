@@ -1,6 +1,7 @@
 """Models and tokenizers selected by a recipe's flags: a checkpoint, an ensemble, or a new model of a family."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -192,6 +193,11 @@ def check_model(args: ModelArguments, *, train: bool) -> None:
     """
     if args.model_name_or_path is not None and args.model_type is not None:
         raise InputError("--model_type is for a new model; leave it out with --model_name_or_path")
+    if args.word_vectors is not None:
+        if args.model_name_or_path is not None:
+            raise InputError("--word_vectors is for a new model; leave it out with --model_name_or_path")
+        if not Path(args.word_vectors).is_file():
+            raise InputError(f"--word_vectors: there is no file {args.word_vectors}")
     if train and args.ensemble:
         raise InputError("--ensemble is for prediction: use --do_predict alone, or train the members one by one")
     if not train and args.model_name_or_path is None:

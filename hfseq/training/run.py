@@ -36,6 +36,7 @@ from hfseq.training.reporting import compare, examples, publish_directory, save_
 from hfseq.training.search import parse_space, report_search
 from hfseq.training.search import search as run_trials
 from hfseq.training.trainer import GenerationTrainer, SequenceTrainer, check_early_stopping
+from hfseq.word_vectors import load_word_vectors
 
 
 @dataclass
@@ -172,11 +173,16 @@ def new_model(
     """Return a model to train, its processing class, and the parameters missing from its checkpoint; see `load_model`.
 
     A new tokenizer is trained on the texts of the task and on `more_texts`; that of a task of features, if it has one,
-    is in the processing class that `options` give as `tokenizer`.
+    is in the processing class that `options` give as `tokenizer`. A new model starts with the word vectors of the run,
+    if there are any, whose words are added to a new tokenizer.
     """
     texts = None if task.features else chain(task.texts(), more_texts)
     options |= {"default_type": default_type, "features": task.features, "target_texts": task.target_texts()}
-    return load_model(task.auto_class, run.model, texts, **options, **task.fields)
+    model, tokenizer, missing = load_model(task.auto_class, run.model, texts, **options, **task.fields)
+    if run.model.word_vectors is not None and run.model.model_name_or_path is None:
+        added = run.model.add_words if options.get("tokenizer") is None else 0
+        run.log(load_word_vectors(model, tokenizer, run.model.word_vectors, add_words=added))
+    return model, tokenizer, missing
 
 
 def load(
