@@ -410,7 +410,16 @@ class OnnxForConditionalGeneration(_Generates):
         layer = self._layer(cache)
         given = self._source(kwargs["encoder_outputs"]["last_hidden_state"], kwargs.get("attention_mask"))
         given |= dict(zip(self.about["memories"], layer.memory or (), strict=True))
-        return lambda ids: self._decode(layer, given | {"decoder_input_ids": ids}, 1)["logits"][:, -1]
+
+        def step(ids: Tensor) -> Tensor:
+            nonlocal given
+            repeats = len(ids) // len(given["attention_mask"])
+            if repeats > 1:
+                # The graph has a source for each row, while the beams of a sentence share one.
+                given = {name: value.repeat_interleave(repeats, dim=0) for name, value in given.items()}
+            return self._decode(layer, given | {"decoder_input_ids": ids}, 1)["logits"][:, -1]
+
+        return step
 
     def _source(self, hidden: Tensor, attention_mask: Tensor | None) -> dict[str, Tensor]:
         """Encoder states `[B, S, M]` and their mask, as the decoder's graphs take them."""
