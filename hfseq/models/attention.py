@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .padding import masked_softmax
-from .shapes import by_sequence, by_source
+from .shapes import by_sequence, by_source, for_each
 
 
 class CrossAttention(nn.Module):
@@ -116,13 +116,9 @@ class CrossAttention(nn.Module):
             Attentional vectors `[B, T, H]`; weights `[B, T, S]`; coverage loss of each step (See et al. 2017, eq. 12),
             `[B, T]`; coverage after the last step, `[B, S]`.
         """
-        repeats = states.shape[0] // keys.shape[0]
-        if repeats > 1:
-            # Each sequence has a coverage of its own.
-            encoder_hidden_states, keys = (
-                one.repeat_interleave(repeats, dim=0) for one in (encoder_hidden_states, keys)
-            )
-            mask = None if mask is None else mask.repeat_interleave(repeats, dim=0)
+        # Each sequence has a coverage of its own.
+        encoder_hidden_states, keys = for_each(encoder_hidden_states, states), for_each(keys, states)
+        mask = None if mask is None else for_each(mask, states)
         queries = self.query(states)
         source = None if mask is None else mask.unsqueeze(1)
         weights, coverage_loss = [], []

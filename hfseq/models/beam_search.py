@@ -6,6 +6,7 @@ of the whole vocabulary and over all sequences, filled up to `max_length`.
 """
 
 from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,8 +88,11 @@ class Finished:
         self.closed = self.closed or (self.is_full and (early or best <= -self.scores[-1]))
 
 
-class EndsAll(StoppingCriteria):
-    """A criterion that ends all sequences of a batch at once, or none, so that sentences may leave the batch."""
+class SentenceCriteria(StoppingCriteria):
+    """A criterion under which sentences may leave the batch: it asks for none by its row, or is told which ones stay."""
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Follow the batch, in which only the sentences of these rows stay; by default there is nothing to do."""
 
 
 def beam_search(
@@ -134,7 +138,7 @@ def beam_search(
 
     may_leave = all(type(one) in _OF_IDS for one in logits_processor)
     # Others may know the rows by their numbers.
-    may_leave = may_leave and all(isinstance(one, EndsAll | MaxLengthCriteria | MaxTimeCriteria) for one in others)
+    may_leave = may_leave and all(isinstance(one, SentenceCriteria | MaxLengthCriteria | MaxTimeCriteria) for one in others)
     # One row for each sentence: its beams have one source and, at first, one prompt.
     firsts = torch.arange(0, len(input_ids), beams, device=input_ids.device)
     model_kwargs = {name: _select(value, firsts) for name, value in model_kwargs.items()}
@@ -184,6 +188,9 @@ def beam_search(
             kept = torch.tensor(stay, device=input_ids.device)
             sequences, scores, rows = sequences[kept], scores[kept], rows[kept]
             running = [running[row] for row in stay]
+            for one in others:
+                if isinstance(one, SentenceCriteria):
+                    one.select(stay)
             model_kwargs = {name: _select(value, kept) for name, value in model_kwargs.items() if name != "cache"}
             select_memory(cache, kept)
             step = model.make_decode_step(**model_kwargs | {"cache": cache})

@@ -38,3 +38,11 @@ def by_source(values: Tensor, sources: Tensor) -> Tensor:
 def by_sequence(values: Tensor, batch: int, length: int) -> Tensor:
     """The inverse of `by_source`: `[B, N * T, D]` as `[B * N, T, D]` for a batch of B * N sequences of length T."""
     return values if values.shape[0] == batch else values.reshape(batch, length, values.shape[-1])
+
+
+def for_each(sources: Tensor, values: Tensor) -> Tensor:
+    """Sources `[B, ...]` repeated for N sequences of each, `[B * N, ...]`, the batch of `values`."""
+    batch, *shape = sources.shape
+    if values.shape[0] == batch:
+        return sources
+    return sources.unsqueeze(1).expand(-1, values.shape[0] // batch, *shape).reshape(values.shape[0], *shape)
