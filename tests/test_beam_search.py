@@ -95,14 +95,18 @@ def test_stopping_criteria_see_the_candidates(auto_class, sizes):
     assert sizes
 
 
-@pytest.mark.parametrize("size", [10, 63, 64, 1280, 1999])
-def test_top_tokens(size):
-    logits = torch.randn(5, size, generator=torch.Generator().manual_seed(0))
-    logits[0].sort()
-    logits[1, -3:] += 10
-    top, ids = beam_search.top_tokens(logits, 10)
-    expected = logits.topk(10)
-    assert torch.equal(top, expected.values) and torch.equal(ids, expected.indices)
+@pytest.mark.parametrize("size", [3, 10, 63, 512, 1280, 1999])
+def test_best_continuations(size):
+    generator = torch.Generator().manual_seed(0)
+    values, scores = torch.randn(5, 4, size, generator=generator), torch.randn(5, 4, generator=generator)
+    values[0].sort()
+    values[1, :, -3:] += 10
+    values[2, 1] = -torch.inf
+    best, parents, tokens = beam_search.best_continuations(values, scores, 10)
+    totals = (values + scores.unsqueeze(-1)).flatten(1)
+    at = parents * size + tokens
+    assert torch.equal(best, totals.topk(10).values) and torch.equal(best, totals.gather(1, at))
+    assert all(len({*row}) == 10 for row in at.tolist())
 
 
 def test_what_it_does_not_honour_is_left_to_transformers(sizes):

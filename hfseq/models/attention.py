@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from .padding import masked_softmax
+from .shapes import by_sequence, by_source, for_each
 
 
 class CrossAttention(nn.Module):
@@ -72,14 +73,16 @@ class CrossAttention(nn.Module):
         """Attend from each decoder state.
 
         Args:
-            states: Decoder states `[B, T, H]`.
+            states: Decoder states `[B, T, H]`, or `[B * N, T, H]` for N sequences of each source, side by side.
             encoder_hidden_states: `[B, S, M]`.
             keys: `self.keys(encoder_hidden_states)`.
             mask: True at valid encoder states, `[B, S]`. A row without one gets a context of zeros.
 
         Returns:
-            Attentional vectors `[B, T, H]` and weights `[B, T, S]`.
+            Attentional vectors `[B, T, H]` and weights `[B, T, S]`, or `[B * N, T, ...]`.
         """
+        batch, length, _ = states.shape
+        states = by_source(states, keys)
         if self.attention_type == "additive":
             hidden = self.query(states).unsqueeze(2) + keys.unsqueeze(1)  # [B, T, S, H]
             scores = self.energy(torch.tanh(hidden)).squeeze(-1)
@@ -87,7 +90,8 @@ class CrossAttention(nn.Module):
             query = states if self.attention_type == "dot" else self.query(states)
             scores = query @ keys.transpose(1, 2)
         weights = masked_softmax(scores, None if mask is None else mask.unsqueeze(1))
-        return self._combine(weights, encoder_hidden_states, states), weights
+        vectors = self._combine(weights, encoder_hidden_states, states)
+        return by_sequence(vectors, batch, length), by_sequence(weights, batch, length)
 
     def cover(
         self,
@@ -101,8 +105,8 @@ class CrossAttention(nn.Module):
         """Attend step by step, each step's scores depending on the coverage of the earlier ones.
 
         Args:
-            states: Decoder states `[B, T, H]`.
-            coverage: Sum of the weights of all steps before the first, `[B, S]`.
+            states: Decoder states `[B, T, H]`, or `[B * N, T, H]` as in `forward`.
+            coverage: Sum of the weights of all steps before the first, `[B, S]`, or `[B * N, S]`.
             steps: True at valid decoder steps, `[B, T]`; the others add nothing to the coverage.
             encoder_hidden_states: `[B, S, M]`.
             keys: `self.keys(encoder_hidden_states)`.
@@ -112,6 +116,9 @@ class CrossAttention(nn.Module):
             Attentional vectors `[B, T, H]`; weights `[B, T, S]`; coverage loss of each step (See et al. 2017, eq. 12),
             `[B, T]`; coverage after the last step, `[B, S]`.
         """
+        # Each sequence has a coverage of its own.
+        encoder_hidden_states, keys = for_each(encoder_hidden_states, states), for_each(keys, states)
+        mask = None if mask is None else for_each(mask, states)
         queries = self.query(states)
         source = None if mask is None else mask.unsqueeze(1)
         weights, coverage_loss = [], []

@@ -1,10 +1,12 @@
-"""Low-overhead beam search: finished sentences leave the batch, no tensor of a step is as long as the longest output.
+"""Low-overhead beam search: finished sentences leave the batch, and the beams of a sentence share its source.
 
-Results are those of the loop of transformers, which carries finished sentences to the end of the batch, and several
-times in each step passes over the scores of the whole vocabulary and over all sequences, filled up to `max_length`.
+Results are those of the loop of transformers, which carries finished sentences to the end of the batch, repeats the
+encoder states for each beam, reads the prompt with each of them, and several times in each step passes over the scores
+of the whole vocabulary and over all sequences, filled up to `max_length`.
 """
 
 from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,12 +31,15 @@ from transformers.generation import (
 )
 from transformers.modeling_outputs import ModelOutput
 
+from .cache import select_memory
+
 # Score of what must not be chosen, as in transformers; infinities would become NaN.
 _LEAST = -1e9
-# Selecting rows copies the encoder states of all that stay, so it waits until an eighth of the sentences are finished.
-_SHARE = 8
-# Width of the blocks of `top_tokens`.
+# Selecting sentences copies the encoder states of all that stay, so in large batches it waits until so many finished.
+_SHARE = 32
+# Width of the blocks of `best_continuations`, and how many for each token to find are worth it.
 _WIDTH = 64
+_BLOCKS = 4
 # Processors that read nothing of a row but its ids. Others may have tensors with a row for each sentence.
 _OF_IDS = (
     ForcedBOSTokenLogitsProcessor,
@@ -83,8 +88,11 @@ class Finished:
         self.closed = self.closed or (self.is_full and (early or best <= -self.scores[-1]))
 
 
-class EndsAll(StoppingCriteria):
-    """A criterion that ends all sequences of a batch at once, or none, so that sentences may leave the batch."""
+class SentenceCriteria(StoppingCriteria):
+    """A criterion under which sentences may leave the batch: it asks for none by its row, or is told which ones stay."""
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Follow the batch, in which only the sentences of these rows stay; by default there is nothing to do."""
 
 
 def beam_search(
@@ -130,19 +138,22 @@ def beam_search(
 
     may_leave = all(type(one) in _OF_IDS for one in logits_processor)
     # Others may know the rows by their numbers.
-    may_leave = may_leave and all(isinstance(one, EndsAll | MaxLengthCriteria | MaxTimeCriteria) for one in others)
-    inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **model_kwargs)
+    may_leave = may_leave and all(isinstance(one, SentenceCriteria | MaxLengthCriteria | MaxTimeCriteria) for one in others)
+    # One row for each sentence: its beams have one source and, at first, one prompt.
+    firsts = torch.arange(0, len(input_ids), beams, device=input_ids.device)
+    model_kwargs = {name: _select(value, firsts) for name, value in model_kwargs.items()}
+    inputs = model.prepare_inputs_for_generation(input_ids[firsts], is_first_iteration=True, **model_kwargs)
     outputs = model(**inputs, return_dict=True)
-    logits, cache = outputs.logits[:, -1], outputs.cache
-    step = model.make_decode_step(**model_kwargs | {"cache": cache})
+    logits, cache = outputs.logits[:, -1].repeat_interleave(beams, dim=0), outputs.cache
     here = logits.device
     del outputs  # the logits of a long prompt
+    cache.reorder_cache(torch.arange(len(firsts), device=here).repeat_interleave(beams))
+    step = model.make_decode_step(**model_kwargs | {"cache": cache})
     while True:
-        logits = logits.to(device=input_ids.device, dtype=torch.float32)
-        top, ids = _best_tokens(logits, sequences, logits_processor, candidates)
-        totals = (top.view(*scores.shape, -1) + scores.unsqueeze(-1)).flatten(1)
-        best, at = totals.topk(min(candidates, totals.shape[1]))  # [B, candidates]
-        parents, tokens = at // top.shape[-1], ids.view(len(scores), -1).gather(1, at)
+        values = logits.to(device=input_ids.device, dtype=torch.float32).log_softmax(dim=-1)
+        if logits_processor:
+            values = logits_processor(sequences.flatten(0, 1), values)
+        best, parents, tokens = best_continuations(values.view(*scores.shape, -1), scores, candidates)
         length = sequences.shape[-1] + 1 - prompt
         if prompt + length >= longest:
             ended = torch.ones_like(tokens, dtype=torch.bool)
@@ -151,15 +162,17 @@ def beam_search(
         if others:
             longer = torch.cat([_gather(sequences, parents), tokens.unsqueeze(-1)], dim=-1)  # [B, candidates, T + 1]
             ended |= others(longer.flatten(0, 1), None).view_as(ended)
-        hits = ended[:, :beams].nonzero().tolist()
-        if hits:
-            final = (best / length**config.length_penalty).tolist()
-            for row, column in hits:
+        scores = best[:, :beams]
+        if ended.any():
+            rows, columns = ended[:, :beams].nonzero(as_tuple=True)
+            complete = torch.cat([sequences[rows, parents[rows, columns]], tokens[rows, columns].unsqueeze(1)], dim=1)
+            final = (scores[rows, columns] / length**config.length_penalty).tolist()
+            for row, score, sequence in zip(rows.tolist(), final, complete, strict=True):
                 if not running[row].closed:
-                    sequence = torch.cat([sequences[row, parents[row, column]], tokens[row, column : column + 1]])
-                    running[row].add(final[row][column], sequence)
-        scores, chosen = (best + ended * _LEAST).topk(beams)
-        parents, tokens = parents.gather(1, chosen), tokens.gather(1, chosen)  # [B, beams]
+                    running[row].add(score, sequence)
+            scores, chosen = (best + ended * _LEAST).topk(beams)
+            parents, tokens = parents.gather(1, chosen), tokens.gather(1, chosen)
+        parents, tokens = parents[:, :beams], tokens[:, :beams]
         sequences = torch.cat([_gather(sequences, parents), tokens.unsqueeze(-1)], dim=-1)
         if prompt + length >= longest or ended.all():
             break
@@ -173,48 +186,56 @@ def beam_search(
         rows = torch.arange(len(running), device=input_ids.device).unsqueeze(1) * beams + parents  # [B, beams]
         if may_leave and len(stay) <= len(running) - max(len(running) // _SHARE, 1):
             kept = torch.tensor(stay, device=input_ids.device)
-            sequences, scores, rows = sequences[kept], scores[kept], rows[kept].flatten()
+            sequences, scores, rows = sequences[kept], scores[kept], rows[kept]
             running = [running[row] for row in stay]
-            model_kwargs = {name: _select(value, rows) for name, value in model_kwargs.items() if name != "cache"}
-            cache.batch_select_indices(rows.to(here))
+            for one in others:
+                if isinstance(one, SentenceCriteria):
+                    one.select(stay)
+            model_kwargs = {name: _select(value, kept) for name, value in model_kwargs.items() if name != "cache"}
+            select_memory(cache, kept)
             step = model.make_decode_step(**model_kwargs | {"cache": cache})
-        else:
-            cache.reorder_cache(rows.flatten())
+        cache.reorder_cache(rows.flatten())
         logits = step(sequences[:, :, -1].reshape(-1, 1).to(here))
     # As in transformers: id 0 does not pad, and without EOS nothing does.
     fill = -1 if not len(ends) else config.pad_token_id or int(ends[0])
     return _pad(sentences, input_ids[::beams], config.num_return_sequences, fill)
 
 
-def _best_tokens(
-    logits: Tensor, sequences: Tensor, logits_processor: LogitsProcessorList, count: int
-) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and ids of the best tokens after each sequence, `[B * beams, count]` each."""
-    count = min(count, logits.shape[-1])
-    if logits_processor:
-        scores = logits_processor(sequences.flatten(0, 1), logits.log_softmax(dim=-1))
-        top, ids = scores.topk(count)
-        return top, ids
-    top, ids = top_tokens(logits, count)
-    most = top[:, :1]
-    # As `logsumexp`, which takes twice as long.
-    return top - ((logits - most).exp_().sum(dim=-1, keepdim=True).log_() + most), ids
+def best_continuations(values: Tensor, scores: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The best tokens after all beams of a sentence; in half the time if the vocabulary is large, by blocks of it.
 
+    The best ones lie in the blocks with the largest maxima, so that only those are searched.
 
-def top_tokens(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`topk` of logits `[B, V]`, in half the time on a CPU if V is large: within the blocks of the largest maxima."""
-    size = logits.shape[-1] // _WIDTH
-    if size < 2 * count:
-        top, ids = logits.topk(count)
-        return top, ids
-    whole = size * _WIDTH
-    blocks = logits[:, :whole].view(-1, size, _WIDTH)
-    chosen = blocks.amax(dim=-1).topk(count).indices  # [B, count]
-    inside = blocks.gather(1, chosen.unsqueeze(-1).expand(-1, -1, _WIDTH)).flatten(1)
-    top, at = torch.cat([inside, logits[:, whole:]], dim=1).topk(count)
-    behind = at - inside.shape[1] + whole  # where they are not in a block
-    ids = chosen.gather(1, (at // _WIDTH).clamp(max=count - 1)) * _WIDTH + at % _WIDTH
-    return top, torch.where(behind < whole, ids, behind)
+    Args:
+        values: Log-probabilities of the next tokens, `[B, beams, V]`.
+        scores: Scores of the beams, `[B, beams]`.
+        count: Number of tokens to find for each sentence.
+
+    Returns:
+        Scores of the continued beams in descending order, their beams and their tokens, `[B, count]` each, or fewer
+        if there are fewer.
+    """
+    batch, beams, vocabulary = values.shape
+    size, rest = divmod(vocabulary, _WIDTH)
+    if beams * size < _BLOCKS * count:
+        totals = (values + scores.unsqueeze(-1)).flatten(1)
+        best, at = totals.topk(min(count, totals.shape[1]))
+        return best, at // vocabulary, at % vocabulary
+    blocks = values[:, :, : size * _WIDTH].unflatten(-1, (size, _WIDTH))
+    maxima = blocks.amax(dim=-1) + scores.unsqueeze(-1)  # [B, beams, size]
+    chosen = maxima.flatten(1).topk(count).indices
+    owners, chosen = chosen // size, chosen % size  # [B, count]
+    row = torch.arange(batch, device=values.device).unsqueeze(1)
+    inside = blocks[row, owners, chosen] + scores.gather(1, owners).unsqueeze(-1)  # [B, count, width]
+    behind = values[:, :, size * _WIDTH :] + scores.unsqueeze(-1)  # [B, beams, rest], in no block
+    best, at = torch.cat([inside.flatten(1), behind.flatten(1)], dim=1).topk(count)
+    place = (at // _WIDTH).clamp(max=count - 1)
+    parents, tokens = owners.gather(1, place), chosen.gather(1, place) * _WIDTH + at % _WIDTH
+    if rest:
+        beyond = at - count * _WIDTH
+        parents = torch.where(beyond < 0, parents, beyond // rest)
+        tokens = torch.where(beyond < 0, tokens, size * _WIDTH + beyond % rest)
+    return best, parents, tokens
 
 
 def _gather(sequences: Tensor, parents: Tensor) -> Tensor:

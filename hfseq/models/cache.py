@@ -34,7 +34,8 @@ class RecurrentCacheLayer(StateCacheLayer):
     Attributes:
         states: Tensors with the batch first, `[B, ...]`, or None before the first token.
         memory: Keys (and values) of the encoder states, tensors `[B, S, A]`, or None. They belong to
-            `encoder_hidden_states`, which beam search does not reorder, so `reorder_cache` leaves them alone.
+            `encoder_hidden_states`, which beam search does not reorder, so `reorder_cache` leaves them alone. In
+            `beam_search` there is a row for each sentence, which all states of its beams share.
         seen: Number of tokens that led to `states`.
         model_type: Model type that wrote the states, since shapes alone do not tell.
     """
@@ -132,6 +133,20 @@ def cache_layers(cache: Cache, num_layers: int, model_type: str) -> list[Recurre
     if any(layer.get_seq_length() for layer in cache.layers[num_layers:]):
         raise ValueError(f"cache: more than {num_layers} layers are filled, so this cache belongs to another model")
     return layers
+
+
+def select_memory(cache: Cache, rows: Tensor) -> None:
+    """Keep the memory of the sentences `rows` `[N]` only; states, of which each sentence may have several, stay.
+
+    Args:
+        cache: A cache that a model of hfseq has filled.
+        rows: Indices of the sentences.
+    """
+    if isinstance(cache, EncoderDecoderCache):
+        cache = cache.self_attention_cache
+    for layer in cache.layers:
+        if isinstance(layer, RecurrentCacheLayer) and layer.memory is not None:
+            layer.memory = tuple(part.index_select(0, rows.to(part.device)) for part in layer.memory)
 
 
 def check_states(states: tuple[Tensor, ...], shapes: list[torch.Size], layer: int) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import initialization as init
 
 from .padding import masked_softmax
+from .shapes import by_sequence, by_source
 
 ROOT_HALF = math.sqrt(0.5)
 
@@ -245,20 +246,22 @@ class StepAttention(nn.Module):
         """Attend from each step.
 
         Args:
-            states: Decoder states h `[B, T, H]`.
-            target: Target embeddings g `[B, T, E]`.
+            states: Decoder states h `[B, T, H]`, or `[B * N, T, H]` for N sequences of each source, side by side.
+            target: Target embeddings g `[B, T, E]`, or `[B * N, T, E]`.
             mask: True at valid source states, `[B, S]`. A row without one gets a context of zeros.
             keys: z, `[B, S, E]`.
             values: (z + e) times the root of 1/2, or z, `[B, S, E]`.
 
         Returns:
-            The states with the context added `[B, T, H]`, and weights `[B, T, S]`.
+            The states with the context added `[B, T, H]`, and weights `[B, T, S]`, or `[B * N, T, ...]`.
         """
-        query = (self.query(states) + target) * ROOT_HALF
+        batch, length, _ = states.shape
+        query = by_source((self.query(states) + target) * ROOT_HALF, keys)
         scores = query @ keys.transpose(1, 2)
         weights = masked_softmax(scores, None if mask is None else mask.unsqueeze(1))
         if mask is None:
             context = (weights @ values) * math.sqrt(keys.shape[1])
         else:
             context = (weights @ values) * mask.sum(dim=1).to(scores.dtype).sqrt().view(-1, 1, 1)
-        return (states + self.output(context)) * ROOT_HALF, weights
+        output = by_sequence(self.output(context), batch, length)
+        return (states + output) * ROOT_HALF, by_sequence(weights, batch, length)

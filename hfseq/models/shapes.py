@@ -1,6 +1,8 @@
-"""Check of the shapes of inputs."""
+"""Check of the shapes of inputs, and change of those of an attention's."""
 
 from collections.abc import Sequence
+
+from torch import Tensor
 
 
 def check_shape(name: str, shape: Sequence[int], *allowed: Sequence[int | str], note: str = "") -> None:
@@ -22,3 +24,25 @@ def check_shape(name: str, shape: Sequence[int], *allowed: Sequence[int | str], 
     listed = " or ".join(str(tuple(expected)).replace("'", "") for expected in allowed)
     positive = ", each at least 1" if 0 in shape[1:] else ""
     raise ValueError(f"{name} has shape {tuple(shape)}, expected {listed}{positive}{note}")
+
+
+def by_source(values: Tensor, sources: Tensor) -> Tensor:
+    """Steps `[B * N, T, D]` of N sequences of each of B sources as `[B, N * T, D]`, as if of one long sequence.
+
+    Attention makes no difference between steps. So it reads each source once for all sequences.
+    """
+    batch = sources.shape[0]
+    return values if values.shape[0] == batch else values.reshape(batch, -1, values.shape[-1])
+
+
+def by_sequence(values: Tensor, batch: int, length: int) -> Tensor:
+    """The inverse of `by_source`: `[B, N * T, D]` as `[B * N, T, D]` for a batch of B * N sequences of length T."""
+    return values if values.shape[0] == batch else values.reshape(batch, length, values.shape[-1])
+
+
+def for_each(sources: Tensor, values: Tensor) -> Tensor:
+    """Sources `[B, ...]` repeated for N sequences of each, `[B * N, ...]`, the batch of `values`."""
+    batch, *shape = sources.shape
+    if values.shape[0] == batch:
+        return sources
+    return sources.unsqueeze(1).expand(-1, values.shape[0] // batch, *shape).reshape(values.shape[0], *shape)

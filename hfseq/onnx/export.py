@@ -32,8 +32,9 @@ _STATE_TYPES = ("float32", "int64")
 """Types of a decoder's states: values, and step counts."""
 _EXAMPLES = ((2, 5), (1, 5), (2, 10))
 """Batch sizes and lengths of the examples that a graph is compared on; the first is traced."""
-_AXES = {0: "batch", 2: "characters"}
-"""Names of the axes that may be dynamic; the second one has the name of its size."""
+_AXES = {0: ("batch", "sequences"), 2: ("characters", "characters")}
+"""Names of the axes that may be dynamic: of the size that the mask has, and another; the second axis has that of its size.
+"""
 TOLERANCE = 1e-4
 """Maximum difference between outputs of graph and model, relative to their largest value where that is above 1."""
 
@@ -241,13 +242,14 @@ def write_graph(examples: Sequence[Graph], path: str | Path, opset: int) -> None
     graph = examples[0]
     tensors = [example.inputs | example.results for example in examples]
     # onnxruntime may take axes of one name for equally long.
-    titles = {tuple(found["attention_mask"].shape[1] for found in tensors): "length"}
+    rows, lengths = (tuple(found["attention_mask"].shape[axis] for found in tensors) for axis in (0, 1))
+    titles = {lengths: "length"}
     axes: dict[str, dict[int, str]] = {}
     for name in tensors[0]:
         sizes = zip(*(found[name].shape for found in tensors), strict=False)
         dynamic = {axis: found for axis, found in enumerate(sizes) if len({*found}) > 1}
         axes[name] = {
-            axis: titles.setdefault(found, f"{name}_length") if axis == 1 else _AXES[axis]
+            axis: titles.setdefault(found, f"{name}_length") if axis == 1 else _AXES[axis][found != rows]
             for axis, found in dynamic.items()
         }
     with warnings.catch_warnings():
@@ -378,15 +380,11 @@ def _translator(model: Any, batch: int, length: int) -> dict[str, Graph]:
     def step(
         decoder_input_ids: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
-        outputs = decoder(
-            input_ids=decoder_input_ids,
-            encoder_hidden_states=encoder_hidden_states,
-            encoder_attention_mask=attention_mask,
-            cache=_fill_cache(decoder, layers, tensors),
-            use_cache=True,
-            return_dict=True,
+        cache = _fill_cache(decoder, layers, tensors)
+        run = decoder.make_decode_step(
+            cache, encoder_hidden_states=encoder_hidden_states, encoder_attention_mask=attention_mask
         )
-        return model.lm_head(model.output(outputs.last_hidden_state)[0]), *_flat(outputs.cache)
+        return model.lm_head(model.output(run(decoder_input_ids))[0]), *_flat(cache)
 
     # The hidden states, of a CNN the embeddings, and what a bridge reads.
     names = list(model.encoder_kwargs(encoder(**inputs, return_dict=True)))
@@ -398,13 +396,15 @@ def _translator(model: Any, batch: int, length: int) -> dict[str, Graph]:
     given = source | encoded
     layers, memory = decoder.first_states(hidden, mask, **{name: encoded[name] for name in names[1:]})
     states, memories = _numbered("state", chain(*layers)), _numbered("memory", memory)
-    token = {"decoder_input_ids": torch.arange(1, 1 + len(hidden)).unsqueeze(1) % model.config.target_vocab_size()}
+    # The beams of a sentence share its source: several sequences of each in all examples but the one of batch 1.
+    repeats = batch + length // 10
+    repeated = {name: state.repeat_interleave(repeats, dim=0) for name, state in states.items()}
+    ids = torch.arange(1, 1 + len(hidden) * repeats).unsqueeze(1) % model.config.target_vocab_size()
+    given_step = {"decoder_input_ids": ids} | source | repeated | memories
     return {
         "encoder": Graph(encoder, encode, inputs, encoded),
         "start": Graph(decoder, start, given, states | memories),
-        "decoder": Graph(
-            model, step, token | source | states | memories, ["logits", *(f"new_{name}" for name in states)]
-        ),
+        "decoder": Graph(model, step, given_step, ["logits", *(f"new_{name}" for name in states)]),
     }
 
 

@@ -28,6 +28,7 @@ from hfseq.models.generation import SequenceGenerationMixin, Step
 from hfseq.models.inputs import flat_frames, mask_of_steps
 from hfseq.models.output_layer import steps_to_keep
 from hfseq.models.padding import valid_steps
+from hfseq.models.shapes import for_each
 from hfseq.models.time_series import with_variates
 from hfseq.onnx.export import read_export, run_session
 from hfseq.processing import load_processing_class
@@ -410,7 +411,16 @@ class OnnxForConditionalGeneration(_Generates):
         layer = self._layer(cache)
         given = self._source(kwargs["encoder_outputs"]["last_hidden_state"], kwargs.get("attention_mask"))
         given |= dict(zip(self.about["memories"], layer.memory or (), strict=True))
-        return lambda ids: self._decode(layer, given | {"decoder_input_ids": ids}, 1)["logits"][:, -1]
+        batches = {one.name: one.shape[0] for one in self.sessions["decoder"].get_inputs()}
+
+        def step(ids: Tensor) -> Tensor:
+            nonlocal given
+            if batches["decoder_input_ids"] == batches.get("attention_mask"):
+                # A graph of an earlier version, which has a source for each row: beams of a sentence do not share it.
+                given = {name: for_each(value, ids) for name, value in given.items()}
+            return self._decode(layer, given | {"decoder_input_ids": ids}, 1)["logits"][:, -1]
+
+        return step
 
     def _source(self, hidden: Tensor, attention_mask: Tensor | None) -> dict[str, Tensor]:
         """Encoder states `[B, S, M]` and their mask, as the decoder's graphs take them."""

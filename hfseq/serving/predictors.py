@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, StoppingCriteriaList, pipeline
 from hfseq.errors import InputError, one_line
 from hfseq.models import is_hfseq
 from hfseq.models.audio import read_audio, resample
-from hfseq.models.beam_search import EndsAll
+from hfseq.models.beam_search import SentenceCriteria
 from hfseq.processing import extractor_of, tokenizer_of
 from hfseq.serving.direct import without_loader
 from hfseq.serving.dynamic import Item
@@ -261,7 +261,7 @@ class _Generates(Predictor):
         return {"stopping_criteria": StoppingCriteriaList([GivenUp(items)])}
 
 
-class GivenUp(EndsAll):
+class GivenUp(SentenceCriteria):
     """Ends all sequences once the requests of all inputs of a batch are cancelled.
 
     Args:

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
+from hfseq.models.beam_search import SentenceCriteria
 from hfseq.serving.generation import Completion, GenerationRequest, TokenLogprob
 from hfseq.serving.plans import Plan, PresenceFrequencyPenalty
 from hfseq.serving.rows import Row, RowText, choose, deliver, prompt_logprobs
@@ -31,7 +32,7 @@ class _Chooses(LogitsProcessor):
         return only
 
 
-class _Done(StoppingCriteria):
+class _Done(SentenceCriteria):
     """Ends rows whose future is done; in beam search each has several candidates."""
 
     def __init__(self, futures: Sequence[Future]) -> None:
@@ -41,8 +42,12 @@ class _Done(StoppingCriteria):
         done = torch.tensor([future.done() for future in self._futures], device=input_ids.device)
         return done.repeat_interleave(len(input_ids) // len(done))
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Forget the sentences that have left; see `SentenceCriteria`."""
+        self._futures = [self._futures[row] for row in rows]
 
-class _Stops(StoppingCriteria):
+
+class _Stops(SentenceCriteria):
     """Ends beams that have a stop string.
 
     Args:
@@ -61,6 +66,10 @@ class _Stops(StoppingCriteria):
             text = continuation(job.tokenizer, job.context, ids)
             stopped.append(any(string in text for string in job.plan.stop))
         return torch.tensor(stopped, device=input_ids.device)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Forget the sentences that have left; see `SentenceCriteria`."""
+        self._jobs = [self._jobs[row] for row in rows]
 
 
 def run_alone(model: Any, row: Row) -> None:
