@@ -26,7 +26,6 @@ from accelerate.commands.launch import launch_command_parser
 from recipe_runs import ROOT, kinds_of, load
 from served_apps import listening
 from torch.distributed.run import get_args_parser
-from transformers import BertConfig, BertModel
 
 import hfseq
 from hfseq import ray_predict, recipes, serve
@@ -39,7 +38,7 @@ from hfseq.serving.served import load_served
 from hfseq.training.cli import explicit_values, parse_config
 
 DOCS = sorted(path for path in (ROOT / "docs").rglob("*.md") if not path.name.startswith("api-models"))
-PAGES = [ROOT / "README.md", *DOCS]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", ROOT / "recipes" / "README.md", *DOCS]
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 # Programs of others, whose command lines are theirs.
 OTHERS = {"curl", "hf", "lm_eval", "optimum-cli", "ray"}
@@ -90,7 +89,7 @@ def parse_module(name, flags):
     if name == "hfseq.convert":
         make_parser().parse_args(flags)
     elif name == "hfseq.recipes":
-        assert flags[0] in ("copy", "list") and set(flags[1:2]) <= {*recipes.recipe_names(), "NAME"}
+        assert flags[0] in ("copy", "list") and set(flags[1:2]) <= {*recipes.recipe_names(), "NAME", "<task>"}
     elif name == "hfseq.ray_predict":
         with mock.patch.object(ray_predict, "predict_file") as called:
             ray_predict.main(flags)
@@ -198,33 +197,34 @@ def test_flags_in_sentences_are_those_of_the_recipes_of_their_section(name):
         assert used - known - served - OTHER_FLAGS == set(), section.partition("\n")[0]
 
 
-def literals():
-    """String literals of the sources, with "…" for each value that is filled in."""
-    found = set()
-    files = [path for path in (ROOT / "hfseq").rglob("*.py") if path.parent.name != "models"]
-    for path in (*files, *RECIPES):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                parts = [one.value if isinstance(one, ast.Constant) else "…" for one in node.values]
-                found.add(re.sub("…+", "…", "".join(parts)))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.add(node.value)
-    return found
+def literals(parts):
+    """String literals of the sources that contain one of `parts`, with "…" for each value that is filled in."""
+    wanted = re.compile("|".join(map(re.escape, parts)))
+    for path in (*(ROOT / "hfseq").rglob("*.py"), *RECIPES):
+        text = path.read_text(encoding="utf-8")
+        if wanted.search(text):
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.JoinedStr):
+                    yield "".join(one.value if isinstance(one, ast.Constant) else "…" for one in node.values)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    yield node.value
 
 
 def test_messages_are_those_of_the_sources():
     """Of the tables under "What goes wrong"; "…" stands for what is filled in."""
-    known, messages = "\0".join(literals()), []
+    messages = []
     for path in DOCS:
         section = path.read_text(encoding="utf-8").partition("## What goes wrong")[2].partition("\n## ")[0]
         for cell in re.findall(r"^\| (.*?) \|", section, re.MULTILINE):
-            found = [
-                "".join(spans).replace("; did you mean …?", "…") for spans in re.findall(r"``(.*?)``|`([^`]*)`", cell)
-            ]
-            messages += [(path.name, re.sub("…+", "…", message)) for message in found if " " in message]
+            spans = map("".join, re.findall(r"``(.*?)``|`([^`]*)`", cell))
+            messages += [(path.name, span.replace("; did you mean …?", "…")) for span in spans if " " in span]
     assert len(messages) > 50
-    # Begins or ends with what another function says.
-    assert [one for one in messages if one[1] not in known and one[1].strip("…: ") not in known] == []
+    # Lines of the sources may end anywhere: their beginnings will do to find the files.
+    parts = {part.strip()[:20] for _, message in messages for part in message.split("…") if len(part) > 9}
+    known = re.sub("…+", "…", "\0".join(literals(parts)))
+    # A message may begin or end with what another function says.
+    found = [(page, re.sub("…+", "…", message)) for page, message in messages]
+    assert [one for one in found if one[1] not in known and one[1].strip("…: ") not in known] == []
 
 
 SAMPLES = np.sin(np.arange(4 * served_models.RATE) / 7).astype(np.float32)
@@ -242,62 +242,48 @@ MODELS = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A working directory with models where the pages suppose them, and what they take from the Hub."""
-    for name, make in MODELS.items():
-        make(tmp_path / "outputs" / name)
-    sizes = {"hidden_size": 768, "num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 50}
-    BertModel(BertConfig(**sizes)).save_pretrained(tmp_path / "google-bert" / "bert-base-uncased")
-    (tmp_path / "glove.6B.100d.txt").write_text(f"a {' '.join(['0.1'] * 100)}\n", encoding="utf-8")
-    soundfile.write(tmp_path / "recording.wav", SAMPLES, served_models.RATE)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def make_files(text):
+    """Make the models that a page names where it supposes them."""
+    for name in set(re.findall(r"outputs/(\w+)", text)) & MODELS.keys():
+        MODELS[name](Path("outputs", name))
 
 
 @pytest.mark.parametrize("path", SNIPPETS, ids=lambda path: path.stem)
-def test_snippets_run(path, folder, capsys):
+def test_snippets_run(path, tmp_path, monkeypatch, capsys):
     """In order, one after the other in the same namespace, as a reader would paste them."""
-    names = dict(GIVEN.get(path.name, {}))
+    monkeypatch.chdir(tmp_path)
+    names, text = dict(GIVEN.get(path.name, {})), path.read_text(encoding="utf-8")
     with torch.random.fork_rng():
-        for language, block in code(path.read_text(encoding="utf-8")):
+        make_files(text)
+        for language, block in code(text):
             if language == "python":
                 exec(compile(block, path.name, "exec"), names)
                 if path.stem == "ways" and not Path("you").exists():  # published in the next section
                     hfseq.publish("outputs/ways", "my-classifier", dry_run="you/my-classifier")
 
 
-@pytest.fixture
-def server(folder):
-    """The server of the pages, at a port of its own."""
-    served = [
-        load_served(str(folder / "outputs" / directory), name=name, device="cpu")
-        for name, directory in (
-            ("translate", "translation_demo"),
-            ("outputs/language_modeling_demo", "language_modeling_demo"),
-            ("speech", "speech"),
-        )
-    ]
-    with listening(make_app(served, Metrics(), Settings())) as port:
-        yield f"127.0.0.1:{port}"
-
-
-def test_requests_of_the_page_are_answered(server, monkeypatch):
-    text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+def test_requests_of_the_page_are_answered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    for language, block in code(text):
-        if language == "python":
-            # Of several models a client names one.
-            exec(block.replace("localhost:8000", server).replace("/predict", "/predict?model=translate"), {})
+    text = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    soundfile.write("recording.wav", SAMPLES, served_models.RATE)
+    translator, writer = "outputs/translation_demo", "outputs/language_modeling_demo"
+    named = {"translate": translator, writer: writer, "speech": "outputs/speech"}
+    make_files(" ".join(named.values()))
+    served = [load_served(directory, name=name, device="cpu") for name, directory in named.items()]
     requests = [words for words in commands(text) if words[0] == "curl"]
     assert len(requests) == 3
     options = argparse.ArgumentParser()
     for flag in ("-H", "-d", "--data-binary"):
         options.add_argument(flag)
-    for words in requests:
-        (address,), given = words[1:2], options.parse_args(words[2:])
-        body = given.d.encode() if given.d else Path(given.data_binary.removeprefix("@")).read_bytes()
-        kind, _, value = given.H.partition(": ")
-        with urlopen(Request(f"http://{address.replace('localhost:8000', server)}", body, {kind: value})) as answer:
-            assert json.load(answer)
+    with listening(make_app(served, Metrics(), Settings())) as port:
+        for language, block in code(text):
+            if language == "python":
+                # Of several models a client names one.
+                exec(block.replace(":8000/predict", f":{port}/predict?model=translate").replace("8000", str(port)), {})
+        for words in requests:
+            (address,), given = words[1:2], options.parse_args(words[2:])
+            body = given.d.encode() if given.d else Path(given.data_binary.removeprefix("@")).read_bytes()
+            kind, _, value = given.H.partition(": ")
+            with urlopen(Request(f"http://{address.replace('8000', str(port))}", body, {kind: value})) as answer:
+                assert json.load(answer)
