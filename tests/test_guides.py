@@ -48,7 +48,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
 
 def code(text):
     """Language and text of each fenced or indented block of a page."""
-    found = re.findall(r"^( *)```(\w*)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^( *)```([^`\n]*)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
     yield from ((language, re.sub(rf"^{indent}", "", block, flags=re.MULTILINE)) for indent, language, block in found)
     text = re.sub(r"^( *)```.*?^\1```$", "", text, flags=re.MULTILINE | re.DOTALL)
     for block in re.findall(r"(?:(?<=\n\n)|\A)((?: {4,}\S.*\n)+)", text):
@@ -230,9 +230,10 @@ def test_messages_are_those_of_the_sources():
 SAMPLES = np.sin(np.arange(4 * served_models.RATE) / 7).astype(np.float32)
 # What the text of a page supposes.
 GIVEN = {"recipes.md": {"samples": SAMPLES}}
-# Run elsewhere: in order on a trained model, or with a server (test_docs.py, below).
-ELSEWHERE = ("1-", "2-", "3-", "fields", "onnx", "serving")
-SNIPPETS = [path for path in DOCS if not path.name.startswith(ELSEWHERE) and "```python" in path.read_text("utf-8")]
+# Run elsewhere: test_docs.py runs some in order on a trained model; below there is a server.
+ELSEWHERE = ("1-", "2-", "3-", "fields", "models", "onnx", "serving")
+GUIDES = [path for path in DOCS if path.parent.name == "docs" and not path.name.startswith(ELSEWHERE)]
+SNIPPETS = [path for path in GUIDES if "```python" in path.read_text(encoding="utf-8")]
 MODELS = {
     "translation_demo": served_models.translator,
     "sentiment_demo": served_models.classifier,
