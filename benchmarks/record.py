@@ -8,6 +8,12 @@ runs the command once for each seed, with `--seed` and an `--output_dir` of its 
 entry `sst2_lstm` of `scores.json` names from each run's `all_results.json`. A new entry has `id`, `task`, `model`,
 `data`, `keys` and, if there is one, `target`: see `scores.py`. `make results` renders the tables.
 
+    python benchmarks/record.py comparison_trec --table trec --seeds 42 43 44 -- \
+        python recipes/comparison.py recipes/configs/comparison_trec.yaml --train_file train.tsv --test_file test.tsv
+
+runs a comparison once, with these seeds, copies its tables and plot to `recipes/comparisons/trec.*`, and stores each
+row in the entry of its model: `comparison_trec_lstm` for LSTM.
+
 Benchmarks that measure no recipe take `--record ID` and store their figures themselves, by `store`.
 """
 
@@ -15,6 +21,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -25,8 +32,10 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from scores import FILE
+from scores import FILE, ROOT, read_table
 from timing import machine
+
+TABLES = ROOT / "recipes" / "comparisons"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,8 +44,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("id", help="entry of scores.json")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/scores"), help="folder of the runs")
+    parser.add_argument("--table", help="name of a comparison in recipes/comparisons, whose rows are stored")
     parser.add_argument("command", nargs="+", help="after --: python, a recipe and its flags")
     args = parser.parse_args(argv)
+    if args.table:
+        return compare(args)
     keys = find(json.loads(FILE.read_text(encoding="utf-8")), args.id)["keys"]
     command = [sys.executable if part == "python" else part for part in args.command]
     folders = [args.output_dir / f"{args.id}-{seed}" for seed in args.seeds]
@@ -55,6 +67,40 @@ def main(argv: Sequence[str] | None = None) -> None:
         minutes=round(minutes, 1),
         on=f"{torch.get_num_threads()} threads{', each seed' if len(folders) > 1 else ''}",
     )
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Run a comparison, keep its tables and plot, and store each row in the entry of its model."""
+    folder, start = args.output_dir / args.id, time.monotonic()
+    seeds = ["--seed", str(args.seeds[0]), "--num_seeds", str(len(args.seeds)), "--output_dir", str(folder)]
+    command = [sys.executable if part == "python" else part for part in args.command]
+    subprocess.run([*command, *seeds, "--overwrite_output_dir"], check=True)
+    store_table(args.id, args.table, folder, args.command, args.seeds, round((time.monotonic() - start) / 60, 1))
+
+
+def store_table(
+    name: str, table: str, folder: Path, command: Sequence[str], seeds: Sequence[int], minutes: float
+) -> None:
+    """Keep the tables and the plot of a comparison, and store each row in the entry of its model.
+
+    Args:
+        name: Beginning of the entries' `id`.
+        table: Name of the files in `recipes/comparisons`.
+        folder: Output directory of the comparison.
+        command: The command as a list of arguments.
+        seeds: Seeds of the runs of each model.
+        minutes: Duration of the whole comparison.
+    """
+    kept = TABLES / f"{table}.csv"
+    for source in ("table.csv", "table.md", "trade_off.png"):
+        shutil.copyfile(folder / source, kept.with_suffix(Path(source).suffix))
+    rows = read_table(kept)
+    for model, row in rows.items():
+        scores = {"accuracy, %": {"table": f"recipes/comparisons/{kept.name}", "model": model}}
+        millions = float(f"{float(row['parameters']) / 1e6:.3g}")
+        on = f"{torch.get_num_threads()} threads, all {len(rows)} models with all seeds"
+        more: dict[str, Any] = {"parameters_millions": millions, "seeds": list(seeds), "minutes": minutes, "on": on}
+        store(f"{name}_{model.lower().replace('-', '_')}", scores, command, **more)
 
 
 def store(name: str, scores: Mapping[str, Any], command: Sequence[str], **more: Any) -> None:

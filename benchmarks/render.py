@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import scores
+import trade_off
 from exactness import cache_table, catalogue_table, converted_table, padding_table, serving_table
 from results import results_page
 
@@ -34,6 +35,14 @@ def blocks() -> dict[str, list[str]]:
     }
 
 
+def families_picture() -> str:
+    """Draw quality against latency of all families and Transformers on TREC."""
+    table = scores.read_table(ROOT / "recipes" / "comparisons" / "trec.csv")
+    models = trade_off.points(table, others=("Transformer", "MiniLM-L6"))
+    title = "Six kinds of questions (TREC): quality against latency"
+    return trade_off.picture(models, title, "accuracy, %", "hfseq, from scratch", "Transformers")
+
+
 def fill(text: str, found: Mapping[str, list[str]]) -> str:
     """Replace the blocks of a page.
 
@@ -47,13 +56,14 @@ def rendered() -> dict[Path, str]:
     """Return the text of every page that shows figures."""
     found = blocks()
     pages = {ROOT / page: fill((ROOT / page).read_text(encoding="utf-8"), found) for page in PAGES}
+    pages[ROOT / "docs" / "images" / "families.svg"] = families_picture()
     return pages | {ROOT / "benchmarks" / "RESULTS.md": results_page(ROOT / "benchmarks")}
 
 
 def main() -> None:
     """Write the pages."""
     for path, text in rendered().items():
-        if path.read_text(encoding="utf-8") != text:
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             print(f"wrote {path.relative_to(ROOT)}")
 

@@ -221,6 +221,12 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
+def read_table(path: Path) -> dict[str, dict[str, str]]:
+    """Return the rows of a table that a comparison wrote, by the model's name."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return {row["model"]: row for row in csv.DictReader(file)}
+
+
 def _rivals(run: Run, runs: Iterable[Run]) -> list[tuple[str, float]]:
     """Names and scores of what a run is to surpass."""
     name = run["target"]["score"]
@@ -237,8 +243,7 @@ def _rivals(run: Run, runs: Iterable[Run]) -> list[tuple[str, float]]:
 
 def _mean_and_deviation(value: Any) -> tuple[float, float | None]:
     if isinstance(value, Mapping):  # a row of the table that a comparison wrote
-        with open(ROOT / value["table"], encoding="utf-8", newline="") as file:
-            row = next(row for row in csv.DictReader(file) if row["model"] == value["model"])
+        row = read_table(ROOT / value["table"])[value["model"]]
         return float(row["accuracy"]), float(row["accuracy_std"])
     if isinstance(value, Sequence):
         return statistics.mean(value), statistics.stdev(value) if len(value) > 1 else None

@@ -12,7 +12,7 @@ series, and MASE; --task recommendation items, recommendations and HR@10; --task
 
     python recipes/monitoring.py … --served traffic --labels_file labels.csv
 
-reads the log of a server (docs/serving.md) in place of --fresh_file, and joins labels that came later by id.
+reads the log of a server (docs/watching.md) in place of --fresh_file, and joins labels that came later by id.
 
     python recipes/monitoring.py … --retrain true --train_file old_train.csv
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch.distributed import TCPStore
 
 from hfseq.training import accelerate_loop as loop
+from hfseq.training.cli import value_of
 from hfseq.training.trainer import SequenceTrainer
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,14 @@ def load(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def kinds_of(recipe, argv):
+    """Dataclasses of the arguments of a recipe, which may depend on its task."""
+    kinds, task = recipe.ARGUMENTS, value_of(argv, "task", "")
+    if task == "translation" and hasattr(recipe, "TRANSLATION_ARGUMENTS"):
+        return recipe.TRANSLATION_ARGUMENTS
+    return kinds.get(task, next(iter(kinds.values()))) if isinstance(kinds, dict) else kinds
 
 
 def arguments(config, **flags):

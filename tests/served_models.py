@@ -63,7 +63,7 @@ def language_model(folder):
     return save(folder, model, tokenizer)
 
 
-def recognizer(folder):
+def recognizer(folder, **fields):
     """A recogniser of letters by CTC."""
     folder.mkdir(parents=True, exist_ok=True)
     names = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefgh"]
@@ -72,7 +72,7 @@ def recognizer(folder):
     processor = Wav2Vec2Processor(extractor, Wav2Vec2CTCTokenizer(str(folder / "vocab.json")))
     torch.manual_seed(0)
     config = hfseq.GruConfig(
-        vocab_size=len(names), input_size=8, subsampling_factor=2, inputs_to_logits_ratio=160, **TINY
+        vocab_size=len(names), input_size=8, subsampling_factor=2, inputs_to_logits_ratio=160, **TINY, **fields
     )
     model = hfseq.GruForCTC(config)
     model.base_model.set_feature_statistics(torch.full((8,), -8.0), torch.full((8,), 2.0))

@@ -1,7 +1,7 @@
 """The settings that come with the recipes are settings that their recipes have."""
 
 import pytest
-from recipe_runs import ROOT, load
+from recipe_runs import ROOT, kinds_of, load
 
 from hfseq.training.cli import parse_config, value_of
 
@@ -15,10 +15,7 @@ def test_a_recipe_reads_its_settings(path, tmp_path):
     for name in names:
         if name in (task, f"{task}_accelerate"):
             argv, recipe = [str(path), "--output_dir", str(tmp_path), "--use_cpu"], load(name)
-            kinds = recipe.ARGUMENTS
-            if isinstance(kinds, dict):
-                kinds = kinds[value_of(argv, "task", "classification")]
             if name == "distillation" and value_of(argv, "task", "classification") == "translation":
-                kinds, argv = recipe.TRANSLATION_ARGUMENTS, [*argv, "--teacher", "named by the user"]
-            *_, args = parse_config(kinds, argv)
+                argv += ["--teacher", "named by the user"]
+            *_, args = parse_config(kinds_of(recipe, argv), argv)
             assert args.seed == 42 and args.output_dir == str(tmp_path)

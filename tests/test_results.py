@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from xml.etree import ElementTree
 
 import pytest
 from recipe_runs import ROOT
@@ -12,6 +13,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import record  # noqa: E402
 import render  # noqa: E402
 import scores  # noqa: E402
+import trade_off  # noqa: E402
 
 RENDERED = render.rendered()
 
@@ -29,10 +31,10 @@ def test_the_best_of_the_baselines_that_surpass_a_score_is_shown():
     assert rows == ["| t | d | m | BLEU 30.0 | b | BLEU 33.0 ± 1.4 |"]
 
 
-GUIDE = [f"docs/{name}.md" for name in ("data", "onnx", "serving", "tasks", "training")]
+GUIDE = ["data", "decoding", "distilling", "finetuning", "onnx", "recipes", "serving", "training", "watching", "ways"]
 
 
-@pytest.mark.parametrize("page", [*render.PAGES, *GUIDE])
+@pytest.mark.parametrize("page", [*render.PAGES, *(f"docs/{name}.md" for name in GUIDE)])
 def test_no_figure_is_typed_by_hand(page):
     """Outside of blocks and code: decimals, percentages and factors, but for versions."""
     text = (ROOT / page).read_text(encoding="utf-8")
@@ -149,3 +151,48 @@ def test_a_run_is_recorded(tmp_path, monkeypatch):
     assert all(measured[key] for key in ("processor", "commit", "date", "versions"))
     with pytest.raises(SystemExit, match="other: no such entry"):
         record.main(["other", *command])
+
+
+COMPARISON = """
+import sys
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("--output_dir") + 1])
+folder.mkdir(parents=True)
+assert sys.argv[sys.argv.index("--seed") + 1 :][:3] == ["7", "--num_seeds", "2"]
+(folder / "table.csv").write_text("model,accuracy,accuracy_std,parameters,ms_a_text\\nLSTM,80,1,2000000,0.5\\n")
+for name in ("table.md", "trade_off.png"):
+    (folder / name).touch()
+"""
+
+
+def test_a_comparison_is_recorded(tmp_path, monkeypatch):
+    for module in (record, scores):
+        monkeypatch.setattr(module, "FILE", tmp_path / "scores.json")
+    monkeypatch.setattr(record, "TABLES", tmp_path)
+    record.FILE.write_text(json.dumps({"runs": [{"id": "new_lstm"}]}), encoding="utf-8")
+    (tmp_path / "recipe.py").write_text(COMPARISON, encoding="utf-8")
+    command = ["--", "python", str(tmp_path / "recipe.py")]
+    record.main(["new", "--table", "mine", "--seeds", "7", "8", "--output_dir", str(tmp_path / "runs"), *command])
+    (found,) = scores.load_scores()["runs"]
+    table = {"table": "recipes/comparisons/mine.csv", "model": "LSTM"}
+    assert found["measured"]["scores"] == {"accuracy, %": table} and found["measured"]["seeds"] == [7, 8]
+    assert (found["measured"]["parameters_millions"], found["measured"]["command"]) == (2.0, "python recipe.py")
+    assert scores.read_table(tmp_path / "mine.csv")["LSTM"]["accuracy"] == "80"
+    assert (tmp_path / "mine.md").exists() and (tmp_path / "mine.png").exists()
+
+
+def test_the_picture_shows_every_model_where_it_stands():
+    table = scores.read_table(ROOT / "recipes" / "comparisons" / "trec.csv")
+    models = trade_off.points(table, others=["Transformer"])
+    drawn = ElementTree.fromstring(trade_off.picture(models, "a < b", "accuracy, %", "ours", "theirs"))
+    svg = "{http://www.w3.org/2000/svg}"
+    labels = [text.text for text in drawn.iter(f"{svg}text")]
+    assert all(labels.count(one.name) == 1 for one in models) and "a < b" in labels
+    circles = [{key: float(circle.get(key)) for key in ("cx", "cy", "r")} for circle in drawn.iter(f"{svg}circle")][2:]
+    assert len(circles) == len(models)
+    # The largest is drawn first.
+    for key, of, sign in (("cx", "latency", 1), ("cy", "score", -1), ("r", "size", 1)):
+        values = sorted(sign * circle[key] for circle in circles)
+        ranked = sorted(models, key=lambda one, of=of: getattr(one, of))
+        by_size = sorted(models, key=lambda one: -one.size)
+        assert [sign * circles[by_size.index(one)][key] for one in ranked] == values
