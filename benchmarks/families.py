@@ -2,10 +2,10 @@
 
     python benchmarks/families.py
 
-All models have the same width. Those of the recurrent families and of the linear recurrences have two layers, the latter
-as cells alone and as residual blocks; the CNN has four gated layers with kernels of five. Figures:
+All models have the same width. They have two layers, the linear recurrences as cells alone and as residual
+blocks; the CNN has four gated layers with kernels of five. Figures:
 
-- training: processor time of a step (loss, gradients, clipping, AdamW) on 16 rows of 96 characters, in turns;
+- training: processor time of a step (loss, gradients, clipping, AdamW) on 16 rows of 128 characters, in turns;
 - generation: processor time of a new token in `generate()`, one row, greedy, in PyTorch and by the exported graph on
   onnxruntime, in turns;
 - ONNX: the largest difference between the logits of the graph and of the model, and the operators that stand for the
@@ -39,7 +39,7 @@ from hfseq.models.configuration_linear import LinearRecurrentConfig
 from hfseq.onnx.runtime import load_onnx
 from hfseq.tokenization import letter_tokenizer
 
-WIDTH, ROWS, LENGTH, CHARACTERS, NEW_TOKENS = 128, 16, 96, 128, 64
+WIDTH, ROWS, LENGTH, CHARACTERS, NEW_TOKENS = 256, 16, 128, 128, 64
 RECURRENT_OPERATORS = ("RNN", "LSTM", "GRU", "Loop", "Conv")
 
 
@@ -87,7 +87,7 @@ def trained(config: SequenceConfig) -> Callable[[], float]:
     model = make_model(config).train()
     optimizer = make_optimizer(model)
     ids = torch.randint(3, CHARACTERS, (ROWS, LENGTH))
-    return clock(lambda: train_step(model, optimizer, ids), 3)
+    return clock(lambda: train_step(model, optimizer, ids), 1)
 
 
 def generated(model: PreTrainedModel) -> Callable[[], float]:
@@ -114,7 +114,7 @@ def export(model: PreTrainedModel, folder: Path) -> tuple[Any, dict[str, Any]]:
 def main() -> None:
     """Measure, write the JSON, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="times that each side is run")
+    parser.add_argument("--rounds", type=int, default=7, help="times that each side is run")
     args = parser.parse_args()
     torch.set_num_threads(1)
     sides = configs()
