@@ -50,7 +50,8 @@ def keep_sentences(_app: object, what: str, _name: str, _object: object, _option
 
 def write_formulas(_app: object, what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
     """Turn the formulas of docstrings, which stand between dollar signs, into those of reStructuredText."""
-    text = re.sub(r"\$([^$]+)\$", r":math:`\1`", "\n".join(lines))
+    text = re.sub(r"^( *)\$\$(.+)\$\$$", r"\n\1.. math:: \2\n", "\n".join(lines), flags=re.MULTILINE)
+    text = re.sub(r"\$([^$]+)\$", r":math:`\1`", text)
     lines[:] = text.split("\n")
 
 
