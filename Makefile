@@ -76,7 +76,7 @@ peers:
 results: $(DEMO)
 	$(BIN)/python benchmarks/render.py
 
-# Builds the documentation into docs/_build/html; a warning is an error.
+# Builds the documentation into docs/_build/html and runs its notebooks; a warning is an error.
 docs: $(DOCS)
 	$(OFFLINE) $(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build/html
 
@@ -84,4 +84,4 @@ wheel: $(DEV)
 	$(BIN)/python -m build
 
 clean:
-	rm -rf $(VENV) build dist docs/_build docs/api-models.md *.egg-info .cache .mypy_cache .nox .peers .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build docs/api-models.md docs/families/images *.egg-info .cache .mypy_cache .nox .peers .pytest_cache .ruff_cache

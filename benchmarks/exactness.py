@@ -16,9 +16,9 @@ SERVING = FOLDER / "serving.json"
 def padding_table(path: Path = PADDING) -> list[str]:
     """Lines of the table of `padding_and_beams.py`, and the exceptions below it."""
     values = json.loads(path.read_text(encoding="utf-8"))
-    lines = _table(["model", *values["columns"]], [[f"`{name}`", *cells] for name, cells in values["rows"].items()])
+    lines = table(["model", *values["columns"]], [[f"`{name}`", *cells] for name, cells in values["rows"].items()])
     raised = [f"- `{name}` raises `{error}`" for name, errors in values["raised"].items() for error in errors]
-    return [*lines, "", *raised, *([""] if raised else []), _measured(values["about"])]
+    return [*lines, "", *raised, *([""] if raised else []), measured_by(values["about"])]
 
 
 def cache_table(path: Path = CACHE) -> list[str]:
@@ -30,8 +30,8 @@ def cache_table(path: Path = CACHE) -> list[str]:
         + [f"{row['bytes'][1] / row['bytes'][0]:.4g}"]
         for row in values["rows"]
     ]
-    lines = _table(["model", "parameters", f"{short:,} tokens", f"{long:,} tokens", "ratio"], rows)
-    return [*lines, "", _measured(values["about"])]
+    lines = table(["model", "parameters", f"{short:,} tokens", f"{long:,} tokens", "ratio"], rows)
+    return [*lines, "", measured_by(values["about"])]
 
 
 def catalogue_table(path: Path = CATALOGUE) -> list[str]:
@@ -52,7 +52,7 @@ def catalogue_table(path: Path = CATALOGUE) -> list[str]:
         "times as fast as the full softmax",
         "peak memory, GB",
     ]
-    return [*_table(titles, rows), "", _measured(values["about"])]
+    return [*table(titles, rows), "", measured_by(values["about"])]
 
 
 def converted_table(path: Path = CONVERTED) -> list[str]:
@@ -64,7 +64,7 @@ def converted_table(path: Path = CONVERTED) -> list[str]:
     ]
     (lines,) = {row["lines"] for row in values["searches"].values()}
     titles = ["search", "BLEU of JoeyNMT", "BLEU after conversion", f"translations that differ, of {lines:,}"]
-    return [*_table(titles, rows), "", f"The check: {values['check']}. {_measured(values['about'])}"]
+    return [*table(titles, rows), "", f"The check: {values['check']}. {measured_by(values['about'])}"]
 
 
 def load_table(loads: Mapping[str, Any]) -> list[str]:
@@ -81,10 +81,10 @@ def load_table(loads: Mapping[str, Any]) -> list[str]:
             rows.append([name, str(row["clients"]), *pairs, *ratios, str(row["other answers"]), share])
         times = values["overhead"]
         overheads.append([name, *(f"{times[side]:.2f}" for side in ("pipeline", "server", "difference"))])
-        measured += [f"{name}: {_measured(values['about'])}", ""]
+        measured += [f"{name}: {measured_by(values['about'])}", ""]
     titles = ["model", "clients", "requests/s", "p50, ms", "p95, ms", "ratio of requests/s", "ratio of p50"]
-    lines = _table([*titles, "other answers", "clients' share of the CPU time"], rows)
-    beside = _table(["model", "pipeline, ms", "server, ms", "overhead, ms"], overheads)
+    lines = table([*titles, "other answers", "clients' share of the CPU time"], rows)
+    beside = table(["model", "pipeline, ms", "server, ms", "overhead, ms"], overheads)
     return [*lines, "", *beside, "", *measured[:-1]]
 
 
@@ -101,7 +101,7 @@ def serving_table(path: Path = SERVING) -> list[str]:
             for name in names
         ]
         title = f"translator, {int8['clients']} clients, beam {int8['num_beams']}"
-        lines += ["", *_table([title, *columns, "ratio of requests/s"], rows), "", _measured(int8["about"])]
+        lines += ["", *table([title, *columns, "ratio of requests/s"], rows), "", measured_by(int8["about"])]
     if soak := values["soak"]:
         before, middle, after = soak["memory, MiB"]
         row = [
@@ -113,7 +113,7 @@ def serving_table(path: Path = SERVING) -> list[str]:
         row += [f"{soak['slope, MiB per 10 000 requests']:.2f}", " → ".join(map(str, soak["file descriptors"]))]
         titles = ["requests", "left half-way", "errors", "memory at first, at half, at last, MiB"]
         titles += ["its slope in the second half, MiB per 10,000 requests", "file descriptors"]
-        lines += ["", *_table(titles, [row]), "", _measured(soak["about"])]
+        lines += ["", *table(titles, [row]), "", measured_by(soak["about"])]
     return lines
 
 
@@ -122,11 +122,13 @@ def write(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table of figures, below a first column of names."""
     lines = [f"| {' | '.join(titles)} |", "|---|" + "--:|" * (len(titles) - 1)]
     return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
 
 
-def _measured(about: Mapping[str, str]) -> str:
+def measured_by(about: Mapping[str, str]) -> str:
+    """One line on the command, versions, machine, commit and date of a measurement."""
     parts = "; ".join(about[key] for key in ("versions", "processor", "commit", "date"))
     return f"Measured by `{about['command']}`: {parts}."

@@ -11,11 +11,13 @@ from pathlib import Path
 import scores
 import trade_off
 from exactness import cache_table, catalogue_table, converted_table, padding_table, serving_table
+from family_tables import TITLES, family_blocks
 from results import results_page
 
 ROOT = Path(__file__).parents[1]
 _DOCS = [f"docs/{name}.md" for name in ("converting", "exactness", "fields", "instead", "models", "serving")]
-PAGES = ("README.md", "recipes/README.md", *_DOCS)
+_FAMILIES = [f"docs/families/{name.lower()}.md" for name in ("index", *TITLES)]
+PAGES = ("README.md", "recipes/README.md", *_DOCS, *_FAMILIES)
 _BLOCK = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
@@ -32,7 +34,7 @@ def blocks() -> dict[str, list[str]]:
         "catalogue": catalogue_table(),
         "converted": converted_table(),
         "serving": serving_table(),
-    }
+    } | family_blocks()
 
 
 def families_picture() -> str:

@@ -103,6 +103,15 @@ def recipes(scores: Mapping[str, Sequence[Run]]) -> list[str]:
     return _table(titles, rows)
 
 
+def of_family(runs: Sequence[Run]) -> list[str]:
+    """Lines of the table of the page of a family: the runs with it."""
+    rows = [
+        [run["task"], run["model"], run["data"], _figures(run["measured"]["scores"]), _baselines(run), _command(run)]
+        for run in runs
+    ]
+    return _table(["task", "model", "data", "score", "baseline", "command"], rows)
+
+
 def fields(scores: Mapping[str, Sequence[Run]]) -> list[str]:
     """Lines of the table of docs/fields.md: the same class in each field beyond text."""
     rows = [
@@ -137,7 +146,7 @@ def better_baselines(scores: Mapping[str, Sequence[Run]]) -> list[str]:
             best, baseline, found = max(rivals, default=(-math.inf, "", 0))
             if best > sign * mean(score):
                 rows.append(
-                    [run["task"], run["data"], run["model"], _figure(name, score), baseline, _figure(name, found)]
+                    [run["task"], run["data"], run["model"], figure(name, score), baseline, figure(name, found)]
                 )
     return _table(["task", "data", "model", "score", "better", "its score"], rows)
 
@@ -176,10 +185,10 @@ def quality(scores: Mapping[str, Sequence[Run]]) -> list[str]:
         if run["task"] == "reliability"
     ]
     published = [
-        [one["task"], one["model"], _figure(one["score"], one["value"]), one["source"]] for one in scores["published"]
+        [one["task"], one["model"], figure(one["score"], one["value"]), one["source"]] for one in scores["published"]
     ]
     tried = [
-        [one["task"], one["what"], one["split"], _figure(one["score"], one["value"]), one["commit"], one["source"]]
+        [one["task"], one["what"], one["split"], figure(one["score"], one["value"]), one["commit"], one["source"]]
         for one in scores["tried"]
     ]
     observed = [[one[key] for key in ("about", "what", "value", "commit", "source")] for one in scores["observations"]]
@@ -251,11 +260,11 @@ def _mean_and_deviation(value: Any) -> tuple[float, float | None]:
 
 
 def _figures(figures: Mapping[str, Any], sign: str = ", ") -> str:
-    return sign.join(_figure(name, value) for name, value in figures.items())
+    return sign.join(figure(name, value) for name, value in figures.items())
 
 
-def _figure(name: str, value: Any) -> str:
-    """A figure with its name; a unit after the name's last comma goes behind the number."""
+def figure(name: str, value: Any) -> str:
+    """Format a figure with its name; a unit after the name's last comma goes behind the number."""
     title, _, unit = name.rpartition(", ") if name.endswith((", %", ", MB", ", ppm", ", °C")) else (name, "", "")
     average, deviation = _mean_and_deviation(value)
     if name.startswith((*_ERRORS, *_SHARES)):

@@ -1,5 +1,7 @@
 """Sphinx settings: `make docs` builds the pages into `docs/_build/html`, with warnings as errors."""
 
+import re
+import sys
 from pathlib import Path
 
 from hfseq.version import __version__
@@ -7,13 +9,19 @@ from hfseq.version import __version__
 project = "hfseq"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+sys.path.insert(0, str(Path(__file__).with_name("extensions")))
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "cell_diagrams", "config_fields"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"hfseq {__version__}"
 
 # Pages link to headings: `page.md#heading`.
 myst_heading_anchors = 3
+myst_enable_extensions = ["dollarmath"]
+# Notebooks are run at every build, each in a process of its own; an error in a cell fails it.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
 
 # Docstrings are Google style with Markdown's code spans: single backticks are code, not references.
 default_role = "code"
@@ -40,6 +48,13 @@ def keep_sentences(_app: object, what: str, _name: str, _object: object, _option
         lines[0] = lines[0].replace(": ", " — ", 1)
 
 
+def write_formulas(_app: object, what: str, _name: str, _object: object, _options: object, lines: list[str]) -> None:
+    """Turn the formulas of docstrings, which stand between dollar signs, into those of reStructuredText."""
+    text = re.sub(r"^( *)\$\$(.+)\$\$$", r"\n\1.. math:: \2\n", "\n".join(lines), flags=re.MULTILINE)
+    text = re.sub(r"\$([^$]+)\$", r":math:`\1`", text)
+    lines[:] = text.split("\n")
+
+
 def write_models_page(_app: object) -> None:
     """Write the page of all modules of the models, so that new families and heads are in it."""
     docs = Path(__file__).parent
@@ -53,4 +68,6 @@ def write_models_page(_app: object) -> None:
 def setup(app: object) -> None:
     """Register what this file adds to Sphinx."""
     app.connect("builder-inited", write_models_page)
-    app.connect("autodoc-process-docstring", keep_sentences, priority=400)  # before napoleon
+    # Both before napoleon.
+    app.connect("autodoc-process-docstring", keep_sentences, priority=400)
+    app.connect("autodoc-process-docstring", write_formulas, priority=400)

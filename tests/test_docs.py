@@ -3,13 +3,16 @@
 import dataclasses
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import processes
 import pytest
 import yaml
+from transformers import set_seed
 
 import hfseq
+from hfseq.models import FAMILIES
 from hfseq.tasks.arguments import RunningTextArguments, TranslationArguments
 from hfseq.tokenization import train_tokenizer
 from hfseq.training.arguments import ModelArguments
@@ -93,6 +96,63 @@ def test_the_code_of_one_model_six_fields_runs(capsys):
     exec(code, {})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and all("LstmModel under LstmFor" in line for line in lines)
+
+
+GUIDES = [ROOT / "docs" / "models.md", *sorted((ROOT / "docs" / "families").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=[page.stem for page in GUIDES])
+def test_the_code_of_the_guides_runs(page):
+    code = "\n".join(text for language, text in blocks(page) if language == "python")
+    assert code
+    # As a reader would paste it, whatever ran before.
+    set_seed(0)
+    exec(code, {})
+
+
+def test_every_family_has_a_page():
+    pages = {page.stem for page in GUIDES} - {"models", "index"}
+    assert pages == {config.family.lower() for config in FAMILIES}
+    overview = (ROOT / "docs" / "families" / "index.md").read_text(encoding="utf-8")
+    for config in FAMILIES:
+        family = config.family.lower()
+        page = (ROOT / "docs" / "families" / f"{family}.md").read_text(encoding="utf-8")
+        assert f"{{config-fields}} {config.__name__}\n" in page and f"(images/{family}.svg)" in page
+        assert f"]({family}.md)" in overview and f"<!-- results: family_{family} -->" in page
+
+
+# What makes a notebook short enough for a test.
+SHORTER = {
+    "attention-and-gates": {
+        "train_size=12_000": "train_size=400",
+        "test_size=1_000": "test_size=100",
+        "LATCH_STEPS = 200": "LATCH_STEPS = 2",
+        "COUNT_STEPS = 300": "COUNT_STEPS = 2",
+        "\nSTEPS = 400": "\nSTEPS = 10",
+    },
+    "vanishing-gradients": {"LENGTH = 100": "LENGTH = 8", "SEQUENCE, STEPS = 60, 500": "SEQUENCE, STEPS = 8, 2"},
+}
+
+
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
+@pytest.mark.parametrize("name", SHORTER)
+def test_the_code_of_the_notebooks_runs(name, monkeypatch):
+    """A few steps of each training; `make docs` runs them in full."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    page = (ROOT / "docs" / "notebooks" / f"{name}.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```\{code-cell\}\n(?:---\n.*?\n---\n)?(.*?)```", page, flags=re.DOTALL))
+    for usual, short in SHORTER[name].items():
+        assert usual in code
+        code = code.replace(usual, short)
+    exec(code, {})
+    assert code.count("plt.show()") == page.count("alt:") == 3
+    pyplot = sys.modules["matplotlib.pyplot"]
+    assert len(pyplot.get_fignums()) == 3
+    pyplot.close("all")
+
+
+def test_every_notebook_is_run():
+    assert {page.stem for page in (ROOT / "docs" / "notebooks").glob("*.md")} == set(SHORTER)
 
 
 README = ROOT / "README.md"
