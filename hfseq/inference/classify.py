@@ -1,9 +1,10 @@
 """Prediction of classes and probabilities of texts."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
@@ -13,6 +14,7 @@ from hfseq.data.encoding import Text, encode_filled
 from hfseq.heads import require_text
 from hfseq.inference.loading import class_names, problem_of
 from hfseq.inference.parallel import run_by_length
+from hfseq.lazy import datasets
 
 
 class Decision(NamedTuple):

@@ -1,5 +1,7 @@
 """Speech recognition by CTC or by an encoder-decoder, and classification of recordings."""
 
+from __future__ import annotations
+
 import copy
 import json
 import tempfile
@@ -8,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
 import torch
 from transformers import (
@@ -32,6 +33,7 @@ from hfseq.errors import InputError, one_line, require
 from hfseq.inference.benchmark import Run
 from hfseq.inference.ctc import count_repeats, ctc_alignment, ctc_beam_search
 from hfseq.inference.loading import load_trained
+from hfseq.lazy import datasets
 from hfseq.models import is_hfseq
 from hfseq.models.audio import resample
 from hfseq.models.feature_extraction_log_mel import LogMelFeatureExtractor
