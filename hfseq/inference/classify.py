@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +33,7 @@ class Decision(NamedTuple):
 @torch.no_grad()
 def predict_logits(
     model: PreTrainedModel,
-    encoded: datasets.Dataset,
+    encoded: Sequence[Mapping[str, Any]] | datasets.Dataset,
     collator: Callable[[list[dict[str, Any]]], Any],
     *,
     batch_size: int,
@@ -54,11 +54,11 @@ def predict_logits(
     model.eval()
 
     def run(rows: list[int]) -> list[list[float]]:
-        batch = collator(list(encoded.select(rows))).to(model.device)
+        batch = collator([dict(encoded[row]) for row in rows]).to(model.device)
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         return model(**inputs).logits.float().tolist()
 
-    lengths = [len(row) for row in encoded[model.main_input_name]]
+    lengths = [len(row[model.main_input_name]) for row in encoded]
     return np.array(run_by_length(lengths, batch_size, run, progress))
 
 
@@ -71,7 +71,7 @@ def logits_of_rows(
         InputError: A token id is outside the model's vocabulary.
     """
     collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
-    rows = datasets.Dataset.from_dict(columns)
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return torch.as_tensor(predict_logits(model, rows, collator, batch_size=batch_size))
 
 

@@ -194,13 +194,14 @@ class Speech(Task):
         encoded = EncodedSplits({}, {}, [])
         first = self._row(next(iter(next(iter(self.splits.values())))), model)
         shape = first[name].shape
+        number = datasets.Value("int64")
         features = datasets.Features(
             {
                 name: datasets.List(datasets.Value("float32"))
                 if len(shape) == 1
                 else datasets.Array2D((None, shape[1]), "float32"),
-                "labels": datasets.Value("int64") if np.ndim(first["labels"]) == 0 else _IDS,
-                "length": datasets.Value("int64"),
+                "labels": number if np.ndim(first["labels"]) == 0 else datasets.List(number),
+                "length": number,
                 "steps": datasets.Value("int64"),
             }
         )
@@ -541,7 +542,6 @@ HEADS: dict[str, type[Speech]] = {
 }
 """Values of `--head` and their tasks."""
 
-_IDS = datasets.List(datasets.Value("int64"))
 _EXTRACTOR_OPTIONS = {
     *("feature_size", "hop_length", "win_length", "n_fft", "min_frequency", "max_frequency", "mel_floor"),
     "padding_value",
