@@ -23,9 +23,10 @@ from results import FILES, plot_language_models, plot_ratios, results_page
 from samples import LARGE, QUICK, Samples, Sizes
 from speed_encoder import encoders
 from speed_generation import beams_beside_joeynmt, greedy_beside_hand, language_model_beside_gpt2
-from speed_inference import classification_beside_distilbert, import_time
+from speed_inference import classification_beside_distilbert
 from speed_linear import language_models, layers
 from speed_numbers import ctc_recipe_beside_bare, ctc_step, forecaster_step
+from speed_start import start_times
 from speed_training import budget_beside_fixed, input_pipeline, recipe_beside_bare, training_beside_joeynmt
 from timing import Row, machine
 
@@ -39,7 +40,7 @@ MEASURES: dict[str, Callable[[Samples, argparse.Namespace], Any]] = {
     "beams": lambda samples, args: beams_beside_joeynmt(samples, args.threads, args.joeynmt_python),
     "language_model": lambda samples, args: language_model_beside_gpt2(samples.sizes, samples.device),
     "classification": lambda samples, args: classification_beside_distilbert(samples),
-    "import": lambda samples, args: import_time(2 * samples.sizes.rounds),
+    "start": lambda samples, args: start_times(2 * samples.sizes.rounds),
     "input": lambda samples, args: input_pipeline(samples),
     "ctc": lambda samples, args: [
         *(ctc_recipe_beside_bare(samples.sizes, samples.sizes.hidden // part, samples.device) for part in (4, 1)),
@@ -52,7 +53,7 @@ MEASURES: dict[str, Callable[[Samples, argparse.Namespace], Any]] = {
     ],
 }
 """Name of a measure to what takes it: a row, rows, or rows and the curves of the language models."""
-ON_A_GPU = [name for name in MEASURES if name != "import"]
+ON_A_GPU = [name for name in MEASURES if name != "start"]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -1,7 +1,4 @@
-"""One text at a time through a classifier, and the time that `import hfseq` takes."""
-
-import subprocess
-import sys
+"""One text at a time through a classifier."""
 
 import torch
 from samples import TARGET, Samples
@@ -9,11 +6,6 @@ from timing import Row, clock, in_turns, speedups
 from transformers import AutoModelForSequenceClassification, DistilBertConfig, set_seed
 
 import hfseq
-
-IMPORTS = {
-    "hfseq": "import hfseq",
-    "transformers": "from transformers import AutoModel, PreTrainedModel, GenerationMixin",
-}
 
 
 @torch.inference_mode()
@@ -52,17 +44,4 @@ def classification_beside_distilbert(samples: Samples) -> Row:
         "ms beside": [1000 * one for one in times["DistilBERT"]],
     }
     row.note = ", ".join(f"{name} {model.num_parameters():,} parameters" for name, model in models.items())
-    return row
-
-
-def import_time(rounds: int) -> Row:
-    """A new interpreter that imports and ends, in seconds, beside one that imports what hfseq is built on."""
-    sides = {
-        name: clock(lambda code=code: subprocess.run([sys.executable, "-c", code], check=True))
-        for name, code in IMPORTS.items()
-    }
-    times = in_turns(sides, rounds)
-    row = Row("import of hfseq", f"`{IMPORTS['transformers']}`", 1.1, at_most=True)
-    row.ratios = [own / other for own, other in zip(times["hfseq"], times["transformers"], strict=True)]
-    row.figures = {"s": times["hfseq"], "s beside": times["transformers"]}
     return row

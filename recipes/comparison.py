@@ -33,7 +33,6 @@ from statistics import mean, stdev
 from typing import Any
 
 from accelerate import PartialState
-from datasets import disable_progress_bars
 from transformers import set_seed
 
 from hfseq import json_files
@@ -109,6 +108,8 @@ def main(argv: list[str] | None = None) -> None:
     task_class = tasks.get(cli.value_of(argv, "head", "ctc")) if isinstance(tasks, Mapping) else tasks
     run = begin(ARGUMENTS[name], argv, {name: task_class})
     data, args, root = run.data, run.args, Path(run.args.output_dir)
+    from datasets import disable_progress_bars  # not above: `--help` needs none of that package
+
     disable_progress_bars()  # of encoding, which comes often; that of training stays
     if args.hp_search or args.do_predict or args.push_to_hub or run.model.model_name_or_path:
         names = "--hp_search, --do_predict, --push_to_hub and --model_name_or_path"

@@ -26,7 +26,6 @@ from textwrap import shorten
 from typing import Any
 
 import numpy as np
-from datasets import disable_progress_bars
 from transformers import set_seed
 
 from hfseq.errors import InputError
@@ -125,16 +124,24 @@ def main(argv: list[str] | None = None) -> None:
     task = cli.value_of(argv, "task", "classification")
     if task not in tasks:
         raise InputError(f"unknown --task {task!r}; there are {', '.join(tasks)}")
-    disable_progress_bars()  # of encoding, which comes often; that of training stays
     tasks[task](argv)
+
+
+def begin_quietly(kinds: tuple[type, ...], argv: list[str], task: type) -> Any:
+    """Check the arguments, and hide the progress bars of encoding, which comes often; that of training stays."""
+    run = begin(kinds, argv, task)
+    distillation.check_flags(run)
+    from datasets import disable_progress_bars  # not above: `--help` needs none of that package
+
+    disable_progress_bars()
+    return run
 
 
 def distil_classifier(argv: list[str]) -> None:
     """Distil a classifier (Tang et al. 2019)."""
     # 1. Arguments. Nothing is written before everything that can be checked has been.
-    run = begin(ARGUMENTS, argv, Classification)
+    run = begin_quietly(ARGUMENTS, argv, Classification)
     data, args, root = run.data, run.args, Path(run.args.output_dir)
-    distillation.check_flags(run)
 
     # 2. Data: texts with their classes, and texts whose classes the student does not see.
     known = loading.checkpoint_classes(data.teacher)
@@ -199,9 +206,8 @@ def distil_classifier(argv: list[str]) -> None:
 def distil_translator(argv: list[str]) -> None:
     """Distil a translator, sequence by sequence (Kim & Rush 2016, section 3.2)."""
     # 1. Arguments. Nothing is written before everything that can be checked has been.
-    run = begin(TRANSLATION_ARGUMENTS, argv, Translation)
+    run = begin_quietly(TRANSLATION_ARGUMENTS, argv, Translation)
     data, args, root = run.data, run.args, Path(run.args.output_dir)
-    distillation.check_flags(run)
 
     # 2. Data: pairs of texts in columns named by the languages; and the teacher.
     task = Translation(data, args).read()

@@ -30,7 +30,6 @@ from hfseq.tokenization import start_texts
 from hfseq.training import cli
 from hfseq.training.arguments import ModelArguments, RecipeArguments
 from hfseq.training.run import Run, begin, finish, load, new_model, search
-from hfseq.training.running_text import make_text_trainer
 
 DEMO = Path(__file__).parent / "configs" / "language_modeling_demo.yaml"
 ARGUMENTS = (ModelArguments, RunningTextArguments, RecipeArguments)
@@ -58,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     # 4. Training on windows of the text, or a search for the hyperparameters.
     history = []
     if run.train:
+        from hfseq.training.running_text import make_text_trainer  # imports the Trainer, which prediction needs not
+
         trainer = make_text_trainer(run, text, model, tokenizer)
         if run.args.hp_search:
             return search(run, text, trainer, partial(new_model, run, text, tokenizer=tokenizer))

@@ -25,12 +25,12 @@ from dataclasses import make_dataclass
 from functools import partial
 from pathlib import Path
 
-import datasets
 from accelerate import PartialState
 from transformers import set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from hfseq.errors import InputError, did_you_mean, require
+from hfseq.lazy import datasets
 from hfseq.training import cli, drift
 from hfseq.training.finetuning import FinetuningArguments
 from hfseq.training.monitoring import MonitoringFields

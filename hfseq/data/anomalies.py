@@ -1,5 +1,7 @@
 """Recordings to find anomalies in: series of numbers and logs of events, from CSV, JSON lines, and NAB's folder."""
 
+from __future__ import annotations
+
 import json
 import logging
 import math
@@ -10,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from hfseq.data.reading import csv_fields, json_value, text_lines, tsv_fields
 from hfseq.data.series import TIME_NAMES, is_number, parse_numbers, parse_stamp, parse_stamps, rectangular_rows
 from hfseq.data.spans import Span, event_spans, probationary_length
 from hfseq.errors import InputError, did_you_mean
+from hfseq.lazy import pd
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ class Recording:
     def __len__(self) -> int:
         return len(self.times)
 
-    def part(self, start: int, stop: int) -> "Recording":
+    def part(self, start: int, stop: int) -> Recording:
         """Return the steps from `start` up to `stop`, with the parts of anomalies that lie there."""
         events = kinds = None
         if self.events is not None:

@@ -1,11 +1,12 @@
 """Recordings with a transcription or a class each: metadata files beside them, Parquet, and data sets of the Hub."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 
 from hfseq.data.reading import (
@@ -21,6 +22,7 @@ from hfseq.data.reading import (
     string_table,
 )
 from hfseq.errors import InputError, one_line, require
+from hfseq.lazy import datasets
 from hfseq.models.audio import read_audio, resample
 
 AUDIO = "audio"

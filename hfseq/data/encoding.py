@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import datasets
 from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from hfseq.lazy import datasets
 
 
 class Limit(NamedTuple):

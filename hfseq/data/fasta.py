@@ -1,5 +1,7 @@
 """FASTA and FASTQ files of DNA and proteins, and the labels that stand in them or beside them."""
 
+from __future__ import annotations
+
 import gzip
 import re
 import zlib
@@ -7,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import datasets
-
 from hfseq.errors import InputError, MissingColumn, did_you_mean, one_line
+from hfseq.lazy import datasets
 
 FASTA = (".fasta", ".fa", ".fna", ".ffn", ".faa")
 FASTQ = (".fastq", ".fq")

@@ -1,11 +1,12 @@
 """Rows of features: a collator that pads them with their labels, and their mean and standard deviation."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -14,6 +15,7 @@ from transformers import BatchFeature, PreTrainedModel
 from hfseq.data.collation import vocabulary_sizes
 from hfseq.errors import InputError
 from hfseq.heads import head_of
+from hfseq.lazy import datasets
 from hfseq.processing import extractor_of
 
 

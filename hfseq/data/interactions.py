@@ -1,5 +1,7 @@
 """Interactions of users with items: reading, sessions in order of time, and splits."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,12 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from hfseq.data.reading import csv_fields, json_value, load_hub, shorten_list, text_lines, tsv_fields
 from hfseq.errors import InputError, one_line
+from hfseq.lazy import datasets, pa, pq
 from hfseq.tokenization import SPECIAL_TOKENS
 
 _KNOWN = {

@@ -1,12 +1,13 @@
 """Class names and their ids."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import datasets
-
 from hfseq.data.reading import shorten_list
 from hfseq.errors import InputError
+from hfseq.lazy import datasets
 
 # Python converts no integers of more than 4300 digits to or from strings.
 _MOST_DIGITS = 4000

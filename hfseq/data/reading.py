@@ -1,5 +1,7 @@
 """Training, validation and test data from local files or the Hub, with errors that name file, line and column."""
 
+from __future__ import annotations
+
 import csv
 import functools
 import itertools
@@ -12,15 +14,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from datasets.distributed import split_dataset_by_node
 
 from hfseq.data import conll
 from hfseq.errors import InputError, MissingColumn, one_line
+from hfseq.lazy import datasets, pa, pc, pq
 
 logger = logging.getLogger(__name__)
 
@@ -267,6 +265,8 @@ def _file_part(
 def _hub_part(
     data: datasets.IterableDataset, columns: Columns, name: str, source: str, part: int, num_parts: int
 ) -> Iterator[list[Any]]:
+    from datasets.distributed import split_dataset_by_node
+
     share = f" (part {part + 1} of {num_parts})" if num_parts > 1 else ""
     own = split_dataset_by_node(data, rank=part, world_size=num_parts)
     rows = _table_rows(_hub_tables(own, columns, source + share))
@@ -651,7 +651,8 @@ def _string_type(source: str, columns: Columns, column: str, found: pa.DataType)
     is_list = is_label and (pa.types.is_list(found) or pa.types.is_large_list(found))
     value = found.value_type if is_list else found
     value = value.value_type if pa.types.is_dictionary(value) else value
-    allowed = [*_STRINGS, *[pa.types.is_integer, pa.types.is_boolean] * is_label]
+    allowed = [pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null]
+    allowed += [pa.types.is_integer, pa.types.is_boolean] * is_label
     if not any(check(value) for check in allowed) and not (is_label and not is_list and pa.types.is_floating(value)):
         expected = "classes (strings, numbers, booleans, or lists of classes)" if is_label else "strings"
         raise InputError(f"{source}: column {column!r} must hold {expected}, not {_short(str(found))}")
@@ -667,7 +668,6 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-_STRINGS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
 _SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", *conll.SUFFIXES)
 
 

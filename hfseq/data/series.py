@@ -4,6 +4,8 @@
 value. Time features and default lags follow GluonTS (Alexandrov et al. 2020).
 """
 
+from __future__ import annotations
+
 import itertools
 import logging
 import math
@@ -14,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from pandas.tseries.frequencies import to_offset
 
 from hfseq.data.reading import csv_fields, json_value, shorten_list, text_lines, tsv_fields
 from hfseq.errors import InputError, did_you_mean
+from hfseq.lazy import pd
 
 logger = logging.getLogger(__name__)
 
@@ -639,7 +640,7 @@ def anchored(frequency: str, first: pd.Timestamp) -> str:
 def _offset(frequency: str, flag: str) -> Any:
     """Offset of a frequency by name."""
     try:
-        offset = to_offset(anchored(frequency, pd.Timestamp("2024-01-01")))
+        offset = pd.tseries.frequencies.to_offset(anchored(frequency, pd.Timestamp("2024-01-01")))
         if offset.n < 1 or pd.Timestamp("2024-01-01") + offset is pd.NaT:
             raise ValueError
         return offset
@@ -681,7 +682,7 @@ def infer_frequency(stamps: pd.DatetimeIndex) -> str | None:
         return f"W-{_DAYS[stamps[0].day_of_week]}"
     if step % day == 0:
         return f"{step // day if step > day else ''}D"
-    return str(to_offset(pd.Timedelta(step, "ns")).freqstr)
+    return str(pd.tseries.frequencies.to_offset(pd.Timedelta(step, "ns")).freqstr)
 
 
 def _infer_all(found: Sequence[Series]) -> str | None:
@@ -738,7 +739,7 @@ def _check_order(one: Series) -> None:
 def _on_grid(one: Series, frequency: str) -> tuple[Series, int]:
     """Series with a value, or NaN, at each step of a frequency, and the number of steps added."""
     assert one.stamps is not None
-    offset, steps = to_offset(frequency), len(one.covariates)
+    offset, steps = pd.tseries.frequencies.to_offset(frequency), len(one.covariates)
     if not offset.is_on_offset(one.stamps[0]):
         raise InputError(
             f"{one.place(0)}: time stamp {one.stamps[0]} is not a step of frequency {frequency}; correct it, or "

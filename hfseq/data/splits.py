@@ -1,13 +1,14 @@
 """Splits of embedded data, the same in every process."""
 
+from __future__ import annotations
+
 import hashlib
 import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import datasets
-
 from hfseq.errors import InputError
+from hfseq.lazy import datasets
 
 SPLITS = ("train", "validation", "test")
 # Percentages of all values.

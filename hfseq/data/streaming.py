@@ -1,21 +1,22 @@
 """Training data larger than memory: rows are streamed, and batches are made from a window of them."""
 
+from __future__ import annotations
+
 import functools
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
-from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, IterableDataset
 
 from hfseq.data.reading import read_splits
 from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
 from hfseq.errors import InputError
+from hfseq.lazy import datasets
 
 WINDOW = 8192
 """Size of the shuffle buffer, in rows."""
@@ -116,6 +117,8 @@ class BatchStream(IterableDataset):
         num_replicas: int = 1,
         num_workers: int = 0,
     ):
+        from datasets.distributed import split_dataset_by_node
+
         self.rows = split_dataset_by_node(rows, rank=rank, world_size=num_replicas)
         self.max_tokens = max_tokens
         self.batch_size = batch_size

@@ -1,14 +1,16 @@
 """Batches with a token budget, padding included."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import datasets
 import numpy as np
 from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from hfseq.errors import InputError
+from hfseq.lazy import datasets
 
 # Rows are shuffled within groups of similar length. A group grows until it fills this many batches ...
 _BATCHES_PER_GROUP = 8
@@ -112,7 +114,7 @@ class TokenBudgetBatchSampler(BatchRebalanceSampler):
         self._bounds = _halve_to_multiple([*starts, len(sizes)], num_replicas, max_tokens)
 
     @property
-    def sampler(self) -> "TokenBudgetBatchSampler":
+    def sampler(self) -> TokenBudgetBatchSampler:
         """This sampler: `set_epoch` of accelerate's `DataLoaderShard` looks for a `sampler` of the batch sampler."""
         return self
 

@@ -1,5 +1,7 @@
 """Clips of frames or of points: NumPy archives, folders of images, video files, and tables of points."""
 
+from __future__ import annotations
+
 import logging
 import math
 import re
@@ -8,7 +10,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from transformers import BatchFeature
 
 from hfseq.data.reading import Columns, check_sources, csv_fields, file_rows, filled_rows, shorten_list, string_table
 from hfseq.errors import InputError, one_line, require
+from hfseq.lazy import datasets
 
 logger = logging.getLogger(__name__)
 

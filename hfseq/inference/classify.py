@@ -1,9 +1,10 @@
 """Prediction of classes and probabilities of texts."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
@@ -13,6 +14,7 @@ from hfseq.data.encoding import Text, encode_filled
 from hfseq.heads import require_text
 from hfseq.inference.loading import class_names, problem_of
 from hfseq.inference.parallel import run_by_length
+from hfseq.lazy import datasets
 
 
 class Decision(NamedTuple):
@@ -31,7 +33,7 @@ class Decision(NamedTuple):
 @torch.no_grad()
 def predict_logits(
     model: PreTrainedModel,
-    encoded: datasets.Dataset,
+    encoded: Sequence[Mapping[str, Any]] | datasets.Dataset,
     collator: Callable[[list[dict[str, Any]]], Any],
     *,
     batch_size: int,
@@ -52,11 +54,11 @@ def predict_logits(
     model.eval()
 
     def run(rows: list[int]) -> list[list[float]]:
-        batch = collator(list(encoded.select(rows))).to(model.device)
+        batch = collator([dict(encoded[row]) for row in rows]).to(model.device)
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         return model(**inputs).logits.float().tolist()
 
-    lengths = [len(row) for row in encoded[model.main_input_name]]
+    lengths = [len(row[model.main_input_name]) for row in encoded]
     return np.array(run_by_length(lengths, batch_size, run, progress))
 
 
@@ -69,7 +71,7 @@ def logits_of_rows(
         InputError: A token id is outside the model's vocabulary.
     """
     collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
-    rows = datasets.Dataset.from_dict(columns)
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return torch.as_tensor(predict_logits(model, rows, collator, batch_size=batch_size))
 
 

@@ -1,5 +1,7 @@
 """Anomaly detection by a forecaster of numbers, or by a language model of events."""
 
+from __future__ import annotations
+
 import csv
 import logging
 import math
@@ -11,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
-import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from hfseq.data.embedded.flows import COUNTS, START, flow_anomalies, flow_counts
 from hfseq.data.spans import probationary_length, step_labels
 from hfseq.errors import InputError
 from hfseq.inference.anomalies import NUM_TIME_FEATURES, Scale, Settings, Stream, time_features
+from hfseq.lazy import datasets
 from hfseq.metrics.anomalies import (
     NAB_PROFILES,
     Scored,

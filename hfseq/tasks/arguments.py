@@ -1,11 +1,11 @@
 """Command-line fields of the tasks: where the rows come from, their columns, lengths and decoding."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
-
-import datasets
 
 from hfseq.data.audio import read_audio_splits
 from hfseq.data.fasta import ALPHABETS, PLACE, is_sequence_file, read_labelled
@@ -23,6 +23,7 @@ from hfseq.data.splits import SPLITS
 from hfseq.data.streaming import read_stream
 from hfseq.data.video import read_clip_splits, split_blocks
 from hfseq.errors import InputError
+from hfseq.lazy import datasets
 
 PROBLEM_TYPES = ("regression", "single_label_classification", "multi_label_classification")
 """Kinds of labels, by transformers' names."""

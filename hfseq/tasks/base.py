@@ -1,5 +1,7 @@
 """Interface of a task: read, encode, loss, decode, score, baseline, show."""
 
+from __future__ import annotations
+
 import copy
 import math
 from abc import ABC, abstractmethod
@@ -7,7 +9,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from hfseq.data.streaming import count_rows, tokenizer_texts
 from hfseq.data.token_budget import row_lengths
 from hfseq.inference.benchmark import Run
 from hfseq.inference.parallel import run_by_length
+from hfseq.lazy import datasets
 from hfseq.plots import plot_learning_curve
 from hfseq.tasks.losses import token_loss
 
@@ -128,7 +130,7 @@ class Task(ABC):
 
     # Reading
 
-    def read(self, *, train: bool = True, known: list[str] | None = None, num_parts: int = 1) -> "Task":
+    def read(self, *, train: bool = True, known: list[str] | None = None, num_parts: int = 1) -> Task:
         """Read and validate the rows.
 
         Args:
@@ -154,7 +156,7 @@ class Task(ABC):
         )
         return self.use(splits, train=train, known=known)
 
-    def use(self, splits: Mapping[str, Any], *, train: bool = True, known: list[str] | None = None) -> "Task":
+    def use(self, splits: Mapping[str, Any], *, train: bool = True, known: list[str] | None = None) -> Task:
         """Validate and adopt rows that were read elsewhere.
 
         Args:

@@ -1,5 +1,7 @@
 """DNA and proteins: classification of sequences, and a tag for each base or residue."""
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -7,7 +9,6 @@ from itertools import chain
 from textwrap import shorten
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
@@ -21,6 +22,7 @@ from hfseq.data.labels import row_places
 from hfseq.errors import InputError
 from hfseq.inference.benchmark import Run, text_classifier
 from hfseq.inference.importance import substitution_importance
+from hfseq.lazy import datasets
 from hfseq.plots import plot_sequence_logos
 from hfseq.tasks.base import Task
 from hfseq.tasks.classification import Classification, label_array, label_fields, score_classes

@@ -1,5 +1,7 @@
 """Classification of texts or text pairs (single-label or multi-label), and regression."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -7,7 +9,6 @@ from itertools import islice
 from textwrap import shorten
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
 import torch
 from torch.nn.functional import mse_loss
@@ -26,6 +27,7 @@ from hfseq.data.labels import encode_labels, row_classes
 from hfseq.data.streaming import tokenizer_texts
 from hfseq.errors import InputError, require
 from hfseq.inference.benchmark import Run, text_classifier
+from hfseq.lazy import datasets
 from hfseq.plots import plot_confusion_matrix, plot_scatter
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import classification_loss

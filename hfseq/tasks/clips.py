@@ -1,12 +1,13 @@
 """Base of the tasks of video: clips, and frames of pixels or points that models read."""
 
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from hfseq.data.features import FeatureCollator, feature_statistics, write_rows
 from hfseq.data.video import CLIP, PLACE, ClipFormat, ImageCollator, clip_of, read_clip
 from hfseq.errors import InputError
 from hfseq.inference.benchmark import Run
+from hfseq.lazy import datasets
 from hfseq.models import is_hfseq
 from hfseq.processing import image_processor_of
 from hfseq.tasks.base import Task

@@ -1,5 +1,7 @@
 """Forecasts of time series: windows at rolling origins, samples of the horizon, baselines."""
 
+from __future__ import annotations
+
 import csv
 import logging
 from collections.abc import Mapping, Sequence
@@ -7,7 +9,6 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
-import datasets
 import numpy as np
 import torch
 from transformers import AutoModelForTimeSeriesPrediction, PreTrainedModel
@@ -30,6 +31,7 @@ from hfseq.data.windows import WindowCollator, origins
 from hfseq.errors import InputError
 from hfseq.forecasters import Needs, needs_of, sample_paths
 from hfseq.inference.benchmark import Run
+from hfseq.lazy import datasets
 from hfseq.metrics.forecasting import QUANTILE_LEVELS
 from hfseq.models import is_hfseq
 from hfseq.plots import plot_forecasts
@@ -107,7 +109,7 @@ class Forecasting(Task):
         """Raise: `read` makes the embedded series, which are no rows."""
         raise NotImplementedError
 
-    def read(self, *, train: bool = True, known: list[str] | None = None, num_parts: int = 1) -> "Task":
+    def read(self, *, train: bool = True, known: list[str] | None = None, num_parts: int = 1) -> Task:
         """Read the series, and list the windows of each split; arguments as for `Task.read`.
 
         Raises:

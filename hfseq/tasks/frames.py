@@ -1,10 +1,11 @@
 """Prediction of the next frames of a clip, or of the next points of a path."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from hfseq import metrics
 from hfseq.data.encoding import EncodedSplits
 from hfseq.data.video import CLIP, PLACE, stack_windows
 from hfseq.errors import InputError
+from hfseq.lazy import datasets
 from hfseq.metrics.video import WINDOW
 from hfseq.models import is_hfseq
 from hfseq.plots import plot_clips, plot_paths, save_animation

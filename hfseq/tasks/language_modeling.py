@@ -1,12 +1,13 @@
 """Causal language modeling: texts in blocks, and running text in consecutive windows."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain, islice
 from typing import Any, Self
 
-import datasets
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy, pad
@@ -18,6 +19,7 @@ from hfseq.data.encoding import EncodedSplits, encode_splits
 from hfseq.data.running_text import TokenWindows, encode_text, lines_of
 from hfseq.errors import InputError
 from hfseq.inference.continuous_cache import FLATNESS, cached_scores
+from hfseq.lazy import datasets
 from hfseq.models import is_hfseq
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import token_loss

@@ -1,5 +1,7 @@
 """Recommendation of the next item from a user's history, as causal language modeling over items."""
 
+from __future__ import annotations
+
 import csv
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +10,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import datasets
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from hfseq.data.encoding import EncodedSplits
 from hfseq.errors import InputError
 from hfseq.inference.benchmark import Run
 from hfseq.inference.loading import load_tokenizer
+from hfseq.lazy import datasets
 from hfseq.models import is_hfseq
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import token_loss

@@ -1,11 +1,12 @@
 """Sequence-to-sequence tasks: translation, summarization, and text generation from a source text in general."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from functools import partial
 from textwrap import shorten
 from typing import Any, ClassVar
 
-import datasets
 import torch
 from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,6 +21,7 @@ from hfseq.data.streaming import tokenizer_texts
 from hfseq.errors import InputError
 from hfseq.inference.alignment import align_texts, has_attention
 from hfseq.inference.generate import decode_outputs
+from hfseq.lazy import datasets
 from hfseq.models.heads_seq2seq import ForConditionalGeneration
 from hfseq.plots import plot_alignment
 from hfseq.tasks.base import Task

@@ -1,5 +1,7 @@
 """Speech recognition by CTC or by an encoder-decoder, and classification of recordings."""
 
+from __future__ import annotations
+
 import copy
 import json
 import tempfile
@@ -8,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
 import torch
 from transformers import (
@@ -32,6 +33,7 @@ from hfseq.errors import InputError, one_line, require
 from hfseq.inference.benchmark import Run
 from hfseq.inference.ctc import count_repeats, ctc_alignment, ctc_beam_search
 from hfseq.inference.loading import load_trained
+from hfseq.lazy import datasets
 from hfseq.models import is_hfseq
 from hfseq.models.audio import resample
 from hfseq.models.feature_extraction_log_mel import LogMelFeatureExtractor
@@ -192,13 +194,14 @@ class Speech(Task):
         encoded = EncodedSplits({}, {}, [])
         first = self._row(next(iter(next(iter(self.splits.values())))), model)
         shape = first[name].shape
+        number = datasets.Value("int64")
         features = datasets.Features(
             {
                 name: datasets.List(datasets.Value("float32"))
                 if len(shape) == 1
                 else datasets.Array2D((None, shape[1]), "float32"),
-                "labels": datasets.Value("int64") if np.ndim(first["labels"]) == 0 else _IDS,
-                "length": datasets.Value("int64"),
+                "labels": number if np.ndim(first["labels"]) == 0 else datasets.List(number),
+                "length": number,
                 "steps": datasets.Value("int64"),
             }
         )
@@ -539,7 +542,6 @@ HEADS: dict[str, type[Speech]] = {
 }
 """Values of `--head` and their tasks."""
 
-_IDS = datasets.List(datasets.Value("int64"))
 _EXTRACTOR_OPTIONS = {
     *("feature_size", "hop_length", "win_length", "n_fft", "min_frequency", "max_frequency", "mel_floor"),
     "padding_value",

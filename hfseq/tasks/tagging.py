@@ -1,5 +1,7 @@
 """Token classification: a tag for each word, such as named entities or parts of speech."""
 
+from __future__ import annotations
+
 import copy
 import re
 from collections import Counter, defaultdict
@@ -8,7 +10,6 @@ from itertools import chain, pairwise
 from textwrap import shorten
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from transformers import (
@@ -25,6 +26,7 @@ from hfseq.data.encoding import EncodedSplits, Limit, encode_splits, encode_word
 from hfseq.data.reading import shorten_list
 from hfseq.data.tag_schemes import count_breaks, find_scheme
 from hfseq.errors import InputError, require
+from hfseq.lazy import datasets
 from hfseq.metrics.tagging import signature
 from hfseq.models import is_hfseq
 from hfseq.tasks.base import Task

@@ -1,10 +1,11 @@
 """Video: classification of clips, captions by an encoder-decoder, and prediction of the next frames or points."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from hfseq.data.video import CLIP, PLACE, augment_points, with_velocities
 from hfseq.errors import InputError
 from hfseq.inference.alignment import has_attention
 from hfseq.inference.loading import load_config
+from hfseq.lazy import datasets
 from hfseq.models import MAPPINGS
 from hfseq.plots import plot_alignment, plot_clips
 from hfseq.processing import tokenizer_of

@@ -7,19 +7,19 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-import datasets
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.utils import DistributedDataParallelKwargs
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, SchedulerType, Trainer, get_scheduler
+from transformers import PreTrainedModel, SchedulerType, get_scheduler
 
 from hfseq.data.streaming import BatchStream, stream_loader
 from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
 from hfseq.errors import InputError, blaming
+from hfseq.lazy import datasets
 from hfseq.tasks.base import Task
-from hfseq.training.arguments import RecipeArguments
+from hfseq.training.arguments import RecipeArguments, batch_options
 from hfseq.training.averaging import last_checkpoints, load_average
 from hfseq.training.callbacks import StopOnNaN, check_finite
 from hfseq.training.checkpoints import best_checkpoint, epoch_batches, load_checkpoint, load_stream, save_checkpoint
@@ -29,7 +29,6 @@ from hfseq.training.finetuning import describe_model, optimizer_groups
 from hfseq.training.lengths import length_report
 from hfseq.training.reporting import open_repository
 from hfseq.training.run import Run, begin
-from hfseq.training.trainer import batch_options
 
 HONOURED = frozenset(
     {
@@ -184,6 +183,8 @@ def make_optimizer(
         args: Training arguments.
         groups: Parameter groups to use instead.
     """
+    from transformers import Trainer  # slow to import
+
     if groups is None:
         trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         rates = {"learning_rate": args.learning_rate, "weight_decay": args.weight_decay}

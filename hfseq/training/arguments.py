@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import datasets
 import torch
-from transformers import Seq2SeqTrainingArguments, Trainer, TrainingArguments, get_scheduler
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers import Seq2SeqTrainingArguments, TrainingArguments
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
 from transformers.training_args import OptimizerNames
 
 from hfseq.errors import InputError, blaming, require
+from hfseq.lazy import datasets
 from hfseq.tasks.arguments import check_numbers, flag
 from hfseq.tokenization import MODELS, NORMALIZATIONS
 
@@ -200,10 +199,20 @@ class RecipeArguments(TrainingArguments):
         self.metric_for_best_model, self.greater_is_better = metric, not lower if greater is None else greater
 
     def _check_libraries(self) -> None:
-        """Fail early: build trackers, optimizer, schedule and data loader on dummy inputs before the data are read.
+        """Fail early: build the data loader and, to train, what `_check_training` does before the data are read."""
+        with blaming("--dataloader_…"):
+            names = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")
+            settings = {name: getattr(self, f"dataloader_{name}") for name in names}
+            torch.utils.data.DataLoader([0], **settings)  # type: ignore[arg-type]
+        if self.do_train or not self.do_predict:
+            self._check_training()
 
-        This catches missing packages, scheduler arguments and data loader settings.
-        """
+    def _check_training(self) -> None:
+        """Build trackers, optimizer and schedule on dummy inputs: packages may be missing, arguments be invalid."""
+        # Slow to import: `--help` and the prediction of a file do without.
+        from transformers import Trainer, get_scheduler
+        from transformers.integrations import get_reporting_integration_callbacks
+
         with blaming("--report_to"):
             for tracker in get_reporting_integration_callbacks(self.report_to):
                 # Some raise again when a partially constructed instance is garbage-collected.
@@ -224,10 +233,6 @@ class RecipeArguments(TrainingArguments):
                 num_training_steps=100,
                 scheduler_specific_kwargs=self.lr_scheduler_kwargs,  # type: ignore[arg-type]
             )
-        with blaming("--dataloader_…"):
-            names = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")
-            settings = {name: getattr(self, f"dataloader_{name}") for name in names}
-            torch.utils.data.DataLoader([0], **settings)  # type: ignore[arg-type]
         if self.torch_compile:
             with blaming("--torch_compile_…"):
                 torch.compile(model, backend=self.torch_compile_backend or "inductor", mode=self.torch_compile_mode)
@@ -264,3 +269,21 @@ class GenerationArguments(RecipeArguments, Seq2SeqTrainingArguments):
         if not self.predict_with_generate:
             raise ValueError("--predict_with_generate false: metrics are computed on generated texts; omit it")
         super().__post_init__()
+
+
+def check_early_stopping(args: TrainingArguments) -> None:
+    """Check that there are evaluations for early stopping to count.
+
+    Raises:
+        InputError: There are none.
+    """
+    if args.eval_strategy == IntervalStrategy.NO:
+        raise InputError(
+            "--early_stopping_patience requires evaluations, but --eval_strategy is no; use steps or epoch"
+        )
+
+
+def batch_options(args: TrainingArguments, max_tokens: int | None) -> dict[str, Any]:
+    """Options that `BatchStream` and `TokenBudgetBatchSampler` share: token budget, seed, number of processes."""
+    seed = args.seed if args.data_seed is None else args.data_seed
+    return {"max_tokens": max_tokens, "seed": seed, "num_replicas": args.world_size}

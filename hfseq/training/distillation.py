@@ -1,5 +1,7 @@
 """Knowledge distillation from a larger teacher model (Hinton et al. 2015; Tang et al. 2019)."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import random
@@ -8,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from accelerate import PartialState
@@ -22,6 +23,7 @@ from hfseq.heads import require_text
 from hfseq.inference.benchmark import cost_table, measure_costs
 from hfseq.inference.classify import predict_logits
 from hfseq.inference.loading import load_trained
+from hfseq.lazy import datasets
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import classification_loss
 from hfseq.training.arguments import ModelArguments

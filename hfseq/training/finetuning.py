@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainerState, TrainingArguments
 
 from hfseq.errors import InputError, require
 from hfseq.processing import tokenizer_of
@@ -117,6 +117,8 @@ def optimizer_groups(
     """
     if decay <= 0:
         raise InputError(f"cannot divide learning rates by a layer decay of {decay}; use 1 or more")
+    from transformers import Trainer  # slow to import
+
     # The method does not use `self`.
     decayed = set(Trainer.get_decay_parameter_names(None, model))  # type: ignore[arg-type]
     result = []

@@ -1,15 +1,19 @@
 """Scores by quartile of source length, to compare short and long sequences."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hfseq.tasks.base import Task
-from hfseq.training.trainer import SequenceTrainer
+
+if TYPE_CHECKING:
+    from hfseq.training.trainer import SequenceTrainer
 
 
 def quartile_edges(lengths: Sequence[int]) -> list[int]:

@@ -1,5 +1,7 @@
 """Monitoring of a trained model: arguments, the interface of what is monitored, and retraining on fresh rows."""
 
+from __future__ import annotations
+
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -7,13 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import datasets
 import numpy as np
 from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from hfseq.data.reading import shorten_list
 from hfseq.errors import InputError
+from hfseq.lazy import datasets
 from hfseq.tasks.base import Task
 from hfseq.training.drift import Drop, Samples, bootstrap_drop
 from hfseq.training.run import Run, fit

@@ -1,15 +1,17 @@
 """Monitoring of recommenders: items of the histories, those recommended, and the hit rate."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
 from transformers import AutoModelForCausalLM
 
 from hfseq.data.interactions import session_rows
 from hfseq.errors import InputError
 from hfseq.inference.loading import load_trained
+from hfseq.lazy import datasets
 from hfseq.tasks.arguments import ScoredRecommendationArguments
 from hfseq.tasks.base import Task
 from hfseq.tasks.recommendation import Ranking, Recommendation

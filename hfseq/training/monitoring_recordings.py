@@ -1,10 +1,11 @@
 """Monitoring of classifiers of recordings: durations, features, classes, and accuracy."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
 from transformers import AutoModelForAudioClassification
 
@@ -12,6 +13,7 @@ from hfseq.data.audio import read_audio_file
 from hfseq.data.reading import Columns
 from hfseq.errors import InputError, MissingColumn, require
 from hfseq.inference.loading import class_names, load_trained, problem_of
+from hfseq.lazy import datasets
 from hfseq.tasks.arguments import SpeechArguments
 from hfseq.tasks.base import Task
 from hfseq.tasks.speech import AudioClassification

@@ -1,11 +1,12 @@
 """Monitoring of forecasters: features of the series, forecasts, their residuals, and MASE."""
 
+from __future__ import annotations
+
 import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
 from transformers import AutoModelForTimeSeriesPrediction
 
@@ -13,6 +14,7 @@ from hfseq.data.series import Series, extended_stamps, regular_series, series_in
 from hfseq.errors import InputError
 from hfseq.forecasters import needs_of
 from hfseq.inference.loading import load_trained
+from hfseq.lazy import datasets
 from hfseq.metrics.forecasting import seasonal_error
 from hfseq.tasks.arguments import ForecastArguments
 from hfseq.tasks.base import Task

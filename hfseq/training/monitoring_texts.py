@@ -1,12 +1,13 @@
 """Monitoring of models of text: classifiers, translators and summarizers."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
 from accelerate import PartialState
 from transformers import AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
@@ -16,6 +17,7 @@ from hfseq.errors import InputError, MissingColumn
 from hfseq.inference.classify import classify_texts
 from hfseq.inference.generate import decode_texts
 from hfseq.inference.loading import class_names, load_config, load_trained, problem_of
+from hfseq.lazy import datasets
 from hfseq.tasks.arguments import SingleLabelArguments, TranslationArguments
 from hfseq.tasks.base import Task
 from hfseq.tasks.classification import Classification

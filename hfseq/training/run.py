@@ -1,5 +1,7 @@
 """Steps shared by the recipes: arguments, model, trainer, search, reports."""
 
+from __future__ import annotations
+
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +10,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator, PartialState
 from transformers import (
@@ -26,17 +28,15 @@ from hfseq.inference.files import write_lines, write_samples
 from hfseq.inference.loading import checkpoint_classes, load_config
 from hfseq.tasks.arguments import DATA_FLAGS
 from hfseq.tasks.base import Task
+from hfseq.training.arguments import check_early_stopping
 from hfseq.training.checkpoints import find_checkpoint
 from hfseq.training.cli import check_output_dir, parse_config, prepare_output_dir, with_default_config
-from hfseq.training.curves import CurveWarnings
-from hfseq.training.finetuning import describe_model
-from hfseq.training.lengths import LengthScores
 from hfseq.training.loading import check_model, load_model, load_predictor
 from hfseq.training.reporting import compare, examples, publish_directory, save_results, save_run
-from hfseq.training.search import parse_space, report_search
-from hfseq.training.search import search as run_trials
-from hfseq.training.trainer import GenerationTrainer, SequenceTrainer, check_early_stopping
 from hfseq.word_vectors import load_word_vectors
+
+if TYPE_CHECKING:
+    from hfseq.training.trainer import SequenceTrainer
 
 
 @dataclass
@@ -106,7 +106,7 @@ class Run:
             PartialState().wait_for_everyone()
         self.prepared = True
 
-    def within(self, directory: str | Path, **settings: Any) -> "Run":
+    def within(self, directory: str | Path, **settings: Any) -> Run:
         """Return a sub-run for one of several models, with its own directory and training arguments."""
         args = copy.copy(self.args)
         # Only the run as a whole publishes.
@@ -196,6 +196,8 @@ def load(
     if run.train:
         model, tokenizer, missing = new_model(run, task, default_type=default_type, **options)
         if run.args.hp_search:
+            from hfseq.training.search import parse_space
+
             run.space = parse_space(run.args.hp_space, run.args, model.config, max_tokens=run.data.max_tokens)
         return model, tokenizer, missing
     return *load_predictor(task.auto_class, run.model, features=task.features), set()
@@ -230,6 +232,12 @@ def make_trainer(
     Raises:
         InputError: A row exceeds `--max_tokens`, or an argument is invalid.
     """
+    # transformers' Trainer is slow to import: `--help` and the prediction of a file do without.
+    from hfseq.training.curves import CurveWarnings
+    from hfseq.training.finetuning import describe_model
+    from hfseq.training.lengths import LengthScores
+    from hfseq.training.trainer import GenerationTrainer, SequenceTrainer
+
     args, data, encoded = run.args, run.data, task.encoded
     rows = encoded.get("train") if rows is None else rows
     run.log(describe_model(model, processing_class))
@@ -282,6 +290,8 @@ def search(
     Raises:
         InputError: The search to resume had other settings.
     """
+    from hfseq.training.search import report_search
+    from hfseq.training.search import search as run_trials
 
     def make(fields: dict[str, Any]) -> Any:
         model, tokenizer, *_ = make_model(overrides=fields)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import datasets
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,12 +15,11 @@ from transformers import (
     PreTrainedModel,
     Seq2SeqTrainer,
     Trainer,
-    TrainingArguments,
 )
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LabelSmoother
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SchedulerType, TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, SchedulerType, TrainOutput
 from transformers.training_args import OptimizerNames
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -29,11 +27,12 @@ from hfseq.data.streaming import BatchStream, stream_loader
 from hfseq.data.token_budget import TokenBudgetBatchSampler, row_lengths
 from hfseq.errors import InputError, blaming, one_line
 from hfseq.hub.publish import hub_errors
+from hfseq.lazy import datasets
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import token_loss
 from hfseq.tasks.seq2seq import labelled_steps
 from hfseq.training import checkpoints
-from hfseq.training.arguments import RecipeArguments
+from hfseq.training.arguments import RecipeArguments, batch_options, check_early_stopping
 from hfseq.training.averaging import last_checkpoints, load_average
 from hfseq.training.callbacks import StopOnNaN, check_finite
 from hfseq.training.reporting import publish_directory, repository_of
@@ -59,24 +58,6 @@ class SmoothedCrossEntropy(LabelSmoother):
         count = num_items_in_batch
         count = count.to(logits.device) if isinstance(count, torch.Tensor) else count
         return token_loss(logits, labels, label_smoothing=self.epsilon, count=count)
-
-
-def check_early_stopping(args: TrainingArguments) -> None:
-    """Check that there are evaluations for early stopping to count.
-
-    Raises:
-        InputError: There are none.
-    """
-    if args.eval_strategy == IntervalStrategy.NO:
-        raise InputError(
-            "--early_stopping_patience requires evaluations, but --eval_strategy is no; use steps or epoch"
-        )
-
-
-def batch_options(args: TrainingArguments, max_tokens: int | None) -> dict[str, Any]:
-    """Options that `BatchStream` and `TokenBudgetBatchSampler` share: token budget, seed, number of processes."""
-    seed = args.seed if args.data_seed is None else args.data_seed
-    return {"max_tokens": max_tokens, "seed": seed, "num_replicas": args.world_size}
 
 
 class SequenceTrainer(Trainer):

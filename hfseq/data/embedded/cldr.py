@@ -5,10 +5,11 @@ written in about a thousand locales. Babel formats the same value in two of them
 ("Saturday, 5 March 2031" → "Samstag, 5. März 2031"). It is real localisation data, not open-domain translation.
 """
 
-import datasets
+from __future__ import annotations
 
 from hfseq.data.splits import draw_splits
 from hfseq.errors import InputError, require
+from hfseq.lazy import datasets
 
 
 def cldr_pairs(

@@ -3,9 +3,9 @@
 from importlib.util import find_spec
 
 import numpy as np
-import pandas as pd
 
 from hfseq.data.series import Series
+from hfseq.lazy import pd
 
 HOURS = 24 * 7 * 20
 """Length of the synthetic series: 20 weeks."""

@@ -21,10 +21,9 @@ from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 
-import datasets
-
 from hfseq.data.embedded.tables import load_table
 from hfseq.data.splits import SPLITS, draw_splits, sample_rows, split_of
+from hfseq.lazy import datasets
 
 _DATA = load_table("docstrings.json")
 # Dependencies of hfseq and theirs. Of similar docstrings the one of the earlier package is kept.

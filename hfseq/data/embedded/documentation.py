@@ -6,10 +6,9 @@ import ast
 from collections.abc import Iterator
 from pydoc_data.topics import topics
 
-import datasets
-
 from hfseq.data.embedded.docstrings import docstrings_below, parsing, standard_library, syntax_trees
 from hfseq.data.splits import SPLITS, split_of
+from hfseq.lazy import datasets
 
 
 def documentation_rows() -> datasets.DatasetDict:

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
 from numpy.typing import NDArray
 
 from hfseq.data.splits import SPLITS
 from hfseq.errors import InputError
+from hfseq.lazy import datasets
 
 KINDS = ("scan", "flood", "exfiltration", "stall")
 """Kinds of anomalies: a port scan, a flood of requests, data taken out, and a stall of the uplink."""

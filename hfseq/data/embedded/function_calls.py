@@ -6,16 +6,17 @@ parsed, never imported. Rows depend on the installed versions: those of the pack
 the standard library changes with each release of Python. The recipe prints how many rows there are.
 """
 
+from __future__ import annotations
+
 import ast
 import importlib.util
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
-import datasets
-
 from hfseq.data.embedded.docstrings import parsing, standard_library, syntax_trees
 from hfseq.data.splits import SPLITS, split_of
+from hfseq.lazy import datasets
 
 _STANDARD_LIBRARY = "python"
 PACKAGES = (

@@ -10,14 +10,15 @@ Since the process is known, so is the best that any model can do: `posterior_tag
 base by the forward-backward algorithm (Rabiner 1989, section III).
 """
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
-import datasets
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from hfseq.errors import InputError
+from hfseq.lazy import datasets, pa
 
 BASES = "ACGT"
 TAGS = ("exon", "intron", "intergenic")

@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
-import datasets
 import numpy as np
 from numpy.typing import NDArray
 
 from hfseq.data.embedded.documentation import documentation_rows
 from hfseq.data.splits import SPLITS, draw_splits, sample_rows
 from hfseq.errors import InputError
+from hfseq.lazy import datasets
 
 SAMPLING_RATE = 4_000
 """Samples per second of all audio; tones lie below 1 kHz, and 2 kHz is about the bandwidth of a radio receiver."""

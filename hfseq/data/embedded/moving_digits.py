@@ -7,17 +7,19 @@ and turns round where it would leave the frame: at most twice, and never in its 
 be seen.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
-import datasets
 import numpy as np
 from numpy.typing import NDArray
 
 from hfseq.data.splits import draw_splits
 from hfseq.errors import InputError
+from hfseq.lazy import datasets
 
 SIZE = 16
 """Height and width of a frame in pixels."""

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
 
-import datasets
-
 from hfseq.data.embedded.docstrings import source_files, standard_library
 from hfseq.data.splits import SPLITS, draw_splits, sample_rows, split_of
+from hfseq.lazy import datasets
 
 # Lengths of a row in tokens.
 _LENGTHS = range(4, 41)

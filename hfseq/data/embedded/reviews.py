@@ -26,11 +26,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import datasets
-
 from hfseq.data.embedded.tables import load_table
 from hfseq.data.splits import draw_splits, split_of
 from hfseq.errors import InputError
+from hfseq.lazy import datasets
 
 LABELS = ("negative", "positive")
 # Maximum length of a text in words and punctuation marks.
