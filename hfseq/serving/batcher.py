@@ -291,7 +291,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _left_padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Ids and mask `[B, T]` of prompts; None for the mask if they have one length, since without it layers are faster."""
+    """Ids and mask `[B, T]` of prompts; no mask if they have one length, since layers are faster without it."""
     if len({len(prompt) for prompt in prompts}) == 1:
         return torch.stack(list(prompts)), None
     ids = pad_sequence(list(prompts), batch_first=True, padding_side="left")
