@@ -135,10 +135,23 @@ def test_requests_that_overlap_get_what_they_get_alone(model, requests, max_batc
     assert found == [alone(model, prompt, do_sample=False, eos_token_id=2, **options) for prompt, options in asked]
 
 
-def test_rows_are_run_together(lstm, batcher, monkeypatch):
-    """One at a time would be right as well, and slow."""
-    sizes, forward = [], lstm.forward
-    monkeypatch.setattr(lstm, "forward", lambda **inputs: sizes.append(len(inputs["input_ids"])) or forward(**inputs))
+@pytest.mark.parametrize("steps", [True, False])
+def test_rows_are_run_together(lstm, batcher, monkeypatch, steps):
+    """One at a time would be right as well, and slow; so would steps by `forward`, if the model has faster ones."""
+    runs, kind = [], type(lstm)
+    forward, make_step = kind.forward, kind.make_decode_step
+
+    def count_forward(model, **inputs):
+        runs.append(("forward", len(inputs["input_ids"])))
+        return forward(model, **inputs)
+
+    def count_steps(model, cache):
+        step = make_step(model, cache)
+        return lambda ids: runs.append(("step", len(ids))) or step(ids)
+
+    monkeypatch.setattr(kind, "forward", count_forward)
+    monkeypatch.setattr(kind, "make_decode_step", count_steps)
+    monkeypatch.setattr(kind, "supports_decode_step", lambda model: steps)
     gate = Gate()
     config = dict(max_new_tokens=5, min_new_tokens=5)
     futures = [batcher.submit([3], config, gate=gate)]
@@ -148,7 +161,9 @@ def test_rows_are_run_together(lstm, batcher, monkeypatch):
     assert [len(wait(future)) for future in futures] == [5] * 5
     # The first alone; three are read together, as many as there is room for; four go on until the first is done; then
     # the last, which has waited for its place, meets the end of the three.
-    assert sizes == [1, 1, 3, 4, 4, 4, 1, 4, 1, 1, 1]
+    assert [size for _, size in runs] == [1, 1, 3, 4, 4, 4, 1, 4, 1, 1, 1]
+    prompts = [index for index, (way, _) in enumerate(runs) if way == "forward"]
+    assert prompts == ([0, 2, 6] if steps else list(range(11)))
 
 
 # The model is so sure that only high temperatures make a choice.
@@ -234,14 +249,14 @@ def test_an_error_ends_its_own_request_alone(lstm, batcher, monkeypatch):
 
 
 def test_what_cannot_be_read_together_is_read_alone(lstm, batcher, monkeypatch):
-    forward = lstm.forward
+    forward = type(lstm).forward
 
-    def small(**inputs):
+    def small(model, **inputs):
         if inputs["input_ids"].eq(9).any() or inputs["input_ids"].numel() > 4:
             raise MemoryError("too much")
-        return forward(**inputs)
+        return forward(model, **inputs)
 
-    monkeypatch.setattr(lstm, "forward", small)
+    monkeypatch.setattr(type(lstm), "forward", small)
     gate = Gate()
     first = batcher.submit([3], dict(max_new_tokens=1), gate=gate)
     gate.reached.wait(60)
@@ -258,14 +273,14 @@ def test_a_step_that_fails_ends_those_in_it_and_no_later_one(lstm, batcher, monk
     gate = Gate()
     running = batcher.submit([3], LONG, gate=gate)
     gate.reached.wait(60)
-    forward = lstm.forward
+    make_step = type(lstm).make_decode_step
 
-    def broken(**inputs):
-        monkeypatch.setattr(lstm, "forward", forward)
-        inputs["cache"].layers[0].states = (torch.tensor(0.0),)
+    def broken(model, cache):
+        monkeypatch.setattr(type(lstm), "make_decode_step", make_step)
+        cache.layers[0].states = (torch.tensor(0.0),)
         raise MemoryError("too much")
 
-    monkeypatch.setattr(lstm, "forward", broken)
+    monkeypatch.setattr(type(lstm), "make_decode_step", broken)
     gate.opened.set()
     with pytest.raises(MemoryError, match="too much"):
         wait(running)

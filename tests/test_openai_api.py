@@ -354,7 +354,7 @@ def test_the_model_is_named(models):
     with TestClient(app_of(models)) as client:
         for name in models:
             assert complete(client, model=name)["model"] == name
-        refused(client.post(COMPLETIONS, json={"prompt": "a"}), 400, said="name one", param="model")
+        refused(client.post(COMPLETIONS, json={"prompt": "a"}), 400, said="name the language model", param="model")
         for other in ("openai-community/gpt2", "", "x" * 10_000, "/etc/passwd", "\x00"):
             answer = client.post(COMPLETIONS, json={"prompt": "a", "model": other, "stream": True})
             refused(answer, 404, said="does not exist", code="model_not_found", param="model")

@@ -44,7 +44,7 @@ from hfseq.onnx.quantize import quantize_onnx
 from hfseq.serve import main, make_server
 from hfseq.serving.limits import Limits
 from hfseq.serving.metrics import Metrics
-from hfseq.serving.predictors import jsonable
+from hfseq.serving.prediction import jsonable
 from hfseq.serving.served import load_served
 from hfseq.tokenization import item_tokenizer
 

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import hmac
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -26,7 +26,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from hfseq.serving.dynamic import Item
-from hfseq.serving.http_json import Refusal, arriving, content_type, read_bytes, read_object, timed_out
+from hfseq.serving.http_json import (
+    Refusal,
+    arriving,
+    choose_model,
+    content_type,
+    read_bytes,
+    read_object,
+    timed_out,
+    unless_disconnected,
+)
 from hfseq.serving.metrics import Metrics
 from hfseq.serving.observing import Observer
 from hfseq.serving.openai_routes import Answered, openai_router
@@ -97,7 +106,7 @@ def make_app(models: Sequence[Served], metrics: Metrics, settings: Settings) -> 
     async def predict(request: Request) -> Response:
         try:
             asked = await read_predict(request, settings)
-            served = choose_model(by_name, asked.model)
+            served = by_name[choose_model(by_name, asked.model)]
             request.state.model = served.name
             return await unless_disconnected(request, answer(request, served, asked))
         except (ClientDisconnect, HTTPException):
@@ -260,23 +269,6 @@ async def read_predict(request: Request, settings: Settings) -> PredictRequest:
     return asked.model_copy(update={"model": asked.model or name})
 
 
-def choose_model(models: Mapping[str, Any], name: str | None) -> Any:
-    """The model that a request names; it may name none where there is one only.
-
-    Raises:
-        Refusal: If there is no such model, or the request names none of several.
-    """
-    known = ", ".join(map(repr, models))
-    if name is None:
-        if len(models) == 1:
-            return next(iter(models.values()))
-        raise Refusal(400, f"name the model; there are {known}", param="model")
-    if name not in models:
-        message = f"the model {name[:100]!r} does not exist; there {'is' if len(models) == 1 else 'are'} {known}"
-        raise Refusal(404, message, param="model", code="model_not_found")
-    return models[name]
-
-
 async def answers(items: Sequence[Item]) -> list[Any]:
     """Results of queued inputs; once one has failed, or the request is cancelled, the others are cancelled.
 
@@ -288,23 +280,6 @@ async def answers(items: Sequence[Item]) -> list[Any]:
     finally:
         for item in items:
             item.future.cancel()
-
-
-async def unless_disconnected(request: Request, answering: Coroutine[Any, Any, Any]) -> Any:
-    """The result of a coroutine, which is cancelled once the client of a request, whose body was read, disconnects.
-
-    Raises:
-        ClientDisconnect: If it does.
-    """
-    tasks = asyncio.ensure_future(answering), asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if not tasks[0].done():
-            raise ClientDisconnect
-        return await tasks[0]
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def write_traffic(

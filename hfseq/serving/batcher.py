@@ -155,6 +155,7 @@ class _Batch:
 
     def __init__(self, model: Any) -> None:
         self._model = model
+        self._device = model.device
         self.rows: list[Row] = []
         self._cache = DynamicCache()
         # Maximum number of rows in a step; reduced when memory runs out.
@@ -178,10 +179,10 @@ class _Batch:
         """Append a token to each row; return the rows that have not failed, and their states."""
         if self._most is None or len(rows) <= self._most:
             # The layers replace their states and do not change them, so that a failed step can be taken back.
-            before = _part(cache, slice(None))
-            last = torch.tensor([[row.tokens[-1]] for row in rows], device=self._model.device)
+            before = [layer.states for layer in _layers(cache)]
+            last = torch.tensor([[row.tokens[-1]] for row in rows], device=self._device)
             try:
-                chosen = choose(rows, self._forward(last, None, cache))
+                chosen = choose(rows, self._next_logits(last, cache))
             except Exception as error:
                 if len(rows) == 1:
                     rows[0].fail(error)
@@ -191,7 +192,8 @@ class _Batch:
             else:
                 deliver(rows, chosen)
                 return rows, cache
-            cache = before
+            for layer, states in zip(_layers(cache), before, strict=True):
+                layer.states = states
         # Outside the handler: the traceback would keep the tensors of the failed step.
         middle = len(rows) // 2
         parts = [_part(cache, slice(middle)), _part(cache, slice(middle, None))]
@@ -204,7 +206,7 @@ class _Batch:
         keys = [tuple(row.request.prompt) for row in rows]
         prompts = {key: row.prompt for key, row in zip(keys, rows, strict=True)}
         places = {key: place for place, key in enumerate(prompts)}
-        index = torch.tensor([places[key] for key in keys], device=self._model.device)
+        index = torch.tensor([places[key] for key in keys], device=self._device)
         try:
             if rows[0].scores_prompt:
                 logits, cache = self._score(rows)
@@ -241,6 +243,12 @@ class _Batch:
         ids, mask = _left_padded(prompts)
         return self._forward(ids, mask, cache), cache
 
+    def _next_logits(self, last: Tensor, cache: DynamicCache) -> Tensor:
+        """Logits `[B, V]` after the last tokens `[B, 1]`, in float32 as in `generate`; updates the states."""
+        if self._model.supports_decode_step():
+            return self._model.make_decode_step(cache)(last).float()
+        return self._forward(last, None, cache)
+
     def _score(self, rows: Sequence[Row]) -> tuple[Tensor, DynamicCache]:
         """As `_read`, and set the rows' log-probabilities of their prompts."""
         cache = DynamicCache()
@@ -251,9 +259,8 @@ class _Batch:
         def pieces() -> Iterator[tuple[int, Tensor]]:
             for start in range(0, ids.shape[1], steps):
                 stop = start + steps
-                outputs = self._model(
-                    input_ids=ids[:, start:stop], attention_mask=mask[:, :stop], cache=cache, use_cache=True
-                )
+                past = None if mask is None else mask[:, :stop]
+                outputs = self._model(input_ids=ids[:, start:stop], attention_mask=past, cache=cache, use_cache=True)
                 logits = outputs.logits.float()
                 last[:] = [logits[:, -1]]
                 yield start, logits
@@ -273,7 +280,7 @@ class _Batch:
         staying = [index for index, row in enumerate(self.rows) if not row.future.done()]
         if len(staying) < len(self.rows):
             self.rows = [self.rows[index] for index in staying]
-            self._cache.batch_select_indices(torch.tensor(staying, dtype=torch.long, device=self._model.device))
+            self._cache.batch_select_indices(torch.tensor(staying, dtype=torch.long, device=self._device))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -283,8 +290,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return full or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
-def _left_padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Ids and mask `[B, T]` of prompts."""
+def _left_padded(prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Ids and mask `[B, T]` of prompts; no mask if they have one length, since layers are faster without it."""
+    if len({len(prompt) for prompt in prompts}) == 1:
+        return torch.stack(list(prompts)), None
     ids = pad_sequence(list(prompts), batch_first=True, padding_side="left")
     mask = pad_sequence([torch.ones_like(prompt) for prompt in prompts], batch_first=True, padding_side="left")
     return ids, mask

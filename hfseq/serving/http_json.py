@@ -1,13 +1,15 @@
-"""Reading JSON bodies of HTTP requests, with a size limit."""
+"""HTTP requests: their bodies, with a size limit, the model that they name, and clients that disconnect."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+
+T = TypeVar("T")
 
 
 class Refusal(HTTPException):
@@ -129,3 +131,42 @@ async def read_object(request: Request, longest: int) -> dict[str, Any]:
     if content_type(request) != "application/json":
         raise Refusal(415, "the Content-Type must be application/json")
     return parse_object(await read_bytes(request, longest))
+
+
+def choose_model(names: Collection[str], asked: str | None, kind: str = "model") -> str:
+    """Name of the model that a request asks for; it need not name the only one.
+
+    Args:
+        names: Names of the models that there are.
+        asked: Name in the request, or None.
+        kind: Noun phrase for the models, for messages.
+
+    Raises:
+        Refusal: If there is no such model (404), or the request names none of several (400).
+    """
+    there = f"there {'is' if len(names) == 1 else 'are'} {', '.join(map(repr, names)) or 'none'}"
+    if asked is None:
+        if len(names) == 1:
+            return next(iter(names))
+        raise Refusal(400, f"name the {kind}; {there}", param="model")
+    if asked not in names:
+        message = f"the {kind} {asked[:100]!r} does not exist; {there}"
+        raise Refusal(404, message, param="model", code="model_not_found")
+    return asked
+
+
+async def unless_disconnected(request: Request, answering: Awaitable[T]) -> T:
+    """The result of an answer, which is cancelled once the client of a request, whose body was read, disconnects.
+
+    Raises:
+        ClientDisconnect: If it does.
+    """
+    tasks = asyncio.ensure_future(answering), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not tasks[0].done():
+            raise ClientDisconnect
+        return await tasks[0]
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from hfseq.serving.generation import Generation, GenerationRequest, Piece
-from hfseq.serving.http_json import Refusal, arriving, timed_out
+from hfseq.serving.http_json import Refusal, arriving, choose_model, timed_out, unless_disconnected
 from hfseq.serving.language_model import LanguageModel
 from hfseq.serving.openai_answers import Answers, ChatAnswers, CompletionAnswers, Prompt, read_prompt, usage_of
 from hfseq.serving.openai_schemas import ChatRequest, CompletionRequest, body_schema, read_request
@@ -76,7 +76,8 @@ def openai_router(
         async def endpoint(request: Request) -> Response:
             async with arriving(settings.timeout):
                 asked = await read_request(request, schema, settings.max_body)
-            name, model = _find(models, asked.model)
+            name = choose_model(models, asked.model, "language model")
+            model = models[name]
             request.state.model = name
 
             def finish(job: Job, generations: Sequence[Generation]) -> None:
@@ -246,21 +247,16 @@ class Running:
             Refusal: If the request takes too long.
             Exception: What generation raises.
         """
-        answering = asyncio.gather(*map(asyncio.wrap_future, self._futures))
-        leaving = asyncio.ensure_future(request.receive())
         try:
-            await asyncio.wait((answering, leaving), timeout=self._timeout, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                generations = answering.result()
-                self._finish(self._job, generations)
-                return JSONResponse(self._job.answers.whole(self._job.prompts, generations))
-            if leaving.done():
-                raise ClientDisconnect
-            raise timed_out(self._timeout)
+            async with asyncio.timeout(self._timeout):
+                answering = asyncio.gather(*map(asyncio.wrap_future, self._futures))
+                generations = await unless_disconnected(request, answering)
+        except TimeoutError:
+            raise timed_out(self._timeout) from None
         finally:
-            leaving.cancel()
-            answering.cancel()
             self.cancel()
+        self._finish(self._job, generations)
+        return JSONResponse(self._job.answers.whole(self._job.prompts, generations))
 
     async def stream(self) -> Response:
         """Return the answer as a stream of events."""
@@ -335,19 +331,3 @@ class EventStream(StreamingResponse):
 
 def _event(body: Mapping[str, Any]) -> bytes:
     return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
-
-
-def _find(models: Mapping[str, LanguageModel], name: str | None) -> tuple[str, LanguageModel]:
-    """The model that a request names; it need not name the only one.
-
-    Raises:
-        Refusal: If there is no such model.
-    """
-    if name is None and len(models) == 1:
-        return next(iter(models.items()))
-    if name is None:
-        raise Refusal(400, "model: name one of those at /v1/models", param="model")
-    if name not in models:
-        message = f"the model {name[:100]!r} does not exist or is no language model; see /v1/models"
-        raise Refusal(404, message, param="model", code="model_not_found")
-    return name, models[name]

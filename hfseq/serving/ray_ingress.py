@@ -17,8 +17,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from hfseq.errors import one_line
-from hfseq.serving.app import HANDLERS, choose_model, key_checker
-from hfseq.serving.http_json import Refusal, arriving, content_type, parse_object, read_bytes, timed_out
+from hfseq.serving.app import HANDLERS, key_checker
+from hfseq.serving.http_json import (
+    Refusal,
+    arriving,
+    choose_model,
+    content_type,
+    parse_object,
+    read_bytes,
+    timed_out,
+)
 from hfseq.serving.observing import LOGGER
 from hfseq.serving.openai_routes import EventStream
 from hfseq.serving.ray_arguments import GRACE, Arguments, Forwarded
@@ -42,7 +50,7 @@ class Ingress:
     def __init__(self, arguments: Arguments, models: Any) -> None:
         self._arguments = arguments
         self._models = models
-        self._names = {name: name for name in arguments.directories()}
+        self._names = list(arguments.directories())
 
     def __serve_build_asgi_app__(self) -> FastAPI:  # noqa: N807
         """The application; Ray calls this once."""
@@ -87,7 +95,7 @@ class Ingress:
 
         @app.get("/openapi.json", dependencies=guarded)
         async def describe(request: Request) -> Response:
-            return await self._forward(request, b"", next(iter(self._names)))
+            return await self._forward(request, b"", self._names[0])
 
         @app.post("/{path:path}", dependencies=guarded)
         async def answer(request: Request) -> Response:
@@ -100,7 +108,7 @@ class Ingress:
     def _named(self, request: Request, body: bytes) -> str | None:
         """The name of the model in a request; with one model its application checks it."""
         if len(self._names) == 1:
-            return next(iter(self._names))
+            return self._names[0]
         name = request.query_params.get("model")
         if content_type(request) == "application/json":
             name = parse_object(body).get("model") or name

@@ -23,7 +23,8 @@ from hfseq.processing import extractor_of
 from hfseq.serving.dynamic import DynamicBatcher, Item
 from hfseq.serving.language_model import LanguageModel
 from hfseq.serving.limits import Limits
-from hfseq.serving.predictors import PREDICTORS, Predictor
+from hfseq.serving.prediction import Predictor
+from hfseq.serving.predictors import PREDICTORS
 from hfseq.serving.reader import Reader
 from hfseq.serving.text_generation import TextGeneration, TextGenerationQueue
 from hfseq.tokenization import is_item_tokenizer

@@ -14,7 +14,7 @@ from hfseq.serving.http_json import Refusal
 from hfseq.serving.language_model import LanguageModel
 from hfseq.serving.limits import LONGEST_STOP, MAX_STOPS
 from hfseq.serving.parameters import GenerationParameters
-from hfseq.serving.predictors import Predictor, type_name
+from hfseq.serving.prediction import Predictor, type_name
 
 # The pipeline samples unless the request or the model's settings say otherwise.
 _DEFAULTS = {"do_sample": True, "temperature": 0.7}
