@@ -64,7 +64,7 @@ def side_by_side(values: Mapping[str, Any]) -> list[str]:
         "cache, bytes",
         "padding error",
     ]
-    return [*table(titles, rows), "", measured_by(values["about"])]
+    return [*table(titles, rows), "", _sizes(values), "", measured_by(values["about"])]
 
 
 def compared_scores(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -82,7 +82,7 @@ def family_figures(family: str, values: Mapping[str, Any]) -> list[str]:
     """Lines of the table of one family's language models."""
     rows = [row for row in values["rows"] if row["model"].partition(", ")[0] == family]
     columns = [f"{TITLES[family]}, residual blocks" if ", " in row["model"] else TITLES[family] for row in rows]
-    lines = [
+    figures = [
         ["parameters", *(f"{row['parameters']:,}" for row in rows)],
         ["speed of training, × LSTM", *(_range(row["training"]) for row in rows)],
         ["speed of a step of `generate()`, × LSTM", *(_range(row["generation"]) for row in rows)],
@@ -91,7 +91,16 @@ def family_figures(family: str, values: Mapping[str, Any]) -> list[str]:
         ["largest difference of the ONNX graph's logits", *(f"{row['onnx']['difference']:.0e}" for row in rows)],
         ["operators of the graph", *(", ".join(f"`{name}`" for name in row["onnx"]["operators"]) for row in rows)],
     ]
-    return [*table(["language model of characters", *columns], lines), "", measured_by(values["about"])]
+    lines = table(["language model of characters", *columns], figures)
+    return [*lines, "", _sizes(values), "", measured_by(values["about"])]
+
+
+def _sizes(values: Mapping[str, Any]) -> str:
+    sizes = values["sizes"]
+    return (
+        f"Width {sizes['width']}; training on {sizes['rows']} rows of {sizes['length']} characters, generation of "
+        f"{sizes['new_tokens']} for one row; processor time of one thread."
+    )
 
 
 def _ratio(ratios: Sequence[float]) -> str:

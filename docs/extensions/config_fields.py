@@ -27,7 +27,7 @@ def documented(config_class: type) -> dict[str, str]:
 def field_table(config_class: type, base: type) -> list[str]:
     """Lines of a Markdown table of the fields that `base` documents, with their defaults in `config_class`."""
     fields = {field.name: field for field in dataclasses.fields(config_class)}
-    lines = ["| field | type | default | |", "|---|---|---|---|"]
+    lines = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for name, description in documented(base).items():
         kind = inspect.formatannotation(fields[name].type).replace("typing.", "")
         default = fields[name].default
