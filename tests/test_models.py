@@ -82,11 +82,12 @@ def fields_of(model_class, fields):
 
 
 def with_feeding(cases):
-    """Cases with input feeding, where there is any, and without."""
+    """Cases with input feeding, where there is any, and without; of the classes a translator alone attends."""
     both = []
     for case in cases:
         both.append(pytest.param(*case.values, False, id=f"{case.id}-unfed"))
-        if is_stateful(case.values[-1] if len(case.values) > 1 else case.values[0][MODEL]):
+        heads = case.values[0]
+        if is_stateful(heads[MODEL]) if isinstance(heads, dict) else heads == SEQ2SEQ and is_stateful(case.values[1]):
             both.append(pytest.param(*case.values, True, id=f"{case.id}-fed"))
     return both
 
