@@ -8,9 +8,13 @@ DEV := $(VENV)/.dev
 DOCS := $(VENV)/.docs
 # Modules are compiled when they are first imported: of those installed few are.
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --progress-bar off --no-compile
+# And only then: where this is set, as in many images, each of the processes that tests start would compile all anew,
+# which takes longer than to import them.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Every pip call obeys the tested versions, those made for build isolation too.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_BUILD_CONSTRAINT := $(PIP_CONSTRAINT)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Threads that wait for each other a short while only: by default they spin, which makes a step ten times as long as
 # soon as another program wants one of the cores.
@@ -25,12 +29,14 @@ install: $(DEV)
 $(DEMO): pyproject.toml constraints.txt
 	@echo "installing hfseq and what the demo needs into $(VENV): a minute or two"
 	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --upgrade pip
 	@$(PIP_INSTALL) -e . babel matplotlib sacrebleu
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt
 	@echo "installing hfseq and what its tests need into $(VENV): a minute or two"
 	@$(PYTHON) -m venv $(VENV)
+	@$(PIP_INSTALL) --upgrade pip
 	@$(PIP_INSTALL) -e '.[dev]'
 	@touch $(DEMO) $@
 
@@ -58,8 +64,9 @@ conformance: $(DEV)
 	$(OFFLINE) OMP_NUM_THREADS=1 $(BIN)/python tests/conformance/run.py
 
 # The quick contract on the newest versions that the metadata allow; then, as a report, on the newest that there are.
+# NOX: more options of nox.
 compat: $(DEV)
-	$(BIN)/nox --session $(or $(SESSION),allowed existing)
+	$(BIN)/nox --session $(or $(SESSION),allowed existing) $(NOX)
 
 # DATA: a folder with Multi30k, else the embedded pairs. JOEYNMT: the Python of an environment with JoeyNMT 2.3.
 # DEVICE: cuda for a GPU. ROUNDS: times that each side of a comparison is run.

@@ -8,6 +8,7 @@ fail. In both torch is the CPU build of `constraints.txt`.
 import json
 import os
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent
+# That of `.venv`.
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 PINS = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE))
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 # What hfseq needs wherever it is installed: torch, transformers and others.
@@ -25,14 +28,14 @@ nox.options.sessions = ["allowed"]
 nox.options.reuse_existing_virtualenvs = True
 
 
-@nox.session(python="3.11")
+@nox.session(python=PYTHON)
 def allowed(session: nox.Session) -> None:
     """The newest versions that the metadata allow."""
     install(session, "--upgrade", "--editable", ".[dev]")
     check(session)
 
 
-@nox.session(python="3.11")
+@nox.session(python=PYTHON)
 def existing(session: nox.Session) -> None:
     """The newest versions that there are."""
     extras = METADATA["optional-dependencies"].values()
@@ -43,11 +46,19 @@ def existing(session: nox.Session) -> None:
 
 
 def install(session: nox.Session, *what: str) -> None:
-    """Install with pip, under no other constraint than that of torch."""
+    """Install with pip, under no other constraint than that of torch.
+
+    Packages that `make install` has put into `.venv` are seen from the session's environment, and only those of other
+    versions are installed into it.
+    """
+    packages = Path("lib", f"python{PYTHON}", "site-packages")
+    path = Path(session.virtualenv.location).resolve() / packages / "pinned.pth"
+    path.write_text(f"{ROOT / '.venv' / packages}\n", encoding="utf-8")
     pin = Path(session.create_tmp()).resolve() / "constraints.txt"
     pin.write_text(f"torch=={PINS['torch']}\n", encoding="utf-8")
-    options = ("--quiet", "--no-compile", "--progress-bar", "off")
-    session.install(*options, *what, env={"PIP_CONSTRAINT": str(pin)})
+    # Dependencies of dependencies, too, would not be looked for where a version is there that will do.
+    options = ("--quiet", "--no-compile", "--progress-bar", "off", "--upgrade-strategy", "eager")
+    session.install(*options, *what, env={"PIP_CONSTRAINT": str(pin), "PIP_BUILD_CONSTRAINT": str(pin)})
 
 
 def check(session: nox.Session, **options: object) -> None:
@@ -61,7 +72,9 @@ def check(session: nox.Session, **options: object) -> None:
     environment = offline | {"GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "10000")}
     # The other modules need not be imported.
     marked = [str(path) for path in sorted(ROOT.glob("tests/test_*.py")) if "mark.contract" in path.read_text("utf-8")]
-    command = ["python", "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "contract"]
+    # LSTM stands for the cells of torch, which is the pinned one.
+    selected = ["-m", "contract", "-k", "not gru and (not rnn or qrnn)"]
+    command = ["python", "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal", *selected]
     session.run(*command, *marked, env=environment, **options)
     if other.keys().isdisjoint(DEPENDENCIES):
         session.log("no conformance: hfseq's own dependencies are the pinned ones, with which `make conformance` runs")

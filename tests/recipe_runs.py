@@ -3,10 +3,7 @@
 import importlib.util
 import itertools
 import json
-import os
 import random
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
@@ -80,7 +77,7 @@ def run(name, argv):
 
 
 def run_two(name, argv):
-    """Runs a recipe in two processes that are told what torchrun tells them."""
+    """Runs a recipe in two processes that are told what torchrun tells them; see test_several_machines.py for it."""
     return in_two_processes(script(name), *argv)
 
 
@@ -92,13 +89,6 @@ def in_two_processes(*command):
     common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     ranks = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
     return processes.run(*command, environments=ranks)
-
-
-def torchrun(name, argv):
-    """Runs a recipe in two processes as a user does."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script(name)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return subprocess.run([*command, *map(str, argv)], capture_output=True, text=True, env=environment, timeout=240)
 
 
 def weights(directory):

@@ -3,6 +3,7 @@
 import pytest
 import served_models
 import torch
+from token_classes import MODEL_CLASSES
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -13,7 +14,7 @@ from transformers import (
 from transformers.generation import GenerationMixin, MaxLengthCriteria
 
 import hfseq
-from hfseq.models import MODEL_CLASSES, beam_search, generation
+from hfseq.models import beam_search, generation
 
 OPTIONS = {
     "plain": {},

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime.quantization
 import pytest
 import torch
-from token_classes import LINEAR, MODEL_CLASSES
+from token_classes import MODEL_CLASSES
 from transformers import BertConfig, BertModel, GenerationConfig, pipeline
 
 import hfseq
@@ -31,8 +31,8 @@ CLASSES = [
     model
     for config, heads in MODEL_CLASSES.items()
     for auto, model in heads.items()
-    # The heads of a linear recurrence are those of the others; its graphs have a loop.
-    if config.family not in LINEAR or auto in ("AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
+    # The heads are the same for all cells; each family has its stacks.
+    if config.family in ("Lstm", "Cnn") or auto in ("AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")
 ]
 VARIANTS = [
     (hfseq.LstmForTokenClassification, {"crf": True}),
@@ -393,9 +393,19 @@ def check_seven_bits(folder):
     return count
 
 
+# Operators with weights: those of each cell in both stacks of a translator, of LSTM in every head, and of the variants
+# that multiply by matrices of their own.
+MULTIPLYING = {"char_encoder", "adaptive_softmax_cutoffs", "conv_layers", "decoder_conv_layers", "coverage"}
+QUANTIZED = [
+    *((model, {}) for model in CLASSES if model.__name__.startswith("Lstm") or model.__name__.endswith("Generation")),
+    (hfseq.CnnForSequenceClassification, {}),
+    *((model, fields) for model, fields in VARIANTS if not MULTIPLYING.isdisjoint(fields)),
+]
+
+
 @pytest.mark.parametrize(
     ("model_class", "fields"),
-    [*((model_class, {}) for model_class in CLASSES), *VARIANTS],
+    QUANTIZED,
     ids=lambda value: value.__name__ if isinstance(value, type) else "-".join(value) or "plain",
 )
 @torch.no_grad()
@@ -474,7 +484,7 @@ def test_int8_that_is_far_off_is_refused(model_class, graph, exported, tmp_path,
     assert everything(tmp_path / "onnx") == before and not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("model_class", [model for model in CLASSES if model.__name__.startswith("Gru")])
+@pytest.mark.parametrize("model_class", [model for model in CLASSES if model.__name__.startswith("Lstm")])
 def test_int8_is_compared_with_padding(model_class, exported, tmp_path, monkeypatch):
     exported(model_class, tmp_path)
     plain, unmasked = (load_onnx(tmp_path / "onnx", threads=1)[0] for _ in range(2))

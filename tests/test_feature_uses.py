@@ -425,7 +425,12 @@ def test_statistics_of_what_is_wrong(row, message):
 # --- export ----------------------------------------------------------------------------------------------------------
 
 EXPORTED = [
-    *(pytest.param(*found.values, {"subsampling_factor": 3}, id=found.id) for found in CLASSES),
+    # The heads are the same for all cells; each family has its stacks.
+    *(
+        pytest.param(*found.values, {"subsampling_factor": 3}, id=found.id)
+        for found in CLASSES
+        if found.id.startswith(("Lstm", "Cnn")) or found.id.endswith(("Model", "Generation"))
+    ),
     (LstmForSequenceClassification, {"pooling": "attention"}),
     (hfseq.GruForSequenceClassification, {"pooling": "middle", "embedding_size": 4, "subsampling_factor": 2}),
     (LstmForTokenClassification, {"crf": True, "bidirectional": False}),

@@ -121,7 +121,7 @@ def test_killed_replica(address, expected):
     """A replica is killed while it answers: all answers come, and right, and there is a new replica."""
     before = replicas()
     assert len(before) == 2
-    names = [name for name in expected for _ in range(2 if name[0] == "translate" else 1)] * 8
+    names = [name for name in expected for _ in range(2 if name[0] == "translate" else 1)] * 4
     killed = threading.Event()
 
     def ask(number):

@@ -15,7 +15,9 @@ image = pytest.importorskip("matplotlib.image")
 
 def read(path):
     pixels = image.imread(path)[..., :3]
-    return pixels, {tuple((colour * 255).round().astype(int)) for colour in np.unique(pixels.reshape(-1, 3), axis=0)}
+    # As one number for each pixel, of which the different ones are found much faster than of rows.
+    packed = (pixels * 255).round().astype(int) @ (1 << 16, 1 << 8, 1)
+    return pixels, {(colour >> 16, colour >> 8 & 255, colour & 255) for colour in np.unique(packed).tolist()}
 
 
 HISTORY = [{"step": step, "loss": 5 / step} for step in range(1, 30)]
@@ -57,13 +59,13 @@ def test_any_token_is_drawn_without_a_warning(tmp_path, tokens):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plot_alignment(np.full((3, 3), 1 / 3), tokens, tokens, tmp_path / "a.png")
-    assert min(read(tmp_path / "a.png")[0].shape[:2]) > 100
+    assert min(image.imread(tmp_path / "a.png").shape[:2]) > 100
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 60), (150, 2)])
 def test_alignment_of_any_size(tmp_path, rows, columns):
     plot_alignment(np.full((rows, columns), 0.1), ["s"] * columns, ["t"] * rows, tmp_path / "a.png")
-    assert max(read(tmp_path / "a.png")[0].shape) < 20_000
+    assert max(image.imread(tmp_path / "a.png").shape) < 20_000
 
 
 def test_alignment_refuses_the_transpose(tmp_path):

@@ -17,7 +17,6 @@ from recipe_runs import (
     results,
     run,
     run_two,
-    torchrun,
     weights,
 )
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
@@ -321,9 +320,7 @@ def test_the_drivers_agree(flags, data, tmp_path):
 @pytest.mark.parametrize("driver", DRIVERS)
 def test_two_processes_train_the_same_model_as_one(driver, data, tmp_path):
     flags = {"metric_for_best_model": "loss", "class_weights": "balanced"}
-    # One as a user starts it, for what torchrun does; the rest of the tests of two processes do without.
-    launch = torchrun if driver == ACCELERATE else run_two
-    done = launch(driver, arguments(data, tmp_path / "two", per_device_train_batch_size=6, **flags))
+    done = run_two(driver, arguments(data, tmp_path / "two", per_device_train_batch_size=6, **flags))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("2 process(es), 3 batches per epoch") == 1
     one = start(driver, data, tmp_path / "one", per_device_train_batch_size=12, **flags)

@@ -44,8 +44,11 @@ def test_an_unexpected_skip_fails(module, allowed, code, workers, tmp_path):
     (tmp_path / "test_it.py").write_text(TESTS.format(module=module), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "HFSEQ_ALLOWED_SKIPS"}
     environment["PYTHONPATH"] = str(Path(__file__).parent)
+    # Other plugins of this environment take longer to import than these tests to run.
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     environment |= {} if allowed is None else {"HFSEQ_ALLOWED_SKIPS": allowed}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", str(workers), "-p", "no:cacheprovider", str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "xdist", "-n", str(workers), "-p", "no:cacheprovider"]
+    command.append(str(tmp_path))
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == code, done.stdout
     assert ("UNEXPECTED SKIP" in done.stdout) is bool(code)

@@ -99,7 +99,8 @@ def main() -> int:
     os.environ.pop("HFSEQ_ALLOWED_SKIPS", None)
     # The project's own addopts refuse markers that it does not know, such as those of the suite.
     paths = f"pythonpath={root} {HERE.parent}"
-    options = ["-o", "addopts=", "-W", "ignore::pytest.PytestUnknownMarkWarning", "-o", paths]
+    options = ["-o", "addopts=-p no:anyio -p no:schemathesis", "-W", "ignore::pytest.PytestUnknownMarkWarning"]
+    options += ["-o", paths]
     code = pytest.main(
         [str(SUITE), "-n", "2", "-q", "-r", "fE", "--tb", "short", *options, *sys.argv[1:]], plugins=[outcomes]
     )
