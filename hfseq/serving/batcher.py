@@ -179,7 +179,7 @@ class _Batch:
         """Append a token to each row; return the rows that have not failed, and their states."""
         if self._most is None or len(rows) <= self._most:
             # The layers replace their states and do not change them, so that a failed step can be taken back.
-            before = [layer.states for layer in _layers(cache)]
+            before = [(layer.states, layer.seen) for layer in _layers(cache)]
             last = torch.tensor([[row.tokens[-1]] for row in rows], device=self._device)
             try:
                 chosen = choose(rows, self._next_logits(last, cache))
@@ -192,8 +192,8 @@ class _Batch:
             else:
                 deliver(rows, chosen)
                 return rows, cache
-            for layer, states in zip(_layers(cache), before, strict=True):
-                layer.states = states
+            for layer, values in zip(_layers(cache), before, strict=True):
+                layer.states, layer.seen = values
         # Outside the handler: the traceback would keep the tensors of the failed step.
         middle = len(rows) // 2
         parts = [_part(cache, slice(middle)), _part(cache, slice(middle, None))]
