@@ -192,8 +192,8 @@ class _Batch:
             else:
                 deliver(rows, chosen)
                 return rows, cache
-            for layer, states in zip(_layers(cache), before, strict=True):
-                layer.states = states
+            for layer, own in zip(_layers(cache), before, strict=True):
+                layer.states = own
         # Outside the handler: the traceback would keep the tensors of the failed step.
         middle = len(rows) // 2
         parts = [_part(cache, slice(middle)), _part(cache, slice(middle, None))]
