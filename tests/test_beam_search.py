@@ -68,6 +68,25 @@ def test_finds_what_transformers_finds(config_class, auto_class, options, sizes)
     assert sizes or inputs["max_new_tokens"] == 1
 
 
+@pytest.mark.parametrize(
+    ("config_class", "fields"),
+    [
+        (hfseq.GruConfig, {"attention_type": "additive", "coverage": True, "input_feeding": True}),
+        (hfseq.LstmConfig, {"attention_type": "additive", "bridge": "relu"}),
+        (hfseq.RnnConfig, {"attention_type": "none", "bridge": "copy", "bidirectional": False}),
+        (hfseq.CnnConfig, {"architecture": "gated"}),
+    ],
+)
+def test_beams_of_a_sentence_share_its_source(config_class, fields, sizes):
+    model, inputs = make(config_class, AutoModelForSeq2SeqLM, **fields)
+    inputs |= {"early_stopping": True, "eos_token_id": [2, 4]}
+    expected = GenerationMixin.generate(model, **inputs)
+    rows, read = [], model.decoder.read_source
+    model.decoder.read_source = lambda batch, *args, **kwargs: (rows.append(batch), read(batch, *args, **kwargs))[1]
+    assert model.generate(**inputs).tolist() == expected.tolist()
+    assert max(rows) == 18 and sizes[-1] < 18
+
+
 @pytest.mark.parametrize("auto_class", [AutoModelForCausalLM, AutoModelForSeq2SeqLM])
 def test_finished_sentences_leave(auto_class, sizes):
     model, inputs = make(hfseq.GruConfig, auto_class, num_hidden_layers=1, initializer_range=1.5)
@@ -132,15 +151,24 @@ def test_pipelines_use_the_loops_of_the_models(task, beams, name, tmp_path, monk
 class OfTheRow(StoppingCriteria):
     """Ends the candidates of each sentence at a length of its own."""
 
+    def __init__(self):
+        self.rows = torch.arange(18)
+
     def __call__(self, input_ids, scores, **kwargs):
-        candidates = len(input_ids) // 18
-        assert len(input_ids) == 18 * candidates
-        return input_ids.shape[1] >= 3 + torch.arange(18).repeat_interleave(candidates) % 6
+        candidates = len(input_ids) // len(self.rows)
+        assert len(input_ids) == len(self.rows) * candidates
+        return input_ids.shape[1] >= 3 + self.rows.repeat_interleave(candidates) % 6
 
 
-@pytest.mark.parametrize("criterion", [OfTheRow(), MaxLengthCriteria(4)])
+class Following(OfTheRow, beam_search.SentenceCriteria):
+    def select(self, rows):
+        self.rows = self.rows[rows]
+
+
+@pytest.mark.parametrize("criterion", [OfTheRow(), Following(), MaxLengthCriteria(4)])
 def test_criteria_of_rows_and_of_the_length(criterion, sizes):
     model, inputs = make(hfseq.GruConfig, AutoModelForSeq2SeqLM)
     inputs |= {"stopping_criteria": StoppingCriteriaList([criterion])}
     expected = GenerationMixin.generate(model, **inputs)
     assert model.generate(**inputs).tolist() == expected.tolist() and sizes
+    assert (sizes[-1] < 18) == isinstance(criterion, Following)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from token_classes import MODEL_CLASSES
 from transformers import BertConfig, BertModel, GenerationConfig, pipeline
+from transformers.generation import GenerationMixin
 
 import hfseq
 from hfseq import GruConfig
@@ -159,6 +160,34 @@ def test_generate_gives_what_the_model_does(model_class, beams, exported, tmp_pa
     assert torch.equal(expected.sequences, found.sequences)
     for one, other in zip(expected.scores, found.scores, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    # In the loop of hfseq.
+    options["return_dict_in_generate"] = False
+    assert runner.generate(**inputs, **options).tolist() == expected.sequences.tolist()
+
+
+@pytest.mark.parametrize(("name", "sources"), [("sequences", 2), ("batch", 6)], ids=["now", "earlier"])
+def test_beams_share_the_source_if_the_graph_lets_them(name, sources, exported, tmp_path, monkeypatch):
+    """In earlier exports all inputs of the decoder had one batch."""
+    exported(hfseq.LstmForConditionalGeneration, tmp_path)
+    path = tmp_path / "onnx" / "decoder.onnx"
+    graph = onnx.load(path)
+    for one in graph.graph.input:
+        axis = one.type.tensor_type.shape.dim[0]
+        axis.dim_param = name if axis.dim_param == "sequences" else axis.dim_param
+    onnx.save(graph, path)
+    runner, loaded = load_onnx(tmp_path / "onnx", threads=1)
+    rows, run = set(), runner.run
+
+    def record(graph, inputs):
+        rows.add((graph, len(inputs["attention_mask"]), len(inputs.get("decoder_input_ids", ()))))
+        return run(graph, inputs)
+
+    inputs = loaded(["a b c", "d e f g h a"], padding=True, return_tensors="pt")
+    options = {"min_new_tokens": 4, "max_new_tokens": 4, "num_beams": 3}
+    expected = GenerationMixin.generate(runner, **inputs, **options)
+    monkeypatch.setattr(runner, "run", record)
+    assert runner.generate(**inputs, **options).tolist() == expected.tolist()
+    assert rows == {("encoder", 2, 0), ("start", 2, 0), ("decoder", 2, 2), ("decoder", sources, 6)}
 
 
 def test_a_cached_state_goes_on(exported, tmp_path):

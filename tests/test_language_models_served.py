@@ -21,7 +21,8 @@ from hfseq.serving.dynamic import Closed, QueueFull
 from hfseq.serving.generation import GenerationRequest, RequestError
 from hfseq.serving.language_model import LanguageModel
 from hfseq.serving.limits import Limits
-from hfseq.serving.plans import PresenceFrequencyPenalty
+from hfseq.serving.plans import Planner, PresenceFrequencyPenalty
+from hfseq.serving.whole import BeamJob, run_beams
 from hfseq.tokenization import start_texts, train_tokenizer
 
 TOKENIZER = train_tokenizer(["abc def ghi jkl mno pqr stu vwx yz"], model="bpe", vocab_size=34)
@@ -191,6 +192,34 @@ def test_beams_that_wait_together_run_together(lstm, monkeypatch):
         assert plain(wait(first)) == alone[0] and wait(other)
     # Of the first, the four together, and the one with other settings.
     assert {3, 12, 2} == set(sizes) - {1, 4}
+
+
+@pytest.mark.parametrize("stop", [(), ("qq",)])
+def test_beams_that_nobody_waits_for_leave(lstm, stop, monkeypatch):
+    sizes, made = [], hfseq.LstmForCausalLM.make_decode_step
+
+    def make_step(self, cache, **kwargs):
+        step = made(self, cache, **kwargs)
+
+        def count(ids):
+            sizes.append(len(ids))
+            if len(sizes) == 3:
+                jobs[1].future.cancel()
+            return step(ids)
+
+        return count
+
+    planner = Planner(lstm)
+    requests = [GenerationRequest(prompt, 9, WORDS | {"num_beams": 3}, stop=stop) for prompt in ([3], [4, 5], [6, 7])]
+    alone, jobs = ([BeamJob(one, planner(one, SIZE), TOKENIZER) for one in requests] for _ in range(2))
+    for job in alone:
+        run_beams(planner.model, [job])
+    monkeypatch.setattr(hfseq.LstmForCausalLM, "make_decode_step", make_step)
+    run_beams(planner.model, jobs)
+    assert sizes == [9] * 3 + [6] * 5
+    for number in (0, 2):
+        (mine,), (its,) = jobs[number].future.result(0)[0], alone[number].future.result(0)[0]
+        assert mine.tokens == its.tokens
 
 
 def test_beams_whose_settings_read_the_ids_are_not_padded(lstm, monkeypatch):

@@ -89,7 +89,7 @@ class Finished:
 
 
 class SentenceCriteria(StoppingCriteria):
-    """A criterion under which sentences may leave the batch: it asks for none by its row, or is told which ones stay."""
+    """A criterion that lets sentences leave the batch: it knows none by its row, or is told which ones stay."""
 
     def select(self, rows: Sequence[int]) -> None:
         """Follow the batch, in which only the sentences of these rows stay; by default there is nothing to do."""
@@ -138,7 +138,8 @@ def beam_search(
 
     may_leave = all(type(one) in _OF_IDS for one in logits_processor)
     # Others may know the rows by their numbers.
-    may_leave = may_leave and all(isinstance(one, SentenceCriteria | MaxLengthCriteria | MaxTimeCriteria) for one in others)
+    known = SentenceCriteria | MaxLengthCriteria | MaxTimeCriteria
+    may_leave = may_leave and all(isinstance(one, known) for one in others)
     # One row for each sentence: its beams have one source and, at first, one prompt.
     firsts = torch.arange(0, len(input_ids), beams, device=input_ids.device)
     model_kwargs = {name: _select(value, firsts) for name, value in model_kwargs.items()}

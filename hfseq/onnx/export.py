@@ -33,8 +33,7 @@ _STATE_TYPES = ("float32", "int64")
 _EXAMPLES = ((2, 5), (1, 5), (2, 10))
 """Batch sizes and lengths of the examples that a graph is compared on; the first is traced."""
 _AXES = {0: ("batch", "sequences"), 2: ("characters", "characters")}
-"""Names of the axes that may be dynamic: of the size that the mask has, and another; the second axis has that of its size.
-"""
+"""Names of the axes that may be dynamic, if as large as in the mask, else; the second one has the name of its size."""
 TOLERANCE = 1e-4
 """Maximum difference between outputs of graph and model, relative to their largest value where that is above 1."""
 
@@ -55,7 +54,8 @@ def export_onnx(model_dir: str | Path, out: str | Path, *, opset: int = 17) -> P
       `[B, steps]`, time features, static features and previous states to the parameters of the distribution of the
       scaled values at all steps, such as `param_df`, and new states. The initial states are zeros.
     - A sequence-to-sequence model becomes `encoder.onnx`, `start.onnx` (initial states of the decoder, and the keys
-      and values of its attention) and `decoder.onnx`, one token per step.
+      and values of its attention) and `decoder.onnx`, one token per step. Tokens and states of the decoder have
+      B * N rows for N sequences of each source, side by side, such as its beams.
 
     `hfseq.onnx.runtime.load_onnx` loads the result, with `generate()`. An earlier export in the folder is replaced
     only after the new graphs have been verified.
