@@ -63,7 +63,10 @@ def install(session: nox.Session, *what: str) -> None:
 
 def check(session: nox.Session, **options: object) -> None:
     """Run the contract, after a line on the versions that are not the pinned ones."""
-    listed = json.loads(session.run("python", "-m", "pip", "list", "--format=json", silent=True) or "[]")
+    found = session.run("python", "-m", "pip", "list", "--format=json", silent=True)
+    if found is None:  # with --install-only
+        return
+    listed = json.loads(str(found))
     pinned = {canonicalize_name(name): version for name, version in PINS.items()}
     versions = {canonicalize_name(one["name"]): one["version"].partition("+")[0] for one in listed}
     other = {name: version for name, version in versions.items() if version != pinned.get(name)}

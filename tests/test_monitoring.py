@@ -272,7 +272,7 @@ def test_bounds_may_be_wider(data, tmp_path):
 
 
 def test_training_on_keeps_what_is_better(data, tmp_path):
-    flags = {"retrain": "true", "train_file": data / "train.csv", "learning_rate": 5e-3, "num_train_epochs": 20}
+    flags = {"retrain": "true", "train_file": data / "train.csv", "learning_rate": 1e-2, "num_train_epochs": 8}
     code, found = watch(data, tmp_path / "out", "other", **flags)
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert code == 3 and "The new model is better and is kept" in report, report
@@ -283,7 +283,7 @@ def test_training_on_keeps_what_is_better(data, tmp_path):
 
 def test_training_on_rows_that_are_wrong_is_thrown_away(data, tmp_path):
     before = weights(data / "model")
-    flags = {"retrain": "true", "train_file": data / "wrong.csv", "learning_rate": 5e-3, "num_train_epochs": 20}
+    flags = {"retrain": "true", "train_file": data / "wrong.csv", "learning_rate": 1e-2, "num_train_epochs": 8}
     watch(data, tmp_path / "out", "wrong", **flags)
     report = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert "The new model is not better on both" in report and not (tmp_path / "out" / "retrained").exists()

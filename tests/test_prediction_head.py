@@ -114,14 +114,18 @@ def row_alone(inputs, row, leading=0):
     return alone, start
 
 
-@pytest.fixture(params=SETTINGS)
-def settings(request):
-    return SETTINGS[request.param]
-
-
-@pytest.fixture(params=CLASSES)
-def model_class(request):
-    return CLASSES[request.param]
+def pytest_generate_tests(metafunc):
+    """All settings of a forecaster with the stacks of LSTM and CNN, and two of them with the other cells."""
+    pairs = [
+        pytest.param(model_class, settings, id=f"{family}-{name}")
+        for family, model_class in CLASSES.items()
+        for name, settings in SETTINGS.items()
+        if family in ("Lstm", "Cnn") or name in ("lags", "covariates")
+    ]
+    if {"model_class", "settings"} <= {*metafunc.fixturenames}:
+        metafunc.parametrize(("model_class", "settings"), pairs)
+    elif "model_class" in metafunc.fixturenames:
+        metafunc.parametrize("model_class", CLASSES.values(), ids=list(CLASSES))
 
 
 # --- the definition --------------------------------------------------------------------------------------------------
