@@ -7,7 +7,8 @@ DEMO := $(VENV)/.demo
 DEV := $(VENV)/.dev
 DOCS := $(VENV)/.docs
 # Modules are compiled when they are first imported: of those installed few are.
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --progress-bar off --no-compile
+# The warning would say that an editable installation sees the folders of this checkout.
+PIP_INSTALL := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --progress-bar off --no-compile
 # And only then: where this is set, as in many images, each of the processes that tests start would compile all anew,
 # which takes longer than to import them.
 unexport PYTHONDONTWRITEBYTECODE
