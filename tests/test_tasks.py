@@ -15,6 +15,7 @@ from hfseq.tasks.arguments import SummarizationArguments, TranslationArguments
 from hfseq.tasks.seq2seq import Seq2Seq, Summarization, Translation
 from hfseq.tokenization import train_tokenizer
 from hfseq.training import run as steps
+from hfseq.training import search as searching
 from hfseq.training.finetuning import TASKS, TaskArguments
 
 FILES = {"train_file": "train.csv", "validation_file": "val.csv", "test_file": "test.csv"}
@@ -71,8 +72,8 @@ def test_each_trial_of_a_search_has_its_generation_and_its_loss(smoothing, token
         config = LstmConfig(vocab_size=len(tokenizer), hidden_size=4, attention_type="additive", **overrides)
         return LstmForConditionalGeneration(config), tokenizer
 
-    monkeypatch.setattr(steps, "run_trials", trials)
-    monkeypatch.setattr(steps, "report_search", lambda *_: "")
+    monkeypatch.setattr(searching, "search", trials)
+    monkeypatch.setattr(searching, "report_search", lambda *_: "")
     steps.search(run, task, trainer, make_model)
     assert seen == [(3, True), (3, bool(smoothing))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import json
 import os
 import platform
@@ -91,6 +92,8 @@ def run(main: Callable[[list[str] | None], int | None]) -> NoReturn:
     Any other exception is a bug and keeps its traceback. Of several processes, the first one reports.
     """
     keep_freed_memory()
+    # Modules stay until the end: neither collections nor the end itself, which is one, need look through them.
+    gc.freeze()
     try:
         sys.exit(main(None) or 0)
     except InputError as error:
