@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import random
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from recipe_runs import Killed, assert_close, assert_equal, kill_after_checkpoin
 from transformers import AutoModelForTokenClassification, AutoTokenizer, pipeline
 
 from hfseq import metrics
+from hfseq.data.embedded import python_tokens
+from hfseq.data.embedded.docstrings import standard_library
 from hfseq.data.embedded.python_tokens import python_token_rows
 from hfseq.data.encoding import encode_words
 from hfseq.errors import InputError
@@ -378,7 +381,11 @@ def test_words_without_a_token_and_rows_that_are_cut():
     assert encode_words(tokenizer, [["aa", "bb"]])[0]["input_ids"] == plain["input_ids"]
 
 
-def test_embedded_rows_are_what_tokenize_finds():
+def test_embedded_rows_are_what_tokenize_finds(monkeypatch):
+    """In a folder of the standard library: all of it takes ten seconds to read."""
+    folder = standard_library() / "asyncio"
+    monkeypatch.setattr(python_tokens, "standard_library", lambda: folder)
+    monkeypatch.setattr(python_tokens, "_rows", cache(python_tokens._rows.__wrapped__))
     splits = python_token_rows(train_size=300, validation_size=20, test_size=30)
     assert {name: len(rows) for name, rows in splits.items()} == {"train": 300, "validation": 20, "test": 30}
     pairs = [pair for row in splits["train"] for pair in zip(row["tokens"], row["tags"], strict=True)]
