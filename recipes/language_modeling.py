@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
     # 4. Training on windows of the text, or a search for the hyperparameters.
     history = []
     if run.train:
-        from hfseq.training.running_text import make_text_trainer  # imports the Trainer, which prediction needs not
+        from hfseq.training.running_text import make_text_trainer  # not above: prediction does not need the Trainer
 
         trainer = make_text_trainer(run, text, model, tokenizer)
         if run.args.hp_search:
