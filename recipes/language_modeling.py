@@ -11,8 +11,9 @@ own text, with every flag of transformers' TrainingArguments; a YAML file may co
 
 The text is read in --per_device_train_batch_size columns at once, in windows of --block_size tokens (truncated BPTT),
 and the state of an hfseq model is carried from each window to the next. --tokenizer_model chooses words, subwords or
-characters. With --cache_size the final test has a second score, with a continuous cache (Grave et al. 2017). A trained
-model continues a prompt, and shows the most likely next words:
+characters. With --cache_size the final test has a second score, with a continuous cache (Grave et al. 2017), and with
+--ngram_order more: of Kneser-Ney n-grams, and of the model interpolated with them. A trained model continues a prompt,
+and shows the most likely next words:
 
     python recipes/language_modeling.py --do_predict --model_name_or_path outputs/wikitext2 --prompt "The history of"
 """
@@ -65,13 +66,13 @@ def main(argv: list[str] | None = None) -> None:
         trainer.train_and_save(run.checkpoint, run.args.average_checkpoints, run.log)
         model, history = trainer.accelerator.unwrap_model(trainer.model), trainer.state.log_history
 
-    # 5. The final test: the whole text, perhaps with a cache too, beside token frequencies; and the reports.
+    # 5. The final test: the whole text, perhaps with n-grams or a cache, beside token frequencies; the reports.
     if run.predict:
         split = text.test_split
         model.to(run.args.device)
         raw, _ = text.predict(model, split)
-        cached = {"cache": text.predict_cached(model, split, run.log)} if run.data.cache_size else {}
-        finish(run, text, split, raw, model=model, history=history, others=cached)
+        mixtures = text.predict_mixtures(model, split, run.log)
+        finish(run, text, split, raw, model=model, history=history, others=mixtures)
 
 
 def continue_prompt(run: Run) -> None:

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hfseq import LstmConfig, LstmForCausalLM
 from hfseq.data.running_text import TokenWindows, encode_text
 from hfseq.errors import InputError
-from hfseq.inference.continuous_cache import FLATNESS, WEIGHTS, CachedScores, cached_scores
+from hfseq.inference.continuous_cache import FLATNESS, cached_scores, token_scores
+from hfseq.inference.mixtures import MixtureScores
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,7 @@ def test_probabilities_are_the_papers(model, size, length):
         torch.testing.assert_close(by_cache.sum(dim=1), torch.ones(len(IDS) - 1))
         torch.testing.assert_close(found.model.exp(), by_model.gather(1, targets).squeeze(1))
         torch.testing.assert_close(found.cache[index], by_cache.gather(1, targets).squeeze(1))
-        mixed = 0.7 * by_model + 0.3 * by_cache
-        expected = -mixed.gather(1, targets).log().sum().item()
-        assert found.total(index, 0.3) == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(token_scores(model, TokenWindows(IDS, length, 1), carry=True), found.model)
 
 
 def test_each_window_on_its_own(model):
@@ -60,14 +59,6 @@ def test_each_window_on_its_own(model):
     with torch.no_grad():
         expected = [model(window["input_ids"]).logits[0].log_softmax(dim=-1) for window in windows]
     torch.testing.assert_close(found.model, torch.cat(expected).gather(1, torch.tensor(IDS[1:])[:, None]).squeeze(1))
-
-
-def test_the_best_mixture():
-    model, cache = torch.tensor([0.1, 0.8]).log(), torch.tensor([[0.0, 0.0], [0.9, 0.1], [0.2, 0.2]])
-    index, weight = CachedScores(model, cache).best()
-    totals = {share: -math.log(0.1 + 0.8 * share) - math.log(0.8 - 0.7 * share) for share in WEIGHTS}
-    assert (index, weight) == (1, min(totals, key=totals.get))
-    assert CachedScores(model, cache).total(index, weight) == pytest.approx(totals[weight])
 
 
 def test_a_text_at_several_places_is_refused(model):
@@ -85,12 +76,14 @@ def test_the_recipe_scores_with_a_cache(data, trained, tmp_path, capsys):  # noq
 
     def read(name):
         ids = encode_text((data / name).read_text().removesuffix("\n").split("\n"), tokenizer).ids
-        return cached_scores(model, TokenWindows(ids, 10, 1), 30, FLATNESS, carry=True)
+        scores, cache = cached_scores(model, TokenWindows(ids, 10, 1), 30, FLATNESS, carry=True)
+        return MixtureScores(scores, {"cache": cache})
 
-    index, weight = read("val.txt").best()
+    shares = read("val.txt").best("cache")
+    index, weight = shares["cache"]
     found = read("test.txt")
     scores = results(tmp_path / "scored")
-    assert scores["test_cache_loss"] == pytest.approx(found.total(index, weight) / len(found.model), rel=1e-5)
+    assert scores["test_cache_loss"] == pytest.approx(found.total(shares) / len(found.model), rel=1e-5)
     assert scores["test_loss"] == pytest.approx(-found.model.mean().item(), rel=1e-5)
     printed = capsys.readouterr().out
-    assert f"continuous cache of 30 tokens: flatness {FLATNESS[index]}, weight {weight} on validation" in printed
+    assert f"cache of 30 tokens (flatness {FLATNESS[index]}, weight {weight}), tuned on validation" in printed

@@ -1,6 +1,6 @@
 """Continuous cache (Grave et al. 2017): raises the probability of words that followed similar hidden states."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,8 +12,6 @@ from hfseq.errors import InputError
 
 FLATNESS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0)
 """Candidate values of the flatness of the cache distribution, $\\theta$ in the paper."""
-WEIGHTS = tuple(round(0.02 * step, 2) for step in range(26))
-"""Candidate values of the interpolation weight of the cache, $\\lambda$ in the paper; 0 disables the cache."""
 
 
 class CachedScores(NamedTuple):
@@ -27,20 +25,6 @@ class CachedScores(NamedTuple):
 
     model: Tensor
     cache: Tensor
-
-    def total(self, index: int, weight: float) -> float:
-        """Negative log-likelihood of the text in nats under the mixture of model and cache (eq. 3-5).
-
-        Args:
-            index: Index of the flatness.
-            weight: Interpolation weight of the cache.
-        """
-        return -torch.log((1 - weight) * self.model.exp() + weight * self.cache[index]).sum().item()
-
-    def best(self) -> tuple[int, float]:
-        """Index of the flatness, and weight, that maximize the likelihood of the text."""
-        choices = [(index, weight) for index in range(len(self.cache)) for weight in WEIGHTS]
-        return min(choices, key=lambda choice: self.total(*choice))
 
 
 @torch.no_grad()
@@ -62,18 +46,9 @@ def cached_scores(
     Raises:
         InputError: The batch size of the windows is not 1.
     """
-    if len(windows.starts) != 1:
-        raise InputError("a continuous cache needs a batch size of 1")
-    model.eval()
-    state, keys, words = None, None, None
+    keys, words = None, None
     by_model, by_cache = [], []
-    for batch in windows:
-        ids, targets = batch["input_ids"].to(model.device), batch["shift_labels"][0].to(model.device)
-        options = {"cache": state, "use_cache": True} if carry else {"use_cache": False}
-        outputs = model(input_ids=ids, output_hidden_states=True, **options)
-        state = outputs.cache if carry else None
-        log_p = outputs.logits[0].float().log_softmax(dim=-1).gather(1, targets[:, None]).squeeze(1)
-        hidden = outputs.hidden_states[-1][0].float()
+    for log_p, hidden, targets in _steps(model, windows, carry):
         past = 0 if keys is None else len(keys)
         keys = hidden if keys is None else torch.cat([keys, hidden])
         words = targets if words is None else torch.cat([words, targets])
@@ -81,6 +56,27 @@ def cached_scores(
         by_cache.append(_of_the_cache(hidden, keys, words, past, size, flatness, log_p.exp()))
         keys, words = keys[-size:], words[-size:]
     return CachedScores(torch.cat(by_model), torch.cat(by_cache, dim=1))
+
+
+@torch.no_grad()
+def token_scores(model: PreTrainedModel, windows: TokenWindows, *, carry: bool) -> Tensor:
+    """Log-probabilities `[N]` of the tokens after the first one; arguments and errors as for `cached_scores`."""
+    return torch.cat([log_p for log_p, _, _ in _steps(model, windows, carry)])
+
+
+def _steps(model: PreTrainedModel, windows: TokenWindows, carry: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Log-probability `[T]` of each token of a window, hidden states `[T, H]` before them, and the tokens `[T]`."""
+    if len(windows.starts) != 1:
+        raise InputError("the probability of each token needs a batch size of 1")
+    model.eval()
+    state = None
+    for batch in windows:
+        ids, targets = batch["input_ids"].to(model.device), batch["shift_labels"][0].to(model.device)
+        options = {"cache": state, "use_cache": True} if carry else {"use_cache": False}
+        outputs = model(input_ids=ids, output_hidden_states=True, **options)
+        state = outputs.cache if carry else None
+        log_p = outputs.logits[0].float().log_softmax(dim=-1).gather(1, targets[:, None]).squeeze(1)
+        yield log_p, outputs.hidden_states[-1][0].float(), targets
 
 
 def _of_the_cache(

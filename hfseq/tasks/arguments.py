@@ -45,7 +45,8 @@ DATA_FLAGS = ("--dataset_name", "--train_file", "--validation_file", "--test_fil
 _LEAST: dict[str, float] = {
     **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), 1),
     **dict.fromkeys(("early_stopping_patience", "max_tokens", "max_length", "max_source_length", "num_beams"), 1),
-    **dict.fromkeys(("max_train_samples", "cache_size", "max_new_tokens", "next_words", "lead", "lora_r"), 1),
+    **dict.fromkeys(("max_train_samples", "max_new_tokens", "next_words", "lead", "lora_r"), 1),
+    **dict.fromkeys(("cache_size", "ngram_order"), 1),
     **dict.fromkeys(("num_seeds", "speed_texts", "teacher_num_beams", "num_bootstrap", "generation_num_beams"), 1),
     **dict.fromkeys(("dataloader_num_workers", "seed", "data_seed", "weight_decay", "label_smoothing_factor"), 0),
     **{
@@ -169,7 +170,7 @@ class DataArguments:
         classes: Callable[[datasets.Dataset], Iterable[Collection[str]]] | None = None,
         num_parts: int = 1,
         running: bool = False,
-        validation: bool = False,
+        also: Collection[str] = (),
     ) -> dict[str, Any]:
         """Read the data that the flags name, or make the embedded data if they name none.
 
@@ -184,7 +185,7 @@ class DataArguments:
             classes: Classes of each row, which the training rows must all have; see `hold_out_validation`.
             num_parts: Shards of a stream; see `read_stream`.
             running: Whether the rows are running text: empty ones are kept, and the last ones are held out.
-            validation: Return the validation rows, too, if `train` is False.
+            also: Splits to return besides the test rows if `train` is False, where they exist.
 
         Returns:
             Split name to rows; with `streaming` the training rows are a `datasets.IterableDataset`.
@@ -211,8 +212,7 @@ class DataArguments:
             return {name: splits[name] for name in SPLITS if name in splits}
         if "test" not in splits:
             raise InputError("--do_predict without --do_train needs --test_file, or a data set with a test split")
-        kept = ("validation", "test") if validation else ("test",)
-        return {name: splits[name] for name in kept if name in splits}
+        return {name: splits[name] for name in SPLITS if name in splits and name in {"test", *also}}
 
 
 @dataclass
@@ -750,6 +750,11 @@ class RunningTextArguments(DataArguments):
         None,
         "Also test with a continuous cache of this many tokens (Grave et al. 2017), whose flatness and "
         "weight are chosen on the validation text.",
+    )
+    ngram_order: int | None = flag(
+        None,
+        "Also test n-grams of up to this many tokens of the training text (modified Kneser-Ney smoothing), alone and "
+        "interpolated with the model; weights are chosen on the validation text.",
     )
     prompt: str | None = flag(None, "With --do_predict: the text to continue.")
     max_new_tokens: int = flag(50, "With --prompt: tokens to generate.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import chain, islice
 from typing import Any, Self
 
@@ -18,13 +17,17 @@ from hfseq.data.embedded.reviews import review_rows
 from hfseq.data.encoding import EncodedSplits, encode_splits
 from hfseq.data.running_text import TokenWindows, encode_text, lines_of
 from hfseq.errors import InputError
-from hfseq.inference.continuous_cache import FLATNESS, cached_scores
+from hfseq.inference.continuous_cache import FLATNESS, cached_scores, token_scores
+from hfseq.inference.mixtures import MixtureScores, Share
+from hfseq.inference.ngrams import KneserNey
 from hfseq.lazy import datasets
 from hfseq.models import is_hfseq
 from hfseq.tasks.base import Task
 from hfseq.tasks.losses import token_loss
 from hfseq.tasks.tagging import token_collator
 
+MIXTURES = {"mixture": ("ngram",), "cache": ("cache",), "mixture_cache": ("ngram", "cache")}
+"""Name of each mixture of the final test, and what the model is interpolated with in it."""
 _UNSMOOTHED = "--label_smoothing_factor is not supported for {}, which does not compute the probabilities of all words"
 
 
@@ -165,15 +168,25 @@ class RunningTextModeling(Task):
         """Read the text, including empty lines; arguments as for `Task.read`.
 
         Raises:
-            InputError: As for `DataArguments.read`, or there is no validation text to tune a continuous cache on.
+            InputError: As for `DataArguments.read`, or a text for the mixtures of the final test is missing.
         """
-        cache = self.data.cache_size is not None
-        reading: dict[str, Any] = {"train": train, "seed": self.args.seed, "validation": cache}
+        needed = {"validation": "to tune weights on"} if self._components() else {}
+        if self.data.ngram_order is not None:
+            needed["train"] = "to count n-grams in"
+        reading: dict[str, Any] = {"train": train, "seed": self.args.seed, "also": needed}
         self.splits = self.data.read(self.names, self.embedded, moses=self.moses, running=True, **reading)
-        tests = self.args.do_predict or not self.args.do_train
-        if cache and tests and not {"validation", "test"} <= set(self.splits):
-            raise InputError("--cache_size requires a validation text to tune the cache on, besides the test text")
+        if self.args.do_predict or not self.args.do_train:
+            for split, purpose in needed.items():
+                if not {split, "test"} <= set(self.splits):
+                    flag = "--cache_size" if self.data.ngram_order is None else "--ngram_order"
+                    kind = "training" if split == "train" else split
+                    raise InputError(f"{flag} requires a {kind} text {purpose}, besides the test text")
         return self
+
+    def _components(self) -> list[str]:
+        """Components that the model is interpolated with."""
+        sizes = {"ngram": self.data.ngram_order, "cache": self.data.cache_size}
+        return [name for name, size in sizes.items() if size is not None]
 
     def texts(self) -> Any:
         """Texts to train a new tokenizer on: the lines of the training text."""
@@ -245,21 +258,57 @@ class RunningTextModeling(Task):
         total, count = text_loss(model, self.whole(split), carry=self.carry)
         return (total, count), total / count
 
-    def predict_cached(self, model: PreTrainedModel, split: str, log: Callable[..., Any]) -> tuple[float, int]:
-        """Compute the raw prediction for a split with a continuous cache, tuned on the validation text.
+    def predict_mixtures(
+        self, model: PreTrainedModel, split: str, log: Callable[..., Any]
+    ) -> dict[str, tuple[float, int]]:
+        """Compute raw predictions for a split with n-grams and a continuous cache, as far as the flags ask for them.
+
+        Weights are tuned on the validation text.
 
         Args:
             model: Model, on its device.
             split: Split to predict.
-            log: Logs the flatness and weight of the cache.
+            log: Logs the weights.
+
+        Returns:
+            Prediction of `ngram`, the n-grams alone, and of the `MIXTURES`.
         """
-        size = self.data.cache_size
-        read = partial(cached_scores, model, size=size, carry=self.carry)
-        strongest, weight = read(self.whole("validation"), flatness=FLATNESS).best()
-        chosen = FLATNESS[strongest]
-        log(f"continuous cache of {size} tokens: flatness {chosen}, weight {weight} on validation")
-        total = read(self.whole(split), flatness=[chosen]).total(0, weight)
-        return total, len(self.encoded[split].ids) - 1
+        components, order = self._components(), self.data.ngram_order
+        if not components:
+            return {}
+        ngrams = None if order is None else KneserNey(self.encoded["train"].ids, order, len(self.tokenizer))
+        tuned, tested = (self._mixture_scores(model, one, ngrams) for one in ("validation", split))
+        totals = {} if ngrams is None else {"ngram": tested.total({"ngram": Share(0, 1)})}
+        for name, parts in MIXTURES.items():
+            if set(parts) <= set(components):
+                shares = tuned.best(*parts)
+                totals[name] = tested.total(shares)
+                log(f"{name}: the model with {self._describe(shares)}, tuned on validation")
+        count = len(self.encoded[split].ids) - 1
+        return {name: (total, count) for name, total in totals.items()}
+
+    def _mixture_scores(self, model: PreTrainedModel, split: str, ngrams: KneserNey | None) -> MixtureScores:
+        windows, components = self.whole(split), {}
+        if self.data.cache_size is None:
+            scores = token_scores(model, windows, carry=self.carry)
+        else:
+            scores, components["cache"] = cached_scores(
+                model, windows, self.data.cache_size, FLATNESS, carry=self.carry
+            )
+        if ngrams is not None:
+            found = torch.from_numpy(ngrams.log_probabilities(self.encoded[split].ids))
+            components["ngram"] = found.exp()[None].to(scores)
+        return MixtureScores(scores, components)
+
+    def _describe(self, shares: dict[str, Share]) -> str:
+        texts = []
+        for name, (variant, weight) in shares.items():
+            if name == "ngram":
+                texts.append(f"{self.data.ngram_order}-grams (weight {weight})")
+            else:
+                size = self.data.cache_size
+                texts.append(f"a continuous cache of {size} tokens (flatness {FLATNESS[variant]}, weight {weight})")
+        return " and ".join(texts)
 
     def score(self, predictions: Any, references: Any) -> dict[str, float]:
         """Compute the loss, and the perplexities per token and per word."""
