@@ -5,8 +5,9 @@
 A sequence has 16 letters at random places among noise; after its end the model has to say them in their order. Gates
 that see the input alone tell letters from noise, but not how many letters there were: that takes a second layer (Feng
 et al. 2024, section 4: 37 % of the letters with one layer, 99 % with three, at length 4096). The models are blocks of
-width 64 with a recurrence six times as wide. Prints the share of letters that are right, on sequences that were not
-trained on, and the time.
+width 64 with a recurrence six times as wide. Training begins with short sequences, whose length doubles (Bengio et al.
+2009), since they teach the same at a fraction of the cost. Prints the share of letters that are right, on sequences of
+the full length that were not trained on, and the time.
 """
 
 import argparse
@@ -41,6 +42,14 @@ def accuracy(model: torch.nn.Module, length: int, rows: int = 512) -> float:
     return (found == letters).float().mean().item()
 
 
+def length_at(step: int, args: argparse.Namespace) -> int:
+    """Length of the sequences of a step: as many steps at each power of two times the first length."""
+    stages = [args.start_length]
+    while stages[-1] < args.length:
+        stages.append(min(2 * stages[-1], args.length))
+    return stages[(step - 1) * len(stages) // args.steps]
+
+
 def train(layers: int, args: argparse.Namespace) -> dict[str, float]:
     """Train a model of so many layers; returns its accuracy and the minutes that it took."""
     torch.manual_seed(args.seed)
@@ -52,7 +61,7 @@ def train(layers: int, args: argparse.Namespace) -> dict[str, float]:
         bidirectional=False,
         residual_blocks=True,
         expand=6,
-        dropout=0.1,
+        dropout=0.0,  # no sequence is drawn twice
         pad_token_id=None,
     )
     model = hfseq.MinGruForTokenClassification(config)
@@ -61,8 +70,9 @@ def train(layers: int, args: argparse.Namespace) -> dict[str, float]:
     generator = torch.Generator().manual_seed(args.seed)
     begin = time.perf_counter()
     for step in range(1, args.steps + 1):
-        tokens, letters = draw(args.batch_size, args.length, generator)
-        labels = torch.cat([torch.full((len(tokens), args.length), -100), letters], dim=1)
+        length = length_at(step, args)
+        tokens, letters = draw(args.batch_size, length, generator)
+        labels = torch.cat([torch.full((len(tokens), length), -100), letters], dim=1)
         loss = model(tokens, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -73,7 +83,8 @@ def train(layers: int, args: argparse.Namespace) -> dict[str, float]:
             found = accuracy(model, args.length)
             minutes = (time.perf_counter() - begin) / 60
             print(
-                f"{layers} layers, step {step}: loss {loss.item():.3f}, {found:.1%} right, {minutes:.1f} min",
+                f"{layers} layers, step {step} at length {length}: "
+                f"loss {loss.item():.3f}, {found:.1%} right, {minutes:.1f} min",
                 flush=True,
             )
     return {"accuracy": found, "minutes": minutes, "parameters": model.num_parameters()}
@@ -84,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--start_length", type=int, default=32)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--learning_rate", type=float, default=3e-3)
