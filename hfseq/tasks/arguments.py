@@ -57,7 +57,7 @@ _LEAST: dict[str, float] = {
         "lm_weight": 0,
         "kmer_size": 1,
     },
-    **{"neftune_noise_alpha": 0, "augmentations": 0, "max_drop": 0, "ets_windows": 0},
+    **{"neftune_noise_alpha": 0, "rdrop_alpha": 0, "augmentations": 0, "max_drop": 0, "ets_windows": 0},
     **dict.fromkeys(("prediction_length", "context_length", "seasonality", "train_stride", "backtest_stride"), 1),
     **dict.fromkeys(("num_test_windows", "num_validation_windows", "num_fresh_windows", "num_samples"), 1),
     **dict.fromkeys(("short_window", "long_window", "save_every"), 1),

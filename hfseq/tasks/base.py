@@ -19,11 +19,12 @@ from hfseq.data.collation import CheckedCollator
 from hfseq.data.encoding import EncodedSplits
 from hfseq.data.streaming import count_rows, tokenizer_texts
 from hfseq.data.token_budget import row_lengths
+from hfseq.errors import InputError
 from hfseq.inference.benchmark import Run
 from hfseq.inference.parallel import run_by_length
 from hfseq.lazy import datasets
 from hfseq.plots import plot_learning_curve
-from hfseq.tasks.losses import token_loss
+from hfseq.tasks.losses import summed_divergence, token_loss
 
 
 class Task(ABC):
@@ -305,8 +306,60 @@ class Task(ABC):
             labels: Labels of the batch.
             num_items_in_batch: Denominator of the summed loss; None for the number of labels in this batch.
         """
-        smoothing = self.args.label_smoothing_factor
-        return token_loss(outputs.logits, labels, label_smoothing=smoothing, count=num_items_in_batch)
+        smoothing, (logits, labels) = self.args.label_smoothing_factor, self.aligned(outputs.logits, labels)
+        return token_loss(logits, labels, label_smoothing=smoothing, count=num_items_in_batch)
+
+    def training_loss(
+        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> Any:
+        """Compute the loss, in training with `--rdrop_alpha` that of rows that were read twice; see `twice`.
+
+        R-Drop (Liang et al. 2021) reads each row with two dropout masks. The loss is the mean of both, plus the
+        divergence of the two predictions by `--rdrop_alpha` (eq. 4).
+
+        Args:
+            outputs: As for `loss`; the outputs for all rows are followed by those of the second reading.
+            labels: Labels in the same order.
+            num_items_in_batch: As for `loss`, each label counted once.
+        """
+        alpha = self.args.rdrop_alpha  # type: ignore[attr-defined]
+        if not (alpha and torch.is_grad_enabled()):
+            return self.loss(outputs, labels, num_items_in_batch)
+        count = self.count({"labels": labels}) / 2 if num_items_in_batch is None else num_items_in_batch
+        return self.loss(outputs, labels, 2 * count) + alpha * self.divergence(outputs, labels) / count
+
+    def twice(self, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Return a batch, in training with `--rdrop_alpha` with all rows twice, the second time after the last."""
+        if not (self.args.rdrop_alpha and torch.is_grad_enabled()):  # type: ignore[attr-defined]
+            return batch
+        return {name: torch.cat([values, values]) for name, values in batch.items()}
+
+    def divergence(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """Sum the divergences of two predictions for the same labels, which are the halves of the outputs.
+
+        Args:
+            outputs: Outputs with `logits` `[2B, ..., V]`, or `[2N, V]` of the N labelled steps.
+            labels: Labels `[2B, ...]`, the second half like the first.
+        """
+        logits, labels = self.aligned(outputs.logits, labels)
+        logits = logits[labels != -100] if logits.dim() > labels.dim() else logits
+        return summed_divergence(*logits.chunk(2))
+
+    def aligned(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits of the steps that predict the labels, and these labels."""
+        return logits, labels
+
+    def check_rdrop(self, loss: Callable[..., Any] | None = None) -> None:
+        """Reject `--rdrop_alpha` where the loss is not one of logits.
+
+        Args:
+            loss: Loss function to use instead of the task's.
+
+        Raises:
+            InputError: It is one of the model itself, or another one than the task's.
+        """
+        if self.args.rdrop_alpha and (self.own_loss or loss is not None):  # type: ignore[attr-defined]
+            raise InputError("--rdrop_alpha needs a loss of classes or tokens, one by one; leave it out")
 
     def batch_loss(
         self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], count: torch.Tensor | int
@@ -320,8 +373,10 @@ class Task(ABC):
         """
         if self.own_loss:
             return model(**batch, num_items_in_batch=count).loss
+        batch = self.twice(batch)
         inputs = {key: value for key, value in batch.items() if key != "labels"}
-        return self.loss(model(**inputs, **self.loss_inputs(model, batch["labels"])), batch["labels"], count)
+        outputs = model(**inputs, **self.loss_inputs(model, batch["labels"]))
+        return self.training_loss(outputs, batch["labels"], count)
 
     def loss_inputs(self, model: torch.nn.Module, labels: torch.Tensor) -> dict[str, Any]:
         """Additional inputs for a model whose loss is computed from its logits."""

@@ -152,6 +152,13 @@ class Classification(TextTask):
             outputs.logits, labels, weights=weights, label_smoothing=smoothing, count=num_items_in_batch
         )
 
+    def divergence(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """Sum the divergences, for multi-label rows of each class by itself; arguments as for `Task.divergence`."""
+        if not self.multi_label:
+            return super().divergence(outputs, labels)
+        first, second = outputs.logits.float().chunk(2)
+        return ((first.sigmoid() - second.sigmoid()) * (first - second)).sum() / 2
+
     def decode(self, split: str, raw: Any) -> np.ndarray:
         """Convert logits to class ids `[N]`, or to multi-hot rows `[N, num_labels]` with 1 for p > 0.5."""
         logits = np.asarray(raw)
@@ -220,6 +227,11 @@ class Regression(TextTask):
         """Compute the mean squared error; arguments as for `Task.loss`."""
         total = mse_loss(outputs.logits.float().squeeze(-1), labels.float(), reduction="sum")
         return total / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    def divergence(self, outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        """Sum the squared differences; arguments as for `Task.divergence`."""
+        first, second = outputs.logits.float().chunk(2)
+        return (first - second).square().sum()
 
     def count(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Number of rows in a batch; -100 is a label like any other."""

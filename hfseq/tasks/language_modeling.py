@@ -23,7 +23,6 @@ from hfseq.inference.ngrams import KneserNey
 from hfseq.lazy import datasets
 from hfseq.models import is_hfseq
 from hfseq.tasks.base import Task
-from hfseq.tasks.losses import token_loss
 from hfseq.tasks.tagging import token_collator
 
 MIXTURES = {"mixture": ("ngram",), "cache": ("cache",), "mixture_cache": ("ngram", "cache")}
@@ -86,13 +85,9 @@ class LanguageModeling(Task):
         self.references = {split: rows["labels"] for split, rows in encoded.rows.items() if split != "train"}
         return encoded
 
-    def loss(self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> Any:
-        """Compute the cross-entropy of each token under the logits of the previous step; arguments as for `Task.loss`.
-
-        Labels are not shifted: the label of a step is its own token.
-        """
-        smoothing, logits = self.args.label_smoothing_factor, outputs.logits[:, :-1]
-        return token_loss(logits, labels[:, 1:], label_smoothing=smoothing, count=num_items_in_batch)
+    def aligned(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the logits of the steps before each label, since the label of a step is its own token."""
+        return logits[:, :-1], labels[:, 1:]
 
     def reduce(self, logits: Any, labels: torch.Tensor) -> torch.Tensor:
         """Reduce logits to the log-probability of each token, `[B, T]`, 0 for tokens without a label."""

@@ -330,18 +330,14 @@ class Recommendation(Task):
         config: Any = getattr(model, "module", model).config
         return {"logits_to_keep": _before(labels)} if model.training and is_hfseq(config) else {}
 
-    def loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Any:
-        """Compute the cross-entropy of each item under the logits of the step before; arguments as for `Task.loss`.
+    def aligned(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of the steps before each label, since the label of a step is its own item.
 
         Args:
-            outputs: Model outputs with `logits`, `[B, T, V]`, or `[N, V]` of the steps before a label.
-            labels: Labels `[B, T]`; the label of a step is its own item.
-            num_items_in_batch: As for `Task.loss`.
+            logits: `[B, T, V]`, or `[N, V]` of the steps before a label.
+            labels: `[B, T]`.
         """
-        logits = outputs.logits
-        logits = logits if logits.dim() == 2 else logits[:, :-1]
-        smoothing = self.args.label_smoothing_factor
-        return token_loss(logits, labels[:, 1:], label_smoothing=smoothing, count=num_items_in_batch)
+        return logits if logits.dim() == 2 else logits[:, :-1], labels[:, 1:]
 
     def predict_batch(self, model: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Mean loss of a batch, and the rank of each predicted item and the items at the top.

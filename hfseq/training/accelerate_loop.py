@@ -35,7 +35,8 @@ HONOURED = frozenset(
         *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "seed", "data_seed", "use_cpu", "bf16"),
         *("num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size"),
         *("gradient_accumulation_steps", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
-        *("max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "label_smoothing_factor"),
+        *("max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
+        *("label_smoothing_factor", "rdrop_alpha"),
         *("logging_steps", "save_total_limit", "metric_for_best_model", "greater_is_better", "disable_tqdm"),
         *("average_checkpoints", "gradient_checkpointing", "activation_checkpointing", "report_to"),
         *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_token", "hub_strategy", "license"),
@@ -238,6 +239,7 @@ class Loop:
         accelerator, args = cast(Accelerator, run.accelerator), run.args
         self.accelerator, self.args, self.task, self.processing_class = accelerator, args, task, processing_class
         self.patience, self.plain_model = run.data.early_stopping_patience, model
+        task.check_rdrop()
         self.loader = make_loader(run, task)
         run.log(describe_model(model, processing_class))
         self.stream = self.loader.dataset if isinstance(self.loader.dataset, BatchStream) else None

@@ -128,6 +128,11 @@ class RecipeArguments(TrainingArguments):
     dataloader_pin_memory: bool = flag(torch.accelerator.is_available(), "Pin the memory of batches.")
     logging_steps: float = flag(50, "Log the training loss every N steps.")
     logging_nan_inf_filter: bool = flag(False, "Filter NaN/inf losses from the logs; such a loss stops the run.")
+    rdrop_alpha: float = flag(
+        0.0,
+        "R-Drop (Liang et al. 2021): read each row twice in training, with two dropout masks, and add this many times "
+        "the divergence of the predictions to the loss.",
+    )
     average_checkpoints: int | None = flag(None, "Average the weights of the last N checkpoints.")
     hp_search: int | None = flag(None, "Run a hyperparameter search over hp_space with N Optuna trials.")
     hp_space: dict | None = flag(

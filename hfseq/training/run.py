@@ -242,6 +242,7 @@ def make_trainer(
     rows = encoded.get("train") if rows is None else rows
     run.log(describe_model(model, processing_class))
     if run.train:
+        task.check_rdrop(loss)
         check_budget(rows, data.max_tokens, args.world_size)
     run.prepare()
     if isinstance(args, Seq2SeqTrainingArguments):
@@ -262,7 +263,7 @@ def make_trainer(
         train_dataset=rows,
         processing_class=processing_class,
         data_collator=task.collator,
-        compute_loss_func=loss or (None if task.own_loss else task.loss),
+        compute_loss_func=loss or (None if task.own_loss else task.training_loss),
         preprocess_logits_for_metrics=None if task.generates else task.reduce,
         callbacks=[*patience, *callbacks],
         max_tokens=data.max_tokens,
@@ -296,7 +297,7 @@ def search(
     def make(fields: dict[str, Any]) -> Any:
         model, tokenizer, *_ = make_model(overrides=fields)
         task.configure(model, tokenizer)
-        trainer.compute_loss_func = None if task.own_loss else task.loss
+        trainer.compute_loss_func = None if task.own_loss else task.training_loss
         return model
 
     trials = run_trials(trainer, make, run.space, n_trials=run.args.hp_search, resume=run.resume, say=run.log)

@@ -129,8 +129,9 @@ class SequenceTrainer(Trainer):
         return super()._get_num_items_in_batch(batch_samples, device)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss, without logits that the task does not need."""
+        """Compute the loss, without logits that the task does not need, and with `--rdrop_alpha` of all rows twice."""
         if self.task is not None and self.compute_loss_func is not None and "labels" in inputs:
+            inputs = dict(self.task.twice(inputs))
             inputs = {**inputs, **self.task.loss_inputs(self.accelerator.unwrap_model(model), inputs["labels"])}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
