@@ -24,6 +24,7 @@ from hfseq.inference.benchmark import Run
 from hfseq.inference.parallel import run_by_length
 from hfseq.lazy import datasets
 from hfseq.plots import plot_learning_curve
+from hfseq.tasks.adversarial import adversarial_loss
 from hfseq.tasks.losses import summed_divergence, token_loss
 
 
@@ -349,15 +350,21 @@ class Task(ABC):
         """Return the logits of the steps that predict the labels, and these labels."""
         return logits, labels
 
-    def check_rdrop(self, loss: Callable[..., Any] | None = None) -> None:
-        """Reject `--rdrop_alpha` where the loss is not one of logits.
+    def check_regularization(self, loss: Callable[..., Any] | None = None) -> None:
+        """Reject `--rdrop_alpha` and `--adversarial_epsilon` where they are not possible.
 
         Args:
             loss: Loss function to use instead of the task's.
 
         Raises:
-            InputError: It is one of the model itself, or another one than the task's.
+            InputError: R-Drop with a loss of the model itself, or another one than the task's; adversarial training
+                of a model without token embeddings.
         """
+        if self.args.adversarial_epsilon:  # type: ignore[attr-defined]
+            if self.features or self.main_input != "input_ids":
+                raise InputError("--adversarial_epsilon moves embeddings of tokens; this model has none: leave it out")
+            if self.args.torch_compile:
+                raise InputError("--adversarial_epsilon reads embeddings inside the model: omit --torch_compile")
         if self.args.rdrop_alpha and (self.own_loss or loss is not None):  # type: ignore[attr-defined]
             raise InputError("--rdrop_alpha needs a loss of classes or tokens, one by one; leave it out")
 
@@ -371,12 +378,30 @@ class Task(ABC):
             batch: Model inputs and labels.
             count: Number of labels in the whole optimizer step, the denominator of the loss.
         """
+        return self.against(model, lambda: self._batch_loss(model, batch, count))
+
+    def _batch_loss(
+        self, model: torch.nn.Module, batch: Mapping[str, torch.Tensor], count: torch.Tensor | int
+    ) -> torch.Tensor:
         if self.own_loss:
             return model(**batch, num_items_in_batch=count).loss
         batch = self.twice(batch)
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         outputs = model(**inputs, **self.loss_inputs(model, batch["labels"]))
         return self.training_loss(outputs, batch["labels"], count)
+
+    def against(self, model: torch.nn.Module, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Compute a loss, in training with `--adversarial_epsilon` also of moved embeddings; see `adversarial_loss`.
+
+        Args:
+            model: Model, wrapped or not.
+            compute: Computes the loss.
+        """
+        epsilon = self.args.adversarial_epsilon  # type: ignore[attr-defined]
+        if not (epsilon and torch.is_grad_enabled()):
+            return compute()
+        embeddings = getattr(model, "module", model).get_input_embeddings()  # type: ignore[operator]
+        return adversarial_loss(compute, embeddings, epsilon)
 
     def loss_inputs(self, model: torch.nn.Module, labels: torch.Tensor) -> dict[str, Any]:
         """Additional inputs for a model whose loss is computed from its logits."""

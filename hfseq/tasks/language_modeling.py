@@ -183,6 +183,11 @@ class RunningTextModeling(Task):
         sizes = {"ngram": self.data.ngram_order, "cache": self.data.cache_size}
         return [name for name, size in sizes.items() if size is not None]
 
+    def check_regularization(self, loss: Callable[..., Any] | None = None) -> None:
+        """Reject a second reading, which would continue from the state after the first one; see `Task`."""
+        if self.args.adversarial_epsilon or self.args.rdrop_alpha:  # type: ignore[attr-defined]
+            raise InputError("--adversarial_epsilon and --rdrop_alpha are not supported for running text; omit them")
+
     def texts(self) -> Any:
         """Texts to train a new tokenizer on: the lines of the training text."""
         return lines_of(super().texts())

@@ -36,7 +36,7 @@ HONOURED = frozenset(
         *("num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size"),
         *("gradient_accumulation_steps", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon"),
         *("max_grad_norm", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"),
-        *("label_smoothing_factor", "rdrop_alpha"),
+        *("label_smoothing_factor", "rdrop_alpha", "adversarial_epsilon"),
         *("logging_steps", "save_total_limit", "metric_for_best_model", "greater_is_better", "disable_tqdm"),
         *("average_checkpoints", "gradient_checkpointing", "activation_checkpointing", "report_to"),
         *("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_token", "hub_strategy", "license"),
@@ -239,7 +239,7 @@ class Loop:
         accelerator, args = cast(Accelerator, run.accelerator), run.args
         self.accelerator, self.args, self.task, self.processing_class = accelerator, args, task, processing_class
         self.patience, self.plain_model = run.data.early_stopping_patience, model
-        task.check_rdrop()
+        task.check_regularization()
         self.loader = make_loader(run, task)
         run.log(describe_model(model, processing_class))
         self.stream = self.loader.dataset if isinstance(self.loader.dataset, BatchStream) else None

@@ -133,6 +133,11 @@ class RecipeArguments(TrainingArguments):
         "R-Drop (Liang et al. 2021): read each row twice in training, with two dropout masks, and add this many times "
         "the divergence of the predictions to the loss.",
     )
+    adversarial_epsilon: float = flag(
+        0.0,
+        "Adversarial training (Miyato et al. 2017): train also on embeddings moved by this share of their norm in the "
+        "direction in which the loss grows fastest.",
+    )
     average_checkpoints: int | None = flag(None, "Average the weights of the last N checkpoints.")
     hp_search: int | None = flag(None, "Run a hyperparameter search over hp_space with N Optuna trials.")
     hp_space: dict | None = flag(

@@ -242,7 +242,7 @@ def make_trainer(
     rows = encoded.get("train") if rows is None else rows
     run.log(describe_model(model, processing_class))
     if run.train:
-        task.check_rdrop(loss)
+        task.check_regularization(loss)
         check_budget(rows, data.max_tokens, args.world_size)
     run.prepare()
     if isinstance(args, Seq2SeqTrainingArguments):

@@ -128,12 +128,28 @@ class SequenceTrainer(Trainer):
             batch_samples = [{"labels": torch.zeros(int(task.count(batch)))} for batch in batch_samples]
         return super()._get_num_items_in_batch(batch_samples, device)
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss, without logits that the task does not need, and with `--rdrop_alpha` of all rows twice."""
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Compute the loss, without logits that the task does not need.
+
+        In training with `--rdrop_alpha` all rows are read twice; with `--adversarial_epsilon`, again with embeddings
+        moved.
+        """
         if self.task is not None and self.compute_loss_func is not None and "labels" in inputs:
             inputs = dict(self.task.twice(inputs))
             inputs = {**inputs, **self.task.loss_inputs(self.accelerator.unwrap_model(model), inputs["labels"])}
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        if self.task is None:
+            return super().compute_loss(model, inputs, return_outputs, *args, **kwargs)
+        compute, outputs = super().compute_loss, []
+
+        def read() -> torch.Tensor:
+            loss, found = compute(model, dict(inputs), True, *args, **kwargs)
+            outputs.append(found)
+            return loss
+
+        loss = self.task.against(model, read)
+        return (loss, outputs[0]) if return_outputs else loss
 
     def prediction_step(
         self,
