@@ -8,7 +8,7 @@ import pytest
 import torch
 from oracles import attend_row, run_row
 
-from hfseq.models import recurrent
+from hfseq.models import padding, recurrent
 from hfseq.models.attention import CrossAttention
 from hfseq.models.bridge import Bridge
 from hfseq.models.recurrent import KernelLayer, RecurrentStack
@@ -16,6 +16,8 @@ from hfseq.models.recurrent import KernelLayer, RecurrentStack
 CELLS = ["rnn", "lstm", "gru"]
 # Left, right and gapped padding, a full row, a row of one step.
 MASK = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 1, 0, 1], [1, 1, 1, 1, 1], [0, 0, 0, 1, 0]]).bool()
+
+RIGHT = torch.arange(5) < torch.tensor([[2], [3], [1], [5], [4]])
 
 
 def layers_of(cell, nonlinearity="tanh"):
@@ -35,7 +37,7 @@ def make_states(stack, batch):
     return [tuple(torch.randn(shape).double() for shape in shapes) for shapes in stack.state_shapes(batch)]
 
 
-@pytest.mark.parametrize("mask", [None, MASK], ids=["no mask", "mask"])
+@pytest.mark.parametrize("mask", [None, MASK, RIGHT], ids=["no mask", "mask", "right"])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 def test_stack_equals_the_unrolled_rows(cell, bidirectional, mask):
@@ -167,16 +169,17 @@ def test_an_all_padding_row_keeps_its_state_and_outputs_nothing(cell, length):
             assert (after[1] != before[1]).any()
 
 
+@pytest.mark.parametrize("mask", [MASK, RIGHT], ids=["mask", "right"])
 @pytest.mark.parametrize("return_states", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_padding_gets_no_gradient_and_gives_none(cell, return_states):
+def test_padding_gets_no_gradient_and_gives_none(cell, return_states, mask):
     """Gradients of inputs, states and weights are those of the unpadded rows."""
     stack = make_stack(cell)
     initial = [tuple(part.requires_grad_() for part in layer) for layer in make_states(stack, 5)]
     inputs = torch.randn(5, 5, 3, generator=torch.Generator().manual_seed(2)).double().requires_grad_()
     leaves = [inputs, *(part for layer in initial for part in layer), *stack.parameters()]
 
-    outputs, states = stack(inputs, MASK, initial, return_states=return_states)
+    outputs, states = stack(inputs, mask, initial, return_states=return_states)
     total = sum(output.square().sum() for output in outputs)
     if return_states:
         total = total + sum(part.pow(3).sum() for layer in states for part in layer)
@@ -185,12 +188,34 @@ def test_padding_gets_no_gradient_and_gives_none(cell, return_states):
     expected_total = 0
     for row in range(5):
         begin = [tuple(part[row] for part in layer) for layer in initial]
-        expected, last = run_row(cell, stack.forward_layers, [], inputs[row, MASK[row]], begin)
+        expected, last = run_row(cell, stack.forward_layers, [], inputs[row, mask[row]], begin)
         expected_total = expected_total + sum(output.square().sum() for output in expected)
         if return_states:
             expected_total = expected_total + sum(part.pow(3).sum() for layer in last for part in layer)
     torch.testing.assert_close(gradients, torch.autograd.grad(expected_total, leaves))
-    assert not gradients[0][~MASK].any()
+    assert not gradients[0][~mask].any()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_steps_are_moved_only_where_that_is_needed(bidirectional, monkeypatch):
+    stack, moved = make_stack("lstm", bidirectional).requires_grad_(False), []
+
+    def move(values, index, inverse):
+        if index is not inverse:  # no reversal
+            moved.append(index)
+        return padding.permute_steps(values, index, inverse)
+
+    monkeypatch.setattr(recurrent, "permute_steps", move)
+    inputs = torch.randn(5, 5, 3).double()
+    stack(inputs, RIGHT)
+    assert not moved
+    right, _ = stack(inputs, MASK)
+    assert moved
+    monkeypatch.undo()
+    # A graph that was traced with padding on the right also holds for other masks.
+    traced = torch.jit.trace(lambda *given: stack(*given)[0][-1], (inputs, RIGHT), check_trace=False)
+    torch.testing.assert_close(traced(inputs, MASK), right[-1])
 
 
 @pytest.mark.parametrize("attention_type", ["additive", "dot", "general"])

@@ -172,6 +172,14 @@ def is_bare(module: nn.Module, forward: Callable[..., Any]) -> bool:
     return type(module).forward is forward and not wrapped and not hooked
 
 
+def most_likely(scores: Tensor) -> Tensor:
+    """Tokens `[B]` with the highest scores `[B, V]`, the first of equal ones."""
+    if scores.device.type == "cpu":
+        # numpy's argmax uses vector instructions, torch's does not.
+        return torch.from_numpy(scores.numpy().argmax(axis=-1))
+    return scores.argmax(dim=-1)
+
+
 def decode(
     model: Any,
     input_ids: Tensor,
@@ -214,7 +222,7 @@ def decode(
         if sampled:
             tokens = torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
         else:
-            tokens = scores.argmax(dim=-1)
+            tokens = most_likely(scores)
         if ends:
             tokens = tokens.masked_fill(finished, padding)
         input_ids = torch.cat([input_ids, tokens.unsqueeze(1)], dim=1)

@@ -37,6 +37,15 @@ def valid_first(mask: Tensor) -> ValidFirst:
     return ValidFirst(order, restore, reverse, valid)
 
 
+def moves_steps(mask: Tensor, permutation: ValidFirst) -> bool:
+    """Return False if the permutation is known to leave all steps where they are, as where padding is on the right.
+
+    On a GPU asking would wait for it, and a traced or compiled graph would keep the answer for other masks.
+    """
+    eager = mask.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    return not (eager and torch.equal(mask, permutation.valid))
+
+
 def take_steps(values: Tensor, index: Tensor) -> Tensor:
     """Select steps of `values` `[B, T, D]` by `index` `[B, N]`, row by row."""
     batch, length, width = values.shape

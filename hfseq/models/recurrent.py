@@ -12,7 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging
 
 from .dropout import Dropout, drop
-from .padding import ValidFirst, permute_steps, reverse_valid, take_steps, valid_first
+from .padding import ValidFirst, moves_steps, permute_steps, reverse_valid, take_steps, valid_first
 from .stack import Stack, State
 
 logger = logging.get_logger(__name__)
@@ -336,7 +336,8 @@ class RecurrentStack(Stack):
         masks = self.draw_masks(inputs) if dropout_masks is None else dropout_masks
         # A single step needs no permutation: a row either takes it or keeps its state.
         permutation = valid_first(mask) if self.needs_gather and mask is not None and mask.shape[1] > 1 else None
-        values = inputs if permutation is None else permute_steps(inputs, permutation.order, permutation.restore)
+        moved = permutation if permutation is not None and moves_steps(mask, permutation) else None
+        values = inputs if moved is None else permute_steps(inputs, moved.order, moved.restore)
         if self.needs_gather:
             valid = permutation.valid if permutation is not None and return_states else None
         else:
@@ -346,9 +347,9 @@ class RecurrentStack(Stack):
             directions = partial(self._run_directions, index, states[index], valid, permutation, masks)
             values, new_state = self._run_layer(index, values, masks, directions)
             output = values
-            if permutation is not None:
-                output = permute_steps(values, permutation.restore, permutation.order)
-            elif self.needs_gather and mask is not None and return_states:
+            if moved is not None:
+                output = permute_steps(values, moved.restore, moved.order)
+            elif permutation is None and self.needs_gather and mask is not None and return_states:
                 new_state = tuple(map(partial(_keep, mask), new_state, states[index]))
             outputs.append(output if mask is None else output.masked_fill(~mask.unsqueeze(-1), 0.0))
             new_states.append(new_state)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hfseq.models.generation import most_likely
 from hfseq.serving.generation import Completion, GenerationRequest, Piece, RequestError, TokenLogprob
 from hfseq.serving.plans import Plan
 from hfseq.serving.texts import StopStrings, TextStream, continuation
@@ -202,7 +203,7 @@ def choose(rows: Sequence[Row], scores: Tensor) -> list[tuple[int, TokenLogprob 
     for indices in groups.values():
         shared: Any = rows[indices[0]].plan.shared
         scores[indices] = shared(None, scores[indices])
-    chosen = _most_likely(scores)
+    chosen = most_likely(scores)
     drawn = [index for index, row in enumerate(rows) if row.generator is not None]
     if drawn:
         chosen[drawn] = _draw([rows[index] for index in drawn], scores[drawn].softmax(dim=-1))
@@ -213,14 +214,6 @@ def choose(rows: Sequence[Row], scores: Tensor) -> list[tuple[int, TokenLogprob 
         for index, one in zip(scored, with_top(logprobs, chosen[scored], counts), strict=True):
             found[index] = one
     return list(zip(tokens, found, strict=True))
-
-
-def _most_likely(scores: Tensor) -> Tensor:
-    """Tokens `[B]` with the highest scores `[B, V]`, the first of equal ones."""
-    if scores.device.type == "cpu":
-        # numpy's argmax uses vector instructions, torch's does not.
-        return torch.from_numpy(scores.numpy().argmax(axis=-1))
-    return scores.argmax(dim=-1)
 
 
 def with_top(logprobs: Tensor, tokens: Tensor, counts: Sequence[int]) -> list[TokenLogprob]:
