@@ -88,8 +88,8 @@ def family_figures(family: str, values: Mapping[str, Any]) -> list[str]:
         ["speed of `generate()`, × LSTM", *(_range(row["generation"]) for row in rows)],
         ["`generate()`, ms per step", *(f"{statistics.median(row['ms']['generation']):.2f}" for row in rows)],
         ["ONNX, ms per step", *(f"{statistics.median(row['ms']['onnx']):.2f}" for row in rows)],
-        ["largest difference between logits of graph and model", *(f"{row['onnx']['difference']:.0e}" for row in rows)],
-        ["operators of the ONNX graph", *(", ".join(f"`{name}`" for name in row["onnx"]["operators"]) for row in rows)],
+        ["largest difference of the graph's logits", *(f"{row['onnx']['difference']:.0e}" for row in rows)],
+        ["operators of the graph", *(", ".join(f"`{name}`" for name in row["onnx"]["operators"]) for row in rows)],
     ]
     lines = table(["language model of characters", *columns], figures)
     return [*lines, "", _sizes(values), "", measured_by(values["about"])]
