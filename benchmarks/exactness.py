@@ -48,8 +48,8 @@ def catalogue_table(path: Path = CATALOGUE) -> list[str]:
     titles = [
         "items",
         "loss",
-        "steps in a second of processor time",
-        "times as fast as the full softmax",
+        "steps per second of processor time",
+        "speed relative to the full softmax",
         "peak memory, GB",
     ]
     return [*table(titles, rows), "", measured_by(values["about"])]
@@ -83,7 +83,7 @@ def load_table(loads: Mapping[str, Any]) -> list[str]:
         overheads.append([name, *(f"{times[side]:.2f}" for side in ("pipeline", "server", "difference"))])
         measured += [f"{name}: {measured_by(values['about'])}", ""]
     titles = ["model", "clients", "requests/s", "p50, ms", "p95, ms", "ratio of requests/s", "ratio of p50"]
-    lines = table([*titles, "other answers", "clients' share of the CPU time"], rows)
+    lines = table([*titles, "answers that differ", "clients' share of the CPU time"], rows)
     beside = table(["model", "pipeline, ms", "server, ms", "overhead, ms"], overheads)
     return [*lines, "", *beside, "", *measured[:-1]]
 
@@ -111,8 +111,8 @@ def serving_table(path: Path = SERVING) -> list[str]:
             f"{before:.0f}, {middle:.0f}, {after:.0f}",
         ]
         row += [f"{soak['slope, MiB per 10 000 requests']:.2f}", " → ".join(map(str, soak["file descriptors"]))]
-        titles = ["requests", "left half-way", "errors", "memory at first, at half, at last, MiB"]
-        titles += ["its slope in the second half, MiB per 10,000 requests", "file descriptors"]
+        titles = ["requests", "aborted by clients", "errors", "memory at the start, halfway, at the end, MiB"]
+        titles += ["growth in the second half, MiB per 10,000 requests", "file descriptors"]
         lines += ["", *table(titles, [row]), "", measured_by(soak["about"])]
     return lines
 

@@ -59,8 +59,8 @@ def side_by_side(values: Mapping[str, Any]) -> list[str]:
         "model",
         "parameters, M",
         "training, × LSTM",
-        "a step of generation, × LSTM",
-        "a step by ONNX, ms",
+        "generation, × LSTM",
+        "ONNX, ms per step",
         "cache, bytes",
         "padding error",
     ]
@@ -84,11 +84,11 @@ def family_figures(family: str, values: Mapping[str, Any]) -> list[str]:
     columns = [f"{TITLES[family]}, residual blocks" if ", " in row["model"] else TITLES[family] for row in rows]
     figures = [
         ["parameters", *(f"{row['parameters']:,}" for row in rows)],
-        ["speed of training, × LSTM", *(_range(row["training"]) for row in rows)],
-        ["speed of a step of `generate()`, × LSTM", *(_range(row["generation"]) for row in rows)],
-        ["a step of `generate()`, ms", *(f"{statistics.median(row['ms']['generation']):.2f}" for row in rows)],
-        ["a step by ONNX, ms", *(f"{statistics.median(row['ms']['onnx']):.2f}" for row in rows)],
-        ["largest difference of the ONNX graph's logits", *(f"{row['onnx']['difference']:.0e}" for row in rows)],
+        ["training speed, × LSTM", *(_range(row["training"]) for row in rows)],
+        ["speed of `generate()`, × LSTM", *(_range(row["generation"]) for row in rows)],
+        ["`generate()`, ms per step", *(f"{statistics.median(row['ms']['generation']):.2f}" for row in rows)],
+        ["ONNX, ms per step", *(f"{statistics.median(row['ms']['onnx']):.2f}" for row in rows)],
+        ["largest difference of the graph's logits", *(f"{row['onnx']['difference']:.0e}" for row in rows)],
         ["operators of the graph", *(", ".join(f"`{name}`" for name in row["onnx"]["operators"]) for row in rows)],
     ]
     lines = table(["language model of characters", *columns], figures)
@@ -99,7 +99,7 @@ def _sizes(values: Mapping[str, Any]) -> str:
     sizes = values["sizes"]
     return (
         f"Width {sizes['width']}; training on {sizes['rows']} rows of {sizes['length']} characters, generation of "
-        f"{sizes['new_tokens']} for one row; processor time of one thread."
+        f"{sizes['new_tokens']} for one row; processor time on one thread."
     )
 
 
@@ -115,7 +115,7 @@ def linear_speed() -> list[str]:
             figures = [f"{statistics.median(one):.4g} {name}" for name, one in row["figures"].items()]
             rows.append([row["measure"], row["beside"], _range(row["ratios"]), ", ".join(figures)])
             about = row["about"]
-    return [*table(["measure", "beside", "speed, ratio", "figures (medians)"], rows), "", measured_by(about)]
+    return [*table(["measurement", "compared with", "speed ratio", "medians"], rows), "", measured_by(about)]
 
 
 def _range(ratios: Sequence[float]) -> str:

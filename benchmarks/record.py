@@ -65,8 +65,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         parameters_millions=parameters(folders[0]),
         seeds=args.seeds,
         minutes=round(minutes, 1),
-        on=f"{torch.get_num_threads()} threads{', each seed' if len(folders) > 1 else ''}",
+        on=f"{threads()}{', each seed' if len(folders) > 1 else ''}",
     )
+
+
+def threads() -> str:
+    """Number of threads, with its unit."""
+    number = torch.get_num_threads()
+    return f"{number} thread{'s' * (number != 1)}"
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -98,7 +104,7 @@ def store_table(
     for model, row in rows.items():
         scores = {"accuracy, %": {"table": f"recipes/comparisons/{kept.name}", "model": model}}
         millions = float(f"{float(row['parameters']) / 1e6:.3g}")
-        on = f"{torch.get_num_threads()} threads, all {len(rows)} models with all seeds"
+        on = f"{threads()}, all {len(rows)} models with all seeds"
         more: dict[str, Any] = {"parameters_millions": millions, "seeds": list(seeds), "minutes": minutes, "on": on}
         store(f"{name}_{model.lower().replace('-', '_')}", scores, command, **more)
 

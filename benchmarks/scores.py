@@ -108,6 +108,7 @@ def of_family(runs: Sequence[Run]) -> list[str]:
     rows = [
         [run["task"], run["model"], run["data"], _figures(run["measured"]["scores"]), _baselines(run), _command(run)]
         for run in runs
+        if run["measured"]["scores"]  # some have been scored on validation rows alone
     ]
     return _table(["task", "model", "data", "score", "baseline", "command"], rows)
 
@@ -148,7 +149,7 @@ def better_baselines(scores: Mapping[str, Sequence[Run]]) -> list[str]:
                 rows.append(
                     [run["task"], run["data"], run["model"], figure(name, score), baseline, figure(name, found)]
                 )
-    return _table(["task", "data", "model", "score", "better", "its score"], rows)
+    return _table(["task", "data", "model", "score", "better method", "its score"], rows)
 
 
 def quality(scores: Mapping[str, Sequence[Run]]) -> list[str]:
