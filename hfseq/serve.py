@@ -1,4 +1,4 @@
-"""Serve models over HTTP: every task of the recipes, several models by name.
+"""Serve models of text, audio, series and items over HTTP, several of them by name.
 
     python -m hfseq.serve outputs/translation --port 8000
 
@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="MODEL_DIR",
         help="directory or Hub name of a model with its tokenizer, or an ONNX export; NAME=MODEL_DIR to name it",
     )
-    add("--task", help="name of the pipeline's task of the models, where it does not follow from them")
+    add("--task", help="pipeline task of the models, if it cannot be inferred from them")
     add("--backend", choices=BACKENDS, help="PyTorch or onnxruntime; by default as the directory is")
     add("--device", default="auto", help="cpu, cuda, a GPU number, or auto")
     add("--max_batch_size", type=int, default=32, help="maximum number of inputs processed together")

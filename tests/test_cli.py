@@ -13,6 +13,7 @@ import pytest
 from transformers import Seq2SeqTrainingArguments
 
 from hfseq.errors import InputError
+from hfseq.hub.model_card import PLOTS
 from hfseq.training import cli
 from hfseq.training.cli import (
     check_output_dir,
@@ -350,6 +351,9 @@ def test_output_dir_not_empty(used):
 
 
 def test_overwrite_deletes_what_a_run_writes_and_nothing_else(used):
+    # What tasks write: the card of the next run would show the plots.
+    for name in (*PLOTS, "popularity.csv", "predictions.npz"):
+        (used / name).write_text("old")
     before = tree(used)
     check_output_dir(str(used), overwrite=True, resume=False)
     assert tree(used) == before

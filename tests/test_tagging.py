@@ -314,7 +314,7 @@ def test_a_trained_tagger_is_scored(data, trained, tmp_path):
         ({"metric_for_best_model": "bleu"}, "bleu"),
         ({"streaming": True}, "unknown flag --streaming"),
         ({"word_vectors": "absent.txt"}, "--word_vectors: there is no file absent.txt"),
-        ({"add_words": 10}, "--add_words is a number of words of --word_vectors"),
+        ({"add_words": 10}, "--add_words needs --word_vectors"),
         (
             {"label_smoothing_factor": 0.1},
             "--label_smoothing_factor is not supported for a CRF, which is trained on whole",

@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     warning = "There is no authentication: anyone who can reach the address can use the model."
     parser = server_parser("hfseq.demo", "an interactive demo page for a model", 7860, warning)
     parser.add_argument("model_dir", help="directory of a trained model with its tokenizer or feature extractor")
-    parser.add_argument("--task", help="name of the pipeline's task of the model, where it does not follow from it")
+    parser.add_argument("--task", help="pipeline task of the model, if it cannot be inferred from it")
     args = parser.parse_args(argv)
     logging.disable_progress_bar()  # of loading
     try:

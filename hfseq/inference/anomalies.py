@@ -119,10 +119,10 @@ class Settings:
         scales: Scaling of each series by name.
         timed: Whether time stamps are known, and hence time features.
         short_window: Steps over which surprise is averaged, W' of Ahmad et al. 2017.
-        long_window: Steps that the distribution of the surprise remembers, W of the paper.
+        long_window: Steps on which the distribution of the surprise is estimated, W of the paper.
         hold: Seconds that an alarm lasts, where 1000 steps without time stamps are a day; see
             `hfseq.metrics.anomalies.find_alarms`.
-        false_alarms: False alarms a day that the threshold was chosen for.
+        false_alarms: False alarms per day that the threshold was chosen for.
         threshold: Score from which on a step raises an alarm.
         event_columns: Columns of the words of an event; None for numbers.
         number_columns: Columns of the numbers of an event.

@@ -797,11 +797,11 @@ class AnomalyArguments(SeriesArguments):
     log_values: bool = flag(False, "Read numbers as logarithms of 1 + their magnitude; for counts and bytes.")
     context_length: int = flag(144, "Steps of a training window; with --head causal_lm tokens.")
     holdout: float = flag(0.2, "Last part of each training series that is held out if there is no --validation_file.")
-    short_window: int = flag(1, "Steps over which surprise is averaged (Ahmad et al. 2017, W').")
-    long_window: int = flag(8000, "Steps that the distribution of the surprise remembers (W).")
+    short_window: int = flag(1, "Steps over which the surprise is averaged (W' of Ahmad et al. 2017).")
+    long_window: int = flag(8000, "Steps on which the distribution of the surprise is estimated (W).")
     hold: float = flag(3600.0, "Seconds that an alarm lasts, in which no other is raised.")
     false_alarms: float = flag(
-        1.0, "False alarms a day, or in 1,000 steps without time stamps, that the threshold allows on held-out rows."
+        1.0, "False alarms per day that the threshold allows on held-out rows; per 1,000 steps without time stamps."
     )
     watch: bool = flag(False, "With --model_name_or_path: read steps from standard input and print alarms.")
     series: str = flag("", "With --watch: name of the series, if the model was trained on several.")

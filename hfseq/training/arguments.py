@@ -54,8 +54,10 @@ class ModelArguments:
         """Reject an ensemble without its first member, and words to add without their vectors."""
         if self.ensemble and self.model_name_or_path is None:
             raise ValueError("--ensemble names further members; --model_name_or_path names the first")
-        if self.add_words < 0 or self.add_words and self.word_vectors is None:
-            raise ValueError("--add_words is a number of words of --word_vectors, which names their file")
+        if self.add_words < 0:
+            raise ValueError(f"--add_words {self.add_words}: give 0 or more")
+        if self.add_words and self.word_vectors is None:
+            raise ValueError("--add_words needs --word_vectors, the file whose first words are added")
 
 
 @dataclass

@@ -31,8 +31,9 @@ _PRODUCED = re.compile(
     r"|(config|generation_config|(pre)?processor_config|trainer_state|.*_results|run)\.json|training_args\.bin|table\.(md|csv)"
     r"|(tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|teacher_translations.*)\.json"
     r"|(vocab|merges)\.txt|(tokenizer|spiece)\.model|(source|target)\.spm|teacher_logits.*\.npy"
-    r"|(predictions|samples)\.txt|(predictions|scores|alarms)\.csv|detector\.json"
-    r"|(learning_curve|alignment|spectrogram|confusion_matrix|scatter|trade_off|forecast|anomalies)\.png"
+    r"|(predictions|samples)\.txt|(predictions|scores|alarms|popularity)\.csv|predictions\.npz|detector\.json"
+    r"|(learning_curve|alignment|spectrogram|confusion_matrix|scatter|trade_off|forecast|anomalies|logos)\.png"
+    r"|(frames|paths|clips)\.png|frames\.gif"
     r"|trials\.csv"
 )
 # Parameters of glibc's mallopt, from malloc.h.

@@ -70,7 +70,7 @@ class MonitoringFields:
             if getattr(self, name) is not None and self.served is None:
                 raise ValueError(f"--{name} goes with --served; --fresh_file has a column for labels")
         if self.retrain and data.train_file is None:
-            raise ValueError("--retrain needs --train_file, the rows that the model has learnt")
+            raise ValueError("--retrain needs --train_file, the rows that the model was trained on")
         if not 0 < self.holdout < 1 or not 0 <= self.alpha <= 1:
             raise ValueError("--holdout must lie between 0 and 1, and --alpha from 0 to 1")
 
