@@ -47,6 +47,7 @@ _LEAST: dict[str, float] = {
     **dict.fromkeys(("early_stopping_patience", "max_tokens", "max_length", "max_source_length", "num_beams"), 1),
     **dict.fromkeys(("max_train_samples", "max_new_tokens", "next_words", "lead", "lora_r"), 1),
     **dict.fromkeys(("cache_size", "ngram_order"), 1),
+    **dict.fromkeys(("subword_samples", "subword_alpha"), 0),
     **dict.fromkeys(("num_seeds", "speed_texts", "teacher_num_beams", "num_bootstrap", "generation_num_beams"), 1),
     **dict.fromkeys(("dataloader_num_workers", "seed", "data_seed", "weight_decay", "label_smoothing_factor"), 0),
     **{
@@ -236,7 +237,28 @@ class SeriesArguments(WholeArguments):
 
 
 @dataclass
-class ClassArguments(DataArguments):
+class SubwordArguments(DataArguments):
+    """Subword regularization of training rows."""
+
+    subword_samples: int = flag(
+        0,
+        "Subword regularization (Kudo 2018): train on this many random segmentations of each text by a unigram "
+        "tokenizer, in place of the best one. An epoch is as many times longer.",
+    )
+    subword_alpha: float = flag(
+        0.2,
+        "Smoothing of their probabilities; 0: all segmentations are equally likely, 1: as in the tokenizer's model.",
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse a stream, whose rows cannot be read several times."""
+        super().__post_init__()
+        if self.subword_samples and self.streaming:
+            raise ValueError("--subword_samples reads the training rows several times; omit --streaming")
+
+
+@dataclass
+class ClassArguments(SubwordArguments):
     """Texts and classes."""
 
     text_column: str = flag("text", "Column of the texts.")
@@ -262,16 +284,18 @@ class ClassArguments(DataArguments):
 class SingleLabelArguments(ClassArguments):
     """Texts with one class each, for recipes that train or test several models: nothing streams or goes to a file."""
 
+    subword_alpha: float = field(init=False, default=0.2)
     streaming: bool = field(init=False, default=False)
     output_file: None = field(init=False, default=None)
     overwrite_output_file: bool = field(init=False, default=False)
+    subword_samples: int = field(init=False, default=0)
     text_pair_column: None = field(init=False, default=None)
     label_separator: None = field(init=False, default=None)
     problem_type: str = field(init=False, default="single_label_classification")
 
 
 @dataclass
-class DecodingArguments(DataArguments):
+class DecodingArguments(SubwordArguments):
     """Pairs of texts, their lengths and decoding."""
 
     source_prefix: str = flag("", "Text before every source: 'summarize: ' for T5.")
@@ -471,6 +495,7 @@ class SequenceArguments(WholeArguments):
     class_weights: dict | str | None = flag(
         None, "With --task classification: class weights of the loss: balanced, or {class: weight}."
     )
+    subword_samples: int = field(init=False, default=0)
     text_pair_column: None = field(init=False, default=None)
     label_separator: None = field(init=False, default=None)
     problem_type: str = field(init=False, default="single_label_classification")

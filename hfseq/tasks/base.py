@@ -18,6 +18,7 @@ from hfseq import metrics
 from hfseq.data.collation import CheckedCollator
 from hfseq.data.encoding import EncodedSplits
 from hfseq.data.streaming import count_rows, tokenizer_texts
+from hfseq.data.subwords import resample
 from hfseq.data.token_budget import row_lengths
 from hfseq.errors import InputError
 from hfseq.inference.benchmark import Run
@@ -275,6 +276,15 @@ class Task(ABC):
         self.encoded, self.lengths, notes = self._encode(model, tokenizer)
         for note in notes:
             log(note)
+
+    def _resampled(
+        self, encoded: EncodedSplits, tokenizer: PreTrainedTokenizerBase, limits: Mapping[str, int]
+    ) -> EncodedSplits:
+        """Encoded rows, with `--subword_samples` segmentations of each training row; see `resample`."""
+        if self.data.subword_samples and "train" in encoded.rows:
+            options = {"samples": self.data.subword_samples, "alpha": self.data.subword_alpha, "seed": self.args.seed}
+            encoded.rows["train"] = resample(encoded.rows["train"], tokenizer, limits, **options)
+        return encoded
 
     def encoded_split(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, split: str) -> Self:
         """Copy of the task with a single split, encoded for a model."""

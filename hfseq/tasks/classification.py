@@ -81,7 +81,8 @@ class TextTask(Task):
         self.collator = CheckedCollator(DataCollatorWithPadding(tokenizer), model)
         if "train_sample" in self.splits:
             self.references = self.references | {"train_sample": label_array(self.splits["train_sample"])}
-        return encode_splits(self.splits, encode, {"length": Limit(self.rows, "--max_length", limit)})
+        encoded = encode_splits(self.splits, encode, {"length": Limit(self.rows, "--max_length", limit)})
+        return self._resampled(encoded, tokenizer, {"input_ids": limit})
 
 
 class Classification(TextTask):

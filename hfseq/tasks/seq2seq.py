@@ -95,15 +95,17 @@ class Seq2Seq(Generating):
         if "train_sample" in self.splits:
             sample = [[text] for text in self.splits["train_sample"][self.names[1]]]
             self.references = self.references | {"train_sample": sample}
-        return encode_pairs(
+        sources, targets = self.data.max_source_length, self.data.max_target_length
+        encoded = encode_pairs(
             self.splits,
             tokenizer,
             *self.names,
-            max_source_length=self.data.max_source_length,
-            max_target_length=self.data.max_target_length,
+            max_source_length=sources,
+            max_target_length=targets,
             prefix=self.data.source_prefix,
             copy_vocabulary=self.copied,
         )
+        return self._resampled(encoded, tokenizer, {"input_ids": sources, "labels": targets})
 
     def decode(self, split: str, raw: Any) -> list[str]:
         """Convert generated token ids to texts."""

@@ -81,6 +81,8 @@ class TaskArguments(ClassArguments, DecodingArguments):
         for name, known in (("task", TASKS), ("method", METHODS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown --{name} {getattr(self, name)!r}; there are {', '.join(known)}")
+        if self.subword_samples and self.task not in ("classification", "seq2seq"):
+            raise ValueError(f"--subword_samples is for classification and seq2seq, not for --task {self.task}")
         if self.method == "gradual" and self.streaming:
             raise ValueError("--method gradual unfreezes a layer each epoch, and --streaming has no epochs")
 
