@@ -66,7 +66,7 @@ def test_each_trial_of_a_search_has_its_generation_and_its_loss(smoothing, token
     def trials(trainer, make, space, **options):
         for coverage in (False, True):
             model = make({"coverage": coverage})
-            seen.append((model.generation_config.num_beams, trainer.compute_loss_func == task.loss))
+            seen.append((model.generation_config.num_beams, trainer.compute_loss_func == task.training_loss))
 
     def make_model(overrides):
         config = LstmConfig(vocab_size=len(tokenizer), hidden_size=4, attention_type="additive", **overrides)

@@ -320,6 +320,10 @@ class Task(ABC):
         smoothing, (logits, labels) = self.args.label_smoothing_factor, self.aligned(outputs.logits, labels)
         return token_loss(logits, labels, label_smoothing=smoothing, count=num_items_in_batch)
 
+    def _strength(self, name: str) -> float:
+        """Strength of a regularization by the name of its flag; arguments other than those of recipes have none."""
+        return getattr(self.args, name, 0.0)
+
     def training_loss(
         self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> Any:
@@ -333,7 +337,7 @@ class Task(ABC):
             labels: Labels in the same order.
             num_items_in_batch: As for `loss`, each label counted once.
         """
-        alpha = self.args.rdrop_alpha  # type: ignore[attr-defined]
+        alpha = self._strength("rdrop_alpha")
         if not (alpha and torch.is_grad_enabled()):
             return self.loss(outputs, labels, num_items_in_batch)
         count = self.count({"labels": labels}) / 2 if num_items_in_batch is None else num_items_in_batch
@@ -341,7 +345,7 @@ class Task(ABC):
 
     def twice(self, batch: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Return a batch, in training with `--rdrop_alpha` with all rows twice, the second time after the last."""
-        if not (self.args.rdrop_alpha and torch.is_grad_enabled()):  # type: ignore[attr-defined]
+        if not (self._strength("rdrop_alpha") and torch.is_grad_enabled()):
             return batch
         return {name: torch.cat([values, values]) for name, values in batch.items()}
 
@@ -370,12 +374,12 @@ class Task(ABC):
             InputError: R-Drop with a loss of the model itself, or another one than the task's; adversarial training
                 of a model without token embeddings.
         """
-        if self.args.adversarial_epsilon:  # type: ignore[attr-defined]
+        if self._strength("adversarial_epsilon"):
             if self.features or self.main_input != "input_ids":
                 raise InputError("--adversarial_epsilon moves embeddings of tokens; this model has none: leave it out")
             if self.args.torch_compile:
                 raise InputError("--adversarial_epsilon reads embeddings inside the model: omit --torch_compile")
-        if self.args.rdrop_alpha and (self.own_loss or loss is not None):  # type: ignore[attr-defined]
+        if self._strength("rdrop_alpha") and (self.own_loss or loss is not None):
             raise InputError("--rdrop_alpha needs a loss of classes or tokens, one by one; leave it out")
 
     def batch_loss(
@@ -407,7 +411,7 @@ class Task(ABC):
             model: Model, wrapped or not.
             compute: Computes the loss.
         """
-        epsilon = self.args.adversarial_epsilon  # type: ignore[attr-defined]
+        epsilon = self._strength("adversarial_epsilon")
         if not (epsilon and torch.is_grad_enabled()):
             return compute()
         embeddings = getattr(model, "module", model).get_input_embeddings()  # type: ignore[operator]

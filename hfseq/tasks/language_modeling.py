@@ -185,7 +185,7 @@ class RunningTextModeling(Task):
 
     def check_regularization(self, loss: Callable[..., Any] | None = None) -> None:
         """Reject a second reading, which would continue from the state after the first one; see `Task`."""
-        if self.args.adversarial_epsilon or self.args.rdrop_alpha:  # type: ignore[attr-defined]
+        if self._strength("adversarial_epsilon") or self._strength("rdrop_alpha"):
             raise InputError("--adversarial_epsilon and --rdrop_alpha are not supported for running text; omit them")
 
     def texts(self) -> Any:

@@ -297,6 +297,7 @@ def search(
     def make(fields: dict[str, Any]) -> Any:
         model, tokenizer, *_ = make_model(overrides=fields)
         task.configure(model, tokenizer)
+        task.check_regularization()
         trainer.compute_loss_func = None if task.own_loss else task.training_loss
         return model
 
