@@ -11,6 +11,7 @@ PADDING, CACHE = FOLDER / "padding_and_beams.json", FOLDER / "cache_memory.json"
 CATALOGUE = FOLDER / "large_catalogue.json"
 CONVERTED = FOLDER / "joeynmt_converted.json"
 SERVING = FOLDER / "serving.json"
+CTRANSLATE2 = FOLDER / "ctranslate2.json"
 
 
 def padding_table(path: Path = PADDING) -> list[str]:
