@@ -137,8 +137,8 @@ class SequenceTrainer(Trainer):
         moved.
         """
         if self.task is not None and self.compute_loss_func is not None and "labels" in inputs:
-            inputs = dict(self.task.twice(inputs))
-            inputs = {**inputs, **self.task.loss_inputs(self.accelerator.unwrap_model(model), inputs["labels"])}
+            rows = self.task.twice(inputs)
+            inputs = {**rows, **self.task.loss_inputs(self.accelerator.unwrap_model(model), rows["labels"])}
         if self.task is None:
             return super().compute_loss(model, inputs, return_outputs, *args, **kwargs)
         compute, outputs = super().compute_loss, []
