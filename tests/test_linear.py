@@ -28,6 +28,7 @@ from token_classes import ALL, LINEAR, OTHERS
 from transformers import BertConfig, BertModel, DynamicCache, EncoderDecoderModel
 
 import hfseq
+from hfseq.models import linear_cells
 from hfseq.models import linear_recurrence as module
 from hfseq.models.linear_cells import LinearLayer, MinLstmLayer, QrnnLayer
 from hfseq.models.linear_recurrence import gated_recurrence, linear_recurrence, scan_by_doubling, scan_by_loop
@@ -193,6 +194,18 @@ def test_the_translator_equals_the_unrolled_one(family, fields):
         encoded, _ = run_stack(family.lower(), model.model.stack, model.model.embed_tokens.weight[source[0]])
         hidden, _, _ = decode_row(family.lower(), model.decoder, target[0], encoded[-1])
         torch.testing.assert_close(found, logits_row(model, hidden))
+
+
+@pytest.mark.parametrize(("family", "fields"), CASES)
+def test_long_sequences_in_blocks(family, fields, monkeypatch):
+    """Blocks of steps, the last of them short, give what all steps at once give, and the same gradients."""
+    model = make_of(family, CAUSAL, **fields)
+    inputs = make_inputs(model)
+    expected = valid_outputs(model, inputs)
+    monkeypatch.setattr(linear_cells, "BLOCK", 2)
+    found = valid_outputs(model, inputs)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradients(model, found), gradients(model, expected))
 
 
 @pytest.mark.parametrize(("auto", "model_class"), TOKENS, ids=lambda value: getattr(value, "__name__", None))

@@ -7,9 +7,13 @@ from torch import Size, Tensor, nn
 from transformers import initialization as init
 
 from .dropout import drop
-from .linear_recurrence import gated_recurrence
+from .linear_recurrence import gated_recurrence, runs_in_loop
 from .padding import take_steps
 from .recurrent import RecurrentLayer
+
+# Steps of a long sequence that are projected and gated at a time on a CPU. The gates of all steps would be large
+# tensors, for which the system has to find fresh memory again and again.
+BLOCK = 512
 
 
 class GateProjection(nn.Linear):
@@ -97,10 +101,18 @@ class LinearLayer(RecurrentLayer):
             length = values.shape[1]
             values = torch.cat([steps[:, place : place + length] for place in range(self.window)], dim=-1)
             after.append(last)
-        projected = self.project(values)
-        states = gated_recurrence(*self.gate(projected), initial, valid)
+        outputs, state = [], initial
+        length = values.shape[1]
+        size = BLOCK if runs_in_loop(values) else length
+        for start in range(0, length, size):
+            block = slice(start, start + size)
+            projected = self.project(values[:, block])
+            states = gated_recurrence(*self.gate(projected), state, None if valid is None else valid[:, block])
+            outputs.append(self.read(states.to(projected.dtype), projected))
+            state = states[:, -1]
+        output = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
         # A copy, so that a cache does not keep all steps alive.
-        return self.read(states.to(projected.dtype), projected), states[:, -1].clone(), *after
+        return output, state.clone(), *after
 
 
 def with_earlier(values: Tensor, valid: Tensor | None, before: Tensor) -> tuple[Tensor, Tensor]:

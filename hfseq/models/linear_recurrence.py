@@ -54,8 +54,7 @@ def gated_recurrence(update: Tensor, candidate: Tensor, initial: Tensor, mask: T
     Returns:
         `[B, T, H]`, in at least float32.
     """
-    unrolled = torch.jit.is_tracing() or torch.compiler.is_compiling()
-    if unrolled or scans_in_parallel(candidate):
+    if not runs_in_loop(candidate):
         return linear_recurrence(1.0 - update, update * candidate, initial, mask)
     if mask is not None:
         update = update.masked_fill(~mask.unsqueeze(-1), 0.0)
@@ -99,6 +98,11 @@ def scan_by_loop(decay: Tensor, inputs: Tensor, initial: Tensor) -> Tensor:
 def _loop(decays: Iterable[Tensor], inputs: Iterable[Tensor], state: Tensor, states: Iterable[Tensor]) -> None:
     for a, b, out in zip(decays, inputs, states, strict=True):
         state = torch.addcmul(b, a, state, out=out)
+
+
+def runs_in_loop(tensor: Tensor) -> bool:
+    """True where a recurrence over `tensor` goes step by step: on a CPU, outside traced and compiled graphs."""
+    return not (torch.jit.is_tracing() or torch.compiler.is_compiling() or scans_in_parallel(tensor))
 
 
 def scans_in_parallel(tensor: Tensor) -> bool:
