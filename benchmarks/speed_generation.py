@@ -1,8 +1,11 @@
 """Generation: greedy beside a hand-written loop, beams beside JoeyNMT, a language model beside GPT-2."""
 
+import tempfile
 import time
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import partial
+from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel, set_
 from transformers.generation import BaseStreamer
 
 import hfseq
+from hfseq.onnx.quantize import quantize_onnx
+from hfseq.onnx.runtime import load_onnx
 
 BEAMS, LONGEST, STEPS = 5, 60, 30
 
@@ -101,46 +106,66 @@ def trained_translator(samples: Samples) -> PreTrainedModel:
     return model.eval()
 
 
-def beams_beside_joeynmt(samples: Samples, threads: int, python: str | None) -> Row:
-    """Beams of 5 over test sentences, in batches of one length, with the same weights on both sides.
+def beams_beside_joeynmt(samples: Samples, threads: int, python: str | None) -> list[Row]:
+    """Beams of 5 over test sentences, in batches of one length, with the same weights on all sides.
 
-    The share of equal translations is in the note: the two normalise scores by length in different ways. JoeyNMT
-    takes sentences out of the batch when they are finished, `generate()` carries them to the end of the batch.
+    In float32 with PyTorch, and in int8 with onnxruntime. The share of equal translations is in the note: the two
+    toolkits normalise scores by length in different ways.
     """
-    row = Row(f"`generate()` beam {BEAMS}, {samples.name} test", "JoeyNMT 2.3, the same weights", 3.0)
+    measure, beside = f"`generate()` beam {BEAMS}, {samples.name} test", "JoeyNMT 2.3, the same weights"
+    rows = {
+        "float32": Row(measure, beside, 2.0),
+        "int8": Row(f"{measure}, ONNX int8", f"{beside} in float32", 4.0),
+    }
     if python is None:
-        row.note = HOW_TO
-        return row
+        for row in rows.values():
+            row.note = HOW_TO
+        return [*rows.values()]
     model, sizes = trained_translator(samples), samples.sizes
     lengths = [len(ids) for ids in samples.encoded["test"]["input_ids"]]
     order = sorted(range(min(sizes.test_sentences, len(lengths))), key=lengths.__getitem__)
     groups = [order[start : start + sizes.sentences] for start in range(0, len(order), sizes.sentences)]
     batches = [samples.collate(model, group, "test") for group in groups]
-    found: dict[str, list[list[int]]] = {"hfseq": [], "joeynmt": []}
-    with JoeyNMT(python, samples, {"train": [], "test": batches}, threads) as joey:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        JoeyNMT(python, samples, {"train": [], "test": batches}, threads) as joey,
+    ):
         joey.load(model)
+        models = {"float32": model, "int8": quantized(model, samples, Path(folder), threads)}
+        found: dict[str, dict[int, list[list[int]]]] = {name: {} for name in (*models, "joeynmt")}
         for number, batch in enumerate(batches):
 
             def theirs(number: int = number) -> float:
-                seconds, output = joey.translate([number], BEAMS, LONGEST)
-                found["joeynmt"] += output
+                seconds, found["joeynmt"][number] = joey.translate([number], BEAMS, LONGEST)
                 return seconds
 
-            def ours(batch: dict[str, Tensor] = batch) -> None:
-                found["hfseq"] += translate(model, batch)
+            def ours(name: str, number: int = number, batch: dict[str, Tensor] = batch) -> None:
+                found[name][number] = translate(models[name], batch)
 
-            times = in_turns({"hfseq": clock(ours), "joeynmt": theirs}, 1, warm_up=int(number == 0))
-            row.ratios += speedups(times, "hfseq", "joeynmt")
-            for name, key in (("hfseq", "sentences/s"), ("joeynmt", "sentences/s beside")):
-                row.figures.setdefault(key, []).append(len(groups[number]) / times[name][0])
-    pairs = list(zip(found["hfseq"], found["joeynmt"], strict=True))
-    equal = sum(own == other for own, other in pairs) / len(pairs)
-    row.note = f"{len(order)} sentences; {equal:.0%} of the translations are the same on both sides"
-    return row
+            sides = {name: clock(partial(ours, name)) for name in models} | {"joeynmt": theirs}
+            times = in_turns(sides, 1, warm_up=int(number == 0))
+            for name, row in rows.items():
+                row.ratios += speedups(times, name, "joeynmt")
+                for side, key in ((name, "sentences/s"), ("joeynmt", "sentences/s beside")):
+                    row.figures.setdefault(key, []).append(len(groups[number]) / times[side][0])
+    for name, row in rows.items():
+        pairs = zip(*(chain.from_iterable(found[side].values()) for side in (name, "joeynmt")), strict=True)
+        equal = sum(own == other for own, other in pairs) / len(order)
+        row.note = f"{len(order)} sentences; {equal:.0%} of the translations are the same on both sides"
+    return [*rows.values()]
+
+
+def quantized(model: PreTrainedModel, samples: Samples, folder: Path, threads: int) -> Any:
+    """The translator in int8 on onnxruntime."""
+    model.save_pretrained(folder / "model")
+    samples.tokenizer.save_pretrained(folder / "model")
+    hfseq.export_onnx(folder / "model", folder / "float32")
+    quantize_onnx(folder / "float32", folder / "int8")
+    return load_onnx(folder / "int8", threads=threads)[0]
 
 
 @torch.inference_mode()
-def translate(model: PreTrainedModel, batch: dict[str, Tensor]) -> list[list[int]]:
+def translate(model: Any, batch: dict[str, Tensor]) -> list[list[int]]:
     """Ids of the translations of a batch, without those of the beginning, the end and the padding."""
     output = model.generate(
         input_ids=batch["input_ids"],
