@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 HOW_TO = (
     "JoeyNMT wants older packages than hfseq's, so it has an environment of its own: `python -m venv joeynmt && "
-    "joeynmt/bin/pip install torch==2.13.0 joeynmt==2.3.0 importlib_metadata` (the last is missing from its own "
-    "list), then `make bench JOEYNMT=joeynmt/bin/python`"
+    "joeynmt/bin/pip install -r benchmarks/peers/requirements/joeynmt.txt`, then `make bench "
+    "JOEYNMT=joeynmt/bin/python`"
 )
 # Special tokens have other ids there: where pad, bos, eos and unk of ours go.
 _IDS = (1, 2, 3, 0)
