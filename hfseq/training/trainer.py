@@ -412,7 +412,8 @@ class GenerationTrainer(SequenceTrainer, Seq2SeqTrainer):
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Compute the loss, skipping the logits of padding if the model supports it."""
-        if self.compute_loss_func is not None and "labels" in inputs:
+        # A task asks for them itself.
+        if self.task is None and self.compute_loss_func is not None and "labels" in inputs:
             inputs = {**inputs, **labelled_steps(self.accelerator.unwrap_model(model), inputs["labels"])}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
