@@ -288,6 +288,14 @@ def test_a_stream_gives_the_same_model(data, tmp_path):
     assert results(one)["test_loss"] == results(other)["test_loss"]
 
 
+def test_do_eval_without_evaluations_during_training(data, tmp_path):
+    """Scores the trained model once, as the examples of transformers do."""
+    flags = {"max_steps": 2, "load_best_model_at_end": False, "eval_strategy": "no", "test_file": None}
+    run = start(data, tmp_path / "run", do_train=True, do_eval=True, **flags)
+    assert results(run)["eval_loss"] > 0
+    assert "eval_loss" not in results(start(data, tmp_path / "other", **flags))
+
+
 def test_without_validation_the_last_lines_are_held_out(data, tmp_path, caplog):
     start(data, tmp_path / "run", validation_file=None, test_file=None, max_steps=1)
     assert "6 of 120 training rows are held out" in caplog.text

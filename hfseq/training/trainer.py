@@ -19,7 +19,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_pt_utils import LabelSmoother
-from transformers.trainer_utils import EvalLoopOutput, SchedulerType, TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, SchedulerType, TrainOutput
 from transformers.training_args import OptimizerNames
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -332,6 +332,8 @@ class SequenceTrainer(Trainer):
     ) -> None:
         """Train, average checkpoints if requested, and save the result.
 
+        With `do_eval` and without evaluations during training there is one at the end, as in transformers' examples.
+
         Args:
             checkpoint: Checkpoint to resume from; None to start from scratch.
             average: Number of last checkpoints to average; None to keep the best one.
@@ -349,6 +351,8 @@ class SequenceTrainer(Trainer):
             name = str(self.args.metric_for_best_model).removeprefix("eval_")
             best = "" if self.state.best_metric is None else f"; best checkpoint {self.state.best_metric:.4g}"
             say(f"average of the last {len(directories)} checkpoints: {name} {scores[f'eval_{name}']:.4g}{best}")
+        elif self.args.do_eval and self.args.eval_strategy == IntervalStrategy.NO:
+            self.save_metrics("eval", self.evaluate())
         if finish is not None:
             self.model = self.model_wrapped = finish(self.accelerator.unwrap_model(self.model))
         self.save_model()
