@@ -8,10 +8,11 @@ from test_language_modeling import data as text_data  # noqa: F401
 from test_language_modeling import start as start_text
 from test_sentiment import DRIVERS, data, start  # noqa: F401
 from test_tagging import data as tagging_data  # noqa: F401
+from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
 from hfseq import LstmConfig, LstmForSequenceClassification
 from hfseq.errors import InputError
-from hfseq.tasks.adversarial import adversarial_loss
+from hfseq.tasks.adversarial import adversarial_loss, source_embeddings
 
 IDS, LABELS = torch.tensor([[3, 4, 5], [6, 7, 0]]), torch.tensor([0, 1])
 
@@ -22,9 +23,10 @@ def classifier(**fields):
     return LstmForSequenceClassification(config)
 
 
-def test_loss_is_the_papers():
+@pytest.mark.parametrize("frozen", [False, True])
+def test_loss_is_the_papers(frozen):
     model = classifier(dropout=0.0)
-    embeddings = model.get_input_embeddings()
+    embeddings = model.get_input_embeddings().requires_grad_(not frozen)
 
     def compute(**inputs):
         return model(**(inputs or {"input_ids": IDS}), attention_mask=IDS != 0, labels=LABELS).loss
@@ -40,10 +42,29 @@ def test_loss_is_the_papers():
     # The step is a constant: gradients pass the moved embeddings, not the gradient that they were moved along.
     leaf = embeddings(IDS)
     expected = (compute(inputs_embeds=leaf) + compute(inputs_embeds=leaf + (moved - read).detach())) / 2
-    parameters = list(model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     right = torch.autograd.grad(expected, parameters)
     torch.testing.assert_close(torch.autograd.grad(found, parameters), right)
     assert not embeddings._forward_hooks
+
+
+TOKENS = {"vocab_size": 9, "d_model": 8, "pad_token_id": 0, "decoder_start_token_id": 0}
+LAYERS = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+PRETRAINED = {
+    "bart": lambda: BartForConditionalGeneration(BartConfig(**TOKENS, **LAYERS)),
+    "t5": lambda: T5ForConditionalGeneration(T5Config(**TOKENS, num_layers=1, num_heads=2)),
+}
+
+
+# Their `get_input_embeddings` is not the module that the encoder calls.
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_embeddings_of_pretrained_encoders(name):
+    model = PRETRAINED[name]().eval()
+
+    def compute():
+        return model(input_ids=IDS, labels=IDS).loss
+
+    assert adversarial_loss(compute, source_embeddings(model), 0.5) > compute()
 
 
 def test_a_loss_without_slope():

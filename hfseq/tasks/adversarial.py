@@ -5,6 +5,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+def source_embeddings(model: Any) -> nn.Module:
+    """Module that embeds the source of a model, or its only text.
+
+    In the encoders of BART and T5 it is another module than `get_input_embeddings` returns, which nothing calls.
+
+    Args:
+        model: Model, not wrapped.
+    """
+    encoder = model.get_encoder()
+    embeddings: nn.Module = (encoder if isinstance(encoder, PreTrainedModel) else model).get_input_embeddings()
+    return embeddings
 
 
 def adversarial_loss(compute: Callable[[], Tensor], embeddings: nn.Module, epsilon: float) -> Tensor:
@@ -24,7 +38,8 @@ def adversarial_loss(compute: Callable[[], Tensor], embeddings: nn.Module, epsil
     seen: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        seen.append(output)
+        # Embeddings may be frozen, as with LoRA.
+        seen.append(output.requires_grad_())
 
     handle = embeddings.register_forward_hook(keep)
     try:

@@ -25,7 +25,7 @@ from hfseq.inference.benchmark import Run
 from hfseq.inference.parallel import run_by_length
 from hfseq.lazy import datasets
 from hfseq.plots import plot_learning_curve
-from hfseq.tasks.adversarial import adversarial_loss
+from hfseq.tasks.adversarial import adversarial_loss, source_embeddings
 from hfseq.tasks.losses import summed_divergence, token_loss
 
 
@@ -414,8 +414,7 @@ class Task(ABC):
         epsilon = self._strength("adversarial_epsilon")
         if not (epsilon and torch.is_grad_enabled()):
             return compute()
-        embeddings = getattr(model, "module", model).get_input_embeddings()  # type: ignore[operator]
-        return adversarial_loss(compute, embeddings, epsilon)
+        return adversarial_loss(compute, source_embeddings(getattr(model, "module", model)), epsilon)
 
     def loss_inputs(self, model: torch.nn.Module, labels: torch.Tensor) -> dict[str, Any]:
         """Additional inputs for a model whose loss is computed from its logits."""
