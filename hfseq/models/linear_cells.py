@@ -101,18 +101,18 @@ class LinearLayer(RecurrentLayer):
             length = values.shape[1]
             values = torch.cat([steps[:, place : place + length] for place in range(self.window)], dim=-1)
             after.append(last)
-        outputs, state = [], initial
+        outputs, carried = [], initial
         length = values.shape[1]
         size = BLOCK if runs_in_loop(values) else length
         for start in range(0, length, size):
             block = slice(start, start + size)
             projected = self.project(values[:, block])
-            states = gated_recurrence(*self.gate(projected), state, None if valid is None else valid[:, block])
+            states = gated_recurrence(*self.gate(projected), carried, None if valid is None else valid[:, block])
             outputs.append(self.read(states.to(projected.dtype), projected))
-            state = states[:, -1]
+            carried = states[:, -1]
         output = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
         # A copy, so that a cache does not keep all steps alive.
-        return output, state.clone(), *after
+        return output, carried.clone(), *after
 
 
 def with_earlier(values: Tensor, valid: Tensor | None, before: Tensor) -> tuple[Tensor, Tensor]:
