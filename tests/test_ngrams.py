@@ -38,10 +38,12 @@ class Naive:
     @staticmethod
     def discounts_of(counts):
         n = Counter(counts.values())
-        if not all(n[k] for k in (1, 2, 3, 4)):
-            return {1: 0.5, 2: 1.0, 3: 1.5}
-        y = n[1] / (n[1] + 2 * n[2])
-        return {1: 1 - 2 * y * n[2] / n[1], 2: 2 - 3 * y * n[3] / n[2], 3: 3 - 4 * y * n[4] / n[3]}
+        if all(n[k] for k in (1, 2, 3, 4)):
+            y = n[1] / (n[1] + 2 * n[2])
+            found = {1: 1 - 2 * y * n[2] / n[1], 2: 2 - 3 * y * n[3] / n[2], 3: 3 - 4 * y * n[4] / n[3]}
+            if min(found.values()) > 0:
+                return found
+        return {1: 0.5, 2: 1.0, 3: 1.5}
 
     def probability(self, word, context):
         n = len(context) + 1
@@ -81,6 +83,9 @@ def test_both_kinds_of_discounts():
     assert discounts(np.array([1, 2, 5])).tolist() == [0, 0.5, 1, 1.5]
     estimated = discounts(np.repeat([1, 2, 3, 4, 9], [8, 4, 2, 1, 3]))
     np.testing.assert_allclose(estimated, [0, 1 - 2 * 0.5 * 4 / 8, 2 - 3 * 0.5 * 2 / 4, 3 - 4 * 0.5 / 2])
+    # One of them would be negative, or 0.
+    for counts in ([2, 2, 5, 2], [2, 1, 1, 3], [1, 1, 2, 1]):
+        assert discounts(np.repeat([1, 2, 3, 4], counts)).tolist() == [0, 0.5, 1, 1.5]
 
 
 def test_a_text_shorter_than_the_order():

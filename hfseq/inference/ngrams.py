@@ -5,7 +5,7 @@ from typing import NamedTuple, Self
 import numpy as np
 
 _FALLBACK = (0.0, 0.5, 1.0, 1.5)
-"""Discounts where a text is too small to estimate them."""
+"""Discounts where a text is too small to estimate them, as in KenLM (Heafield et al. 2013)."""
 
 
 class _Order(NamedTuple):
@@ -100,4 +100,6 @@ def discounts(counts: np.ndarray) -> np.ndarray:
     if not n[1:5].all():
         return np.array(_FALLBACK)
     y = n[1] / (n[1] + 2 * n[2])
-    return np.array([0, *(k - (k + 1) * y * n[k + 1] / n[k] for k in (1, 2, 3))])
+    estimates = [k - (k + 1) * y * n[k + 1] / n[k] for k in (1, 2, 3)]
+    # Without a discount nothing would be left to the lower order, and with a negative one less than nothing.
+    return np.array([0, *estimates] if min(estimates) > 0 else _FALLBACK)
