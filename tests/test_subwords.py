@@ -1,6 +1,7 @@
 """Sampled segmentations against all of them, listed."""
 
 import math
+import pickle
 import random
 from collections import Counter
 
@@ -14,9 +15,10 @@ from test_summarization import data as summaries  # noqa: F401
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from hfseq.data import subwords
 from hfseq.data.subwords import SegmentationSampler, resample
 from hfseq.errors import InputError
-from hfseq.tokenization import train_tokenizer
+from hfseq.tokenization import pair_tokenizers, train_tokenizer
 
 PIECES = {
     "<pad>": 0.0,
@@ -128,6 +130,25 @@ def test_rows_are_segmented_anew(tokenizer):
     assert (
         resample(rows, tokenizer, {"input_ids": 6}, **options | {"seed": 2})["input_ids"][:] != found["input_ids"][:]
     )
+
+
+def test_targets_with_a_vocabulary_of_their_own():
+    sources, targets = ["walked walking talked"] * 9, ["gehen gegangen reden"] * 9
+    pair = pair_tokenizers(train_tokenizer(sources, vocab_size=40), train_tokenizer(targets, vocab_size=40))
+    encoded = pair(sources, text_target=targets)
+    rows = datasets.Dataset.from_dict({name: encoded[name] for name in ("input_ids", "attention_mask", "labels")})
+    found = resample(rows, pair, {"input_ids": 30, "labels": 30}, samples=1, alpha=0.1, seed=1)
+    assert {pair.decode(ids, skip_special_tokens=True) for ids in found["labels"]} == {targets[0]}
+    assert {pair.source.decode(ids, skip_special_tokens=True) for ids in found["input_ids"]} == {sources[0]}
+
+
+def test_lattices_are_few(tokenizer, monkeypatch):
+    sampler, rng = SegmentationSampler(tokenizer, 0.0), random.Random(0)
+    monkeypatch.setattr(subwords, "_KEPT", 2)
+    for text in ("a", "ab", "aba", "abab"):
+        sampler(tokenizer(text)["input_ids"], rng)
+        assert len(sampler.lattices) <= 2
+    assert sampler.lattices and not pickle.loads(pickle.dumps(sampler)).lattices
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

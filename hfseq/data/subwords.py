@@ -14,9 +14,12 @@ from transformers import PreTrainedTokenizerBase
 
 from hfseq.errors import InputError
 from hfseq.lazy import datasets
+from hfseq.tokenization import target_tokenizer
 
 # Marks a space inside a token, as in SentencePiece.
 _SPACE = "▁"
+# Lattices kept for words that come again. Without spaces a whole clause is a word, and takes 20 kB.
+_KEPT = 2**14
 
 
 def resample(
@@ -45,13 +48,14 @@ def resample(
     """
     if others := sorted({*rows.column_names} - {"input_ids", "attention_mask", "labels"}):
         raise InputError(f"--subword_samples is not supported for a model that reads {others[0]}; omit it")
-    sampler = SegmentationSampler(tokenizer, alpha)
+    tokenizers = {"input_ids": tokenizer, "labels": target_tokenizer(tokenizer)}
+    samplers = {name: SegmentationSampler(tokenizers[name], alpha) for name in limits}
 
     def segment(batch: dict[str, list[Any]], numbers: list[int], sample: int) -> dict[str, list[Any]]:
         rng = random.Random(f"{seed} {sample} {numbers[0]}")
         columns = {}
         for name, limit in limits.items():
-            texts = [(ids, sampler(ids, rng)) for ids in batch[name]]
+            texts = [(ids, samplers[name](ids, rng)) for ids in batch[name]]
             columns[name] = [found if len(found) <= limit else ids for ids, found in texts]
         columns["attention_mask"] = [[1] * len(ids) for ids in columns["input_ids"]]
         return columns
@@ -109,6 +113,10 @@ class SegmentationSampler:
         self.longest = max(map(len, self.known), default=0)
         self.lattices: dict[str, list[_Ends]] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """State without lattices: `Dataset.map` pickles a function to tell it from others."""
+        return {**vars(self), "lattices": {}}
+
     def __call__(self, ids: Sequence[int], rng: random.Random) -> list[int]:
         """Segment a text anew.
 
@@ -132,6 +140,8 @@ class SegmentationSampler:
     def _sample(self, word: str, rng: random.Random) -> list[int]:
         ends = self.lattices.get(word)
         if ends is None:
+            if len(self.lattices) == _KEPT:
+                self.lattices.clear()
             ends = self.lattices[word] = self._lattice(word)
         found, at = [], len(word)
         while at:
