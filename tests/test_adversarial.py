@@ -35,7 +35,8 @@ def test_loss_is_the_papers(frozen):
     read = embeddings(IDS).detach().requires_grad_()
     plain = compute(inputs_embeds=read)
     (slope,) = torch.autograd.grad(plain, read)
-    moved = torch.stack([row + 0.3 * row.norm() * own / own.norm() for row, own in zip(read, slope, strict=True)])
+    sizes = torch.stack([row[ids != 0].norm() / own.norm() for row, ids, own in zip(read, IDS, slope, strict=True)])
+    moved = read + 0.3 * sizes[:, None, None] * slope
     against = compute(inputs_embeds=moved)
     assert against > plain
     torch.testing.assert_close(found, (plain + against) / 2)

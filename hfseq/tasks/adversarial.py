@@ -25,8 +25,9 @@ def adversarial_loss(compute: Callable[[], Tensor], embeddings: nn.Module, epsil
     r"""Mean of the loss of a batch and that of the same batch moved against the model (Miyato et al. 2017, section 3).
 
     The embeddings e `[T, E]` of a row become $e + \epsilon \lVert e \rVert g / \lVert g \rVert$, where g is the
-    gradient of the loss with respect to them (eq. 5). The size of the step is relative to that of the embeddings,
-    which could otherwise outgrow it; Miyato et al. normalise the embeddings instead.
+    gradient of the loss with respect to them (eq. 5). The size of the step is relative to the norm of the
+    embeddings, which could otherwise outgrow it; Miyato et al. normalise the embeddings instead. Padding, which has no
+    gradient, does not count towards that norm.
 
     Of a model that embeds both its source and its target with one module, only the source is moved.
 
@@ -50,7 +51,8 @@ def adversarial_loss(compute: Callable[[], Tensor], embeddings: nn.Module, epsil
     (slope,) = torch.autograd.grad(loss, read, retain_graph=True)
     rows = tuple(range(1, read.dim()))
     tiny = torch.finfo(slope.dtype).tiny
-    sizes = (torch.linalg.vector_norm(values.detach(), dim=rows, keepdim=True) for values in (read, slope))
+    reached = read.detach() * (slope != 0).any(dim=-1, keepdim=True)
+    sizes = (torch.linalg.vector_norm(values, dim=rows, keepdim=True) for values in (reached, slope))
     step = epsilon * next(sizes) / next(sizes).clamp(min=tiny) * slope
     steps = [step]
 
