@@ -1,5 +1,6 @@
 """Sampled segmentations against all of them, listed."""
 
+import copy
 import math
 import pickle
 import random
@@ -92,6 +93,16 @@ def test_texts_stay_the_same(tokenizer):
         found = sampler(ids, rng)
         assert found[-2:] == [1, 0] and found.count(2) == ids.count(2)
         assert "".join(tokenizer.convert_ids_to_tokens(found)) == "".join(tokenizer.convert_ids_to_tokens(ids))
+
+
+def test_added_tokens_stay_whole(tokenizer):
+    other = copy.deepcopy(tokenizer)
+    # In the vocabulary, as a user-defined symbol of SentencePiece.
+    other.add_tokens(["aba"])
+    sampler, rng = SegmentationSampler(other, 0.0), random.Random(0)
+    first, *rest = other("aba a")["input_ids"]
+    assert other.convert_ids_to_tokens(first) == "aba"
+    assert {sampler([first, *rest], rng)[0] for _ in range(50)} == {first}
 
 
 def test_a_trained_tokenizer():

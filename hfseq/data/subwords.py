@@ -87,8 +87,8 @@ class SegmentationSampler:
     r"""Samples segmentations of texts that a unigram tokenizer has encoded.
 
     A word is segmented into the pieces x with the probability $P(x)^\alpha / \sum_{x'} P(x')^\alpha$ among all of its
-    segmentations (Kudo 2018, section 3.2, with l = ∞), by forward filtering and backward sampling. Special and unknown
-    tokens stay as they are.
+    segmentations (Kudo 2018, section 3.2, with l = ∞), by forward filtering and backward sampling. Special, added and
+    unknown tokens stay as they are.
 
     Args:
         tokenizer: Fast tokenizer with a unigram model.
@@ -103,7 +103,7 @@ class SegmentationSampler:
         model: Any = json.loads(backend.to_str())["model"] if backend is not None else {"type": None}
         if model["type"] != "Unigram":
             raise InputError("--subword_samples needs a unigram tokenizer, whose segmentations have probabilities")
-        fixed = {*tokenizer.all_special_ids, model["unk_id"]}
+        fixed = {*tokenizer.added_tokens_decoder, model["unk_id"]}
         self.pieces = {
             number: piece
             for number, (piece, _) in enumerate(model["vocab"])
