@@ -11,11 +11,11 @@ the full length that were not trained on, and the time.
 """
 
 import argparse
-import json
 import time
-from pathlib import Path
+from typing import Any
 
 import torch
+from record import store, this_command, threads
 from torch import Tensor
 
 import hfseq
@@ -50,8 +50,8 @@ def length_at(step: int, args: argparse.Namespace) -> int:
     return stages[(step - 1) * len(stages) // args.steps]
 
 
-def train(layers: int, args: argparse.Namespace) -> dict[str, float]:
-    """Train a model of so many layers; returns its accuracy and the minutes that it took."""
+def train(layers: int, args: argparse.Namespace) -> tuple[dict[str, float], dict[str, Any]]:
+    """Train a model of so many layers; returns its accuracy, and its size and the minutes that it took."""
     torch.manual_seed(args.seed)
     config = hfseq.MinGruConfig(
         vocab_size=CUE + 1,
@@ -87,7 +87,8 @@ def train(layers: int, args: argparse.Namespace) -> dict[str, float]:
                 f"loss {loss.item():.3f}, {found:.1%} right, {minutes:.1f} min",
                 flush=True,
             )
-    return {"accuracy": found, "minutes": minutes, "parameters": model.num_parameters()}
+    facts = {"parameters_millions": round(model.num_parameters() / 1e6, 3), "minutes": round(minutes, 1)}
+    return {"accuracy, %": 100 * found}, facts
 
 
 def main() -> None:
@@ -102,12 +103,18 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=250, help="steps between two lines")
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument(
+        "--record",
+        metavar="ID",
+        help="store the figures in ID_1, ID_2 … of scores.json, one for each depth",
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    found = {layers: train(layers, args) for layers in args.layers}
-    if args.output is not None:
-        args.output.write_text(json.dumps(found, indent=4) + "\n", encoding="utf-8")
+    for layers in args.layers:
+        scores, facts = train(layers, args)
+        if args.record:
+            facts |= {"seeds": [args.seed], "on": threads()}
+            store(f"{args.record}_{layers}", scores, this_command(), **facts)
 
 
 if __name__ == "__main__":
