@@ -400,6 +400,7 @@ def test_compressed_silence_is_not_unpacked(client, monkeypatch):
         ("time-series-forecasting", [None], {}, "inputs", "no value"),
         ("time-series-forecasting", [1] * 21, {}, "inputs", "the maximum is 20"),
         ("time-series-forecasting", [1], {"prediction_length": 13}, "prediction_length", "the maximum is 12"),
+        ("time-series-forecasting", {"target": [1], "start": "x" * 999}, {}, "inputs", "write it as 2024-01-31"),
         ("series_transformer", [1], {"prediction_length": 4}, "prediction_length", "3 steps"),
         ("time-series-forecasting", [1], {"quantile_levels": [0.5, 1.0]}, "quantile_levels", "below 1"),
         ("next-item-recommendation", ["a", 1], {}, "inputs", "names of items"),

@@ -14,6 +14,7 @@ from hfseq.serving.dynamic import Closed, QueueFull
 from hfseq.serving.http_json import Refusal, invalid_field
 from hfseq.serving.observing import LOGGER
 
+_LONGEST = 400  # characters of a message that may quote a value of the request
 _FAILED = "internal server error; see the server's log"
 _log = logging.getLogger(LOGGER)
 
@@ -29,7 +30,7 @@ def refusal_of(error: BaseException) -> Refusal:
     if isinstance(error, InputError):
         # Messages begin with the name of the setting, or the place of the input.
         named = re.match(r"([\w.\[\]]{1,100}):", str(error))
-        return Refusal(400, str(error), param=named and named[1])
+        return Refusal(400, _cut(str(error)), param=named and named[1])
     if isinstance(error, ValidationError | RequestValidationError):
         return invalid_field(error.errors()[0])
     if isinstance(error, QueueFull | Closed):
@@ -38,6 +39,11 @@ def refusal_of(error: BaseException) -> Refusal:
     if is_out_of_memory(error):
         return Refusal(500, "out of memory; send fewer or shorter inputs")
     return Refusal(500, _FAILED)
+
+
+def _cut(message: str) -> str:
+    """A message without the middle of a long value that it quotes; what to do about it stands at the end."""
+    return message if len(message) <= _LONGEST else f"{message[: _LONGEST // 2]} … {message[-_LONGEST // 2 :]}"
 
 
 def details_of(refusal: Refusal) -> dict[str, Any]:
