@@ -39,6 +39,8 @@ nitpick_ignore_regex = [
     # Types of arguments in modules that have no page.
     ("py:class", r"hfseq\.data\.(collation\.CheckedCollator|encoding\.EncodedSplits|running_text\.TokenWindows)"),
     ("py:class", r"hfseq\.training\.arguments\.RecipeArguments"),
+    # Classes of transformers that are imported for type checkers alone, since hfseq imports transformers late.
+    ("py:class", "PreTrainedModel|PreTrainedTokenizerBase|TrainingArguments"),
 ]
 
 
