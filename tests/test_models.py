@@ -309,6 +309,14 @@ def test_what_stands_at_padding_does_not_matter(auto, model_class):
         torch.testing.assert_close(valid_outputs(model, changed), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("auto", "model_class"), CLASSES)
+def test_a_batch_without_rows(auto, model_class):
+    """As a process gets one where the others have more rows; its mask is no reason to fail."""
+    model = make(model_class)
+    output = model(**make_inputs(model, MASK[:0], TARGET_MASK[:0]))[0]
+    assert output.shape == (0, *model(**make_inputs(model))[0].shape[1:])
+
+
 @pytest.mark.parametrize(("auto", "model_class"), [case for case in CLASSES if case.values[0] != MODEL])
 def test_padding_does_not_change_the_loss(auto, model_class):
     """The loss of a batch is the mean over the labels of its rows alone; so are its gradients."""

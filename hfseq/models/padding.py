@@ -52,7 +52,7 @@ def take_steps(values: Tensor, index: Tensor) -> Tensor:
     rows = torch.arange(batch, device=index.device).unsqueeze(1) * length  # [B, 1]
     # `index_select` copies whole steps of one long row, several times as fast as `gather` selects elements.
     picked = values.reshape(batch * length, width).index_select(0, (rows + index).flatten())
-    return picked.view(batch, -1, width)
+    return picked.view(batch, index.shape[1], width)
 
 
 class _Permutation(torch.autograd.Function):
