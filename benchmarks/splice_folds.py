@@ -10,7 +10,6 @@ chooses the epoch; the logistic regression, over the base at each place, is fitt
 """
 
 import argparse
-import hashlib
 import json
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cross_validation import fold_of
 from record import parameters, store, this_command
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import OneHotEncoder
@@ -35,11 +35,6 @@ def read_distinct(path: Path) -> dict[str, str]:
         label, _, sequence = line.split("\t")
         classes[sequence].add(label)
     return {sequence: found.pop() for sequence, found in classes.items() if len(found) == 1}
-
-
-def fold_of(sequence: str) -> int:
-    """Fold of a sequence, by its letters alone."""
-    return int(hashlib.sha256(sequence.encode()).hexdigest(), 16) % FOLDS
 
 
 def logistic_accuracy(train: list[tuple[str, str]], test: list[tuple[str, str]]) -> float:
@@ -60,7 +55,7 @@ def main() -> None:
     args, flags = parser.parse_known_args()
     start = time.monotonic()
     rows = read_distinct(args.file)
-    folds = [[pair for pair in rows.items() if fold_of(pair[0]) == fold] for fold in range(FOLDS)]
+    folds = [[pair for pair in rows.items() if fold_of(pair[0], FOLDS) == fold] for fold in range(FOLDS)]
     found = []
     for fold in args.folds:
         directory = args.output_dir / f"fold{fold}"

@@ -13,6 +13,7 @@ from recipe_runs import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import beside_joeynmt  # noqa: E402
+import cross_validation  # noqa: E402
 import digit_strings  # noqa: E402
 import limits  # noqa: E402
 import results  # noqa: E402
@@ -201,3 +202,38 @@ def test_strings_of_digits_are_of_one_speaker_and_of_the_takes_of_their_split(tm
         for name, text in zip(rows["file_name"], rows["transcription"], strict=True)
     ]
     assert all(0.85 < length < 1.2 for length in lengths) and any(abs(length - 1) > 0.02 for length in lengths)
+
+
+RECIPE = """
+import json, sys
+flags = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+rows = {name: open(flags[f"--{name}_file"]).read().splitlines() for name in ("train", "test")}
+assert rows["train"][0] == rows["test"][0] == "text" and not set(rows["train"][1:]) & set(rows["test"][1:])
+score = len(rows["test"]) + int(flags["--seed"]) + float(flags.get("--bonus", 0))
+with open(flags["--output_dir"] + ".log", "a") as log:
+    log.write("x")
+import os
+os.makedirs(flags["--output_dir"], exist_ok=True)
+json.dump({"test_accuracy": score}, open(flags["--output_dir"] + "/all_results.json", "w"))
+"""
+
+
+def test_settings_are_compared_on_rows_that_were_held_out(tmp_path, capsys):
+    (tmp_path / "recipe.py").write_text(RECIPE)
+    (tmp_path / "rows.csv").write_text("text\n" + "".join(f"row {number % 30}\n" for number in range(40)))
+    command = [str(tmp_path / "recipe.py"), "--train_file", str(tmp_path / "rows.csv"), "--header"]
+    command += ["--metric", "accuracy", "--folds", "3", "--seeds", "1", "2", "--output_dir", str(tmp_path / "folds")]
+    cross_validation.main([*command, "--setting=--bonus 3"])
+    rows = [len((tmp_path / f"folds/fold{fold}/test.csv").read_text().splitlines()) - 1 for fold in range(3)]
+    assert sum(rows) == 40
+    mean = sum(rows) / 3 + 2.5  # the header and the mean of the seeds
+    table = capsys.readouterr().out.splitlines()[-3:]
+    assert [line.split() for line in table[1:]] == [
+        [f"{mean:.2f}", "as", "configured"],
+        [f"{mean + 3:.2f}", "+3.00", "±", "0.00", "--bonus", "3"],
+    ]
+    assert (tmp_path / "folds/fold0/run.log").read_text() == "xxxx"
+    cross_validation.main([*command, "--setting=--bonus 3", "--setting=--bonus 4"])
+    assert (tmp_path / "folds/fold0/run.log").read_text() == "xxxxxx"
+    with pytest.raises(SystemExit, match="exit status 1"):
+        cross_validation.main([*command, "--setting=--bonus x"])
