@@ -91,7 +91,7 @@ def test_a_language_model_learns_by_it_what_it_says_without_labels(config, tied,
 
     model.eval().save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert torch.equal(loaded(ids).logits, model(ids).logits)
+    torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
     options = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False}
     assert torch.equal(loaded.generate(ids, **options), model.generate(ids, **options))
     # Its stack can start a classifier, without a word about what is left over.
@@ -137,7 +137,7 @@ def test_narrower_clusters_are_those_of_torch(config, bias, tmp_path):
 
     model.eval().save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
-    assert torch.equal(loaded(ids).logits, found.logits)
+    torch.testing.assert_close(loaded(ids).logits, found.logits)
     options = {"max_new_tokens": 4, "do_sample": False}
     assert torch.equal(loaded.generate(ids, **options), loaded.generate(ids, **options, use_cache=False))
     # The last cluster takes the words of a larger vocabulary.
@@ -146,7 +146,7 @@ def test_narrower_clusters_are_those_of_torch(config, bias, tmp_path):
     assert loaded(ids).logits.shape[-1] == 23
     assert torch.equal(loaded.adaptive_softmax.tails[2][1].weight[:10], tails[2][1].weight)
     loaded.resize_token_embeddings(20)
-    assert torch.equal(loaded(ids).logits, found.logits)
+    torch.testing.assert_close(loaded(ids).logits, found.logits)
     with pytest.raises(ValueError, match="new_num_tokens=10 is impossible, the last of the adaptive_softmax_cutoffs"):
         loaded.resize_token_embeddings(10)
 
