@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scores import significant
+
 FOLDER = Path(__file__).parent
 PADDING, CACHE = FOLDER / "padding_and_beams.json", FOLDER / "cache_memory.json"
 CATALOGUE = FOLDER / "large_catalogue.json"
@@ -75,7 +77,8 @@ def load_table(loads: Mapping[str, Any]) -> list[str]:
         for row in values["rows"]:
             single, batched = row["one at a time"], row["batched"]
             pairs = [
-                f"{single[figure]:.3g} → {batched[figure]:.3g}" for figure in ("requests/s", "p50, ms", "p95, ms")
+                f"{significant(single[figure])} → {significant(batched[figure])}"
+                for figure in ("requests/s", "p50, ms", "p95, ms")
             ]
             ratios = [f"{statistics.median(row['ratios'][figure]):.2f}" for figure in ("requests/s", "p50, ms")]
             share = f"{batched['client CPU']:.0%}"
@@ -101,7 +104,7 @@ def serving_table(path: Path = SERVING) -> list[str]:
             [name, *(f"{int8[name][column]:.4g}" for column in columns), ratio if name == names[1] else "1"]
             for name in names
         ]
-        title = f"translator, {int8['clients']} clients, beam {int8['num_beams']}"
+        title = f"translator, {int8['clients']} clients, beam {int8['num_beams']}, {int8['lines']} lines"
         lines += ["", *table([title, *columns, "ratio of requests/s"], rows), "", measured_by(int8["about"])]
     if soak := values["soak"]:
         before, middle, after = soak["memory, MiB"]

@@ -112,8 +112,7 @@ def linear_speed() -> list[str]:
     rows = []
     for row in json.loads(SPEED.read_text(encoding="utf-8"))["rows"]:
         if "minGRU" in row["measure"]:
-            figures = [f"{statistics.median(one):.4g} {name}" for name, one in row["figures"].items()]
-            rows.append([row["measure"], row["beside"], _range(row["ratios"]), ", ".join(figures)])
+            rows.append([row["measure"], row["beside"], _range(row["ratios"]), scores.medians(row["figures"])])
             about = row["about"]
     return [*table(["measurement", "compared with", "speed ratio", "medians"], rows), "", measured_by(about)]
 

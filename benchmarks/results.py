@@ -116,14 +116,13 @@ def describe(about: Mapping[str, str]) -> list[str]:
 
 def table(rows: Sequence[Row]) -> list[str]:
     """Lines of the Markdown table, the notes below it, and what each group of rows was measured on."""
-    titles = ["measure", "beside", "ratio", "to reach", "verdict", "figures (medians)", "measured"]
+    titles = ["measure", "compared with", "ratio", "to reach", "verdict", "figures (medians)", "measured"]
     lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     notes: list[str] = []
     machines: list[Mapping[str, str]] = []
     for row in rows:
         ratio = "" if row.median is None else f"{row.median:.3g} [{min(row.ratios):.3g}..{max(row.ratios):.3g}]"
         target = f"{'≤' if row.at_most else '≥'} {row.target:g}"
-        figures = ", ".join(f"{statistics.median(values):.4g} {name}" for name, values in row.figures.items())
         mark = ""
         if row.note:
             notes.append(f"{len(notes) + 1}. {row.note}.")
@@ -131,7 +130,7 @@ def table(rows: Sequence[Row]) -> list[str]:
         if row.about not in machines:
             machines.append(row.about)
         letter = ascii_uppercase[machines.index(row.about)]
-        cells = [f"{row.measure}{mark}", row.beside, ratio, target, row.verdict, figures, letter]
+        cells = [f"{row.measure}{mark}", row.beside, ratio, target, row.verdict, scores.medians(row.figures), letter]
         lines.append(f"| {' | '.join(cells)} |")
     measured = [f"- {letter}: {describe(about)[0]}" for letter, about in zip(ascii_uppercase, machines, strict=False)]
     return [*lines, "", *([*notes, ""] if notes else []), *measured]

@@ -284,9 +284,30 @@ def _baselines(run: Run) -> str:
     return "; ".join(f"{name}: {_figures(found)}" for name, found in baselines.items())
 
 
+def significant(value: float, digits: int = 3) -> str:
+    """Format a number with that many significant digits, and never with an exponent: 0.0123, 1.23, 12,300."""
+    value = float(f"{value:.{digits}g}")
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:,.{decimals}f}"
+
+
+def medians(figures: Mapping[str, Sequence[float]]) -> str:
+    """Format the medians of the figures of a speed measurement, those of the other side as "vs …"."""
+    texts: list[str] = []
+    for name, values in figures.items():
+        text = f"{significant(statistics.median(values), 4)} {name}"
+        if name.endswith(" beside"):
+            texts[-1] += f" vs {text.removesuffix(' beside')}"
+        else:
+            texts.append(text)
+    return ", ".join(texts)
+
+
 def _parameters(run: Run) -> str:
     millions = run["measured"].get("parameters_millions")
-    return "" if millions is None else f"{millions:g} M"
+    if millions is None:
+        return ""
+    return f"{millions:g} M" if millions >= 0.1 else f"{1000 * millions:.3g} k"
 
 
 def _time(run: Run) -> str:

@@ -67,7 +67,7 @@ def test_the_table(tmp_path):
     profiles = {"float32": {"loss": 0.75, "rest": 0.25}, "bfloat16": {"rest": 1.0}}
     about = dict.fromkeys(("curves", "limits", "profiles"), {"threads": "2"})
     text = "\n".join(results.speed({"cpu": rows}, [limit()], profiles, about))
-    assert "| speed | loop | 3 [1..4] | ≥ 2 | reached | 6 ms | A |" in text
+    assert "| speed | loop | 3 [1..4] | ≥ 2 | reached | 6.000 ms | A |" in text
     assert "| cost (1) | step | 0.1 [0.1..0.1] | ≤ 0.05 | missed |  | B |" in text
     assert "| other (2) | tool |  | ≥ 3 | not measured |  | A |" in text
     assert "1. why.\n2. how to get it." in text
