@@ -24,10 +24,10 @@ TITLES = {
 }
 """Name of each family in class names to its name in a text."""
 # How the description of a run's model begins if it is of the family.
-_RUNS = {"Rnn": r"(simple )?RNN\b", "Lstm": r"(Bi|Conv)?LSTM\b", "Gru": r"GRU\b", "Cnn": r"CNN\b"}
-_CLASSIC = ("Rnn", "Lstm", "Gru", "Cnn")
+_RUNS = {family: rf"{title}\b" for family, title in TITLES.items()}
+_RUNS |= {"Rnn": r"(simple )?RNN\b", "Lstm": r"(Bi|Conv)?LSTM\b"}
 _COMPARED = {"Multi30k de → en": "multi30k", "TREC": "comparison_trec", "SST-2": "comparison_sst2"}
-"""Data to how the ids of the runs with each of the classic families begin."""
+"""Data to how the ids of the runs with each of the families begin."""
 
 
 def family_blocks() -> dict[str, list[str]]:
@@ -39,7 +39,7 @@ def family_blocks() -> dict[str, list[str]]:
     for family in TITLES:
         blocks[f"family_{family.lower()}"] = family_figures(family, values)
     for family, words in _RUNS.items():
-        runs = [run for run in found if re.match(words, run["model"]) and run["task"] != "comparison"]
+        runs = [run for run in found if re.match(words, run["model"])]
         blocks[f"scores_{family.lower()}"] = scores.of_family(runs)
     return blocks
 
@@ -68,14 +68,14 @@ def side_by_side(values: Mapping[str, Any]) -> list[str]:
 
 
 def compared_scores(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of the table of scores that several families reached on the same data."""
+    """Lines of the table of scores that several families reached on the same data; empty where one was not tried."""
     by_id = {run["id"]: run["measured"]["scores"] for run in runs}
     rows = []
     for data, begin in _COMPARED.items():
-        found = [by_id[f"{begin}_{family.lower()}"] for family in _CLASSIC]
+        found = [by_id.get(f"{begin}_{family.lower()}", {}) for family in TITLES]
         name = next(iter(found[0]))
-        rows.append([data, *(scores.figure(name, one[name]) for one in found)])
-    return table(["data", *(TITLES[family] for family in _CLASSIC)], rows)
+        rows.append([data, *(scores.figure(name, one[name]) if one else "" for one in found)])
+    return table(["data", *TITLES.values()], rows)
 
 
 def family_figures(family: str, values: Mapping[str, Any]) -> list[str]:

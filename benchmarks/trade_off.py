@@ -104,7 +104,7 @@ def picture(models: Sequence[Point], title: str, score: str, families: str, othe
         (x_of(one.latency), y_of(one.score), max(5.0, _LARGEST * math.sqrt(one.size / largest))) for one in models
     ]
     # The small ones on top of the large ones.
-    for one, (x, y, radius) in sorted(zip(models, circles, strict=True), key=lambda pair: -pair[1][2]):
+    for one, (x, y, radius) in sorted(zip(models, circles, strict=True), key=lambda pair: -pair[0].size):
         kind = "ours" if one.ours else "others"
         lines.append(f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>')
         if one.spread:
