@@ -30,6 +30,8 @@ from speed_start import start_times
 from speed_training import budget_beside_fixed, input_pipeline, recipe_beside_bare, training_beside_joeynmt
 from timing import Row, machine
 
+from hfseq.training.cli import keep_freed_memory
+
 FOLDER = Path(__file__).parent
 MEASURES: dict[str, Callable[[Samples, argparse.Namespace], Any]] = {
     "recipe": lambda samples, args: recipe_beside_bare(samples, args.threads),
@@ -54,6 +56,8 @@ MEASURES: dict[str, Callable[[Samples, argparse.Namespace], Any]] = {
 }
 """Name of a measure to what takes it: a row, rows, or rows and the curves of the language models."""
 ON_A_GPU = [name for name in MEASURES if name != "start"]
+LIMITS = "limits"
+"""Name, after --only, of the lower bounds on a training step, with its profiles."""
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -69,7 +73,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--quick", action="store_true", help="tiny sizes, to see whether all runs; figures say nothing"
     )
     parser.add_argument(
-        "--only", nargs="+", choices=MEASURES, help="measure these alone, and update the results with them"
+        "--only", nargs="+", choices=[*MEASURES, LIMITS], help="measure these alone, and update the results with them"
     )
     return parser.parse_args(argv)
 
@@ -110,17 +114,24 @@ def measure_all(samples: Samples, args: argparse.Namespace) -> dict[str, Any]:
     """Measure everything; return the contents of a file of figures."""
     on_cpu = args.device == "cpu"
     rows, curves = measure(samples, args, list(MEASURES) if on_cpu else ON_A_GPU)
-    kinds = {"float32": False, "bfloat16": True} if on_cpu else {}
-    limits = [training_limit(samples, bf16) for bf16 in kinds.values()]
-    profiles = {numbers: shares(profiled(samples, bf16)) for numbers, bf16 in kinds.items()}
     about = dict.fromkeys(("curves", "limits", "profiles"), describe(samples, args))
     values = {"about": about, "rows": [asdict(row) for row in rows], "curves": curves}
-    return values | {"limits": [asdict(limit) for limit in limits], "profiles": profiles}
+    return values | (measure_limits(samples) if on_cpu else {"limits": [], "profiles": {}})
+
+
+def measure_limits(samples: Samples) -> dict[str, Any]:
+    """Lower bounds on a training step, and its profiles, in float32 and bfloat16."""
+    kinds = {"float32": False, "bfloat16": True}
+    limits = [asdict(training_limit(samples, bf16)) for bf16 in kinds.values()]
+    return {"limits": limits, "profiles": {name: shares(profiled(samples, bf16)) for name, bf16 in kinds.items()}}
 
 
 def measure_again(samples: Samples, args: argparse.Namespace, values: dict[str, Any]) -> dict[str, Any]:
     """`values` with the rows of `--only` measured anew."""
-    rows, curves = measure(samples, args, args.only)
+    if LIMITS in args.only:
+        values |= measure_limits(samples)
+        values |= {"about": values["about"] | dict.fromkeys(("limits", "profiles"), describe(samples, args))}
+    rows, curves = measure(samples, args, [name for name in args.only if name != LIMITS])
     new = {(row.measure, row.beside): asdict(row) for row in rows}
     # Rows that were renamed go to the end.
     kept = [new.pop((row["measure"], row["beside"]), row) for row in values["rows"]]
@@ -133,6 +144,7 @@ def measure_again(samples: Samples, args: argparse.Namespace, values: dict[str, 
 def main(argv: list[str] | None = None) -> None:
     """Measure and write the results."""
     args = parse(argv)
+    keep_freed_memory()  # as recipes do
     torch.set_num_threads(args.threads)
     sizes = QUICK if args.quick else Sizes() if args.device == "cpu" else LARGE
     if args.rounds is not None:
