@@ -31,6 +31,14 @@ def test_the_best_of_the_baselines_that_surpass_a_score_is_shown():
     assert rows == ["| t | d | m | BLEU 30.0 | b | BLEU 33.0 ± 1.4 |"]
 
 
+def test_figures_have_no_exponents():
+    assert [scores.significant(value) for value in (12345, 999.6, 9.996, 0.012345, 0)] == [
+        *("12,300", "1,000", "10.0", "0.0123", "0"),
+    ]
+    figures = {"ms": [3, 1, 2], "ms beside": [1234.4], "ms alone": [0.5]}
+    assert scores.medians(figures) == "2.000 ms vs 1,234 ms, 0.5000 ms alone"
+
+
 GUIDE = ["data", "decoding", "distilling", "finetuning", "onnx", "recipes", "serving", "training", "watching", "ways"]
 
 
