@@ -91,6 +91,7 @@ def test_a_language_model_learns_by_it_what_it_says_without_labels(config, tied,
 
     model.eval().save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
     options = {"max_new_tokens": 5, "num_beams": 3, "do_sample": False}
     assert torch.equal(loaded.generate(ids, **options), model.generate(ids, **options))
@@ -137,6 +138,7 @@ def test_narrower_clusters_are_those_of_torch(config, bias, tmp_path):
 
     model.eval().save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(loaded(ids).logits, found.logits)
     options = {"max_new_tokens": 4, "do_sample": False}
     assert torch.equal(loaded.generate(ids, **options), loaded.generate(ids, **options, use_cache=False))

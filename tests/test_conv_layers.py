@@ -44,6 +44,7 @@ def test_the_translator_equals_the_unrolled_one(position, tmp_path):
             torch.testing.assert_close(weights[row, 0, steps][:, valid], expected)
     model.save_pretrained(tmp_path)
     loaded = CnnForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.float64)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(loaded(**inputs).logits, outputs.logits)
     for beams in (1, 3):
         options = {"max_new_tokens": 6, "num_beams": beams, "output_scores": True, "return_dict_in_generate": True}

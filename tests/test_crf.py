@@ -108,6 +108,7 @@ def test_a_tagger_with_it(config, tmp_path):
     assert all(parameter.grad.any() for parameter in model.crf.parameters())
     model.save_pretrained(tmp_path)
     loaded = AutoModelForTokenClassification.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(loaded(ids, attention_mask=mask).logits, outputs.logits)
 
 

@@ -49,6 +49,7 @@ def test_logits_are_those_without_a_bias_plus_the_bias(config_class, auto, tmp_p
     model.save_pretrained(tmp_path)
     loaded, info = model_class.from_pretrained(tmp_path, dtype=torch.float64, output_loading_info=True)
     assert not any(info.values()) and loaded.config.lm_head_bias
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(loaded(**inputs).logits, found)
     prompt = {name: value for name, value in inputs.items() if not name.startswith("decoder")}
     for options in ({}, {"num_beams": 3}):

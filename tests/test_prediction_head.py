@@ -593,8 +593,10 @@ def test_the_state_of_a_stream_has_one_size_and_can_be_saved(model_class, tmp_pa
         sizes.add(sum(state.untyped_storage().nbytes() for layer in cache.layers for state in layer.states))
         if start == 20:
             save_state(cache, tmp_path / "state")
+            restored = load_state(tmp_path / "state")
+            for one, other in zip(restored.layers, cache.layers, strict=True):
+                torch.testing.assert_close(one.states, other.states, rtol=0, atol=0)
     assert len(sizes) == 1 or model.config.family == "Cnn"  # whose windows are views into what was read
-    restored = load_state(tmp_path / "state")
     for start in range(21, 30):
         chunk = {name: value[:, start : start + 1] for name, value in inputs.items() if "past" in name}
         found = model.log_likelihood(**chunk, cache=restored)
@@ -644,6 +646,7 @@ def test_saved_and_loaded_is_the_same(model_class, settings, tmp_path):
     assert type(loaded) is model_class and not any(info.values()), info
     assert loaded.config.to_dict() | {"_name_or_path": ""} == model.config.to_dict()
     inputs = make_inputs(model.config)
+    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
     torch.testing.assert_close(loaded(**inputs).loss, model(**inputs).loss)
     torch.manual_seed(2)
     expected = model.generate(**for_generate(inputs)).sequences
